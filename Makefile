@@ -1,0 +1,53 @@
+# make run      install once, build the offline checkpoint once, serve configs/local.yaml until Ctrl-C
+# make run CONFIG=configs/cpu.yaml PORT=8080
+# make say TEXT="Hello."    speak to the running service
+# make test     all tests        make check    all linters        make clean    forget what was installed
+
+CONFIG ?= configs/local.yaml
+PORT ?=
+TEXT ?= Hello, it is good to hear you.
+
+USABLE = import sys, venv, ensurepip; sys.version_info[:2] in ((3, 11), (3, 12)) and print("$(name)")
+PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c '$(USABLE)' 2>/dev/null)))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CHECKPOINT := .venv/.checkpoint
+
+.PHONY: run say test check clean install
+
+run: $(CHECKPOINT)
+	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
+
+say: $(INSTALLED)
+	@$(BIN)/tts-say --url http://127.0.0.1:$(or $(PORT),8000) "$(TEXT)"
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/deptry serve_app
+
+install: $(INSTALLED)
+
+# Every dependency at a fixed version; installed again when the versions or the project's own metadata change.
+$(INSTALLED): pyproject.toml constraints.txt
+ifeq ($(PYTHON),)
+	$(error This needs Python 3.11 or 3.12 with its venv module; no python3.11, python3.12 or python3 here is one)
+endif
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The random checkpoint of configs/local.yaml, in the user's cache; seconds, and no network.
+$(CHECKPOINT): $(INSTALLED) $(wildcard serve_app/model/random_*.py) serve_app/model/shapes.json
+	$(BIN)/tts-checkpoint tiny
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache build dist
+	find serve_app tests -name __pycache__ -type d -prune -exec rm -rf {} +

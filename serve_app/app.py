@@ -1,0 +1,71 @@
+"""The composition root: one function that turns a configuration into a Serve application.
+
+``serve run FILE``, ``serve deploy FILE`` and ``tts-serve FILE`` all end here. Nothing else builds deployments.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+import serve_app
+from serve_app.config import AppConfig
+from serve_app.deployments.generator import Generator
+from serve_app.deployments.ingress import Ingress
+
+_MANY = 100_000
+"""Serve's own limit on the ingress is never to be reached: it rejects with a 500, the session with a reason."""
+
+
+def build_app(args: AppConfig) -> serve.Application:
+    """Build the application: sockets and sessions in the ingress, one engine in each generator.
+
+    Args:
+        args: the file's ``args:``, validated by Serve because of this annotation.
+    """
+    config = with_absolute_paths(args, Path.cwd())
+    generator: Any = serve.deployment(Generator, name="Generator", **generator_options(config))
+    ingress: Any = serve.deployment(Ingress, name="Ingress", **ingress_options(config))
+    return ingress.bind(config, generator.bind(config))
+
+
+def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig:
+    """Resolve what a file names relatively: against the working directory, else against the project's root."""
+    project = Path(serve_app.__file__).parent.parent
+    candidates = [working_directory / config.voices.path, project / config.voices.path]
+    path = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+    return config.model_copy(update={"voices": config.voices.model_copy(update={"path": str(path.resolve())})})
+
+
+def generator_options(config: AppConfig) -> dict[str, Any]:
+    """Serve's options of the generator deployment."""
+    replicas = config.generator
+    options: dict[str, Any] = {
+        "max_ongoing_requests": config.engine.slots,
+        "max_queued_requests": max(1, config.engine.max_waiting_streams * replicas.max_replicas),
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 30.0,
+    }
+    if replicas.min_replicas == replicas.max_replicas:
+        options["num_replicas"] = replicas.max_replicas
+    else:
+        options["autoscaling_config"] = AutoscalingConfig(
+            min_replicas=replicas.min_replicas,
+            initial_replicas=max(1, replicas.min_replicas),
+            max_replicas=replicas.max_replicas,
+            target_ongoing_requests=replicas.target_ongoing_requests,
+        )
+    return options
+
+
+def ingress_options(config: AppConfig) -> dict[str, Any]:
+    """Serve's options of the ingress deployment."""
+    return {
+        "num_replicas": config.ingress.replicas,
+        "max_ongoing_requests": _MANY,
+        "ray_actor_options": {"num_cpus": config.ingress.num_cpus},
+        "graceful_shutdown_timeout_s": config.ingress.graceful_shutdown_timeout_s,
+    }

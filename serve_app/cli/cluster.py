@@ -1,0 +1,222 @@
+"""The process in which `tts-serve` holds its Ray: starts it, deploys the file, and says when it speaks.
+
+Its environment was made by :mod:`serve_app.cli.serve`, which also ends whatever this process has started.
+"""
+
+import argparse
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import yaml
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve._private import api as serve_api
+from ray.serve.config import gRPCOptions
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.cli import processes
+from serve_app.config import AppConfig
+from serve_app.deployments.fleet import GeneratorStatus
+from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""Audio goes by gRPC and prompts by value: Ray's object store stays nearly empty."""
+
+
+class DeployError(Exception):
+    """The application did not come up; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the service is found.
+
+    Attributes:
+        application: name of the Serve application.
+        host: that it listens on.
+        port: the same.
+        args: its configuration.
+    """
+
+    application: str
+    host: str
+    port: int
+    args: AppConfig
+
+    @property
+    def address(self) -> str:
+        """Host and port as this machine reaches them."""
+        return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104
+
+
+def main() -> None:
+    """Run until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", type=Path)
+    path: Path = parser.parse_args().config
+    _clear_up_after_launcher(path.parent)
+    began_s = time.monotonic()
+    try:
+        document = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
+        site = _site(document)
+        _start_ray(path.parent / "ray", site.args)
+        _deploy(document)
+        status = _wait_until_ready(site)
+        _announce(site, status, time.monotonic() - began_s)
+        _watch(site)
+    except DeployError as error:
+        sys.exit(f"tts-serve: {error}")
+
+
+def _clear_up_after_launcher(directory: Path) -> None:
+    """The launcher clears up after this process; should it be killed, this process does it and ends."""
+
+    def clear_up(_signal: int, _frame: FrameType | None) -> None:
+        processes.end_descendants(processes.PATIENCE_S)
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(1)
+
+    processes.adopt_orphans()
+    signal.signal(signal.SIGUSR1, clear_up)
+    processes.tell_of_parents_death(signal.SIGUSR1)
+
+
+def _site(document: ServeDeploySchema) -> Site:
+    (application,) = document.applications
+    http = document.http_options
+    return Site(application.name, http.host, http.port, AppConfig.model_validate(application.args))
+
+
+def _start_ray(directory: Path, args: AppConfig) -> None:
+    replicas, sockets = args.generator, args.ingress
+    wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + sockets.replicas * sockets.num_cpus)
+    ray.init(
+        address="local",
+        namespace="serve",
+        # Logical CPUs only count: a small machine must not wait for ever for a processor that it does not have.
+        num_cpus=max(os.cpu_count() or 1, wanted),
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
+        _temp_dir=str(directory),
+    )
+    available = ray.cluster_resources().get("GPU", 0.0)
+    if replicas.num_gpus > available:
+        raise DeployError(
+            f"the file asks for {replicas.num_gpus:g} of a GPU for each generator, and Ray finds {available:g} GPUs; "
+            "configs/cpu.yaml runs the same model on a CPU"
+        )
+
+
+def _deploy(document: ServeDeploySchema) -> None:
+    """What ``serve run FILE`` does with it."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    client = serve_api.serve_start(
+        http_options=document.http_options.model_dump(),
+        proxy_location=document.proxy_location,
+        grpc_options=gRPCOptions(**document.grpc_options.model_dump()),
+        controller_options=document.controller_options,
+    )
+    client.deploy_apps(document, _blocking=False)
+
+
+def _wait_until_ready(site: Site) -> GeneratorStatus:
+    """Wait for a generator that speaks and a page that answers, saying what it waits for.
+
+    Raises:
+        DeployError: a generator or the application has failed.
+    """
+    said = ""
+    while True:
+        statuses = _generators(site)
+        for status in statuses:
+            if status.state == "failed":
+                raise DeployError(f"the generator did not start: {status.detail}")
+            if status.state == "ready" and _answers(site):
+                return status
+        _check_deployed(site)
+        detail = statuses[-1].detail if statuses else ""
+        if detail and detail != said:
+            print(f"… {detail}", flush=True)
+            said = detail
+        time.sleep(0.2)
+
+
+def _check_deployed(site: Site) -> None:
+    application = serve.status().applications.get(site.application)
+    if application is not None and application.status == "DEPLOY_FAILED":
+        reasons = [application.message, *(deployment.message for deployment in application.deployments.values())]
+        raise DeployError("the application was not deployed:\n" + "\n".join(filter(None, reasons)))
+
+
+def _generators(site: Site) -> list[GeneratorStatus]:
+    try:
+        store: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
+        return ray.get(store.generators.remote(), timeout=10)
+    except (ValueError, RayError):  # not there yet, or coming back
+        return []
+
+
+def _answers(site: Site) -> bool:
+    connection = HTTPConnection(site.address, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
+    context = ray.get_runtime_context()
+    lines = [
+        "",
+        f"Ready after {took_s:.0f} s: {status.model}, {status.slots} streams at a time.",
+        "",
+        f"  page       http://{site.address}/",
+        f"  WebSocket  ws://{site.address}/api/v1/speak",
+        f"             ws://{site.address}/ws/tts",
+        f"  try        tts-say --url http://{site.address} 'Hello, it is good to hear you.'",
+        "",
+        f"  Ray        {context.gcs_address}, its logs in {context.get_temp_dir()}/session_latest/logs",
+    ]
+    if status.random_weights:
+        lines += [
+            "",
+            "The weights are random: what it says is noise, not speech. configs/cpu.yaml loads the real model.",
+        ]
+    lines += ["", "Ctrl-C ends everything."]
+    print("\n".join(lines), flush=True)
+
+
+def _watch(site: Site) -> None:
+    """Wait for ever, and say so when the application's state changes."""
+    said = "RUNNING"
+    while True:
+        time.sleep(2)
+        try:
+            application = serve.status().applications.get(site.application)
+        except RayError as error:
+            raise DeployError(f"Ray has ended: {error}") from error
+        state = "gone" if application is None else str(application.status.value)
+        if state != said:
+            print(f"the application is {state}", flush=True)
+            said = state
+
+
+if __name__ == "__main__":
+    main()

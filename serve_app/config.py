@@ -1,0 +1,185 @@
+"""The application's whole configuration, as it stands under ``args:`` of a file in ``configs/``.
+
+One model per part of the graph; unknown keys are refused, every name carries its unit. Nothing here reads a
+file, a clock or the environment.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Language = Literal[
+    "auto",
+    "chinese",
+    "english",
+    "japanese",
+    "korean",
+    "german",
+    "french",
+    "russian",
+    "portuguese",
+    "spanish",
+    "italian",
+]
+"""What a client may ask for: ten languages by name, or none given (``auto``)."""
+
+SAMPLE_RATE_HZ = 24_000
+"""Rate of everything that the model hears and says."""
+
+
+class Settings(BaseModel):
+    """What all configuration models share: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Settings):
+    """Which checkpoint is loaded, where to, and in which number format."""
+
+    source: str = Field(
+        default="tiny",
+        description="Hub id, local directory, or one of the words `tiny` and `full-random` (random weights).",
+    )
+    revision: str | None = Field(default=None, description="Commit or tag of a hub id; none means its main branch.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes CUDA where it is.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
+    )
+    weights: Literal["auto", "plain", "int8"] = Field(
+        default="plain",
+        description="int8: per-row quantised linear layers (CPU); `auto` measures both and takes the faster.",
+    )
+    codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Codec decoder. `auto`: as `dtype`.",
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None,
+        description="CPU threads of one generator; none means all cores of the machine.",
+    )
+
+
+class EngineConfig(Settings):
+    """One generator's engine: how many streams, how long, how far ahead."""
+
+    slots: int = Field(default=10, ge=1, le=64, description="Streams that one generator runs at the same time.")
+    max_positions: int = Field(
+        default=1024,
+        ge=128,
+        le=8192,
+        description="Talker positions of one slot: voice prompt, text and frames together (12.5 frames a second).",
+    )
+    max_chunk_characters: int = Field(
+        default=600, ge=20, le=5000, description="Longest text that one stream takes; the ingress cuts well below it."
+    )
+    max_waiting_streams: int = Field(
+        default=20, ge=0, le=1000, description="Streams that may wait for a slot of this engine."
+    )
+    budget_frames_per_character: float = Field(
+        default=2.5,
+        gt=0,
+        le=100,
+        description="Frames after which a stream that did not stop is ended with `length`, for each character;"
+        " ideographs and kana count as three. Speech takes about 0.9.",
+    )
+    budget_min_frames: int = Field(default=75, ge=2, description="The same budget's floor, for very short texts.")
+    max_lead_s: float = Field(
+        default=8.0, gt=0.16, description="Audio ahead of its listener at which a stream pauses."
+    )
+    newcomer_patience_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="How long a burst of newcomers is gathered before the first of them gets its first frame.",
+    )
+    audio_chunk_max_frames: int = Field(
+        default=4, ge=1, le=25, description="Most frames (80 ms each) of one audio chunk; the first has one."
+    )
+    stall_guard_s: float | None = Field(
+        default=4.0,
+        gt=0,
+        description="A stream that repeats itself or is silent for so long ends as `stalled`. Off on random weights.",
+    )
+    failed_steps_until_unhealthy: int = Field(
+        default=3, ge=1, description="Failed steps in a row after which the replica asks to be replaced."
+    )
+    voice_cache_bytes: int = Field(
+        default=256 << 20, ge=1 << 20, description="Bound of the voice prompts and codec states kept by one replica."
+    )
+
+
+class GeneratorConfig(Settings):
+    """Replicas of the generator deployment."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=1, ge=1)
+    target_ongoing_requests: float = Field(
+        default=7.0, gt=0, description="Streams a replica should run on average; more makes Serve start another."
+    )
+    num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs that Ray reserves for a replica.")
+    num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
+    graceful_shutdown_timeout_s: float = Field(
+        default=120.0, gt=0, description="How long a leaving replica may finish its streams: above the longest chunk."
+    )
+
+
+class IngressConfig(Settings):
+    """Replicas of the ingress deployment."""
+
+    replicas: int = Field(default=1, ge=1, le=64)
+    num_cpus: float = Field(default=0.5, ge=0)
+    max_sessions: int = Field(default=1000, ge=1, description="Sockets of one ingress replica.")
+    graceful_shutdown_timeout_s: float = Field(
+        default=600.0, gt=0, description="How long a leaving replica may keep its sockets: above the longest session."
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins beside the page's own that a browser may connect from, as `https://host:port`; `*`: any.",
+    )
+
+
+class VoicesConfig(Settings):
+    """The voice store: where voices lie, which one is spoken by default, how much is kept."""
+
+    path: str = Field(default="voices", description="Directory of `<id>/manifest.json`; see `serve_app.app` for relative ones.")
+    default: str = Field(default="makima", description="Voice of a client that names none.")
+    max_bytes: int = Field(default=256 << 20, ge=1 << 20, description="Prompts held in memory, in bytes.")
+    ttl_s: float = Field(default=86_400.0, gt=0, description="A prompt unused for so long leaves the memory.")
+
+
+class SessionConfig(Settings):
+    """Limits of one client's session."""
+
+    max_text_characters: int = Field(default=5000, ge=1, le=100_000, description="Text of one `speak`.")
+    max_utterance_characters: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Text of one utterance, all its `speak`s together."
+    )
+    idle_timeout_s: float = Field(default=300.0, gt=0, description="Silence of the client that ends its socket.")
+    max_queued_utterances: int = Field(default=32, ge=1, description="Utterances that may wait on one socket.")
+    max_message_bytes: int = Field(default=1 << 20, ge=1024, description="Largest message taken from a client.")
+    max_unsent_audio_s: float = Field(
+        default=20.0, gt=0, description="Audio made for a client that does not read; beyond it generation waits."
+    )
+    max_unsent_bytes: int = Field(
+        default=4 << 20, ge=1 << 16, description="The same bound in bytes of encoded audio, whichever comes first."
+    )
+    max_whole_audio_s: float = Field(
+        default=900.0, gt=0, description="Audio of one answer that is sent in one piece (`stream: false`, POST)."
+    )
+    slow_client_timeout_s: float = Field(
+        default=30.0, gt=0, description="A client that reads nothing for so long is closed with SLOW_CLIENT."
+    )
+    start_deadline_s: float = Field(
+        default=30.0, gt=0, description="A text chunk that no generator takes within this time ends as CAPACITY."
+    )
+
+
+class AppConfig(Settings):
+    """Arguments of :func:`serve_app.app.build_app`."""
+
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    ingress: IngressConfig = IngressConfig()
+    voices: VoicesConfig = VoicesConfig()
+    session: SessionConfig = SessionConfig()

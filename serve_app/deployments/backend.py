@@ -1,0 +1,52 @@
+"""The seam between the web application and the cluster: what an ingress asks of whatever speaks.
+
+The Starlette application is written against this protocol, so that it is tested without Ray; the Ray ingress
+implements it with deployment handles.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.speech import SpeechEvent, SpeechRequest
+from serve_app.voices import VoiceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether anybody can be spoken for, and by what.
+
+    Attributes:
+        ready: a generator has spoken its warm-up sentence.
+        model: what was loaded, in words.
+        random_weights: the checkpoint's weights are random: what is heard is noise, not speech.
+        detail: why it is not ready; empty when it is.
+    """
+
+    ready: bool
+    model: str
+    random_weights: bool
+    detail: str
+
+
+class Backend(Protocol):
+    """Speaks text chunks, lists voices, knows whether it is ready."""
+
+    def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
+        """Start one stream; audio chunks come while it is generated, one :class:`SpeechEnd` last.
+
+        Closing the generator (``aclose``) cancels the stream and frees its slot; the caller always closes it.
+
+        Raises:
+            SpeechError: while iterating, before the first event: capacity, no generator, unknown voice. A failure
+                after it comes as a :class:`SpeechEnd` with ``finish_reason="error"``.
+        """
+        ...
+
+    async def voices(self) -> list[VoiceStatus]:
+        """Every voice of the store, unavailable ones with their reason."""
+        ...
+
+    async def readiness(self) -> Readiness:
+        """The present state; cheap enough for a probe."""
+        ...

@@ -1,0 +1,253 @@
+"""Drives one session: reads and writes its connection, runs its generator calls, watches its clock.
+
+What is said and when is decided by :mod:`serve_app.session`; this is the asyncio around it. Of a connection it
+knows three verbs, so that a WebSocket and an HTTP request are driven alike.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from serve_app.deployments.backend import Backend
+from serve_app.dialects import Dialect, Frame
+from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
+from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal
+from serve_app.outbox import Close, Send
+from serve_app.session import Call, CancelCall, Effect, Session
+from serve_app.speech import SpeechEvent
+
+log = logging.getLogger(__name__)
+
+CLOSE_GRACE_S = 2.0
+"""How long a closing session may take to hand over its last messages, and then its close frame."""
+
+STREAM_CLOSE_S = 5.0
+"""How long the closing of a generator's stream is waited for."""
+
+LONGEST_WAIT_S = 3600.0
+"""A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
+
+
+class ConnectionLostError(Exception):
+    """The other side is gone."""
+
+
+class Connection(Protocol):
+    """A client's connection, frame by frame."""
+
+    async def receive(self) -> Frame:
+        """The next frame.
+
+        Raises:
+            ConnectionLostError: there will be none.
+        """
+        ...
+
+    async def send(self, frame: Frame) -> None:
+        """Send one frame; waits while the client does not read.
+
+        Raises:
+            ConnectionLostError: it cannot be sent.
+        """
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close; does nothing when it is closed already."""
+        ...
+
+
+class Driver:
+    """Runs one session over one connection until either ends."""
+
+    def __init__(
+        self,
+        session: Session,
+        dialect: Dialect,
+        connection: Connection,
+        backend: Backend,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._dialect = dialect
+        self._connection = connection
+        self._backend = backend
+        self._clock = clock
+        self._name = session.setup.session_id
+        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        self._cancelled: set[int] = set()
+        self._consumer: tuple[int, asyncio.Task[None]] | None = None
+        self._outbox_changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._deadline_moved = asyncio.Event()
+        self._deadline_s = 0.0
+
+    async def run(self, opening: Sequence[FullMessage | Refusal] = ()) -> None:
+        """Drive the session to its end; the connection is closed and every call cancelled when this returns.
+
+        Args:
+            opening: what the client is taken to have said before its first frame.
+        """
+        for message in opening:
+            self._apply(self._session.receive(message, self._clock()))
+        tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
+        last = Close(1012, "the server stops")
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            last = self._verdict(done)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._part(last)
+
+    def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
+        """How the connection is to be closed, if the writer did not do it: by what ended first."""
+        for task in done:
+            error = task.exception()
+            if isinstance(error, ConnectionLostError):
+                return Close(1000, "")
+            if error is not None:
+                log.error("session %s: failed", self._name, exc_info=error)
+                return Close(1011, "internal error")
+        return self._session.close or Close(1011, "internal error")
+
+    async def _part(self, last: Close) -> None:
+        with suppress(ConnectionLostError, TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE_S):
+                if last.code == 1011:
+                    message = ErrorMessage(code=SynthesisError.code, message="internal error", fatal=True)
+                    for frame in self._dialect.write(Send(message)):
+                        await self._connection.send(frame)
+                await self._connection.close(last.code, last.reason)
+
+    # The four tasks.
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._connection.receive()
+            self._apply(self._session.receive(self._message(frame), self._clock()))
+            # A flood that is buffered in this process must not keep the loop from everybody else.
+            await asyncio.sleep(0)
+
+    async def _write(self) -> None:
+        while True:
+            item = self._session.take(self._clock())
+            if item is None:
+                self._outbox_changed.clear()
+                await self._outbox_changed.wait()
+                continue
+            if isinstance(item, Close):
+                await self._connection.close(item.code, item.reason)
+                return
+            for frame in self._dialect.write(item):
+                await self._connection.send(frame)
+            self._log(item)
+            self._apply(self._session.sent(self._clock()))
+
+    async def _speak(self) -> None:
+        while True:
+            call = await self._calls.get()
+            if call.call_id not in self._cancelled:
+                await self._run_call(call)
+            self._cancelled.discard(call.call_id)
+            self._apply(self._session.ended(call.call_id, self._clock()))
+
+    async def _watch(self) -> None:
+        while self._session.close is None:
+            self._deadline_moved.clear()
+            self._deadline_s = self._session.next_deadline_s
+            wait_s = min(self._deadline_s - self._clock(), LONGEST_WAIT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._deadline_moved.wait()
+            self._apply(self._session.tick(self._clock()))
+        # The writer ends the session with the close frame, unless its client does not even read that.
+        await asyncio.sleep(CLOSE_GRACE_S)
+
+    # What they share.
+
+    def _apply(self, effects: list[Effect]) -> None:
+        """Perform what a step of the session asks for, and wake whoever its new state concerns."""
+        for effect in effects:
+            match effect:
+                case Call():
+                    self._calls.put_nowait(effect)
+                case CancelCall():
+                    self._cancel(effect.call_id)
+        self._outbox_changed.set()
+        if not self._session.paused:
+            self._room.set()
+        if self._session.close is not None or self._session.next_deadline_s < self._deadline_s:
+            self._deadline_moved.set()
+
+    def _cancel(self, call_id: int) -> None:
+        if self._consumer is not None and self._consumer[0] == call_id:
+            self._consumer[1].cancel()
+        else:
+            self._cancelled.add(call_id)
+
+    async def _run_call(self, call: Call) -> None:
+        """One generator call in a task of its own, so that it alone can be cancelled."""
+        consumer = asyncio.create_task(self._consume(call))
+        self._consumer = (call.call_id, consumer)
+        try:
+            await asyncio.wait([consumer])
+        finally:
+            consumer.cancel()
+            await asyncio.gather(consumer, return_exceptions=True)
+            self._consumer = None
+
+    async def _consume(self, call: Call) -> None:
+        try:
+            stream = self._backend.speak(call.request)
+            try:
+                await self._take_all(call, stream)
+            finally:
+                await self._close_stream(stream)
+        except SpeechError as error:
+            self._apply(self._session.failed(call.call_id, error, self._clock()))
+        except Exception:
+            log.exception("session %s: utterance %r: its generator call failed", self._name, call.utterance_id)
+            error = SynthesisError("the generator call failed")
+            self._apply(self._session.failed(call.call_id, error, self._clock()))
+
+    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None]) -> None:
+        async for event in stream:
+            self._apply(self._session.event(call.call_id, event, self._clock()))
+            while self._session.paused:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _close_stream(self, stream: AsyncGenerator[SpeechEvent, None]) -> None:
+        try:
+            async with asyncio.timeout(STREAM_CLOSE_S):
+                await stream.aclose()
+        except Exception:
+            log.exception("session %s: a stream could not be closed", self._name)
+
+    def _message(self, frame: Frame) -> FullMessage | Refusal:
+        limit_bytes = self._session.setup.limits.max_message_bytes
+        if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
+            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
+        return self._dialect.read(frame)
+
+    def _log(self, item: Send) -> None:
+        match item.message:
+            case Complete() as done:
+                log.info(
+                    "session %s: utterance %r complete: %d ms, TTFA %d ms, RTF %.3f, %s",
+                    self._name,
+                    done.utterance_id,
+                    done.duration_ms,
+                    done.ttfa_ms,
+                    done.rtf,
+                    done.finish_reason,
+                )
+            case Cancelled() as done:
+                log.info("session %s: utterance %r cancelled at %d ms", self._name, done.utterance_id, done.duration_ms)
+            case ErrorMessage() as error:
+                log.info("session %s: utterance %r: %s", self._name, error.utterance_id, error.code)
+            case _:
+                pass

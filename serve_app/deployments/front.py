@@ -1,0 +1,116 @@
+"""What every request of one ingress replica shares: the backend, the sessions it has, the voices it knows."""
+
+import asyncio
+import logging
+import secrets
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from serve_app.config import AppConfig
+from serve_app.deployments.backend import Backend
+from serve_app.deployments.driver import Connection, Driver
+from serve_app.dialects import Dialect
+from serve_app.errors import CapacityError
+from serve_app.messages import MAX_SEED
+from serve_app.session import Session, SessionSetup
+from serve_app.utterance import Manner, TextPipeline
+from serve_app.voices import VoiceStatus
+
+log = logging.getLogger(__name__)
+
+VOICES_REFRESH_S = 5.0
+"""How old the known voices get while there are sessions; a new voice can be asked for after so long."""
+
+VOICES_TIMEOUT_S = 2.0
+"""How long a new session waits for the list of voices; without it the generator answers for them."""
+
+FULL_RETRY_MS = 5000
+"""When to try again at a replica that has all its sessions."""
+
+
+class Front:
+    """One per ingress replica; lives on its event loop."""
+
+    def __init__(self, backend: Backend, config: AppConfig, clock: Callable[[], float]) -> None:
+        self.backend = backend
+        self.config = config
+        self.clock = clock
+        self.sessions = 0
+        self._voices: dict[str, VoiceStatus] = {}
+        self._voices_at_s: float | None = None
+        self._refresher: asyncio.Task[None] | None = None
+
+    def allows(self, headers: Headers) -> bool:
+        """Whether a browser may do this from the page it shows; what is no browser names no origin."""
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        allowed = self.config.ingress.allowed_origins
+        same = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        return same or origin in allowed or "*" in allowed
+
+    def check_room(self) -> None:
+        """Raise :class:`CapacityError` where this replica has all the sessions it may have."""
+        limit = self.config.ingress.max_sessions
+        if self.sessions >= limit:
+            raise CapacityError(f"all {limit} sessions of this server are taken", retry_after_ms=FULL_RETRY_MS)
+
+    @contextmanager
+    def room(self) -> Generator[None]:
+        """Count one session for as long as it lasts.
+
+        Raises:
+            CapacityError: see :meth:`check_room`.
+        """
+        self.check_room()
+        self.sessions += 1
+        if self._refresher is None:
+            self._refresher = asyncio.create_task(self._keep_voices_fresh())
+        try:
+            yield
+        finally:
+            self.sessions -= 1
+            if self.sessions == 0:
+                self._refresher.cancel()
+                self._refresher = None
+
+    async def driver(self, dialect: Dialect, connection: Connection) -> Driver:
+        """A new session with its driver."""
+        await self.know_voices()
+        setup = SessionSetup(
+            session_id=uuid.uuid4().hex,
+            manner=Manner(voice=self.config.voices.default),
+            limits=self.config.session,
+            voices=self._voices,
+            new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
+            text=TextPipeline(),
+            errors_in_order=dialect.errors_in_order,
+        )
+        return Driver(Session(setup, self.clock()), dialect, connection, self.backend, self.clock)
+
+    async def know_voices(self) -> dict[str, VoiceStatus]:
+        """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
+        if self._voices_at_s is None or self.clock() - self._voices_at_s >= VOICES_REFRESH_S:
+            await self._refresh_voices()
+        return self._voices
+
+    async def _keep_voices_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(VOICES_REFRESH_S)
+            await self._refresh_voices()
+
+    async def _refresh_voices(self) -> None:
+        """Ask for the voices; sessions see the new ones, which share the mapping. The old stay where it fails."""
+        try:
+            async with asyncio.timeout(VOICES_TIMEOUT_S):
+                voices = await self.backend.voices()
+        except Exception:
+            log.exception("the list of voices could not be had")
+            return
+        self._voices.clear()
+        self._voices.update({status.voice: status for status in voices})
+        self._voices_at_s = self.clock()

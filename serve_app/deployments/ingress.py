@@ -1,0 +1,173 @@
+"""The ingress deployment: the web application over deployment handles.
+
+It holds handles and translates what they raise into the errors of the wire. Sessions, text and audio are the web
+application's business; when and where a stream runs is Serve's and the engine's.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from starlette.applications import Starlette
+
+from serve_app.config import AppConfig
+from serve_app.deployments.backend import Readiness
+from serve_app.deployments.voice_store import VoiceStoreClient
+from serve_app.deployments.web import build_web
+from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.voices import VoiceStatus
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_MS = 1000
+_STATUS_TTL_S = 1.0
+_STORE_TIMEOUT_S = 5.0
+
+V = TypeVar("V")
+
+
+class Delivered:
+    """What the caller of a stream holds already: enough to go on elsewhere at the next frame."""
+
+    def __init__(self, request: SpeechRequest) -> None:
+        """Start with what the request says was delivered before."""
+        self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
+
+    @property
+    def frames(self) -> int:
+        """Frames held."""
+        return sum(len(codes) for codes in self._codes)
+
+    def add(self, chunk: AudioChunk) -> None:
+        """Hold one audio chunk's codes."""
+        self._codes.append(chunk.codes)
+
+
+class Recent(Generic[V]):
+    """The last answer to a question, asked again when it is older than a second; one asks for all who wait."""
+
+    def __init__(self, ask: Callable[[], Awaitable[V]]) -> None:
+        self._ask = ask
+        self._asking = asyncio.Lock()
+        self._answer: V | None = None
+        self._asked_s = 0.0
+
+    async def get(self) -> V:
+        """The answer; an old one if nobody answers now.
+
+        Raises:
+            TtsUnavailableError: there has never been an answer, and there is none now.
+        """
+        async with self._asking:
+            if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
+                try:
+                    self._answer = await asyncio.wait_for(self._ask(), _STORE_TIMEOUT_S)
+                except (RayError, TimeoutError) as error:
+                    log.warning("the voice store does not answer: %r", error)
+                self._asked_s = time.monotonic()
+            if self._answer is None:
+                raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS)
+            return self._answer
+
+
+class RayBackend:
+    """Speaks through a generator handle, and asks the voice store for the rest."""
+
+    def __init__(self, config: AppConfig, generator: DeploymentHandle[Any], store: VoiceStoreClient) -> None:
+        """Take the handles of one application."""
+        self._deadline_s = config.session.start_deadline_s
+        # By value: a reference costs two round trips and leaves the producer without back-pressure.
+        self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
+        self._voices = Recent(store.voices)
+        self._readiness = Recent(store.readiness)
+
+    async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
+        """See :meth:`serve_app.deployments.backend.Backend.speak`."""
+        delivered = Delivered(request)
+        response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(request))
+        try:
+            first = await self._first(response)
+            if isinstance(first, SpeechEnd) and first.finish_reason == "error":
+                raise error_of_code(first.code or SpeechError.code, first.message or "", first.retry_after_ms)
+            event = first
+            while True:
+                yield event
+                if isinstance(event, SpeechEnd):
+                    return
+                delivered.add(event)
+                event = await self._next(response, delivered)
+        finally:
+            # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
+            response.cancel()
+
+    async def voices(self) -> list[VoiceStatus]:
+        """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
+        return await self._voices.get()
+
+    async def readiness(self) -> Readiness:
+        """See :meth:`serve_app.deployments.backend.Backend.readiness`; up to a second old, and no stream's slot."""
+        try:
+            return await self._readiness.get()
+        except TtsUnavailableError as error:
+            return Readiness(ready=False, model="", random_weights=False, detail=error.message)
+
+    async def _first(self, response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
+        """Wait for a stream to start.
+
+        Raises:
+            SpeechError: it did not, within the deadline.
+        """
+        try:
+            return await asyncio.wait_for(anext(response), self._deadline_s)
+        except BackPressureError as error:
+            retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
+            raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
+        except TimeoutError as error:
+            raise await self._too_late() from error
+        except (DeploymentUnavailableError, RayActorError) as error:
+            log.warning("no generator took a stream: %r", error)
+            raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
+        except RayError as error:
+            log.exception("a stream failed before its first audio")
+            raise SynthesisError("the generator failed before the first audio") from error
+
+    async def _too_late(self) -> SpeechError:
+        readiness = await self.readiness()
+        if readiness.ready:
+            waited = f"no generator had room within {self._deadline_s:g} s"
+            return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
+        return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
+
+    async def _next(self, response: DeploymentResponseGenerator[SpeechEvent], delivered: Delivered) -> SpeechEvent:
+        """The next event of a running stream; a replica that is gone ends it."""
+        try:
+            return await anext(response)
+        except RayError as error:
+            log.warning("a stream broke off after %d frames: %r", delivered.frames, error)
+            message = "the generator went away in the middle of this text"
+            return SpeechEnd("error", delivered.frames, SynthesisError.code, message, _RETRY_AFTER_MS)
+
+
+@serve.ingress()
+class Ingress:
+    """A replica that holds clients' sockets."""
+
+    async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
+        """Find the application's voice store and hold the generators' handle."""
+        store = VoiceStoreClient(serve.get_replica_context().app_name, config.voices)
+        await store.connect()
+        self._config = config
+        self._backend = RayBackend(config, generator, store)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Called by Serve once the constructor is through."""
+        return build_web(self._backend, self._config)

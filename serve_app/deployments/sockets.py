@@ -1,0 +1,113 @@
+"""The WebSocket endpoints: who is let in, with which dialect, and Starlette's socket as a driver's connection."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from serve_app.deployments.answers import error_response
+from serve_app.deployments.driver import ConnectionLostError
+from serve_app.deployments.front import Front
+from serve_app.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
+from serve_app.errors import CapacityError, InvalidMessageError
+from serve_app.messages import FullMessage, Refusal, error_message, read_presets
+from serve_app.outbox import Send
+
+log = logging.getLogger(__name__)
+
+
+class SocketConnection:
+    """A WebSocket that was accepted, as a :class:`serve_app.deployments.driver.Connection`."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+
+    async def receive(self) -> Frame:
+        """See :meth:`Connection.receive`."""
+        try:
+            message = await self._socket.receive()
+        except RuntimeError as error:  # Starlette's word for a socket that is closed already
+            raise ConnectionLostError from error
+        if message["type"] == "websocket.disconnect":
+            raise ConnectionLostError
+        text = message.get("text")
+        return text if text is not None else message["bytes"]
+
+    async def send(self, frame: Frame) -> None:
+        """See :meth:`Connection.send`."""
+        try:
+            if isinstance(frame, str):
+                await self._socket.send_text(frame)
+            else:
+                await self._socket.send_bytes(frame)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise ConnectionLostError from error
+
+    async def close(self, code: int, reason: str) -> None:
+        """See :meth:`Connection.close`."""
+        states = (self._socket.client_state, self._socket.application_state)
+        if states != (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
+            return
+        try:
+            await self._socket.close(code, reason)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise ConnectionLostError from error
+
+
+class Sockets:
+    """The two WebSocket routes over one :class:`Front`."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def research(self, socket: WebSocket) -> None:
+        """``/ws/tts``: dialect A."""
+        await self._serve(socket, ResearchDialect())
+
+    async def speak(self, socket: WebSocket) -> None:
+        """``/api/v1/speak``: dialect B; its query presets the fields of ``start``, ``framing`` chooses the form."""
+        query = socket.query_params.multi_items()
+        framing = socket.query_params.get("framing", "full")
+        fields = [item for item in query if item[0] != "framing"]
+        opening: list[FullMessage | Refusal] = [read_presets(fields)] if fields else []
+        if framing not in ("full", "raw"):
+            error = InvalidMessageError(f'framing {framing[:40]!r} is not served; allowed: "full", "raw"')
+            opening.append(Refusal(error))
+        await self._serve(socket, RawDialect() if framing == "raw" else FullDialect(), opening)
+
+    async def _serve(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal] = ()) -> None:
+        if not self._front.allows(socket.headers):
+            # A close before accept is a plain 403.
+            await socket.close()
+            return
+        try:
+            with self._front.room():
+                await self._drive(socket, dialect, opening)
+        except CapacityError as error:
+            await _deny(socket, dialect, error)
+
+    async def _drive(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal]) -> None:
+        await socket.accept()
+        connection = SocketConnection(socket)
+        try:
+            driver = await self._front.driver(dialect, connection)
+            await driver.run(opening)
+        except Exception:
+            log.exception("a session could not be run")
+            with suppress(ConnectionLostError):
+                await connection.close(1011, "internal error")
+
+
+async def _deny(socket: WebSocket, dialect: Dialect, error: CapacityError) -> None:
+    """Refuse a socket, before accept where the server can carry an answer, else with an error frame."""
+    message = error_message(error, fatal=True)
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(error_response(error))
+        return
+    await socket.accept()
+    connection = SocketConnection(socket)
+    with suppress(ConnectionLostError):
+        for frame in dialect.write(Send(message)):
+            await connection.send(frame)
+        await connection.close(1013, error.code)

@@ -1,0 +1,137 @@
+"""The web application: its routes, and the small ones among them.
+
+Written against :class:`serve_app.deployments.backend.Backend`, so that it runs, and is tested, without Ray.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from serve_app.config import AppConfig
+from serve_app.deployments.backend import Backend, Readiness
+from serve_app.deployments.front import Front
+from serve_app.deployments.sockets import Sockets
+from serve_app.deployments.whole_answer import WholeSpeech
+from serve_app.voices import VoiceStatus
+
+log = logging.getLogger(__name__)
+
+NOISE = "The model's weights are random: what you hear is noise, not speech."
+
+PAGE_FILES = {
+    "index.html": "text/html; charset=utf-8",
+    "playground.js": "text/javascript; charset=utf-8",
+    "playground.css": "text/css; charset=utf-8",
+}
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page loads nothing from anywhere else, and stands in nobody's frame."""
+
+
+def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float] = time.monotonic) -> Starlette:
+    """The application of one ingress replica."""
+    front = Front(backend, config, clock)
+    sockets = Sockets(front)
+    pages = _Pages()
+    probes = _Probes(front)
+    return Starlette(
+        routes=[
+            Route("/", pages.index),
+            Route("/playground/{name}", pages.named),
+            Route("/health", _health),
+            Route("/ready", probes.ready),
+            Route("/v1/audio/voices", probes.voices),
+            Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
+            WebSocketRoute("/ws/tts", sockets.research),
+            WebSocketRoute("/api/v1/speak", sockets.speak),
+        ]
+    )
+
+
+async def _health(request: Request) -> Response:
+    """The process lives; nothing is said about generators."""
+    del request
+    return JSONResponse({"status": "ok"})
+
+
+class _Probes:
+    """What the backend says of itself."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def ready(self, request: Request) -> Response:
+        """200 where a generator has spoken, else 503 with the reason."""
+        del request
+        try:
+            state = await self._front.backend.readiness()
+        except Exception:
+            log.exception("readiness could not be asked for")
+            state = Readiness(ready=False, model="", random_weights=False, detail="the generators do not answer")
+        body = {
+            "ready": state.ready,
+            "model": state.model,
+            "random_weights": state.random_weights,
+            "notice": NOISE if state.random_weights else "",
+            "detail": state.detail,
+        }
+        return JSONResponse(body, status_code=200 if state.ready else 503, headers={"cache-control": "no-store"})
+
+    async def voices(self, request: Request) -> Response:
+        """Every voice with its state, and which one is spoken with by default."""
+        del request
+        voices = await self._front.know_voices()
+        body = {"default": self._front.config.voices.default, "voices": [_described(each) for each in voices.values()]}
+        return JSONResponse(body, headers={"cache-control": "no-store"})
+
+
+def _described(status: VoiceStatus) -> dict[str, str]:
+    manifest = status.manifest
+    return {
+        "id": status.voice,
+        "name": status.voice if manifest is None else manifest.name,
+        "language": "" if manifest is None else manifest.language,
+        "state": status.state,
+        "reason": status.reason,
+    }
+
+
+class _Pages:
+    """The playground, read once from the package."""
+
+    def __init__(self) -> None:
+        folder = files("serve_app") / "playground"
+        self._files = {name: (folder / name).read_bytes() for name in PAGE_FILES}
+
+    async def index(self, request: Request) -> Response:
+        """The page."""
+        return self._file(request, "index.html")
+
+    async def named(self, request: Request) -> Response:
+        """Its script and its style."""
+        name = request.path_params["name"]
+        return self._file(request, name) if name in self._files else Response(status_code=404)
+
+    def _file(self, request: Request, name: str) -> Response:
+        content = self._files[name]
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {
+            "etag": etag,
+            "cache-control": "no-cache",
+            "content-security-policy": PAGE_POLICY,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        }
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=PAGE_FILES[name], headers=headers)

@@ -1,0 +1,123 @@
+"""``POST /api/tts``: one request, one session, one WAV file."""
+
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app.audio import wav_file
+from serve_app.deployments.answers import error_response
+from serve_app.deployments.driver import ConnectionLostError
+from serve_app.deployments.front import Front
+from serve_app.dialects import Frame
+from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
+from serve_app.messages import (
+    AudioMessage,
+    ErrorMessage,
+    FullMessage,
+    Refusal,
+    SpeakWhole,
+    Stop,
+    read_research,
+)
+from serve_app.outbox import Send
+
+
+class WholeAnswer:
+    """An HTTP request as a driver's connection and dialect at once: it says nothing more, and is sent nothing yet.
+
+    Attributes:
+        pcm16: the audio, when it was made.
+        error: why there is none.
+    """
+
+    name = "http"
+    errors_in_order = True
+
+    def __init__(self, request: Request) -> None:
+        self.pcm16: bytes | None = None
+        self.error: SpeechError | None = None
+        self._request = request
+
+    def read(self, frame: Frame) -> FullMessage | Refusal:
+        """Never called: :meth:`receive` yields no frame."""
+        raise AssertionError(frame)
+
+    def write(self, send: Send) -> list[Frame]:
+        """Keep what the answer will need."""
+        match send.message:
+            case AudioMessage():
+                self.pcm16 = send.payload
+            case ErrorMessage() as error if self.error is None:
+                self.error = error_of_code(error.code, error.message, error.retry_after_ms)
+            case _:
+                pass
+        return []
+
+    async def receive(self) -> Frame:
+        """Wait until the client goes."""
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        raise ConnectionLostError
+
+    async def send(self, frame: Frame) -> None:
+        """Never called: :meth:`write` makes no frames."""
+        raise AssertionError(frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Nothing to close: the answer follows."""
+
+    def response(self) -> Response:
+        """The answer."""
+        if self.error is not None:
+            return error_response(self.error)
+        if self.pcm16 is None:
+            return error_response(SynthesisError("the request broke off"))
+        return Response(wav_file(self.pcm16), media_type="audio/wav")
+
+
+class WholeSpeech:
+    """The route over one :class:`Front`."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def post(self, request: Request) -> Response:
+        """Answer with a WAV file, or with an error's status and its code and message as JSON."""
+        if not self._front.allows(request.headers):
+            return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
+        try:
+            with self._front.room():
+                return await self._speak(request)
+        except SpeechError as error:
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    async def _speak(self, request: Request) -> Response:
+        body = await _bounded_body(request.stream(), self._front.config.session.max_message_bytes)
+        asked = read_research(body)
+        if isinstance(asked, Refusal):
+            return error_response(asked.error)
+        answer = WholeAnswer(request)
+        driver = await self._front.driver(answer, answer)
+        speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)
+        await driver.run([speak, Stop()])
+        return answer.response()
+
+
+async def _bounded_body(chunks: AsyncIterator[bytes], limit_bytes: int) -> str:
+    """The body as text; refused as soon as it is known to be too large, not after it was read.
+
+    Raises:
+        InvalidMessageError: too large, or not UTF-8.
+    """
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit_bytes:
+            raise InvalidMessageError(f"the body is too large; allowed: {limit_bytes} bytes")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidMessageError(f"the body is not valid UTF-8: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,313 @@
+"""The engine: one thread that plans, runs and delivers, over a runner's fixed slots.
+
+Callers on other threads submit, cancel and say what they consumed; they get audio through a callback on the
+engine's thread. It knows no torch, no Ray and no text.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.config import EngineConfig
+from serve_app.engine.costs import Costs, Stage
+from serve_app.engine.runner import Prepared, Runner
+from serve_app.engine.scheduler import SlotView, State, Step, plan
+from serve_app.engine.stall import StallGuard
+from serve_app.errors import CapacityError, SpeechError, SynthesisError
+from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME, AudioChunk, FinishReason, SpeechEnd, SpeechEvent
+
+log = logging.getLogger(__name__)
+
+_STREAM_IDS = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How full an engine is.
+
+    Attributes:
+        running: streams in slots.
+        waiting: streams that wait for one.
+    """
+
+    running: int
+    waiting: int
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One stream from its submission to its end; callers use :meth:`cancel` and :meth:`consumed` alone."""
+
+    prepared: Prepared
+    deliver: Callable[[SpeechEvent], None]
+    arrived_s: float
+    wake: Callable[[], None]
+    id: int = field(default_factory=lambda: next(_STREAM_IDS))
+    slot: int = -1
+    stage: Stage | None = "predict"
+    frames: int = 0
+    """Frames drawn, those the caller already held included."""
+    delivered: int = 0
+    """Frames delivered, counted likewise."""
+    codes: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
+    """Codes of the frames drawn and not yet decoded."""
+    heard_until_s: float | None = None
+    finish_reason: FinishReason = "eos"
+    cancelled: bool = False
+    consumed_frames: int = 0
+    guard: StallGuard | None = None
+    timings_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    def cancel(self) -> None:
+        """Stop as soon as the running step is over; the end that follows says ``cancelled``. Any thread."""
+        self.cancelled = True
+        self.wake()
+
+    def consumed(self, frames: int) -> None:
+        """Tell that the caller took ``frames`` frames out of its queue. One thread at a time."""
+        self.consumed_frames += frames
+        self.wake()
+
+
+class Engine:
+    """Continuous batching over a runner's slots."""
+
+    def __init__(self, runner: Runner, settings: EngineConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take a runner whose slots are all free; ``clock`` gives seconds that never go back."""
+        self._runner = runner
+        self._settings = settings
+        self._clock = clock
+        self._costs = Costs()
+        self._changed = threading.Condition()
+        self._waiting: list[Stream] = []
+        self._running: dict[int, Stream] = {}
+        self._free = list(reversed(range(runner.slots)))
+        self._frame_since_prefill = True
+        self._stopping = False
+        self._failed_steps = 0
+        self._thread: threading.Thread | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """False once several steps in a row failed, or the thread has died: the replica should be replaced."""
+        alive = self._thread is None or self._thread.is_alive()
+        return alive and self._failed_steps < self._settings.failed_steps_until_unhealthy
+
+    @property
+    def load(self) -> EngineLoad:
+        """Streams in slots and in the waiting list, now."""
+        return EngineLoad(len(self._running), len(self._waiting))
+
+    @property
+    def costs(self) -> Costs:
+        """Measured step durations."""
+        return self._costs
+
+    def submit(self, prepared: Prepared, deliver: Callable[[SpeechEvent], None]) -> Stream:
+        """Queue a stream; safe on any thread.
+
+        Args:
+            prepared: what the runner's ``prepare`` returned.
+            deliver: called on the engine's thread with audio chunks and exactly one end; must not block or raise.
+
+        Raises:
+            CapacityError: as many streams wait as may.
+        """
+        stream = Stream(prepared, deliver, self._clock(), self._wake)
+        with self._changed:
+            free_slots = len(self._free)
+            if len(self._waiting) >= self._settings.max_waiting_streams + free_slots:
+                raise CapacityError(
+                    f"{len(self._running)} streams run and {len(self._waiting)} wait, which is all this replica takes",
+                    retry_after_ms=1000,
+                )
+            self._waiting.append(stream)
+            self._waiting.sort(key=lambda waiting: (waiting.prepared.request.priority, waiting.id))
+            self._changed.notify()
+        return stream
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        assert self._thread is None, "an engine starts once"
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present step; what still runs is ended as cancelled."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        for stream in [*self._running.values(), *self._waiting]:
+            self._end(stream, "cancelled")
+
+    def step(self) -> bool:
+        """Drop who cancelled, then do the one thing that is planned; the engine's thread calls nothing else.
+
+        Returns:
+            False when there was nothing to do.
+        """
+        self._drop_cancelled()
+        action = plan(self._state(), self._clock())
+        if not isinstance(action, Step):
+            return False
+        if action.stage == "prefill":
+            self._prefill()
+        else:
+            self._run(action)
+        return True
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            if self.step():
+                continue
+            with self._changed:
+                action = plan(self._state(), self._clock())
+                if isinstance(action, Step) or self._stopping or self._any_cancelled():
+                    continue
+                until_s = action.until_s
+                self._changed.wait(None if until_s is None else max(0.001, until_s - self._clock()))
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _any_cancelled(self) -> bool:
+        return any(stream.cancelled for stream in (*self._running.values(), *self._waiting))
+
+    def _state(self) -> State:
+        views = [
+            SlotView(
+                slot=slot,
+                stage=stream.stage,
+                undecoded=len(stream.codes),
+                heard_until_s=stream.heard_until_s,
+                listening=stream.prepared.request.listening,
+                unconsumed_frames=stream.delivered - _delivered_before(stream) - stream.consumed_frames,
+                arrived_s=stream.arrived_s,
+            )
+            for slot, stream in self._running.items()
+        ]
+        waiting_since_s = self._waiting[0].arrived_s if self._waiting and self._free else None
+        return State(views, waiting_since_s, self._frame_since_prefill, self._costs, self._settings)
+
+    def _drop_cancelled(self) -> None:
+        for stream in [stream for stream in (*self._running.values(), *self._waiting) if stream.cancelled]:
+            self._end(stream, "cancelled")
+
+    def _prefill(self) -> None:
+        with self._changed:
+            stream = self._waiting.pop(0)
+            stream.slot = self._free.pop()
+            self._running[stream.slot] = stream
+        self._frame_since_prefill = False
+        began_s = self._clock()
+        stream.timings_s["queue"] = began_s - stream.arrived_s
+        stream.frames = stream.delivered = _delivered_before(stream)
+        if self._settings.stall_guard_s is not None:
+            stream.guard = StallGuard(max(1, round(self._settings.stall_guard_s / FRAME_S)))
+        try:
+            self._runner.prefill(stream.slot, stream.prepared)
+        except SpeechError as refusal:
+            self._end(stream, "error", refusal)
+            return
+        except Exception:
+            self._failed([stream], "prefill")
+            return
+        self._failed_steps = 0
+        stream.timings_s["prefill"] = self._clock() - began_s
+        self._costs.observe("prefill", 1, stream.timings_s["prefill"])
+        if stream.frames >= stream.prepared.max_frames:
+            self._end(stream, "length")
+
+    def _run(self, step: Step) -> None:
+        streams = [self._running[slot] for slot in step.slots]
+        began_s = self._clock()
+        try:
+            if step.stage == "predict":
+                self._frame_since_prefill |= any(stream.heard_until_s is not None for stream in streams)
+                self._predict(streams)
+            elif step.stage == "talk":
+                self._runner.talk(step.slots)
+                for stream in streams:
+                    stream.stage = "predict"
+            else:
+                self._decode(streams, step.frames)
+        except Exception:
+            self._failed(streams, step.stage)
+            return
+        self._failed_steps = 0
+        per_frame = step.frames if step.stage == "decode" else 1
+        self._costs.observe(step.stage, len(streams), (self._clock() - began_s) / per_frame)
+
+    def _predict(self, streams: list[Stream]) -> None:
+        drawn = self._runner.predict([stream.slot for stream in streams])
+        for stream, codes, ended in zip(streams, drawn.codes, drawn.ended.tolist(), strict=True):
+            if ended:
+                stream.stage, stream.finish_reason = None, "eos"
+                if not stream.codes:
+                    self._end(stream, "eos")
+                continue
+            stream.codes.append(codes)
+            stream.frames += 1
+            stream.stage = "talk"
+            if stream.frames >= stream.prepared.max_frames:
+                stream.stage, stream.finish_reason = None, "length"
+
+    def _decode(self, streams: list[Stream], frames: int) -> None:
+        audio = self._runner.decode([stream.slot for stream in streams], frames)
+        now_s = self._clock()
+        for stream, pcm in zip(streams, audio, strict=True):
+            assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame is 1920 samples"
+            codes = np.stack(stream.codes[:frames])
+            del stream.codes[:frames]
+            if stream.heard_until_s is None:
+                stream.timings_s["first_audio"] = now_s - stream.arrived_s
+                stream.heard_until_s = now_s
+            stream.heard_until_s = max(stream.heard_until_s, now_s) + frames * FRAME_S
+            stream.deliver(AudioChunk(stream.delivered, codes, pcm))
+            stream.delivered += frames
+            if stream.guard is not None and stream.guard.observe(codes, pcm):
+                self._end(stream, "stalled")
+            elif stream.stage is None and not stream.codes:
+                self._end(stream, stream.finish_reason)
+
+    def _failed(self, streams: list[Stream], stage: str) -> None:
+        """A step raised: its streams end, everybody else's go on."""
+        self._failed_steps += 1
+        log.exception("a %s step of %d streams failed (%d in a row)", stage, len(streams), self._failed_steps)
+        for stream in streams:
+            self._end(stream, "error", SynthesisError(f"the {stage} step of this text failed; others go on"))
+
+    def _end(self, stream: Stream, reason: FinishReason, error: SpeechError | None = None) -> None:
+        """Free the slot, or leave the waiting list, and tell the caller."""
+        with self._changed:
+            if stream in self._waiting:
+                self._waiting.remove(stream)
+            elif self._running.pop(stream.slot, None) is not None:
+                self._runner.release(stream.slot)
+                self._free.append(stream.slot)
+                self._free.sort(reverse=True)
+        stream.timings_s["total"] = self._clock() - stream.arrived_s
+        stream.deliver(
+            SpeechEnd(
+                finish_reason=reason,
+                frames=stream.delivered,
+                code=None if error is None else error.code,
+                message=None if error is None else error.message,
+                retry_after_ms=None if error is None else error.retry_after_ms,
+                timings_s=dict(stream.timings_s),
+            )
+        )
+
+
+def _delivered_before(stream: Stream) -> int:
+    codes = stream.prepared.request.delivered_codes
+    return 0 if codes is None else len(codes)

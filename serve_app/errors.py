@@ -1,0 +1,136 @@
+"""Every error a client can be told about, each with its wire code, its close code and its HTTP status.
+
+The tree::
+
+    SpeechError
+    ├── InvalidMessageError        INVALID_MESSAGE       the message itself is wrong
+    ├── TextEmptyError             TEXT_EMPTY
+    ├── TextTooLongError           TEXT_TOO_LONG
+    ├── UnsupportedLanguageError   UNSUPPORTED_LANGUAGE
+    ├── UnsupportedEncodingError   UNSUPPORTED_ENCODING
+    ├── VoiceNotFoundError         VOICE_NOT_FOUND
+    ├── VoiceInvalidError          VOICE_INVALID
+    ├── CapacityError              CAPACITY              no stream can start in time: try again later
+    ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
+    ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
+    ├── SlowClientError            SLOW_CLIENT           the client does not read
+    └── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
+
+This module knows nothing of sockets or models; it is the root that everything may import.
+"""
+
+from typing import ClassVar
+
+
+class SpeechError(Exception):
+    """An error with a code of the wire protocol; its message says what was wrong, given and allowed.
+
+    Attributes:
+        code: the wire's name for it.
+        close_code: WebSocket close code when it ends the socket; None when the socket stays open.
+        http_status: status of an HTTP answer.
+        retry_after_ms: when trying again is worth it, in milliseconds; None where it is not.
+    """
+
+    code: ClassVar[str] = "SYNTHESIS_ERROR"
+    close_code: ClassVar[int | None] = None
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidMessageError(SpeechError):
+    """Not JSON, an unknown type, a wrong field."""
+
+    code = "INVALID_MESSAGE"
+    http_status = 400
+
+
+class TextEmptyError(SpeechError):
+    """Nothing to say."""
+
+    code = "TEXT_EMPTY"
+    http_status = 400
+
+
+class TextTooLongError(SpeechError):
+    """More text than one request may carry."""
+
+    code = "TEXT_TOO_LONG"
+    http_status = 400
+
+
+class UnsupportedLanguageError(SpeechError):
+    """A language that the model was not trained on."""
+
+    code = "UNSUPPORTED_LANGUAGE"
+    http_status = 400
+
+
+class UnsupportedEncodingError(SpeechError):
+    """An encoding or a sample rate that is not served."""
+
+    code = "UNSUPPORTED_ENCODING"
+    http_status = 400
+
+
+class VoiceNotFoundError(SpeechError):
+    """No voice of that name, or one whose reference audio is missing."""
+
+    code = "VOICE_NOT_FOUND"
+    http_status = 404
+
+
+class VoiceInvalidError(SpeechError):
+    """Reference audio that cannot give a good voice."""
+
+    code = "VOICE_INVALID"
+    http_status = 422
+
+
+class CapacityError(SpeechError):
+    """No stream can start within its deadline."""
+
+    code = "CAPACITY"
+    close_code = 1013
+    http_status = 503
+
+
+class TtsUnavailableError(SpeechError):
+    """No generator is ready."""
+
+    code = "TTS_UNAVAILABLE"
+    close_code = 1013
+    http_status = 503
+
+
+class SynthesisError(SpeechError):
+    """One utterance failed; everybody else's goes on."""
+
+
+class SlowClientError(SpeechError):
+    """The client does not read what it asked for."""
+
+    code = "SLOW_CLIENT"
+    close_code = 1008
+
+
+class SessionTimeoutError(SpeechError):
+    """The client said nothing for too long."""
+
+    code = "SESSION_TIMEOUT"
+    close_code = 1008
+
+
+def error_of_code(code: str, message: str, retry_after_ms: int | None = None) -> SpeechError:
+    """Build the error whose wire code is ``code``; an unknown code becomes a :class:`SynthesisError`.
+
+    Errors cross a process as their code and message, never as pickled exceptions.
+    """
+    for kind in SpeechError.__subclasses__():
+        if kind.code == code:
+            return kind(message, retry_after_ms=retry_after_ms)
+    return SynthesisError(message, retry_after_ms=retry_after_ms)

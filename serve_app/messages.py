@@ -1,0 +1,485 @@
+"""The wire messages of every dialect, and what a client is told about one that is wrong.
+
+Pydantic checks types, names and ranges here, once; limits that depend on the configuration (text lengths, voices)
+are the session's. Nothing here knows of sockets, sessions or audio.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+
+from serve_app.config import SAMPLE_RATE_HZ, Language
+from serve_app.errors import (
+    InvalidMessageError,
+    SpeechError,
+    UnsupportedEncodingError,
+    UnsupportedLanguageError,
+)
+
+LANGUAGES: tuple[str, ...] = get_args(Language)
+ENCODINGS = ("pcm16", "pcm_f32")
+SAMPLE_RATES_HZ = (SAMPLE_RATE_HZ,)
+MAX_SEED = 2**53 - 1
+"""Largest integer that every JSON reader keeps exact."""
+
+Transport = Literal["binary", "base64"]
+Priority = Literal["low", "normal", "high"]
+JsonObject = dict[str, Any]
+M = TypeVar("M")
+
+
+def _language(given: str) -> str:
+    language = given.strip().lower()
+    if language not in LANGUAGES:
+        raise PydanticCustomError(
+            "UNSUPPORTED_LANGUAGE",
+            "language {given} is not served; allowed: {allowed}",
+            {"given": _shown(given), "allowed": ", ".join(LANGUAGES)},
+        )
+    return language
+
+
+def _encoding(given: str) -> str:
+    if given not in ENCODINGS:
+        raise PydanticCustomError(
+            "UNSUPPORTED_ENCODING",
+            "encoding {given} is not served; allowed: {allowed}",
+            {"given": _shown(given), "allowed": ", ".join(ENCODINGS)},
+        )
+    return given
+
+
+def _sample_rate(given: int) -> int:
+    if given not in SAMPLE_RATES_HZ:
+        raise PydanticCustomError(
+            "UNSUPPORTED_ENCODING",
+            "sample_rate {given} is not served; allowed: {allowed}",
+            {"given": _shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
+        )
+    return given
+
+
+def _speakable_name(given: str) -> str:
+    if not given.isascii() or not given.isprintable():
+        raise PydanticCustomError("not_ascii", "must be printable ASCII")
+    return given
+
+
+UtteranceId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_speakable_name)]
+_UTTERANCE_ID = "1 to 128 printable ASCII characters"
+
+
+class ClientMessage(BaseModel):
+    """What all messages of dialect B from a client share: exact types, and no field that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SamplingFields(ClientMessage):
+    """``sampling``: what is left out keeps the checkpoint's own value."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, description="a number from 0 to 2")
+    top_k: int | None = Field(default=None, ge=0, le=2048, description="an integer from 0 to 2048")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="a number above 0, up to 1")
+    repetition_penalty: float | None = Field(default=None, ge=0.5, le=2, description="a number from 0.5 to 2")
+
+
+class SpeechFields(ClientMessage):
+    """The fields of ``start``, which a ``speak`` may carry for its utterance alone; None means not given."""
+
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
+    language: Annotated[str, AfterValidator(_language)] | None = Field(
+        default=None, description=f"one of {', '.join(LANGUAGES)}"
+    )
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = Field(
+        default=None, description=f"one of {', '.join(ENCODINGS)}"
+    )
+    sample_rate: Annotated[int, AfterValidator(_sample_rate)] | None = Field(
+        default=None, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
+    )
+    transport: Transport | None = Field(default=None, description='"binary" or "base64"')
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description=f"an integer from 0 to {MAX_SEED}")
+    sampling: SamplingFields | None = Field(
+        default=None, description="an object of temperature, top_k, top_p and repetition_penalty"
+    )
+    priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
+
+
+class Start(SpeechFields):
+    """Sets the session's defaults; fields left out keep their value."""
+
+    type: Literal["start"] = Field(default="start", description='"start"')
+
+
+class Preset(Start):
+    """A :class:`Start` that wants no answer: what a query string gives; no message carries it."""
+
+
+class Speak(SpeechFields):
+    """Text to say, or more of it."""
+
+    type: Literal["speak"] = Field(default="speak", description='"speak"')
+    text: str = Field(description="a string")
+    utterance_id: UtteranceId | None = Field(default=None, description=_UTTERANCE_ID)
+    final: bool = Field(default=True, description="true or false")
+
+
+class SpeakWhole(Speak):
+    """A :class:`Speak` whose audio is wanted in one piece; dialect A asks for it, no wire carries it."""
+
+
+class Flush(ClientMessage):
+    """Speak what is buffered of an open utterance, or of all that are open."""
+
+    type: Literal["flush"] = Field(default="flush", description='"flush"')
+    utterance_id: UtteranceId | None = Field(default=None, description=_UTTERANCE_ID)
+
+
+class Cancel(ClientMessage):
+    """Stop one utterance, or all."""
+
+    type: Literal["cancel"] = Field(default="cancel", description='"cancel"')
+    utterance_id: UtteranceId | None = Field(default=None, description=_UTTERANCE_ID)
+
+
+class Stop(ClientMessage):
+    """Finish what is queued, then close."""
+
+    type: Literal["stop"] = Field(default="stop", description='"stop"')
+
+
+class Synthesize(BaseModel):
+    """Dialect A's only request; unknown fields are ignored, known ones are exact."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["synthesize"] = Field(default="synthesize", description='"synthesize"')
+    text: str = Field(description="a string")
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
+    language: Annotated[str, AfterValidator(_language)] = Field(
+        default="english", description=f"one of {', '.join(LANGUAGES)}"
+    )
+    stream: bool = Field(default=True, description="true or false")
+
+
+class RawSpeak(BaseModel):
+    """``speak`` of ``framing=raw``; lenient, because its client could not be asked."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["speak"] = Field(description='"speak"')
+    text: str = Field(description="a string")
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
+
+
+class RawCancel(BaseModel):
+    """``cancel`` of ``framing=raw``: everything."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Literal["cancel"] = Field(description='"cancel"')
+
+
+class RawStop(BaseModel):
+    """``stop`` of ``framing=raw``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Literal["stop"] = Field(description='"stop"')
+
+
+class ServerMessage(BaseModel):
+    """What all messages to a client share: immutable, and None is left out of the JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> str:
+        """One text frame."""
+        return self.model_dump_json(exclude_none=True)
+
+
+class Limits(ServerMessage):
+    """Bounds of this session, so that a client need not find them by hitting them."""
+
+    max_text_characters: int
+    max_utterance_characters: int
+    max_queued_utterances: int
+    max_message_bytes: int
+    idle_timeout_s: float
+
+
+class Ready(ServerMessage):
+    """Answer to ``start``: the defaults as they now stand."""
+
+    type: Literal["ready"] = "ready"
+    session_id: str
+    voice: str
+    language: str
+    encoding: str
+    sample_rate: int
+    transport: Transport
+    limits: Limits
+
+
+class Segment(ServerMessage):
+    """The text chunk whose audio begins at ``start_ms`` of its utterance."""
+
+    type: Literal["segment"] = "segment"
+    utterance_id: str
+    index: int
+    text: str
+    start_ms: int
+
+
+class AudioMessage(ServerMessage):
+    """Announces one audio chunk; with base64 transport it carries it in ``data``."""
+
+    type: Literal["audio_chunk"] = "audio_chunk"
+    utterance_id: str
+    seq: int
+    start_ms: int
+    duration_ms: int
+    final: bool
+    data: str | None = None
+
+
+class Complete(ServerMessage):
+    """An utterance was spoken to its end."""
+
+    type: Literal["complete"] = "complete"
+    utterance_id: str
+    duration_ms: int
+    finish_reason: str
+    ttfa_ms: int
+    rtf: float
+    characters: int
+    seed: int
+
+
+class Cancelled(ServerMessage):
+    """An utterance was cancelled; ``duration_ms`` of it had been sent."""
+
+    type: Literal["cancelled"] = "cancelled"
+    utterance_id: str
+    duration_ms: int
+
+
+class Stopped(ServerMessage):
+    """Everything queued was spoken; the close follows."""
+
+    type: Literal["stopped"] = "stopped"
+
+
+class ErrorMessage(ServerMessage):
+    """What went wrong; with ``utterance_id`` it is also the end of that utterance."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    utterance_id: str | None = None
+    retry_after_ms: int | None = None
+    fatal: bool = False
+
+
+def error_message(error: SpeechError, utterance_id: str | None = None, *, fatal: bool = False) -> ErrorMessage:
+    """The message that tells a client of an error."""
+    return ErrorMessage(
+        code=error.code,
+        message=error.message,
+        utterance_id=utterance_id,
+        retry_after_ms=error.retry_after_ms,
+        fatal=fatal,
+    )
+
+
+class ResearchAudio(ServerMessage):
+    """Dialect A: some PCM16, base64."""
+
+    type: Literal["audio"] = "audio"
+    data: str
+    sample_rate: int
+    final: bool
+
+
+class ResearchComplete(ServerMessage):
+    """Dialect A: a request was answered."""
+
+    type: Literal["complete"] = "complete"
+    duration_ms: int
+
+
+class ResearchError(ServerMessage):
+    """Dialect A: a request, or its synthesis, failed."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+class RawAudioEnd(ServerMessage):
+    """``framing=raw``: no more audio of this ``speak``."""
+
+    type: Literal["audio_end"] = "audio_end"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A message that could not be taken, in the place of the message.
+
+    Attributes:
+        error: what the client is told.
+        utterance_id: the utterance that the message was about, where that could still be read.
+    """
+
+    error: SpeechError
+    utterance_id: str | None = None
+
+
+FullMessage = Start | Speak | Flush | Cancel | Stop
+RawMessage = RawSpeak | RawCancel | RawStop
+_FULL: TypeAdapter[FullMessage] = TypeAdapter(Annotated[FullMessage, Field(discriminator="type")])
+_RAW: TypeAdapter[RawMessage] = TypeAdapter(Annotated[RawMessage, Field(discriminator="type")])
+_SYNTHESIZE = TypeAdapter(Synthesize)
+_FULL_MODELS: dict[str, type[BaseModel]] = {
+    "start": Start,
+    "speak": Speak,
+    "flush": Flush,
+    "cancel": Cancel,
+    "stop": Stop,
+}
+_RAW_MODELS: dict[str, type[BaseModel]] = {"speak": RawSpeak, "cancel": RawCancel, "stop": RawStop}
+_RESEARCH_MODELS: dict[str, type[BaseModel]] = {"synthesize": Synthesize}
+
+
+def read_full(frame: str | bytes) -> FullMessage | Refusal:
+    """Read one text frame of dialect B."""
+    return _read(frame, _FULL, _FULL_MODELS)
+
+
+def read_raw(frame: str | bytes) -> RawMessage | Refusal:
+    """Read one text frame of ``framing=raw``."""
+    return _read(frame, _RAW, _RAW_MODELS)
+
+
+def read_research(frame: str | bytes) -> Synthesize | Refusal:
+    """Read one request of dialect A; ``type`` may be left out where there is a ``text``."""
+    return _read(frame, _SYNTHESIZE, _RESEARCH_MODELS, default_type="synthesize")
+
+
+def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
+    """Read the fields of ``start`` from a query string; the fields of ``sampling`` stand beside the others.
+
+    Numbers are written as in JSON. A name that is no field of ``start`` is refused, as it would be in a message.
+    """
+    fields: JsonObject = {}
+    sampling: JsonObject = {}
+    for name, value in query:
+        if name in SamplingFields.model_fields:
+            sampling[name] = _number(value)
+        elif name in ("seed", "sample_rate"):
+            fields[name] = _number(value)
+        elif name in ("type", "sampling"):
+            return Refusal(InvalidMessageError(f"{name} is not taken from a query; allowed: {_PRESETS}"))
+        else:
+            fields[name] = value
+    if sampling:
+        fields["sampling"] = sampling
+    try:
+        return Preset.model_validate(fields)
+    except ValidationError as error:
+        return Refusal(_explained(error, "start", _FULL_MODELS))
+
+
+_PRESETS = ", ".join(sorted({*SpeechFields.model_fields, *SamplingFields.model_fields} - {"sampling"}))
+
+
+def _number(text: str) -> object:
+    """The number that a query's value is, or the text itself, which validation then refuses by name."""
+    try:
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else text
+
+
+def _read(
+    frame: str | bytes,
+    adapter: TypeAdapter[M],
+    models: Mapping[str, type[BaseModel]],
+    default_type: str | None = None,
+) -> M | Refusal:
+    if isinstance(frame, bytes):
+        return Refusal(InvalidMessageError("binary frames are not taken from a client; allowed: JSON text frames"))
+    try:
+        fields = from_json(frame, allow_inf_nan=False)
+    except ValueError as error:
+        return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
+    if not isinstance(fields, dict):
+        return Refusal(InvalidMessageError(f"the message is {_kind(fields)}; allowed: a JSON object"))
+    message = cast("JsonObject", fields)
+    if default_type is not None and message.get("type") is None and "text" in message:
+        message["type"] = default_type
+    kind = message.get("type")
+    if not isinstance(kind, str) or kind not in models:
+        return Refusal(InvalidMessageError(_wrong_type(message, models)), _utterance_id(message))
+    try:
+        return adapter.validate_python(message)
+    except ValidationError as error:
+        return Refusal(_explained(error, kind, models), _utterance_id(message))
+
+
+def _wrong_type(message: JsonObject, models: Mapping[str, type[BaseModel]]) -> str:
+    allowed = ", ".join(f'"{kind}"' for kind in models)
+    if "type" not in message:
+        return f"the message has no type; allowed: {allowed}"
+    return f"type {_shown(message['type'])} is not known; allowed: {allowed}"
+
+
+def _utterance_id(message: JsonObject) -> str | None:
+    try:
+        return _UTTERANCE_IDS.validate_python(message.get("utterance_id"))
+    except ValidationError:
+        return None
+
+
+_UTTERANCE_IDS: TypeAdapter[str] = TypeAdapter(UtteranceId, config=ConfigDict(strict=True))
+
+
+def _explained(error: ValidationError, kind: str, models: Mapping[str, type[BaseModel]]) -> SpeechError:
+    """The first fault of a message as an error that names the field, what was given and what is allowed."""
+    detail = error.errors(include_url=False, include_context=True)[0]
+    if detail["type"] == UnsupportedLanguageError.code:
+        return UnsupportedLanguageError(detail["msg"])
+    if detail["type"] == UnsupportedEncodingError.code:
+        return UnsupportedEncodingError(detail["msg"])
+    path = [str(part) for part in detail["loc"] if part != kind]
+    return InvalidMessageError(_fault(detail, kind, path, models[kind]))
+
+
+def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseModel]) -> str:
+    for name in path[:-1]:
+        model = SamplingFields if name == "sampling" else model
+    place = _shown(".".join(path)).strip('"')
+    if detail["type"] == "extra_forbidden":
+        owner = " of ".join([f"'{name}'" for name in reversed(path[:-1])] + [f"'{kind}'"])
+        return f"{place} is no field of {owner}; allowed: {', '.join(sorted(model.model_fields))}"
+    described = model.model_fields.get(path[-1])
+    allowed = described.description if described is not None else detail["msg"]
+    if detail["type"] == "missing":
+        return f"'{kind}' needs {place}: {allowed}"
+    return f"{place} must be {allowed}; given: {_shown(detail['input'])}"
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: object) -> str:
+    """A client's value as it may stand in an error: JSON, at most 60 characters."""
+    shown = json.dumps(value, default=str)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

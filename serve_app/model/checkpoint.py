@@ -1,0 +1,194 @@
+"""Finding, loading and describing a checkpoint; encoding reference audio with it.
+
+A checkpoint comes from where the configuration says or not at all: nothing here falls back to another model.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+
+from serve_app.config import ModelConfig
+from serve_app.model import random_checkpoint
+from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.sampling import Draw
+from serve_app.voices import Reference, VoicePrompt
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class CheckpointError(RuntimeError):
+    """The configured checkpoint cannot be loaded; the message names the choices."""
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        upstream: qwen-tts's own ``Qwen3TTSModel``; it encodes references, and gives its weights to our steps.
+        device: where it lies.
+        dtype: of talker and code predictor.
+        codec_dtype: of the codec decoder.
+        random_weights: it was built here from random numbers: what it says is noise, not speech.
+        description: what was loaded, in words.
+        fingerprint: changes with everything that a voice prompt depends on.
+        talker_draw: the checkpoint's own defaults for codebook 0.
+        predictor_draw: the same for codebooks 1 to 15.
+    """
+
+    upstream: Any
+    device: torch.device
+    dtype: torch.dtype
+    codec_dtype: torch.dtype
+    random_weights: bool
+    description: str
+    fingerprint: str
+    talker_draw: Draw
+    predictor_draw: Draw
+
+    @property
+    def model(self) -> Any:
+        """Upstream's ``Qwen3TTSForConditionalGeneration``."""
+        return self.upstream.model
+
+    def encode(self, reference: Reference) -> VoicePrompt:
+        """Make a voice prompt: speaker embedding, and codes where the transcript is known.
+
+        Source: qwen-tts 0.1.1, Qwen3TTSModel.create_voice_clone_prompt, which resamples with librosa.
+        """
+        with torch.inference_mode():
+            (item,) = self.upstream.create_voice_clone_prompt(
+                ref_audio=(reference.pcm, reference.sample_rate_hz),
+                ref_text=reference.transcript,
+                x_vector_only_mode=reference.transcript is None,
+            )
+        return VoicePrompt(
+            voice=reference.voice,
+            digest=reference.digest,
+            speaker_embedding=item.ref_spk_embedding.float().cpu().numpy(),
+            codes=None if item.ref_code is None else item.ref_code.cpu().numpy().astype(np.int16),
+            transcript=reference.transcript,
+        )
+
+
+def load_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Load what the configuration names, onto the device and in the number format that it names.
+
+    Raises:
+        CheckpointError: it is not there, cannot be fetched, or is not a Qwen3-TTS base model of the 12 Hz codec.
+    """
+    directory = _locate(config)
+    device = _device(config)
+    random_weights = random_checkpoint.is_random(directory)
+    small = random_weights and config.source == "tiny"
+    dtype = _DTYPES["float32" if small else "bfloat16"] if config.dtype == "auto" else _DTYPES[config.dtype]
+    codec_dtype = dtype if config.codec_dtype == "auto" else _DTYPES[config.codec_dtype]
+    flash = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
+    qwen_tts = import_qwen_tts()
+    try:
+        upstream = qwen_tts.Qwen3TTSModel.from_pretrained(
+            str(directory),
+            dtype=dtype,
+            device_map=str(device),
+            attn_implementation="flash_attention_2" if flash else "sdpa",
+        )
+        if codec_dtype != dtype:
+            codec = qwen_tts.Qwen3TTSTokenizer.from_pretrained(
+                str(directory / "speech_tokenizer"), dtype=codec_dtype, device_map=str(device)
+            )
+            upstream.model.load_speech_tokenizer(codec)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint in {directory} does not load: {error}") from error
+    model = upstream.model
+    if (model.tts_model_type, model.tokenizer_type) != ("base", "qwen3_tts_tokenizer_12hz"):
+        raise CheckpointError(
+            f"{config.source} is a {model.tts_model_type!r} model with codec {model.tokenizer_type!r};"
+            " voice cloning needs a 'base' model with 'qwen3_tts_tokenizer_12hz'"
+        )
+    talker_draw, predictor_draw = _draws(model.generate_config)
+    weights = "random weights: noise, not speech" if random_weights else "trained weights"
+    number_format = str(dtype).removeprefix("torch.")
+    description = f"{config.source} ({weights}; {device}, {number_format})"
+    log.info("loaded %s", description)
+    return Checkpoint(
+        upstream=upstream,
+        device=device,
+        dtype=dtype,
+        codec_dtype=codec_dtype,
+        random_weights=random_weights,
+        description=description,
+        fingerprint=_fingerprint(directory, dtype),
+        talker_draw=talker_draw,
+        predictor_draw=predictor_draw,
+    )
+
+
+def _locate(config: ModelConfig) -> Path:
+    if config.source in ("tiny", "full-random"):
+        return random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
+    local = Path(config.source).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise CheckpointError(f"{local} holds no config.json, so it is no checkpoint")
+        return local
+    choices = (
+        "Name a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), a local"
+        " directory of such a checkpoint, or 'tiny' for random weights that work offline, as model.source."
+    )
+    if config.source.startswith((".", "/", "~")):
+        raise CheckpointError(f"there is no directory {local}. {choices}")
+    try:
+        return Path(snapshot_download(config.source, revision=config.revision))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{config.source!r} is not in the local cache and cannot be fetched ({reason}). {choices}"
+        ) from error
+
+
+def _device(config: ModelConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("model.device is 'cuda', but torch sees no GPU here; 'auto' or 'cpu' would run on the CPU")
+    return torch.device(config.device)
+
+
+def _draws(generation: dict[str, Any]) -> tuple[Draw, Draw]:
+    """The checkpoint's sampling defaults, completed as upstream completes them (Qwen3TTSModel)."""
+    sampled, predictor_sampled = generation.get("do_sample", True), generation.get("subtalker_dosample", True)
+    talker = Draw(
+        temperature=generation.get("temperature", 0.9) if sampled else 0.0,
+        top_k=generation.get("top_k", 50),
+        top_p=generation.get("top_p", 1.0),
+        repetition_penalty=generation.get("repetition_penalty", 1.05),
+    )
+    predictor = Draw(
+        temperature=generation.get("subtalker_temperature", 0.9) if predictor_sampled else 0.0,
+        top_k=generation.get("subtalker_top_k", 50),
+        top_p=generation.get("subtalker_top_p", 1.0),
+    )
+    return talker, predictor
+
+
+def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
+    """Twenty hex digits over the configuration files, and the size and head of every weight file."""
+    digest = hashlib.sha256(str(dtype).encode())
+    for path in sorted(directory.rglob("*.json")):
+        digest.update(json.dumps(str(path.relative_to(directory))).encode() + path.read_bytes())
+    for path in sorted(directory.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(directory)} {path.stat().st_size}".encode() + file.read(1 << 20))
+    return digest.hexdigest()[:20]
+
+

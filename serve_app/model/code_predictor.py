@@ -1,0 +1,83 @@
+"""The code predictor: from a talker's state and codebook 0 to codebooks 1 to 15 of the same frame."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from serve_app.model.kv_cache import KvCache
+from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.transformer import Stack, StackShape
+
+
+class CodePredictor:
+    """The 5-layer stack with a head and an embedding of each codebook; its keys and values last one frame."""
+
+    def __init__(self, module: nn.Module, *, slots: int, form: WeightForm) -> None:
+        """Take the weights of upstream's code predictor.
+
+        Args:
+            module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
+            slots: most rows of a pass.
+            form: how the weights are kept.
+        """
+        config = module.config
+        self.steps = config.num_code_groups - 1
+        shape = StackShape(
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            hidden=config.hidden_size,
+            rms_eps=config.rms_norm_eps,
+            rope_theta=config.rope_theta,
+        )
+        self._stack = Stack(module.model, shape, self.steps + 1, form)
+        self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
+        self._project: nn.Module = module.small_to_mtp_projection
+        weight: Tensor = module.lm_head[0].weight
+        self.vocabulary = weight.shape[0]
+        self._cache = KvCache(
+            layers=shape.layers,
+            slots=slots,
+            kv_heads=shape.kv_heads,
+            positions=self.steps + 1,
+            head_dim=shape.head_dim,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one frame reads."""
+        return self.steps * self._stack.weight_bytes + sum(head.nbytes for head in self._heads)
+
+    def draw_frame(
+        self,
+        hidden: Tensor,
+        first: Tensor,
+        embed: Callable[[int, Tensor], Tensor],
+        choose: Callable[[int, Tensor], Tensor],
+    ) -> Tensor:
+        """Draw the codes 1 to 15 of one frame of several streams.
+
+        Args:
+            hidden: [B, H], the talker's last state.
+            first: [B] int64, codebook 0.
+            embed: (codebook, [B] codes) -> [B, H].
+            choose: (codebook, [B, V] float32 logits) -> [B] codes.
+
+        Returns:
+            [B, 16] int64, codebook 0 included.
+        """
+        rows = slice(0, hidden.shape[0])
+        codes = [first]
+        x = torch.stack((hidden, embed(0, first)), dim=1)  # [B, 2, H]
+        position = 0
+        for codebook in range(1, self.steps + 1):
+            state = self._stack.run_aligned(self._project(x), self._cache, rows, position)[:, -1]
+            codes.append(choose(codebook, self._heads[codebook - 1](state).float()))
+            position += x.shape[1]
+            if codebook < self.steps:
+                x = embed(codebook, codes[-1])[:, None]
+        return torch.stack(codes, dim=1)

@@ -1,0 +1,209 @@
+"""The 12 Hz decoder, codes to samples, a few frames at a time; never which stream or voice a row is.
+
+Every layer of it is causal, so a stream is decoded in any pieces as long as each layer remembers the
+input columns that its next output needs. Those memories of all layers lie side by side in one row of
+one pool, which makes a row's state a single tensor to copy, to clear or to hand to a CUDA graph.
+
+Source: qwen-tts 0.1.1, modeling_qwen3_tts_tokenizer_v2.py, Qwen3TTSTokenizerV2Decoder.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from serve_app.model.codec_layers import (
+    Builder,
+    Conv,
+    ConvNeXt,
+    ConvWeights,
+    Step,
+    UpsamplingBlock,
+    Upstream,
+    WaveHead,
+)
+from serve_app.model.codec_transformer import Transformer
+
+# Frames times rows that pass the layers at once: enough to make the wide layers' weights worth reading,
+# few enough that the last layers' activations stay in a CPU's caches. A GPU only wants large products.
+_CPU_STEP_FRAMES = 16
+_DEVICE_STEP_FRAMES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CodecState:
+    """One row's state, detached from the pool: what a stream heard so far leaves behind.
+
+    Attributes:
+        history: [width] codec dtype, the memories of all layers.
+        position: [] int64, frames so far.
+    """
+
+    history: Tensor
+    position: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.history.nbytes + self.position.nbytes
+
+
+class CodebookSum:
+    """Codes to the embeddings that the first convolution reads.
+
+    The projections behind the codebooks are folded into that convolution, so the two groups of
+    codebooks, semantic and acoustic, are summed apart and laid side by side.
+    """
+
+    def __init__(self, builder: Builder, quantizer: Upstream) -> None:
+        groups = quantizer.rvq_first.vq.layers, quantizer.rvq_rest.vq.layers
+        self._semantic = len(groups[0])
+        tables = [_codebook(layer) for group in groups for layer in group]
+        sizes = torch.tensor([0] + [len(table) for table in tables[:-1]])
+        self._table = builder.tensor(torch.cat(tables))  # [Q * codebook_size, dim]
+        self._offsets = sizes.cumsum(0).to(builder.device)  # [Q]
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """[B, T, Q] int64 -> [B, T, 2 * dim]."""
+        vectors = self._table[codes + self._offsets]  # [B, T, Q, dim]
+        semantic, acoustic = vectors[:, :, : self._semantic], vectors[:, :, self._semantic :]
+        return torch.cat([semantic.sum(2), acoustic.sum(2)], dim=2)
+
+
+def _codebook(layer: Upstream) -> Tensor:
+    book = layer._codebook  # noqa: SLF001  # upstream offers its vectors under no other name
+    vectors = book.embedding_sum.detach().float() / book.cluster_usage.detach().float().clamp(min=book.epsilon)[:, None]
+    return layer.project_out.float()(vectors) if isinstance(layer.project_out, nn.Linear) else vectors
+
+
+class Codec:
+    """12 Hz decoder with explicit per-row state, several streams to a call.
+
+    The weights are taken out of ``decoder`` at construction, folded where layers are linear, and the
+    module is not kept. Not safe for calls from several threads at once.
+
+    Args:
+        decoder: upstream's Qwen3TTSTokenizerV2Decoder, of any dtype; not changed.
+        rows: streams that the pool holds; allocated here, never grown.
+        dtype: of weights, activations and state: float32 is exact, bfloat16 as good as upstream's own.
+        device: where all of it lives.
+
+    Raises:
+        ValueError: the decoder's configuration has a feature that this implementation lacks.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, decoder: nn.Module, *, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        source: Upstream = decoder
+        config = source.config
+        _check_supported(config)
+        builder = Builder(dtype, device)
+        transformer = source.pre_transformer
+        self.num_quantizers: int = config.num_quantizers
+        self.samples_per_frame: int = math.prod([*config.upsampling_ratios, *config.upsample_rates])
+        self._embed = CodebookSum(builder, source.quantizer)
+        projections = (source.quantizer.rvq_first.output_proj, source.quantizer.rvq_rest.output_proj)
+        projected = torch.cat([projection.weight[:, :, 0] for projection in projections], dim=1)
+        pre_conv = ConvWeights.of(source.pre_conv.conv)
+        self._pre_conv = Conv(builder, pre_conv.after(projected).before(transformer.input_proj))
+        self._transformer = Transformer(builder, transformer, config)
+        ups = [ConvWeights.of(up.conv) for up, _ in source.upsample]
+        ups[0] = ups[0].after(transformer.output_proj.weight * transformer.norm.weight, transformer.output_proj.bias)
+        self._upsample = [
+            (Conv(builder, weights), ConvNeXt(builder, block))
+            for weights, (_, block) in zip(ups, source.upsample, strict=True)
+        ]
+        conv, *blocks, snake, head = source.decoder
+        self._conv = Conv(builder, ConvWeights.of(conv.conv))
+        self._blocks = [UpsamplingBlock(builder, block) for block in blocks]
+        self._head = WaveHead(builder, snake, head.conv)
+        self._step_frames = _CPU_STEP_FRAMES if device.type == "cpu" else _DEVICE_STEP_FRAMES
+        self._pool = torch.zeros(rows, builder.width, dtype=dtype, device=device)
+        self._position = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    @property
+    def state_bytes_per_row(self) -> int:
+        """Bytes that one row of the pool takes, which :meth:`snapshot` copies."""
+        return self._pool[0].nbytes + self._position[0].nbytes
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor, rows: Tensor | slice, n_frames: Tensor | None = None) -> Tensor:
+        """Decode new frames of some rows to PCM, carrying those rows' state and no other's.
+
+        Cutting a code sequence anywhere gives the same samples as one call; who shares the batch changes
+        nothing. Shapes and control flow depend on B, T and ``n_frames is None`` alone.
+
+        Args:
+            codes: [B, T, Q] int64; Q = ``num_quantizers``. Frames past ``n_frames`` may hold anything.
+            rows: B rows of the pool, each once: [B] int64, or a slice, which spares copying their state.
+            n_frames: [B] int64, 0 to T: how many frames are real per row; None when all are.
+
+        Returns:
+            [B, T * samples_per_frame] float32 in [-1, 1], mono, 24 kHz; zero past ``n_frames``.
+
+        Raises:
+            ValueError: the codes' shape does not fit the checkpoint.
+        Source: Qwen3TTSTokenizerV2Decoder.forward, which takes [B, Q, T].
+        """
+        if codes.dim() != 3 or codes.shape[2] != self.num_quantizers:
+            msg = f"codes have the shape {list(codes.shape)}; it must be [B, T, {self.num_quantizers}]"
+            raise ValueError(msg)
+        batch, frames = codes.shape[:2]
+        state, position = self._pool[rows], self._position[rows]  # views where rows is a slice
+        samples = torch.zeros(batch, frames, self.samples_per_frame, device=codes.device)
+        step_frames = max(1, self._step_frames // max(1, batch))
+        for start in range(0, frames, step_frames):
+            part = codes[:, start : start + step_frames]
+            real = None if n_frames is None else (n_frames - start).clamp(0, part.shape[1])
+            step = Step(state, part.shape[1], real)
+            samples[:, start : start + step_frames] = self._step(step, position, part).unflatten(1, (part.shape[1], -1))
+            position += part.shape[1] if real is None else real
+        if isinstance(rows, Tensor):
+            self._pool[rows], self._position[rows] = state, position
+        return samples.flatten(1)
+
+    def _step(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
+        """[B, T, Q] -> [B, T * samples_per_frame]; mutates ``step.state``."""
+        real = None
+        if step.n_frames is not None:
+            frame = torch.arange(step.frames, device=codes.device)
+            real = (frame < step.n_frames[:, None])[:, :, None]  # [B, T, 1]
+            codes = torch.where(real, codes, 0)
+        x = self._pre_conv.over(step, self._embed(codes))
+        x = self._transformer(step, position, x)
+        for conv, block in self._upsample:
+            x = block(step, conv.over(step, x))
+        x = self._conv.over(step, x)
+        for block in self._blocks:
+            x = block(step, x)
+        samples = self._head(step, x)
+        if real is None:
+            return samples
+        return torch.where(real, samples.unflatten(1, (step.frames, -1)), 0.0).flatten(1)
+
+    @torch.inference_mode()
+    def reset(self, row: int) -> None:
+        """Make a row that of a stream which has heard nothing."""
+        self._pool[row] = 0
+        self._position[row] = 0
+
+    @torch.inference_mode()
+    def snapshot(self, row: int) -> CodecState:
+        """Copy a row's state, which later calls leave alone."""
+        return CodecState(self._pool[row].clone(), self._position[row].clone())
+
+    @torch.inference_mode()
+    def restore(self, row: int, state: CodecState) -> None:
+        """Put a copied state into a row, which goes on as the row it was taken from."""
+        self._pool[row] = state.history
+        self._position[row] = state.position
+
+
+def _check_supported(config: Upstream) -> None:
+    if config.attention_bias or config.hidden_act != "silu" or getattr(config, "rope_scaling", None):
+        msg = (
+            f"the decoder has attention_bias={config.attention_bias}, hidden_act={config.hidden_act!r} and "
+            f"rope_scaling={getattr(config, 'rope_scaling', None)}; only False, 'silu' and None are implemented"
+        )
+        raise ValueError(msg)

@@ -1,0 +1,40 @@
+"""Static keys and values of a pool of slots, written in place; a slot's length is its owner's business."""
+
+import torch
+from torch import Tensor
+
+Rows = slice | Tensor
+"""Slots that take part: a slice where they are neighbours (no copy), else their indices [B] int64."""
+
+
+class KvCache:
+    """Keys and values ``[layers, slots, kv_heads, positions, head_dim]``."""
+
+    def __init__(  # noqa: PLR0913 - six sizes are six sizes
+        self,
+        *,
+        layers: int,
+        slots: int,
+        kv_heads: int,
+        positions: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Allocate everything once, zeroed."""
+        shape = (layers, slots, kv_heads, positions, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.positions = positions
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes that one slot holds."""
+        return 2 * self.keys[:, 0].numel() * self.keys.element_size()
+
+
+def as_rows(slots: list[int], device: torch.device) -> Rows:
+    """Name slots in the cheapest way: a slice where they follow one another, an index tensor otherwise."""
+    if slots == list(range(slots[0], slots[0] + len(slots))):
+        return slice(slots[0], slots[0] + len(slots))
+    return torch.tensor(slots, device=device)

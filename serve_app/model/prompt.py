@@ -1,0 +1,152 @@
+"""What the talker reads before the first frame, and the text it reads along with the frames.
+
+The layout is upstream's streaming mode: text and codes are summed position by position. Behind three role tokens
+and the codec's tags stands, in ICL mode, the reference as text over codes, with the new text following on; what
+of the text does not fit over the reference's codes trails along, one token a frame.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serve_app.model.checkpoint import Checkpoint
+from serve_app.voices import VoicePrompt
+
+_ROLE_TOKENS = 3
+_TAIL_TOKENS = 5
+_REFERENCE_TAIL_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """A text as token ids, its wrapping cut off.
+
+    Attributes:
+        role: ids of ``<|im_start|>assistant\\n``.
+        text: ids of the text to be spoken.
+        reference: ids of the reference clip's transcript; empty in x-vector mode.
+    """
+
+    role: list[int]
+    text: list[int]
+    reference: list[int]
+
+
+class PromptBuilder:
+    """Tokenises texts and embeds prompts with a checkpoint's tables."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Take the text tables and the codec's tables out of a checkpoint."""
+        model = checkpoint.model
+        self._config = model.config
+        self._talker_config: Any = model.config.talker_config
+        self._text_table = model.talker.model.text_embedding
+        self._text_projection = model.talker.text_projection
+        tokenizer = checkpoint.upstream.processor.tokenizer
+        self._encode = tokenizer.backend_tokenizer.encode
+        special = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
+        self._special = re.compile("|".join(re.escape(token) for token in special)) if special else None
+        self._device = checkpoint.device
+        predictor_tables = model.talker.code_predictor.model.codec_embedding
+        tables = [model.talker.model.codec_embedding.weight, *(table.weight for table in predictor_tables)]
+        sizes = [len(table) for table in tables]
+        self.code_table = torch.cat([table.detach() for table in tables])  # [V0 + 15 * V, H]
+        self.code_offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self._device)  # [16]
+        tags = [self._config.tts_bos_token_id, self._config.tts_eos_token_id, self._config.tts_pad_token_id]
+        self._text_bos, self._text_eos, self.text_pad = self._embed_text(tags)[:, None]  # each [1, H]
+
+    def tokenize(self, text: str, transcript: str | None) -> PromptTokens:
+        """Turn texts into ids; on any thread.
+
+        Names of the tokenizer's special tokens are dropped from the texts: they would be read as marks, not spoken.
+
+        Source: qwen-tts 0.1.1, Qwen3TTSModel._build_assistant_text and _build_ref_text, and the slices that
+            Qwen3TTSForConditionalGeneration.generate takes of their ids.
+        """
+        ids = self._ids(f"<|im_start|>assistant\n{self._plain(text)}<|im_end|>\n<|im_start|>assistant\n")
+        reference: list[int] = []
+        if transcript is not None:
+            wrapped = self._ids(f"<|im_start|>assistant\n{self._plain(transcript)}<|im_end|>\n")
+            reference = wrapped[_ROLE_TOKENS:-_REFERENCE_TAIL_TOKENS]
+        return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference)
+
+    def positions(self, voice: VoicePrompt, language: str) -> int:
+        """Talker positions that a prompt takes, whatever its text."""
+        tags = 3 if self._language_id(language) is None else 4
+        return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Sum the 16 embeddings of each frame.
+
+        Args:
+            codes: [..., 16] int64.
+
+        Returns:
+            [..., H].
+        """
+        return torch.nn.functional.embedding(codes + self.code_offsets, self.code_table).sum(dim=-2)
+
+    def embed_code(self, codebook: int, codes: Tensor) -> Tensor:
+        """Embed codes [B] of one codebook into [B, H]."""
+        return torch.nn.functional.embedding(codes + self.code_offsets[codebook], self.code_table)
+
+    def embed_reference(self, voice: VoicePrompt) -> Tensor | None:
+        """The reference's part of an ICL prompt without its text: [1 + T, H], the codec's begin mark first."""
+        if voice.codes is None:
+            return None
+        codes = torch.from_numpy(voice.codes.astype("int64")).to(self._device)
+        return torch.cat([self._tag(self._talker_config.codec_bos_id), self.embed_codes(codes)])
+
+    def build(
+        self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embed a prompt.
+
+        Args:
+            tokens: from :meth:`tokenize`.
+            language: lower case, or ``auto``.
+            speaker: [H], the speaker embedding.
+            reference: [1 + T, H] from :meth:`embed_reference`; None in x-vector mode.
+
+        Returns:
+            [L, H], the prompt, and [M, H], the text that is summed to the frames 0 to M - 1; later frames get
+            :attr:`text_pad`.
+
+        Source: qwen-tts 0.1.1, Qwen3TTSForConditionalGeneration.generate and generate_icl_prompt with
+            ``non_streaming_mode=False``.
+        """
+        config = self._talker_config
+        language_id = self._language_id(language)
+        think = (
+            [config.codec_nothink_id, config.codec_think_bos_id, config.codec_think_eos_id]
+            if language_id is None
+            else [config.codec_think_id, config.codec_think_bos_id, language_id, config.codec_think_eos_id]
+        )
+        tags = torch.cat([self._tag(*think), speaker[None], self._tag(config.codec_pad_id)])
+        over = torch.cat([self.text_pad.expand(len(tags) - 1, -1), self._text_bos])
+        head = torch.cat([self._embed_text(tokens.role), over + tags])
+        if reference is None:
+            text = torch.cat([self._embed_text(tokens.text), self._text_eos])
+            return torch.cat([head, text[:1] + self._tag(config.codec_bos_id)]), text[1:]
+        text = torch.cat([self._embed_text(tokens.reference + tokens.text), self._text_eos])
+        missing = max(0, len(reference) - len(text))
+        over = torch.cat([text[: len(reference)], self.text_pad.expand(missing, -1)])
+        return torch.cat([head, over + reference]), text[len(reference) :]
+
+    def _language_id(self, language: str) -> int | None:
+        return None if language == "auto" else self._talker_config.codec_language_id[language]
+
+    def _plain(self, text: str) -> str:
+        return text if self._special is None else self._special.sub("", text)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._encode(text, add_special_tokens=False).ids
+
+    def _embed_text(self, ids: list[int]) -> Tensor:
+        return self._text_projection(self._text_table(torch.tensor(ids, device=self._device)))
+
+    def _tag(self, *ids: int) -> Tensor:
+        return self.code_table[torch.tensor(ids, device=self._device)]

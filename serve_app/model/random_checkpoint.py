@@ -1,0 +1,217 @@
+"""Owns checkpoints with random weights: where they lie and how they are built. Must never touch a trained one."""
+
+import argparse
+import contextlib
+import copy
+import hashlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from serve_app.model import random_tokenizer, random_weights
+from serve_app.model.quiet import import_qwen_tts
+
+Name = Literal["tiny", "full-random"]
+Tree = dict[str, Any]
+
+_SEED = 12
+_MARKER = "random_weights.json"
+_RECIPE_FILES = ("shapes.json", "random_checkpoint.py", "random_tokenizer.py", "random_weights.py")
+
+# RMS of what an end code's embedding gets of the end-of-speech row of the head: enough to win the next frame.
+_END_RMS = 2.5
+
+
+def ensure(name: Name, cache: Path | None = None) -> Path:
+    """Return the directory of the named checkpoint, building it first where it is missing.
+
+    Args:
+        name: ``tiny`` is built in seconds and takes 52 MB; ``full-random`` has the shapes of the release,
+            takes a minute and 2.4 GB.
+        cache: holds one directory per name and recipe; ``default_cache()`` unless given.
+    """
+    directory = (cache or default_cache()) / f"{name}-{fingerprint()}"
+    build(name, directory)
+    return directory
+
+
+def is_random(directory: Path) -> bool:
+    """Whether the checkpoint was built here, so that whatever it says is noise."""
+    return (directory / _MARKER).is_file()
+
+
+def default_cache() -> Path:
+    """``$TTS_CACHE``, else ``$XDG_CACHE_HOME/qwen3-tts-serve``, else ``~/.cache/qwen3-tts-serve``."""
+    if own := os.environ.get("TTS_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "qwen3-tts-serve"
+
+
+def fingerprint() -> str:
+    """Twelve hex digits of everything that decides a checkpoint's bytes: a changed recipe is another one."""
+    package = resources.files("serve_app.model")
+    digest = hashlib.sha256()
+    for file in _RECIPE_FILES:
+        digest.update(package.joinpath(file).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def build(name: Name, directory: Path, *, force: bool = False) -> None:
+    """Build the named checkpoint in ``directory``, unless it is there already and ``force`` is not set.
+
+    Readers see a whole checkpoint or none, and processes that build the same one at once all succeed: each
+    builds beside ``directory`` and renames.
+
+    Raises:
+        FileExistsError: the directory holds another checkpoint (``force`` replaces a random one) or
+            anything else (which stays).
+    """
+    wanted = _marker(name)
+    found = _read_marker(directory)
+    if found == wanted and not force:
+        return
+    if found is None and directory.exists() and any(directory.iterdir()):
+        msg = f"{directory} is no checkpoint built by tts-checkpoint: name a new or an empty directory"
+        raise FileExistsError(msg)
+    if found is not None and not force:
+        msg = f"{directory} holds {found}, not {wanted}: add --force to replace it"
+        raise FileExistsError(msg)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=directory.parent) as workbench:
+        built = Path(workbench, "new")
+        built.mkdir()
+        write_checkpoint(name, built)
+        if force and found is not None:
+            with contextlib.suppress(FileNotFoundError):  # another builder may have moved it first
+                directory.rename(Path(workbench, "replaced"))
+        try:
+            built.rename(directory)
+        except OSError:
+            if _read_marker(directory) != wanted:
+                raise
+
+
+def write_checkpoint(name: Name, directory: Path) -> None:
+    """Write every file that ``Qwen3TTSModel.from_pretrained`` reads into an existing, empty directory."""
+    shapes = _shapes(name)
+    language_model, codec = shapes["config"], shapes["speech_tokenizer"]
+    codec_directory = directory / "speech_tokenizer"
+    codec_directory.mkdir()
+    _write_json(directory / "config.json", language_model)
+    _write_json(directory / "generation_config.json", shapes["generation_config"])
+    _write_json(codec_directory / "config.json", codec)
+    _write_json(codec_directory / "preprocessor_config.json", shapes["preprocessor"])
+    random_tokenizer.write_tokenizer(directory)
+    import_qwen_tts()
+    _write_tensors(directory, _language_model(language_model, shapes["end_code_stride"]))
+    _write_tensors(codec_directory, _codec(codec))
+    _write_json(directory / _MARKER, _marker(name))
+
+
+def _language_model(config: Tree, end_code_stride: int) -> dict[str, Tensor]:
+    """The root's tensors, in bfloat16 as released.
+
+    One code of codebook 0 in ``end_code_stride`` is an end code: the frame after it is the end of speech.
+    """
+    shapes = _tensor_shapes(
+        "qwen_tts.core.models.modeling_qwen3_tts", "Qwen3TTSForConditionalGeneration", "Qwen3TTSConfig", config
+    )
+    tensors = {
+        name: random_weights.random_tensor(random_weights.LANGUAGE_MODEL_RULES, name, shape, _SEED).to(torch.bfloat16)
+        for name, shape in shapes.items()
+    }
+    talker = config["talker_config"]
+    code_count = talker["code_predictor_config"]["vocab_size"]
+    codes, controls = tensors["talker.model.codec_embedding.weight"].split(
+        [code_count, talker["vocab_size"] - code_count]
+    )
+    controls *= 2.0  # a control token stands alone where a frame sums sixteen codes
+    end = tensors["talker.codec_head.weight"][talker["codec_eos_token_id"]].float()
+    codes[::end_code_stride] += (_END_RMS * end / end.square().mean().sqrt()).to(torch.bfloat16)
+    return tensors
+
+
+def _codec(config: Tree) -> dict[str, Tensor]:
+    """The codec's tensors, in float32 as released."""
+    shapes = _tensor_shapes(
+        "qwen_tts.core.tokenizer_12hz.modeling_qwen3_tts_tokenizer_v2",
+        "Qwen3TTSTokenizerV2Model",
+        "Qwen3TTSTokenizerV2Config",
+        config,
+    )
+    return {
+        name: random_weights.random_tensor(random_weights.CODEC_RULES, name, shape, _SEED)
+        for name, shape in shapes.items()
+    }
+
+
+def _tensor_shapes(module: str, model: str, configuration: str, config: Tree) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors that upstream's class keeps, found without allocating them."""
+    upstream = importlib.import_module(module)
+    with torch.device("meta"):
+        # Upstream's configuration classes change the dictionaries that they are given.
+        empty = getattr(upstream, model)(getattr(upstream, configuration)(**copy.deepcopy(config)))
+    return {name: tensor.shape for name, tensor in empty.state_dict().items()}
+
+
+def _shapes(name: Name) -> Tree:
+    trees: Tree = json.loads(resources.files("serve_app.model").joinpath("shapes.json").read_text(encoding="utf-8"))
+    released = trees["full-random"]
+    return released if name == "full-random" else _merged(released, trees[name])
+
+
+def _merged(tree: Tree, changes: Tree) -> Tree:
+    """``tree`` with the leaves of ``changes`` put in; a list is a leaf."""
+    merged = dict(tree)
+    for key, change in changes.items():
+        merged[key] = _merged(tree[key], cast("Tree", change)) if isinstance(change, dict) else change
+    return merged
+
+
+def _marker(name: Name) -> Tree:
+    return {"name": name, "recipe": fingerprint(), "seed": _SEED}
+
+
+def _read_marker(directory: Path) -> Tree | None:
+    if not is_random(directory):
+        return None
+    return json.loads((directory / _MARKER).read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, tree: Tree) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(directory: Path, tensors: dict[str, Tensor]) -> None:
+    path = directory / "model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Build a checkpoint where it is missing, and print its directory."""
+    parser = argparse.ArgumentParser(prog="tts-checkpoint", description="Build a checkpoint with random weights.")
+    parser.add_argument("name", choices=get_args(Name))
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to build it (default: the user's cache)")
+    parser.add_argument("--force", action="store_true", help="build it anew even where it is there")
+    options = parser.parse_args(arguments)
+    directory: Path = options.out or default_cache() / f"{options.name}-{fingerprint()}"
+    try:
+        build(options.name, directory, force=options.force)
+    except FileExistsError as error:
+        parser.error(str(error))
+    sys.stdout.write(f"{directory}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The talker: from a voice prompt and text to codebook 0, one position a frame."""
+
+import torch
+from torch import Tensor, nn
+
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.transformer import Stack, StackShape
+
+
+class Talker:
+    """The 28-layer stack with its head, and its static keys and values."""
+
+    def __init__(self, module: nn.Module, *, slots: int, positions: int, form: WeightForm) -> None:
+        """Take the weights of upstream's talker.
+
+        Args:
+            module: Qwen3TTSTalkerForConditionalGeneration.
+            slots: streams held at once.
+            positions: most positions of a slot.
+            form: how the weights are kept.
+        """
+        config = module.config
+        shape = StackShape(
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            hidden=config.hidden_size,
+            rms_eps=config.rms_norm_eps,
+            rope_theta=config.rope_theta,
+        )
+        self.stack = Stack(module.model, shape, positions, form)
+        weight: Tensor = module.codec_head.weight.detach()
+        self._head = make_linear(weight, form)
+        self.vocabulary = weight.shape[0]
+        self.cache = KvCache(
+            layers=shape.layers,
+            slots=slots,
+            kv_heads=shape.kv_heads,
+            positions=positions,
+            head_dim=shape.head_dim,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one step reads."""
+        return self.stack.weight_bytes + self._head.nbytes
+
+    def prefill(self, x: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+        """Fill a slot with a whole prompt.
+
+        Args:
+            x: [1, T, H].
+            slot: overwritten up to T.
+
+        Returns:
+            hidden [1, H] and float32 logits [1, V] of the last position.
+        """
+        hidden = self.stack.run_aligned(x, self.cache, slice(slot, slot + 1), 0)[:, -1]
+        return hidden, self._head(hidden).float()
+
+    def step(self, x: Tensor, rows: Rows, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Run one position of several slots.
+
+        Args:
+            x: [B, H].
+            rows: the B slots.
+            positions: [B] int64, where the new position of each stands.
+            length: more than every position of ``positions``.
+
+        Returns:
+            hidden [B, H] and float32 logits [B, V].
+        """
+        hidden = self.stack.run_staggered(x[:, None], self.cache, rows, positions, length)[:, 0]
+        return hidden, self._head(hidden).float()

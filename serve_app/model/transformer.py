@@ -1,0 +1,200 @@
+"""The Qwen3 decoder stack that talker and code predictor share, over static keys and values.
+
+It takes its weights out of the upstream module once and never calls it again: query, key and value are one
+product, gate and up another.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.linear import Linear, WeightForm, make_linear
+
+
+@dataclass(frozen=True, slots=True)
+class StackShape:
+    """Sizes of a stack.
+
+    Attributes:
+        layers: number of decoder layers.
+        heads: query heads.
+        kv_heads: key and value heads; ``heads`` is a multiple of it.
+        head_dim: width of a head.
+        hidden: width of the residual stream.
+        rms_eps: added to the mean square before its root.
+        rope_theta: base of the rotary frequencies.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    rms_eps: float
+    rope_theta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one decoder layer."""
+
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+    norm_in: Tensor
+    norm_mlp: Tensor
+    norm_q: Tensor
+    norm_k: Tensor
+
+
+class Rotary:
+    """Cosines and sines of every position, made once in float32.
+
+    The talker's three rotary sections (temporal, height, width) hold the same position in speech, so that its
+    interleaved form equals the plain one.
+    Source: qwen-tts 0.1.1, modeling_qwen3_tts.py, Qwen3TTSTalkerRotaryEmbedding and get_rope_index.
+    """
+
+    def __init__(self, shape: StackShape, positions: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Tabulate [positions, head_dim] cosines and sines in ``dtype``."""
+        exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
+        frequencies = 1.0 / (shape.rope_theta**exponent)  # [head_dim / 2]
+        angles = torch.arange(positions).float()[:, None] * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        self.cos = angles.cos().to(dtype).to(device)
+        self.sin = angles.sin().to(dtype).to(device)
+
+
+class Stack:
+    """Decoder layers and their final norm."""
+
+    def __init__(self, module: nn.Module, shape: StackShape, positions: int, form: WeightForm) -> None:
+        """Take the weights of an upstream model with ``layers`` and ``norm``.
+
+        Args:
+            module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
+            shape: its sizes.
+            positions: most positions that a slot will hold.
+            form: how the weights are kept.
+        """
+        self.shape = shape
+        self.layers = [_take_layer(layer, form) for layer in module.layers]  # pyright: ignore[reportGeneralTypeIssues]
+        self.norm: Tensor = module.norm.weight.detach()  # pyright: ignore
+        self._rotary = Rotary(shape, positions, self.norm.dtype, self.norm.device)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one pass reads, whatever its batch."""
+        return sum(
+            layer.qkv.nbytes + layer.out.nbytes + layer.gate_up.nbytes + layer.down.nbytes for layer in self.layers
+        )
+
+    def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
+        """Run T new positions of neighbouring slots that all stand at the same position.
+
+        Args:
+            x: [B, T, H], inputs of positions ``start`` to ``start + T - 1``; T is 1 unless ``start`` is 0.
+            cache: written in place.
+            rows: the B slots.
+            start: first new position; the slots hold all positions before it.
+
+        Returns:
+            [B, T, H], after the final norm.
+        """
+        end = start + x.shape[1]
+        causal = x.shape[1] > 1
+        assert start == 0 or not causal, "several positions at once only from the first one on"
+        cos, sin = self._rotary.cos[start:end, None], self._rotary.sin[start:end, None]  # [T, 1, D]
+        for number, layer in enumerate(self.layers):
+            queries, keys, values = self._project(layer, x, cos, sin)
+            cached_keys, cached_values = cache.keys[number, rows], cache.values[number, rows]  # [B, KV, P, D]
+            cached_keys[:, :, start:end] = keys.transpose(1, 2)
+            cached_values[:, :, start:end] = values.transpose(1, 2)
+            attended = functional.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                cached_keys[:, :, :end],
+                cached_values[:, :, :end],
+                is_causal=causal,
+                enable_gqa=True,
+            )
+            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
+        return _rms_norm(x, self.norm, self.shape.rms_eps)
+
+    def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
+        """Run one new position of several slots, each at its own.
+
+        Args:
+            x: [B, 1, H].
+            cache: written in place at (rows, positions).
+            rows: the B slots.
+            positions: [B] int64, where each slot's new position stands; it holds all positions before it.
+            length: positions of the cache that are looked at; more than every one of ``positions``.
+
+        Returns:
+            [B, 1, H], after the final norm.
+        """
+        cos, sin = self._rotary.cos[positions][:, None, None], self._rotary.sin[positions][:, None, None]  # [B,1,1,D]
+        hidden = torch.arange(length, device=x.device) > positions[:, None]  # [B, length]
+        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
+        mask = mask[:, None, None]
+        slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
+        for number, layer in enumerate(self.layers):
+            queries, keys, values = self._project(layer, x, cos, sin)
+            cache.keys[number][slots, :, positions] = keys[:, 0]  # [B, KV, D]
+            cache.values[number][slots, :, positions] = values[:, 0]
+            attended = functional.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                cache.keys[number][rows][:, :, :length],
+                cache.values[number][rows][:, :, :length],
+                attn_mask=mask,
+                enable_gqa=True,
+            )
+            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
+        return _rms_norm(x, self.norm, self.shape.rms_eps)
+
+    def _project(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, heads, D], keys and values [B, T, kv_heads, D], normed and rotated."""
+        shape = self.shape
+        fused = layer.qkv(_rms_norm(x, layer.norm_in, shape.rms_eps))
+        fused = fused.view(*x.shape[:2], shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        queries, keys, values = fused.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=2)
+        queries = _rotate(_rms_norm(queries, layer.norm_q, shape.rms_eps), cos, sin)
+        keys = _rotate(_rms_norm(keys, layer.norm_k, shape.rms_eps), cos, sin)
+        return queries, keys, values
+
+    def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
+        """Output projection and feed-forward, each added to the residual stream."""
+        x = x + layer.out(attended)
+        gate, up = layer.gate_up(_rms_norm(x, layer.norm_mlp, self.shape.rms_eps)).chunk(2, dim=-1)
+        return x + layer.down(functional.silu(gate) * up)
+
+
+def _take_layer(layer: nn.Module, form: WeightForm) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])  # pyright: ignore
+    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])  # pyright: ignore
+    return Layer(
+        qkv=make_linear(qkv.detach(), form),
+        out=make_linear(attention.o_proj.weight.detach(), form),  # pyright: ignore
+        gate_up=make_linear(gate_up.detach(), form),
+        down=make_linear(mlp.down_proj.weight.detach(), form),  # pyright: ignore
+        norm_in=layer.input_layernorm.weight.detach(),  # pyright: ignore
+        norm_mlp=layer.post_attention_layernorm.weight.detach(),  # pyright: ignore
+        norm_q=attention.q_norm.weight.detach(),  # pyright: ignore
+        norm_k=attention.k_norm.weight.detach(),  # pyright: ignore
+    )
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return functional.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the halves of [B, T, heads, D]."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + turned * sin

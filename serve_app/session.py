@@ -1,0 +1,585 @@
+"""One client's session as a state machine without I/O: messages and events in, calls and an outbox out.
+
+The caller owns the socket, the generator calls and the clock. It gives every message to :meth:`Session.receive`,
+every event of a call to :meth:`Session.event`, reports a call's end with :meth:`Session.ended`, performs the
+returned effects, and sends what :meth:`Session.take` hands out, one item at a time. Times are seconds of any
+monotonic clock. The session never knows which dialect its client speaks.
+
+Laws, whatever the order of calls:
+
+- one generator call at most runs or is being cancelled;
+- utterances are spoken in the order of their first ``speak``, and their audio never interleaves;
+- an utterance ends once: ``complete``, ``cancelled`` or ``error``; nothing of it is sent after that;
+- a completed utterance has exactly one audio chunk with ``final``, and it is the last.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.audio import milliseconds, seconds
+from serve_app.config import SessionConfig
+from serve_app.errors import (
+    CapacityError,
+    InvalidMessageError,
+    SessionTimeoutError,
+    SlowClientError,
+    SpeechError,
+    SynthesisError,
+    TextEmptyError,
+    TextTooLongError,
+    VoiceNotFoundError,
+    error_of_code,
+)
+from serve_app.messages import (
+    Cancel,
+    Cancelled,
+    Flush,
+    FullMessage,
+    Limits,
+    Preset,
+    Ready,
+    Refusal,
+    ServerMessage,
+    Speak,
+    SpeakWhole,
+    Start,
+    Stop,
+    Stopped,
+    error_message,
+)
+from serve_app.outbox import Close, Outbox, Send
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.utterance import Manner, SeedSource, TextPipeline, Utterance
+from serve_app.voices import VoiceStatus
+
+MAX_WAITING_MESSAGES = 4096
+"""Messages of any kind that may wait for a client who does not read, whatever their size."""
+
+MAX_RETIRED_IDS = 64
+"""Ids remembered whose utterance ended before its last ``speak``."""
+
+CAPACITY_RETRY_MS = 2000
+"""When to try again after no generator took a text chunk in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Effect: start a generator call, after the one before it has been reported as ended."""
+
+    call_id: int
+    request: SpeechRequest
+    utterance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCall:
+    """Effect: cancel a generator call, and report its end as of any other."""
+
+    call_id: int
+
+
+Effect = Call | CancelCall
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSetup:
+    """What a session is given when its socket opens.
+
+    Attributes:
+        session_id: its name in logs and in ``ready``.
+        manner: the defaults of its utterances, until a ``start`` changes them.
+        limits: its bounds.
+        voices: by id; may be kept current by the caller. Empty means unknown: the generator answers then.
+        new_seed: see :data:`serve_app.utterance.SeedSource`.
+        text: how text is cleaned and cut.
+        errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
+            whose answers carry no id.
+    """
+
+    session_id: str
+    manner: Manner
+    limits: SessionConfig
+    voices: Mapping[str, VoiceStatus]
+    new_seed: SeedSource
+    text: TextPipeline = field(default_factory=TextPipeline)
+    errors_in_order: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    """The call in flight. ``utterance`` is None once nothing more of it is wanted."""
+
+    call_id: int
+    utterance: Utterance | None
+    started_s: float
+    waiting_since_s: float | None
+
+
+class Session:
+    """See the module's docstring for its laws.
+
+    Attributes:
+        setup: what it was given.
+        close: once it is not None the session takes nothing more, and this is the last item of its outbox.
+    """
+
+    def __init__(self, setup: SessionSetup, now_s: float) -> None:
+        self.setup = setup
+        self.close: Close | None = None
+        self._manner = setup.manner
+        self._outbox = Outbox()
+        self._queue: deque[Utterance | Refusal] = deque()
+        self._leaving: dict[int, Utterance] = {}
+        self._asked_s: dict[int, float] = {}
+        self._retired: deque[str] = deque(maxlen=MAX_RETIRED_IDS)
+        self._running: _Running | None = None
+        self._effects: list[Effect] = []
+        self._stopping = False
+        self._utterances = 0
+        self._calls = 0
+        self._now_s = now_s
+        self._active_s = now_s
+        self._progress_s = now_s
+
+    # What the caller reads.
+
+    @property
+    def paused(self) -> bool:
+        """So much audio is unsent that no more is to be taken from the generator."""
+        limits = self.setup.limits
+        return self._outbox.audio_s >= limits.max_unsent_audio_s or self._outbox.bytes >= limits.max_unsent_bytes
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When :meth:`tick` has something to do next, unless something else happens before."""
+        return min(self._idle_at_s, self._slow_at_s, self._start_by_s)
+
+    # What the caller reports.
+
+    def receive(self, message: FullMessage | Refusal, now_s: float) -> list[Effect]:
+        """Take one message of the client."""
+        self._now_s = self._active_s = now_s
+        if self.close is None:
+            self._handle(message)
+        return self._settled()
+
+    def event(self, call_id: int, event: SpeechEvent, now_s: float) -> list[Effect]:
+        """Take what a call yielded; of a cancelled call it is dropped."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is None or running.call_id != call_id or running.utterance is None:
+            return []
+        if isinstance(event, AudioChunk):
+            running.waiting_since_s = None
+            self._take_audio(running.utterance, event)
+        else:
+            self._take_end(running, running.utterance, event)
+        return self._settled()
+
+    def failed(self, call_id: int, error: SpeechError, now_s: float) -> list[Effect]:
+        """A call broke off: its utterance ends with ``error``; :meth:`ended` still has to follow."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is not None and running.call_id == call_id and running.utterance is not None:
+            utterance, running.utterance = running.utterance, None
+            self._fail(utterance, error)
+        return self._settled()
+
+    def ended(self, call_id: int, now_s: float) -> list[Effect]:
+        """A call is over and its stream closed, for whatever reason; the next one may start."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is None or running.call_id != call_id:
+            return []
+        self._running = None
+        if running.utterance is not None:
+            self._fail(running.utterance, SynthesisError("the generator's stream broke off without an end"))
+        return self._settled()
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Do what is due: the end of an idle session, of one that does not read, of a call that does not start."""
+        self._now_s = now_s
+        limits = self.setup.limits
+        if now_s >= self._slow_at_s:
+            waited = f"{limits.slow_client_timeout_s:g} s"
+            self._end(SlowClientError(f"nothing was read for {waited}; the audio that waits is dropped"))
+        elif now_s >= self._idle_at_s:
+            self._end(SessionTimeoutError(f"no message for {limits.idle_timeout_s:g} s"))
+        elif now_s >= self._start_by_s:
+            self._give_up_starting()
+        return self._settled()
+
+    def take(self, now_s: float) -> Send | Close | None:
+        """The next item to be sent; the caller reports :meth:`sent` before it takes another."""
+        self._now_s = now_s
+        item = self._outbox.take()
+        if isinstance(item, Send):
+            self._account(item)
+        return item
+
+    def sent(self, now_s: float) -> list[Effect]:
+        """What was taken has left."""
+        was_paused = self.paused
+        self._outbox.sent()
+        self._now_s = self._active_s = self._progress_s = now_s
+        running = self._running
+        if was_paused and not self.paused and running is not None and running.waiting_since_s is not None:
+            running.waiting_since_s = now_s
+        return self._settled()
+
+    # Messages.
+
+    def _handle(self, message: FullMessage | Refusal) -> None:
+        match message:
+            case Refusal():
+                self._refuse(message.error, message.utterance_id)
+            case Start():
+                self._start(message)
+            case Speak():
+                self._speak(message)
+            case Flush():
+                self._flush(message)
+            case Cancel():
+                self._cancel(message)
+            case Stop():
+                self._stop()
+
+    def _start(self, message: Start) -> None:
+        try:
+            self._manner = self._checked(message)
+        except SpeechError as error:
+            self._send_error(error)
+            return
+        if isinstance(message, Preset):
+            return
+        limits = self.setup.limits
+        self._send(
+            Ready(
+                session_id=self.setup.session_id,
+                voice=self._manner.voice,
+                language=self._manner.language,
+                encoding=self._manner.encoding,
+                sample_rate=self._manner.sample_rate,
+                transport=self._manner.transport,
+                limits=Limits(
+                    max_text_characters=limits.max_text_characters,
+                    max_utterance_characters=limits.max_utterance_characters,
+                    max_queued_utterances=limits.max_queued_utterances,
+                    max_message_bytes=limits.max_message_bytes,
+                    idle_timeout_s=limits.idle_timeout_s,
+                ),
+            )
+        )
+
+    def _speak(self, message: Speak) -> None:
+        utterance = self._queued(message.utterance_id)
+        try:
+            if utterance is None:
+                self._begin(message)
+            elif utterance.open:
+                self._append(utterance, message)
+            else:
+                closed = f"utterance {message.utterance_id!r} had its final speak and is still being spoken"
+                self._send_error(InvalidMessageError(f"{closed}; allowed: another utterance_id, or wait for its end"))
+        except SpeechError as error:
+            if utterance is None:
+                self._refuse(error, message.utterance_id)
+            else:
+                utterance.open = utterance.open and not message.final
+                self._fail(utterance, error)
+
+    def _begin(self, message: Speak) -> None:
+        self._check_beginning(message)
+        manner = self._checked(message)
+        if manner.seed is None:
+            manner = manner.with_fields(Start(seed=self.setup.new_seed()))
+        number = self._utterances + 1
+        utterance = Utterance(
+            number,
+            message.utterance_id or self._made_up_id(number),
+            manner,
+            self.setup.text.open(manner.language),
+            whole=isinstance(message, SpeakWhole),
+        )
+        self._take_text(utterance, message)
+        self._utterances = number
+        self._asked_s[number] = self._now_s
+        self._queue.append(utterance)
+
+    def _check_beginning(self, message: Speak) -> None:
+        """Raise the reason, if there is one, why an utterance may not begin now."""
+        limits = self.setup.limits
+        if self._stopping:
+            raise InvalidMessageError("the session is stopping; allowed: cancel")
+        if message.utterance_id in self._retired:
+            if message.final:
+                self._retired.remove(message.utterance_id)
+            ended = f"utterance {message.utterance_id!r} ended before its final speak; this text of it is dropped"
+            raise InvalidMessageError(f"{ended}; allowed: another utterance_id")
+        if not message.final and message.utterance_id is None:
+            raise InvalidMessageError("final: false needs an utterance_id, so that later speaks can append to it")
+        if len(self._queue) >= limits.max_queued_utterances:
+            waiting = f"{len(self._queue)} utterances wait on this session; at most {limits.max_queued_utterances} may"
+            raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
+
+    def _append(self, utterance: Utterance, message: Speak) -> None:
+        if utterance.manner.with_fields(message) != utterance.manner:
+            given = ", ".join(sorted(message.model_fields_set - {"type", "text", "utterance_id", "final"}))
+            fixed = f"utterance {utterance.utterance_id!r} is spoken as its first speak said; given again: {given}"
+            raise InvalidMessageError(f"{fixed}; allowed: the same values, or none")
+        self._take_text(utterance, message)
+
+    def _take_text(self, utterance: Utterance, message: Speak) -> None:
+        limits = self.setup.limits
+        characters = len(message.text)
+        if characters > limits.max_text_characters:
+            raise TextTooLongError(f"text has {characters} characters; at most {limits.max_text_characters} are taken")
+        if utterance.characters + characters > limits.max_utterance_characters:
+            total = utterance.characters + characters
+            raise TextTooLongError(
+                f"the utterance has {total} characters; at most {limits.max_utterance_characters} are taken"
+            )
+        utterance.add(message.text)
+        if message.final:
+            utterance.close()
+            if not utterance.has_text and not utterance.spoken:
+                raise TextEmptyError(
+                    f"text has nothing that can be spoken; allowed: 1 to {limits.max_text_characters} characters"
+                )
+
+    def _flush(self, message: Flush) -> None:
+        named = [
+            item
+            for item in self._queue
+            if isinstance(item, Utterance) and message.utterance_id in (None, item.utterance_id)
+        ]
+        if message.utterance_id is not None and not named:
+            unknown = f"no utterance {message.utterance_id!r} is queued; allowed: one that has not ended"
+            self._send_error(InvalidMessageError(unknown), message.utterance_id)
+        for utterance in named:
+            if utterance.open:
+                utterance.flush()
+
+    def _cancel(self, message: Cancel) -> None:
+        for item in [*self._leaving.values(), *self._queue]:
+            if isinstance(item, Refusal):
+                if message.utterance_id is None:
+                    self._queue.remove(item)
+                    self._send_error(item.error)
+            elif message.utterance_id in (None, item.utterance_id):
+                self._cancel_utterance(item)
+
+    def _cancel_utterance(self, utterance: Utterance) -> None:
+        self._outbox.take_back(utterance.number)
+        if utterance.failed:
+            return
+        self._drop(utterance)
+        self._leaving.pop(utterance.number, None)
+        self._send(
+            Cancelled(utterance_id=utterance.utterance_id, duration_ms=milliseconds(utterance.sent_samples)),
+        )
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for item in list(self._queue):
+            if isinstance(item, Utterance) and item.open:
+                item.close()
+                if not item.has_text and not item.spoken:
+                    self._fail(item, TextEmptyError("the utterance was stopped before it had text"))
+
+    # Calls.
+
+    def _take_audio(self, utterance: Utterance, chunk: AudioChunk) -> None:
+        for send in utterance.audio(chunk, self._now_s):
+            self._put(send)
+        limit_s = self.setup.limits.max_whole_audio_s
+        if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
+            too_long = f"the audio is longer than the {limit_s:g} s that are sent in one piece"
+            self._fail(utterance, TextTooLongError(f"{too_long}; allowed: less text, or stream: true"))
+
+    def _take_end(self, running: _Running, utterance: Utterance, end: SpeechEnd) -> None:
+        running.utterance = None
+        if end.finish_reason == "error":
+            message = end.message or "the generator failed"
+            self._fail(utterance, error_of_code(end.code or "", message, end.retry_after_ms))
+        elif end.finish_reason == "cancelled":
+            self._fail(utterance, SynthesisError("the generator gave the stream up"))
+        else:
+            utterance.ended(end, self._generation_s(running, end))
+
+    def _generation_s(self, running: _Running, end: SpeechEnd) -> float:
+        """Seconds that the generator worked on a call; the generator's own count where it gives one."""
+        timings_s = end.timings_s
+        if "total" not in timings_s:
+            return self._now_s - running.started_s
+        return timings_s["total"] - timings_s.get("queue", 0.0) - timings_s.get("paused", 0.0)
+
+    def _give_up_starting(self) -> None:
+        assert self._running is not None
+        utterance = self._running.utterance
+        if utterance is not None:
+            limit_s = self.setup.limits.start_deadline_s
+            error = CapacityError(f"no stream started within {limit_s:g} s", retry_after_ms=CAPACITY_RETRY_MS)
+            self._fail(utterance, error)
+
+    def _fail(self, utterance: Utterance, error: SpeechError) -> None:
+        """End an utterance with ``error``; its audio that waits still goes out before it."""
+        utterance.failed = True
+        self._drop(utterance)
+        self._leaving[utterance.number] = utterance
+        self._send_error(error, utterance.utterance_id, ends=utterance.number)
+
+    def _drop(self, utterance: Utterance) -> None:
+        """Take an utterance off the queue and end its call."""
+        if utterance in self._queue:
+            self._queue.remove(utterance)
+        self._asked_s.pop(utterance.number, None)
+        if utterance.open:
+            self._retired.append(utterance.utterance_id)
+        if self._running is not None and self._running.utterance is utterance:
+            self._running.utterance = None
+            self._effects.append(CancelCall(self._running.call_id))
+
+    # The queue.
+
+    def _settled(self) -> list[Effect]:
+        """Advance the queue as far as it goes; the effects of everything since the last call."""
+        if len(self._outbox) > MAX_WAITING_MESSAGES and self.close is None:
+            self._end(SlowClientError(f"{MAX_WAITING_MESSAGES} messages wait to be read"))
+        while self._queue and self.close is None and self._advance(self._queue[0]):
+            pass
+        if self._stopping and self.close is None and not self._queue and not self._leaving:
+            self._send(Stopped())
+            self._close(1000, "stopped")
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _advance(self, head: Utterance | Refusal) -> bool:
+        """Do the next thing for the head of the queue; whether it left the queue."""
+        if isinstance(head, Refusal):
+            self._queue.popleft()
+            self._send_error(head.error)
+            return True
+        if head.has_text:
+            if self._running is None:
+                self._call(head)
+            return False
+        speaking = self._running is not None and self._running.utterance is head
+        if speaking or head.open:
+            return False
+        self._queue.popleft()
+        self._leaving[head.number] = head
+        for send in head.finish(self._asked_s.pop(head.number)):
+            self._put(send)
+        return True
+
+    def _call(self, utterance: Utterance) -> None:
+        self._calls += 1
+        self._running = _Running(self._calls, utterance, self._now_s, self._now_s)
+        self._effects.append(Call(self._calls, utterance.next_request(), utterance.utterance_id))
+
+    def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
+        """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""
+        utterance = self._queued(utterance_id)
+        if utterance is not None and utterance.open:
+            self._fail(utterance, error)
+        elif utterance is not None:
+            self._send_error(error)
+        elif self.setup.errors_in_order and self._queue:
+            self._queue.append(Refusal(error))
+            if len(self._queue) > 2 * self.setup.limits.max_queued_utterances:
+                self._end(CapacityError("too many requests wait on this session", retry_after_ms=CAPACITY_RETRY_MS))
+        else:
+            self._send_error(error, utterance_id)
+
+    def _queued(self, utterance_id: str | None) -> Utterance | None:
+        if utterance_id is None:
+            return None
+        for item in self._queue:
+            if isinstance(item, Utterance) and item.utterance_id == utterance_id:
+                return item
+        return None
+
+    def _made_up_id(self, number: int) -> str:
+        name = f"utterance-{number}"
+        while self._queued(name) is not None:
+            name += "'"
+        return name
+
+    def _checked(self, fields: Start | Speak) -> Manner:
+        """The defaults with a message's fields over them.
+
+        Raises:
+            VoiceNotFoundError: the voice is unknown or unavailable.
+        """
+        manner = self._manner.with_fields(fields)
+        if isinstance(fields, Speak) or fields.voice is not None:
+            self._check_voice(manner.voice)
+        return manner
+
+    def _check_voice(self, voice: str) -> None:
+        voices = self.setup.voices
+        status = voices.get(voice)
+        if not voices or (status is not None and status.state != "unavailable"):
+            return
+        why = "is not known" if status is None else f"is unavailable: {status.reason}"
+        ready = sorted(name for name, status in voices.items() if status.state == "ready")[:20]
+        raise VoiceNotFoundError(f"voice {voice!r} {why}; ready: {', '.join(ready) or 'none'}")
+
+    # The outbox and the clock.
+
+    def _send(self, message: ServerMessage) -> None:
+        self._put(Send(message))
+
+    def _send_error(self, error: SpeechError, utterance_id: str | None = None, *, ends: int = 0) -> None:
+        self._put(Send(error_message(error, utterance_id), ends=ends))
+
+    def _put(self, item: Send | Close) -> None:
+        if len(self._outbox) == 0:
+            self._progress_s = self._now_s
+        self._outbox.put(item)
+
+    def _account(self, item: Send) -> None:
+        """Note what an item that now leaves says about its utterance."""
+        owner = self._leaving.get(item.owner)
+        if owner is None:
+            owner = next((u for u in self._queue if isinstance(u, Utterance) and u.number == item.owner), None)
+        if owner is not None:
+            owner.sent_samples += item.samples
+        self._leaving.pop(item.ends, None)
+
+    def _end(self, error: SpeechError) -> None:
+        """Close the session for ``error``: what waits is dropped, the client is told, the call is cancelled."""
+        if self._running is not None and self._running.utterance is not None:
+            self._running.utterance = None
+            self._effects.append(CancelCall(self._running.call_id))
+        self._queue.clear()
+        self._leaving.clear()
+        self._outbox.clear()
+        self._send(error_message(error, fatal=True))
+        self._close(error.close_code or 1011, error.code)
+
+    def _close(self, code: int, reason: str) -> None:
+        self.close = Close(code, reason)
+        self._put(self.close)
+
+    @property
+    def _idle_at_s(self) -> float:
+        if self.close is not None or self._running is not None or len(self._outbox):
+            return math.inf
+        return self._active_s + self.setup.limits.idle_timeout_s
+
+    @property
+    def _slow_at_s(self) -> float:
+        if self.close is not None or not len(self._outbox):
+            return math.inf
+        return self._progress_s + self.setup.limits.slow_client_timeout_s
+
+    @property
+    def _start_by_s(self) -> float:
+        running = self._running
+        if self.close is not None or running is None or running.utterance is None or running.waiting_since_s is None:
+            return math.inf
+        return math.inf if self.paused else running.waiting_since_s + self.setup.limits.start_deadline_s

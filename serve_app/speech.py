@@ -1,0 +1,107 @@
+"""What the ingress and a generator tell each other: one request down, audio chunks and one end up.
+
+These values cross processes, so they are plain frozen dataclasses of numbers, strings and numpy arrays. Nothing
+here knows of sockets, Ray or torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CODE_GROUPS = 16
+"""Codes of one frame."""
+
+SAMPLES_PER_FRAME = 1920
+"""PCM samples of one frame: 80 ms at 24 kHz."""
+
+FRAME_S = 0.08
+"""Seconds of one frame."""
+
+FinishReason = Literal["eos", "length", "stalled", "cancelled", "error"]
+"""Why a stream ended: the model said so, its budget ran out, it stopped saying anything, or from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How codes are drawn; a None takes the checkpoint's own default (its ``generation_config.json``).
+
+    Attributes:
+        temperature: of codebook 0 (the talker); 0 means greedy, for the code predictor too.
+        top_k: most probable codes kept; 0 keeps all.
+        top_p: probability mass kept, in (0, 1].
+        repetition_penalty: divides the logits of codes of codebook 0 that the stream has used.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRequest:
+    """One text chunk to be spoken by one stream.
+
+    Attributes:
+        text: stripped and not empty.
+        voice: id of a voice in the store.
+        language: lower case, one of :data:`serve_app.config.Language`.
+        seed: of the random numbers; they depend on (seed, frame, codebook) alone.
+        sampling: overrides of the checkpoint's defaults.
+        listening: somebody plays the audio as it comes: it is scheduled by slack and pauses when far ahead. False
+            for a caller who wants the whole, which is made as fast as there is room.
+        priority: 0 is normal, lower is served first among those who wait for a slot.
+        delivered_codes: [F, 16] int16, frames of this very request that the caller already holds from a stream
+            that broke off; the new stream goes on at frame F. None starts at the beginning.
+    """
+
+    text: str
+    voice: str
+    language: str = "auto"
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    listening: bool = True
+    priority: int = 0
+    delivered_codes: NDArray[np.int16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """The audio of some consecutive frames of a stream.
+
+    Attributes:
+        first_frame: index of its first frame within the stream.
+        codes: [T, 16] int16; the caller keeps them to resume elsewhere.
+        pcm: [T * 1920] float32 in [-1, 1], mono, 24 kHz.
+    """
+
+    first_frame: int
+    codes: NDArray[np.int16]
+    pcm: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnd:
+    """The last thing that a stream says, whatever its end.
+
+    Attributes:
+        finish_reason: why it ended.
+        frames: frames of the whole request, those already delivered included.
+        code: wire code of the error when ``finish_reason`` is ``error``.
+        message: its text.
+        retry_after_ms: when trying again helps.
+        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``first_audio``, ``total``).
+    """
+
+    finish_reason: FinishReason
+    frames: int
+    code: str | None = None
+    message: str | None = None
+    retry_after_ms: int | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+
+SpeechEvent = AudioChunk | SpeechEnd
+"""What a generator's streaming call yields: any number of audio chunks, then exactly one end."""

@@ -1,0 +1,245 @@
+"""One utterance: its text on the way to text chunks, its audio on the way to messages. No I/O, no clock."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from serve_app.audio import Timeline, encoder_for, seconds
+from serve_app.chunker import Chunker, ChunkLimits
+from serve_app.messages import (
+    MAX_SEED,
+    AudioMessage,
+    Complete,
+    Priority,
+    SamplingFields,
+    Segment,
+    SpeechFields,
+    Transport,
+)
+from serve_app.outbox import Send
+from serve_app.speech import AudioChunk, FinishReason, Sampling, SpeechEnd, SpeechRequest
+from serve_app.text_cleaning import Cleaner, TextCleaning
+
+_PRIORITIES: dict[Priority, int] = {"high": -1, "normal": 0, "low": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to speak: every field of ``start``, decided.
+
+    Attributes:
+        voice: a voice's id.
+        language: lower case.
+        encoding: of the audio sent.
+        sample_rate: of the audio sent, in Hz.
+        transport: binary frames, or base64 within the messages.
+        seed: None makes one up for each utterance.
+        sampling: overrides of the checkpoint's defaults.
+        priority: among those who wait for a slot.
+    """
+
+    voice: str
+    language: str = "auto"
+    encoding: str = "pcm16"
+    sample_rate: int = 24_000
+    transport: Transport = "binary"
+    seed: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    priority: Priority = "normal"
+
+    def with_fields(self, fields: SpeechFields) -> "Manner":
+        """This manner with what a message gives; ``sampling`` is merged name by name."""
+        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority")
+        given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
+        return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
+
+
+def _merged(sampling: Sampling, fields: SamplingFields | None) -> Sampling:
+    return sampling if fields is None else replace(sampling, **fields.model_dump(exclude_none=True))
+
+
+@dataclass(frozen=True, slots=True)
+class TextPipeline:
+    """How an utterance's text is cleaned and cut."""
+
+    cleaning: TextCleaning = field(default_factory=TextCleaning)
+    limits: ChunkLimits = field(default_factory=ChunkLimits)
+
+    def open(self, language: str) -> "OpenText":
+        """A fresh pipeline for one utterance."""
+        return OpenText(Cleaner(self.cleaning), Chunker(language, self.limits))
+
+
+class OpenText:
+    """Text pushed in any pieces comes out as text chunks that can be spoken."""
+
+    def __init__(self, cleaner: Cleaner, chunker: Chunker) -> None:
+        self._cleaner = cleaner
+        self._chunker = chunker
+
+    def push(self, text: str) -> list[str]:
+        """The text chunks that are now certain."""
+        return self._chunker.push(self._cleaner.push(text))
+
+    def flush(self) -> list[str]:
+        """Everything that is left; more text may follow."""
+        return [*self._chunker.push(self._cleaner.flush()), *self._chunker.flush()]
+
+
+class Utterance:
+    """What one ``speak`` asked for, from its first text to its last audio.
+
+    Attributes:
+        number: of its session, from 1 on; ids may be used again, numbers never are.
+        utterance_id: the client's name for it, or a made-up one.
+        manner: how it is spoken; fixed by its first ``speak``.
+        seed: of its first text chunk.
+        whole: its audio is sent in one piece.
+        open: more text may come.
+        failed: it ended with an error.
+        timeline: how much of it was made.
+        sent_samples: how much of it has left, or is leaving.
+    """
+
+    def __init__(self, number: int, utterance_id: str, manner: Manner, text: OpenText, *, whole: bool) -> None:
+        assert manner.seed is not None, "an utterance's seed is decided"
+        self.number = number
+        self.utterance_id = utterance_id
+        self.manner = manner
+        self.seed = manner.seed
+        self.whole = whole
+        self.open = True
+        self.failed = False
+        self.timeline = Timeline()
+        self.sent_samples = 0
+        self.characters = 0
+        self._text = text
+        self._chunks: deque[str] = deque()
+        self._index = -1
+        self._chunk = ""
+        self._segment_due = False
+        self._seq = 0
+        self._encoder = encoder_for(manner.encoding)
+        self._pieces: list[bytes] = []
+        self._finish_reason: FinishReason = "eos"
+        self._generation_s = 0.0
+        self._first_audio_s: float | None = None
+
+    def add(self, text: str) -> None:
+        """Take more text."""
+        self.characters += len(text)
+        self._chunks.extend(self._text.push(text))
+
+    def flush(self) -> None:
+        """Stop waiting for the sentence to end."""
+        self._chunks.extend(self._text.flush())
+
+    def close(self) -> None:
+        """No more text comes."""
+        self.flush()
+        self.open = False
+
+    @property
+    def has_text(self) -> bool:
+        """A text chunk is ready to be spoken."""
+        return bool(self._chunks)
+
+    @property
+    def spoken(self) -> bool:
+        """At least one of its text chunks went to a generator."""
+        return self._index >= 0
+
+    def next_request(self) -> SpeechRequest:
+        """The request of the next text chunk; there is one."""
+        self._chunk = self._chunks.popleft()
+        self._index += 1
+        self._segment_due = True
+        return SpeechRequest(
+            text=self._chunk,
+            voice=self.manner.voice,
+            language=self.manner.language,
+            seed=chunk_seed(self.seed, self._index),
+            sampling=self.manner.sampling,
+            listening=not self.whole,
+            priority=_PRIORITIES[self.manner.priority],
+        )
+
+    def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
+        """Messages of one audio chunk, the ``segment`` first where a text chunk begins."""
+        if self._first_audio_s is None:
+            self._first_audio_s = now_s
+        sends: list[Send] = []
+        if self._segment_due and not self.whole:
+            segment = Segment(
+                utterance_id=self.utterance_id, index=self._index, text=self._chunk, start_ms=self.timeline.now_ms
+            )
+            sends.append(Send(segment, owner=self.number))
+        self._segment_due = False
+        payload = self._encoder.encode(chunk.pcm)
+        if self.whole:
+            self.timeline.advance(len(chunk.pcm))
+            self._pieces.append(payload)
+            return sends
+        return [*sends, self._audio_message(payload, len(chunk.pcm), final=False)]
+
+    def ended(self, end: SpeechEnd, generation_s: float) -> None:
+        """A text chunk was spoken to its end; the first that was cut short names the utterance's reason."""
+        self._generation_s += generation_s
+        if self._finish_reason == "eos":
+            self._finish_reason = end.finish_reason
+
+    def finish(self, asked_s: float) -> list[Send]:
+        """The final audio chunk and ``complete``.
+
+        The final chunk is empty unless the utterance is sent whole: waiting to know the last one before sending it
+        would hold every chunk back by the time that the next one takes.
+
+        Args:
+            asked_s: when its first ``speak`` came, on the clock of :meth:`audio`.
+        """
+        samples = self.timeline.samples
+        if self.whole:
+            self.timeline = Timeline()
+            last = self._audio_message(b"".join(self._pieces), samples, final=True)
+            self._pieces.clear()
+        else:
+            last = self._audio_message(b"", 0, final=True)
+        first_audio_s = asked_s if self._first_audio_s is None else self._first_audio_s
+        complete = Complete(
+            utterance_id=self.utterance_id,
+            duration_ms=self.timeline.now_ms,
+            finish_reason=self._finish_reason,
+            ttfa_ms=round((first_audio_s - asked_s) * 1000),
+            rtf=round(self._generation_s / seconds(samples), 3) if samples else 0.0,
+            characters=self.characters,
+            seed=self.seed,
+        )
+        return [last, Send(complete, owner=self.number, ends=self.number)]
+
+    def _audio_message(self, payload: bytes, samples: int, *, final: bool) -> Send:
+        span = self.timeline.advance(samples)
+        message = AudioMessage(
+            utterance_id=self.utterance_id,
+            seq=self._seq,
+            start_ms=span.start_ms,
+            duration_ms=span.duration_ms,
+            final=final,
+        )
+        self._seq += 1
+        return Send(message, payload, self.manner.transport, self.number, samples)
+
+
+def chunk_seed(seed: int, index: int) -> int:
+    """Seed of an utterance's ``index``-th text chunk; the first has the utterance's own.
+
+    So that a text of one chunk sounds as the same request made to a generator directly.
+    """
+    if index == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & MAX_SEED
+
+
+SeedSource = Callable[[], int]
+"""Makes up the seed of an utterance whose client gives none: 0 to :data:`serve_app.messages.MAX_SEED`."""

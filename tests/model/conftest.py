@@ -1,0 +1,75 @@
+"""The tiny checkpoint, loaded once for all model tests, and qwen-tts's own answers to compare with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from serve_app.config import EngineConfig, ModelConfig
+from serve_app.model.checkpoint import load_checkpoint
+from serve_app.model.runner import TorchRunner
+from serve_app.voices import Reference, scan
+
+VOICES = Path(__file__).parents[2] / "voices"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def voices(checkpoint):
+    """A voice of each mode, and a second one in context whose clip is a part of the first's."""
+    (austen,) = [voice.reference for voice in scan(VOICES) if voice.reference is not None]
+    alone = Reference("xvector", austen.pcm, austen.sample_rate_hz, None, "xvector")
+    short = Reference("short", austen.pcm[: 3 * austen.sample_rate_hz], austen.sample_rate_hz, "Had he married.", "short")
+    return {reference.voice: checkpoint.encode(reference) for reference in (austen, alone, short)}
+
+
+@pytest.fixture(scope="session")
+def runner(checkpoint):
+    return TorchRunner(checkpoint, EngineConfig(slots=10), "plain")
+
+
+@pytest.fixture(scope="session")
+def upstream_codes(checkpoint):
+    """``(text, language, voice, frames) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
+    from qwen_tts import VoiceClonePromptItem
+
+    known = {}
+
+    def generate(text, language, voice, frames):
+        key = (text, language, voice.voice, frames)
+        if key not in known:
+            item = VoiceClonePromptItem(
+                ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
+                ref_spk_embedding=torch.from_numpy(voice.speaker_embedding),
+                x_vector_only_mode=voice.codes is None,
+                icl_mode=voice.codes is not None,
+                ref_text=voice.transcript,
+            )
+            upstream = checkpoint.upstream
+            reference = None
+            if voice.transcript is not None:
+                reference = [upstream._tokenize_texts([upstream._build_ref_text(voice.transcript)])[0]]
+            codes, _ = checkpoint.model.generate(
+                input_ids=upstream._tokenize_texts([upstream._build_assistant_text(text)]),
+                ref_ids=reference,
+                voice_clone_prompt=upstream._prompt_items_to_voice_clone_prompt([item]),
+                languages=[language],
+                do_sample=False,
+                subtalker_dosample=False,
+                repetition_penalty=1.05,
+                max_new_tokens=frames + 1,
+            )
+            known[key] = codes[0].numpy()
+        return known[key]
+
+    return generate

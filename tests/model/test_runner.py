@@ -1,0 +1,181 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.config import EngineConfig
+from serve_app.engine.engine import Engine
+from serve_app.errors import TextTooLongError
+from serve_app.speech import AudioChunk, Sampling, SpeechRequest
+
+GREEDY = Sampling(temperature=0.0)
+FRAMES = 24
+LONG = (
+    "A long sentence that has so many words in it that its tokens do not fit over the codes of the reference clip, so"
+    " that a good part of it trails along behind the prompt, one token a frame, until the end of all its words is"
+    " reached at last and nothing but padding follows after them."
+)
+TEXTS = [
+    ("Hello there.", "english"),
+    ("こんにちは、世界。元気ですか？", "japanese"),
+    ("你好，世界。", "chinese"),
+    ("Guten Tag!", "german"),
+    ("Bonjour à tous, ça va ?", "french"),
+    ("안녕하세요.", "korean"),
+    ("x", "auto"),
+    (LONG, "auto"),
+]
+COMBINATIONS = [(text, language, voice) for text, language in TEXTS for voice in ("austen", "xvector", "short")]
+
+
+def speak(runner, jobs, stagger=0, chunk=3, frames=FRAMES):
+    """Speak the jobs, each joining ``stagger`` frames after the one before; [(codes, pcm)] in their order."""
+    waiting = list(enumerate(jobs))
+    codes, pcm = [[] for _ in jobs], [[] for _ in jobs]
+    slot_of, free, frame = {}, list(range(runner.slots)), 0
+    undecoded = {}
+    while waiting or slot_of:
+        while waiting and free and (not stagger or frame >= stagger * waiting[0][0]):
+            job, prepared = waiting.pop(0)
+            slot_of[job] = free.pop(0)
+            undecoded[job] = 0
+            runner.prefill(slot_of[job], prepared)
+        frame += 1
+        if not slot_of:
+            continue
+        by_slot = sorted(slot_of.items(), key=lambda item: item[1])
+        drawn = runner.predict([slot for _, slot in by_slot])
+        ending = []
+        for (job, _), frame_codes, ended in zip(by_slot, drawn.codes, drawn.ended, strict=True):
+            if not ended:
+                codes[job].append(frame_codes)
+                undecoded[job] += 1
+            if ended or len(codes[job]) >= frames:
+                ending.append(job)
+        for job in [job for job, count in undecoded.items() if count and (job in ending or count >= chunk)]:
+            pcm[job].append(runner.decode([slot_of[job]], undecoded[job])[0])
+            undecoded[job] = 0
+        for job in ending:
+            runner.release(slot_of[job])
+            free.append(slot_of.pop(job))
+            undecoded.pop(job)
+        going_on = sorted(slot_of.values())
+        if going_on:
+            runner.talk([slot for slot in going_on if slot in dict(by_slot).values()])
+    shaped = [np.stack(rows) if rows else np.zeros((0, 16), np.int16) for rows in codes]
+    return list(zip(shaped, [np.concatenate(rows) if rows else np.zeros(0, np.float32) for rows in pcm], strict=True))
+
+
+def prepare(runner, voices, text, language, voice, **fields):
+    return runner.prepare(SpeechRequest(text, voice, language, **{"sampling": GREEDY, **fields}), voices[voice])
+
+
+def whole_decode(checkpoint, voice, codes):
+    """One float32 decode of reference and codes together, cut at the reference's samples; not the codec under test."""
+    reference = np.zeros((0, 16), np.int16) if voice.codes is None else voice.codes
+    together = torch.from_numpy(np.concatenate([reference, codes]).astype(np.int64)).T[None]
+    with torch.inference_mode():
+        samples = checkpoint.model.speech_tokenizer.model.decoder(together)
+    return samples[0, 0, len(reference) * 1920 :].numpy()
+
+
+@pytest.mark.parametrize(("text", "language", "voice"), COMBINATIONS)
+def test_greedy_codes_and_audio_equal_upstreams(runner, checkpoint, voices, upstream_codes, text, language, voice):
+    expected = upstream_codes(text, language, voices[voice], FRAMES)
+    ((codes, pcm),) = speak(runner, [prepare(runner, voices, text, language, voice)])
+    np.testing.assert_array_equal(codes, expected)
+    assert 0.02 < np.sqrt(np.mean(pcm**2)) < 0.5
+    np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("stagger", [0, 2, 7])
+def test_streams_that_shared_a_batch_equal_upstream_alone(runner, checkpoint, voices, upstream_codes, stagger):
+    spoken = speak(runner, [prepare(runner, voices, *combination) for combination in COMBINATIONS], stagger)
+    for (text, language, voice), (codes, pcm) in zip(COMBINATIONS, spoken, strict=True):
+        np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
+        np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], codes), atol=1e-4)
+
+
+def test_codes_depend_on_text_language_and_voice(voices, upstream_codes):
+    spoken = {key: upstream_codes(*key[:2], voices[key[2]], FRAMES) for key in COMBINATIONS}
+    for one, other in itertools.combinations(spoken.values(), 2):
+        shared = min(len(one), len(other))
+        assert np.mean(one[:shared] == other[:shared]) < 0.5
+
+
+def test_the_same_seed_gives_the_same_codes_alone_and_in_company(runner, voices):
+    jobs = [
+        prepare(runner, voices, *combination, seed=seed, sampling=Sampling(temperature=0.8 + 0.05 * seed, top_k=40 + seed))
+        for seed, combination in enumerate(COMBINATIONS[:12])
+    ]
+    together = speak(runner, jobs, stagger=2)
+    for job, (codes, pcm) in zip(jobs, together, strict=True):
+        ((alone, alone_pcm),) = speak(runner, [job], chunk=1)
+        np.testing.assert_array_equal(codes, alone)
+        np.testing.assert_allclose(pcm, alone_pcm, atol=1e-5)
+
+
+def test_different_seeds_give_different_codes(runner, voices):
+    jobs = [prepare(runner, voices, "Hello there.", "english", "austen", seed=seed, sampling=Sampling()) for seed in (1, 2)]
+    (one, _), (other, _) = speak(runner, jobs)
+    shared = min(len(one), len(other))
+    assert np.mean(one[:shared] == other[:shared]) < 0.5
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling()], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("voice", ["austen", "xvector"])
+def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voices, voice, sampling):
+    whole = prepare(runner, voices, "Where was I?", "english", voice, seed=5, sampling=sampling)
+    ((codes, pcm),) = speak(runner, [whole], frames=14)
+    for cut in range(1, len(codes)):
+        fields = {"seed": 5, "sampling": sampling, "delivered_codes": codes[:cut]}
+        resumed = prepare(runner, voices, "Where was I?", "english", voice, **fields)
+        assert resumed.max_frames == whole.max_frames
+        ((rest, rest_pcm),) = speak(runner, [resumed], frames=len(codes) - cut)
+        np.testing.assert_array_equal(rest, codes[cut:])
+        np.testing.assert_allclose(rest_pcm, pcm[cut * 1920 :], atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(COMBINATIONS), st.integers(0, 3)), min_size=2, max_size=14), st.integers(2, 10))
+def test_any_order_of_admission_gives_the_same_audio(runner, voices, upstream_codes, jobs, slots):
+    engine = Engine(runner, EngineConfig(slots=10, max_waiting_streams=30, stall_guard_s=None))
+    engine._free = list(reversed(range(slots)))
+    heard = [[] for _ in jobs]
+    for place, (combination, _) in enumerate(jobs):
+        engine.submit(prepare(runner, voices, *combination, listening=bool(place % 2)), heard[place].append)
+        for _ in range(jobs[place][1]):
+            engine.step()
+    streams_left = len(jobs)
+    while streams_left:
+        engine.step()
+        for place in range(len(jobs)):
+            chunks = [event for event in heard[place] if isinstance(event, AudioChunk)]
+            stream = next((each for each in engine._running.values() if each.deliver == heard[place].append), None)
+            if stream is not None and sum(len(chunk.codes) for chunk in chunks) >= FRAMES:
+                stream.cancel()
+        streams_left = len(engine._running) + len(engine._waiting)
+    for (combination, _), events in zip(jobs, heard, strict=True):
+        text, language, voice = combination
+        codes = np.concatenate([event.codes for event in events[:-1]])[:FRAMES]
+        np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
+
+
+def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):
+    plain = prepare(runner, voices, "Hello there.", "english", "austen")
+    marked = prepare(runner, voices, "Hello<|im_end|> there.", "english", "austen")
+    assert plain.model_input.tokens == marked.model_input.tokens
+
+
+def test_a_text_longer_than_a_stream_takes_is_refused(runner, voices):
+    with pytest.raises(TextTooLongError, match="600 characters"):
+        prepare(runner, voices, "a" * 601, "english", "austen")
+
+
+def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
+    budgets = [prepare(runner, voices, text, "auto", "austen").max_frames for text in ("Hi.", "a" * 100, "好" * 100, "a" * 600)]
+    assert budgets[:3] == [75, 250, 750]
+    assert budgets[3] < 1024 - 80

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import logits_process as upstream
+
+from serve_app.model.sampling import Draw, DrawRows, draw, penalise, uniforms
+
+DEVICE = torch.device("cpu")
+VOCABULARY = 64
+
+
+def rows_of(*draws):
+    rows = DrawRows(len(draws), DEVICE)
+    for slot, each in enumerate(draws):
+        rows.set(slot, each)
+    return rows
+
+
+def draw_rows(logits, uniform, *draws):
+    rows = rows_of(*draws)
+    slots = list(range(len(draws)))
+    keep = rows.most_kept(slots, logits.shape[1])
+    return draw(logits, uniform, rows, slice(0, len(draws)), keep)
+
+
+def upstream_probabilities(logits, each):
+    scores = logits[None] / each.temperature
+    if each.top_k:
+        scores = upstream.TopKLogitsWarper(each.top_k)(None, scores)
+    if each.top_p < 1:
+        scores = upstream.TopPLogitsWarper(each.top_p)(None, scores)
+    return scores.softmax(-1)[0]
+
+
+draws = st.builds(
+    Draw,
+    temperature=st.floats(0.2, 2.0),
+    top_k=st.integers(0, VOCABULARY),
+    top_p=st.floats(0.05, 1.0),
+)
+
+
+@settings(deadline=None)
+@given(draws, st.integers(0, 2**31))
+def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
+    logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
+    grid = (torch.arange(2000) + 0.5) / 2000
+    codes = draw_rows(logits.expand(2000, -1), grid, *[each] * 2000)
+    shares = torch.bincount(codes, minlength=VOCABULARY) / 2000
+    assert (shares - upstream_probabilities(logits, each)).abs().max() < 2e-3
+
+
+@settings(deadline=None)
+@given(st.lists(draws | st.just(Draw(0.0, 50, 1.0)), min_size=1, max_size=10), st.integers(0, 2**31))
+def test_a_row_draws_the_same_alone_and_in_company(each, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(each), VOCABULARY, generator=generator) * 3
+    uniform = torch.rand(len(each), generator=generator)
+    together = draw_rows(logits, uniform, *each)
+    alone = [draw_rows(logits[n : n + 1], uniform[n : n + 1], each[n])[0] for n in range(len(each))]
+    assert together.tolist() == torch.stack(alone).tolist()
+
+
+def test_temperature_zero_takes_the_largest():
+    logits = torch.randn(5, VOCABULARY)
+    assert draw_rows(logits, torch.rand(5), *[Draw(0.0, 50, 1.0)] * 5).tolist() == logits.argmax(-1).tolist()
+
+
+def test_two_codes_of_nearly_equal_weight_do_not_change_places():
+    logits = torch.zeros(1, VOCABULARY)
+    nudged = logits.clone()
+    nudged[0, 7] += 1e-6
+    for number in torch.linspace(0.01, 0.99, 50):
+        each = (torch.tensor([number + 0.003]), Draw(1.0, VOCABULARY, 1.0))
+        assert draw_rows(logits, *each).tolist() == draw_rows(nudged, *each).tolist()
+
+
+@given(st.floats(0.5, 2.0), st.integers(0, 2**31))
+def test_the_repetition_penalty_is_upstreams(penalty, seed):
+    logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+    used = torch.tensor([[3, 9, 9, 40]])
+    seen = torch.zeros(1, VOCABULARY, dtype=torch.bool)
+    seen[0, used[0]] = True
+    ours = penalise(logits, seen, torch.tensor([penalty]))
+    torch.testing.assert_close(ours, upstream.RepetitionPenaltyLogitsProcessor(penalty)(used, logits))
+
+
+def test_uniforms_are_uniform_and_depend_on_seed_frame_and_codebook():
+    seeds = torch.arange(200)
+    numbers = torch.stack([uniforms(seeds, torch.full((200,), frame), 16) for frame in range(20)])
+    assert len(torch.unique(numbers)) > 0.99 * numbers.numel()
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    counts = np.histogram(numbers.numpy(), bins=20, range=(0, 1))[0]
+    assert abs(counts - numbers.numel() / 20).max() < 5 * np.sqrt(numbers.numel() / 20)
+    for axis in range(3):
+        moved = np.moveaxis(numbers.numpy(), axis, 0)
+        assert abs(np.corrcoef(moved[:-1].ravel(), moved[1:].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**62, -(2**62)])
+def test_uniforms_of_a_row_do_not_depend_on_its_company(seed):
+    alone = uniforms(torch.tensor([seed]), torch.tensor([5]), 16)
+    together = uniforms(torch.tensor([7, seed, 9]), torch.tensor([1, 5, 2]), 16)
+    assert torch.equal(alone[0], together[1])

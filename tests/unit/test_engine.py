@@ -1,0 +1,269 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulation import SimulatedCosts, SimulatedRunner, Simulation, codes_of, pcm_of
+
+from serve_app.config import EngineConfig
+from serve_app.engine.engine import Engine, EngineLoad
+from serve_app.errors import CapacityError
+from serve_app.speech import SpeechEnd, SpeechRequest
+
+
+def expected_codes(text):
+    return np.stack([codes_of(text, frame) for frame in range(len(text))])
+
+
+def test_a_stream_says_its_whole_text_and_frees_its_slot():
+    sim = Simulation()
+    listener = sim.speak("a" * 25)
+    sim.run()
+    assert listener.end.finish_reason == "eos"
+    assert listener.end.frames == 25
+    np.testing.assert_array_equal(listener.codes, expected_codes("a" * 25))
+    np.testing.assert_array_equal(listener.pcm, pcm_of("a" * 25, 0, 25))
+    assert sim.engine.load == EngineLoad(0, 0)
+    assert not sim.runner.texts
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 6), st.integers(1, 60), st.booleans()),
+        min_size=1,
+        max_size=25,
+    ),
+    st.integers(1, 6),
+)
+def test_a_stream_says_the_same_whoever_shares_the_engine(jobs, slots):
+    sim = Simulation(SimulatedRunner(slots=slots), max_waiting_streams=100)
+    sim.run([(at_s, chr(97 + n) * frames) for n, (at_s, frames, _) in enumerate(jobs)])
+    assert len(sim.listeners) == len(jobs)
+    for listener in sim.listeners:
+        assert listener.end.finish_reason == "eos"
+        np.testing.assert_array_equal(listener.codes, expected_codes(listener.text))
+        np.testing.assert_array_equal(listener.pcm, pcm_of(listener.text, 0, len(listener.text)))
+        firsts = [chunk.first_frame for chunk in listener.chunks]
+        assert firsts == list(np.cumsum([0, *[len(chunk.codes) for chunk in listener.chunks]])[:-1])
+    assert sim.engine.load == EngineLoad(0, 0)
+
+
+def test_the_first_audio_leaves_before_the_talker_step_of_the_next_frame():
+    sim = Simulation()
+    listener = sim.speak("a" * 25)
+    while listener.first_audio_s is None:
+        assert sim.engine.step()
+    assert [stage for stage, _ in sim.runner.log] == ["prefill", "predict", "decode"]
+    assert len(listener.chunks[0].codes) == 1
+
+
+def test_later_audio_chunks_grow_while_slack_allows():
+    sim = Simulation(audio_chunk_max_frames=4)
+    listener = sim.speak("a" * 100)
+    sim.run()
+    sizes = [len(chunk.codes) for chunk in listener.chunks]
+    assert sizes[0] == 1
+    assert max(sizes) == 4
+    assert listener.underruns == 0
+
+
+def test_streams_in_the_same_stage_share_a_step():
+    sim = Simulation()
+    for number in range(10):
+        sim.speak(chr(97 + number) * 180)
+    sim.run()
+    together = sim.runner.batches["predict"]
+    assert sum(together) / len(together) > 7
+
+
+def test_a_slot_is_refilled_while_others_go_on():
+    sim = Simulation(SimulatedRunner(slots=2))
+    long, short, third = sim.speak("a" * 60), sim.speak("b" * 5), sim.speak("c" * 5)
+    sim.run()
+    assert third.first_audio_s < long.heard_until_s - 1
+    assert short.end.frames == third.end.frames == 5
+
+
+def test_a_full_waiting_list_refuses_with_a_time_to_try_again():
+    sim = Simulation(SimulatedRunner(slots=1), max_waiting_streams=2)
+    for _ in range(3):
+        sim.speak("a" * 5)
+    with pytest.raises(CapacityError) as refused:
+        sim.speak("a" * 5)
+    assert refused.value.retry_after_ms == 1000
+
+
+def test_lower_priority_numbers_leave_the_waiting_list_first():
+    sim = Simulation(SimulatedRunner(slots=1))
+    sim.speak("a" * 5)
+    sim.engine.step()
+    late, early = sim.speak("b" * 5, priority=1), sim.speak("c" * 5, priority=0)
+    sim.run()
+    assert early.first_audio_s < late.first_audio_s
+
+
+def test_a_cancelled_stream_frees_its_slot_within_one_step():
+    sim = Simulation()
+    listener = sim.speak("a" * 100)
+    other = sim.speak("b" * 20)
+    for _ in range(12):
+        sim.engine.step()
+    heard = len(listener.chunks)
+    listener.stream.cancel()
+    sim.engine.step()
+    assert listener.end.finish_reason == "cancelled"
+    assert len(listener.chunks) == heard
+    assert sim.engine.load.running == 1
+    sim.run()
+    assert other.end.finish_reason == "eos"
+
+
+def test_a_cancelled_stream_leaves_the_waiting_list():
+    sim = Simulation(SimulatedRunner(slots=1))
+    sim.speak("a" * 5)
+    sim.engine.step()
+    waiting = sim.speak("b" * 5)
+    waiting.stream.cancel()
+    sim.engine.step()
+    assert waiting.end.finish_reason == "cancelled"
+    assert sim.engine.load == EngineLoad(1, 0)
+
+
+def test_a_resumed_stream_goes_on_at_the_next_frame():
+    sim = Simulation()
+    text = "a" * 30
+    listener = sim.speak(text, delivered=expected_codes(text)[:12])
+    sim.run()
+    assert listener.chunks[0].first_frame == 12
+    np.testing.assert_array_equal(listener.codes, expected_codes(text)[12:])
+    assert listener.end.frames == 30
+
+
+def test_the_budget_of_frames_ends_a_stream_that_does_not_stop():
+    sim = Simulation()
+    listener = sim.speak("a" * 500)
+    sim.run()
+    assert listener.end.finish_reason == "length"
+    assert listener.end.frames == len(listener.codes) == 200
+
+
+def test_a_stream_far_ahead_pauses_until_its_listener_catches_up():
+    sim = Simulation(max_lead_s=2.0)
+    listener = sim.speak("a" * 150)
+    leads = []
+    while listener.end is None:
+        sim.run(until_s=sim.runner.now_s + 0.05)
+        if listener.first_audio_s is not None:
+            leads.append(listener.heard_until_s - sim.runner.now_s)
+    assert max(leads) < 2.0 + 0.5
+    assert listener.underruns == 0
+
+
+def test_a_stream_whose_caller_takes_nothing_pauses_and_goes_on_when_it_does():
+    sim = Simulation(max_lead_s=1.0)
+    listener = sim.speak("a" * 100, listening=False)
+    listener.stream.consumed_frames = -10_000  # a caller who has taken nothing for a long time
+    sim.run()
+    assert not listener.chunks
+    assert listener.end is None
+    listener.stream.consumed_frames = 0
+    sim.run()
+    assert listener.end.finish_reason == "eos"
+
+
+def test_nobody_listening_is_served_as_fast_as_there_is_room():
+    sim = Simulation(max_lead_s=1.0)
+    listener = sim.speak("a" * 100, listening=False)
+    sim.run()
+    assert listener.end.timings_s["total"] < 100 * 0.08
+
+
+def test_a_failed_step_ends_its_streams_and_the_engine_goes_on():
+    sim = Simulation()
+    first = sim.speak("a" * 50)
+    for _ in range(6):
+        sim.engine.step()
+    sim.runner.broken = {"predict", "talk"}
+    while first.end is None:
+        sim.engine.step()
+    assert (first.end.finish_reason, first.end.code) == ("error", "SYNTHESIS_ERROR")
+    assert sim.engine.healthy
+    sim.runner.broken = set()
+    second = sim.speak("b" * 5)
+    sim.run()
+    assert second.end.finish_reason == "eos"
+    assert sim.engine.healthy
+
+
+def test_three_failed_steps_in_a_row_make_the_engine_unhealthy():
+    sim = Simulation(failed_steps_until_unhealthy=3)
+    sim.runner.broken = {"prefill"}
+    for number in range(3):
+        assert sim.engine.healthy, number
+        sim.speak("a")
+        sim.engine.step()
+    assert not sim.engine.healthy
+
+
+def test_a_prefill_that_refuses_harms_that_stream_alone():
+    class Full(SimulatedRunner):
+        def prefill(self, slot, prepared):
+            if prepared.request.text == "big":
+                raise CapacityError("no memory", retry_after_ms=5)
+            super().prefill(slot, prepared)
+
+    sim = Simulation(Full())
+    small, big = sim.speak("a" * 20), sim.speak("big")
+    sim.run()
+    assert (big.end.code, big.end.retry_after_ms) == ("CAPACITY", 5)
+    assert small.end.finish_reason == "eos"
+    assert sim.engine.healthy
+
+
+def test_a_stream_that_stopped_saying_anything_is_ended_as_stalled():
+    class Humming(SimulatedRunner):
+        def predict(self, slots):
+            frames = super().predict(slots)
+            frames.codes[:] = 7
+            return frames
+
+    runner = Humming()
+    sim = Simulation(runner)
+    sim.settings = EngineConfig(slots=10, stall_guard_s=1.0)
+    sim.engine = Engine(runner, sim.settings, clock=lambda: runner.now_s)
+    listener = sim.speak("a" * 150)
+    sim.run()
+    assert listener.end.finish_reason == "stalled"
+    assert listener.end.frames <= 20
+
+
+def test_the_thread_serves_submissions_from_other_threads_and_stops():
+    runner = SimulatedRunner(costs=SimulatedCosts(0, 0, 0, 0))
+    engine = Engine(runner, EngineConfig(stall_guard_s=None))
+    engine.start()
+    ended = threading.Event()
+    ends: list[SpeechEnd] = []
+    streams = []
+
+    def deliver(event):
+        if isinstance(event, SpeechEnd):
+            ends.append(event)
+            if len(ends) == 20:
+                ended.set()
+        else:
+            streams[0].consumed(0)
+
+    for number in range(20):
+        streams.append(engine.submit(runner.prepare(SpeechRequest("a" * (5 + number), "v")), deliver))
+    assert ended.wait(10)
+    assert {end.finish_reason for end in ends} == {"eos"}
+    last = engine.submit(runner.prepare(SpeechRequest("a" * 190, "v")), deliver)
+    last.cancel()
+    until_s = time.monotonic() + 5
+    while len(ends) < 21 and time.monotonic() < until_s:
+        time.sleep(0.001)
+    assert ends[-1].finish_reason == "cancelled"
+    engine.stop()
+    assert not engine.healthy

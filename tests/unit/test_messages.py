@@ -1,0 +1,226 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from serve_app.messages import (
+    LANGUAGES,
+    MAX_SEED,
+    Cancel,
+    Flush,
+    RawSpeak,
+    Refusal,
+    Speak,
+    Start,
+    Stop,
+    Synthesize,
+    read_full,
+    read_presets,
+    read_raw,
+    read_research,
+)
+
+
+def _refused(read, message):
+    frame = message if isinstance(message, str | bytes) else json.dumps(message)
+    result = read(frame)
+    assert isinstance(result, Refusal), result
+    return result
+
+
+def _says(read, message, code, *parts):
+    refusal = _refused(read, message)
+    assert refusal.error.code == code
+    for part in parts:
+        assert part in refusal.error.message
+    return refusal
+
+
+def test_every_message_of_the_full_dialect_is_read():
+    assert read_full('{"type": "start", "voice": "makima"}') == Start(voice="makima")
+    assert read_full('{"type": "speak", "text": "Hi"}') == Speak(text="Hi")
+    assert read_full('{"type": "flush", "utterance_id": "a"}') == Flush(utterance_id="a")
+    assert read_full('{"type": "cancel"}') == Cancel()
+    assert read_full('{"type": "stop"}') == Stop()
+
+
+def test_a_speak_may_carry_every_field_of_start():
+    speak = read_full(
+        json.dumps(
+            {
+                "type": "speak",
+                "text": "Hi",
+                "utterance_id": "a",
+                "final": False,
+                "voice": "makima",
+                "language": "German",
+                "encoding": "pcm_f32",
+                "sample_rate": 24000,
+                "transport": "base64",
+                "seed": MAX_SEED,
+                "sampling": {"temperature": 0, "top_k": 0, "top_p": 1, "repetition_penalty": 1.05},
+                "priority": "high",
+            }
+        )
+    )
+    assert isinstance(speak, Speak)
+    assert speak.language == "german"
+    assert speak.sampling is not None
+    assert speak.sampling.temperature == 0
+
+
+@pytest.mark.parametrize("language", ["English", "english", "ENGLISH", " english "])
+def test_a_language_is_named_in_any_case(language):
+    assert read_full(json.dumps({"type": "start", "language": language})) == Start(language="english")
+    request = read_research(json.dumps({"text": "Hi", "language": language}))
+    assert isinstance(request, Synthesize)
+    assert request.language == "english"
+
+
+@pytest.mark.parametrize("read", [read_full, read_research])
+def test_a_wrong_language_lists_those_that_are_served(read):
+    kind = "speak" if read is read_full else "synthesize"
+    _says(read, {"type": kind, "text": "x", "language": "Klingon"}, "UNSUPPORTED_LANGUAGE", "Klingon", *LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("encoding", "opus"), ("encoding", "mulaw"), ("encoding", "flac"), ("sample_rate", 8000)]
+)
+def test_a_wrong_encoding_or_rate_lists_what_is_served(field, value):
+    served = ["pcm16", "pcm_f32"] if field == "encoding" else ["24000"]
+    _says(read_full, {"type": "start", field: value}, "UNSUPPORTED_ENCODING", str(value), *served)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "allowed"),
+    [
+        ("temperature", 2.1, "a number from 0 to 2"),
+        ("temperature", -0.1, "a number from 0 to 2"),
+        ("temperature", "hot", "a number from 0 to 2"),
+        ("top_k", 2049, "from 0 to 2048"),
+        ("top_k", 1.5, "from 0 to 2048"),
+        ("top_p", 0, "above 0, up to 1"),
+        ("top_p", 1.1, "above 0, up to 1"),
+        ("repetition_penalty", 0.4, "from 0.5 to 2"),
+    ],
+)
+def test_sampling_out_of_range_says_the_range(field, wrong, allowed):
+    message = {"type": "speak", "text": "x", "sampling": {field: wrong}}
+    _says(read_full, message, "INVALID_MESSAGE", f"sampling.{field}", allowed, json.dumps(wrong))
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 1.5, "7", True])
+def test_a_seed_is_an_integer_that_json_keeps_exact(seed):
+    _says(read_full, {"type": "start", "seed": seed}, "INVALID_MESSAGE", "seed", str(MAX_SEED))
+
+
+def test_an_unknown_field_is_named_with_those_that_are_known():
+    _says(read_full, {"type": "speak", "text": "x", "pitch": 1}, "INVALID_MESSAGE", "pitch", "utterance_id", "voice")
+    wrong = {"type": "speak", "text": "x", "sampling": {"topk": 1}}
+    _says(read_full, wrong, "INVALID_MESSAGE", "sampling.topk", "'sampling' of 'speak'", "top_k")
+
+
+def test_the_research_dialect_ignores_unknown_fields_and_reads_a_missing_type():
+    assert read_research('{"text": "Hi", "pitch": 1}') == Synthesize(text="Hi")
+    assert read_research('{"type": null, "text": "Hi"}') == Synthesize(text="Hi")
+    _says(read_research, {"voice": "makima"}, "INVALID_MESSAGE", "no type", "synthesize")
+
+
+@pytest.mark.parametrize(
+    ("frame", "part"),
+    [
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ('{"type": "speak", "text": NaN}', "not valid JSON"),
+        ('{"type": "speak", "text": "\\ud800"}', "not valid JSON"),
+        ("[" * 10_000, "not valid JSON"),
+        ("[]", "an array"),
+        ("null", "null"),
+        ('"speak"', "a string"),
+        ("7", "a number"),
+        ("{}", "no type"),
+        ('{"type": "sing"}', '"sing"'),
+        ('{"type": ["speak"]}', "speak"),
+        ('{"type": {}}', "not known"),
+        (b"\x00\x01", "binary"),
+    ],
+)
+def test_what_is_no_message_says_what_it_is(frame, part):
+    _says(read_full, frame, "INVALID_MESSAGE", part)
+
+
+def test_a_wrong_speak_names_its_utterance_where_it_can_be_read():
+    assert _refused(read_full, {"type": "speak", "utterance_id": "a"}).utterance_id == "a"
+    assert _refused(read_full, {"type": "speak", "text": "x", "utterance_id": 7}).utterance_id is None
+
+
+@pytest.mark.parametrize("utterance_id", ["", "x" * 129, "a\nb", "é", 7])
+def test_an_utterance_id_is_short_printable_ascii(utterance_id):
+    message = {"type": "speak", "text": "x", "utterance_id": utterance_id}
+    _says(read_full, message, "INVALID_MESSAGE", "utterance_id", "1 to 128 printable ASCII")
+
+
+def test_a_long_value_is_shortened_in_the_error():
+    refusal = _refused(read_full, {"type": "start", "voice": "x" * 100_000})
+    assert len(refusal.error.message) < 200
+
+
+def test_presets_are_the_fields_of_start():
+    query = [("voice", "makima"), ("language", "German"), ("seed", "7"), ("temperature", "0.5"), ("top_k", "10")]
+    preset = read_presets(query)
+    assert isinstance(preset, Start)
+    assert (preset.voice, preset.language, preset.seed) == ("makima", "german", 7)
+    assert preset.sampling is not None
+    assert (preset.sampling.temperature, preset.sampling.top_k) == (0.5, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("seed", "x", "INVALID_MESSAGE"),
+        ("seed", "true", "INVALID_MESSAGE"),
+        ("seed", "", "INVALID_MESSAGE"),
+        ("pitch", "1", "INVALID_MESSAGE"),
+        ("type", "stop", "INVALID_MESSAGE"),
+        ("sampling", "{}", "INVALID_MESSAGE"),
+        ("sample_rate", "8000", "UNSUPPORTED_ENCODING"),
+        ("language", "Klingon", "UNSUPPORTED_LANGUAGE"),
+        ("temperature", "9", "INVALID_MESSAGE"),
+    ],
+)
+def test_a_wrong_preset_is_refused_by_name(name, value, code):
+    preset = read_presets([(name, value)])
+    assert isinstance(preset, Refusal)
+    assert preset.error.code == code
+
+
+def test_raw_framing_is_lenient():
+    assert read_raw('{"type": "speak", "text": "Hi", "rate": 2}') == RawSpeak(type="speak", text="Hi")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from([*Speak.model_fields, "temperature", "unknown"])
+
+
+@given(
+    st.text()
+    | JSON.map(json.dumps)
+    | st.tuples(
+        st.sampled_from(["start", "speak", "flush", "cancel", "stop", "synthesize"]),
+        st.dictionaries(FIELDS, JSON, max_size=5),
+    ).map(lambda pair: json.dumps({**pair[1], "type": pair[0]}))
+)
+def test_whatever_comes_is_a_message_or_a_typed_refusal(frame):
+    for read in (read_full, read_raw, read_research):
+        result = read(frame)
+        if isinstance(result, Refusal):
+            assert result.error.code in {"INVALID_MESSAGE", "UNSUPPORTED_LANGUAGE", "UNSUPPORTED_ENCODING"}
+            result.error.message.encode()
+        else:
+            assert isinstance(result, BaseModel)

@@ -1,0 +1,68 @@
+"""``tts-say`` against a scripted server that speaks dialect B."""
+
+import io
+import json
+import threading
+
+import pytest
+import soundfile as sf
+from websockets.sync.server import serve
+
+from serve_app.cli.say import main
+
+COMPLETE = {"type": "complete", "utterance_id": "say", "finish_reason": "eos", "seed": 7}
+
+
+@pytest.fixture
+def server():
+    """Answers every ``speak`` with ``script``; keeps what it was asked."""
+    asked, script = [], []
+
+    def answer(socket):
+        asked.append(json.loads(socket.recv()))
+        for frame in script:
+            socket.send(frame if isinstance(frame, bytes) else json.dumps(frame))
+
+    with serve(answer, "127.0.0.1", 0, compression=None) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}", script, asked
+        running.shutdown()
+        thread.join()
+
+
+def test_the_audio_is_written_and_the_figures_printed(server, tmp_path, capsys):
+    url, script, asked = server
+    script += [{"type": "audio_chunk"}, b"\x01\x00" * 1920, {"type": "audio_chunk"}, b"", COMPLETE]
+    out = tmp_path / "out.wav"
+    assert main(["Hello.", "--url", url, "--out", str(out), "--seed", "7", "--language", "English"]) == 0
+    assert asked == [{"type": "speak", "text": "Hello.", "utterance_id": "say", "seed": 7, "language": "English"}]
+    samples, rate_hz = sf.read(out, dtype="int16")
+    assert (len(samples), rate_hz, set(samples)) == (1920, 24_000, {1})
+    printed = capsys.readouterr().out
+    for part in ("TTFA", "RTF", "0.08 s of audio", "seed 7"):
+        assert part in printed
+
+
+def test_text_comes_from_standard_input(server, monkeypatch):
+    url, script, asked = server
+    script.append(COMPLETE)
+    monkeypatch.setattr("sys.stdin", io.StringIO("From a pipe."))
+    assert main(["-", "--url", url]) == 0
+    assert asked[0]["text"] == "From a pipe."
+
+
+@pytest.mark.parametrize(
+    ("frames", "part"),
+    [([{"type": "error", "code": "TEXT_EMPTY", "message": "nothing"}], "TEXT_EMPTY: nothing"), ([], "1000")],
+)
+def test_a_failure_is_told_and_exits_with_one(server, capsys, frames, part):
+    url, script, _ = server
+    script += frames
+    assert main(["x", "--url", url]) == 1
+    assert part in capsys.readouterr().err
+
+
+def test_nobody_there_is_told(capsys):
+    assert main(["x", "--url", "ws://127.0.0.1:1/"]) == 1
+    assert "tts-say: ws://127.0.0.1:1/" in capsys.readouterr().err

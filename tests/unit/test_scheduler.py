@@ -1,0 +1,174 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulation import SimulatedCosts, SimulatedRunner, Simulation
+
+from serve_app.config import EngineConfig
+from serve_app.engine.costs import Costs
+from serve_app.engine.scheduler import Sleep, SlotView, State, Step, plan, slack_s
+
+
+def costs(prefill=0.2, predict=0.02, talk=0.01, decode=0.004):
+    known = Costs()
+    for stage, seconds in (("prefill", prefill), ("predict", predict), ("talk", talk), ("decode", decode)):
+        known.observe(stage, 1, seconds)
+    return known
+
+
+def view(slot, stage="talk", undecoded=0, heard_until_s=100.0, listening=True, unconsumed=0, arrived_s=0.0):
+    return SlotView(slot, stage, undecoded, heard_until_s, listening, unconsumed, arrived_s)
+
+
+def decide(*views, waiting_since_s=None, frame_since_prefill=True, now_s=99.0, **settings):
+    return plan(State(views, waiting_since_s, frame_since_prefill, costs(), EngineConfig(**settings)), now_s)
+
+
+def test_nothing_to_do_waits_for_a_newcomer():
+    assert decide() == Sleep(None)
+
+
+def test_urgent_stream_is_served_before_a_new_one():
+    assert decide(view(0, "talk", heard_until_s=99.05), view(1, "predict", heard_until_s=None)) == Step("talk", (0,))
+
+
+def test_urgent_stream_is_served_before_somebody_who_waits():
+    assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=98.9).stage == "talk"
+
+
+def test_a_listener_past_saving_does_not_keep_newcomers_out():
+    assert decide(view(0, "talk", heard_until_s=98.0), waiting_since_s=98.9) == Step("prefill")
+
+
+def test_between_two_prefills_late_listeners_get_a_frame():
+    late = view(0, "talk", heard_until_s=98.0)
+    assert decide(late, waiting_since_s=98.9, frame_since_prefill=False).stage == "talk"
+
+
+def test_somebody_who_waited_far_too_long_goes_before_a_listener_who_barely_keeps_up():
+    assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=90.0) == Step("prefill")
+
+
+def test_a_new_stream_is_served_before_streams_with_slack():
+    assert decide(view(0, "talk"), view(1, "predict", heard_until_s=None)) == Step("predict", (1,))
+
+
+def test_a_new_stream_takes_along_whoever_needs_the_same_stage():
+    assert decide(view(0, "predict"), view(1, "predict", heard_until_s=None)) == Step("predict", (0, 1))
+
+
+def test_the_oldest_newcomer_is_served_first():
+    young = view(0, "predict", heard_until_s=None, arrived_s=5.0)
+    old = view(1, "talk", undecoded=1, heard_until_s=None, arrived_s=1.0)
+    assert decide(young, old) == Step("decode", (1,), 1)
+
+
+def test_a_burst_is_prefilled_together_as_long_as_nobody_waits_too_long():
+    assert decide(view(0, "predict", heard_until_s=None, arrived_s=98.5), waiting_since_s=98.5).stage == "prefill"
+    assert decide(view(0, "predict", heard_until_s=None, arrived_s=97.5), waiting_since_s=98.5).stage == "predict"
+
+
+def test_waiting_streams_come_before_streams_with_slack():
+    assert decide(view(0), waiting_since_s=98.9) == Step("prefill")
+
+
+def test_frames_gather_while_slack_allows():
+    assert decide(view(0, "talk", undecoded=1), audio_chunk_max_frames=4) == Step("talk", (0,))
+    assert decide(view(0, "talk", undecoded=4), audio_chunk_max_frames=4) == Step("decode", (0,), 4)
+
+
+def test_the_last_frames_are_decoded_at_once():
+    assert decide(view(0, None, undecoded=2)) == Step("decode", (0,), 2)
+
+
+def test_a_stream_beyond_the_lead_pauses_and_says_when_it_wants_to_go_on():
+    assert decide(view(0, heard_until_s=110.0), max_lead_s=4.0) == Sleep(106.0)
+
+
+def test_a_stream_whose_caller_takes_nothing_pauses_without_a_time():
+    assert decide(view(0, unconsumed=100), max_lead_s=4.0) == Sleep(None)
+
+
+def test_slack_is_what_is_left_to_play():
+    assert slack_s(view(0, heard_until_s=100.0), 98.5) == pytest.approx(1.5)
+    assert slack_s(view(0, listening=False), 98.5) == float("inf")
+
+
+views = st.builds(
+    view,
+    slot=st.integers(0, 9),
+    stage=st.sampled_from(["talk", "predict", None]),
+    undecoded=st.integers(0, 25),
+    heard_until_s=st.none() | st.floats(90, 130),
+    listening=st.booleans(),
+    unconsumed=st.integers(0, 400),
+    arrived_s=st.floats(0, 99),
+)
+
+
+@given(
+    st.lists(views, max_size=10, unique_by=lambda each: each.slot), st.none() | st.floats(80, 99), st.booleans()
+)
+def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_since_prefill):
+    slots = [each for each in slots if each.stage is not None or each.undecoded]
+    waiting = waiting_since_s is not None
+    action = decide(*slots, waiting_since_s=waiting_since_s, frame_since_prefill=frame_since_prefill)
+    by_slot = {each.slot: each for each in slots}
+    if isinstance(action, Sleep):
+        assert not waiting
+        return
+    if action.stage == "prefill":
+        assert waiting
+        return
+    assert action.slots
+    for slot in action.slots:
+        if action.stage == "decode":
+            assert by_slot[slot].undecoded == action.frames > 0
+        else:
+            assert by_slot[slot].stage == action.stage
+
+
+def test_a_burst_of_newcomers_does_not_starve_those_who_listen():
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.25)))
+    sim.run([(0.0, "a" * 150), (0.0, "b" * 150)] + [(3.0, chr(99 + n) * 60) for n in range(8)])
+    assert [listener.underruns for listener in sim.listeners[:2]] == [0, 0]
+    assert max(listener.ttfa_s for listener in sim.listeners[2:]) < 8 * 0.25 + 1.5
+
+
+def test_newcomers_are_not_starved_by_streams_far_ahead():
+    sim = Simulation(SimulatedRunner(slots=10))
+    sim.run([(0.0, chr(97 + n) * 180) for n in range(6)] + [(6.0, "z" * 20)])
+    assert sim.listeners[-1].ttfa_s < 0.2 + 4 * 0.05
+
+
+def test_at_saturation_streams_run_dry_together_instead_of_one_for_ever():
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(predict_s=0.08, talk_s=0.04)))
+    sim.run([(0.0, chr(97 + n) * 60) for n in range(10)])
+    ends = [listener.heard_until_s for listener in sim.listeners]
+    assert max(ends) - min(ends) < 0.35 * max(ends)
+
+
+def test_one_slow_stage_is_measured_and_served_earlier():
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(decode_s=0.03, predict_s=0.01, talk_s=0.005)))
+    sim.run([(0.0, "a" * 100), (0.5, "b" * 100)])
+    assert [listener.underruns for listener in sim.listeners] == [0, 0]
+
+
+def test_cancellations_in_a_crowd_leave_the_others_alone():
+    sim = Simulation()
+    crowd = [sim.speak(chr(97 + n) * 80) for n in range(10)]
+    sim.run(until_s=3.0)
+    for listener in crowd[::2]:
+        listener.stream.cancel()
+    sim.run()
+    assert [listener.end.finish_reason for listener in crowd[1::2]] == ["eos"] * 5
+    assert [listener.underruns for listener in crowd[1::2]] == [0] * 5
+
+
+def test_costs_of_an_unseen_batch_come_from_the_nearest_seen_one():
+    known = Costs()
+    assert known.of("talk", 3) == 0.0
+    known.observe("talk", 2, 1.0)
+    known.observe("talk", 8, 4.0)
+    assert [known.of("talk", batch) for batch in (1, 2, 4, 9)] == [1.0, 1.0, 1.0, 4.0]
+    known.observe("talk", 2, 2.0)
+    assert known.of("talk", 2) == pytest.approx(1.2)

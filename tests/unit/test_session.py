@@ -1,0 +1,705 @@
+"""The session's laws, with a numeric clock and no I/O."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.audio import milliseconds
+from serve_app.config import SessionConfig
+from serve_app.errors import CapacityError, InvalidMessageError
+from serve_app.messages import (
+    AudioMessage,
+    Cancel,
+    Cancelled,
+    Complete,
+    ErrorMessage,
+    Flush,
+    Preset,
+    Ready,
+    Refusal,
+    SamplingFields,
+    Segment,
+    Speak,
+    SpeakWhole,
+    Start,
+    Stop,
+    Stopped,
+)
+from serve_app.outbox import Close, Send
+from serve_app.session import Call, CancelCall, Session, SessionSetup
+from serve_app.speech import AudioChunk, SpeechEnd
+from serve_app.utterance import Manner, TextPipeline, chunk_seed
+from serve_app.voices import VoiceStatus
+
+VOICES = {
+    "makima": VoiceStatus("makima", "ready", "", None),
+    "new": VoiceStatus("new", "pending", "", None),
+    "broken": VoiceStatus("broken", "unavailable", "its reference audio is not there yet", None),
+}
+
+
+class Bars:
+    """Text chunks end at a bar, so that tests say where."""
+
+    def __init__(self):
+        self._rest = ""
+
+    def push(self, text):
+        *whole, self._rest = (self._rest + text).split("|")
+        return [chunk.strip() for chunk in whole if chunk.strip()]
+
+    def flush(self):
+        rest, self._rest = self._rest.strip(), ""
+        return [rest] if rest else []
+
+
+class BarPipeline(TextPipeline):
+    def open(self, language):
+        return Bars()
+
+
+def chunk_of(frames, first_frame=0, value=0.25):
+    return AudioChunk(
+        first_frame, np.zeros((frames, 16), dtype=np.int16), np.full(frames * 1920, value, dtype=np.float32)
+    )
+
+
+@dataclass
+class Bench:
+    """A session with its caller: starts calls as asked, keeps what was sent."""
+
+    limits: SessionConfig = field(default_factory=SessionConfig)
+    errors_in_order: bool = False
+    voices: dict = field(default_factory=lambda: dict(VOICES))
+    now_s: float = 0.0
+
+    def __post_init__(self):
+        seeds = iter(range(1000, 10**9))
+        setup = SessionSetup(
+            session_id="s",
+            manner=Manner(voice="makima"),
+            limits=self.limits,
+            voices=self.voices,
+            new_seed=lambda: next(seeds),
+            text=BarPipeline(),
+            errors_in_order=self.errors_in_order,
+        )
+        self.session = Session(setup, self.now_s)
+        self.call = None
+        self.calls = []
+        self.cancelled_calls = []
+        self.items = []
+
+    def _perform(self, effects):
+        for effect in effects:
+            match effect:
+                case Call():
+                    assert self.call is None, "two calls in flight"
+                    self.call = effect
+                    self.calls.append(effect)
+                case CancelCall():
+                    assert self.call is not None
+                    assert self.call.call_id == effect.call_id
+                    self.cancelled_calls.append(effect.call_id)
+
+    def say(self, *messages):
+        for message in messages:
+            self._perform(self.session.receive(message, self.now_s))
+        return self
+
+    def audio(self, frames=1):
+        self._perform(self.session.event(self.call.call_id, chunk_of(frames), self.now_s))
+        return self
+
+    def end(self, reason="eos", **more):
+        self._perform(self.session.event(self.call.call_id, SpeechEnd(reason, 1, **more), self.now_s))
+        return self.over()
+
+    def fail(self, error):
+        self._perform(self.session.failed(self.call.call_id, error, self.now_s))
+        return self.over()
+
+    def over(self):
+        call, self.call = self.call, None
+        self._perform(self.session.ended(call.call_id, self.now_s))
+        return self
+
+    def wait(self, seconds):
+        self.now_s += seconds
+        self._perform(self.session.tick(self.now_s))
+        return self
+
+    def send(self, count=10**9):
+        """Send up to ``count`` items; what they were."""
+        sent = []
+        while len(sent) < count and (item := self.session.take(self.now_s)) is not None:
+            sent.append(item)
+            if isinstance(item, Send):
+                self._perform(self.session.sent(self.now_s))
+        self.items += sent
+        return [item if isinstance(item, Close) else item.message for item in sent]
+
+    def speak_all(self, frames=1):
+        """Answer every call until none is left."""
+        while self.call is not None:
+            self.audio(frames).end()
+        return self
+
+
+def kinds(messages):
+    return [message.type if not isinstance(message, Close) else "close" for message in messages]
+
+
+def only(messages, kind):
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def error_of(messages):
+    errors = only(messages, ErrorMessage)
+    assert len(errors) == 1, errors
+    return errors[0]
+
+
+def test_a_speak_on_a_fresh_socket_is_spoken_with_the_defaults():
+    bench = Bench().say(Speak(text="Hello.", utterance_id="a"))
+    assert bench.call.request.voice == "makima"
+    assert bench.call.request.language == "auto"
+    assert bench.call.request.seed == 1000
+    messages = bench.audio(2).end().send()
+    assert kinds(messages) == ["segment", "audio_chunk", "audio_chunk", "complete"]
+    assert only(messages, Segment) == [Segment(utterance_id="a", index=0, text="Hello.", start_ms=0)]
+    first, last = only(messages, AudioMessage)
+    assert (first.seq, first.start_ms, first.duration_ms, first.final) == (0, 0, 160, False)
+    assert (last.seq, last.start_ms, last.duration_ms, last.final) == (1, 160, 0, True)
+
+
+def test_complete_says_what_was_spoken():
+    bench = Bench().say(Speak(text="Hello.", utterance_id="a", seed=7))
+    bench.now_s = 0.5
+    bench.audio(10)
+    bench.now_s = 2.0
+    complete = only(bench.end("length").send(), Complete)[0]
+    assert complete == Complete(
+        utterance_id="a", duration_ms=800, finish_reason="length", ttfa_ms=500, rtf=2.5, characters=6, seed=7
+    )
+
+
+def test_rtf_takes_the_generators_own_time_without_queue_and_pauses():
+    bench = Bench().say(Speak(text="Hello.")).audio(10)
+    timings_s = {"total": 3.0, "queue": 1.0, "paused": 1.6}
+    assert only(bench.end(timings_s=timings_s).send(), Complete)[0].rtf == 0.5
+
+
+def test_start_is_answered_by_ready_and_changes_the_defaults_of_later_utterances():
+    bench = Bench().say(Start(language="german", seed=5), Start(sampling=SamplingFields(top_k=3)))
+    ready = only(bench.send(), Ready)
+    assert [each.language for each in ready] == ["german", "german"]
+    assert ready[0].limits.max_text_characters == 5000
+    bench.say(Speak(text="Eins."), Start(language="french"), Speak(text="Zwei."))
+    assert (bench.call.request.language, bench.call.request.seed) == ("german", 5)
+    assert bench.call.request.sampling.top_k == 3
+    assert bench.end().call.request.language == "french"
+
+
+def test_a_preset_changes_the_defaults_without_an_answer():
+    bench = Bench().say(Preset(language="german"), Speak(text="Eins."))
+    assert bench.send() == []
+    assert bench.call.request.language == "german"
+
+
+def test_fields_of_speak_are_for_its_utterance_alone():
+    bench = Bench().say(Speak(text="a", language="german", priority="high"), Speak(text="b"))
+    assert (bench.call.request.language, bench.call.request.priority) == ("german", -1)
+    bench.end()
+    assert (bench.call.request.language, bench.call.request.priority) == ("auto", 0)
+
+
+def test_text_chunks_are_spoken_one_call_after_the_other():
+    bench = Bench().say(Speak(text="One.|Two.|Three.", utterance_id="a", seed=9))
+    requests = []
+    while bench.call is not None:
+        requests.append(bench.call.request)
+        bench.audio(3).end()
+    assert [request.text for request in requests] == ["One.", "Two.", "Three."]
+    assert [request.seed for request in requests] == [9, chunk_seed(9, 1), chunk_seed(9, 2)]
+    messages = bench.send()
+    assert [segment.start_ms for segment in only(messages, Segment)] == [0, 240, 480]
+    assert [chunk.seq for chunk in only(messages, AudioMessage)] == [0, 1, 2, 3]
+    assert kinds(messages).count("complete") == 1
+
+
+def test_a_segment_waits_for_its_first_audio():
+    bench = Bench().say(Speak(text="One."))
+    assert bench.send() == []
+    assert kinds(bench.audio().send()) == ["segment", "audio_chunk"]
+    assert kinds(bench.audio().send()) == ["audio_chunk"]
+
+
+def test_the_next_call_starts_while_earlier_audio_is_unsent():
+    bench = Bench().say(Speak(text="One.|Two.")).audio(50).end()
+    assert bench.call.request.text == "Two."
+
+
+def test_utterances_are_spoken_in_the_order_of_their_first_speak():
+    bench = Bench().say(
+        Speak(text="a1.|", utterance_id="a", final=False),
+        Speak(text="b1.", utterance_id="b"),
+        Speak(text="a2.", utterance_id="a"),
+    )
+    texts = []
+    while bench.call is not None:
+        texts.append(bench.call.request.text)
+        bench.audio().end()
+    assert texts == ["a1.", "a2.", "b1."]
+    ids = [message.utterance_id for message in bench.send()]
+    assert ids == sorted(ids)
+
+
+def test_an_open_utterance_speaks_its_chunks_as_they_become_certain():
+    bench = Bench().say(Speak(text="One", utterance_id="a", final=False))
+    assert bench.call is None
+    bench.say(Speak(text=".|Tw", utterance_id="a", final=False))
+    assert bench.call.request.text == "One."
+    bench.audio().end()
+    assert bench.call is None
+    assert "complete" not in kinds(bench.send())
+    bench.say(Speak(text="o.", utterance_id="a"))
+    assert bench.call.request.text == "Two."
+    assert kinds(bench.audio().end().send())[-1] == "complete"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_flush_speaks_what_is_buffered_and_keeps_the_utterance_open(named):
+    bench = Bench().say(Speak(text="Wait", utterance_id="a", final=False))
+    bench.say(Flush(utterance_id="a") if named else Flush())
+    assert bench.call.request.text == "Wait"
+    bench.end().say(Speak(text="More", utterance_id="a"))
+    assert bench.call.request.text == "More"
+
+
+def test_an_open_utterance_may_be_closed_by_an_empty_speak():
+    bench = Bench().say(Speak(text="One.|", utterance_id="a", final=False)).audio().end()
+    messages = bench.say(Speak(text="", utterance_id="a")).send()
+    assert [chunk.final for chunk in only(messages, AudioMessage)] == [False, True]
+    assert kinds(messages)[-1] == "complete"
+
+
+def test_more_text_must_be_spoken_as_the_first():
+    bench = Bench().say(Speak(text="One", utterance_id="a", final=False, language="german"))
+    assert bench.say(Speak(text="x", utterance_id="a", final=False, language="german")).send() == []
+    error = error_of(bench.say(Speak(text="x", utterance_id="a", language="french")).send())
+    assert (error.code, error.utterance_id) == ("INVALID_MESSAGE", "a")
+    assert "language" in error.message
+
+
+def test_an_open_utterance_needs_an_id():
+    error = error_of(Bench().say(Speak(text="x", final=False)).send())
+    assert error.code == "INVALID_MESSAGE"
+    assert "utterance_id" in error.message
+
+
+def test_an_id_that_is_being_spoken_is_not_begun_again():
+    bench = Bench().say(Speak(text="a", utterance_id="a"), Speak(text="b", utterance_id="a"))
+    error = error_of(bench.send())
+    assert (error.code, error.utterance_id) == ("INVALID_MESSAGE", None)
+    assert kinds(bench.speak_all().send())[-1] == "complete"
+
+
+def test_an_id_may_be_used_again_after_its_end():
+    bench = Bench().say(Speak(text="a", utterance_id="a")).speak_all()
+    bench.say(Speak(text="b", utterance_id="a")).speak_all()
+    assert kinds(bench.send()).count("complete") == 2
+
+
+def test_late_text_of_a_cancelled_utterance_is_not_spoken():
+    bench = Bench().say(Speak(text="a", utterance_id="a", final=False), Cancel(utterance_id="a"))
+    bench.say(Speak(text="late|", utterance_id="a", final=False), Speak(text="last|", utterance_id="a"))
+    assert kinds(bench.send()) == ["cancelled", "error", "error"]
+    bench.say(Speak(text="new", utterance_id="a"))
+    assert bench.call.request.text == "new"
+
+
+def test_barge_in_takes_back_what_has_not_left():
+    bench = Bench().say(Speak(text="One.|Two.", utterance_id="a")).audio(1).audio(4)
+    assert kinds(bench.send(2)) == ["segment", "audio_chunk"]
+    bench.say(Cancel(utterance_id="a"))
+    assert bench.cancelled_calls == [1]
+    assert bench.send() == [Cancelled(utterance_id="a", duration_ms=80)]
+    bench.audio()
+    assert bench.send() == []
+    bench.over()
+    assert bench.call is None
+
+
+def test_what_is_under_way_at_a_cancel_counts_as_sent():
+    bench = Bench().say(Speak(text="One.", utterance_id="a")).audio(1)
+    bench.send(1)
+    item = bench.session.take(0.0)
+    assert item.samples == 1920
+    bench.say(Cancel())
+    bench.session.sent(0.0)
+    assert bench.send() == [Cancelled(utterance_id="a", duration_ms=80)]
+
+
+def test_an_utterance_that_was_made_but_not_sent_can_be_cancelled():
+    bench = Bench().say(Speak(text="One.", utterance_id="a")).audio(9).end()
+    assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=0)]
+
+
+def test_a_cancel_that_crosses_the_end_is_not_answered():
+    bench = Bench().say(Speak(text="One.", utterance_id="a")).speak_all()
+    bench.send()
+    assert bench.say(Cancel(utterance_id="a"), Cancel()).send() == []
+
+
+def test_a_cancelled_call_holds_the_next_one_back_until_it_is_over():
+    bench = Bench().say(Speak(text="a", utterance_id="a"), Cancel(), Speak(text="b", utterance_id="b"))
+    assert bench.call.request.text == "a"
+    assert bench.over().call.request.text == "b"
+
+
+def test_cancel_of_one_leaves_the_others():
+    bench = Bench().say(*(Speak(text=name, utterance_id=name) for name in "abc"), Cancel(utterance_id="b"))
+    messages = bench.speak_all().send()
+    assert only(messages, Cancelled) == [Cancelled(utterance_id="b", duration_ms=0)]
+    assert [each.utterance_id for each in only(messages, Complete)] == ["a", "c"]
+
+
+def test_cancel_without_an_id_is_for_all_in_order():
+    bench = Bench().say(*(Speak(text=name, utterance_id=name) for name in "abc"), Cancel())
+    assert [each.utterance_id for each in only(bench.send(), Cancelled)] == ["a", "b", "c"]
+
+
+def test_a_hundred_cancel_and_speak_pairs_end_once_each():
+    bench = Bench()
+    for _ in range(100):
+        bench.say(Speak(text="again", utterance_id="a"))
+        if bench.call.call_id in bench.cancelled_calls:
+            bench.over()
+        bench.audio()
+        bench.say(Cancel())
+    messages = bench.over().send()
+    assert len(only(messages, Cancelled)) == 100
+    assert only(messages, AudioMessage) == []
+    assert bench.call is None
+
+
+def test_a_failed_text_chunk_ends_its_utterance_and_no_other():
+    bench = Bench().say(Speak(text="One.|Two.", utterance_id="a"), Speak(text="Three.", utterance_id="b")).audio()
+    bench.end("error", code="CAPACITY", message="full", retry_after_ms=500)
+    assert bench.call.request.text == "Three."
+    messages = bench.speak_all().send()
+    error = error_of(messages)
+    assert (error.code, error.utterance_id, error.retry_after_ms, error.fatal) == ("CAPACITY", "a", 500, False)
+    assert [each.utterance_id for each in only(messages, Complete)] == ["b"]
+    assert [each.final for each in only(messages, AudioMessage) if each.utterance_id == "a"] == [False]
+
+
+def test_a_cancel_after_a_failure_takes_back_its_audio_and_leaves_the_error_as_its_end():
+    bench = Bench().say(Speak(text="a", utterance_id="a")).audio().end("error", code="SYNTHESIS_ERROR", message="x")
+    assert kinds(bench.say(Cancel(utterance_id="a"), Cancel()).send()) == ["error"]
+
+
+def test_a_call_that_raises_ends_its_utterance():
+    bench = Bench().say(Speak(text="a", utterance_id="a")).fail(CapacityError("full", retry_after_ms=1))
+    assert error_of(bench.send()).code == "CAPACITY"
+
+
+@pytest.mark.parametrize("reason", ["cancelled", None])
+def test_a_stream_that_breaks_off_is_an_error(reason):
+    bench = Bench().say(Speak(text="a", utterance_id="a"))
+    messages = (bench.end(reason) if reason else bench.over()).send()
+    assert error_of(messages).code == "SYNTHESIS_ERROR"
+
+
+def test_the_first_chunk_cut_short_names_the_reason():
+    bench = Bench().say(Speak(text="One.|Two.|Three."))
+    messages = bench.audio().end("length").audio().end("stalled").audio().end().send()
+    assert only(messages, Complete)[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("text", ["", "   ", "|"])
+def test_nothing_to_say_is_an_error(text):
+    error = error_of(Bench().say(Speak(text=text, utterance_id="a")).send())
+    assert (error.code, error.utterance_id) == ("TEXT_EMPTY", "a")
+
+
+def test_too_much_text_says_the_limit():
+    bench = Bench(limits=SessionConfig(max_text_characters=5, max_utterance_characters=8))
+    error = error_of(bench.say(Speak(text="123456", utterance_id="a")).send())
+    assert error.code == "TEXT_TOO_LONG"
+    assert "5" in error.message
+    bench.say(*(Speak(text="1234", utterance_id="b", final=False) for _ in range(3)))
+    error = error_of(bench.send())
+    assert (error.code, error.utterance_id) == ("TEXT_TOO_LONG", "b")
+    assert "8" in error.message
+
+
+def test_too_many_utterances_are_refused_and_the_rest_go_on():
+    bench = Bench(limits=SessionConfig(max_queued_utterances=2))
+    bench.say(*(Speak(text=name, utterance_id=name) for name in "abc"))
+    error = error_of(bench.send())
+    assert (error.code, error.utterance_id, error.fatal) == ("CAPACITY", "c", False)
+    assert error.retry_after_ms is not None
+    assert len(only(bench.speak_all().send(), Complete)) == 2
+
+
+def test_an_unknown_voice_names_those_that_are_ready():
+    error = error_of(Bench().say(Speak(text="a", voice="nobody", utterance_id="a")).send())
+    assert (error.code, error.utterance_id) == ("VOICE_NOT_FOUND", "a")
+    assert "makima" in error.message
+    assert "broken" not in error.message
+
+
+def test_an_unavailable_voice_gives_its_reason():
+    error = error_of(Bench().say(Start(voice="broken")).send())
+    assert error.code == "VOICE_NOT_FOUND"
+    assert "not there yet" in error.message
+
+
+def test_a_voice_that_waits_to_be_encoded_may_be_asked_for():
+    assert Bench().say(Speak(text="a", voice="new")).call.request.voice == "new"
+
+
+def test_a_voice_that_is_added_later_is_found():
+    bench = Bench()
+    bench.voices["late"] = VoiceStatus("late", "ready", "", None)
+    assert bench.say(Speak(text="a", voice="late")).call is not None
+
+
+def test_where_no_voices_are_known_the_generator_answers():
+    assert Bench(voices={}).say(Speak(text="a", voice="nobody")).call is not None
+
+
+def test_a_refused_message_about_open_text_ends_that_utterance():
+    bench = Bench().say(Speak(text="a", utterance_id="a", final=False), Refusal(InvalidMessageError("x"), "a"))
+    assert error_of(bench.send()).utterance_id == "a"
+    assert bench.say(Cancel()).send() == []
+
+
+def test_stop_speaks_what_is_queued_then_closes():
+    bench = Bench().say(Speak(text="a"), Speak(text="b"), Stop(), Speak(text="c"))
+    messages = bench.speak_all().send()
+    assert kinds(messages)[-4:] == ["audio_chunk", "complete", "stopped", "close"]
+    assert len(only(messages, Complete)) == 2
+    assert "stopping" in error_of(messages).message
+    assert messages[-1] == Close(1000, "stopped")
+
+
+def test_stop_closes_what_is_open():
+    bench = Bench().say(Speak(text="tail", utterance_id="a", final=False), Stop())
+    assert bench.call.request.text == "tail"
+    assert kinds(bench.speak_all().send())[-3:] == ["complete", "stopped", "close"]
+
+
+def test_stop_of_an_idle_session_is_answered_at_once():
+    assert Bench().say(Stop()).send() == [Stopped(), Close(1000, "stopped")]
+
+
+def test_a_cancel_after_stop_still_silences():
+    bench = Bench().say(Speak(text="a", utterance_id="a"), Stop()).audio(9).end().say(Cancel())
+    assert kinds(bench.send()) == ["cancelled", "stopped", "close"]
+
+
+def test_a_silent_client_is_closed():
+    bench = Bench(limits=SessionConfig(idle_timeout_s=10)).wait(9.9)
+    assert bench.session.next_deadline_s == 10
+    assert bench.send() == []
+    messages = bench.wait(0.2).send()
+    assert (messages[0].code, messages[0].fatal) == ("SESSION_TIMEOUT", True)
+    assert messages[1].code == 1008
+
+
+def test_a_session_that_speaks_is_not_idle():
+    bench = Bench(limits=SessionConfig(idle_timeout_s=10, start_deadline_s=100)).say(Speak(text="a"))
+    bench.wait(50).audio()
+    assert "error" not in kinds(bench.send())
+    bench.end()
+    bench.send()
+    assert kinds(bench.wait(9).send()) == []
+    assert kinds(bench.wait(2).send()) == ["error", "close"]
+
+
+def test_a_client_that_does_not_read_pauses_the_generator_then_is_closed():
+    bench = Bench(limits=SessionConfig(max_unsent_audio_s=1, slow_client_timeout_s=5)).say(Speak(text="a|b"))
+    bench.audio(4).audio(4)
+    assert not bench.session.paused
+    assert bench.audio(5).session.paused
+    bench.send(2)
+    assert not bench.session.paused
+    bench.audio(4)
+    assert bench.session.paused
+    messages = bench.wait(5).send()
+    assert kinds(messages) == ["error", "close"]
+    assert (messages[0].code, messages[0].fatal, messages[1].code) == ("SLOW_CLIENT", True, 1008)
+    assert bench.cancelled_calls == [1]
+
+
+def test_unsent_bytes_pause_too():
+    bench = Bench(limits=SessionConfig(max_unsent_bytes=1 << 16)).say(Speak(text="a", encoding="pcm_f32"))
+    assert not bench.audio(8).session.paused
+    assert bench.audio(1).session.paused
+
+
+def test_a_client_that_reads_slowly_but_steadily_stays():
+    bench = Bench(limits=SessionConfig(slow_client_timeout_s=5)).say(Speak(text="a"))
+    for _ in range(20):
+        bench.audio().wait(4).send(1)
+    assert bench.session.close is None
+
+
+def test_answers_that_nobody_reads_are_bounded():
+    bench = Bench()
+    for _ in range(10_000):
+        bench.say(Refusal(InvalidMessageError("x")))
+    messages = bench.send()
+    assert [message.code for message in messages] == ["SLOW_CLIENT", 1008]
+
+
+def test_a_call_that_does_not_start_in_time_is_capacity():
+    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a", utterance_id="a")).wait(3)
+    error = error_of(bench.send())
+    assert (error.code, error.utterance_id, error.fatal) == ("CAPACITY", "a", False)
+    assert error.retry_after_ms is not None
+    assert bench.cancelled_calls == [1]
+    assert bench.over().say(Speak(text="b")).call.request.text == "b"
+
+
+def test_a_call_that_speaks_has_no_deadline():
+    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a")).audio()
+    bench.send()
+    assert only(bench.wait(60).send(), ErrorMessage) == []
+
+
+def test_whole_audio_comes_in_one_piece():
+    bench = Bench().say(SpeakWhole(text="One.|Two.", utterance_id="a"))
+    assert not bench.call.request.listening
+    messages = bench.audio(2).audio(3).end().audio(1).end().send()
+    assert kinds(messages) == ["audio_chunk", "complete"]
+    assert (messages[0].seq, messages[0].duration_ms, messages[0].final) == (0, 480, True)
+    assert len(bench.items[0].payload) == 6 * 1920 * 2
+    assert messages[1].duration_ms == 480
+
+
+def test_whole_audio_is_bounded():
+    bench = Bench(limits=SessionConfig(max_whole_audio_s=0.2)).say(SpeakWhole(text="a")).audio(2).audio(2)
+    assert error_of(bench.send()).code == "TEXT_TOO_LONG"
+    assert bench.cancelled_calls == [1]
+
+
+def test_errors_in_order_wait_for_their_turn():
+    bench = Bench(errors_in_order=True).say(Speak(text="a"), Speak(text=""), Speak(text="c"))
+    spoken = ["segment", "audio_chunk", "audio_chunk", "complete"]
+    assert kinds(bench.speak_all().send()) == [*spoken, "error", *spoken]
+
+
+def test_errors_in_order_are_bounded():
+    bench = Bench(errors_in_order=True, limits=SessionConfig(max_queued_utterances=2))
+    bench.say(*(Speak(text="a") for _ in range(20)))
+    messages = bench.send()
+    assert (messages[0].code, messages[0].fatal, messages[1].code) == ("CAPACITY", True, 1013)
+
+
+TALE = "Once there was a fox. It met a hen, and said good morning! Was it polite? Nobody knows; the hen was gone. "
+
+
+def requests_of(texts):
+    """Requests made with the real text pipeline for one utterance given in pieces."""
+    setup = SessionSetup("s", Manner(voice="makima", seed=3), SessionConfig(), VOICES, lambda: 0)
+    session = Session(setup, 0.0)
+    requests, effects = [], []
+    for number, text in enumerate(texts, 1):
+        speak = Speak(text=text, utterance_id="a", final=number == len(texts))
+        effects += session.receive(speak, 0.0)
+    while effects:
+        call = effects.pop()
+        requests.append((call.request.text, call.request.seed))
+        session.event(call.call_id, SpeechEnd("eos", 0), 0.0)
+        effects += session.ended(call.call_id, 0.0)
+    return requests
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 4 * len(TALE)), max_size=12))
+def test_text_in_any_pieces_makes_the_same_requests(cuts):
+    text = TALE * 4
+    edges = [0, *sorted(cuts), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
+    requests = requests_of(pieces)
+    assert requests == requests_of([text])
+    assert len(requests) > 1
+
+
+IDS = st.sampled_from(["a", "b", "c"])
+TEXTS = st.sampled_from(["", "One.", "One.|", "One.|Two.|Three", "   "])
+STEPS = st.one_of(
+    st.builds(Speak, text=TEXTS, utterance_id=IDS | st.none(), final=st.booleans()),
+    st.builds(SpeakWhole, text=TEXTS, utterance_id=IDS | st.none()),
+    st.builds(Flush, utterance_id=IDS | st.none()),
+    st.builds(Cancel, utterance_id=IDS | st.none()),
+    st.builds(Start, voice=st.sampled_from(["makima", "broken", None])),
+    st.builds(Refusal, st.just(InvalidMessageError("wrong")), IDS | st.none()),
+    st.sampled_from(["audio", "audio", "audio", "eos", "error", "over", "send", "send", "wait"]),
+)
+
+
+def _step(bench, step):
+    if not isinstance(step, str):
+        bench.say(step)
+    elif step == "send":
+        bench.send(2)
+    elif step == "wait":
+        bench.wait(1)
+    elif bench.call is not None:
+        {"audio": bench.audio, "eos": bench.end, "error": lambda: bench.end("error"), "over": bench.over}[step]()
+
+
+def _check_laws(items):
+    """Exactly one end for each utterance, nothing of it after; its audio consecutive and without gaps."""
+    spoken, samples, current = {}, {}, None
+    for item in items:
+        message = item.message
+        if not isinstance(message, AudioMessage | Segment):
+            if isinstance(message, Complete | Cancelled | ErrorMessage) and message.utterance_id in spoken:
+                chunks = spoken.pop(message.utterance_id)
+                made = samples.pop(message.utterance_id)
+                finals = [chunk.final for chunk in chunks]
+                if isinstance(message, Complete):
+                    assert finals == [False] * (len(finals) - 1) + [True]
+                    assert message.duration_ms == milliseconds(made)
+                else:
+                    assert True not in finals or isinstance(message, ErrorMessage)
+                if isinstance(message, Cancelled):
+                    assert message.duration_ms == milliseconds(made)
+                if current == message.utterance_id:
+                    current = None
+            continue
+        assert current in (None, message.utterance_id), "audio of two utterances interleaves"
+        current = message.utterance_id
+        chunks = spoken.setdefault(current, [])
+        start = samples.setdefault(current, 0)
+        assert message.start_ms == milliseconds(start)
+        if isinstance(message, AudioMessage):
+            assert message.seq == len(chunks)
+            assert len(item.payload) == item.samples * 2
+            chunks.append(message)
+            samples[current] += item.samples
+    return spoken
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEPS, max_size=40))
+def test_any_sequence_keeps_the_laws(steps):
+    bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
+    for step in steps:
+        _step(bench, step)
+    bench.speak_all()
+    bench.say(Stop()).speak_all()
+    bench.send()
+    assert bench.items[-1] == Close(1000, "stopped")
+    assert _check_laws(bench.items[:-1]) == {}
+    assert bench.session.close is not None

@@ -1,0 +1,142 @@
+"""Text cleaning: the law of splits, then what goes and what stays."""
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.text_cleaning import Cleaner, TextCleaning
+
+PIECES = (
+    " ", "  ", "\n", "\n\n", "\r\n", "\t", "*", "**", "***", "_", "__", "`", "```", "```py", "~~", "~", "#", "## ", "- ",
+    "---", "* ", "> ", "|", "|--|", "| a ", "[", "]", "](", ")", "[x](y)", "![x](y)", "[ ] ", "(", '"t"', "<", ">", "\\",
+    "!", ".", ",", "=", "===", "1. ", "a", "b1", "word", "重点", "é", "😀", "👩\u200d👧", "1️⃣", "→", "\u200b", "\u200d",
+    "\ufeff", "\x00", "\ud83d", "http://x.y/z_(w)", "x" * 60,
+)  # fmt: skip
+
+texts = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=50).map("".join))
+cleanings = st.builds(TextCleaning, markdown=st.booleans(), emoji=st.sampled_from(["drop", "keep"]))
+
+
+def cleaned(pushes: list[str], cleaning: TextCleaning | None = None) -> str:
+    cleaner = Cleaner(cleaning or TextCleaning())
+    return "".join(cleaner.push(text) for text in pushes) + cleaner.flush()
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> list[str]:
+    text = draw(texts)
+    cuts = draw(st.lists(st.integers(0, len(text)), max_size=20))
+    return [text[start:end] for start, end in pairwise(sorted({0, *cuts, len(text)}))]
+
+
+@given(pushes=splits(), cleaning=cleanings)
+@settings(max_examples=500, deadline=None)
+def test_any_split_gives_the_text_of_the_whole(pushes, cleaning):
+    whole = "".join(pushes)
+    expected = cleaned([whole], cleaning)
+    assert cleaned(pushes, cleaning) == expected
+    assert cleaned(list(whole), cleaning) == expected
+
+
+@given(text=texts)
+@settings(max_examples=200, deadline=None)
+def test_white_space_is_collapsed_and_nothing_invisible_is_left(text):
+    result = cleaned([text], TextCleaning(markdown=False))
+    assert "  " not in result
+    assert "\n\n\n" not in result
+    assert result == result.lstrip()
+    assert all(character.isprintable() or character == "\n" for character in result)
+
+
+@given(text=st.text(alphabet="abc ÄÖ 你好 .,!?()«»“”:;-'123%€$@/&+=\n", max_size=80))
+def test_prose_is_left_alone_but_for_white_space(text):
+    # A line that begins with a bullet or a rule is Markdown, and so is an address after brackets.
+    lines = [line.lstrip(" -+=") for line in text.split("\n")]
+    result = cleaned(["\n".join(lines)])
+    assert result.split() == "\n".join(lines).split()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# Title\nText", "Title\nText"),
+        ("###### Deep\n", "Deep\n"),
+        ("#hashtag and #1", "#hashtag and #1"),
+        ("**bold** and *slanted* and __bold__ and _slanted_", "bold and slanted and bold and slanted"),
+        ("***both***, ~~gone~~, ~5", "both, gone, ~5"),
+        ("这是**重点**内容。", "这是重点内容。"),
+        ("2 * 3 = 6, 2*3, f*** it, snake_case, a * b", "2 * 3 = 6, 2*3, f*** it, snake_case, a * b"),
+        ("call `f(x)` or ``g``", "call f(x) or g"),
+        ("[a link](https://x.y/z_(w)?q=1) here", "a link here"),
+        ('see [it](u "title"), ![picture](p.png)!', "see it, picture!"),
+        ("[**bold** link](u)", "bold link"),
+        ("[1] and f[x] (y) and [z] (w)", "[1] and f[x] (y) and [z] (w)"),
+        ("- one\n* two\n+ three\n• four\n1. five", "one\ntwo\nthree\nfour\n1. five"),
+        ("  - [x] done\n  - [ ] open", "done\nopen"),
+        ("> said\n>> twice", "said\ntwice"),
+        ("One\n\n---\n\nTwo", "One\n\nTwo"),
+        ("| Name | Age |\n|------|:---:|\n| Bob  | 3 |\n", "Name, Age\nBob, 3\n"),
+        ("a | b", "a | b"),
+        ("```python\nx = 1\n```\nDone", "x = 1\n\nDone"),
+        (r"\*kept\* and C:\new", r"*kept* and C:\new"),
+    ],
+)
+def test_markdown_becomes_what_a_reader_would_say(text, expected):
+    assert cleaned([text]) == expected
+
+
+def test_markdown_stays_when_it_is_switched_off():
+    text = "# Title **bold** [link](u)"
+    assert cleaned([text], TextCleaning(markdown=False)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "dropped", "kept"),
+    [
+        ("Great 😀!", "Great!", "Great 😀!"),
+        ("Hi😀there", "Hi there", "Hi😀there"),
+        ("👩\u200d👩\u200d👧 family", "family", "👩\u200d👩\u200d👧 family"),
+        ("1️⃣ one ✓ → two", "1 one two", "1️⃣ one ✓ → two"),
+        ("20 °C, 5 €, № 3, ©", "20 °C, 5 €, № 3, ©", "20 °C, 5 €, № 3, ©"),
+    ],
+)
+def test_emoji_and_silent_symbols_go_unless_kept(text, dropped, kept):
+    assert cleaned([text]) == dropped
+    assert cleaned([text], TextCleaning(emoji="keep")) == kept
+
+
+def test_control_and_zero_width_characters_go():
+    assert cleaned(["zero\u200bwidth\u200d, \ufeffmark\x07, soft\u00adhyphen, half \ud83d"]) == (
+        "zerowidth, mark, softhyphen, half"
+    )
+
+
+def test_white_space_is_one_space_one_line_feed_or_two():
+    assert cleaned(["  a \t b\u00a0c \r\n d\n\n\n\ne  "]) == "a b c\nd\n\ne"
+
+
+def test_plain_words_are_returned_at_once():
+    cleaner = Cleaner(TextCleaning())
+    assert cleaner.push("Hello, wor") == "Hello, wor"
+    assert cleaner.push("ld ") == "ld"
+    assert cleaner.push("and [1") == " and"
+    assert cleaner.push("] more") == " [1] more"
+
+
+@pytest.mark.parametrize("opening", ["[", "![a", "[a](", '[a](b "', "```", "|", "**", "_", "- ", "#", "\\", "   "])
+def test_what_never_closes_is_held_back_within_bounds_and_at_linear_cost(opening):
+    cleaner = Cleaner(TextCleaning(emoji="keep"))
+    given = opening + ("word" * 2_000)
+    begun_s = time.process_time()
+    returned = sum(len(cleaner.push(character)) for character in given)
+    assert len(given) - returned < 1_400
+    assert time.process_time() - begun_s < 2.0
+
+
+def test_many_links_in_one_push_cost_what_they_cost_one_by_one():
+    begun_s = time.process_time()
+    assert cleaned(["[word](target) " * 20_000]) == ("word " * 20_000).strip()
+    assert time.process_time() - begun_s < 4.0

@@ -1,0 +1,124 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.errors import VoiceInvalidError
+from serve_app.voices import BoundedCache, VoicePrompt, read_reference, scan
+
+MANIFEST = {
+    "name": "Test",
+    "audio": "clip.wav",
+    "transcript": "some words",
+    "language": "english",
+    "speaker": "nobody",
+    "licence": "CC0-1.0",
+}
+
+
+def wav(seconds=4.0, rate_hz=16_000, level=0.3, channels=1):
+    samples = level * np.sin(np.arange(int(seconds * rate_hz)) * 0.05)
+    file = io.BytesIO()
+    sf.write(file, np.stack([samples] * channels, axis=1), rate_hz, format="WAV")
+    return file.getvalue()
+
+
+def test_a_reference_is_mono_float_at_its_own_rate():
+    reference = read_reference("v", wav(channels=2), " some words ")
+    assert reference.pcm.shape == (64_000,)
+    assert reference.pcm.dtype == np.float32
+    assert (reference.sample_rate_hz, reference.transcript) == (16_000, "some words")
+
+
+@pytest.mark.parametrize(
+    ("audio", "reason"),
+    [
+        (wav(seconds=2.9), "2.90 s"),
+        (wav(seconds=31), "31.00 s"),
+        (wav(level=0.0), "silent"),
+        (b"no audio at all", "decoded"),
+        (b"", "decoded"),
+        (wav()[:40], "decoded"),
+        (b"x" * ((20 << 20) + 1), "bytes"),
+    ],
+)
+def test_a_bad_reference_is_refused_with_its_reason(audio, reason):
+    with pytest.raises(VoiceInvalidError, match=reason):
+        read_reference("v", audio, None)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_crash_the_reader(tail):
+    for audio in (tail, wav()[:44] + tail):
+        with pytest.raises(VoiceInvalidError):
+            read_reference("v", audio, None)
+
+
+def test_the_digest_changes_with_audio_and_transcript():
+    digests = {read_reference("v", wav(level=level), text).digest for level in (0.2, 0.3) for text in (None, "a", "b")}
+    assert len(digests) == 6
+
+
+def test_scan_lists_every_voice_and_says_why_one_cannot_be_used(tmp_path):
+    for name, manifest, audio in [
+        ("good", MANIFEST, wav()),
+        ("missing", MANIFEST, None),
+        ("wrong", {**MANIFEST, "audio": "../../etc/passwd"}, wav()),
+        ("Bad Name", MANIFEST, wav()),
+        ("short", MANIFEST, wav(seconds=1)),
+    ]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        if audio is not None:
+            (folder / "clip.wav").write_bytes(audio)
+    (tmp_path / "not-a-voice").mkdir()
+    voices = {voice.voice: voice for voice in scan(tmp_path)}
+    assert set(voices) == {"good", "missing", "wrong", "Bad Name", "short"}
+    assert voices["good"].reference is not None
+    assert "not there yet" in voices["missing"].reason
+    assert "audio" in voices["wrong"].reason
+    assert voices["Bad Name"].reason
+    assert "1.00 s" in voices["short"].reason
+    assert scan(tmp_path / "nowhere") == []
+
+
+def test_a_prompt_knows_its_size():
+    prompt = VoicePrompt("v", "d", np.zeros(128, np.float32), np.zeros((50, 16), np.int16), "words")
+    assert prompt.nbytes == 128 * 4 + 50 * 16 * 2 + 512
+
+
+def cache(max_bytes=10, ttl_s=None):
+    return BoundedCache[str, str](max_bytes, len, ttl_s)
+
+
+def test_the_least_recently_used_value_leaves_first():
+    kept = cache()
+    kept.put("a", "1234", 0.0)
+    kept.put("b", "1234", 1.0)
+    kept.get("a", 2.0)
+    assert kept.put("c", "1234", 3.0) == ["b"]
+    assert list(kept) == ["a", "c"]
+
+
+def test_an_unused_value_expires_and_a_used_one_does_not():
+    kept = cache(ttl_s=5.0)
+    kept.put("a", "1", 0.0)
+    kept.put("b", "1", 0.0)
+    kept.get("a", 4.0)
+    assert kept.get("b", 6.0) is None
+    assert kept.get("a", 8.0) == "1"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.text("x", max_size=14))))
+def test_the_bytes_never_pass_the_bound_and_are_counted_right(puts):
+    kept = cache()
+    for now_s, (key, value) in enumerate(puts):
+        dropped = kept.put(key, value, float(now_s))
+        assert kept.bytes <= 10
+        assert (key in dropped) == (len(value) > 10)
+        assert kept.bytes == sum(len(kept.get(key, float(now_s))) for key in kept)

@@ -1,0 +1,590 @@
+"""The web application over a real server and a backend that yields known PCM."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import logging
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile as sf
+import uvicorn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from serve_app.audio import Pcm16Encoder
+from serve_app.config import AppConfig, IngressConfig, SessionConfig
+from serve_app.deployments.backend import Readiness
+from serve_app.deployments.front import Front
+from serve_app.deployments.web import build_web
+from serve_app.dialects import FullDialect
+from serve_app.errors import TtsUnavailableError
+from serve_app.messages import Speak
+from serve_app.speech import AudioChunk, SpeechEnd
+from serve_app.voices import VoiceStatus
+
+FRAME = 1920
+
+
+class KnownBackend:
+    """Speaks one frame for each character, of a value that the text decides."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.frame_delay_s = 0.0
+        self.frames = None
+        self.chunk_frames = 1
+        self.raises = None
+        self.ready = Readiness(ready=True, model="tiny", random_weights=True, detail="")
+        self.requests = []
+        self.closed = []
+        self.running = 0
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.most_running = 0
+        self.yielded = 0
+
+    def pcm(self, text, frames=None):
+        return np.full((frames or len(text)) * FRAME, (sum(map(ord, text)) % 97) / 100, dtype=np.float32)
+
+    async def speak(self, request):
+        self.requests.append(request)
+        self.running += 1
+        self.quiet.clear()
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if self.raises is not None:
+                raise self.raises
+            frames = self.frames or len(request.text)
+            for first in range(0, frames, self.chunk_frames):
+                await asyncio.sleep(self.frame_delay_s)
+                count = min(self.chunk_frames, frames - first)
+                codes = np.zeros((count, 16), dtype=np.int16)
+                self.yielded += count
+                yield AudioChunk(first, codes, self.pcm(request.text, count))
+            yield SpeechEnd("eos", frames)
+        finally:
+            self.running -= 1
+            if self.running == 0:
+                self.quiet.set()
+            self.closed.append(time.monotonic())
+
+    async def voices(self):
+        return [
+            VoiceStatus("makima", "ready", "", None),
+            VoiceStatus("power", "unavailable", "its reference audio is not there yet", None),
+        ]
+
+    async def readiness(self):
+        return self.ready
+
+
+class Server(uvicorn.Server):
+    def __init__(self, options):
+        super().__init__(options)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets=sockets)
+        self.is_up.set()
+
+
+@contextlib.asynccontextmanager
+async def served(backend, config):
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=False)
+    server = Server(options)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    await server.is_up.wait()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+        listener.close()
+
+
+BACKEND = KnownBackend()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def shared_host():
+    async with served(BACKEND, AppConfig()) as host:
+        yield host
+
+
+@pytest.fixture
+def backend():
+    BACKEND.reset()
+    return BACKEND
+
+
+@pytest.fixture
+def host(shared_host, backend):
+    return shared_host
+
+
+def socket_to(host, path, **options):
+    return connect(f"ws://{host}{path}", compression=None, **options)
+
+
+async def say(ws, **message):
+    await ws.send(json.dumps(message))
+
+
+async def hear(ws, until=("complete",), timeout_s=5.0):
+    """Messages and payloads up to one of a type; payloads are put into their message as ``pcm``."""
+    heard = []
+    async with asyncio.timeout(timeout_s):
+        while True:
+            frame = await ws.recv()
+            if isinstance(frame, bytes):
+                heard[-1]["pcm"] = frame
+                continue
+            message = json.loads(frame)
+            heard.append(message)
+            if message["type"] in until:
+                return heard
+
+
+def audio_of(heard):
+    return b"".join(
+        message["pcm"] if "pcm" in message else base64.b64decode(message.get("data", ""))
+        for message in heard
+        if message["type"] in ("audio_chunk", "audio")
+    )
+
+
+def expected(backend, *texts):
+    return b"".join(Pcm16Encoder().encode(backend.pcm(text)) for text in texts)
+
+
+async def idle(backend):
+    async with asyncio.timeout(2):
+        await backend.quiet.wait()
+
+
+async def test_speak_on_a_fresh_socket_is_heard(host, backend):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Hello.", utterance_id="a")
+        heard = await hear(ws)
+    assert [message["type"] for message in heard] == ["segment", *["audio_chunk"] * 7, "complete"]
+    assert audio_of(heard) == expected(backend, "Hello.")
+    assert [message["final"] for message in heard[1:-1]] == [False] * 6 + [True]
+    assert heard[-1]["duration_ms"] == 480
+
+
+async def test_base64_and_float_are_the_same_audio(host, backend):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="start", transport="base64", encoding="pcm_f32")
+        ready = (await hear(ws, until=("ready",)))[0]
+        assert (ready["transport"], ready["encoding"], ready["sample_rate"]) == ("base64", "pcm_f32", 24000)
+        await say(ws, type="speak", text="Hello.")
+        heard = await hear(ws)
+    assert audio_of(heard) == backend.pcm("Hello.").astype("<f4").tobytes()
+
+
+async def test_a_query_presets_the_fields_of_start(host, backend):
+    query = "language=German&seed=7&temperature=0.5&transport=base64"
+    async with socket_to(host, f"/api/v1/speak?{query}") as ws:
+        await say(ws, type="speak", text="Hallo.")
+        heard = await hear(ws)
+    assert heard[-1]["seed"] == 7
+    assert "data" in heard[1]
+    request = backend.requests[0]
+    assert (request.language, request.seed, request.sampling.temperature) == ("german", 7, 0.5)
+
+
+async def test_a_wrong_preset_is_an_error_and_the_socket_stays(host):
+    async with socket_to(host, "/api/v1/speak?language=Klingon") as ws:
+        assert (await hear(ws, until=("error",)))[0]["code"] == "UNSUPPORTED_LANGUAGE"
+        await say(ws, type="speak", text="Hello.")
+        await hear(ws)
+
+
+async def test_cancel_reaches_the_generator_within_a_frame(host, backend):
+    backend.frame_delay_s, backend.frames = 0.02, 10_000
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Hello.", utterance_id="a")
+        await hear(ws, until=("audio_chunk",))
+        await ws.recv()
+        asked = time.monotonic()
+        await say(ws, type="cancel", utterance_id="a")
+        heard = await hear(ws, until=("cancelled",))
+        await idle(backend)
+        assert backend.closed[-1] - asked < 0.08
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await ws.recv()
+    assert heard[-1]["duration_ms"] % 80 == 0
+
+
+async def test_stop_finishes_then_closes(host):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="One.")
+        await say(ws, type="speak", text="Two.")
+        await say(ws, type="stop")
+        heard = await hear(ws, until=("stopped",))
+        assert [message["type"] for message in heard].count("complete") == 2
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1000
+
+
+@pytest.mark.parametrize("gentle", [True, False])
+async def test_a_client_that_goes_frees_its_stream(host, backend, gentle):
+    backend.frame_delay_s, backend.frames = 0.01, 10_000
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Hello.")
+        await hear(ws, until=("audio_chunk",))
+        if not gentle:
+            ws.transport.abort()
+    await idle(backend)
+
+
+async def test_a_generator_that_raises_is_an_answer_and_the_socket_stays(host, backend, caplog):
+    backend.raises = RuntimeError("secret detail")
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Hello.", utterance_id="a")
+        error = (await hear(ws, until=("error",)))[0]
+        assert (error["code"], error["utterance_id"], error["fatal"]) == ("SYNTHESIS_ERROR", "a", False)
+        assert "secret" not in error["message"]
+        backend.raises = TtsUnavailableError("none is ready", retry_after_ms=100)
+        await say(ws, type="speak", text="Hello.", utterance_id="b")
+        error = (await hear(ws, until=("error",)))[0]
+        assert (error["code"], error["retry_after_ms"]) == ("TTS_UNAVAILABLE", 100)
+        backend.raises = None
+        await say(ws, type="speak", text="Hello.", utterance_id="c")
+        await hear(ws)
+    assert "Traceback" in caplog.text
+
+
+async def test_log_lines_carry_ids_and_never_text(host, caplog):
+    caplog.set_level(logging.DEBUG, logger="serve_app")
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Confidential words.", utterance_id="the-id")
+        await hear(ws)
+        await say(ws, type="speak", text="Confidential", unknown="Confidential")
+        await hear(ws, until=("error",))
+    assert "the-id" in caplog.text
+    assert "onfidential" not in caplog.text
+
+
+async def test_wrong_frames_are_answered_and_the_socket_stays(host):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        for frame in (b"\x00\xff", "[]", "{", "x" * (1 << 20) + "x", '{"type": "sing"}'):
+            await ws.send(frame)
+            assert (await hear(ws, until=("error",)))[0]["code"] == "INVALID_MESSAGE"
+        await say(ws, type="speak", text="Hello.")
+        await hear(ws)
+
+
+async def test_text_that_is_not_utf8_closes_with_its_own_code(host):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await ws.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await hear(ws)
+    assert closed.value.rcvd.code == 1007
+
+
+async def test_a_broken_session_closes_with_a_frame(host, monkeypatch, caplog):
+    def broken(*_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("serve_app.session.Session.receive", broken)
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="Hello.")
+        assert (await hear(ws, until=("error",)))[0]["fatal"] is True
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1011
+    assert "a bug" in caplog.text
+
+
+async def test_raw_framing_is_bare_audio_and_an_end(host, backend):
+    async with socket_to(host, "/api/v1/speak?framing=raw") as ws:
+        await say(ws, type="speak", text="Hello.", voice="makima")
+        frames = [await ws.recv() for _ in range(7)]
+        assert b"".join(frames[:-1]) == expected(backend, "Hello.")
+        assert json.loads(frames[-1]) == {"type": "audio_end"}
+        await say(ws, type="speak", text="")
+        assert json.loads(await ws.recv())["code"] == "TEXT_EMPTY"
+        backend.frame_delay_s, backend.frames = 0.01, 1000
+        await say(ws, type="speak", text="Hello.")
+        assert isinstance(await ws.recv(), bytes)
+        await say(ws, type="cancel")
+        while isinstance(frame := await ws.recv(), bytes):
+            pass
+        assert json.loads(frame) == {"type": "audio_end"}
+        await say(ws, type="stop")
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1000
+
+
+async def test_research_requests_are_answered_in_order(host, backend):
+    async with socket_to(host, "/ws/tts") as ws:
+        await say(ws, type="synthesize", text="One.", unknown=1)
+        await say(ws, text="Two.")
+        await say(ws, type="synthesize", text="")
+        await say(ws, type="synthesize", text="Three.", stream=False)
+        first, second = await hear(ws), await hear(ws)
+        error = await hear(ws, until=("error",))
+        whole = await hear(ws)
+    assert audio_of(first) == expected(backend, "One.")
+    assert audio_of(second) == expected(backend, "Two.")
+    assert [message["final"] for message in first[:-1]] == [False] * 4 + [True]
+    assert first[-1] == {"type": "complete", "duration_ms": 320}
+    assert set(first[0]) == {"type", "data", "sample_rate", "final"}
+    assert error == [{"type": "error", "code": "TEXT_EMPTY", "message": error[0]["message"]}]
+    assert [message["type"] for message in whole] == ["audio", "complete"]
+    assert whole[0]["final"] is True
+    assert audio_of(whole) == expected(backend, "Three.")
+    assert {request.language for request in backend.requests} == {"english"}
+    assert backend.most_running == 1
+
+
+async def test_post_answers_a_wav_file(host, backend):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        answer = await client.post("/api/tts", json={"text": "Hello.", "voice": "makima", "language": "English"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/wav")
+    samples, rate_hz = sf.read(io.BytesIO(answer.content), dtype="int16")
+    assert rate_hz == 24_000
+    assert samples.astype("<i2").tobytes() == expected(backend, "Hello.")
+    assert backend.requests[0].listening is False
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "INVALID_MESSAGE"),
+        (b"\xff", 400, "INVALID_MESSAGE"),
+        (b'{"text": ""}', 400, "TEXT_EMPTY"),
+        (json.dumps({"text": "x" * 5001}).encode(), 400, "TEXT_TOO_LONG"),
+        (b"x" * (2 << 20), 400, "INVALID_MESSAGE"),
+        (b'{"text": "x", "voice": "nobody"}', 404, "VOICE_NOT_FOUND"),
+        (b'{"text": "x", "language": "Klingon"}', 400, "UNSUPPORTED_LANGUAGE"),
+    ],
+)
+async def test_post_answers_errors_by_status_and_code(host, body, status, code):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        answer = await client.post("/api/tts", content=body)
+    assert answer.status_code == status
+    assert answer.json()["code"] == code
+    assert answer.json()["message"]
+
+
+async def test_post_says_when_to_try_again(host, backend):
+    backend.raises = TtsUnavailableError("none is ready", retry_after_ms=1500)
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        answer = await client.post("/api/tts", json={"text": "x"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+async def test_a_post_whose_client_goes_frees_its_stream(host, backend):
+    backend.frame_delay_s, backend.frames = 0.01, 10_000
+    async with httpx.AsyncClient(base_url=f"http://{host}", timeout=0.2) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/api/tts", json={"text": "x"})
+    await idle(backend)
+
+
+async def test_probes_and_voices(host, backend):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["random_weights"]) == (200, True)
+        assert "noise, not speech" in ready.json()["notice"]
+        backend.ready = Readiness(ready=False, model="tiny", random_weights=False, detail="loading")
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["detail"], ready.json()["notice"]) == (503, "loading", "")
+        voices = (await client.get("/v1/audio/voices")).json()
+    assert voices["default"] == "makima"
+    assert [(voice["id"], voice["state"]) for voice in voices["voices"]] == [
+        ("makima", "ready"),
+        ("power", "unavailable"),
+    ]
+    assert "not there yet" in voices["voices"][1]["reason"]
+
+
+async def test_the_playground_is_served_once(host):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        page = await client.get("/")
+        assert page.status_code == 200
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        again = await client.get("/", headers={"if-none-match": page.headers["etag"]})
+        assert again.status_code == 304
+        for name in ("playground.js", "playground.css"):
+            assert name in page.text
+            assert (await client.get(f"/playground/{name}")).status_code == 200
+        assert (await client.get("/playground/../web.py")).status_code == 404
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+async def test_a_foreign_page_is_refused(host):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        for origin in ("http://evil.example", "null", f"http://{host}.evil.example"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with socket_to(host, "/api/v1/speak", origin=origin):
+                    pass
+            assert refused.value.response.status_code == 403
+            answer = await client.post("/api/tts", json={"text": "x"}, headers={"origin": origin})
+            assert answer.status_code == 403
+    async with socket_to(host, "/api/v1/speak", origin=f"http://{host}"):
+        pass
+
+
+async def test_an_allowed_origin_is_let_in(backend):
+    config = AppConfig(ingress=IngressConfig(allowed_origins=("https://app.example",)))
+    async with served(backend, config) as host, socket_to(host, "/ws/tts", origin="https://app.example"):
+        pass
+
+
+async def test_a_full_server_says_when_to_try_again(backend):
+    async with served(backend, AppConfig(ingress=IngressConfig(max_sessions=1))) as host:
+        async with socket_to(host, "/api/v1/speak"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with socket_to(host, "/api/v1/speak"):
+                    pass
+            assert refused.value.response.status_code == 503
+            assert refused.value.response.headers["retry-after"] == "5"
+            assert json.loads(refused.value.response.body)["code"] == "CAPACITY"
+        await asyncio.sleep(0.05)
+        async with socket_to(host, "/api/v1/speak"):
+            pass
+
+
+async def test_an_idle_socket_is_closed(backend):
+    config = AppConfig(session=SessionConfig(idle_timeout_s=0.2))
+    async with served(backend, config) as host, socket_to(host, "/api/v1/speak") as ws:
+        error = (await hear(ws, until=("error",)))[0]
+        assert (error["code"], error["fatal"]) == ("SESSION_TIMEOUT", True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1008
+
+
+async def standstill(backend):
+    """Wait until the generator is no longer asked for more."""
+    async with asyncio.timeout(5):
+        before = None
+        while backend.yielded != before:
+            before = backend.yielded
+            await asyncio.sleep(0.3)
+
+
+async def until_closed(ws):
+    while True:
+        await asyncio.wait_for(ws.recv(), 5)
+
+
+async def test_a_client_that_does_not_read_stalls_neither_cancel_nor_memory(backend):
+    backend.frames, backend.chunk_frames = 40_000, 25
+    config = AppConfig(session=SessionConfig(max_unsent_audio_s=5, slow_client_timeout_s=60))
+    async with served(backend, config) as host, socket_to(host, "/api/v1/speak", max_queue=1) as ws:
+        await say(ws, type="speak", text="Hello.", utterance_id="a")
+        await standstill(backend)
+        assert 0 < backend.yielded < 10_000
+        await say(ws, type="cancel")
+        await idle(backend)
+        assert (await hear(ws, until=("cancelled",)))[-1]["utterance_id"] == "a"
+
+
+async def test_a_client_that_reads_nothing_for_long_is_closed(backend, monkeypatch):
+    monkeypatch.setattr("serve_app.deployments.driver.CLOSE_GRACE_S", 0.1)
+    backend.frames, backend.chunk_frames = 40_000, 25
+    config = AppConfig(session=SessionConfig(max_unsent_audio_s=5, slow_client_timeout_s=0.4))
+    socket_options = {"max_queue": 1, "close_timeout": 0.1}
+    async with served(backend, config) as host, socket_to(host, "/api/v1/speak", **socket_options) as ws:
+        await say(ws, type="speak", text="Hello.", utterance_id="a")
+        await standstill(backend)
+        await idle(backend)
+        assert backend.yielded < 10_000
+        with pytest.raises(ConnectionClosed):
+            await until_closed(ws)
+
+
+class SilentConnection:
+    """Reads nothing, takes everything, keeps its close code."""
+
+    def __init__(self):
+        self.code = None
+
+    async def receive(self):
+        await asyncio.Event().wait()
+
+    async def send(self, frame):
+        pass
+
+    async def close(self, code, reason):
+        self.code = self.code or code
+
+
+async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
+    backend.frame_delay_s, backend.frames = 0.01, 10_000
+    connection = SilentConnection()
+    driver = await Front(backend, AppConfig(), time.monotonic).driver(FullDialect(), connection)
+    running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
+    await asyncio.sleep(0.05)
+    assert backend.running == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert backend.running == 0
+    assert connection.code == 1012
+
+
+FRAMES = st.one_of(
+    st.text(max_size=60),
+    st.binary(max_size=60),
+    st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8) | st.none(), max_size=4).map(json.dumps),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["start", "speak", "flush", "cancel", "sing", 7])},
+        optional={
+            "text": st.text(max_size=12) | st.integers(),
+            "utterance_id": st.sampled_from(["a", "b", "", 7]),
+            "final": st.booleans() | st.text(max_size=3),
+            "voice": st.sampled_from(["makima", "power", "nobody", 7]),
+            "seed": st.integers() | st.floats(allow_nan=False),
+            "sampling": st.dictionaries(st.sampled_from(["top_k", "top_p", "x"]), st.floats(allow_nan=False)),
+        },
+    ).map(json.dumps),
+)
+
+
+async def test_whatever_is_sent_is_answered_by_type_and_the_socket_stays(host, caplog):
+    frames = []
+
+    @settings(max_examples=400, database=None, suppress_health_check=list(HealthCheck))
+    @given(FRAMES)
+    def collect(frame):
+        frames.append(frame)
+
+    collect()
+    for path, probe in (("/api/v1/speak", {"type": "speak", "utterance_id": "probe"}), ("/ws/tts", {})):
+        async with socket_to(host, path) as ws:
+            for start in range(0, len(frames), 20):
+                for frame in frames[start : start + 20]:
+                    await ws.send(frame)
+                if path == "/api/v1/speak":
+                    await say(ws, type="cancel")
+                await say(ws, text="Still here.", **probe)
+                heard = await hear(ws, timeout_s=10)
+                while path == "/api/v1/speak" and heard[-1].get("utterance_id") != "probe":
+                    heard = await hear(ws, timeout_s=10)
+                codes = {message["code"] for message in heard if message["type"] == "error"}
+                assert "SYNTHESIS_ERROR" not in codes
+    assert "Traceback" not in caplog.text
