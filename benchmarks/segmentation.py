@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py                   # the test sets in tests/data/segmentation
     python benchmarks/segmentation.py --treebanks DIR   # DIR/<language>.conllu, Universal Dependencies
-    python benchmarks/segmentation.py --cost            # what a pushed character costs
+    python benchmarks/segmentation.py --cost            # what a pushed character costs, and what the others revise
 
 Test sets count the texts that are cut exactly as expected. Treebanks, each document joined into running
 text, count the sentence ends inside documents as F1: 100 % is every true end found, and no other.
@@ -63,7 +63,7 @@ def texts_right(test_set: Path, segmenter: Segmenter) -> tuple[int, int]:
 
 
 def documents_of(treebank: Path) -> list[list[str]]:
-    """Return the sentences of each document of a CoNLL-U file; without longer documents, three make one."""
+    """Return the sentences of a CoNLL-U file by document; one without useful documents is cut into fives."""
     documents: list[list[str]] = [[]]
     for line in treebank.read_text("utf-8").splitlines():
         if line.startswith("# newdoc"):
@@ -71,8 +71,10 @@ def documents_of(treebank: Path) -> list[list[str]]:
         elif line.startswith("# text = "):
             documents[-1].append(line.removeprefix("# text = ").strip())
     longer = [document for document in documents if len(document) > 1]
+    if len(longer) > 1:
+        return longer
     lone = [sentence for document in documents for sentence in document]
-    return longer or [lone[start : start + 3] for start in range(0, len(lone), 3)]
+    return [lone[start : start + 5] for start in range(0, len(lone), 5)]
 
 
 def joiner_of(language: str) -> str:
@@ -127,6 +129,26 @@ def print_waits(documents: dict[str, list[str]]) -> None:
         print(f"{language:12}{len(texts):6}{tenths[0]:20}{tenths[1]:6}{tenths[2]:16}{tenths[3]:6}")
 
 
+def takes_back(text: str, language: str, segmenter: Segmenter) -> bool:
+    """Say whether an end found in a beginning of the text is not one in the whole: too late for what was spoken."""
+    whole = ends_inside(normalised(segmenter(text, language)))
+    beginnings = (text[:length] for length in range(1, len(text)))
+    return any(ends_inside(normalised(segmenter(beginning, language))) - whole for beginning in beginnings)
+
+
+def print_taken_back() -> None:
+    """Print for the others in how many texts of the test sets an end is taken back as the text grows."""
+    cases = [
+        (case["text"][:400], test_set.stem.rsplit("_", 1)[1])
+        for test_set in sorted(TEST_SETS.glob("*.json"))
+        for case in json.loads(test_set.read_text("utf-8"))
+    ]
+    for name, segmenter in installed_segmenters().items():
+        if not name.startswith("ours"):
+            taken_back = sum(takes_back(text, language, segmenter) for text, language in cases)
+            print(f"{name}: an end is taken back in {taken_back} of {len(cases)} texts")
+
+
 def print_cost() -> None:
     """Print the time of text pushed one character at a time, and of every segmenter on a whole text."""
     cases = [json.loads(path.read_text("utf-8")) for path in sorted(TEST_SETS.glob("*english.json"))]
@@ -174,12 +196,15 @@ def main() -> None:
     """Read the command line and print the tables."""
     parser = argparse.ArgumentParser(description="Scores of sentence segmentation")
     parser.add_argument("--treebanks", type=Path, help="a folder of <language>.conllu files")
-    parser.add_argument("--cost", action="store_true", help="print what a character costs")
+    parser.add_argument(
+        "--cost", action="store_true", help="print what a character costs, and how often the others revise"
+    )
     arguments = parser.parse_args()
     if arguments.treebanks:
         print_treebanks(arguments.treebanks)
     elif arguments.cost:
         print_cost()
+        print_taken_back()
     else:
         print_test_sets()
 

@@ -35,7 +35,7 @@ class Abbreviations:
     """Words that, capitalised, begin a sentence rather than a name."""
 
     has_ordinals: bool = False
-    """A full stop makes a number of up to two digits an ordinal, as in German: ``am 12. Juni``"""
+    """A full stop makes a number of up to two digits an ordinal, as in German: ``am 12. Mai``"""
 
     ordinal_after: frozenset[str] = frozenset()
     """It does so after one of these words."""

@@ -36,7 +36,7 @@ class ChunkLimits:
     """An utterance's first chunk ends at the first clause longer than a quarter of this, later ones grow by it."""
 
     budget_characters: int = 220
-    """Sentences share a chunk up to this, once a shorter one than half of it has to be filled up."""
+    """Several sentences share a chunk only up to this; half of it is what a late chunk wants to reach."""
 
     max_characters: int = 300
     """No chunk is longer; a sentence that is gets cut at its best inner boundary."""
@@ -112,7 +112,7 @@ class Chunker:
         while True:
             if self._whole > self._start and self._length(seen) > self._limits.budget_characters:
                 self._emit(self._whole, chunks)
-            elif self._length(seen) > self._limits.max_characters:
+            elif self._length(seen) > self._limits.max_characters and seen > self._start + 1:
                 self._emit(self._best_inner_end(), chunks)
             else:
                 return

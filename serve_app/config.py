@@ -84,9 +84,7 @@ class EngineConfig(Settings):
         " ideographs and kana count as three. Speech takes about 0.9.",
     )
     budget_min_frames: int = Field(default=75, ge=2, description="The same budget's floor, for very short texts.")
-    max_lead_s: float = Field(
-        default=8.0, gt=0.16, description="Audio ahead of its listener at which a stream pauses."
-    )
+    max_lead_s: float = Field(default=8.0, gt=0.16, description="Audio ahead of its listener at which a stream pauses.")
     newcomer_patience_s: float = Field(
         default=1.0,
         gt=0,
@@ -141,7 +139,9 @@ class IngressConfig(Settings):
 class VoicesConfig(Settings):
     """The voice store: where voices lie, which one is spoken by default, how much is kept."""
 
-    path: str = Field(default="voices", description="Directory of `<id>/manifest.json`; see `serve_app.app` for relative ones.")
+    path: str = Field(
+        default="voices", description="Directory of `<id>/manifest.json`; see `serve_app.app` for relative ones."
+    )
     default: str = Field(default="makima", description="Voice of a client that names none.")
     max_bytes: int = Field(default=256 << 20, ge=1 << 20, description="Prompts held in memory, in bytes.")
     ttl_s: float = Field(default=86_400.0, gt=0, description="A prompt unused for so long leaves the memory.")

@@ -36,7 +36,8 @@ class StartError(Exception):
 def main() -> None:
     """Run the command."""
     arguments = _parse()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a script would ignore SIGINT
+        signal.signal(number, _interrupt)
     processes.adopt_orphans()
     try:
         sys.exit(run(arguments.config, arguments.port))

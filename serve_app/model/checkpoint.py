@@ -160,7 +160,9 @@ def _device(config: ModelConfig) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("model.device is 'cuda', but torch sees no GPU here; 'auto' or 'cpu' would run on the CPU")
+        raise CheckpointError(
+            "model.device is 'cuda', but torch sees no GPU here; 'auto' or 'cpu' would run on the CPU"
+        )
     return torch.device(config.device)
 
 
@@ -190,5 +192,3 @@ def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.relative_to(directory)} {path.stat().st_size}".encode() + file.read(1 << 20))
     return digest.hexdigest()[:20]
-
-

@@ -5,14 +5,19 @@ import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from serve_app.config import AppConfig
+from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
-from serve_app.model.checkpoint import Checkpoint, load_checkpoint
-from serve_app.model.linear import WeightForm
+from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from serve_app.model.graphs import GraphedSteps, capture_cuda_graph
+from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.runner import TorchRunner
+from serve_app.model.steps import Choice
 from serve_app.speech import Sampling, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import Reference, VoicePrompt
 
@@ -86,12 +91,96 @@ def load_speaker(config: AppConfig) -> Speaker:
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    runner = TorchRunner(checkpoint, settings, weight_form(config, checkpoint))
+    runner = TorchRunner(checkpoint, settings, choose_form(config, checkpoint))
+    if checkpoint.device.type == "cuda":
+        _use_graphs(runner, checkpoint, settings)
     return Speaker(Engine(runner, settings), runner, checkpoint)
 
 
-def weight_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
-    """The form of talker and code predictor weights that fits the configuration and the device."""
-    if checkpoint.device.type != "cpu" or checkpoint.dtype != torch.bfloat16:
+def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
+    """The form of talker and code predictor weights that fits the configuration and the device.
+
+    One form serves all batch sizes, since a stream's codes must not depend on who shares its batch. ``auto`` measures
+    a layer's products at the number of streams that the replica is configured for.
+
+    Raises:
+        CheckpointError: int8 is asked for where it cannot be computed.
+    """
+    wanted = config.model.weights
+    packable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
+    if wanted == "int8" and not packable:
+        raise CheckpointError(
+            f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
+        )
+    if not packable:
         return "plain"
-    return "int8" if config.model.weights == "int8" else "packed"
+    if wanted != "auto":
+        return "int8" if wanted == "int8" else "packed"
+    mlp = checkpoint.model.talker.model.layers[0].mlp
+    forms: tuple[WeightForm, WeightForm] = ("packed", "int8")
+    seconds = {
+        form: _time_products([mlp.up_proj.weight, mlp.down_proj.weight], form, config.engine.slots) for form in forms
+    }
+    chosen = min(forms, key=lambda form: seconds[form])
+    log.info(
+        "weights at %d streams: bfloat16 %.2f ms, int8 %.2f ms for two products: taking %s",
+        config.engine.slots,
+        1e3 * seconds["packed"],
+        1e3 * seconds["int8"],
+        chosen,
+    )
+    return chosen
+
+
+def _time_products(weights: list[Tensor], form: WeightForm, rows: int) -> float:
+    """Median seconds of the products of ``rows`` rows by all of the weights."""
+    linears = [make_linear(weight.detach(), form) for weight in weights]
+    inputs = [torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights]
+    seconds: list[float] = []
+    with torch.inference_mode():
+        for _ in range(15):
+            began_s = time.perf_counter()
+            for linear, x in zip(linears, inputs, strict=True):
+                linear(x)
+            seconds.append(time.perf_counter() - began_s)
+    return sorted(seconds)[len(seconds) // 2]
+
+
+@torch.inference_mode()
+def _use_graphs(runner: TorchRunner, checkpoint: Checkpoint, settings: EngineConfig) -> None:
+    """Capture every step, and keep the graphs only if they give what the plain steps give on a probe."""
+    began_s = time.monotonic()
+    graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture_cuda_graph)
+    choice = Choice(False, checkpoint.talker_draw.top_k, checkpoint.predictor_draw.top_k)  # noqa: FBT003
+    captured = graphs.capture_all(choice, settings.audio_chunk_max_frames)
+    plain_codes, plain_pcm = _probe(runner)
+    runner.use_graphs(graphs)
+    codes, pcm = _probe(runner)
+    if np.array_equal(codes, plain_codes) and np.allclose(pcm, plain_pcm, atol=1e-2):
+        log.info("captured %d CUDA graphs in %.1f s", captured, time.monotonic() - began_s)
+        return
+    runner.use_graphs(None)
+    runner.graph_fallbacks += 1
+    log.warning(
+        "CUDA graphs are off: on the probe %.1f %% of their codes equal the plain path's; every frame costs its launches",
+        100 * float(np.mean(codes == plain_codes)),
+    )
+
+
+def _probe(runner: TorchRunner) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Codes and audio of a few frames of two streams that do not share their beginning."""
+    width = runner.prompts.code_table.shape[1]
+    voice = VoicePrompt("probe", "probe", np.zeros(width, np.float32), None, None)
+    requests = [SpeechRequest(text, voice.voice, seed=seed) for seed, text in enumerate(("One.", "Two, and a bit."))]
+    codes: list[NDArray[np.int16]] = []
+    slots: list[int] = []
+    for slot, request in enumerate(requests):
+        runner.prefill(slot, runner.prepare(request, voice))
+        slots.append(slot)
+        for _ in range(4):
+            codes.append(runner.predict(slots).codes.ravel())
+            runner.talk(slots)
+    pcm = runner.decode([0], 4)
+    for slot in slots:
+        runner.release(slot)
+    return np.concatenate(codes), pcm

@@ -3,7 +3,7 @@
 Everything that a step costs on a CPU is reading weights, so the form of a weight is chosen once, at load.
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ WeightForm = Literal["plain", "packed", "int8"]
 class Linear(Protocol):
     """``y = x Wᵀ`` with W constant."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply [..., K] into [..., N], in the dtype of ``x``."""
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply [..., K] into [..., N], in the dtype of ``x``, and add ``residual`` of that shape."""
         ...
 
     @property
@@ -32,9 +32,10 @@ class PlainLinear:
         """Keep ``weight`` [N, K] without a copy."""
         self.weight = weight
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply [..., K] into [..., N]."""
-        return functional.linear(x, self.weight)
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply [..., K] into [..., N], plus ``residual``."""
+        product = functional.linear(x, self.weight)
+        return product if residual is None else product.add_(residual)
 
     @property
     def nbytes(self) -> int:
@@ -52,13 +53,13 @@ class PackedLinear:
     def __init__(self, weight: Tensor) -> None:
         """Pack a copy of ``weight`` [N, K] bfloat16."""
         self._rows, self._columns = weight.shape
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)  # noqa: SLF001 - no public name
+        self._packed = _onednn("_reorder_linear_weight")(weight.contiguous(), 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply [..., K] into [..., N]."""
-        flat = x.reshape(-1, self._columns)
-        product = torch.ops.mkldnn._linear_pointwise(flat, self._packed, None, "none", [], "")  # noqa: SLF001
-        return product.view(*x.shape[:-1], self._rows)
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply [..., K] into [..., N], plus ``residual``."""
+        if residual is None:
+            return _onednn("_linear_pointwise")(x, self._packed, None, "none", [], "")
+        return _onednn("_linear_pointwise").binary(x, residual, self._packed, None, "add")
 
     @property
     def nbytes(self) -> int:
@@ -75,11 +76,12 @@ class Int8Linear:
         self._scale = scale.to(torch.bfloat16)
         self._quantised = (weight.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8)  # [N, K]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply [..., K] bfloat16 into [..., N] bfloat16."""
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
         flat = x.reshape(-1, self._quantised.shape[1])
         product = torch.ops.aten._weight_int8pack_mm(flat, self._quantised, self._scale)  # noqa: SLF001
-        return product.view(*x.shape[:-1], self._quantised.shape[0])
+        product = product.view(*x.shape[:-1], self._quantised.shape[0])
+        return product if residual is None else product.add_(residual)
 
     @property
     def nbytes(self) -> int:
@@ -94,3 +96,8 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     if form == "packed":
         return PackedLinear(weight)
     return PlainLinear(weight)
+
+
+def _onednn(name: str) -> Any:
+    """One of torch's own oneDNN operators; they have no public name."""
+    return getattr(torch.ops.mkldnn, name)

@@ -16,26 +16,19 @@ from torch import Tensor
 
 from serve_app.config import EngineConfig
 from serve_app.engine.runner import Frames, Prepared
-from serve_app.errors import CapacityError, SynthesisError, TextTooLongError
+from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec, CodecState
+from serve_app.model.graphs import GraphedSteps
 from serve_app.model.kv_cache import as_rows
 from serve_app.model.linear import WeightForm
 from serve_app.model.prompt import PromptBuilder, PromptTokens
-from serve_app.model.sampling import Draw, DrawRows, draw, penalise, uniforms
+from serve_app.model.sampling import Draw
+from serve_app.model.steps import Choice, SlotTensors, Steps
 from serve_app.model.talker import Talker
-from serve_app.speech import CODE_GROUPS, Sampling, SpeechRequest
+from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices import BoundedCache, VoicePrompt
-
-_LEAST_FRAMES = 2
-"""Frames before which the talker may not end; upstream's ``min_new_tokens``."""
-
-_RESERVED_CODES = 1024
-"""Codes at the end of the talker's vocabulary that are tags, not sounds; upstream suppresses them but for EOS."""
-
-_CODE_RING_FRAMES = 64
-"""Frames of a slot kept on the device until they are decoded; an audio chunk has at most 25."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +75,23 @@ class TorchRunner:
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
+        rows = slots + 1  # the last is no stream's: voices are decoded there, and graphs captured
         self._settings = settings
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
         self.prompts = PromptBuilder(checkpoint)
-        self.talker = Talker(talker, slots=slots, positions=settings.max_positions, form=form)
+        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=form)
         self.predictor = CodePredictor(talker.code_predictor, slots=slots, form=form)
-        self.codec = Codec(
-            checkpoint.model.speech_tokenizer.model.decoder,
-            rows=slots + 1,  # the last is no stream's: voices are decoded there
-            dtype=checkpoint.codec_dtype,
-            device=device,
-        )
+        decoder = checkpoint.model.speech_tokenizer.model.decoder
+        self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self._voices = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
-        hidden = self.prompts.code_table.shape[1]
-        eos: int = talker.config.codec_eos_token_id
-        self._eos = eos
-        suppressed = torch.arange(self.talker.vocabulary, device=device) >= self.talker.vocabulary - _RESERVED_CODES
-        suppressed[eos] = False
-        self._suppressed = suppressed  # [V] bool
-        self._hidden = torch.zeros(slots, hidden, dtype=checkpoint.dtype, device=device)
-        self._logits = torch.zeros(slots, self.talker.vocabulary, device=device)
-        self._seen = torch.zeros(slots, self.talker.vocabulary, dtype=torch.bool, device=device)
-        self._text = torch.zeros(slots, settings.max_positions, hidden, dtype=checkpoint.dtype, device=device)
-        self._codes = torch.zeros(slots, _CODE_RING_FRAMES, CODE_GROUPS, dtype=torch.int64, device=device)
-        self._seeds = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._frames = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._talker_draws, self._predictor_draws = DrawRows(slots, device), DrawRows(slots, device)
-        self._filled = [0] * slots  # positions in use, the host's copy of _positions
-        self._drawn = [0] * slots  # frames drawn, the host's copy of _frames
-        self._decoded = [0] * slots
+        self._eos: int = talker.config.codec_eos_token_id
+        self._on_device = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
+        self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self._on_device, self._eos)
+        self._graphs: GraphedSteps | None = None
+        self.graph_fallbacks = 0
+        """How often captured graphs were found to differ from the plain steps, and left."""
+        self._filled = [0] * slots  # positions in use, the host's copy
 
     @property
     def slots(self) -> int:
@@ -132,7 +111,9 @@ class TorchRunner:
             )
         tokens = self.prompts.tokenize(request.text, voice.transcript)
         positions = self.prompts.positions(voice, request.language)
-        budget = max(settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character))
+        budget = max(
+            settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character)
+        )
         room = settings.max_positions - positions
         if room < settings.budget_min_frames:
             raise TextTooLongError(
@@ -164,11 +145,12 @@ class TorchRunner:
 
     def _prefill(self, slot: int, prepared: Prepared, source: ModelInput) -> None:
         request = prepared.request
+        state = self._on_device
         voice = self._voice_state(source.voice)
         x, text = self.prompts.build(source.tokens, request.language, voice.speaker, voice.reference)
-        self._text[slot] = self.prompts.text_pad
-        self._text[slot, : len(text)] = text
-        self._seen[slot] = False
+        state.text[slot] = self.prompts.text_pad
+        state.text[slot, : len(text)] = text
+        state.seen[slot] = False
         delivered = 0
         if voice.codec is None:
             self.codec.reset(slot)
@@ -177,38 +159,30 @@ class TorchRunner:
         if request.delivered_codes is not None and len(request.delivered_codes):
             codes = torch.from_numpy(request.delivered_codes.astype(np.int64)).to(self._device)
             delivered = len(codes)
-            x = torch.cat([x, self.prompts.embed_codes(codes) + self._text[slot, :delivered]])
-            self._seen[slot, codes[:, 0]] = True
+            x = torch.cat([x, self.prompts.embed_codes(codes) + state.text[slot, :delivered]])
+            state.seen[slot, codes[:, 0]] = True
             self.codec.decode(codes[None], slice(slot, slot + 1))
-        self._hidden[slot : slot + 1], self._logits[slot : slot + 1] = self.talker.prefill(x[None], slot)
-        self._seeds[slot] = request.seed
-        self._talker_draws.set(slot, source.talker_draw)
-        self._predictor_draws.set(slot, source.predictor_draw)
-        self._positions[slot] = self._filled[slot] = len(x)
-        self._frames[slot] = self._drawn[slot] = self._decoded[slot] = delivered
+        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = self.talker.prefill(x[None], slot)
+        state.seeds[slot] = request.seed
+        state.talker_draws.set(slot, source.talker_draw)
+        state.predictor_draws.set(slot, source.predictor_draw)
+        state.positions[slot] = self._filled[slot] = len(x)
+        state.frames[slot] = state.decoded[slot] = delivered
 
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> Frames:
         """Draw the next frame of each slot; the one place where the host waits for the device."""
         numbers = list(slots)
-        rows = as_rows(numbers, self._device)
-        frames = self._frames[rows]
-        uniform = uniforms(self._seeds[rows], frames, CODE_GROUPS)  # [B, 16]
-        logits = penalise(self._logits[rows], self._seen[rows], self._talker_draws.repetition_penalty[rows])
-        logits = logits.masked_fill(self._suppressed, float("-inf"))
-        logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = _choose(logits, uniform[:, 0], self._talker_draws, rows, numbers)
-
-        def choose(codebook: int, logits: Tensor) -> Tensor:
-            return _choose(logits, uniform[:, codebook], self._predictor_draws, rows, numbers)
-
-        codes = self.predictor.draw_frame(self._hidden[rows], first, self.prompts.embed_code, choose)
-        slots_index = torch.tensor(numbers, device=self._device)
-        self._seen[slots_index, first] = True
-        self._codes[slots_index, frames % _CODE_RING_FRAMES] = codes
-        self._frames[rows] += 1
-        for slot in numbers:
-            self._drawn[slot] += 1
+        talker, predictor = self._on_device.talker_draws, self._on_device.predictor_draws
+        choice = Choice(
+            greedy=talker.all_greedy(numbers) and predictor.all_greedy(numbers),
+            talker_keep=talker.most_kept(numbers, self.talker.vocabulary),
+            predictor_keep=predictor.most_kept(numbers, self.predictor.vocabulary),
+        )
+        if self._graphs is None:
+            codes = self.steps.draw(as_rows(numbers, self._device), choice)
+        else:
+            codes = self._graphs.draw(numbers, choice)
         drawn = codes.to(torch.int16).cpu().numpy()
         return Frames(drawn, drawn[:, 0] == self._eos)
 
@@ -216,14 +190,11 @@ class TorchRunner:
     def talk(self, slots: Sequence[int]) -> None:
         """Run the talker over each slot's newest frame."""
         numbers = list(slots)
-        rows = as_rows(numbers, self._device)
-        slots_index = torch.tensor(numbers, device=self._device)
-        newest = self._frames[rows] - 1
-        codes = self._codes[slots_index, newest % _CODE_RING_FRAMES]  # [B, 16]
-        x = self.prompts.embed_codes(codes) + self._text[slots_index, newest]
         length = 1 + max(self._filled[slot] for slot in numbers)
-        self._hidden[rows], self._logits[rows] = self.talker.step(x, rows, self._positions[rows], length)
-        self._positions[rows] += 1
+        if self._graphs is None:
+            self.steps.talk(as_rows(numbers, self._device), length)
+        else:
+            self._graphs.talk(numbers, length)
         for slot in numbers:
             self._filled[slot] += 1
 
@@ -231,13 +202,15 @@ class TorchRunner:
     def decode(self, slots: Sequence[int], frames: int) -> NDArray[np.float32]:
         """Decode the oldest ``frames`` frames not yet decoded of each slot into [B, frames * 1920] float32."""
         numbers = list(slots)
-        begins = torch.tensor([self._decoded[slot] for slot in numbers], device=self._device)
-        ring = (begins[:, None] + torch.arange(frames, device=self._device)) % _CODE_RING_FRAMES  # [B, T]
-        codes = self._codes[torch.tensor(numbers, device=self._device)[:, None], ring]  # [B, T, 16]
-        pcm = self.codec.decode(codes, as_rows(numbers, self._device))
-        for slot in numbers:
-            self._decoded[slot] += frames
-        return pcm.float().cpu().numpy()
+        if self._graphs is None:
+            pcm = self.steps.decode(as_rows(numbers, self._device), frames)
+        else:
+            pcm = self._graphs.decode(numbers, frames)
+        return pcm.cpu().numpy()
+
+    def use_graphs(self, graphs: GraphedSteps | None) -> None:
+        """Run the steps through captured graphs from now on, or through none."""
+        self._graphs = graphs
 
     def release(self, slot: int) -> None:
         """Forget a slot's stream; the next prefill overwrites everything of it."""
@@ -261,12 +234,6 @@ class TorchRunner:
             state = VoiceState(speaker, reference, codec)
             self._voices.put(key, state, now_s)
         return state
-
-
-def _choose(logits: Tensor, uniform: Tensor, draws: DrawRows, rows: slice | Tensor, numbers: list[int]) -> Tensor:
-    if draws.all_greedy(numbers):
-        return logits.argmax(dim=-1)
-    return draw(logits, uniform, draws, rows, draws.most_kept(numbers, logits.shape[-1]))
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:

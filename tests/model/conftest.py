@@ -29,7 +29,9 @@ def voices(checkpoint):
     """A voice of each mode, and a second one in context whose clip is a part of the first's."""
     (austen,) = [voice.reference for voice in scan(VOICES) if voice.reference is not None]
     alone = Reference("xvector", austen.pcm, austen.sample_rate_hz, None, "xvector")
-    short = Reference("short", austen.pcm[: 3 * austen.sample_rate_hz], austen.sample_rate_hz, "Had he married.", "short")
+    short = Reference(
+        "short", austen.pcm[: 3 * austen.sample_rate_hz], austen.sample_rate_hz, "Had he married.", "short"
+    )
     return {reference.voice: checkpoint.encode(reference) for reference in (austen, alone, short)}
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
+from serve_app.model.graphs import GraphedSteps
 from serve_app.speech import AudioChunk, Sampling, SpeechRequest
 
 GREEDY = Sampling(temperature=0.0)
@@ -108,7 +109,9 @@ def test_codes_depend_on_text_language_and_voice(voices, upstream_codes):
 
 def test_the_same_seed_gives_the_same_codes_alone_and_in_company(runner, voices):
     jobs = [
-        prepare(runner, voices, *combination, seed=seed, sampling=Sampling(temperature=0.8 + 0.05 * seed, top_k=40 + seed))
+        prepare(
+            runner, voices, *combination, seed=seed, sampling=Sampling(temperature=0.8 + 0.05 * seed, top_k=40 + seed)
+        )
         for seed, combination in enumerate(COMBINATIONS[:12])
     ]
     together = speak(runner, jobs, stagger=2)
@@ -119,7 +122,9 @@ def test_the_same_seed_gives_the_same_codes_alone_and_in_company(runner, voices)
 
 
 def test_different_seeds_give_different_codes(runner, voices):
-    jobs = [prepare(runner, voices, "Hello there.", "english", "austen", seed=seed, sampling=Sampling()) for seed in (1, 2)]
+    jobs = [
+        prepare(runner, voices, "Hello there.", "english", "austen", seed=seed, sampling=Sampling()) for seed in (1, 2)
+    ]
     (one, _), (other, _) = speak(runner, jobs)
     shared = min(len(one), len(other))
     assert np.mean(one[:shared] == other[:shared]) < 0.5
@@ -140,7 +145,9 @@ def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voice
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(COMBINATIONS), st.integers(0, 3)), min_size=2, max_size=14), st.integers(2, 10))
+@given(
+    st.lists(st.tuples(st.sampled_from(COMBINATIONS), st.integers(0, 3)), min_size=2, max_size=14), st.integers(2, 10)
+)
 def test_any_order_of_admission_gives_the_same_audio(runner, voices, upstream_codes, jobs, slots):
     engine = Engine(runner, EngineConfig(slots=10, max_waiting_streams=30, stall_guard_s=None))
     engine._free = list(reversed(range(slots)))
@@ -176,6 +183,32 @@ def test_a_text_longer_than_a_stream_takes_is_refused(runner, voices):
 
 
 def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
-    budgets = [prepare(runner, voices, text, "auto", "austen").max_frames for text in ("Hi.", "a" * 100, "好" * 100, "a" * 600)]
+    budgets = [
+        prepare(runner, voices, text, "auto", "austen").max_frames for text in ("Hi.", "a" * 100, "好" * 100, "a" * 600)
+    ]
     assert budgets[:3] == [75, 250, 750]
     assert budgets[3] < 1024 - 80
+
+
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, Sampling(), Sampling(top_k=0)], ids=["greedy", "seeded", "whole-vocabulary"]
+)
+def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(runner, voices, sampling):
+    jobs = [prepare(runner, voices, *combination, seed=3, sampling=sampling) for combination in COMBINATIONS[:6]]
+    plain = speak(runner, jobs, stagger=2)
+    replays = []
+
+    def capture(step):
+        step()
+        replays.append(step)
+        return step
+
+    runner.use_graphs(GraphedSteps(runner.steps, runner.slots, 1024, capture))
+    try:
+        graphed = speak(runner, jobs, stagger=2)
+    finally:
+        runner.use_graphs(None)
+    assert len(replays) > 10
+    for (codes, pcm), (expected, expected_pcm) in zip(graphed, plain, strict=True):
+        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_allclose(pcm, expected_pcm, atol=1e-5)

@@ -151,9 +151,7 @@ class Simulation:
 
     def speak(self, text: str, *, listening: bool = True, delivered=None, priority: int = 0) -> Listener:
         """Submit a stream now."""
-        request = SpeechRequest(
-            text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority
-        )
+        request = SpeechRequest(text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority)
         listener = Listener(text, self.runner.now_s, listening)
         self.listeners.append(listener)
         listener.stream = self.engine.submit(

@@ -151,7 +151,7 @@ def test_no_fewer_texts_of_other_authors_are_cut_right_than_measured(test_set, l
 @pytest.mark.parametrize(
     ("language", "sentence"),
     [
-        ("english", "Pi is 3.14 and not 3. 14 of them said so."),
+        ("english", "Pi is 3.14, e is 2.71 and 1.000,50 is a price."),
         ("english", "It cost 1,000.50 dollars at 10:30 a.m. on Monday."),
         ("english", "Dr. Smith met J. R. R. Tolkien and Mr. Lee, e.g. in Oxford."),
         ("english", "See https://example.com/a.b?c=D.E! and write to me@example.co.uk now."),
@@ -160,7 +160,7 @@ def test_no_fewer_texts_of_other_authors_are_cut_right_than_measured(test_set, l
         ("english", "She works at Yahoo! in accounting."),
         ("english", "“Yes. No.” she said."),
         ("english", "He teaches (he did so before. Really.) at the school."),
-        ("german", "Am 12. Juni kam z. B. Frau Dr. Meyer, d. h. die 3. Person."),
+        ("german", "Am 12. Mai kam z. B. Frau Dr. Meyer, d. h. die 3. Person."),
         ("german", "»Ja. Nein.« sagte er."),
         ("german", "„Ja. Nein.“ sagte er."),
         ("french", "«Oui. Non.» dit-il."),
@@ -289,9 +289,9 @@ def test_word_without_spaces_is_cut_between_what_a_reader_sees_as_characters():
 
 def test_buffered_characters_counts_what_is_not_returned():
     chunker = Chunker("english", ChunkLimits())
-    chunker.push("Hel")
-    assert chunker.buffered_characters == 3
-    assert chunker.flush() == ["Hel"]
+    chunker.push("Good")
+    assert chunker.buffered_characters == 4
+    assert chunker.flush() == ["Good"]
     assert chunker.buffered_characters == 0
-    assert chunker.push("lo.") == []
-    assert chunker.flush() == ["lo."]
+    assert chunker.push("bye.") == []
+    assert chunker.flush() == ["bye."]

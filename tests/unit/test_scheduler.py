@@ -105,9 +105,7 @@ views = st.builds(
 )
 
 
-@given(
-    st.lists(views, max_size=10, unique_by=lambda each: each.slot), st.none() | st.floats(80, 99), st.booleans()
-)
+@given(st.lists(views, max_size=10, unique_by=lambda each: each.slot), st.none() | st.floats(80, 99), st.booleans())
 def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_since_prefill):
     slots = [each for each in slots if each.stage is not None or each.undecoded]
     waiting = waiting_since_s is not None

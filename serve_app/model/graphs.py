@@ -1,0 +1,118 @@
+"""Steps in a few fixed shapes, so that each can be captured once as a CUDA graph and replayed ever after.
+
+A frame of the true model is about 1,500 kernels, and launching them costs a GPU more than running them. Which shapes
+there are is decided here; what is computed is :class:`serve_app.model.steps.Steps`' business.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from serve_app.model.steps import Choice, Steps
+
+Captured = Callable[[], Tensor]
+"""Runs a captured step on the inputs lying in its static tensors, and returns its static output."""
+
+_SMALL_KEEP = 64
+"""Codes that a graph's draw looks at where every slot's top_k is no larger; else the whole vocabulary."""
+
+_SHORTEST_LENGTH = 256
+"""Positions of the smallest talker graph; each next one has twice as many."""
+
+
+class GraphedSteps:
+    """The same three steps as :class:`Steps`, each run in one of a few shapes.
+
+    A shape is captured when it is first asked for; :meth:`capture_all` asks for all of them before anybody waits.
+    """
+
+    def __init__(self, steps: Steps, slots: int, positions: int, capture: Callable[[Captured], Captured]) -> None:
+        """Take the plain steps and how to capture one.
+
+        Args:
+            steps: what is computed; it has a spare row behind its ``slots``.
+            slots: most slots of a step.
+            positions: most positions of a slot.
+            capture: makes a step fast; :func:`capture_cuda_graph`, or the identity where it is tested without a GPU.
+        """
+        self._steps = steps
+        self._slots = slots
+        self._positions = positions
+        self._capture = capture
+        self._captured: dict[tuple[object, ...], Captured] = {}
+        device = steps.device
+        self._rows = [torch.full((batch,), slots, dtype=torch.int64, device=device) for batch in range(1, slots + 1)]
+
+    def draw(self, slots: list[int], choice: Choice) -> Tensor:
+        """Draw the next frame of some slots: [B, 16] int64, overwritten by the next draw of as many."""
+        shape = Choice(
+            greedy=False,
+            talker_keep=_SMALL_KEEP if choice.talker_keep <= _SMALL_KEEP else self._steps.talker_vocabulary,
+            predictor_keep=_SMALL_KEEP if choice.predictor_keep <= _SMALL_KEEP else self._steps.predictor_vocabulary,
+        )
+        return self._run(("draw", len(slots), shape), slots, lambda rows: self._steps.draw(rows, shape))
+
+    def talk(self, slots: list[int], length: int) -> None:
+        """Run the talker over the newest frame of some slots."""
+        bucket = _SHORTEST_LENGTH
+        while bucket < length:
+            bucket *= 2
+        bucket = min(bucket, self._positions)
+
+        def step(rows: Tensor) -> Tensor:
+            self._steps.talk(rows, bucket)
+            return rows
+
+        self._run(("talk", len(slots), bucket), slots, step)
+
+    def decode(self, slots: list[int], frames: int) -> Tensor:
+        """Decode frames of some slots: [B, frames * 1920] float32, overwritten by the next decode of that shape."""
+        return self._run(("decode", len(slots), frames), slots, lambda rows: self._steps.decode(rows, frames))
+
+    def capture_all(self, choice: Choice, most_frames: int) -> int:
+        """Capture every shape that the default sampling needs, on the spare slot; returns how many there are."""
+        for batch in range(1, self._slots + 1):
+            nobody = [self._slots] * batch
+            self.draw(nobody, choice)
+            length = _SHORTEST_LENGTH
+            while length <= self._positions:
+                self.talk(nobody, length)
+                length *= 2
+            for frames in range(1, most_frames + 1):
+                self.decode(nobody, frames)
+        return len(self._captured)
+
+    def _run(self, shape: tuple[object, ...], slots: list[int], step: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = self._rows[len(slots) - 1]
+        if shape not in self._captured:
+            rows.fill_(self._slots)  # capturing runs the step, which nobody's slot may notice
+            self._steps.clear(self._slots)
+            self._captured[shape] = self._capture(lambda: step(rows))
+        numbers = torch.tensor(slots)
+        rows.copy_(numbers.pin_memory() if rows.is_cuda else numbers, non_blocking=True)
+        return self._captured[shape]()
+
+
+def capture_cuda_graph(step: Captured) -> Captured:
+    """Capture a step as a CUDA graph.
+
+    The step runs twice before, to warm up its libraries; its caller points it at the spare slot for that.
+
+    Source: torch.cuda.CUDAGraph's documentation: warm-up on a side stream, then capture.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return output
+
+    return replay

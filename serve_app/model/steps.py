@@ -1,0 +1,179 @@
+"""What one step computes on the device, over the tensors of all slots; which slot runs when is decided elsewhere.
+
+Nothing here waits for the device, branches on a value of a tensor or allocates what outlives a call, so that every
+step can be captured as a CUDA graph; the same functions run on a CPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from serve_app.model.code_predictor import CodePredictor
+from serve_app.model.codec import Codec
+from serve_app.model.kv_cache import Rows
+from serve_app.model.prompt import PromptBuilder
+from serve_app.model.sampling import DrawRows, draw, penalise, uniforms
+from serve_app.model.talker import Talker
+from serve_app.speech import CODE_GROUPS
+
+_LEAST_FRAMES = 2
+"""Frames before which the talker may not end; upstream's ``min_new_tokens``."""
+
+_RESERVED_CODES = 1024
+"""Codes at the end of the talker's vocabulary that are tags, not sounds; upstream suppresses them but for EOS."""
+
+CODE_RING_FRAMES = 64
+"""Frames of a slot kept on the device until they are decoded; an audio chunk has at most 25."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How much of the vocabularies a draw has to look at; known on the host, and part of a graph's shape.
+
+    Attributes:
+        greedy: every slot takes the largest logit.
+        talker_keep: most codes that any slot's talker may choose among.
+        predictor_keep: the same of the code predictor.
+    """
+
+    greedy: bool
+    talker_keep: int
+    predictor_keep: int
+
+
+class SlotTensors:
+    """What the device holds of every slot, besides keys, values and the codec's state."""
+
+    def __init__(self, rows: int, prompts: PromptBuilder, talker: Talker, positions: int) -> None:
+        """Allocate ``rows`` slots, zeroed.
+
+        Args:
+            rows: slots, a spare one included.
+            prompts: tells width, dtype and device.
+            talker: tells the vocabulary.
+            positions: most positions of a slot.
+        """
+        table, vocabulary = prompts.code_table, talker.vocabulary
+        device, dtype, width = table.device, table.dtype, table.shape[1]
+        self.hidden = torch.zeros(rows, width, dtype=dtype, device=device)
+        self.logits = torch.zeros(rows, vocabulary, device=device)
+        self.seen = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
+        self.text = torch.zeros(rows, positions, width, dtype=dtype, device=device)
+        self.codes = torch.zeros(rows, CODE_RING_FRAMES, CODE_GROUPS, dtype=torch.int64, device=device)
+        self.seeds = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.frames = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.decoded = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.talker_draws = DrawRows(rows, device)
+        self.predictor_draws = DrawRows(rows, device)
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes that one slot holds here."""
+        tensors = (self.hidden, self.logits, self.seen, self.text, self.codes)
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
+
+
+class Steps:
+    """The three steps of a frame: draw its codes, digest it with the talker, decode it."""
+
+    def __init__(
+        self,
+        talker: Talker,
+        predictor: CodePredictor,
+        codec: Codec,
+        prompts: PromptBuilder,
+        slots: SlotTensors,
+        eos: int,
+    ) -> None:
+        """Work over ``slots`` in place; ``eos`` is the talker's code that ends a stream."""
+        self._talker = talker
+        self._predictor = predictor
+        self._codec = codec
+        self._prompts = prompts
+        self._slots = slots
+        self._eos = eos
+        device = slots.logits.device
+        suppressed = torch.arange(talker.vocabulary, device=device) >= talker.vocabulary - _RESERVED_CODES
+        suppressed[eos] = False
+        self._suppressed = suppressed  # [V] bool
+        self._true = torch.ones((), dtype=torch.bool, device=device)
+        self._all_rows = torch.arange(len(slots.hidden), device=device)
+        self.device = device
+        self.talker_vocabulary = talker.vocabulary
+        self.predictor_vocabulary = predictor.vocabulary
+
+    def clear(self, row: int) -> None:
+        """Set a slot's counters to the beginning."""
+        for counter in (self._slots.frames, self._slots.decoded, self._slots.positions):
+            counter[row] = 0
+
+    def draw(self, rows: Rows, choice: Choice) -> Tensor:
+        """Draw the next frame of some slots, and put it into their rings.
+
+        Args:
+            rows: the B slots; their counters of frames are advanced.
+            choice: how codes are drawn.
+
+        Returns:
+            [B, 16] int64; codebook 0 is the end of speech where a stream ends.
+        """
+        slots = self._slots
+        frames = slots.frames[rows].clone()
+        uniform = uniforms(slots.seeds[rows], frames, CODE_GROUPS)  # [B, 16]
+        logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
+        logits = logits.masked_fill(self._suppressed, float("-inf"))
+        logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
+        first = _choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.greedy, choice.talker_keep)
+
+        def choose(codebook: int, logits: Tensor) -> Tensor:
+            uniform_now, keep = uniform[:, codebook], choice.predictor_keep
+            return _choose(logits, uniform_now, slots.predictor_draws, rows, choice.greedy, keep)
+
+        codes = self._predictor.draw_frame(slots.hidden[rows], first, self._prompts.embed_code, choose)
+        indices = self._all_rows[rows]
+        slots.seen.index_put_((indices, first), self._true)
+        slots.codes.index_put_((indices, frames % CODE_RING_FRAMES), codes)
+        slots.frames[rows] = frames + 1
+        return codes
+
+    def talk(self, rows: Rows, length: int) -> None:
+        """Run the talker over the newest frame of some slots, up to the logits of the frame after it.
+
+        Args:
+            rows: the B slots; their positions are advanced.
+            length: positions that attention looks at; more than any of these slots has filled.
+        """
+        slots, indices = self._slots, self._all_rows[rows]
+        newest, positions = slots.frames[rows] - 1, slots.positions[rows].clone()
+        codes = slots.codes[indices, newest % CODE_RING_FRAMES]  # [B, 16]
+        x = self._prompts.embed_codes(codes) + slots.text[indices, newest]
+        slots.hidden[rows], slots.logits[rows] = self._talker.step(x, rows, positions, length)
+        slots.positions[rows] = positions + 1
+
+    def decode(self, rows: Rows, frames: int) -> Tensor:
+        """Decode the oldest ``frames`` frames not yet decoded of some slots.
+
+        Returns:
+            [B, frames * 1920] float32 in [-1, 1].
+        """
+        slots, indices = self._slots, self._all_rows[rows]
+        decoded = slots.decoded[rows].clone()
+        places = (decoded[:, None] + torch.arange(frames, device=self.device)) % CODE_RING_FRAMES  # [B, T]
+        pcm = self._codec.decode(slots.codes[indices[:, None], places], rows)
+        slots.decoded[rows] = decoded + frames
+        return pcm
+
+
+def _choose(  # noqa: PLR0913, PLR0917 - a draw has these six inputs
+    logits: Tensor,
+    uniform: Tensor,
+    draws: DrawRows,
+    rows: Rows,
+    greedy: bool,
+    keep: int,  # noqa: FBT001 - a value
+) -> Tensor:
+    if greedy:
+        return logits.argmax(dim=-1)
+    return draw(logits, uniform, draws, rows, keep)
