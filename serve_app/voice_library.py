@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class PromptFiles:
         """Read one prompt; None if there is none. A file that cannot be read is removed."""
         file = self._file(fingerprint, digest)
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return VoicePrompt(
                     voice=voice,
                     digest=digest,
@@ -159,10 +159,14 @@ class VoiceLibrary:
             prompt = self._files.load(voice, fingerprint, entry.digest)
             if prompt is not None:
                 self._prompts.put(key, prompt, now_s)
-        return self._reference(voice, entry) if prompt is None else prompt
+        if prompt is None:
+            return self._reference(voice, entry)
+        # Two voices may have the same clip, and then share what was made of it.
+        return prompt if prompt.voice == voice else replace(prompt, voice=voice)
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
         """Keep a prompt that a model has made."""
+        self.serve(fingerprint)
         self._prompts.put((fingerprint, prompt.digest), prompt, now_s)
         self._files.save(prompt, fingerprint)
 

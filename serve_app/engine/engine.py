@@ -218,8 +218,8 @@ class Engine:
         except SpeechError as refusal:
             self._end(stream, "error", refusal)
             return
-        except Exception:
-            self._failed([stream], "prefill")
+        except Exception as error:  # noqa: BLE001 - whatever a model raises is one stream's end, not the engine's
+            self._failed([stream], "prefill", error)
             return
         self._failed_steps = 0
         stream.timings_s["prefill"] = self._clock() - began_s
@@ -240,8 +240,8 @@ class Engine:
                     stream.stage = "predict"
             else:
                 self._decode(streams, step.frames)
-        except Exception:
-            self._failed(streams, step.stage)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._failed(streams, step.stage, error)
             return
         self._failed_steps = 0
         per_frame = step.frames if step.stage == "decode" else 1
@@ -279,10 +279,11 @@ class Engine:
             elif stream.stage is None and not stream.codes:
                 self._end(stream, stream.finish_reason)
 
-    def _failed(self, streams: list[Stream], stage: str) -> None:
+    def _failed(self, streams: list[Stream], stage: str, error: Exception) -> None:
         """A step raised: its streams end, everybody else's go on."""
         self._failed_steps += 1
-        log.exception("a %s step of %d streams failed (%d in a row)", stage, len(streams), self._failed_steps)
+        message = "a %s step of %d streams failed (%d in a row)"
+        log.error(message, stage, len(streams), self._failed_steps, exc_info=error)
         for stream in streams:
             self._end(stream, "error", SynthesisError(f"the {stage} step of this text failed; others go on"))
 

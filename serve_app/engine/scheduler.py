@@ -125,12 +125,18 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return Step("prefill")
+    return _everybody(runnable, state, now_s)
+
+
+def _everybody(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
+    """What is due for the codec, else the next stage of whoever is not ahead, with whoever can ride along."""
     due = [view for view in runnable if _due(view, state, now_s)]
     if due:
         return _decode(max(due, key=lambda view: view.undecoded), runnable)
-    for stage in ("talk", "predict"):
+    stages: tuple[Stage, Stage] = ("talk", "predict")
+    for stage in stages:
         rows = [view for view in runnable if view.stage == stage]
-        if any(not _ahead(view, lead_s, now_s) for view in rows):
+        if any(not _ahead(view, state.settings.max_lead_s, now_s) for view in rows):
             return Step(stage, tuple(view.slot for view in rows))
     return Sleep(_wake_s(state, now_s))
 

@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 
 from serve_app.config import ModelConfig
 from serve_app.model import random_checkpoint
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import Draw
 from serve_app.voices import Reference, VoicePrompt
 
@@ -46,7 +46,7 @@ class Checkpoint:
         predictor_draw: the same for codebooks 1 to 15.
     """
 
-    upstream: Any
+    upstream: Upstream
     device: torch.device
     dtype: torch.dtype
     codec_dtype: torch.dtype
@@ -57,7 +57,7 @@ class Checkpoint:
     predictor_draw: Draw
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Upstream:
         """Upstream's ``Qwen3TTSForConditionalGeneration``."""
         return self.upstream.model
 

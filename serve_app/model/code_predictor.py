@@ -3,17 +3,18 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.quiet import Upstream
 from serve_app.model.transformer import Stack, StackShape
 
 
 class CodePredictor:
     """The 5-layer stack with a head and an embedding of each codebook; its keys and values last one frame."""
 
-    def __init__(self, module: nn.Module, *, slots: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, *, slots: int, form: WeightForm) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
@@ -34,7 +35,7 @@ class CodePredictor:
         )
         self._stack = Stack(module.model, shape, self.steps + 1, form)
         self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
-        self._project: nn.Module = module.small_to_mtp_projection
+        self._project: Upstream = module.small_to_mtp_projection
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self._cache = KvCache(

@@ -151,7 +151,7 @@ def _use_graphs(runner: TorchRunner, checkpoint: Checkpoint, settings: EngineCon
     """Capture every step, and keep the graphs only if they give what the plain steps give on a probe."""
     began_s = time.monotonic()
     graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture_cuda_graph)
-    choice = Choice(False, checkpoint.talker_draw.top_k, checkpoint.predictor_draw.top_k)  # noqa: FBT003
+    choice = Choice(checkpoint.talker_draw.top_k, checkpoint.predictor_draw.top_k)
     captured = graphs.capture_all(choice, settings.audio_chunk_max_frames)
     plain_codes, plain_pcm = _probe(runner)
     runner.use_graphs(graphs)
@@ -162,7 +162,7 @@ def _use_graphs(runner: TorchRunner, checkpoint: Checkpoint, settings: EngineCon
     runner.use_graphs(None)
     runner.graph_fallbacks += 1
     log.warning(
-        "CUDA graphs are off: on the probe %.1f %% of their codes equal the plain path's; every frame costs its launches",
+        "CUDA graphs are off: only %.1f %% of their codes on the probe equal the plain path's",
         100 * float(np.mean(codes == plain_codes)),
     )
 

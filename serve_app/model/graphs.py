@@ -47,9 +47,10 @@ class GraphedSteps:
     def draw(self, slots: list[int], choice: Choice) -> Tensor:
         """Draw the next frame of some slots: [B, 16] int64, overwritten by the next draw of as many."""
         shape = Choice(
-            greedy=False,
-            talker_keep=_SMALL_KEEP if choice.talker_keep <= _SMALL_KEEP else self._steps.talker_vocabulary,
-            predictor_keep=_SMALL_KEEP if choice.predictor_keep <= _SMALL_KEEP else self._steps.predictor_vocabulary,
+            talker_keep=_SMALL_KEEP if (choice.talker_keep or 1) <= _SMALL_KEEP else self._steps.talker_vocabulary,
+            predictor_keep=(
+                _SMALL_KEEP if (choice.predictor_keep or 1) <= _SMALL_KEEP else self._steps.predictor_vocabulary
+            ),
         )
         return self._run(("draw", len(slots), shape), slots, lambda rows: self._steps.draw(rows, shape))
 

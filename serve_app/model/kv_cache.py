@@ -10,7 +10,7 @@ Rows = slice | Tensor
 class KvCache:
     """Keys and values ``[layers, slots, kv_heads, positions, head_dim]``."""
 
-    def __init__(  # noqa: PLR0913 - six sizes are six sizes
+    def __init__(
         self,
         *,
         layers: int,

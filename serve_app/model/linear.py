@@ -3,11 +3,13 @@
 Everything that a step costs on a CPU is reading weights, so the form of a weight is chosen once, at load.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from serve_app.model.quiet import Upstream
 
 WeightForm = Literal["plain", "packed", "int8"]
 
@@ -98,6 +100,6 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     return PlainLinear(weight)
 
 
-def _onednn(name: str) -> Any:
+def _onednn(name: str) -> Upstream:
     """One of torch's own oneDNN operators; they have no public name."""
     return getattr(torch.ops.mkldnn, name)

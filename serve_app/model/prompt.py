@@ -7,12 +7,12 @@ of the text does not fit over the reference's codes trails along, one token a fr
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from serve_app.model.checkpoint import Checkpoint
+from serve_app.model.quiet import Upstream
 from serve_app.voices import VoicePrompt
 
 _ROLE_TOKENS = 3
@@ -22,10 +22,10 @@ _REFERENCE_TAIL_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """A text as token ids, its wrapping cut off.
+    r"""A text as token ids, its wrapping cut off.
 
     Attributes:
-        role: ids of ``<|im_start|>assistant\\n``.
+        role: ids of ``<|im_start|>assistant\n``.
         text: ids of the text to be spoken.
         reference: ids of the reference clip's transcript; empty in x-vector mode.
     """
@@ -42,7 +42,7 @@ class PromptBuilder:
         """Take the text tables and the codec's tables out of a checkpoint."""
         model = checkpoint.model
         self._config = model.config
-        self._talker_config: Any = model.config.talker_config
+        self._talker_config: Upstream = model.config.talker_config
         self._text_table = model.talker.model.text_embedding
         self._text_projection = model.talker.text_projection
         tokenizer = checkpoint.upstream.processor.tokenizer

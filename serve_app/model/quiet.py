@@ -8,6 +8,10 @@ import shutil
 import sys
 from collections.abc import Generator
 from types import ModuleType
+from typing import Any, TypeAlias
+
+Upstream: TypeAlias = Any
+"""A module, configuration or operator of qwen-tts, transformers or torch that carries no types."""
 
 # What upstream prints when it is imported without flash-attn (whisper_encoder.py of its 25 Hz tokenizer).
 _FLASH_ATTN_NOTICE = "Warning: flash-attn is not installed."

@@ -175,7 +175,6 @@ class TorchRunner:
         numbers = list(slots)
         talker, predictor = self._on_device.talker_draws, self._on_device.predictor_draws
         choice = Choice(
-            greedy=talker.all_greedy(numbers) and predictor.all_greedy(numbers),
             talker_keep=talker.most_kept(numbers, self.talker.vocabulary),
             predictor_keep=predictor.most_kept(numbers, self.predictor.vocabulary),
         )

@@ -48,14 +48,15 @@ class DrawRows:
         for each in fields(Draw):
             getattr(self, each.name)[slot] = getattr(draw, each.name)
 
-    def all_greedy(self, slots: list[int]) -> bool:
-        """Whether nobody of these slots draws at random."""
-        return all(self._host[slot].temperature == 0 for slot in slots)
+    def most_kept(self, slots: list[int], vocabulary: int) -> int | None:
+        """Codes that any of these slots may choose among: the largest top_k, or the whole vocabulary.
 
-    def most_kept(self, slots: list[int], vocabulary: int) -> int:
-        """Codes that any of these slots may choose among: the largest top_k, or the whole vocabulary."""
+        None where none of them draws at random.
+        """
         kept = [self._host[slot].top_k for slot in slots if self._host[slot].temperature > 0]
-        return vocabulary if not kept or 0 in kept else min(vocabulary, max(kept))
+        if not kept:
+            return None
+        return vocabulary if 0 in kept else min(vocabulary, max(kept))
 
 
 def uniforms(seeds: Tensor, frames: Tensor, codebooks: int) -> Tensor:

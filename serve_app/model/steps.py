@@ -32,14 +32,12 @@ class Choice:
     """How much of the vocabularies a draw has to look at; known on the host, and part of a graph's shape.
 
     Attributes:
-        greedy: every slot takes the largest logit.
-        talker_keep: most codes that any slot's talker may choose among.
+        talker_keep: most codes that any slot's talker may choose among; None where every slot is greedy.
         predictor_keep: the same of the code predictor.
     """
 
-    greedy: bool
-    talker_keep: int
-    predictor_keep: int
+    talker_keep: int | None
+    predictor_keep: int | None
 
 
 class SlotTensors:
@@ -125,11 +123,10 @@ class Steps:
         logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
         logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = _choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.greedy, choice.talker_keep)
+        first = _choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
-            uniform_now, keep = uniform[:, codebook], choice.predictor_keep
-            return _choose(logits, uniform_now, slots.predictor_draws, rows, choice.greedy, keep)
+            return _choose(logits, uniform[:, codebook], slots.predictor_draws, rows, choice.predictor_keep)
 
         codes = self._predictor.draw_frame(slots.hidden[rows], first, self._prompts.embed_code, choose)
         indices = self._all_rows[rows]
@@ -166,14 +163,6 @@ class Steps:
         return pcm
 
 
-def _choose(  # noqa: PLR0913, PLR0917 - a draw has these six inputs
-    logits: Tensor,
-    uniform: Tensor,
-    draws: DrawRows,
-    rows: Rows,
-    greedy: bool,
-    keep: int,  # noqa: FBT001 - a value
-) -> Tensor:
-    if greedy:
-        return logits.argmax(dim=-1)
-    return draw(logits, uniform, draws, rows, keep)
+def _choose(logits: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None) -> Tensor:
+    """Draw [B] codes; ``keep`` is None where every row is greedy."""
+    return logits.argmax(dim=-1) if keep is None else draw(logits, uniform, draws, rows, keep)

@@ -1,17 +1,17 @@
 """The talker: from a voice prompt and text to codebook 0, one position a frame."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.quiet import Upstream
 from serve_app.model.transformer import Stack, StackShape
 
 
 class Talker:
     """The 28-layer stack with its head, and its static keys and values."""
 
-    def __init__(self, module: nn.Module, *, slots: int, positions: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, *, slots: int, positions: int, form: WeightForm) -> None:
         """Take the weights of upstream's talker.
 
         Args:

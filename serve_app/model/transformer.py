@@ -8,11 +8,12 @@ one tensor. On a CPU every small operation costs a few microseconds, and there a
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import Linear, WeightForm, make_linear
+from serve_app.model.quiet import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Rotary:
 class Stack:
     """Decoder layers and their final norm."""
 
-    def __init__(self, module: nn.Module, shape: StackShape, positions: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> None:
         """Take the weights of an upstream model with ``layers`` and ``norm``.
 
         Args:
@@ -82,8 +83,8 @@ class Stack:
             form: how the weights are kept.
         """
         self.shape = shape
-        self.layers = [_take_layer(layer, shape, form) for layer in module.layers]  # pyright: ignore
-        self.norm: Tensor = module.norm.weight.detach()  # pyright: ignore
+        self.layers = [_take_layer(layer, shape, form) for layer in module.layers]
+        self.norm: Tensor = module.norm.weight.detach()
         self._rotary = Rotary(shape, positions, self.norm.dtype, self.norm.device)
 
     @property
@@ -173,16 +174,16 @@ class Stack:
         return layer.down(functional.silu(gate).mul_(up), x)
 
 
-def _take_layer(layer: nn.Module, shape: StackShape, form: WeightForm) -> Layer:
+def _take_layer(layer: Upstream, shape: StackShape, form: WeightForm) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])  # pyright: ignore
-    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])  # pyright: ignore
-    norm_q, norm_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()  # pyright: ignore
+    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+    norm_q, norm_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
     return Layer(
-        qkv=make_linear(_fold(qkv, layer.input_layernorm.weight), form),  # pyright: ignore
-        out=make_linear(attention.o_proj.weight.detach(), form),  # pyright: ignore
-        gate_up=make_linear(_fold(gate_up, layer.post_attention_layernorm.weight), form),  # pyright: ignore
-        down=make_linear(mlp.down_proj.weight.detach(), form),  # pyright: ignore
+        qkv=make_linear(_fold(qkv, layer.input_layernorm.weight), form),
+        out=make_linear(attention.o_proj.weight.detach(), form),
+        gate_up=make_linear(_fold(gate_up, layer.post_attention_layernorm.weight), form),
+        down=make_linear(mlp.down_proj.weight.detach(), form),
         norm_qk=torch.cat([norm_q.expand(shape.heads, -1), norm_k.expand(shape.kv_heads, -1)]),
     )
 

@@ -8,6 +8,7 @@ import torch
 
 from serve_app.config import EngineConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
+from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
 from serve_app.voices import Reference, scan
 
@@ -43,14 +44,13 @@ def runner(checkpoint):
 @pytest.fixture(scope="session")
 def upstream_codes(checkpoint):
     """``(text, language, voice, frames) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
-    from qwen_tts import VoiceClonePromptItem
-
+    item_of = import_qwen_tts().VoiceClonePromptItem
     known = {}
 
     def generate(text, language, voice, frames):
         key = (text, language, voice.voice, frames)
         if key not in known:
-            item = VoiceClonePromptItem(
+            item = item_of(
                 ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
                 ref_spk_embedding=torch.from_numpy(voice.speaker_embedding),
                 x_vector_only_mode=voice.codes is None,

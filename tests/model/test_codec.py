@@ -56,6 +56,11 @@ def build(**changes):
                 tensor.mul_(0.3)
             elif name.endswith(".alpha"):
                 tensor.sub_(1.0)
+            # A code that training never used: its sum is divided by the epsilon, not by its usage.
+            elif name.endswith("cluster_usage"):
+                tensor[0] = 0.0
+            elif name.endswith("embedding_sum"):
+                tensor[0] *= 1e-5
     return decoder
 
 

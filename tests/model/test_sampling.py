@@ -21,7 +21,7 @@ def rows_of(*draws):
 def draw_rows(logits, uniform, *draws):
     rows = rows_of(*draws)
     slots = list(range(len(draws)))
-    keep = rows.most_kept(slots, logits.shape[1])
+    keep = rows.most_kept(slots, logits.shape[1]) or 1
     return draw(logits, uniform, rows, slice(0, len(draws)), keep)
 
 

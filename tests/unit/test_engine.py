@@ -255,8 +255,7 @@ def test_the_thread_serves_submissions_from_other_threads_and_stops():
         else:
             streams[0].consumed(0)
 
-    for number in range(20):
-        streams.append(engine.submit(runner.prepare(SpeechRequest("a" * (5 + number), "v")), deliver))
+    streams.extend(engine.submit(runner.prepare(SpeechRequest("a" * (5 + n), "v")), deliver) for n in range(20))
     assert ended.wait(10)
     assert {end.finish_reason for end in ends} == {"eos"}
     last = engine.submit(runner.prepare(SpeechRequest("a" * 190, "v")), deliver)

@@ -1,0 +1,214 @@
+import asyncio
+import threading
+import warnings
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorUnavailableError
+
+from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, SessionConfig, VoicesConfig
+from serve_app.deployments.backend import Readiness
+from serve_app.errors import CapacityError, TtsUnavailableError, VoiceNotFoundError
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
+
+with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from ray.serve.exceptions import BackPressureError
+
+    from serve_app import app
+    from serve_app.deployments.generator import EventQueue, max_queued_events
+    from serve_app.deployments.ingress import RayBackend, Recent
+
+REQUEST = SpeechRequest("Hello.", "austen")
+END = SpeechEnd("eos", 2)
+
+
+def chunk(first_frame: int) -> AudioChunk:
+    return AudioChunk(first_frame, np.zeros((1, 16), np.int16), np.zeros(1920, np.float32))
+
+
+class Response:
+    """A streaming response that yields what it is given, raises it, or never comes."""
+
+    def __init__(self, events: list) -> None:
+        self._events = iter(events)
+        self.cancelled = False
+
+    def __aiter__(self) -> AsyncIterator:
+        return self
+
+    async def __anext__(self):
+        event = next(self._events, None)
+        if event is None:
+            await asyncio.Event().wait()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Handle:
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    def options(self, **options):
+        assert options == {"stream": True, "method_name": "speak", "_by_reference": False}
+        return self
+
+    def remote(self, request):
+        assert request is REQUEST
+        return self._response
+
+
+class Store:
+    def __init__(self, *, ready: bool = True) -> None:
+        self._ready = ready
+
+    async def voices(self):
+        return []
+
+    async def readiness(self):
+        return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
+
+
+def backend(response: Response, *, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:
+    config = AppConfig(session=SessionConfig(start_deadline_s=deadline_s))
+    return RayBackend(config, Handle(response), Store(ready=ready))
+
+
+async def everything(speaking) -> list:
+    return [event async for event in speaking]
+
+
+async def test_events_come_in_order_and_the_response_is_always_cancelled():
+    response = Response([chunk(0), chunk(1), END])
+    assert [type(event) for event in await everything(backend(response).speak(REQUEST))] == [
+        AudioChunk,
+        AudioChunk,
+        SpeechEnd,
+    ]
+    assert response.cancelled
+
+
+async def test_closing_in_the_middle_cancels_the_response():
+    response = Response([chunk(0)])
+    speaking = backend(response).speak(REQUEST)
+    await anext(speaking)
+    await speaking.aclose()
+    assert response.cancelled
+
+
+async def test_a_refusal_before_the_first_audio_is_raised():
+    response = Response([SpeechEnd("error", 0, "VOICE_NOT_FOUND", "there is no voice 'austen'")])
+    with pytest.raises(VoiceNotFoundError, match="austen"):
+        await everything(backend(response).speak(REQUEST))
+    assert response.cancelled
+
+
+@pytest.mark.parametrize(
+    ("ready", "error"), [(True, CapacityError), (False, TtsUnavailableError)], ids=["full", "none is ready"]
+)
+async def test_a_stream_that_does_not_start_in_time_is_refused(ready, error):
+    response = Response([])
+    with pytest.raises(error) as refusal:
+        await everything(backend(response, deadline_s=0.05, ready=ready).speak(REQUEST))
+    assert refusal.value.retry_after_ms
+    assert response.cancelled
+
+
+async def test_backpressure_is_a_lack_of_capacity():
+    with pytest.raises(CapacityError):
+        await everything(backend(Response([BackPressureError(20, 20)])).speak(REQUEST))
+
+
+async def test_a_replica_that_dies_before_the_first_audio_is_unavailable():
+    with pytest.raises(TtsUnavailableError):
+        await everything(backend(Response([ActorUnavailableError("gone", None)])).speak(REQUEST))
+
+
+async def test_a_replica_that_dies_in_the_middle_ends_the_stream_with_its_frames():
+    events = await everything(
+        backend(Response([chunk(0), chunk(1), ActorUnavailableError("gone", None)])).speak(REQUEST)
+    )
+    assert (events[-1].finish_reason, events[-1].frames, events[-1].code) == ("error", 2, "SYNTHESIS_ERROR")
+
+
+async def test_a_question_is_asked_once_for_all_who_wait():
+    asked = []
+
+    async def ask() -> int:
+        asked.append(1)
+        await asyncio.sleep(0.01)
+        return 42
+
+    recent = Recent(ask)
+    assert await asyncio.gather(*(recent.get() for _ in range(10))) == [42] * 10
+    assert len(asked) == 1
+
+
+async def test_an_old_answer_is_better_than_none(monkeypatch):
+    monkeypatch.setattr("serve_app.deployments.ingress._STATUS_TTL_S", 0.0)
+    answers = iter([42, ActorUnavailableError("gone", None)])
+
+    async def ask() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    recent = Recent(ask)
+    assert [await recent.get(), await recent.get()] == [42, 42]
+
+
+async def test_events_of_another_thread_arrive_in_order():
+    events = EventQueue(asyncio.get_running_loop(), 10)
+    engine = threading.Thread(target=lambda: [events.deliver(event) for event in (chunk(0), chunk(1), END)])
+    engine.start()
+    arrived = [await events.get() for _ in range(3)]
+    engine.join()
+    assert [getattr(event, "first_frame", None) for event in arrived] == [0, 1, None]
+
+
+async def test_an_engine_that_runs_too_far_ahead_ends_its_stream():
+    events = EventQueue(asyncio.get_running_loop(), 2)
+    for frame in range(5):
+        events.deliver(chunk(frame))
+    await asyncio.sleep(0)
+    arrived = [await events.get() for _ in range(3)]
+    assert [type(event) for event in arrived] == [AudioChunk, AudioChunk, SpeechEnd]
+    assert arrived[-1].finish_reason == "error"
+
+
+def test_the_queue_holds_what_an_engine_may_make_ahead():
+    engine = EngineConfig(max_lead_s=8.0, audio_chunk_max_frames=4)
+    assert max_queued_events(engine) > 8.0 / 0.08 + 4
+
+
+def test_serve_gives_a_generator_as_many_calls_as_it_has_slots():
+    options = app.generator_options(AppConfig(engine=EngineConfig(slots=6, max_waiting_streams=0)))
+    assert options["max_ongoing_requests"] == 6
+    assert options["max_queued_requests"] == 1
+    assert options["num_replicas"] == 1
+
+
+def test_a_range_of_replicas_is_autoscaled():
+    options = app.generator_options(AppConfig(generator=GeneratorConfig(min_replicas=0, max_replicas=4)))
+    scaling = options["autoscaling_config"]
+    assert (scaling.min_replicas, scaling.initial_replicas, scaling.max_replicas) == (0, 1, 4)
+    assert "num_replicas" not in options
+
+
+def test_a_relative_path_is_that_of_the_working_directory_or_else_of_the_project(tmp_path):
+    config = AppConfig(voices=VoicesConfig(path="voices"))
+    project = Path(__file__).parents[2]
+    assert app.with_absolute_paths(config, tmp_path).voices.path == str(project / "voices")
+    (tmp_path / "voices").mkdir()
+    assert app.with_absolute_paths(config, tmp_path).voices.path == str(tmp_path / "voices")
+
+
+def test_an_application_is_built_without_a_cluster():
+    application = app.build_app(AppConfig())
+    assert application is not None

@@ -1,0 +1,36 @@
+from serve_app.deployments.fleet import GONE_AFTER_S, Fleet, GeneratorStatus
+
+
+def test_nobody_is_ready_before_anybody_has_reported():
+    readiness = Fleet().readiness(0.0)
+    assert not readiness.ready
+    assert readiness.detail == "no generator has started yet"
+
+
+def test_what_a_replica_is_doing_is_the_reason_for_not_being_ready():
+    fleet = Fleet()
+    fleet.report(GeneratorStatus("a", "loading", "the model is being loaded"), 0.0)
+    assert fleet.readiness(1.0).detail == "the model is being loaded"
+
+
+def test_one_ready_replica_is_enough():
+    fleet = Fleet()
+    fleet.report(GeneratorStatus("a", "ready", model="tiny", random_weights=True), 0.0)
+    fleet.report(GeneratorStatus("b", "failed", "out of memory"), 0.0)
+    readiness = fleet.readiness(1.0)
+    assert (readiness.ready, readiness.model, readiness.random_weights) == (True, "tiny", True)
+
+
+def test_a_silent_replica_no_longer_counts():
+    fleet = Fleet()
+    fleet.report(GeneratorStatus("a", "ready"), 0.0)
+    fleet.report(GeneratorStatus("b", "ready"), 8.0)
+    assert [status.replica for status in fleet.generators(GONE_AFTER_S + 1)] == ["b"]
+    assert not fleet.readiness(GONE_AFTER_S + 9).ready
+
+
+def test_the_latest_word_of_a_replica_counts():
+    fleet = Fleet()
+    fleet.report(GeneratorStatus("a", "ready", running=3), 0.0)
+    fleet.report(GeneratorStatus("a", "ready", running=0), 1.0)
+    assert [status.running for status in fleet.generators(1.0)] == [0]

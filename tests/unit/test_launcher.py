@@ -1,0 +1,105 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve_app.cli import environment, processes, serve
+
+LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
+PORTS = environment.Ports(metrics=9101, stats=8404, fallback=8500, ingress=30000)
+
+TEMPLATE = """\
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind *:8000
+listen stats
+  bind *:8404
+"""
+
+
+def test_the_proxys_own_ports_stay_on_this_machine_and_the_public_one_does_not(tmp_path):
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(TEMPLATE)
+    wrapper = environment.write_haproxy_wrapper(tmp_path, Path("/bin/echo"), PORTS)
+    result = subprocess.run([wrapper, "-f", str(config)], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["-f", str(config)]
+    binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
+    assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
+
+
+def test_two_runs_share_no_file_no_port_and_no_token(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    one, other = (
+        environment.serve_environment(tmp_path / name, environment.free_ports(), tmp_path / name / "haproxy", 4096)
+        for name in "ab"
+    )
+    own = [name for name in one if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE", "_PORT", "_TOKEN"))]
+    assert len(own) == 12
+    assert [name for name in own if one[name] == other[name] != "65535"] == []
+
+
+def test_the_port_given_overrides_the_files(tmp_path):
+    port = environment.free_ports().metrics
+    assert serve.read_config(LOCAL, port)["http_options"]["port"] == port
+
+
+def test_a_file_without_a_host_is_served_to_this_machine_alone(tmp_path):
+    document = yaml.safe_load(LOCAL.read_text())
+    document["http_options"] = {"port": environment.free_ports().metrics}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert serve.read_config(path, None)["http_options"]["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("a: [", "cannot read"),
+        ("[]", "has to hold one application"),
+        ("applications: []", "has to hold one application"),
+        ("applications: [{args: {engine: {slots: 0}}}]", "engine.slots"),
+        ("applications: [{args: {modell: {}}}]", "modell"),
+    ],
+)
+def test_a_wrong_file_is_refused_before_anything_starts(tmp_path, content, message):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(serve.StartError, match=message):
+        serve.read_config(path, None)
+
+
+def test_every_descendant_ends_the_grandchildren_too():
+    script = (
+        "import subprocess, sys, time\n"
+        "from serve_app.cli import processes\n"
+        "processes.adopt_orphans()\n"
+        "sleeper = 'import time; time.sleep(600)'\n"
+        "middle = f'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", {sleeper!r}])'\n"
+        "subprocess.run([sys.executable, '-c', middle], check=True)\n"
+        "subprocess.Popen([sys.executable, '-c', sleeper], start_new_session=True)\n"
+        "import os\n"
+        "found = processes.descendants(os.getpid())\n"
+        "processes.end_descendants(5.0)\n"
+        "print(*found)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    pids = [int(pid) for pid in result.stdout.split()]
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_process_with_a_strange_name_is_found():
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; open('/proc/self/comm', 'w').write('a) b (c'); time.sleep(60)"]
+    )
+    try:
+        assert child.pid in processes.descendants(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
