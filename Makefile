@@ -30,7 +30,7 @@ check: $(INSTALLED)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/deptry serve_app
+	$(BIN)/deptry .
 
 install: $(INSTALLED)
 

@@ -12,8 +12,8 @@ from serve_app.deployments.backend import Readiness
 REPORT_PERIOD_S = 1.0
 """A replica reports this often."""
 
-GONE_AFTER_S = 10.0
-"""Silence after which a replica no longer counts; an event loop that is busy misses several reports."""
+GONE_AFTER_S = 5.0
+"""Silence after which a replica no longer counts; a busy machine misses one or two reports."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from huggingface_hub import snapshot_download
 
-from serve_app.config import ModelConfig
+from serve_app.config import SAMPLE_RATE_HZ, ModelConfig
 from serve_app.model import random_checkpoint
 from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import Draw
@@ -64,11 +65,15 @@ class Checkpoint:
     def encode(self, reference: Reference) -> VoicePrompt:
         """Make a voice prompt: speaker embedding, and codes where the transcript is known.
 
-        Source: qwen-tts 0.1.1, Qwen3TTSModel.create_voice_clone_prompt, which resamples with librosa.
+        Source: qwen-tts 0.1.1, Qwen3TTSModel.create_voice_clone_prompt. It would resample with librosa, which hands
+            the work to the same soxr after seconds of imports.
         """
+        pcm = reference.pcm
+        if reference.sample_rate_hz != SAMPLE_RATE_HZ:
+            pcm = soxr.resample(pcm, reference.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
         with torch.inference_mode():
             (item,) = self.upstream.create_voice_clone_prompt(
-                ref_audio=(reference.pcm, reference.sample_rate_hz),
+                ref_audio=(pcm, SAMPLE_RATE_HZ),
                 ref_text=reference.transcript,
                 x_vector_only_mode=reference.transcript is None,
             )
