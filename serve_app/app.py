@@ -3,6 +3,7 @@
 ``serve run FILE``, ``serve deploy FILE`` and ``tts-serve FILE`` all end here. Nothing else builds deployments.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 
 import serve_app
-from serve_app.config import AppConfig
+from serve_app.config import AppConfig, GeneratorConfig
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.ingress import Ingress
 
 _MANY = 100_000
 """Serve's own limit on the ingress is never to be reached: it rejects with a 500, the session with a reason."""
+
+_METRICS_INTERVAL_S = 1.0
+"""Age of the load that scaling decides on; Serve's own ten seconds are longer than many a text."""
 
 
 def build_app(args: AppConfig) -> serve.Application:
@@ -52,13 +56,24 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
     if replicas.min_replicas == replicas.max_replicas:
         options["num_replicas"] = replicas.max_replicas
     else:
-        options["autoscaling_config"] = AutoscalingConfig(
+        options["autoscaling_config"] = _autoscaling(replicas)
+    return options
+
+
+def _autoscaling(replicas: GeneratorConfig) -> AutoscalingConfig:
+    with warnings.catch_warnings():
+        # The environment variables that are to replace metrics_interval_s are read by nothing in Ray 2.60.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return AutoscalingConfig(
             min_replicas=replicas.min_replicas,
             initial_replicas=max(1, replicas.min_replicas),
             max_replicas=replicas.max_replicas,
             target_ongoing_requests=replicas.target_ongoing_requests,
+            metrics_interval_s=_METRICS_INTERVAL_S,
+            look_back_period_s=3 * _METRICS_INTERVAL_S,
+            upscale_delay_s=replicas.upscale_delay_s,
+            downscale_delay_s=replicas.downscale_delay_s,
         )
-    return options
 
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class GeneratorConfig(Settings):
     target_ongoing_requests: float = Field(
         default=7.0, gt=0, description="Streams a replica should run on average; more makes Serve start another."
     )
+    upscale_delay_s: float = Field(default=2.0, ge=0, description="More load for so long starts another replica.")
+    downscale_delay_s: float = Field(default=120.0, ge=0, description="Less load for so long ends one.")
     num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs that Ray reserves for a replica.")
     num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
     graceful_shutdown_timeout_s: float = Field(

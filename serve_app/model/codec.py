@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from serve_app.model.codec_layers import (
     Builder,
@@ -74,7 +75,10 @@ class CodebookSum:
 def _codebook(layer: Upstream) -> Tensor:
     book = layer._codebook  # noqa: SLF001  # upstream offers its vectors under no other name
     vectors = book.embedding_sum.detach().float() / book.cluster_usage.detach().float().clamp(min=book.epsilon)[:, None]
-    return layer.project_out.float()(vectors) if isinstance(layer.project_out, nn.Linear) else vectors
+    projection = layer.project_out
+    if not isinstance(projection, nn.Linear):
+        return vectors
+    return functional.linear(vectors, projection.weight.float(), projection.bias.float())
 
 
 class Codec:
@@ -109,7 +113,9 @@ class Codec:
         self._pre_conv = Conv(builder, pre_conv.after(projected).before(transformer.input_proj))
         self._transformer = Transformer(builder, transformer, config)
         ups = [ConvWeights.of(up.conv) for up, _ in source.upsample]
-        ups[0] = ups[0].after(transformer.output_proj.weight * transformer.norm.weight, transformer.output_proj.bias)
+        ups[0] = ups[0].after(
+            transformer.output_proj.weight.float() * transformer.norm.weight, transformer.output_proj.bias
+        )
         self._upsample = [
             (Conv(builder, weights), ConvNeXt(builder, block))
             for weights, (_, block) in zip(ups, source.upsample, strict=True)

@@ -185,12 +185,11 @@ class ConvWeights:
 class Conv:
     """A causal convolution, plain or transposed: gathers its taps, then multiplies once.
 
-    Gathering costs 3 to 10 % of the product; oneDNN's own convolution saves that, but its weight layout
+    Gathering costs 2 to 15 % of the product; oneDNN's own convolution saves that, but its weight layout
     is chosen for one input size and costs tenfold at another (measured), and sizes vary here.
     """
 
     def __init__(self, builder: Builder, weights: ConvWeights) -> None:
-        self._taps = weights.taps
         self._dilation = weights.dilation
         self._stride = weights.stride
         self._span = (weights.taps - 1) * weights.dilation + 1
@@ -275,8 +274,8 @@ class ConvNeXt:
         self._taps = builder.tensor(conv.weight)  # [C, 1, taps]
         self._bias = builder.tensor(conv.bias)
         self._history = builder.history(conv.kernel_size[0] - 1, conv.in_channels)
-        self._up = builder.linear(up.weight * norm.weight, up.bias + up.weight @ norm.bias)
-        self._down = builder.linear(down.weight * block.gamma[:, None], down.bias * block.gamma)
+        self._up = builder.linear(up.weight.float() * norm.weight, up.bias + up.weight.float() @ norm.bias.float())
+        self._down = builder.linear(down.weight.float() * block.gamma[:, None], down.bias.float() * block.gamma)
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""

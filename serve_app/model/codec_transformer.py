@@ -41,11 +41,13 @@ class Layer:
         self._eps = config.rms_norm_eps
         self._history = builder.history(config.sliding_window - 1, 2 * self._kv_heads * self._head_dim)
         qkv = torch.cat([p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
-        self._qkv = builder.linear(qkv * layer.input_layernorm.weight, None)
-        self._output = builder.linear(attention.o_proj.weight * layer.self_attn_layer_scale.scale[:, None], None)
+        self._qkv = builder.linear(qkv.float() * layer.input_layernorm.weight, None)
+        self._output = builder.linear(
+            attention.o_proj.weight.float() * layer.self_attn_layer_scale.scale[:, None], None
+        )
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self._gate_up = builder.linear(gate_up * layer.post_attention_layernorm.weight, None)
-        self._down = builder.linear(mlp.down_proj.weight * layer.mlp_layer_scale.scale[:, None], None)
+        self._gate_up = builder.linear(gate_up.float() * layer.post_attention_layernorm.weight, None)
+        self._down = builder.linear(mlp.down_proj.weight.float() * layer.mlp_layer_scale.scale[:, None], None)
 
     def __call__(self, step: Step, places: Places, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""

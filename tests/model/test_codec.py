@@ -263,6 +263,15 @@ def test_codes_of_another_shape_are_refused(codec, shape):
         codec.decode(torch.zeros(shape, dtype=torch.int64), slice(0, 1))
 
 
+def test_projection_behind_a_codebook_is_not_lost():
+    projecting = build()
+    torch.manual_seed(0)
+    projecting.quantizer.rvq_rest.vq.layers[1].project_out = torch.nn.Linear(16, 16)
+    codes = codes_of(1, 5)
+    codec = Codec(projecting, rows=1, dtype=torch.float32, device=CPU)
+    assert_same(codec.decode(codes, slice(0, 1)), whole(projecting, codes))
+
+
 def test_unsupported_configuration_is_refused():
     with pytest.raises(ValueError, match="attention_bias=True"):
         Codec(build(attention_bias=True), rows=1, dtype=torch.float32, device=CPU)
