@@ -1,11 +1,13 @@
 # make run      install once, build the offline checkpoint once, serve configs/local.yaml until Ctrl-C
 # make run CONFIG=configs/cpu.yaml PORT=8080
-# make say TEXT="Hello."    speak to the running service
-# make test     all tests        make check    all linters        make clean    forget what was installed
+# make say TEXT="It is alive."   speak to the running service; writes speech.wav
+# make test     all tests        make check    all linters
+# make bench    the benchmarks   make clean    forget what was installed
 
 CONFIG ?= configs/local.yaml
 PORT ?=
-TEXT ?= Hello, it is good to hear you.
+TEXT ?= It is alive.
+export TEXT
 
 USABLE = import sys, venv, ensurepip; sys.version_info[:2] in ((3, 11), (3, 12)) and print("$(name)")
 PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c '$(USABLE)' 2>/dev/null)))
@@ -13,16 +15,19 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHECKPOINT := .venv/.checkpoint
 
-.PHONY: run say test check clean install
+.PHONY: run say test bench check clean install
 
 run: $(CHECKPOINT)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 say: $(INSTALLED)
-	@$(BIN)/tts-say --url http://127.0.0.1:$(or $(PORT),8000) "$(TEXT)"
+	@$(BIN)/tts-say --url ws://127.0.0.1:$(or $(PORT),8000)/api/v1/speak --out speech.wav "$$TEXT"
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	@for benchmark in benchmarks/*.py; do echo "$$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -52,7 +52,7 @@ class ModelConfig(Settings):
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Codec decoder. `auto`: as `dtype`.",
+        description="Codec decoder. `auto`: float32 on a CPU, where bfloat16 is no faster; else as `dtype`.",
     )
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None,

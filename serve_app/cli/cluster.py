@@ -190,7 +190,7 @@ def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         f"  page       http://{site.address}/",
         f"  WebSocket  ws://{site.address}/api/v1/speak",
         f"             ws://{site.address}/ws/tts",
-        f"  try        tts-say --url http://{site.address} 'Hello, it is good to hear you.'",
+        f"  try        tts-say --url ws://{site.address}/api/v1/speak --out speech.wav 'It is alive.'",
         "",
         f"  Ray        {context.gcs_address}, its logs in {context.get_temp_dir()}/session_latest/logs",
     ]

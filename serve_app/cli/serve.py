@@ -45,7 +45,6 @@ def main() -> None:
         sys.exit(f"tts-serve: {error}")
     except KeyboardInterrupt:
         print("\ntts-serve: stopped")
-        sys.exit(130)
 
 
 def run(config: Path, port: int | None) -> int:
@@ -70,6 +69,7 @@ def run(config: Path, port: int | None) -> int:
         deployed = directory / "serve.yaml"
         deployed.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "serve_app.cli.cluster", str(deployed)]
+        print("… Ray is being started", flush=True)
         environment = _environment(directory)
         with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
             try:

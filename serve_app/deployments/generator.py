@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from serve_app.config import AppConfig, EngineConfig
 from serve_app.deployments.fleet import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.deployments.voice_store import VoiceStoreClient
+from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voice_library import VoiceRefusal
@@ -65,7 +66,7 @@ def max_queued_events(engine: EngineConfig) -> int:
 
     A paused stream still decodes the frames that it had drawn.
     """
-    return math.ceil(engine.max_lead_s / FRAME_S) + 2 * engine.audio_chunk_max_frames + 1
+    return math.ceil((engine.max_lead_s + RIDE_ALONG_S) / FRAME_S) + 2 * engine.audio_chunk_max_frames + 1
 
 
 class Generator:
@@ -127,8 +128,7 @@ class Generator:
             raise RuntimeError("the engine failed several steps in a row, or its thread has ended")
 
     async def _warm_up(self) -> None:
-        """Encode what is pending and speak a real sentence."""
-        self._speaker.engine.start()
+        """Encode what is pending, put the voices onto the device, and speak a real sentence."""
         fingerprint = self._speaker.fingerprint
         self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
         for voice in await self._store.pending(fingerprint):
@@ -140,6 +140,9 @@ class Generator:
         if not ready:
             reasons = "; ".join(f"{status.voice}: {status.reason}" for status in await self._store.voices())
             raise RuntimeError(f"no voice below {self._config.voices.path} can be used ({reasons or 'it is empty'})")
+        for voice in ready:
+            await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(voice))
+        self._speaker.engine.start()
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
         self._state = GeneratorStatus(self._replica, "loading", "the warm-up sentence is being spoken")
         await asyncio.to_thread(self._speaker.warm_up, await self._prompt(voice))

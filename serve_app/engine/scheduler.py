@@ -27,7 +27,7 @@ _SAFETY = 1.5
 _OVERDUE = 2.0
 """Somebody who has waited so many times the patience for a slot goes before listeners who barely keep up."""
 
-_RIDE_ALONG_S = 0.5
+RIDE_ALONG_S = 0.5
 """A stream that has its lead still takes part in steps that run for others, up to this much more: streams that
 pause one by one would otherwise go on one by one, and a batch costs hardly more than a single stream."""
 
@@ -110,7 +110,7 @@ def plan(state: State, now_s: float) -> Step | Sleep:
         now_s: the clock's time, in seconds.
     """
     lead_s, patience_s = state.settings.max_lead_s, state.settings.newcomer_patience_s
-    runnable = [view for view in state.slots if not _ahead(view, lead_s + _RIDE_ALONG_S, now_s)]
+    runnable = [view for view in state.slots if not _ahead(view, lead_s + RIDE_ALONG_S, now_s)]
     playing = any(view.heard_until_s is not None for view in runnable)
     may_prefill = state.waiting_since_s is not None and (state.frame_since_prefill or not playing)
     if may_prefill and now_s - (state.waiting_since_s or now_s) > _OVERDUE * patience_s:

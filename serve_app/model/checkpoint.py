@@ -97,7 +97,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     random_weights = random_checkpoint.is_random(directory)
     small = random_weights and config.source == "tiny"
     dtype = _DTYPES["float32" if small else "bfloat16"] if config.dtype == "auto" else _DTYPES[config.dtype]
-    codec_dtype = dtype if config.codec_dtype == "auto" else _DTYPES[config.codec_dtype]
+    codec_dtype = _DTYPES.get(config.codec_dtype, torch.float32 if device.type == "cpu" else dtype)
     flash = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     qwen_tts = import_qwen_tts()
     try:

@@ -21,10 +21,10 @@ from serve_app.model.codec_layers import (
     ConvWeights,
     Step,
     UpsamplingBlock,
-    Upstream,
     WaveHead,
 )
 from serve_app.model.codec_transformer import Transformer
+from serve_app.model.quiet import Upstream
 
 # Frames times rows that pass the layers at once: enough to make the wide layers' weights worth reading,
 # few enough that the last layers' activations stay in a CPU's caches. A GPU only wants large products.

@@ -8,14 +8,13 @@ Source: qwen-tts 0.1.1, qwen_tts/core/tokenizer_12hz/modeling_qwen3_tts_tokenize
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# A module, configuration or operator of libraries that carry no types.
-Upstream: TypeAlias = Any
+from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
+from serve_app.model.quiet import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,40 +74,6 @@ class History:
         return step.state[:, self.start : end].unflatten(1, (self.columns, self.channels))
 
 
-class Affine:
-    """A matrix product whose weight is laid out once, in the order oneDNN's kernels read on a CPU.
-
-    Laying it out in each call, as ``functional.linear`` does, doubles the time of the wide layers at one frame
-    (Xeon with AVX-512 BF16, 2 threads: 7168 -> 1536 at 4 columns 1.28 ms, packed 0.58 ms), and at
-    thousands of columns costs nothing. Without oneDNN, and on other devices, it is ``functional.linear``.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._packed = weight.device.type == "cpu" and _can_pack(weight.dtype)
-        self._weight = _onednn("_reorder_linear_weight")(weight, None) if self._packed else weight
-        self._bias = bias
-        self._linear = _onednn("_linear_pointwise") if self._packed else None
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, T, C_in] -> [B, T, C_out], plus ``residual`` of that shape where given."""
-        if self._linear is None:
-            out = functional.linear(x, self._weight, self._bias)
-            return out if residual is None else out.add_(residual)
-        if residual is None:
-            return self._linear(x, self._weight, self._bias, "none", [], "")
-        return self._linear.binary(x, residual, self._weight, self._bias, "add")
-
-
-def _onednn(name: str) -> Upstream:
-    return getattr(torch.ops.mkldnn, name)
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn("_is_mkldnn_bf16_supported")())
-
-
 class Builder:
     """Puts weights into the codec's dtype and device, and lays out a row of state layer by layer."""
 
@@ -121,9 +86,12 @@ class Builder:
         """Return detached ``values`` as the layers compute with them."""
         return values.detach().to(self.device, self.dtype).contiguous()
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Affine:
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make a matrix product of [C_out, C_in] and [C_out]."""
-        return Affine(self.tensor(weight), None if bias is None else self.tensor(bias))
+        kept = None if bias is None else self.tensor(bias)
+        if can_pack(self.dtype, self.device):
+            return PackedLinear(self.tensor(weight), kept)
+        return PlainLinear(self.tensor(weight), kept)
 
     def history(self, columns: int, channels: int) -> History:
         """Reserve the next place in a row of state."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.codec_layers import Builder, Step, Upstream
+from serve_app.model.codec_layers import Builder, Step
+from serve_app.model.quiet import Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from serve_app.model.graphs import GraphedSteps, capture_cuda_graph
-from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
 from serve_app.speech import Sampling, SpeechEnd, SpeechEvent, SpeechRequest
@@ -107,15 +107,18 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         CheckpointError: int8 is asked for where it cannot be computed.
     """
     wanted = config.model.weights
-    packable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
-    if wanted == "int8" and not packable:
+    packable = can_pack(checkpoint.dtype, checkpoint.device)
+    quantisable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
+    if wanted == "int8" and not quantisable:
         raise CheckpointError(
             f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
         )
     if not packable:
         return "plain"
-    if wanted != "auto":
-        return "int8" if wanted == "int8" else "packed"
+    if wanted == "plain" or not quantisable:
+        return "packed"
+    if wanted == "int8":
+        return "int8"
     mlp = checkpoint.model.talker.model.layers[0].mlp
     forms: tuple[WeightForm, WeightForm] = ("packed", "int8")
     seconds = {

@@ -215,6 +215,14 @@ class TorchRunner:
         """Forget a slot's stream; the next prefill overwrites everything of it."""
         self._filled[slot] = 0
 
+    @torch.inference_mode()
+    def learn(self, voice: VoicePrompt) -> None:
+        """Compute a voice's state ahead of its first stream; before the engine starts, or on its thread.
+
+        On a CPU and the true shapes this takes about as long as the reference clip, which nobody should wait for.
+        """
+        self._voice_state(voice)
+
     def _voice_state(self, voice: VoicePrompt) -> VoiceState:
         """The voice on the device, from the bounded cache or computed now."""
         key = voice.digest
