@@ -37,6 +37,11 @@ check: $(INSTALLED)
 	$(BIN)/codespell
 	$(BIN)/deptry .
 
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/codec.py --json bench-codec.json
+	$(BIN)/python benchmarks/engine.py --json bench-engine.json
+	$(BIN)/python benchmarks/engine.py --weights int8 --streams 1,2,4 --json bench-int8.json
+
 install: $(INSTALLED)
 
 # Every dependency at a fixed version; installed again when the versions or the project's own metadata change.

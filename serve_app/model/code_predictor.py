@@ -38,7 +38,7 @@ class CodePredictor:
         self._project: Upstream = module.small_to_mtp_projection
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
-        self._cache = KvCache(
+        self.cache = KvCache(
             layers=shape.layers,
             slots=slots,
             kv_heads=shape.kv_heads,
@@ -76,7 +76,7 @@ class CodePredictor:
         x = torch.stack((hidden, embed(0, first)), dim=1)  # [B, 2, H]
         position = 0
         for codebook in range(1, self.steps + 1):
-            state = self._stack.run_aligned(self._project(x), self._cache, rows, position)[:, -1]
+            state = self._stack.run_aligned(self._project(x), self.cache, rows, position)[:, -1]
             codes.append(choose(codebook, self._heads[codebook - 1](state).float()))
             position += x.shape[1]
             if codebook < self.steps:

@@ -86,8 +86,8 @@ class TorchRunner:
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self._voices = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
         self._eos: int = talker.config.codec_eos_token_id
-        self._on_device = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
-        self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self._on_device, self._eos)
+        self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
+        self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
         self._graphs: GraphedSteps | None = None
         self.graph_fallbacks = 0
         """How often captured graphs were found to differ from the plain steps, and left."""
@@ -145,7 +145,7 @@ class TorchRunner:
 
     def _prefill(self, slot: int, prepared: Prepared, source: ModelInput) -> None:
         request = prepared.request
-        state = self._on_device
+        state = self.slot_tensors
         voice = self._voice_state(source.voice)
         x, text = self.prompts.build(source.tokens, request.language, voice.speaker, voice.reference)
         state.text[slot] = self.prompts.text_pad
@@ -173,7 +173,7 @@ class TorchRunner:
     def predict(self, slots: Sequence[int]) -> Frames:
         """Draw the next frame of each slot; the one place where the host waits for the device."""
         numbers = list(slots)
-        talker, predictor = self._on_device.talker_draws, self._on_device.predictor_draws
+        talker, predictor = self.slot_tensors.talker_draws, self.slot_tensors.predictor_draws
         choice = Choice(
             talker_keep=talker.most_kept(numbers, self.talker.vocabulary),
             predictor_keep=predictor.most_kept(numbers, self.predictor.vocabulary),

@@ -1,133 +1,15 @@
 """One service for the whole run: the launcher in a process of its own, as a user starts it."""
 
-import asyncio
-import base64
-import contextlib
 import json
 import os
 import secrets
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-import websockets
 import yaml
-
-from serve_app.cli.processes import descendants
-from serve_app.speech import SAMPLES_PER_FRAME
-
-ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 240.0
-READY = "Ctrl-C ends everything."
-
-
-@dataclass
-class Launched:
-    """A launcher's process and what it prints."""
-
-    process: subprocess.Popen
-    output: Path
-    token: str
-
-    @property
-    def printed(self) -> str:
-        return self.output.read_text()
-
-    def wait_for(self, text: str, timeout_s: float = START_TIMEOUT_S) -> None:
-        wait_until(lambda: text in self.printed or self.process.poll() is not None, timeout_s, f"{text!r} is printed")
-        assert text in self.printed, self.printed
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> list[int]:
-        """Send a signal, wait for the end; returns the processes that it had and that are still there."""
-        started = descendants(self.process.pid)
-        self.process.send_signal(number)
-        self.process.wait(30)
-        return [pid for pid in started if Path(f"/proc/{pid}").exists()]
-
-
-@dataclass
-class Service:
-    """A running service, as its clients and its operator see it."""
-
-    address: str
-    launched: Launched
-
-    def url(self, path: str) -> str:
-        return f"ws://{self.address}{path}"
-
-    def connect(self, path: str = "/api/v1/speak", **options):
-        return websockets.connect(self.url(path), compression=None, max_size=None, **options)
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        connection = HTTPConnection(self.address, timeout=20)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-
-    def pid_of(self, name: str) -> int:
-        """Process id of the Ray worker of that name."""
-        (pid,) = [
-            pid
-            for pid in descendants(self.launched.process.pid)
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray::{name}".encode())
-        ]
-        return pid
-
-
-@dataclass
-class Spoken:
-    """What one utterance of dialect B brought."""
-
-    messages: list[dict] = field(default_factory=list)
-    pcm: bytes = b""
-    audio_at_s: list[float] = field(default_factory=list)
-    ended_s: float = 0.0
-
-    @property
-    def end(self) -> dict:
-        return self.messages[-1]
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.pcm) / 2 / SAMPLES_PER_FRAME * 0.08
-
-
-async def speak(connection, text: str, **fields) -> Spoken:
-    """Say one utterance on an open socket of dialect B and take everything up to its end."""
-    spoken, began_s = Spoken(), time.monotonic()
-    await connection.send(json.dumps({"type": "speak", "text": text, **fields}))
-    while True:
-        message = await asyncio.wait_for(connection.recv(), 60)
-        if isinstance(message, str):
-            spoken.messages.append(json.loads(message))
-            message = base64.b64decode(spoken.end.get("data", ""))
-        if message:
-            spoken.pcm += message
-            spoken.audio_at_s.append(time.monotonic() - began_s)
-        if spoken.messages and spoken.end["type"] in ("complete", "cancelled", "error"):
-            spoken.ended_s = time.monotonic() - began_s
-            return spoken
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from running_service import READY, ROOT, Launched, Service, free_port
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +55,7 @@ def generators(service):
     (address,) = [line.split()[1].rstrip(",") for line in service.launched.printed.splitlines() if "Ray  " in line]
     environment = {
         **os.environ,
+        "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": service.launched.token,
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -4,7 +4,7 @@ import json
 from http.client import HTTPConnection
 
 import pytest
-from conftest import speak
+from running_service import speak
 
 WRONG_IN_B = {
     "not JSON": ("{", "INVALID_MESSAGE"),

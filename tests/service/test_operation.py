@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_port, speak, wait_until
+from running_service import ROOT, free_port, speak, wait_until
 
 from serve_app.cli.processes import descendants
 

@@ -2,7 +2,7 @@ import asyncio
 import json
 
 import numpy as np
-from conftest import speak, wait_until
+from running_service import speak, wait_until
 
 SHORT = "Hello there."
 MIDDLE = "It is good to hear you, and to speak to you again after such a long time."

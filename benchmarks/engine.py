@@ -1,0 +1,263 @@
+"""The engine against qwen-tts's own ``generate``: same checkpoint, same voice, same text, same run.
+
+    python benchmarks/engine.py                                # full shapes, bfloat16, 1 to 10 streams
+    python benchmarks/engine.py --weights int8 --streams 1,2,4
+    python benchmarks/engine.py --model tiny --frames 40       # a minute less, to see that it runs
+
+Prints a table and, with ``--json FILE``, writes the same figures. Timings on a shared machine are noisy; the ratios
+come from one run, the two sides taking turns.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.engine.engine import Engine
+from serve_app.model.checkpoint import Checkpoint
+from serve_app.model.factory import Speaker, load_speaker
+from serve_app.model.quiet import import_qwen_tts
+from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.voices import VoicePrompt, scan
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
+PRODUCTS = ("linear", "_mm", "addmm", "bmm", "matmul", "scaled_dot_product", "convolution", "conv1d")
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    streams = [int(each) for each in arguments.streams.split(",")]
+    speaker = load_speaker(
+        AppConfig(
+            model=ModelConfig(
+                source=arguments.model,
+                dtype=arguments.dtype,
+                codec_dtype=arguments.codec_dtype,
+                weights=arguments.weights,
+                device=arguments.device,
+            ),
+            engine=EngineConfig(slots=max(streams), max_lead_s=1e9, stall_guard_s=None),
+        )
+    )
+    reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
+    voice = speaker.encode(reference)
+    speaker.runner.learn(voice)
+    speak(speaker, voice, 1, 4)
+    figures: dict[str, Any] = {
+        "machine": {
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "model": speaker.description,
+            "weights": arguments.weights,
+            "codec": str(speaker.checkpoint.codec_dtype),
+        }
+    }
+    print(json.dumps(figures["machine"], indent=2))
+    figures["floor"] = floor(speaker)
+    figures["upstream"] = upstream_figures(speaker.checkpoint, voice, arguments)
+    figures["engine"] = [engine_figures(speaker, voice, count, arguments) for count in streams]
+    compare(figures)
+    figures["where"] = [where(speaker, voice, count) for count in (1, max(streams))]
+    figures["bytes_per_slot"] = slot_bytes(speaker)
+    print(f"memory per slot: {sum(figures['bytes_per_slot'].values()) / 1e6:.1f} MB {figures['bytes_per_slot']}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="full-random")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--codec-dtype", default="auto")
+    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "auto"])
+    parser.add_argument("--streams", default="1,2,4,8,10")
+    parser.add_argument("--frames", type=int, default=62, help="frames of an utterance; 62 are five seconds")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json")
+    return parser.parse_args()
+
+
+def processor() -> str:
+    """The CPU's name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def floor(speaker: Speaker) -> dict[str, float]:
+    """Bytes of weights that a frame reads, over the bandwidth of reading memory as measured now."""
+    runner = speaker.runner
+    weight_bytes = runner.talker.weight_bytes + runner.predictor.weight_bytes
+    block = torch.ones(1 << 28)  # 1 GiB of float32, far more than the caches
+    seconds = []
+    for _ in range(5):
+        began_s = time.perf_counter()
+        block.sum()
+        seconds.append(time.perf_counter() - began_s)
+    bandwidth = block.nbytes / min(seconds)
+    figures = {
+        "weight_bytes_per_frame": float(weight_bytes),
+        "bandwidth_bytes_per_s": bandwidth,
+        "floor_ms_per_frame": 1e3 * weight_bytes / bandwidth,
+    }
+    print(
+        f"floor of the language model: {weight_bytes / 1e9:.2f} GB a frame at {bandwidth / 1e9:.1f} GB/s"
+        f" = {figures['floor_ms_per_frame']:.0f} ms, for any number of streams"
+    )
+    return figures
+
+
+def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argparse.Namespace) -> dict[str, float]:
+    """Time of qwen-tts's generate_voice_clone for one utterance, its codec included."""
+    item = import_qwen_tts().VoiceClonePromptItem(
+        ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
+        ref_spk_embedding=torch.from_numpy(voice.speaker_embedding),
+        x_vector_only_mode=voice.codes is None,
+        icl_mode=voice.codes is not None,
+        ref_text=voice.transcript,
+    )
+    rounds = []
+    for seed in range(arguments.rounds):
+        torch.manual_seed(seed)
+        began_s = time.perf_counter()
+        (pcm,), _ = checkpoint.upstream.generate_voice_clone(
+            text=TEXT, language="english", voice_clone_prompt=[item], max_new_tokens=arguments.frames + 1
+        )
+        rounds.append((time.perf_counter() - began_s) / (len(pcm) / 1920))
+    frame_s = min(rounds)
+    print(f"qwen-tts, one utterance: {1e3 * frame_s:.0f} ms a frame, RTF {frame_s / FRAME_S:.2f}")
+    return {
+        "ms_per_frame": 1e3 * frame_s,
+        "audio_s_per_s": FRAME_S / frame_s,
+        "utterance_s": arguments.frames * frame_s,
+    }
+
+
+def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int) -> dict[str, float]:
+    """Speak ``count`` utterances of ``frames`` frames at once, through a fresh engine, on this thread."""
+    runner = speaker.runner
+    settings = EngineConfig(slots=runner.slots, max_lead_s=1e9, stall_guard_s=None)
+    engine = Engine(runner, settings)
+    began_s = time.perf_counter()
+    firsts: dict[int, float] = {}
+    ends: dict[int, SpeechEnd] = {}
+
+    def listen(number: int) -> Callable[[SpeechEvent], None]:
+        def deliver(event: SpeechEvent) -> None:
+            if isinstance(event, AudioChunk):
+                firsts.setdefault(number, time.perf_counter() - began_s)
+            else:
+                ends[number] = event
+
+        return deliver
+
+    for number in range(count):
+        request = SpeechRequest(TEXT, voice.voice, "english", seed=number)
+        prepared = dataclasses.replace(runner.prepare(request, voice), max_frames=frames)
+        engine.submit(prepared, listen(number))
+    while len(ends) < count:
+        engine.step()
+    total_s = time.perf_counter() - began_s
+    made = sum(end.frames for end in ends.values())
+    most = max(end.frames for end in ends.values())
+    prefill_s = sum(end.timings_s["prefill"] for end in ends.values())
+    return {
+        "streams": count,
+        "frames": made,
+        "total_s": total_s,
+        "audio_s_per_s": made * FRAME_S / total_s,
+        "ms_per_frame": 1e3 * (total_s - prefill_s) / most,
+        "rtf_of_a_stream": total_s / (most * FRAME_S),
+        "ttfa_s": float(np.median(list(firsts.values()))),
+        "prefill_s": prefill_s / count,
+    }
+
+
+def engine_figures(speaker: Speaker, voice: VoicePrompt, count: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """The best of a few rounds with so many streams."""
+    rounds = [speak(speaker, voice, count, arguments.frames) for _ in range(arguments.rounds)]
+    best = max(rounds, key=lambda figures: figures["audio_s_per_s"])
+    best["ttfa_s"] = min(figures["ttfa_s"] for figures in rounds)
+    return best
+
+
+def compare(figures: dict[str, Any]) -> None:
+    """Add the ratios, and print the table."""
+    upstream = figures["upstream"]
+    print("streams  ms/frame  audio s/s  × qwen-tts  RTF/stream  TTFA s  qwen-tts utterance / TTFA")
+    for row in figures["engine"]:
+        row["times_upstream"] = row["audio_s_per_s"] / upstream["audio_s_per_s"]
+        row["utterance_over_ttfa"] = upstream["utterance_s"] / row["ttfa_s"]
+        print(
+            f"{row['streams']:7d}  {row['ms_per_frame']:8.0f}  {row['audio_s_per_s']:9.2f}"
+            f"  {row['times_upstream']:10.2f}  {row['rtf_of_a_stream']:10.2f}  {row['ttfa_s']:6.2f}  {row['utterance_over_ttfa']:25.1f}"
+        )
+
+
+def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
+    """Where a frame's time goes: by stage, and what is neither product, attention nor convolution."""
+    runner = speaker.runner
+    slots = list(range(count))
+    for slot in slots:
+        runner.prefill(slot, runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice))
+    stages: dict[str, list[float]] = {"predict": [], "talk": [], "codec": []}
+    for _ in range(8):
+        marks = [time.perf_counter()]
+        for step in (lambda: runner.predict(slots), lambda: runner.talk(slots), lambda: runner.decode(slots, 1)):
+            step()
+            marks.append(time.perf_counter())
+        for stage, seconds in zip(stages, np.diff(marks).tolist(), strict=True):
+            stages[stage].append(seconds)
+    activity = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        for _ in range(3):
+            runner.predict(slots)
+            runner.talk(slots)
+            runner.decode(slots, 1)
+    products_s = sum(
+        event.self_cpu_time_total for event in profile.key_averages() if any(name in event.key for name in PRODUCTS)
+    )
+    products_s /= 3e6
+    for slot in slots:
+        runner.release(slot)
+    medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
+    frame_ms = sum(medians.values())
+    share = max(0.0, 1 - 1e3 * products_s / frame_ms)
+    print(
+        f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
+        f" codec {medians['codec']:.0f} ms; {100 * share:.0f} % outside products, attention and convolutions"
+    )
+    return {"streams": count, **medians, "other_share": share}
+
+
+def slot_bytes(speaker: Speaker) -> dict[str, int]:
+    """Bytes that one more slot takes, by what they hold."""
+    runner = speaker.runner
+    return {
+        "talker keys and values": runner.talker.cache.bytes_per_slot,
+        "code predictor keys and values": runner.predictor.cache.bytes_per_slot,
+        "codec state": runner.codec.state_bytes_per_row,
+        "logits, text, codes": runner.slot_tensors.bytes_per_slot,
+    }
+
+
+if __name__ == "__main__":
+    main()
