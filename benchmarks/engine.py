@@ -208,7 +208,8 @@ def compare(figures: dict[str, Any]) -> None:
         row["utterance_over_ttfa"] = upstream["utterance_s"] / row["ttfa_s"]
         print(
             f"{row['streams']:7d}  {row['ms_per_frame']:8.0f}  {row['audio_s_per_s']:9.2f}"
-            f"  {row['times_upstream']:10.2f}  {row['rtf_of_a_stream']:10.2f}  {row['ttfa_s']:6.2f}  {row['utterance_over_ttfa']:25.1f}"
+            f"  {row['times_upstream']:10.2f}  {row['rtf_of_a_stream']:10.2f}  {row['ttfa_s']:6.2f}"
+            f"  {row['utterance_over_ttfa']:25.1f}"
         )
 
 

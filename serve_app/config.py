@@ -102,7 +102,9 @@ class EngineConfig(Settings):
         default=3, ge=1, description="Failed steps in a row after which the replica asks to be replaced."
     )
     voice_cache_bytes: int = Field(
-        default=256 << 20, ge=1 << 20, description="Bound of the voice prompts and codec states kept by one replica."
+        default=256 << 20,
+        ge=1 << 20,
+        description="Bound of what one replica keeps of voices: of prompts, of codec states and of prompt prefixes, each.",
     )
 
 

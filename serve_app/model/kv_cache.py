@@ -27,6 +27,15 @@ class KvCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.positions = positions
 
+    def copy_out(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Copy a slot's first positions: keys and values, each [layers, kv_heads, length, head_dim]."""
+        return self.keys[:, slot, :, :length].clone(), self.values[:, slot, :, :length].clone()
+
+    def copy_in(self, slot: int, copied: tuple[Tensor, Tensor]) -> None:
+        """Put copied positions into a slot, from its first one on."""
+        length = copied[0].shape[2]
+        self.keys[:, slot, :, :length], self.values[:, slot, :, :length] = copied
+
     @property
     def bytes_per_slot(self) -> int:
         """Bytes that one slot holds."""

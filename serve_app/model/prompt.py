@@ -78,6 +78,12 @@ class PromptBuilder:
         tags = 3 if self._language_id(language) is None else 4
         return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
 
+    def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str) -> int:
+        """Positions at the beginning of a prompt that are the same for every text of this voice and language."""
+        tags = 3 if self._language_id(language) is None else 4
+        over_codes = 0 if voice.codes is None else min(len(tokens.reference), 1 + len(voice.codes))
+        return _ROLE_TOKENS + tags + 2 + over_codes
+
     def embed_codes(self, codes: Tensor) -> Tensor:
         """Sum the 16 embeddings of each frame.
 

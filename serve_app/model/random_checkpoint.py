@@ -6,7 +6,6 @@ import copy
 import hashlib
 import importlib
 import json
-import os
 import sys
 import tempfile
 from importlib import resources
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from serve_app.model import random_tokenizer, random_weights
 from serve_app.model.quiet import import_qwen_tts
+from serve_app.user_cache import user_cache
 
 Name = Literal["tiny", "full-random"]
 Tree = dict[str, Any]
@@ -37,9 +37,9 @@ def ensure(name: Name, cache: Path | None = None) -> Path:
     Args:
         name: ``tiny`` is built in seconds and takes 52 MB; ``full-random`` has the shapes of the release,
             takes a minute and 2.4 GB.
-        cache: holds one directory per name and recipe; ``default_cache()`` unless given.
+        cache: holds one directory per name and recipe; ``user_cache()`` unless given.
     """
-    directory = (cache or default_cache()) / f"{name}-{fingerprint()}"
+    directory = (cache or user_cache()) / f"{name}-{fingerprint()}"
     build(name, directory)
     return directory
 
@@ -47,14 +47,6 @@ def ensure(name: Name, cache: Path | None = None) -> Path:
 def is_random(directory: Path) -> bool:
     """Whether the checkpoint was built here, so that whatever it says is noise."""
     return (directory / _MARKER).is_file()
-
-
-def default_cache() -> Path:
-    """``$TTS_CACHE``, else ``$XDG_CACHE_HOME/qwen3-tts-serve``, else ``~/.cache/qwen3-tts-serve``."""
-    if own := os.environ.get("TTS_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "qwen3-tts-serve"
 
 
 def fingerprint() -> str:
@@ -205,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to build it (default: the user's cache)")
     parser.add_argument("--force", action="store_true", help="build it anew even where it is there")
     options = parser.parse_args(arguments)
-    directory: Path = options.out or default_cache() / f"{options.name}-{fingerprint()}"
+    directory: Path = options.out or user_cache() / f"{options.name}-{fingerprint()}"
     try:
         build(options.name, directory, force=options.force)
     except FileExistsError as error:

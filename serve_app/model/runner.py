@@ -58,8 +58,8 @@ class VoiceState:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        reference = 0 if self.reference is None else self.reference.numel() * self.reference.element_size()
-        return 4 * self.speaker.numel() + reference + (0 if self.codec is None else self.codec.nbytes)
+        reference = 0 if self.reference is None else self.reference.nbytes
+        return self.speaker.nbytes + reference + (0 if self.codec is None else self.codec.nbytes)
 
 
 class TorchRunner:
@@ -85,6 +85,10 @@ class TorchRunner:
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self._voices = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
+        self._prefixes = BoundedCache[tuple[str, str], tuple[Tensor, Tensor]](
+            settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
+        )
+        """By voice and language: the talker's keys and values of the part of a prompt that no text changes."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
@@ -162,7 +166,17 @@ class TorchRunner:
             x = torch.cat([x, self.prompts.embed_codes(codes) + state.text[slot, :delivered]])
             state.seen[slot, codes[:, 0]] = True
             self.codec.decode(codes[None], slice(slot, slot + 1))
-        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = self.talker.prefill(x[None], slot)
+        constant = self.prompts.constant_positions(source.tokens, source.voice, request.language)
+        key = (source.voice.digest, request.language)
+        prefix = self._prefixes.get(key, time.monotonic())
+        start = 0
+        if prefix is not None:
+            self.talker.cache.copy_in(slot, prefix)
+            start = constant
+        hidden, logits = self.talker.prefill(x[None, start:], slot, start)
+        if prefix is None:
+            self._prefixes.put(key, self.talker.cache.copy_out(slot, constant), time.monotonic())
+        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
         state.seeds[slot] = request.seed
         state.talker_draws.set(slot, source.talker_draw)
         state.predictor_draws.set(slot, source.predictor_draw)

@@ -49,17 +49,18 @@ class Talker:
         """Bytes of weights that one step reads."""
         return self.stack.weight_bytes + self._head.nbytes
 
-    def prefill(self, x: Tensor, slot: int) -> tuple[Tensor, Tensor]:
-        """Fill a slot with a whole prompt.
+    def prefill(self, x: Tensor, slot: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Fill a slot with a prompt.
 
         Args:
             x: [1, T, H].
-            slot: overwritten up to T.
+            slot: overwritten from ``start`` up to ``start + T``.
+            start: positions that the slot holds already.
 
         Returns:
             hidden [1, H] and float32 logits [1, V] of the last position.
         """
-        hidden = self.stack.run_aligned(x, self.cache, slice(slot, slot + 1), 0)[:, -1]
+        hidden = self.stack.run_aligned(x, self.cache, slice(slot, slot + 1), start)[:, -1]
         return hidden, self._head(hidden).float()
 
     def step(self, x: Tensor, rows: Rows, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ class Stack:
         """Run T new positions of neighbouring slots that all stand at the same position.
 
         Args:
-            x: [B, T, H], inputs of positions ``start`` to ``start + T - 1``; T is 1 unless ``start`` is 0.
+            x: [B, T, H], inputs of positions ``start`` to ``start + T - 1``.
             cache: written in place.
             rows: the B slots.
             start: first new position; the slots hold all positions before it.
@@ -107,8 +107,10 @@ class Stack:
             [B, T, H], after the final norm.
         """
         end = start + x.shape[1]
-        causal = x.shape[1] > 1
-        assert start == 0 or not causal, "several positions at once only from the first one on"
+        mask = None
+        if start and x.shape[1] > 1:
+            hidden = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(start + 1)
+            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
         cos, sin = self._rotary.cos[start:end, None], self._rotary.sin[start:end, None]  # [T, 1, D]
         for number, layer in enumerate(self.layers):
             queries, keys, values = self._project(layer, x, cos, sin)
@@ -119,7 +121,8 @@ class Stack:
                 queries.transpose(1, 2),
                 cached_keys[:, :, :end],
                 cached_values[:, :, :end],
-                is_causal=causal,
+                attn_mask=mask,
+                is_causal=start == 0 and x.shape[1] > 1,
                 enable_gqa=True,
             )
             x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))

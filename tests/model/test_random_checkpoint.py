@@ -257,7 +257,7 @@ def test_cache_follows_the_environment(environment, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert str(random_checkpoint.default_cache()) == expected
+    assert str(random_checkpoint.user_cache()) == expected
 
 
 def test_upstream_loads_it_without_a_warning(upstream):
