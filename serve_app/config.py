@@ -104,7 +104,7 @@ class EngineConfig(Settings):
     voice_cache_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="Bound of what one replica keeps of voices: of prompts, of codec states and of prompt prefixes, each.",
+        description="Bound of what one replica keeps of voices: prompts, codec states, prompt prefixes; each.",
     )
 
 
