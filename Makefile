@@ -26,9 +26,6 @@ say: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest
 
-bench: $(INSTALLED)
-	@for benchmark in benchmarks/*.py; do echo "$$benchmark"; $(BIN)/python "$$benchmark" || exit 1; done
-
 check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,6 +35,7 @@ check: $(INSTALLED)
 	$(BIN)/deptry .
 
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/codec.py --json bench-codec.json
 	$(BIN)/python benchmarks/engine.py --json bench-engine.json
 	$(BIN)/python benchmarks/engine.py --weights int8 --streams 1,2,4 --json bench-int8.json

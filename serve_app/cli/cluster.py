@@ -183,6 +183,7 @@ def _answers(site: Site) -> bool:
 
 def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
     context = ray.get_runtime_context()
+    say = _beside_python("tts-say")
     lines = [
         "",
         f"Ready after {took_s:.0f} s: {status.model}, {status.slots} streams at a time.",
@@ -190,7 +191,7 @@ def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         f"  page       http://{site.address}/",
         f"  WebSocket  ws://{site.address}/api/v1/speak",
         f"             ws://{site.address}/ws/tts",
-        f"  try        tts-say --url ws://{site.address}/api/v1/speak --out speech.wav 'It is alive.'",
+        f"  try        {say} --url ws://{site.address}/api/v1/speak --out speech.wav 'It is alive.'",
         "",
         f"  Ray        {context.gcs_address}, its logs in {context.get_temp_dir()}/session_latest/logs",
     ]
@@ -201,6 +202,13 @@ def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         ]
     lines += ["", "Ctrl-C ends everything."]
     print("\n".join(lines), flush=True)
+
+
+def _beside_python(command: str) -> str:
+    """How to call a command of this environment from here, whether the environment is active or not."""
+    path = Path(sys.executable).with_name(command)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _watch(site: Site) -> None:

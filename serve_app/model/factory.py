@@ -1,6 +1,7 @@
 """Puts checkpoint, runner and engine together: what a generator replica holds."""
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def load_speaker(config: AppConfig) -> Speaker:
     Raises:
         CheckpointError: the checkpoint cannot be had.
     """
-    if config.model.threads is not None:
-        torch.set_num_threads(config.model.threads)
+    # Ray starts its workers with as many OpenMP threads as an actor reserves CPUs, which says nothing about a model.
+    torch.set_num_threads(config.model.threads or len(os.sched_getaffinity(0)))
     checkpoint = load_checkpoint(config.model)
     settings = config.engine
     if checkpoint.random_weights:

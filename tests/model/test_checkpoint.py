@@ -1,0 +1,112 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.errors import SpeechError
+from serve_app.model.checkpoint import CheckpointError, load_checkpoint
+from serve_app.model.factory import Speaker, load_speaker
+from serve_app.model.quiet import import_qwen_tts
+from serve_app.speech import SpeechEnd, SpeechRequest
+from serve_app.voices import Reference
+
+
+def test_a_prompt_is_what_upstream_makes_of_the_clip(checkpoint, voices):
+    rate_hz = 24_000
+    pcm = (0.2 * np.sin(np.arange(4 * rate_hz) * 0.03)).astype(np.float32)
+    ours = checkpoint.encode(Reference("v", pcm, rate_hz, "words", "d"))
+    (theirs,) = checkpoint.upstream.create_voice_clone_prompt(ref_audio=(pcm, rate_hz), ref_text="words")
+    np.testing.assert_array_equal(ours.codes, theirs.ref_code.numpy())
+    np.testing.assert_array_equal(ours.speaker_embedding, theirs.ref_spk_embedding.numpy())
+    assert ours.codes.shape == (50, 16)
+    assert voices["xvector"].codes is None
+
+
+def test_a_hub_id_that_cannot_be_had_names_the_choices(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(ModelConfig(source="nobody/has-this-model"))
+    for word in ("nobody/has-this-model", "Qwen/Qwen3-TTS-12Hz-0.6B-Base", "local directory", "'tiny'"):
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all"])
+def test_a_directory_that_is_not_there_is_said_to_be_missing(source):
+    with pytest.raises(CheckpointError, match="no directory"):
+        load_checkpoint(ModelConfig(source=source))
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_checkpoint(ModelConfig(source=str(tmp_path)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu():
+    with pytest.raises(CheckpointError, match="no GPU"):
+        load_checkpoint(ModelConfig(source="tiny", device="cuda"))
+
+
+def test_the_description_says_that_weights_are_random(checkpoint):
+    assert checkpoint.random_weights
+    assert "noise, not speech" in checkpoint.description
+
+
+def test_upstreams_own_sampling_defaults_are_taken(checkpoint):
+    assert dataclasses.astuple(checkpoint.talker_draw) == (0.9, 50, 1.0, 1.05)
+    assert dataclasses.astuple(checkpoint.predictor_draw) == (0.9, 50, 1.0, 1.0)
+
+
+def test_importing_qwen_tts_twice_gives_the_same_module():
+    assert import_qwen_tts() is import_qwen_tts()
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    config = AppConfig(
+        model=ModelConfig(source="tiny", device="cpu", threads=1), engine=EngineConfig(slots=2, max_positions=512)
+    )
+    loaded = load_speaker(config)
+    loaded.engine.start()
+    yield loaded
+    loaded.engine.stop()
+
+
+def test_the_warm_up_speaks_a_whole_sentence(speaker: Speaker, voices, caplog):
+    caplog.set_level("INFO")
+    speaker.warm_up(voices["austen"])
+    assert "warm-up" in caplog.text
+    assert speaker.engine.healthy
+    assert speaker.engine.load.running == 0
+
+
+def test_a_failing_warm_up_is_an_error(speaker: Speaker, voices, monkeypatch):
+    def broken(slot, prepared):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(speaker.runner, "prefill", broken)
+    with pytest.raises(SpeechError, match="warm-up"):
+        speaker.warm_up(voices["austen"])
+
+
+def test_a_device_without_memory_refuses_that_stream_alone(speaker: Speaker, voices, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("pretended")
+
+    monkeypatch.setattr(speaker.runner.talker, "prefill", full)
+    with pytest.raises(SpeechError) as refused:
+        speaker.warm_up(voices["austen"])
+    assert refused.value.code == "CAPACITY"
+    monkeypatch.undo()
+    speaker.warm_up(voices["austen"])
+
+
+def test_an_end_is_the_last_thing_said(speaker: Speaker, voices):
+    events = []
+    stream = speaker.engine.submit(speaker.runner.prepare(SpeechRequest("a", "v"), voices["xvector"]), events.append)
+    stream.cancel()
+    speaker.warm_up(voices["xvector"])
+    assert [type(event) for event in events].count(SpeechEnd) == 1
+    assert isinstance(events[-1], SpeechEnd)

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.model.checkpoint import CheckpointError, load_checkpoint
+from serve_app.model.factory import choose_form
+from serve_app.model.linear import Int8Linear, PackedLinear, PlainLinear, can_pack, make_linear
+from serve_app.model.runner import TorchRunner
+from serve_app.speech import Sampling, SpeechRequest
+
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not can_pack(torch.bfloat16, CPU), reason="oneDNN packs no bfloat16 on this CPU")
+
+
+def matrices(rows, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(48, 64, generator=generator).to(dtype)
+    x = torch.randn(rows, 1, 64, generator=generator).to(dtype)
+    return weight, x, torch.randn(rows, 1, 48, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@needs_packing
+def test_a_packed_weight_multiplies_like_a_plain_one(rows, dtype):
+    weight, x, residual = matrices(rows, dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(PackedLinear(weight)(x), PlainLinear(weight)(x), atol=tolerance, rtol=0.01)
+    torch.testing.assert_close(
+        PackedLinear(weight)(x, residual), PlainLinear(weight)(x) + residual, atol=tolerance, rtol=0.01
+    )
+    assert PackedLinear(weight).nbytes == weight.nbytes
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_an_int8_weight_is_off_by_its_steps_alone(rows):
+    weight, x, residual = matrices(rows, torch.bfloat16)
+    exact = x.float() @ weight.float().T
+    error = (Int8Linear(weight)(x).float() - exact).std() / exact.std()
+    assert error < 0.015
+    with_residual = Int8Linear(weight)(x, residual).float()
+    assert (with_residual - exact - residual.float()).std() / exact.std() < 0.02
+    assert Int8Linear(weight).nbytes == weight.numel() + 2 * len(weight)
+
+
+@pytest.fixture(scope="module")
+def bfloat16_checkpoint():
+    return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
+
+
+def config(weights, slots=4):
+    return AppConfig(model=ModelConfig(weights=weights), engine=EngineConfig(slots=slots, max_positions=512))
+
+
+@needs_packing
+def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_checkpoint, voices):
+    """The bound is this checkpoint's: sharp random weights magnify every rounding, trained ones are smoother."""
+    logits = {}
+    for name, form, source in (
+        ("float32", "plain", checkpoint),
+        ("bfloat16", "packed", bfloat16_checkpoint),
+        ("int8", "int8", bfloat16_checkpoint),
+    ):
+        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form)
+        request = SpeechRequest("Hello there.", "austen", "english", sampling=Sampling(temperature=0))
+        runner.prefill(0, runner.prepare(request, voices["austen"]))
+        logits[name] = runner.slot_tensors.logits[0]
+    spread = logits["float32"].std()
+    moved = {name: ((logits[name] - logits["float32"]).std() / spread).item() for name in ("bfloat16", "int8")}
+    assert moved["bfloat16"] < 0.1
+    assert moved["bfloat16"] < moved["int8"] < 0.25
+
+
+@needs_packing
+@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8")])
+def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
+    assert choose_form(config(weights), bfloat16_checkpoint) == form
+
+
+@needs_packing
+def test_auto_measures_and_says_what_it_took(bfloat16_checkpoint, caplog):
+    caplog.set_level("INFO")
+    form = choose_form(config("auto"), bfloat16_checkpoint)
+    assert form in {"packed", "int8"}
+    assert f"taking {form}" in caplog.text
+
+
+def test_int8_is_refused_where_it_cannot_be_computed(checkpoint):
+    with pytest.raises(CheckpointError, match="bfloat16"):
+        choose_form(config("int8"), checkpoint)
+
+
+def test_make_linear_knows_every_form():
+    weight = torch.randn(8, 8).bfloat16()
+    assert isinstance(make_linear(weight, "plain"), PlainLinear)
+    assert isinstance(make_linear(weight, "int8"), Int8Linear)
