@@ -233,15 +233,12 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
             runner.predict(slots)
             runner.talk(slots)
             runner.decode(slots, 1)
-    products_s = sum(
-        event.self_cpu_time_total for event in profile.key_averages() if any(name in event.key for name in PRODUCTS)
-    )
-    products_s /= 3e6
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    products = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS))
+    share = 1 - products / sum(times.values())
     for slot in slots:
         runner.release(slot)
     medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
-    frame_ms = sum(medians.values())
-    share = max(0.0, 1 - 1e3 * products_s / frame_ms)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
         f" codec {medians['codec']:.0f} ms; {100 * share:.0f} % outside products, attention and convolutions"

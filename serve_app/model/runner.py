@@ -93,6 +93,7 @@ class TorchRunner:
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
         self._graphs: GraphedSteps | None = None
+        self._copying: torch.cuda.Stream | None = None
         self.graph_fallbacks = 0
         """How often captured graphs were found to differ from the plain steps, and left."""
         self._filled = [0] * slots  # positions in use, the host's copy
@@ -219,7 +220,20 @@ class TorchRunner:
             pcm = self.steps.decode(as_rows(numbers, self._device), frames)
         else:
             pcm = self._graphs.decode(numbers, frames)
-        return pcm.cpu().numpy()
+        return self._to_host(pcm)
+
+    def _to_host(self, pcm: Tensor) -> NDArray[np.float32]:
+        """Copy samples to the host; from a GPU into pinned memory and beside the stream that computes."""
+        if not pcm.is_cuda:
+            return pcm.numpy()
+        if self._copying is None:
+            self._copying = torch.cuda.Stream()
+        self._copying.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._copying):
+            host = torch.empty(pcm.shape, dtype=pcm.dtype, pin_memory=True)
+            host.copy_(pcm, non_blocking=True)
+        self._copying.synchronize()
+        return host.numpy()
 
     def use_graphs(self, graphs: GraphedSteps | None) -> None:
         """Run the steps through captured graphs from now on, or through none."""
