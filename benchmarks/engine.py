@@ -49,7 +49,8 @@ def main() -> None:
                 device=arguments.device,
             ),
             engine=EngineConfig(slots=max(streams), max_lead_s=1e9, stall_guard_s=None),
-        )
+        ),
+        keep_upstream=True,
     )
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     voice = speaker.encode(reference)

@@ -74,7 +74,10 @@ class EngineConfig(Settings):
         default=600, ge=20, le=5000, description="Longest text that one stream takes; the ingress cuts well below it."
     )
     max_waiting_streams: int = Field(
-        default=20, ge=0, le=1000, description="Streams that may wait for a slot of this engine."
+        default=20,
+        ge=0,
+        le=1000,
+        description="Text chunks that may wait, for each replica; one more is answered with CAPACITY.",
     )
     budget_frames_per_character: float = Field(
         default=2.5,

@@ -60,6 +60,10 @@ MAX_WAITING_MESSAGES = 4096
 MAX_RETIRED_IDS = 64
 """Ids remembered whose utterance ended before its last ``speak``."""
 
+_START_GRACE_S = 5.0
+"""A backend answers at the deadline itself, and knows whether nobody had room or nobody was ready; this is what is
+left to it before the session gives up by itself."""
+
 CAPACITY_RETRY_MS = 2000
 """When to try again after no generator took a text chunk in time."""
 
@@ -582,4 +586,5 @@ class Session:
         running = self._running
         if self.close is not None or running is None or running.utterance is None or running.waiting_since_s is None:
             return math.inf
-        return math.inf if self.paused else running.waiting_since_s + self.setup.limits.start_deadline_s
+        deadline_s = self.setup.limits.start_deadline_s + _START_GRACE_S
+        return math.inf if self.paused else running.waiting_since_s + deadline_s

@@ -92,7 +92,8 @@ class SpeechEnd:
         code: wire code of the error when ``finish_reason`` is ``error``.
         message: its text.
         retry_after_ms: when trying again helps.
-        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``first_audio``, ``total``).
+        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``first_audio``, ``paused``: ahead of its
+            listener, ``total``).
     """
 
     finish_reason: FinishReason

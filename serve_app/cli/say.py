@@ -32,20 +32,18 @@ class Heard:
     Attributes:
         pcm16: the audio, little endian, mono, 24 kHz.
         ttfa_s: from the sent ``speak`` to the first bytes of audio; None when there was no audio.
-        wall_s: from the sent ``speak`` to ``complete``.
         complete: the server's own account.
     """
 
     pcm16: bytes
     ttfa_s: float | None
-    wall_s: float
     complete: dict[str, Any]
 
     def summary(self) -> str:
         """One line of figures."""
         audio_s = seconds(len(self.pcm16) // SAMPLE_BYTES)
         ttfa = "no audio" if self.ttfa_s is None else f"TTFA {self.ttfa_s * 1000:.0f} ms"
-        rtf = f"RTF {self.wall_s / audio_s:.3f}" if audio_s else "RTF -"
+        rtf = f"RTF {self.complete['rtf']:.3f}" if audio_s else "RTF -"
         reason, seed = self.complete["finish_reason"], self.complete["seed"]
         return f"{ttfa}, {rtf}, {audio_s:.2f} s of audio, {reason}, seed {seed}"
 
@@ -116,7 +114,7 @@ def _listen(socket: ClientConnection, speak: dict[str, Any], deadline_s: float) 
             raise SayError(f"{message['code']}: {message['message']}")
         if message["type"] == "complete":
             ttfa_s = None if first_audio_s is None else first_audio_s - sent_s
-            return Heard(bytes(pcm16), ttfa_s, now_s - sent_s, message)
+            return Heard(bytes(pcm16), ttfa_s, message)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,8 @@ class Generator:
                 await self._store.report(self._status())
             except RayError as error:
                 log.warning("the voice store did not take this replica's status: %s", error)
+            except Exception:
+                log.exception("this replica's status was not reported; it is again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
-_STORE_TIMEOUT_S = 5.0
+_STORE_TIMEOUT_S = 2.0
 
 V = TypeVar("V")
 

@@ -4,10 +4,12 @@ Callers on other threads submit, cancel and say what they consumed; they get aud
 engine's thread. It knows no torch, no Ray and no text.
 """
 
+import bisect
 import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,7 +21,7 @@ from serve_app.engine.costs import Costs, Stage
 from serve_app.engine.runner import Prepared, Runner
 from serve_app.engine.scheduler import SlotView, State, Step, plan
 from serve_app.engine.stall import StallGuard
-from serve_app.errors import CapacityError, SpeechError, SynthesisError
+from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError
 from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME, AudioChunk, FinishReason, SpeechEnd, SpeechEvent
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,9 @@ class Stream:
     heard_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
+    ended: bool = False
+    paused_since_s: float | None = None
+    """When it was last seen ahead of its listener; None while it is not."""
     consumed_frames: int = 0
     guard: StallGuard | None = None
     timings_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -90,14 +95,17 @@ class Engine:
         self._free = list(reversed(range(runner.slots)))
         self._frame_since_prefill = True
         self._stopping = False
-        self._failed_steps = 0
+        self._failed_steps: Counter[Stage] = Counter()
         self._thread: threading.Thread | None = None
 
     @property
     def healthy(self) -> bool:
-        """False once several steps in a row failed, or the thread has died: the replica should be replaced."""
-        alive = self._thread is None or self._thread.is_alive()
-        return alive and self._failed_steps < self._settings.failed_steps_until_unhealthy
+        """False once several steps of one stage in a row failed, or the thread has died: replace the replica."""
+        return self._alive and max(self._failed_steps.values(), default=0) < self._settings.failed_steps_until_unhealthy
+
+    @property
+    def _alive(self) -> bool:
+        return self._thread is None or self._thread.is_alive()
 
     @property
     def load(self) -> EngineLoad:
@@ -118,6 +126,7 @@ class Engine:
 
         Raises:
             CapacityError: as many streams wait as may.
+            TtsUnavailableError: the engine's thread has ended.
         """
         stream = Stream(prepared, deliver, self._clock(), self._wake)
         with self._changed:
@@ -127,8 +136,9 @@ class Engine:
                     f"{len(self._running)} streams run and {len(self._waiting)} wait, which is all this replica takes",
                     retry_after_ms=1000,
                 )
-            self._waiting.append(stream)
-            self._waiting.sort(key=lambda waiting: (waiting.prepared.request.priority, waiting.id))
+            if self._stopping or not self._alive:
+                raise TtsUnavailableError("this replica's engine has ended", retry_after_ms=1000)
+            bisect.insort(self._waiting, stream, key=lambda waiting: (waiting.prepared.request.priority, waiting.id))
             self._changed.notify()
         return stream
 
@@ -165,6 +175,14 @@ class Engine:
         return True
 
     def _loop(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # a fault of the engine itself: nobody may wait for it for ever
+            log.critical("the engine has ended; its replica is unhealthy", exc_info=error)
+            for stream in (*self._running.values(), *self._waiting):
+                self._end(stream, "error", SynthesisError("the engine has ended"))
+
+    def _serve(self) -> None:
         while not self._stopping:
             if self.step():
                 continue
@@ -213,6 +231,8 @@ class Engine:
         stream.frames = stream.delivered = _delivered_before(stream)
         if self._settings.stall_guard_s is not None:
             stream.guard = StallGuard(max(1, round(self._settings.stall_guard_s / FRAME_S)))
+            if stream.prepared.request.delivered_codes is not None:
+                stream.guard.recall(stream.prepared.request.delivered_codes)
         try:
             self._runner.prefill(stream.slot, stream.prepared)
         except SpeechError as refusal:
@@ -221,7 +241,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever a model raises is one stream's end, not the engine's
             self._failed([stream], "prefill", error)
             return
-        self._failed_steps = 0
+        self._failed_steps["prefill"] = 0
         stream.timings_s["prefill"] = self._clock() - began_s
         self._costs.observe("prefill", 1, stream.timings_s["prefill"])
         if stream.frames >= stream.prepared.max_frames:
@@ -233,6 +253,7 @@ class Engine:
         try:
             if step.stage == "predict":
                 self._frame_since_prefill |= any(stream.heard_until_s is not None for stream in streams)
+                self._note_pauses(streams, began_s)
                 self._predict(streams)
             elif step.stage == "talk":
                 self._runner.talk(step.slots)
@@ -243,9 +264,17 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - the same
             self._failed(streams, step.stage, error)
             return
-        self._failed_steps = 0
+        self._failed_steps[step.stage] = 0
         per_frame = step.frames if step.stage == "decode" else 1
         self._costs.observe(step.stage, len(streams), (self._clock() - began_s) / per_frame)
+
+    def _note_pauses(self, streams: list[Stream], now_s: float) -> None:
+        """Count how long streams that go on now were waiting for their listeners."""
+        for stream in streams:
+            if stream.paused_since_s is not None:
+                paused_s = now_s - stream.paused_since_s
+                stream.timings_s["paused"] = stream.timings_s.get("paused", 0.0) + paused_s
+                stream.paused_since_s = None
 
     def _predict(self, streams: list[Stream]) -> None:
         drawn = self._runner.predict([stream.slot for stream in streams])
@@ -274,21 +303,26 @@ class Engine:
             stream.heard_until_s = max(stream.heard_until_s, now_s) + frames * FRAME_S
             stream.deliver(AudioChunk(stream.delivered, codes, pcm))
             stream.delivered += frames
+            if stream.prepared.request.listening and stream.heard_until_s - now_s > self._settings.max_lead_s:
+                stream.paused_since_s = now_s
             if stream.guard is not None and stream.guard.observe(codes, pcm):
                 self._end(stream, "stalled")
             elif stream.stage is None and not stream.codes:
                 self._end(stream, stream.finish_reason)
 
-    def _failed(self, streams: list[Stream], stage: str, error: Exception) -> None:
+    def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
         """A step raised: its streams end, everybody else's go on."""
-        self._failed_steps += 1
+        self._failed_steps[stage] += 1
         message = "a %s step of %d streams failed (%d in a row)"
-        log.error(message, stage, len(streams), self._failed_steps, exc_info=error)
+        log.error(message, stage, len(streams), self._failed_steps[stage], exc_info=error)
         for stream in streams:
             self._end(stream, "error", SynthesisError(f"the {stage} step of this text failed; others go on"))
 
     def _end(self, stream: Stream, reason: FinishReason, error: SpeechError | None = None) -> None:
-        """Free the slot, or leave the waiting list, and tell the caller."""
+        """Free the slot, or leave the waiting list, and tell the caller; the second time does nothing."""
+        if stream.ended:
+            return
+        stream.ended = True
         with self._changed:
             if stream in self._waiting:
                 self._waiting.remove(stream)

@@ -117,11 +117,11 @@ def plan(state: State, now_s: float) -> Step | Sleep:
         return Step("prefill")
     urgent = [view for view in runnable if _can_be_saved(view, state, now_s)]
     if urgent:
-        return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable)
+        return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state.settings)
     newcomers = [view for view in runnable if view.listening and view.heard_until_s is None]
     oldest = min(newcomers, key=lambda view: view.arrived_s, default=None)
     if oldest is not None and (state.waiting_since_s is None or now_s - oldest.arrived_s > patience_s):
-        return _serve(oldest, runnable)
+        return _serve(oldest, runnable, state.settings)
     late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return Step("prefill")
@@ -132,7 +132,7 @@ def _everybody(runnable: Sequence[SlotView], state: State, now_s: float) -> Step
     """What is due for the codec, else the next stage of whoever is not ahead, with whoever can ride along."""
     due = [view for view in runnable if _due(view, state, now_s)]
     if due:
-        return _decode(max(due, key=lambda view: view.undecoded), runnable)
+        return _decode(max(due, key=lambda view: view.undecoded), runnable, state.settings)
     stages: tuple[Stage, Stage] = ("talk", "predict")
     for stage in stages:
         rows = [view for view in runnable if view.stage == stage]
@@ -148,18 +148,21 @@ def slack_s(view: SlotView, now_s: float) -> float:
     return 0.0 if view.heard_until_s is None else view.heard_until_s - now_s
 
 
-def _serve(first: SlotView, runnable: Sequence[SlotView]) -> Step:
+def _serve(first: SlotView, runnable: Sequence[SlotView], settings: EngineConfig) -> Step:
     """The next stage of one stream, with everybody who can share it."""
     if first.undecoded:
-        return _decode(first, runnable)
+        return _decode(first, runnable, settings)
     assert first.stage is not None, "a stream without frames left or to come is no longer in its slot"
-    return Step(first.stage, tuple(view.slot for view in runnable if view.stage == first.stage))
+    most = settings.audio_chunk_max_frames
+    rows = [view for view in runnable if view.stage == first.stage and view.undecoded < most]
+    return Step(first.stage, tuple(view.slot for view in rows))
 
 
-def _decode(first: SlotView, runnable: Sequence[SlotView]) -> Step:
-    """Decode one stream's frames, with those of everybody who has as many."""
-    frames = first.undecoded
-    return Step("decode", tuple(view.slot for view in runnable if view.undecoded == frames), frames)
+def _decode(first: SlotView, runnable: Sequence[SlotView], settings: EngineConfig) -> Step:
+    """Decode an audio chunk of one stream, with those of everybody who has as many frames for one."""
+    most = settings.audio_chunk_max_frames
+    frames = min(first.undecoded, most)
+    return Step("decode", tuple(view.slot for view in runnable if min(view.undecoded, most) == frames), frames)
 
 
 def _frame_cost_s(state: State) -> float:

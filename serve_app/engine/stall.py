@@ -21,6 +21,11 @@ class StallGuard:
         self._cycled = [0] * (_LONGEST_CYCLE_FRAMES + 1)
         self._silent = 0
 
+    def recall(self, codes: NDArray[np.int16]) -> None:
+        """Take in codes [F, 16] that were delivered before the stream broke off; their samples are gone."""
+        for frame in codes[:, 0].tolist():
+            self._count_cycles(frame)
+
     def observe(self, codes: NDArray[np.int16], pcm: NDArray[np.float32]) -> bool:
         """Take in the next frames.
 
@@ -32,10 +37,13 @@ class StallGuard:
             True once the stream should be ended.
         """
         for frame, samples in zip(codes[:, 0].tolist(), np.split(pcm, len(codes)), strict=True):
-            for period in range(1, _LONGEST_CYCLE_FRAMES + 1):
-                repeats = len(self._recent) >= period and self._recent[-period] == frame
-                self._cycled[period] = self._cycled[period] + 1 if repeats else 0
-            self._recent = [*self._recent[1 - _LONGEST_CYCLE_FRAMES :], frame]
+            self._count_cycles(frame)
             quiet = float(np.sqrt(np.mean(samples * samples))) < _SILENT_RMS
             self._silent = self._silent + 1 if quiet else 0
         return max(*self._cycled, self._silent) >= self._limit_frames
+
+    def _count_cycles(self, frame: int) -> None:
+        for period in range(1, _LONGEST_CYCLE_FRAMES + 1):
+            repeats = len(self._recent) >= period and self._recent[-period] == frame
+            self._cycled[period] = self._cycled[period] + 1 if repeats else 0
+        self._recent = [*self._recent[1 - _LONGEST_CYCLE_FRAMES :], frame]

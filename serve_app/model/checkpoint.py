@@ -62,6 +62,16 @@ class Checkpoint:
         """Upstream's ``Qwen3TTSForConditionalGeneration``."""
         return self.upstream.model
 
+    def drop_generation(self) -> None:
+        """Free upstream's layers of talker, code predictor and codec decoder; what encodes references stays.
+
+        Their weights live on in the steps that took them, in another order.
+        """
+        talker = self.model.talker
+        talker.model.layers = talker.code_predictor.model.layers = talker.code_predictor.lm_head = None
+        talker.code_predictor.model.codec_embedding = talker.model.codec_embedding = None
+        self.model.speech_tokenizer.model.decoder = None
+
     def encode(self, reference: Reference) -> VoicePrompt:
         """Make a voice prompt: speaker embedding, and codes where the transcript is known.
 

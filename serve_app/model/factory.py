@@ -2,9 +2,10 @@
 
 import logging
 import os
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from serve_app.model.graphs import GraphedSteps, capture_cuda_graph
+from serve_app.model.graphs import Captured, GraphedSteps, capture_cuda_graph
 from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
-from serve_app.speech import Sampling, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import Reference, VoicePrompt
 
 log = logging.getLogger(__name__)
@@ -59,27 +60,22 @@ class Speaker:
             SpeechError: it did not come out.
         """
         began_s = time.monotonic()
-        request = SpeechRequest("Ready.", voice.voice, seed=1, sampling=Sampling(), listening=False)
-        done = threading.Event()
-        ends: list[SpeechEnd] = []
-
-        def deliver(event: SpeechEvent) -> None:
-            if isinstance(event, SpeechEnd):
-                ends.append(event)
-                done.set()
-            else:
-                stream.consumed(len(event.codes))
-
-        stream = self.engine.submit(self.runner.prepare(request, voice), deliver)
-        done.wait()
-        (end,) = ends
+        request = SpeechRequest("Ready.", voice.voice, seed=1, listening=False)
+        events: SimpleQueue[SpeechEvent] = SimpleQueue()
+        stream = self.engine.submit(self.runner.prepare(request, voice), events.put)
+        while not isinstance(end := events.get(), SpeechEnd):
+            stream.consumed(len(end.codes))
         if end.finish_reason == "error":
             raise error_of_code(end.code or SpeechError.code, f"the warm-up sentence failed: {end.message}")
         log.info("warm-up: %d frames in %.2f s", end.frames, time.monotonic() - began_s)
 
 
-def load_speaker(config: AppConfig) -> Speaker:
+def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
     """Load the configured checkpoint and build an engine over it; the engine is not started yet.
+
+    Args:
+        config: the application's.
+        keep_upstream: leave upstream able to generate, at the price of holding its weights twice; for comparisons.
 
     Raises:
         CheckpointError: the checkpoint cannot be had.
@@ -92,9 +88,13 @@ def load_speaker(config: AppConfig) -> Speaker:
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    runner = TorchRunner(checkpoint, settings, choose_form(config, checkpoint))
+    form = choose_form(config, checkpoint)
+    log.info("weights of talker and code predictor are kept %s", form)
+    runner = TorchRunner(checkpoint, settings, form)
+    if not keep_upstream:
+        checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
-        _use_graphs(runner, checkpoint, settings)
+        use_graphs(runner, checkpoint, settings, capture_cuda_graph)
     return Speaker(Engine(runner, settings), runner, checkpoint)
 
 
@@ -151,10 +151,12 @@ def _time_products(weights: list[Tensor], form: WeightForm, rows: int) -> float:
 
 
 @torch.inference_mode()
-def _use_graphs(runner: TorchRunner, checkpoint: Checkpoint, settings: EngineConfig) -> None:
+def use_graphs(
+    runner: TorchRunner, checkpoint: Checkpoint, settings: EngineConfig, capture: Callable[[Captured], Captured]
+) -> None:
     """Capture every step, and keep the graphs only if they give what the plain steps give on a probe."""
     began_s = time.monotonic()
-    graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture_cuda_graph)
+    graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture)
     choice = Choice(checkpoint.talker_draw.top_k, checkpoint.predictor_draw.top_k)
     captured = graphs.capture_all(choice, settings.audio_chunk_max_frames)
     plain_codes, plain_pcm = _probe(runner)

@@ -77,9 +77,10 @@ class GraphedSteps:
             nobody = [self._slots] * batch
             self.draw(nobody, choice)
             length = _SHORTEST_LENGTH
-            while length <= self._positions:
+            while length < self._positions:
                 self.talk(nobody, length)
                 length *= 2
+            self.talk(nobody, self._positions)
             for frames in range(1, most_frames + 1):
                 self.decode(nobody, frames)
         return len(self._captured)

@@ -145,7 +145,9 @@ class TorchRunner:
         assert isinstance(source, ModelInput), "prepared by another runner"
         try:
             self._prefill(slot, prepared, source)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator says it in words alone
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             raise CapacityError("the device has no memory left for this text and voice", retry_after_ms=2000) from error
 
     def _prefill(self, slot: int, prepared: Prepared, source: ModelInput) -> None:
@@ -170,13 +172,13 @@ class TorchRunner:
         constant = self.prompts.constant_positions(source.tokens, source.voice, request.language)
         key = (source.voice.digest, request.language)
         prefix = self._prefixes.get(key, time.monotonic())
-        start = 0
-        if prefix is not None:
+        if prefix is None:  # in two calls the first time too, so that it gives what every later time gives
+            self.talker.prefill(x[None, :constant], slot)
+            prefix = self.talker.cache.copy_out(slot, constant)
+            self._prefixes.put(key, prefix, time.monotonic())
+        else:
             self.talker.cache.copy_in(slot, prefix)
-            start = constant
-        hidden, logits = self.talker.prefill(x[None, start:], slot, start)
-        if prefix is None:
-            self._prefixes.put(key, self.talker.cache.copy_out(slot, constant), time.monotonic())
+        hidden, logits = self.talker.prefill(x[None, constant:], slot, constant)
         state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
         state.seeds[slot] = request.seed
         state.talker_draws.set(slot, source.talker_draw)

@@ -155,6 +155,7 @@ class Steps:
         Returns:
             [B, frames * 1920] float32 in [-1, 1].
         """
+        assert frames <= CODE_RING_FRAMES, "older frames are gone from the ring"
         slots, indices = self._slots, self._all_rows[rows]
         decoded = slots.decoded[rows].clone()
         places = (decoded[:, None] + torch.arange(frames, device=self.device)) % CODE_RING_FRAMES  # [B, T]

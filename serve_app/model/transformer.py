@@ -153,8 +153,8 @@ class Stack:
             cache.values[number][slots, :, positions] = values[:, 0]
             attended = functional.scaled_dot_product_attention(
                 queries.transpose(1, 2),
-                cache.keys[number][rows][:, :, :length],
-                cache.values[number][rows][:, :, :length],
+                cache.keys[number][:, :, :length][rows],
+                cache.values[number][:, :, :length][rows],
                 attn_mask=mask,
                 enable_gqa=True,
             )

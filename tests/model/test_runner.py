@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
+from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
+from serve_app.model.runner import TorchRunner
 from serve_app.speech import AudioChunk, Sampling, SpeechRequest
 
 GREEDY = Sampling(temperature=0.0)
@@ -169,6 +171,32 @@ def test_any_order_of_admission_gives_the_same_audio(runner, voices, upstream_co
         text, language, voice = combination
         codes = np.concatenate([event.codes for event in events[:-1]])[:FRAMES]
         np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
+
+
+def counting_capture(step):
+    step()
+    return step
+
+
+def test_graphs_that_agree_with_the_plain_steps_are_kept(checkpoint, caplog):
+    caplog.set_level("INFO")
+    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), "plain")
+    use_graphs(small, checkpoint, EngineConfig(slots=3, max_positions=400), counting_capture)
+    assert small.graph_fallbacks == 0
+    assert "captured" in caplog.text
+
+
+def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
+    def wrong(step):
+        step()
+        return lambda: step() * 0
+
+    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), "plain")
+    use_graphs(small, checkpoint, EngineConfig(slots=3, max_positions=400), wrong)
+    assert small.graph_fallbacks == 1
+    assert "CUDA graphs are off" in caplog.text
+    ((codes, _),) = speak(small, [prepare(small, voices, "Hello there.", "english", "austen")], frames=4)
+    assert codes.any()
 
 
 def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):

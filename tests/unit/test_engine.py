@@ -9,7 +9,7 @@ from simulation import SimulatedCosts, SimulatedRunner, Simulation, codes_of, pc
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine, EngineLoad
-from serve_app.errors import CapacityError
+from serve_app.errors import CapacityError, TtsUnavailableError
 from serve_app.speech import SpeechEnd, SpeechRequest
 
 
@@ -197,14 +197,39 @@ def test_a_failed_step_ends_its_streams_and_the_engine_goes_on():
     assert sim.engine.healthy
 
 
-def test_three_failed_steps_in_a_row_make_the_engine_unhealthy():
+@pytest.mark.parametrize("stage", ["prefill", "predict", "decode", "talk"])
+def test_three_failed_steps_of_a_stage_in_a_row_make_the_engine_unhealthy(stage):
     sim = Simulation(failed_steps_until_unhealthy=3)
-    sim.runner.broken = {"prefill"}
+    sim.runner.broken = {stage}
     for number in range(3):
         assert sim.engine.healthy, number
-        sim.speak("a")
-        sim.engine.step()
+        listener = sim.speak("a" * 30)
+        sim.run()
+        assert listener.end.code == "SYNTHESIS_ERROR"
     assert not sim.engine.healthy
+
+
+def test_waiting_for_the_listener_is_not_counted_as_work():
+    sim = Simulation(max_lead_s=2.0)
+    listener = sim.speak("a" * 150)
+    sim.run()
+    timings_s = listener.end.timings_s
+    assert timings_s["total"] > 8
+    assert timings_s["total"] - timings_s["paused"] < 150 * 0.05 + 0.5
+
+
+def test_an_engine_whose_own_code_fails_ends_its_streams_and_takes_no_more(monkeypatch):
+    runner = SimulatedRunner()
+    engine = Engine(runner, EngineConfig(stall_guard_s=None))
+    ends = []
+    engine.submit(runner.prepare(SpeechRequest("a", "v")), ends.append)
+    monkeypatch.setattr(Engine, "_state", lambda _: 1 / 0)
+    engine.start()
+    engine._thread.join(10)
+    assert [(end.finish_reason, end.code) for end in ends] == [("error", "SYNTHESIS_ERROR")]
+    assert not engine.healthy
+    with pytest.raises(TtsUnavailableError):
+        engine.submit(runner.prepare(SpeechRequest("a", "v")), ends.append)
 
 
 def test_a_prefill_that_refuses_harms_that_stream_alone():

@@ -10,7 +10,7 @@ from websockets.sync.server import serve
 
 from serve_app.cli.say import main
 
-COMPLETE = {"type": "complete", "utterance_id": "say", "finish_reason": "eos", "seed": 7}
+COMPLETE = {"type": "complete", "utterance_id": "say", "finish_reason": "eos", "seed": 7, "rtf": 0.25}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_audio_is_written_and_the_figures_printed(server, tmp_path, capsys):
     samples, rate_hz = sf.read(out, dtype="int16")
     assert (len(samples), rate_hz, set(samples)) == (1920, 24_000, {1})
     printed = capsys.readouterr().out
-    for part in ("TTFA", "RTF", "0.08 s of audio", "seed 7"):
+    for part in ("TTFA", "RTF 0.250", "0.08 s of audio", "seed 7"):
         assert part in printed
 
 

@@ -120,7 +120,7 @@ def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_s
     assert action.slots
     for slot in action.slots:
         if action.stage == "decode":
-            assert by_slot[slot].undecoded == action.frames > 0
+            assert min(by_slot[slot].undecoded, 4) == action.frames > 0
         else:
             assert by_slot[slot].stage == action.stage
 
@@ -143,6 +143,14 @@ def test_at_saturation_streams_run_dry_together_instead_of_one_for_ever():
     sim.run([(0.0, chr(97 + n) * 60) for n in range(10)])
     ends = [listener.heard_until_s for listener in sim.listeners]
     assert max(ends) - min(ends) < 0.35 * max(ends)
+
+
+@pytest.mark.parametrize("predict_s", [0.03, 0.0345, 0.0352, 0.036, 0.05])
+def test_no_audio_chunk_grows_past_its_bound_near_saturation(predict_s):
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(predict_s=predict_s, talk_s=0.0174)))
+    sim.run([(0.0, chr(97 + n) * 150) for n in range(4)] + [(4.0, chr(105 + n) * 150) for n in range(6)])
+    assert max(len(chunk.codes) for listener in sim.listeners for chunk in listener.chunks) <= 4
+    assert all(listener.end.finish_reason == "eos" for listener in sim.listeners)
 
 
 def test_one_slow_stage_is_measured_and_served_earlier():

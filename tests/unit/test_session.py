@@ -561,7 +561,7 @@ def test_answers_that_nobody_reads_are_bounded():
 
 
 def test_a_call_that_does_not_start_in_time_is_capacity():
-    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a", utterance_id="a")).wait(3)
+    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a", utterance_id="a")).wait(8)
     error = error_of(bench.send())
     assert (error.code, error.utterance_id, error.fatal) == ("CAPACITY", "a", False)
     assert error.retry_after_ms is not None

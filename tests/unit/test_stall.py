@@ -18,6 +18,12 @@ def test_a_short_cycle_is_noticed_after_the_limit(cycle):
     assert guard.observe(*frames((cycle * 60)[20 : 20 + len(cycle) + 1]))
 
 
+def test_codes_of_before_a_break_count():
+    guard = StallGuard(20)
+    guard.recall(frames([5] * 15)[0])
+    assert guard.observe(*frames([5] * 6))
+
+
 def test_silence_is_noticed_however_it_is_cut():
     guard = StallGuard(10)
     assert not guard.observe(*frames(list(range(9)), level=1e-5))

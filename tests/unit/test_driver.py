@@ -1,0 +1,50 @@
+import asyncio
+import json
+import time
+
+from serve_app.config import SessionConfig
+from serve_app.deployments.driver import Driver
+from serve_app.dialects import FullDialect
+from serve_app.errors import TtsUnavailableError
+from serve_app.session import Session, SessionSetup
+from serve_app.utterance import Manner
+
+
+class Client:
+    """A client who says what is put into ``says`` and keeps what it hears."""
+
+    def __init__(self):
+        self.says = asyncio.Queue()
+        self.heard = []
+
+    async def receive(self):
+        return await self.says.get()
+
+    async def send(self, frame):
+        self.heard.append(frame)
+
+    async def close(self, code, reason):
+        self.heard.append((code, reason))
+
+
+class NobodyReady:
+    """Answers at the deadline, as the ingress does when no generator was ready until then."""
+
+    async def speak(self, request):
+        await asyncio.sleep(0.2)
+        raise TtsUnavailableError("no generator is ready: the model is being loaded", retry_after_ms=1000)
+        yield  # a generator
+
+
+async def test_a_backend_that_answers_at_the_deadline_has_the_word():
+    client = Client()
+    setup = SessionSetup("s", Manner(voice="v"), SessionConfig(start_deadline_s=0.2), {}, lambda: 1)
+    driver = Driver(Session(setup, time.monotonic()), FullDialect(), client, NobodyReady(), time.monotonic)
+    running = asyncio.create_task(driver.run())
+    for _ in range(3):
+        client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
+        await asyncio.sleep(0.4)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
+    assert codes == ["TTS_UNAVAILABLE"] * 3
