@@ -46,9 +46,10 @@ class ModelConfig(Settings):
         default="auto",
         description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
     )
-    weights: Literal["auto", "plain", "int8"] = Field(
+    weights: Literal["auto", "plain", "int8", "int4"] = Field(
         default="plain",
-        description="int8: per-row quantised linear layers (CPU); `auto` measures both and takes the faster.",
+        description="On a CPU, int8: per-row quantised layers; int4: those of the code predictor in four bits, the"
+        " talker's in int8; `auto`: plain or int8, whichever is measured to be faster at `engine.slots` streams.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

@@ -110,16 +110,16 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     wanted = config.model.weights
     packable = can_pack(checkpoint.dtype, checkpoint.device)
     quantisable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
-    if wanted == "int8" and not quantisable:
+    if wanted in {"int8", "int4"} and not quantisable:
         raise CheckpointError(
-            f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
+            f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
         )
     if not packable:
         return "plain"
     if wanted == "plain" or not quantisable:
         return "packed"
-    if wanted == "int8":
-        return "int8"
+    if wanted != "auto":
+        return wanted
     mlp = checkpoint.model.talker.model.layers[0].mlp
     forms: tuple[WeightForm, WeightForm] = ("packed", "int8")
     seconds = {
