@@ -77,7 +77,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
-        flat = x.reshape(-1, self._quantised.shape[1])
+        flat = x.reshape(-1, self._quantised.shape[1]).contiguous()
         product = _aten("_weight_int8pack_mm")(flat, self._quantised, self._scale)
         product = product.view(*x.shape[:-1], self._quantised.shape[0])
         return product if residual is None else product.add_(residual)
@@ -109,7 +109,7 @@ class Int4Linear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
-        flat = x.reshape(-1, self._columns)
+        flat = x.reshape(-1, self._columns).contiguous()
         product = self._multiply(flat, self._packed, self.GROUP, self._scales_zeros).view(*x.shape[:-1], self._rows)
         return product if residual is None else product.add_(residual)
 
