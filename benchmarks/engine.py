@@ -26,7 +26,8 @@ from serve_app.engine.engine import Engine
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.quiet import import_qwen_tts
-from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.model.sampling import draw, uniforms
+from serve_app.speech import CODE_GROUPS, FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import VoicePrompt, scan
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
@@ -240,11 +241,31 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     for slot in slots:
         runner.release(slot)
     medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
+    medians["sampling"] = sampling_ms(speaker, count)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
         f" codec {medians['codec']:.0f} ms; {100 * share:.0f} % outside products, attention and convolutions"
+        f" (sampling {medians['sampling']:.1f} ms, the rest Python, norms, activations and copies)"
     )
     return {"streams": count, **medians, "other_share": share}
+
+
+def sampling_ms(speaker: Speaker, count: int) -> float:
+    """Median milliseconds of the sixteen draws of a frame, with the checkpoint's own sampling."""
+    slots = speaker.runner.slot_tensors
+    rows, keep = slice(0, count), speaker.checkpoint.predictor_draw.top_k
+    for slot in range(count):
+        slots.predictor_draws.set(slot, speaker.checkpoint.predictor_draw)
+    logits = torch.randn(count, speaker.runner.predictor.vocabulary)
+    seconds = []
+    with torch.inference_mode():
+        for frame in range(9):
+            began_s = time.perf_counter()
+            uniform = uniforms(slots.seeds[rows], torch.full((count,), frame), CODE_GROUPS)
+            for codebook in range(CODE_GROUPS):
+                draw(logits, uniform[:, codebook], slots.predictor_draws, rows, keep)
+            seconds.append(time.perf_counter() - began_s)
+    return 1e3 * float(np.median(seconds))
 
 
 def slot_bytes(speaker: Speaker) -> dict[str, int]:

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from serve_app.config import AppConfig, EngineConfig
 from serve_app.deployments.fleet import REPORT_PERIOD_S, GeneratorStatus
+from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
@@ -78,6 +79,7 @@ class Generator:
         Raises:
             RuntimeError: the checkpoint cannot be had, or no voice can be used; the message says what to do.
         """
+        join_serve_log()
         context = serve.get_replica_context()
         self._config = config
         self._replica = context.replica_id.unique_id

@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
+from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
@@ -163,6 +164,7 @@ class Ingress:
 
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
         """Find the application's voice store and hold the generators' handle."""
+        join_serve_log()
         store = VoiceStoreClient(serve.get_replica_context().app_name, config.voices)
         await store.connect()
         self._config = config

@@ -33,6 +33,7 @@ class Speaker:
     engine: Engine
     runner: TorchRunner
     checkpoint: Checkpoint
+    form: WeightForm
 
     @property
     def random_weights(self) -> bool:
@@ -41,8 +42,9 @@ class Speaker:
 
     @property
     def description(self) -> str:
-        """What was loaded, in words."""
-        return self.checkpoint.description
+        """What was loaded, in words, and how its weights are kept."""
+        graphs = "; CUDA graphs left, they differ" if self.runner.graph_fallbacks else ""
+        return f"{self.checkpoint.description[:-1]}; {self.form} weights{graphs})"
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +97,7 @@ def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, capture_cuda_graph)
-    return Speaker(Engine(runner, settings), runner, checkpoint)
+    return Speaker(Engine(runner, settings), runner, checkpoint, form)
 
 
 def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
