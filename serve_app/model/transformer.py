@@ -200,7 +200,7 @@ def _fold(weight: Tensor, norm: Tensor) -> Tensor:
 def _rms_norm(x: Tensor, eps: Tensor) -> Tensor:
     """Divide [..., N] by its root mean square, in float32 inside.
 
-    Four operations; torch's own ``rms_norm`` is eleven on a CPU, which at one stream is a tenth of a frame (measured).
+    Four operations; torch's own ``rms_norm`` is eleven on a CPU (measured: 21 against 12 µs, 325 times a frame).
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.addcmul(eps, norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
