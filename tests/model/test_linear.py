@@ -40,7 +40,16 @@ def test_an_int8_weight_is_off_by_its_steps_alone(rows):
     assert error < 0.015
     with_residual = Int8Linear(weight)(x, residual).float()
     assert (with_residual - exact - residual.float()).std() / exact.std() < 0.02
-    assert Int8Linear(weight).nbytes == weight.numel() + 2 * len(weight)
+    assert Int8Linear(weight).nbytes == weight.numel() + 4 * len(weight)
+
+
+def test_an_int8_row_does_not_depend_on_its_company():
+    weight, x, residual = matrices(10, torch.bfloat16)
+    x[3] *= 1000  # a scale of the batch would crush the others
+    together = Int8Linear(weight)(x, residual)
+    for row in range(10):
+        alone = Int8Linear(weight)(x[row : row + 1], residual[row : row + 1])
+        assert torch.equal(together[row : row + 1], alone)
 
 
 @pytest.mark.parametrize("rows", [1, 10])
