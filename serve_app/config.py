@@ -177,8 +177,23 @@ class SessionConfig(Settings):
     slow_client_timeout_s: float = Field(
         default=30.0, gt=0, description="A client that reads nothing for so long is closed with SLOW_CLIENT."
     )
+
+
+class AdmissionConfig(Settings):
+    """The queue of text chunks in front of the generators; of each ingress replica."""
+
+    max_waiting: int = Field(default=200, ge=0, le=100_000, description="Text chunks that may wait at the same time.")
     start_deadline_s: float = Field(
-        default=30.0, gt=0, description="A text chunk that no generator takes within this time ends as CAPACITY."
+        default=15.0,
+        gt=0,
+        description="A text that would not start within this time is answered with CAPACITY at once; one that did not,"
+        " after it.",
+    )
+    priority_step_s: float = Field(
+        default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
+    )
+    max_streams_per_key: int | None = Field(
+        default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
     )
 
 
@@ -191,3 +206,4 @@ class AppConfig(Settings):
     ingress: IngressConfig = IngressConfig()
     voices: VoicesConfig = VoicesConfig()
     session: SessionConfig = SessionConfig()
+    admission: AdmissionConfig = AdmissionConfig()

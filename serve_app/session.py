@@ -60,21 +60,27 @@ MAX_WAITING_MESSAGES = 4096
 MAX_RETIRED_IDS = 64
 """Ids remembered whose utterance ended before its last ``speak``."""
 
-_START_GRACE_S = 5.0
-"""A backend answers at the deadline itself, and knows whether nobody had room or nobody was ready; this is what is
-left to it before the session gives up by itself."""
-
 CAPACITY_RETRY_MS = 2000
-"""When to try again after no generator took a text chunk in time."""
+"""When to try again on a session that has all the utterances it may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Effect: start a generator call, after the one before it has been reported as ended."""
+    """Effect: start a generator call, after the one before it has been reported as ended.
+
+    Attributes:
+        call_id: its number in this session.
+        request: what is to be spoken.
+        utterance_id: whose text it is.
+        needed_by_s: when the listener has played all that was made for him.
+        begun: earlier text of the utterance was spoken already.
+    """
 
     call_id: int
     request: SpeechRequest
     utterance_id: str
+    needed_by_s: float
+    begun: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,6 @@ class _Running:
     call_id: int
     utterance: Utterance | None
     started_s: float
-    waiting_since_s: float | None
 
 
 class Session:
@@ -146,6 +151,7 @@ class Session:
         self._now_s = now_s
         self._active_s = now_s
         self._progress_s = now_s
+        self._plays_until_s = now_s
 
     # What the caller reads.
 
@@ -158,7 +164,7 @@ class Session:
     @property
     def next_deadline_s(self) -> float:
         """When :meth:`tick` has something to do next, unless something else happens before."""
-        return min(self._idle_at_s, self._slow_at_s, self._start_by_s)
+        return min(self._idle_at_s, self._slow_at_s)
 
     # What the caller reports.
 
@@ -176,7 +182,6 @@ class Session:
         if running is None or running.call_id != call_id or running.utterance is None:
             return []
         if isinstance(event, AudioChunk):
-            running.waiting_since_s = None
             self._take_audio(running.utterance, event)
         else:
             self._take_end(running, running.utterance, event)
@@ -203,7 +208,7 @@ class Session:
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Do what is due: the end of an idle session, of one that does not read, of a call that does not start."""
+        """Do what is due: the end of an idle session, or of one that does not read."""
         self._now_s = now_s
         limits = self.setup.limits
         if now_s >= self._slow_at_s:
@@ -211,8 +216,6 @@ class Session:
             self._end(SlowClientError(f"nothing was read for {waited}; the audio that waits is dropped"))
         elif now_s >= self._idle_at_s:
             self._end(SessionTimeoutError(f"no message for {limits.idle_timeout_s:g} s"))
-        elif now_s >= self._start_by_s:
-            self._give_up_starting()
         return self._settled()
 
     def take(self, now_s: float) -> Send | Close | None:
@@ -225,12 +228,8 @@ class Session:
 
     def sent(self, now_s: float) -> list[Effect]:
         """What was taken has left."""
-        was_paused = self.paused
         self._outbox.sent()
         self._now_s = self._active_s = self._progress_s = now_s
-        running = self._running
-        if was_paused and not self.paused and running is not None and running.waiting_since_s is not None:
-            running.waiting_since_s = now_s
         return self._settled()
 
     # Messages.
@@ -380,6 +379,7 @@ class Session:
         if utterance.failed:
             return
         self._drop(utterance)
+        self._plays_until_s = self._now_s
         self._leaving.pop(utterance.number, None)
         self._send(
             Cancelled(utterance_id=utterance.utterance_id, duration_ms=milliseconds(utterance.sent_samples)),
@@ -398,6 +398,8 @@ class Session:
     def _take_audio(self, utterance: Utterance, chunk: AudioChunk) -> None:
         for send in utterance.audio(chunk, self._now_s):
             self._put(send)
+        if not utterance.whole:
+            self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(len(chunk.pcm))
         limit_s = self.setup.limits.max_whole_audio_s
         if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
             too_long = f"the audio is longer than the {limit_s:g} s that are sent in one piece"
@@ -419,14 +421,6 @@ class Session:
         if "total" not in timings_s:
             return self._now_s - running.started_s
         return timings_s["total"] - timings_s.get("queue", 0.0) - timings_s.get("paused", 0.0)
-
-    def _give_up_starting(self) -> None:
-        assert self._running is not None
-        utterance = self._running.utterance
-        if utterance is not None:
-            limit_s = self.setup.limits.start_deadline_s
-            error = CapacityError(f"no stream started within {limit_s:g} s", retry_after_ms=CAPACITY_RETRY_MS)
-            self._fail(utterance, error)
 
     def _fail(self, utterance: Utterance, error: SpeechError) -> None:
         """End an utterance with ``error``; its audio that waits still goes out before it."""
@@ -481,8 +475,10 @@ class Session:
 
     def _call(self, utterance: Utterance) -> None:
         self._calls += 1
-        self._running = _Running(self._calls, utterance, self._now_s, self._now_s)
-        self._effects.append(Call(self._calls, utterance.next_request(), utterance.utterance_id))
+        self._running = _Running(self._calls, utterance, self._now_s)
+        begun = utterance.spoken
+        needed_by_s = max(self._now_s, self._plays_until_s)
+        self._effects.append(Call(self._calls, utterance.next_request(), utterance.utterance_id, needed_by_s, begun))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
         """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""
@@ -580,11 +576,3 @@ class Session:
         if self.close is not None or not len(self._outbox):
             return math.inf
         return self._progress_s + self.setup.limits.slow_client_timeout_s
-
-    @property
-    def _start_by_s(self) -> float:
-        running = self._running
-        if self.close is not None or running is None or running.utterance is None or running.waiting_since_s is None:
-            return math.inf
-        deadline_s = self.setup.limits.start_deadline_s + _START_GRACE_S
-        return math.inf if self.paused else running.waiting_since_s + deadline_s

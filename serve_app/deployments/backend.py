@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from serve_app.admission import Backlog
 from serve_app.speech import SpeechEvent, SpeechRequest
 from serve_app.voices import VoiceStatus
 
@@ -41,6 +42,10 @@ class Backend(Protocol):
             SpeechError: while iterating, before the first event: capacity, no generator, unknown voice. A failure
                 after it comes as a :class:`SpeechEnd` with ``finish_reason="error"``.
         """
+        ...
+
+    async def share_load(self, backlog: Backlog) -> int:
+        """Tell the cluster what runs and waits here, and learn how many streams may run from here at a time."""
         ...
 
     async def voices(self) -> list[VoiceStatus]:

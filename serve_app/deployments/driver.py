@@ -8,15 +8,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.deployments.backend import Backend
+from serve_app.deployments.gate import Gate, Passage
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
 from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal
 from serve_app.outbox import Close, Send
 from serve_app.session import Call, CancelCall, Effect, Session
-from serve_app.speech import SpeechEvent
+from serve_app.speech import SpeechEnd, SpeechEvent
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +60,37 @@ class Connection(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all drivers of an ingress replica share: the backend, the gate before it, and the clock of both."""
+
+    backend: Backend
+    gate: Gate
+    clock: Callable[[], float]
+
+
 class Driver:
     """Runs one session over one connection until either ends."""
 
     def __init__(
-        self,
-        session: Session,
-        dialect: Dialect,
-        connection: Connection,
-        backend: Backend,
-        clock: Callable[[], float],
+        self, session: Session, dialect: Dialect, connection: Connection, service: Service, *, key: str = ""
     ) -> None:
+        """Take one session and what it needs.
+
+        Args:
+            session: fresh.
+            dialect: what its client speaks.
+            connection: to its client; closed by :meth:`run`.
+            service: shared with other drivers.
+            key: the caller's API key, hashed; empty without one.
+        """
         self._session = session
         self._dialect = dialect
         self._connection = connection
-        self._backend = backend
-        self._clock = clock
+        self._backend = service.backend
+        self._gate = service.gate
+        self._key = key
+        self._clock = service.clock
         self._name = session.setup.session_id
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self._cancelled: set[int] = set()
@@ -201,11 +218,12 @@ class Driver:
 
     async def _consume(self, call: Call) -> None:
         try:
-            stream = self._backend.speak(call.request)
-            try:
-                await self._take_all(call, stream)
-            finally:
-                await self._close_stream(stream)
+            async with self._gate.passage(call, self._key) as passage:
+                stream = self._backend.speak(call.request)
+                try:
+                    await self._take_all(call, stream, passage)
+                finally:
+                    await self._close_stream(stream)
         except SpeechError as error:
             self._apply(self._session.failed(call.call_id, error, self._clock()))
         except Exception:
@@ -213,8 +231,9 @@ class Driver:
             error = SynthesisError("the generator call failed")
             self._apply(self._session.failed(call.call_id, error, self._clock()))
 
-    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None]) -> None:
+    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Passage) -> None:
         async for event in stream:
+            passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
                 self._room.clear()

@@ -1,13 +1,16 @@
-"""What the generators said of themselves lately, and whether anybody can be spoken for.
+"""What generators and ingresses said of themselves lately: whether anybody can be spoken for, and for how many.
 
 Replicas report into it every second; one that has been silent for some seconds counts as gone. It knows neither
 Ray nor a clock.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from serve_app.admission import Backlog
 from serve_app.deployments.backend import Readiness
+
+S = TypeVar("S")
 
 REPORT_PERIOD_S = 1.0
 """A replica reports this often."""
@@ -43,22 +46,50 @@ class GeneratorStatus:
     waiting: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class IngressStatus:
+    """One ingress replica, in its own words.
+
+    Attributes:
+        replica: its id.
+        backlog: streams that it has running, and text chunks that wait at it.
+    """
+
+    replica: str
+    backlog: Backlog
+
+
 class Fleet:
     """The latest status of every replica that still reports."""
 
     def __init__(self) -> None:
-        self._reports: dict[str, tuple[GeneratorStatus, float]] = {}
+        self._generators: dict[str, tuple[GeneratorStatus, float]] = {}
+        self._ingresses: dict[str, tuple[IngressStatus, float]] = {}
 
-    def report(self, status: GeneratorStatus, now_s: float) -> None:
+    def report(self, status: GeneratorStatus | IngressStatus, now_s: float) -> None:
         """Take one replica's word for it."""
-        self._reports[status.replica] = (status, now_s)
+        if isinstance(status, GeneratorStatus):
+            self._generators[status.replica] = (status, now_s)
+        else:
+            self._ingresses[status.replica] = (status, now_s)
 
     def generators(self, now_s: float) -> list[GeneratorStatus]:
-        """Replicas heard of lately, the oldest first."""
-        gone = [replica for replica, (_, said_s) in self._reports.items() if now_s - said_s > GONE_AFTER_S]
-        for replica in gone:
-            del self._reports[replica]
-        return [status for status, _ in self._reports.values()]
+        """Generators heard of lately, the oldest first."""
+        return _lately(self._generators, now_s)
+
+    def ingresses(self, now_s: float) -> list[IngressStatus]:
+        """Ingresses with sessions that were heard of lately, the oldest first."""
+        return _lately(self._ingresses, now_s)
+
+    def room(self, ingress: str, now_s: float) -> int:
+        """Streams that one ingress may have running: what the others leave, and never less than its equal share.
+
+        0 while no generator is ready.
+        """
+        slots = sum(status.slots for status in self.generators(now_s) if status.state == "ready")
+        ingresses = self.ingresses(now_s)
+        elsewhere = sum(status.backlog.running for status in ingresses if status.replica != ingress)
+        return max(slots - elsewhere, -(-slots // max(1, len(ingresses))))
 
     def readiness(self, now_s: float) -> Readiness:
         """Ready as soon as one replica is; otherwise what the latest one says."""
@@ -70,3 +101,10 @@ class Fleet:
             return Readiness(ready=False, model="", random_weights=False, detail="no generator has started yet")
         last = statuses[-1]
         return Readiness(ready=False, model=last.model, random_weights=last.random_weights, detail=last.detail)
+
+
+def _lately(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:
+    """What was said in the last seconds; the rest is forgotten."""
+    for replica in [replica for replica, (_, said_s) in reports.items() if now_s - said_s > GONE_AFTER_S]:
+        del reports[replica]
+    return [status for status, _ in reports.values()]

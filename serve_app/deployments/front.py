@@ -1,6 +1,7 @@
 """What every request of one ingress replica shares: the backend, the sessions it has, the voices it knows."""
 
 import asyncio
+import hashlib
 import logging
 import secrets
 import uuid
@@ -10,9 +11,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from serve_app.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Backend
-from serve_app.deployments.driver import Connection, Driver
+from serve_app.deployments.driver import Connection, Driver, Service
+from serve_app.deployments.gate import Gate
 from serve_app.dialects import Dialect
 from serve_app.errors import CapacityError
 from serve_app.messages import MAX_SEED
@@ -28,6 +31,9 @@ VOICES_REFRESH_S = 5.0
 VOICES_TIMEOUT_S = 2.0
 """How long a new session waits for the list of voices; without it the generator answers for them."""
 
+ROOM_REFRESH_S = 1.0
+"""How often, while there are sessions, the others are told what runs and waits here, and how much may run is learnt."""
+
 FULL_RETRY_MS = 5000
 """When to try again at a replica that has all its sessions."""
 
@@ -40,9 +46,11 @@ class Front:
         self.config = config
         self.clock = clock
         self.sessions = 0
+        # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
+        self._service = Service(backend, Gate(Admission(config.admission, config.engine.slots), clock), clock)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
-        self._refresher: asyncio.Task[None] | None = None
+        self._refreshers: list[asyncio.Task[None]] = []
 
     def allows(self, headers: Headers) -> bool:
         """Whether a browser may do this from the page it shows; what is no browser names no origin."""
@@ -68,18 +76,21 @@ class Front:
         """
         self.check_room()
         self.sessions += 1
-        if self._refresher is None:
-            self._refresher = asyncio.create_task(self._keep_voices_fresh())
+        if not self._refreshers:
+            self._refreshers = [
+                asyncio.create_task(keep()) for keep in (self._keep_voices_fresh, self._keep_room_fresh)
+            ]
         try:
             yield
         finally:
             self.sessions -= 1
             if self.sessions == 0:
-                self._refresher.cancel()
-                self._refresher = None
+                for refresher in self._refreshers:
+                    refresher.cancel()
+                self._refreshers.clear()
 
-    async def driver(self, dialect: Dialect, connection: Connection) -> Driver:
-        """A new session with its driver."""
+    async def driver(self, dialect: Dialect, connection: Connection, *, key: str = "") -> Driver:
+        """A new session with its driver; ``key`` as :func:`key_of` gives it."""
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
@@ -90,7 +101,7 @@ class Front:
             text=TextPipeline(),
             errors_in_order=dialect.errors_in_order,
         )
-        return Driver(Session(setup, self.clock()), dialect, connection, self.backend, self.clock)
+        return Driver(Session(setup, self.clock()), dialect, connection, self._service, key=key)
 
     async def know_voices(self) -> dict[str, VoiceStatus]:
         """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
@@ -103,6 +114,15 @@ class Front:
             await asyncio.sleep(VOICES_REFRESH_S)
             await self._refresh_voices()
 
+    async def _keep_room_fresh(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(VOICES_TIMEOUT_S):
+                    self._service.gate.resize(await self.backend.share_load(self._service.gate.backlog))
+            except Exception:
+                log.exception("how many streams may run could not be learnt; it stays as it is")
+            await asyncio.sleep(ROOM_REFRESH_S)
+
     async def _refresh_voices(self) -> None:
         """Ask for the voices; sessions see the new ones, which share the mapping. The old stay where it fails."""
         try:
@@ -114,3 +134,10 @@ class Front:
         self._voices.clear()
         self._voices.update({status.voice: status for status in voices})
         self._voices_at_s = self.clock()
+
+
+def key_of(headers: Headers) -> str:
+    """A name for the API key that a request carries, empty without one; the key itself is not kept."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""

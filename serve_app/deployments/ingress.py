@@ -18,8 +18,10 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
 
+from serve_app.admission import Backlog
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
+from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
@@ -83,9 +85,13 @@ class Recent(Generic[V]):
 class RayBackend:
     """Speaks through a generator handle, and asks the voice store for the rest."""
 
-    def __init__(self, config: AppConfig, generator: DeploymentHandle[Any], store: VoiceStoreClient) -> None:
-        """Take the handles of one application."""
-        self._deadline_s = config.session.start_deadline_s
+    def __init__(
+        self, config: AppConfig, generator: DeploymentHandle[Any], store: VoiceStoreClient, replica: str
+    ) -> None:
+        """Take the handles of one application, and the id of this ingress among its like."""
+        self._config = config
+        self._replica = replica
+        self._store = store
         # By value: a reference costs two round trips and leaves the producer without back-pressure.
         self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
         self._voices = Recent(store.voices)
@@ -110,6 +116,14 @@ class RayBackend:
             # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
             response.cancel()
 
+    async def share_load(self, backlog: Backlog) -> int:
+        """See :meth:`serve_app.deployments.backend.Backend.share_load`.
+
+        While nobody is ready, one replica's streams may call: their calls are what Serve starts a replica for.
+        """
+        room = await self._store.share_load(IngressStatus(self._replica, backlog))
+        return room or self._config.engine.slots
+
     async def voices(self) -> list[VoiceStatus]:
         """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
         return await self._voices.get()
@@ -128,7 +142,7 @@ class RayBackend:
             SpeechError: it did not, within the deadline.
         """
         try:
-            return await asyncio.wait_for(anext(response), self._deadline_s)
+            return await asyncio.wait_for(anext(response), self._config.admission.start_deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
@@ -144,7 +158,7 @@ class RayBackend:
     async def _too_late(self) -> SpeechError:
         readiness = await self.readiness()
         if readiness.ready:
-            waited = f"no generator had room within {self._deadline_s:g} s"
+            waited = f"no generator had room within {self._config.admission.start_deadline_s:g} s"
             return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
@@ -165,10 +179,11 @@ class Ingress:
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
         """Find the application's voice store and hold the generators' handle."""
         join_serve_log()
-        store = VoiceStoreClient(serve.get_replica_context().app_name, config.voices)
+        context = serve.get_replica_context()
+        store = VoiceStoreClient(context.app_name, config.voices)
         await store.connect()
         self._config = config
-        self._backend = RayBackend(config, generator, store)
+        self._backend = RayBackend(config, generator, store, context.replica_id.unique_id)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""

@@ -8,7 +8,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from serve_app.deployments.answers import error_response
 from serve_app.deployments.driver import ConnectionLostError
-from serve_app.deployments.front import Front
+from serve_app.deployments.front import Front, key_of
 from serve_app.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
 from serve_app.errors import CapacityError, InvalidMessageError
 from serve_app.messages import FullMessage, Refusal, error_message, read_presets
@@ -91,7 +91,7 @@ class Sockets:
         await socket.accept()
         connection = SocketConnection(socket)
         try:
-            driver = await self._front.driver(dialect, connection)
+            driver = await self._front.driver(dialect, connection, key=key_of(socket.headers))
             await driver.run(opening)
         except Exception:
             log.exception("a session could not be run")

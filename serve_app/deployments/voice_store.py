@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Fleet, GeneratorStatus
+from serve_app.deployments.fleet import Fleet, GeneratorStatus, IngressStatus
 from serve_app.user_cache import user_cache
 from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
 from serve_app.voices import Reference, VoicePrompt, VoiceStatus
@@ -71,6 +71,12 @@ class VoiceStore:
         if status.fingerprint:
             self._library.serve(status.fingerprint)
         self._fleet.report(status, time.monotonic())
+
+    def share_load(self, status: IngressStatus) -> int:
+        """Take an ingress's status, and say how many streams it may have running."""
+        now_s = time.monotonic()
+        self._fleet.report(status, now_s)
+        return self._fleet.room(status.replica, now_s)
 
     def generators(self) -> list[GeneratorStatus]:
         """Generators heard of lately."""
@@ -128,6 +134,10 @@ class VoiceStoreClient:
     async def report(self, status: GeneratorStatus) -> None:
         """See :meth:`VoiceStore.report`."""
         await self._ask(lambda store: store.report.remote(status))
+
+    async def share_load(self, status: IngressStatus) -> int:
+        """See :meth:`VoiceStore.share_load`."""
+        return await self._ask(lambda store: store.share_load.remote(status))
 
     async def readiness(self) -> Readiness:
         """See :meth:`VoiceStore.readiness`."""

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.audio import wav_file
 from serve_app.deployments.answers import error_response
 from serve_app.deployments.driver import ConnectionLostError
-from serve_app.deployments.front import Front
+from serve_app.deployments.front import Front, key_of
 from serve_app.dialects import Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
 from serve_app.messages import (
@@ -100,7 +100,7 @@ class WholeSpeech:
         if isinstance(asked, Refusal):
             return error_response(asked.error)
         answer = WholeAnswer(request)
-        driver = await self._front.driver(answer, answer)
+        driver = await self._front.driver(answer, answer, key=key_of(request.headers))
         speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)
         await driver.run([speak, Stop()])
         return answer.response()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, SessionConfig, VoicesConfig
+from serve_app.admission import Backlog
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, VoicesConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.errors import CapacityError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
@@ -70,13 +71,22 @@ class Store:
     async def voices(self):
         return []
 
+    async def share_load(self, status):
+        assert status.replica == "ingress-1"
+        return 20 if self._ready else 0
+
     async def readiness(self):
         return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
 
 
 def backend(response: Response, *, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:
-    config = AppConfig(session=SessionConfig(start_deadline_s=deadline_s))
-    return RayBackend(config, Handle(response), Store(ready=ready))
+    config = AppConfig(admission=AdmissionConfig(start_deadline_s=deadline_s), engine=EngineConfig(slots=3))
+    return RayBackend(config, Handle(response), Store(ready=ready), "ingress-1")
+
+
+async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
+    assert await backend(Response([])).share_load(Backlog(2, 1, 0.5)) == 20
+    assert await backend(Response([]), ready=False).share_load(Backlog(0, 1, 0.0)) == 3
 
 
 async def everything(speaking) -> list:

@@ -2,8 +2,10 @@ import asyncio
 import json
 import time
 
-from serve_app.config import SessionConfig
-from serve_app.deployments.driver import Driver
+from serve_app.admission import Admission
+from serve_app.config import AdmissionConfig, SessionConfig
+from serve_app.deployments.driver import Driver, Service
+from serve_app.deployments.gate import Gate
 from serve_app.dialects import FullDialect
 from serve_app.errors import TtsUnavailableError
 from serve_app.session import Session, SessionSetup
@@ -28,22 +30,24 @@ class Client:
 
 
 class NobodyReady:
-    """Answers at the deadline, as the ingress does when no generator was ready until then."""
+    """Answers after a while, as the ingress does when no generator was ready until then."""
 
     async def speak(self, request):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.05)
         raise TtsUnavailableError("no generator is ready: the model is being loaded", retry_after_ms=1000)
         yield  # a generator
 
 
-async def test_a_backend_that_answers_at_the_deadline_has_the_word():
+async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     client = Client()
-    setup = SessionSetup("s", Manner(voice="v"), SessionConfig(start_deadline_s=0.2), {}, lambda: 1)
-    driver = Driver(Session(setup, time.monotonic()), FullDialect(), client, NobodyReady(), time.monotonic)
+    setup = SessionSetup("s", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
+    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    service = Service(NobodyReady(), gate, time.monotonic)
+    driver = Driver(Session(setup, time.monotonic()), FullDialect(), client, service)
     running = asyncio.create_task(driver.run())
     for _ in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]

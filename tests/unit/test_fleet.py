@@ -1,4 +1,5 @@
-from serve_app.deployments.fleet import GONE_AFTER_S, Fleet, GeneratorStatus
+from serve_app.admission import Backlog
+from serve_app.deployments.fleet import GONE_AFTER_S, Fleet, GeneratorStatus, IngressStatus
 
 
 def test_nobody_is_ready_before_anybody_has_reported():
@@ -34,3 +35,18 @@ def test_the_latest_word_of_a_replica_counts():
     fleet.report(GeneratorStatus("a", "ready", running=3), 0.0)
     fleet.report(GeneratorStatus("a", "ready", running=0), 1.0)
     assert [status.running for status in fleet.generators(1.0)] == [0]
+
+
+def test_an_ingress_may_run_what_the_others_leave_and_at_least_its_share():
+    fleet = Fleet()
+    assert fleet.room("x", 0.0) == 0
+    for replica in ("a", "b"):
+        fleet.report(GeneratorStatus(replica, "ready", slots=10), 0.0)
+    fleet.report(GeneratorStatus("c", "loading", slots=10), 0.0)
+    fleet.report(IngressStatus("x", Backlog(2, 0, 0.0)), 0.0)
+    assert fleet.room("x", 0.0) == 20
+    fleet.report(IngressStatus("y", Backlog(5, 0, 0.0)), 0.0)
+    assert (fleet.room("x", 0.0), fleet.room("y", 0.0)) == (15, 18)
+    fleet.report(IngressStatus("y", Backlog(20, 9, 30.0)), 1.0)
+    assert fleet.room("x", 1.0) == 10
+    assert fleet.room("y", GONE_AFTER_S + 0.5) == 0

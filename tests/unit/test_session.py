@@ -515,7 +515,7 @@ def test_a_silent_client_is_closed():
 
 
 def test_a_session_that_speaks_is_not_idle():
-    bench = Bench(limits=SessionConfig(idle_timeout_s=10, start_deadline_s=100)).say(Speak(text="a"))
+    bench = Bench(limits=SessionConfig(idle_timeout_s=10)).say(Speak(text="a"))
     bench.wait(50).audio()
     assert "error" not in kinds(bench.send())
     bench.end()
@@ -560,19 +560,18 @@ def test_answers_that_nobody_reads_are_bounded():
     assert [message.code for message in messages] == ["SLOW_CLIENT", 1008]
 
 
-def test_a_call_that_does_not_start_in_time_is_capacity():
-    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a", utterance_id="a")).wait(8)
-    error = error_of(bench.send())
-    assert (error.code, error.utterance_id, error.fatal) == ("CAPACITY", "a", False)
-    assert error.retry_after_ms is not None
-    assert bench.cancelled_calls == [1]
-    assert bench.over().say(Speak(text="b")).call.request.text == "b"
+def test_a_call_is_needed_when_all_that_was_made_is_played():
+    bench = Bench().wait(1).say(Speak(text="One.|Two."), Speak(text="Three."))
+    assert (bench.call.needed_by_s, bench.call.begun) == (1, False)
+    bench.wait(1).audio(25).audio(25).end()  # from 2 s on, four seconds of it
+    assert (bench.call.needed_by_s, bench.call.begun) == (6, True)
+    bench.wait(7).audio(25).end()  # he waited from 6 to 9
+    assert (bench.call.needed_by_s, bench.call.begun) == (11, False)
 
 
-def test_a_call_that_speaks_has_no_deadline():
-    bench = Bench(limits=SessionConfig(start_deadline_s=3)).say(Speak(text="a")).audio()
-    bench.send()
-    assert only(bench.wait(60).send(), ErrorMessage) == []
+def test_a_call_after_a_cancel_is_needed_at_once():
+    bench = Bench().say(Speak(text="One.")).audio(25).wait(1).say(Cancel()).over().say(Speak(text="Two."))
+    assert bench.call.needed_by_s == 1
 
 
 def test_whole_audio_comes_in_one_piece():

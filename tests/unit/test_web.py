@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.audio import Pcm16Encoder
-from serve_app.config import AppConfig, IngressConfig, SessionConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.front import Front
 from serve_app.deployments.web import build_web
@@ -45,6 +45,7 @@ class KnownBackend:
         self.frames = None
         self.chunk_frames = 1
         self.raises = None
+        self.room = 1000
         self.ready = Readiness(ready=True, model="tiny", random_weights=True, detail="")
         self.requests = []
         self.closed = []
@@ -78,6 +79,9 @@ class KnownBackend:
             if self.running == 0:
                 self.quiet.set()
             self.closed.append(time.monotonic())
+
+    async def share_load(self, backlog):
+        return self.room
 
     async def voices(self):
         return [
@@ -588,3 +592,40 @@ async def test_whatever_is_sent_is_answered_by_type_and_the_socket_stays(host, c
                 codes = {message["code"] for message in heard if message["type"] == "error"}
                 assert "SYNTHESIS_ERROR" not in codes
     assert "Traceback" not in caplog.text
+
+
+async def test_who_finds_no_room_waits_for_it_or_is_told_at_once_when_to_come_again(backend):
+    backend.frame_delay_s, backend.frames, backend.room = 0.01, 20, 1
+    settings = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=1))
+    async with served(backend, settings) as host, contextlib.AsyncExitStack() as stack:
+        first, second, third = [await stack.enter_async_context(socket_to(host, "/api/v1/speak")) for _ in range(3)]
+        for ws in (first, second):
+            await say(ws, type="speak", text="Hello.")
+            await asyncio.sleep(0.05)
+        asked_s = time.monotonic()
+        await say(third, type="speak", text="Hello.")
+        (refused,) = await hear(third, until=("error",))
+        assert time.monotonic() - asked_s < 0.1
+        assert (refused["code"], refused["fatal"]) == ("CAPACITY", False)
+        assert refused["retry_after_ms"] >= 500
+        await hear(first)
+        await hear(second)
+        assert backend.most_running == 1
+        await say(third, type="speak", text="Hello.")
+        await hear(third)
+
+
+async def test_an_api_key_is_held_to_its_streams(backend):
+    backend.frame_delay_s, backend.frames = 0.01, 10
+    settings = AppConfig(admission=AdmissionConfig(max_streams_per_key=1))
+    async with served(backend, settings) as host:
+
+        async def speak(headers):
+            async with socket_to(host, "/api/v1/speak", additional_headers=headers) as ws:
+                await say(ws, type="speak", text="Hello.")
+                await hear(ws)
+
+        await asyncio.gather(*(speak({"authorization": "Bearer ours"}) for _ in range(4)))
+        assert backend.most_running == 1
+        await asyncio.gather(*(speak({"x-api-key": key}) for key in ("one", "two", "three")), speak({}), speak({}))
+        assert backend.most_running == 5
