@@ -18,10 +18,10 @@ RETRY_MIN_S = 0.5
 """Least time after which trying again is worth it."""
 
 _OVERDUE_SHARE = 0.1
-"""A stream that runs longer than expected is thought to need this share of its expectation still."""
+"""A stream that runs longer than the mean is thought to need this share of the mean still."""
 
-_PACE_WEIGHT = 0.1
-"""Weight of the latest stream in the mean of seconds per character."""
+_LATEST_WEIGHT = 0.1
+"""Weight of the latest stream in the mean duration of streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Ticket:
         asked_s: when it was asked for.
         needed_by_s: when its listener has nothing more to play; not before ``asked_s``.
         begun: its utterance is being spoken already: it is not turned away for the time that others take.
-        characters: of its text.
     """
 
     number: int
@@ -44,7 +43,6 @@ class Ticket:
     asked_s: float
     needed_by_s: float
     begun: bool
-    characters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +73,12 @@ class Admission:
         self._config = config
         self._waiting: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Ticket, float]] = {}
-        self._character_s = 0.0
+        self._stream_s = 0.0
 
     @property
     def backlog(self) -> Backlog:
         """What there is to do now."""
-        waiting_s = sum(self._expected_s(ticket) for ticket in self._waiting.values())
-        return Backlog(len(self._running), len(self._waiting), waiting_s)
+        return Backlog(len(self._running), len(self._waiting), len(self._waiting) * self._stream_s)
 
     def ask(self, ticket: Ticket, now_s: float) -> None:
         """Let a text chunk wait; :meth:`admit` says when it may start.
@@ -121,8 +118,8 @@ class Admission:
         self._waiting.pop(ticket.number, None)
         started = self._running.pop(ticket.number, None)
         if spoken and started is not None:
-            pace = (now_s - started[1]) / max(1, ticket.characters)
-            self._character_s += (pace - self._character_s) * (_PACE_WEIGHT if self._character_s else 1.0)
+            weight = _LATEST_WEIGHT if self._stream_s else 1.0
+            self._stream_s += (now_s - started[1] - self._stream_s) * weight
 
     def deadline_s(self, ticket: Ticket) -> float:
         """When a ticket that was not admitted is given up."""
@@ -135,18 +132,11 @@ class Admission:
 
     def expected_start_s(self, ticket: Ticket, now_s: float) -> float:
         """When a ticket would start if no other came; ``now_s`` at the earliest, and where nothing is known yet."""
-        ends_s = [
-            started_s + self._expected_s(running)
-            if started_s + self._expected_s(running) > now_s
-            else now_s + _OVERDUE_SHARE * self._expected_s(running)
-            for running, started_s in self._running.values()
-        ]
+        overdue_s = now_s + _OVERDUE_SHARE * self._stream_s
+        ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
         order = self._order(ticket)
-        ahead = [self._expected_s(other) for other in self._waiting.values() if self._order(other) < order]
-        return max(now_s, next_free_s(ends_s, ahead, self.room, now_s))
-
-    def _expected_s(self, ticket: Ticket) -> float:
-        return self._character_s * ticket.characters
+        ahead = sum(self._order(other) < order for other in self._waiting.values())
+        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self.room, now_s))
 
     def _order(self, ticket: Ticket) -> tuple[float, int]:
         return ticket.needed_by_s + ticket.priority * self._config.priority_step_s, ticket.number

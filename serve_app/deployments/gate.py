@@ -57,7 +57,6 @@ class Gate:
             asked_s=now_s,
             needed_by_s=max(now_s, call.needed_by_s),
             begun=call.begun,
-            characters=len(call.request.text),
         )
         passage = Passage()
         self._admission.ask(ticket, now_s)

@@ -7,19 +7,19 @@ from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 
 
-def ticket(number, needed_by_s=None, *, asked_s=0.0, key="", priority=0, begun=False, characters=100):
+def ticket(number, needed_by_s=None, *, asked_s=0.0, key="", priority=0, begun=False):
     needed_by_s = asked_s if needed_by_s is None else needed_by_s
-    return Ticket(number, key, priority, asked_s, needed_by_s, begun, characters)
+    return Ticket(number, key, priority, asked_s, needed_by_s, begun)
 
 
-def admission(room, *, character_s=None, **settings):
-    """An admission that has learnt how long a character takes."""
+def admission(room, *, stream_s=None, **settings):
+    """An admission that has learnt how long a stream takes."""
     made = Admission(AdmissionConfig(**settings), room)
-    if character_s is not None:
+    if stream_s is not None:
         taught = ticket(0)
         made.ask(taught, 0.0)
         made.admit(0.0)
-        made.leave(taught, 100 * character_s, spoken=True)
+        made.leave(taught, stream_s, spoken=True)
     return made
 
 
@@ -76,7 +76,7 @@ def test_more_than_may_wait_are_refused_at_once():
 
 
 def test_who_would_not_start_in_time_is_refused_at_once_and_told_when_to_come_again():
-    made = admission(1, character_s=0.1, start_deadline_s=15)
+    made = admission(1, stream_s=10.0, start_deadline_s=15)
     for number in (1, 2):
         made.ask(ticket(number), 0.0)
         made.admit(0.0)
@@ -105,7 +105,7 @@ def test_a_stream_that_was_cut_short_teaches_nothing():
 
 
 def test_a_room_that_shrinks_lets_its_streams_end():
-    made = admission(2, character_s=0.1)
+    made = admission(2, stream_s=10.0)
     for number in (1, 2, 3):
         made.ask(ticket(number), 0.0)
     made.admit(0.0)
