@@ -38,9 +38,12 @@ class Backend(Protocol):
 
         Closing the generator (``aclose``) cancels the stream and frees its slot; the caller always closes it.
 
+        A stream whose replica is lost goes on elsewhere, so that its audio comes later and complete.
+
         Raises:
-            SpeechError: while iterating, before the first event: capacity, no generator, unknown voice. A failure
-                after it comes as a :class:`SpeechEnd` with ``finish_reason="error"``.
+            SpeechError: while iterating: capacity, no generator, unknown voice, replicas lost again and again. What the
+                generator itself says of a failure after the first audio comes as a :class:`SpeechEnd` with
+                ``finish_reason="error"``.
         """
         ...
 

@@ -8,12 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -26,6 +25,7 @@ from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
+from serve_app.resumption import Resumption
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import VoiceStatus
 
@@ -36,23 +36,6 @@ _STATUS_TTL_S = 1.0
 _STORE_TIMEOUT_S = 2.0
 
 V = TypeVar("V")
-
-
-class Delivered:
-    """What the caller of a stream holds already: enough to go on elsewhere at the next frame."""
-
-    def __init__(self, request: SpeechRequest) -> None:
-        """Start with what the request says was delivered before."""
-        self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
-
-    @property
-    def frames(self) -> int:
-        """Frames held."""
-        return sum(len(codes) for codes in self._codes)
-
-    def add(self, chunk: AudioChunk) -> None:
-        """Hold one audio chunk's codes."""
-        self._codes.append(chunk.codes)
 
 
 class Recent(Generic[V]):
@@ -98,20 +81,42 @@ class RayBackend:
         self._readiness = Recent(store.readiness)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """See :meth:`serve_app.deployments.backend.Backend.speak`."""
-        delivered = Delivered(request)
-        response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(request))
+        """See :meth:`serve_app.deployments.backend.Backend.speak`; a replica that is lost costs time, no sample."""
+        held = Resumption(request)
+        while True:
+            try:
+                async with aclosing(self._stream(held)) as events:
+                    async for event in events:
+                        if isinstance(event, AudioChunk):
+                            held.add(event)
+                        yield event
+            except _BrokeOffError as lost:
+                wait_s = held.broke_off()
+                if wait_s is None:
+                    log.warning("a stream broke off again after %d frames and is given up: %s", held.frames, lost)
+                    raise SynthesisError("the generator went away each time it was given this text") from lost
+                log.warning("a stream broke off after %d frames, trying again in %.1f s: %s", held.frames, wait_s, lost)
+                await asyncio.sleep(wait_s)
+            else:
+                return
+
+    async def _stream(self, held: Resumption) -> AsyncGenerator[SpeechEvent, None]:
+        """One call of a generator, from the next frame on.
+
+        Raises:
+            _BrokeOffError: its replica is gone.
+            SpeechError: it did not start within the deadline, or was refused.
+        """
+        response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
         try:
-            first = await self._first(response)
-            if isinstance(first, SpeechEnd) and first.finish_reason == "error":
-                raise error_of_code(first.code or SpeechError.code, first.message or "", first.retry_after_ms)
-            event = first
+            event = await self._first(response)
+            if isinstance(event, SpeechEnd) and event.finish_reason == "error":
+                raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
             while True:
                 yield event
                 if isinstance(event, SpeechEnd):
                     return
-                delivered.add(event)
-                event = await self._next(response, delivered)
+                event = await _next(response)
         finally:
             # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
             response.cancel()
@@ -142,18 +147,15 @@ class RayBackend:
             SpeechError: it did not, within the deadline.
         """
         try:
-            return await asyncio.wait_for(anext(response), self._config.admission.start_deadline_s)
+            return await asyncio.wait_for(_next(response), self._config.admission.start_deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
         except TimeoutError as error:
             raise await self._too_late() from error
-        except (DeploymentUnavailableError, RayActorError) as error:
+        except DeploymentUnavailableError as error:
             log.warning("no generator took a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
-        except RayError as error:
-            log.exception("a stream failed before its first audio")
-            raise SynthesisError("the generator failed before the first audio") from error
 
     async def _too_late(self) -> SpeechError:
         readiness = await self.readiness()
@@ -162,14 +164,25 @@ class RayBackend:
             return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
-    async def _next(self, response: DeploymentResponseGenerator[SpeechEvent], delivered: Delivered) -> SpeechEvent:
-        """The next event of a running stream; a replica that is gone ends it."""
-        try:
-            return await anext(response)
-        except RayError as error:
-            log.warning("a stream broke off after %d frames: %r", delivered.frames, error)
-            message = "the generator went away in the middle of this text"
-            return SpeechEnd("error", delivered.frames, SynthesisError.code, message, _RETRY_AFTER_MS)
+
+class _BrokeOffError(Exception):
+    """The replica of a stream is gone, and the stream with it."""
+
+
+async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
+    """The next event of a stream.
+
+    Raises:
+        _BrokeOffError: its replica is gone.
+        SynthesisError: the generator's own code failed.
+    """
+    try:
+        return await anext(response)
+    except RayTaskError as error:
+        log.exception("a generator failed")
+        raise SynthesisError("the generator failed") from error
+    except RayError as error:
+        raise _BrokeOffError(repr(error)) from error
 
 
 @serve.ingress()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from serve_app.admission import Backlog
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.errors import CapacityError, TtsUnavailableError, VoiceNotFoundError
+from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
@@ -52,16 +52,17 @@ class Response:
 
 
 class Handle:
-    def __init__(self, response: Response) -> None:
-        self._response = response
+    def __init__(self, responses: list[Response]) -> None:
+        self._responses = iter(responses)
+        self.requests: list[SpeechRequest] = []
 
     def options(self, **options):
         assert options == {"stream": True, "method_name": "speak", "_by_reference": False}
         return self
 
     def remote(self, request):
-        assert request is REQUEST
-        return self._response
+        self.requests.append(request)
+        return next(self._responses)
 
 
 class Store:
@@ -79,9 +80,9 @@ class Store:
         return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
 
 
-def backend(response: Response, *, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:
+def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:
     config = AppConfig(admission=AdmissionConfig(start_deadline_s=deadline_s), engine=EngineConfig(slots=3))
-    return RayBackend(config, Handle(response), Store(ready=ready), "ingress-1")
+    return RayBackend(config, Handle(list(responses)), Store(ready=ready), "ingress-1")
 
 
 async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
@@ -134,16 +135,37 @@ async def test_backpressure_is_a_lack_of_capacity():
         await everything(backend(Response([BackPressureError(20, 20)])).speak(REQUEST))
 
 
-async def test_a_replica_that_dies_before_the_first_audio_is_unavailable():
-    with pytest.raises(TtsUnavailableError):
-        await everything(backend(Response([ActorUnavailableError("gone", None)])).speak(REQUEST))
+def gone() -> Exception:
+    return ActorUnavailableError("gone", None)
 
 
-async def test_a_replica_that_dies_in_the_middle_ends_the_stream_with_its_frames():
-    events = await everything(
-        backend(Response([chunk(0), chunk(1), ActorUnavailableError("gone", None)])).speak(REQUEST)
-    )
-    assert (events[-1].finish_reason, events[-1].frames, events[-1].code) == ("error", 2, "SYNTHESIS_ERROR")
+async def test_a_stream_whose_replica_is_lost_goes_on_at_the_next_frame():
+    handle = Handle([Response([chunk(0), chunk(1), gone()]), Response([chunk(2), gone()]), Response([END])])
+    speaking = RayBackend(AppConfig(), handle, Store(), "ingress-1").speak(REQUEST)
+    events = await everything(speaking)
+    assert [getattr(event, "first_frame", None) for event in events] == [0, 1, 2, None]
+    assert [r.delivered_codes is not None and len(r.delivered_codes) for r in handle.requests] == [False, 2, 3]
+
+
+async def test_a_text_that_ends_its_replica_each_time_fails_alone(monkeypatch):
+    waits = []
+    monkeypatch.setattr("serve_app.deployments.ingress.asyncio.sleep", lambda wait_s: took(waits, wait_s))
+    lost = [Response([gone()]) for _ in range(9)]
+    with pytest.raises(SynthesisError, match="each time"):
+        await everything(backend(*lost).speak(REQUEST))
+    assert [response.cancelled for response in lost] == [True] * 3 + [False] * 6
+    assert waits[0] == 0.0
+    assert len(waits) == 2
+
+
+async def took(waits: list[float], wait_s: float) -> None:
+    waits.append(wait_s)
+
+
+async def test_a_failure_of_the_generators_own_code_is_not_tried_again():
+    failed = RayTaskError("speak", "traceback", ValueError("no"))
+    with pytest.raises(SynthesisError, match="failed"):
+        await everything(backend(Response([chunk(0), failed])).speak(REQUEST))
 
 
 async def test_a_question_is_asked_once_for_all_who_wait():
