@@ -23,12 +23,17 @@ _LONGEST_WAIT_S = 8.0
 
 
 class Resumption:
-    """One text chunk on its way through as many streams as it takes."""
+    """One text chunk on its way through as many streams as it takes.
+
+    Attributes:
+        lost: at least one stream of it broke off.
+    """
 
     def __init__(self, request: SpeechRequest) -> None:
         """Start with what the request says was delivered before."""
         self._request = request
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
+        self.lost = False
         self._vain = 0
 
     @property
@@ -55,6 +60,7 @@ class Resumption:
         Returns:
             Seconds to wait before the next attempt, or None: no more are made.
         """
+        self.lost = True
         self._vain += 1
         if self._vain > (VAIN_ATTEMPTS_ONCE_SPOKEN if self._codes else VAIN_ATTEMPTS):
             return None

@@ -109,7 +109,9 @@ class RayBackend:
         """
         response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
         try:
-            event = await self._first(response)
+            limits = self._config.admission
+            deadline_s = limits.resume_deadline_s if held.lost else limits.start_deadline_s
+            event = await self._first(response, deadline_s)
             if isinstance(event, SpeechEnd) and event.finish_reason == "error":
                 raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
             while True:
@@ -140,27 +142,27 @@ class RayBackend:
         except TtsUnavailableError as error:
             return Readiness(ready=False, model="", random_weights=False, detail=error.message)
 
-    async def _first(self, response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
+    async def _first(self, response: DeploymentResponseGenerator[SpeechEvent], deadline_s: float) -> SpeechEvent:
         """Wait for a stream to start.
 
         Raises:
             SpeechError: it did not, within the deadline.
         """
         try:
-            return await asyncio.wait_for(_next(response), self._config.admission.start_deadline_s)
+            return await asyncio.wait_for(_next(response), deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
         except TimeoutError as error:
-            raise await self._too_late() from error
+            raise await self._too_late(deadline_s) from error
         except DeploymentUnavailableError as error:
             log.warning("no generator took a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
 
-    async def _too_late(self) -> SpeechError:
+    async def _too_late(self, deadline_s: float) -> SpeechError:
         readiness = await self.readiness()
         if readiness.ready:
-            waited = f"no generator had room within {self._config.admission.start_deadline_s:g} s"
+            waited = f"no generator had room within {deadline_s:g} s"
             return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
