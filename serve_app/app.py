@@ -51,7 +51,7 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
         "health_check_period_s": 5.0,
-        "health_check_timeout_s": 30.0,
+        "health_check_timeout_s": 10.0,
     }
     if replicas.min_replicas == replicas.max_replicas:
         options["num_replicas"] = replicas.max_replicas

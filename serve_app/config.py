@@ -105,6 +105,12 @@ class EngineConfig(Settings):
     failed_steps_until_unhealthy: int = Field(
         default=3, ge=1, description="Failed steps in a row after which the replica asks to be replaced."
     )
+    step_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="A step of the model that takes so long is stuck, and the replica asks to be replaced; the longest"
+        " are prefills, some seconds on a CPU.",
+    )
     voice_cache_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,

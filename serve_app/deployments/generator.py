@@ -127,7 +127,7 @@ class Generator:
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
         if not self._speaker.engine.healthy:
-            raise RuntimeError("the engine failed several steps in a row, or its thread has ended")
+            raise RuntimeError("the engine failed several steps in a row, is stuck in one, or its thread has ended")
 
     async def _warm_up(self) -> None:
         """Encode what is pending, put the voices onto the device, and speak a real sentence."""

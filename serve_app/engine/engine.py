@@ -96,12 +96,16 @@ class Engine:
         self._frame_since_prefill = True
         self._stopping = False
         self._failed_steps: Counter[Stage] = Counter()
+        self._step_began_s: float | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def healthy(self) -> bool:
-        """False once several steps of one stage in a row failed, or the thread has died: replace the replica."""
-        return self._alive and max(self._failed_steps.values(), default=0) < self._settings.failed_steps_until_unhealthy
+        """False once steps of one stage failed in a row, one does not end, or the thread has died: replace the replica."""
+        began_s = self._step_began_s
+        stuck = began_s is not None and self._clock() - began_s > self._settings.step_timeout_s
+        failed = max(self._failed_steps.values(), default=0) >= self._settings.failed_steps_until_unhealthy
+        return self._alive and not stuck and not failed
 
     @property
     def _alive(self) -> bool:
@@ -168,10 +172,12 @@ class Engine:
         action = plan(self._state(), self._clock())
         if not isinstance(action, Step):
             return False
+        self._step_began_s = self._clock()
         if action.stage == "prefill":
             self._prefill()
         else:
             self._run(action)
+        self._step_began_s = None
         return True
 
     def _loop(self) -> None:

@@ -291,3 +291,26 @@ def test_the_thread_serves_submissions_from_other_threads_and_stops():
     assert ends[-1].finish_reason == "cancelled"
     engine.stop()
     assert not engine.healthy
+
+
+def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
+    class Stuck(SimulatedRunner):
+        def prefill(self, slot, prepared):
+            super().prefill(slot, prepared)
+            entered.set()
+            assert leave.wait(10)
+
+    now_s = [0.0]
+    entered, leave = threading.Event(), threading.Event()
+    runner = Stuck()
+    engine = Engine(runner, EngineConfig(stall_guard_s=None, step_timeout_s=60), clock=lambda: now_s[0])
+    engine.start()
+    assert engine.healthy
+    engine.submit(runner.prepare(SpeechRequest("a", "v")), lambda _: None)
+    assert entered.wait(10)
+    now_s[0] = 60.0
+    assert engine.healthy
+    now_s[0] = 60.1
+    assert not engine.healthy
+    leave.set()
+    engine.stop()
