@@ -101,7 +101,7 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """False once steps of one stage failed in a row, one does not end, or the thread has died: replace the replica."""
+        """False once several steps of a stage failed, one does not end, or the thread is dead: replace the replica."""
         began_s = self._step_began_s
         stuck = began_s is not None and self._clock() - began_s > self._settings.step_timeout_s
         failed = max(self._failed_steps.values(), default=0) >= self._settings.failed_steps_until_unhealthy
