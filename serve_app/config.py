@@ -198,7 +198,7 @@ class AdmissionConfig(Settings):
     resume_deadline_s: float = Field(
         default=60.0,
         gt=0,
-        description="A stream whose replica was lost waits so long for another: above the time that a model takes to load.",
+        description="A stream whose replica was lost waits so long for another: above the time of loading a model.",
     )
     priority_step_s: float = Field(
         default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
