@@ -21,6 +21,9 @@ _MANY = 100_000
 _METRICS_INTERVAL_S = 1.0
 """Age of the load that scaling decides on; Serve's own ten seconds are longer than many a text."""
 
+_ROUTING_STATS_PERIOD_S = 2.0
+"""How often the generators are asked which voices they hold."""
+
 
 def build_app(args: AppConfig) -> serve.Application:
     """Build the application: sockets and sessions in the ingress, one engine in each generator.
@@ -50,6 +53,10 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
         "max_queued_requests": max(1, config.engine.max_waiting_streams * replicas.max_replicas),
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         "graceful_shutdown_timeout_s": replicas.graceful_shutdown_timeout_s,
+        "request_router_config": {
+            "request_router_class": "serve_app.deployments.router.VoiceRouter",
+            "request_routing_stats_period_s": _ROUTING_STATS_PERIOD_S,
+        },
         "health_check_period_s": 5.0,
         "health_check_timeout_s": 10.0,
     }

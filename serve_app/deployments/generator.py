@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from serve_app.config import AppConfig, EngineConfig
 from serve_app.deployments.fleet import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.router import VOICES
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from serve_app.model.factory import Speaker
 
 log = logging.getLogger(__name__)
+
+
+MOST_ROUTED_VOICES = 100
+"""Most voices, the latest used, that a replica tells the routers of; they hear it every two seconds."""
 
 
 class EventQueue:
@@ -128,6 +133,10 @@ class Generator:
         """Called by Serve; raising makes it replace this replica."""
         if not self._speaker.engine.healthy:
             raise RuntimeError("the engine failed several steps in a row, is stuck in one, or its thread has ended")
+
+    def record_routing_stats(self) -> dict[str, list[str]]:
+        """Called by Serve; what it returns is at every handle soon after."""
+        return {VOICES: list(self._prompts)[-MOST_ROUTED_VOICES:]}
 
     async def _warm_up(self) -> None:
         """Encode what is pending, put the voices onto the device, and speak a real sentence."""

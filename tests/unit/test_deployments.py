@@ -15,6 +15,8 @@ from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError,
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from ray.serve._private.request_router.request_router import RequestRouter
+    from ray.serve.config import RequestRouterConfig
     from ray.serve.exceptions import BackPressureError
 
     from serve_app import app
@@ -244,3 +246,10 @@ def test_a_relative_path_is_that_of_the_working_directory_or_else_of_the_project
 def test_an_application_is_built_without_a_cluster():
     application = app.build_app(AppConfig())
     assert application is not None
+
+
+def test_the_router_of_the_application_can_be_loaded_and_is_serves_kind():
+    options = app.generator_options(AppConfig())
+    router = RequestRouterConfig(**options["request_router_config"]).get_request_router_class()
+    assert issubclass(router, RequestRouter)
+    assert router.__name__ == "VoiceRouter"

@@ -1,0 +1,44 @@
+"""Serve's router of the generators' handle: it translates replicas into candidates; :mod:`serve_app.routing` ranks.
+
+Loaded by name wherever a handle of the generators is used, so it imports nothing heavy.
+"""
+
+from collections.abc import Collection
+from typing import cast
+
+from ray.serve._private.request_router.common import PendingRequest
+from ray.serve._private.request_router.replica_wrapper import RunningReplica
+from ray.serve._private.request_router.request_router import FIFOMixin, RequestRouter
+
+from serve_app.routing import Candidate, ranks
+from serve_app.speech import SpeechRequest
+
+VOICES = "voices"
+"""Key under which a replica's routing statistics name the voices that it holds."""
+
+
+class VoiceRouter(FIFOMixin, RequestRouter):
+    """Prefers a free slot, then the voice at hand, then the least loaded; in order of arrival."""
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Called by Serve, which asks the replicas of one rank after the other whether they take the request."""
+        candidates = [
+            Candidate(
+                name=replica.replica_id.unique_id,
+                running=self.replica_queue_len_cache.get(replica.replica_id),
+                slots=replica.max_ongoing_requests,
+                voices=cast("Collection[str]", replica.routing_stats.get(VOICES, ())),
+            )
+            for replica in candidate_replicas
+        ]
+        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        ranked = ranks(_voice_of(pending_request), candidates)
+        return [[by_name[name] for name in names] for names in ranked]
+
+
+def _voice_of(pending: PendingRequest | None) -> str:
+    if pending is not None and pending.args and isinstance(pending.args[0], SpeechRequest):
+        return pending.args[0].voice
+    return ""

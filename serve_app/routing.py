@@ -1,0 +1,41 @@
+"""Which generators a text chunk is offered to, and in which order. No I/O."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+FANOUT = 3
+"""Replicas of one rank that are asked; asking all of a large fleet for every text chunk costs more than it finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A running replica as the ingress knows it.
+
+    Attributes:
+        name: its id.
+        running: streams that it has, as last heard; None where nothing was heard lately.
+        slots: streams that it can have.
+        voices: those whose prompts it holds.
+    """
+
+    name: str
+    running: int | None
+    slots: int
+    voices: Collection[str]
+
+
+def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
+    """Names in order of preference: room and the voice, room alone, then the rest, which may have room by now.
+
+    Within a rank the least loaded come first. So the text chunks of a session stay where its voice is for as long as
+    there is room, and a voice spreads when its replicas are full.
+    """
+
+    def rank(candidate: Candidate) -> int:
+        if candidate.running is not None and candidate.running >= candidate.slots:
+            return 2
+        return 0 if voice in candidate.voices else 1
+
+    ordered = sorted(candidates, key=lambda each: (rank(each), each.running or 0, each.name))
+    by_rank = [[each.name for each in ordered if rank(each) == number] for number in range(3)]
+    return [names[:FANOUT] for names in by_rank if names]
