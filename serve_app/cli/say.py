@@ -1,24 +1,31 @@
 """``tts-say``: one text to a running service and back as a WAV file, with what the listener would have waited.
 
-A client of dialect B (docs/protocol.md) and nothing else; it imports no part of the service but its WAV writer.
+A client of dialect B (docs/protocol.md) and nothing else; it imports no part of the service but its WAV writer. When
+the server's process dies under its socket it connects again, says the same with the same seed, and drops what it has
+heard already.
 """
 
 import argparse
 import json
+import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import connect
 
 from serve_app.audio import seconds, wav_file
 
 UTTERANCE_ID = "say"
 SAMPLE_BYTES = 2
+LOST = {1001, 1006, 1012}
+"""Close codes of a server that went away: the same text can be said again elsewhere."""
+MAX_RECONNECTS = 10
+RECONNECT_WAIT_S = 1.0
 
 
 class SayError(Exception):
@@ -77,44 +84,73 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclass(slots=True)
+class _Progress:
+    """What was heard so far, over all connections."""
+
+    pcm16: bytearray = field(default_factory=bytearray)
+    sent_s: float | None = None
+    first_audio_s: float | None = None
+
+
 def say(url: str, speak: dict[str, Any], timeout_s: float) -> Heard:
     """Send one ``speak`` and take all that answers it.
 
     Raises:
-        SayError: the server refused, failed, closed, or took longer than ``timeout_s``.
+        SayError: the server refused, failed, closed for good, or took longer than ``timeout_s``.
     """
     deadline_s = time.monotonic() + timeout_s
-    try:
-        with connect(url, compression=None, max_size=None, open_timeout=timeout_s, close_timeout=1) as socket:
-            return _listen(socket, speak, deadline_s)
-    except TimeoutError as error:
-        raise SayError(f"not done within {timeout_s:g} s") from error
-    except InvalidStatus as error:
+    speak = {name: value for name, value in speak.items() if value is not None}
+    speak.setdefault("seed", secrets.randbits(53))
+    progress = _Progress()
+    for attempt in range(MAX_RECONNECTS + 1):
+        try:
+            return _once(url, speak, progress, deadline_s)
+        except TimeoutError as error:
+            raise SayError(f"not done within {timeout_s:g} s") from error
+        except (WebSocketException, OSError) as error:
+            if not (progress.sent_s is not None and _is_lost(error)) or attempt == MAX_RECONNECTS:
+                raise SayError(_reason(url, error)) from error
+        time.sleep(RECONNECT_WAIT_S)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the server went away, or is not back yet, rather than said no."""
+    if isinstance(error, ConnectionClosed):
+        return (1006 if error.rcvd is None else error.rcvd.code) in LOST
+    return True
+
+
+def _reason(url: str, error: Exception) -> str:
+    if isinstance(error, InvalidStatus):
         body = error.response.body.decode(errors="replace")
-        raise SayError(f"{url} answered HTTP {error.response.status_code} {body}".strip()) from error
-    except (WebSocketException, OSError) as error:
-        raise SayError(f"{url}: {error}") from error
+        return f"{url} answered HTTP {error.response.status_code} {body}".strip()
+    return f"{url}: {error}"
 
 
-def _listen(socket: ClientConnection, speak: dict[str, Any], deadline_s: float) -> Heard:
-    pcm16 = bytearray()
-    first_audio_s: float | None = None
-    sent_s = time.monotonic()
-    socket.send(json.dumps({name: value for name, value in speak.items() if value is not None}))
-    while True:
-        frame = socket.recv(timeout=max(0.0, deadline_s - time.monotonic()))
-        now_s = time.monotonic()
-        if isinstance(frame, bytes):
-            if frame and first_audio_s is None:
-                first_audio_s = now_s
-            pcm16 += frame
-            continue
-        message = json.loads(frame)
-        if message["type"] == "error":
-            raise SayError(f"{message['code']}: {message['message']}")
-        if message["type"] == "complete":
-            ttfa_s = None if first_audio_s is None else first_audio_s - sent_s
-            return Heard(bytes(pcm16), ttfa_s, message)
+def _once(url: str, speak: dict[str, Any], progress: _Progress, deadline_s: float) -> Heard:
+    """Say it on one connection, adding to ``progress`` what it does not have yet."""
+    left_s = max(0.1, deadline_s - time.monotonic())
+    with connect(url, compression=None, max_size=None, open_timeout=left_s, close_timeout=1) as socket:
+        known_bytes = len(progress.pcm16)
+        progress.sent_s = progress.sent_s or time.monotonic()
+        socket.send(json.dumps(speak))
+        while True:
+            frame = socket.recv(timeout=max(0.0, deadline_s - time.monotonic()))
+            if isinstance(frame, bytes):
+                if frame and progress.first_audio_s is None:
+                    progress.first_audio_s = time.monotonic()
+                progress.pcm16 += frame[known_bytes:]
+                known_bytes = max(0, known_bytes - len(frame))
+                continue
+            message = json.loads(frame)
+            if message["type"] == "error":
+                raise SayError(f"{message['code']}: {message['message']}")
+            if message["type"] == "complete":
+                first_s = progress.first_audio_s
+                ttfa_s = None if first_s is None else first_s - progress.sent_s
+                return Heard(bytes(progress.pcm16), ttfa_s, message)
 
 
 if __name__ == "__main__":

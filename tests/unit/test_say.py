@@ -12,6 +12,9 @@ from serve_app.cli.say import main
 
 COMPLETE = {"type": "complete", "utterance_id": "say", "finish_reason": "eos", "seed": 7, "rtf": 0.25}
 
+DIES = object()
+"""In a script: where the server goes away, the first time it comes to it."""
+
 
 @pytest.fixture
 def server():
@@ -21,7 +24,11 @@ def server():
     def answer(socket):
         asked.append(json.loads(socket.recv()))
         for frame in script:
-            socket.send(frame if isinstance(frame, bytes) else json.dumps(frame))
+            if frame is DIES and len(asked) == 1:
+                socket.socket.shutdown(2)
+                return
+            if frame is not DIES:
+                socket.send(frame if isinstance(frame, bytes) else json.dumps(frame))
 
     with serve(answer, "127.0.0.1", 0, compression=None) as running:
         thread = threading.Thread(target=running.serve_forever)
@@ -50,6 +57,18 @@ def test_text_comes_from_standard_input(server, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("From a pipe."))
     assert main(["-", "--url", url]) == 0
     assert asked[0]["text"] == "From a pipe."
+
+
+def test_a_server_that_dies_is_asked_again_and_no_sample_is_lost_or_doubled(server, monkeypatch, tmp_path):
+    monkeypatch.setattr("serve_app.cli.say.RECONNECT_WAIT_S", 0.01)
+    url, script, asked = server
+    script += [b"\x01\x00" * 1920, b"\x02\x00" * 960, DIES, b"\x03\x00" * 960, COMPLETE]
+    out = tmp_path / "out.wav"
+    assert main(["Hello.", "--url", url, "--out", str(out)]) == 0
+    assert asked[0] == asked[1]
+    assert asked[0]["seed"] < 2**53
+    samples, _ = sf.read(out, dtype="int16")
+    assert samples.tolist() == [1] * 1920 + [2] * 960 + [3] * 960
 
 
 @pytest.mark.parametrize(
