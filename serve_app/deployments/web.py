@@ -48,7 +48,7 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),
-            Route("/health", _health),
+            Route("/health", probes.health),
             Route("/ready", probes.ready),
             Route("/v1/audio/voices", probes.voices),
             Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
@@ -58,17 +58,17 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
     )
 
 
-async def _health(request: Request) -> Response:
-    """The process lives; nothing is said about generators."""
-    del request
-    return JSONResponse({"status": "ok"})
-
-
 class _Probes:
-    """What the backend says of itself."""
+    """What this replica and its backend say of themselves."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
+
+    async def health(self, request: Request) -> Response:
+        """The process lives, and how many sessions it has; nothing is said about generators."""
+        del request
+        body = {"status": "ok", "sessions": self._front.sessions}
+        return JSONResponse(body, headers={"cache-control": "no-store"})
 
     async def ready(self, request: Request) -> Response:
         """200 where a generator has spoken, else 503 with the reason."""

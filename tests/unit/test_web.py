@@ -405,9 +405,17 @@ async def test_a_post_whose_client_goes_frees_its_stream(host, backend):
     await idle(backend)
 
 
+async def test_health_counts_the_sessions_that_are_open(backend):
+    async with served(backend, AppConfig()) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+        async with socket_to(host, "/api/v1/speak"), socket_to(host, "/ws/tts"):
+            assert (await client.get("/health")).json() == {"status": "ok", "sessions": 2}
+        while (await client.get("/health")).json()["sessions"]:
+            await asyncio.sleep(0.01)
+
+
 async def test_probes_and_voices(host, backend):
     async with httpx.AsyncClient(base_url=f"http://{host}") as client:
-        assert (await client.get("/health")).json() == {"status": "ok"}
+        assert (await client.get("/health")).json()["status"] == "ok"
         ready = await client.get("/ready")
         assert (ready.status_code, ready.json()["random_weights"]) == (200, True)
         assert "noise, not speech" in ready.json()["notice"]
