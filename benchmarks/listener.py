@@ -1,0 +1,139 @@
+"""A client of dialect B that notes when what arrived, and what a player would have heard of it.
+
+It knows the wire and nothing of the service behind it.
+"""
+
+import json
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import websockets
+from websockets.asyncio.client import ClientConnection
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
+
+SAMPLE_RATE_HZ = 24_000
+SAMPLE_BYTES = 2
+ENDS = ("complete", "cancelled", "error")
+PATH = "/api/v1/speak"
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """What a player without a buffer of its own makes of one utterance.
+
+    Attributes:
+        underruns: how often it had nothing to play before the end.
+        silent_s: for how long, all of them together.
+        worst_gap_s: longest time between two arrivals; the server pauses on purpose where it is far ahead.
+        duration_s: of the audio.
+    """
+
+    underruns: int
+    silent_s: float
+    worst_gap_s: float
+    duration_s: float
+
+
+@dataclass(slots=True)
+class Heard:
+    """One utterance as it came.
+
+    Attributes:
+        asked_s: when ``speak`` was sent, on the clock of :func:`time.perf_counter`.
+        arrivals: when how many samples came.
+        end: the message that ended it.
+    """
+
+    asked_s: float
+    arrivals: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    end: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def wait_s(self) -> float:
+        """From ``speak`` to the first bytes of audio; it has some."""
+        return self.arrivals[0][0] - self.asked_s
+
+    def playback(self) -> Playback:
+        """Play from the first arrival on, waiting wherever nothing is there."""
+        underruns, silent_s, played_until_s = 0, 0.0, self.arrivals[0][0]
+        for at_s, samples in self.arrivals:
+            if at_s > played_until_s:
+                underruns += 1
+                silent_s += at_s - played_until_s
+                played_until_s = at_s
+            played_until_s += samples / SAMPLE_RATE_HZ
+        times_s = [at_s for at_s, _ in self.arrivals]
+        gaps_s = [later - earlier for earlier, later in pairwise(times_s)]
+        duration_s = sum(samples for _, samples in self.arrivals) / SAMPLE_RATE_HZ
+        return Playback(underruns, silent_s, max(gaps_s, default=0.0), duration_s)
+
+    @property
+    def played_at_s(self) -> float:
+        """When the player of :meth:`playback` is through."""
+        playback = self.playback()
+        return self.arrivals[0][0] + playback.duration_s + playback.silent_s
+
+
+def open_socket(address: str, **options: Any) -> websockets.connect:  # noqa: ANN401 - handed on
+    """A socket of dialect B; to be awaited, or used with ``async with``."""
+    return websockets.connect(f"ws://{address}{PATH}", compression=None, max_size=None, **options)
+
+
+async def speak(connection: ClientConnection, text: str, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
+    """Say one utterance and take everything up to its end; its wait begins before the message is sent."""
+    heard = Heard(time.perf_counter())
+    await connection.send(json.dumps({"type": "speak", "text": text, **fields}))
+    while not heard.end:
+        frame = await connection.recv()
+        now_s = time.perf_counter()
+        if isinstance(frame, bytes):
+            if frame:
+                heard.arrivals.append((now_s, len(frame) // SAMPLE_BYTES))
+            continue
+        message = json.loads(frame)
+        if message["type"] in ENDS:
+            heard.end = message
+    return heard
+
+
+class DeafClient:
+    """Speaks and does not read: no message, no ping; the kernel's buffers fill up behind it."""
+
+    def __init__(self, address: str) -> None:
+        """Open a socket."""
+        host, port = address.rsplit(":", 1)
+        self._protocol = ClientProtocol(parse_uri(f"ws://{address}{PATH}"))
+        self._socket = socket.create_connection((host, int(port)), timeout=20)
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+        self._protocol.receive_data(self._socket.recv(4096))
+
+    def speak(self, text: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Ask for one utterance."""
+        self._protocol.send_text(json.dumps({"type": "speak", "text": text, **fields}).encode())
+        self._flush()
+
+    def read_all(self, timeout_s: float) -> tuple[int, int | None]:
+        """Read at last.
+
+        Returns:
+            The bytes that had waited, and the close code after them; None where there was none in time.
+        """
+        self._socket.settimeout(timeout_s)
+        waited_bytes = 0
+        with suppress(OSError):
+            while data := self._socket.recv(1 << 16):
+                waited_bytes += len(data)
+                self._protocol.receive_data(data)
+                self._protocol.events_received()
+        self._socket.close()
+        close = self._protocol.close_rcvd
+        return waited_bytes, None if close is None else close.code
+
+    def _flush(self) -> None:
+        self._socket.sendall(b"".join(self._protocol.data_to_send()))

@@ -1,0 +1,224 @@
+"""A service that a benchmark starts for itself: its launcher, its processes and their memory, its generators.
+
+It knows nothing of sockets and audio; what a client sees is measured elsewhere.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from serve_app.cli.processes import descendants
+
+ROOT = Path(__file__).parents[1]
+READY = "Ctrl-C ends everything."
+START_TIMEOUT_S = 300.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Observer:
+    """Asks the generators from within Ray, which only a process of its own can join. See ``observer.py``."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def streams(self) -> int:
+        """Streams that run or wait on all generators, as they last reported; up to a second old."""
+        return self._ask({"ask": "streams"})["streams"]
+
+    def engine_first_audio_s(self, text: str, voice: str, seed: int) -> float:
+        """Speak without a socket, and return the engine's own time from its queue to the first audio."""
+        return self._ask({"ask": "speak", "text": text, "voice": voice, "seed": seed})["first_audio"]
+
+    def _ask(self, question: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Service:
+    """Where a service is found; what is inside only where it was started here.
+
+    Attributes:
+        address: host and port.
+        pid: the launcher's, whose descendants are the service.
+        observer: see :class:`Observer`.
+    """
+
+    address: str
+    pid: int | None = None
+    observer: Observer | None = None
+
+    def sessions(self) -> int:
+        """Sessions of the ingress replica that answers."""
+        return self._get("/health")["sessions"]
+
+    def default_voice(self) -> str:
+        """The voice of a client that names none."""
+        return self._get("/v1/audio/voices")["default"]
+
+    def _get(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        connection = HTTPConnection(self.address, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+
+
+@contextlib.contextmanager
+def started(config: Path, overrides: dict[str, dict[str, Any]]) -> Iterator[Service]:
+    """Start a service on a free port with some ``args`` of a file replaced; it is ended with the context.
+
+    Raises:
+        SystemExit: it did not start; says what it printed.
+    """
+    document = yaml.safe_load(config.read_text())
+    for section, values in overrides.items():
+        document["applications"][0]["args"].setdefault(section, {}).update(values)
+    port, token = free_port(), secrets.token_hex(32)
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        changed, output = Path(directory) / "service.yaml", Path(directory) / "output"
+        changed.write_text(yaml.safe_dump(document))
+        with output.open("wb") as printed:
+            process = subprocess.Popen(  # noqa: S603 - our own launcher
+                [sys.executable, "-m", "serve_app.cli.serve", str(changed), "--port", str(port)],
+                cwd=ROOT,
+                env={**os.environ, "RAY_AUTH_TOKEN": token},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            address = _wait_until_ready(process, output)
+            with _observer(address, token) as observer:
+                yield Service(f"127.0.0.1:{port}", process.pid, observer)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> str:
+    """Wait for the launcher's last line; returns where its Ray is found."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while READY not in (printed := output.read_text()):
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            sys.exit(f"the service did not start:\n{printed}")
+        time.sleep(0.1)
+    (line,) = [line for line in printed.splitlines() if line.startswith("  Ray  ")]
+    return line.split()[1].rstrip(",")
+
+
+@contextlib.contextmanager
+def _observer(address: str, token: str) -> Iterator[Observer]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with subprocess.Popen(  # noqa: S603 - our own script
+        [sys.executable, str(Path(__file__).with_name("observer.py")), address],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        observer = Observer(process)
+        observer.streams()  # it has joined once it answers
+        try:
+            yield observer
+        finally:
+            process.stdin.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Memory:
+    """Resident bytes of one process over a run; ``kernel`` sockets are counted like one."""
+
+    name: str
+    start_bytes: int
+    end_bytes: int = 0
+    maximum_bytes: int = 0
+    seen: int = field(default=0, repr=False)
+
+    def saw(self, resident_bytes: int) -> None:
+        """Take one sample."""
+        self.end_bytes = resident_bytes
+        self.maximum_bytes = max(self.maximum_bytes, resident_bytes)
+        self.seen += 1
+
+
+class MemoryWatch:
+    """Samples the memory of every process below one, and of all TCP sockets of the machine, on its own thread."""
+
+    def __init__(self, root: int, period_s: float = 0.5) -> None:
+        self._root = root
+        self._period_s = period_s
+        self._memories: dict[int, Memory] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What was seen of the processes that lived for most of the run, the largest first."""
+        longest = max(memory.seen for memory in self._memories.values())
+        lasting = [memory for memory in self._memories.values() if memory.seen > longest / 2]
+        return [dataclasses.asdict(each) for each in sorted(lasting, key=lambda memory: -memory.maximum_bytes)]
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._period_s):
+            self._sample(0, "TCP buffers of the kernel, whole machine", _tcp_bytes())
+            for pid in [self._root, *descendants(self._root)]:
+                with contextlib.suppress(OSError, IndexError):  # it has ended
+                    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                    self._sample(pid, _name(pid), pages * PAGE_BYTES)
+
+    def _sample(self, pid: int, name: str, resident_bytes: int) -> None:
+        self._memories.setdefault(pid, Memory(name, resident_bytes)).saw(resident_bytes)
+
+
+def _tcp_bytes() -> int:
+    """What the kernel holds of data that was sent and not read."""
+    (line,) = [line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:")]
+    words = line.split()
+    return int(words[words.index("mem") + 1]) * PAGE_BYTES
+
+
+def _name(pid: int) -> str:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    return " ".join([Path(words[0]).name or "?", *(Path(word).name for word in words[1:3] if word.endswith(".py"))])
