@@ -114,6 +114,7 @@ class Codec:
         pre_conv = ConvWeights.of(source.pre_conv.conv)
         self._pre_conv = Conv(builder, pre_conv.after(projected).before(transformer.input_proj))
         self._transformer = Transformer(builder, transformer, config)
+        far = builder.memory_frames
         ups = [ConvWeights.of(up.conv) for up, _ in source.upsample]
         ups[0] = ups[0].after(
             transformer.output_proj.weight.float() * transformer.norm.weight, transformer.output_proj.bias
@@ -126,6 +127,7 @@ class Codec:
         self._conv = Conv(builder, ConvWeights.of(conv.conv))
         self._blocks = [UpsamplingBlock(builder, block) for block in blocks]
         self._head = WaveHead(builder, snake, head.conv)
+        self._memory_frames = math.ceil(builder.memory_frames - far)  # of all behind the transformer: 10 in the release
         self._tail_blocks = min(_TAIL_BLOCKS, len(self._blocks) - 1)
         self._device = device
         self._step_frames = _CPU_STEP_FRAMES if device.type == "cpu" else _DEVICE_STEP_FRAMES
@@ -173,6 +175,29 @@ class Codec:
             self._pool[rows], self._position[rows] = state, position
         return samples.flatten(1)
 
+    @torch.inference_mode()
+    def absorb(self, codes: Tensor, row: int) -> None:
+        """Bring a row's state past some frames as :meth:`decode` does, without their samples.
+
+        Only the transformer looks far back. The convolutions behind it, which are nearly all of the cost, remember
+        the last few frames and are run over those alone.
+
+        Args:
+            codes: [T, Q] int64; Q = ``num_quantizers``.
+            row: of the pool; its state is that of :meth:`decode` but for rounding.
+        """
+        state, position = self._pool[row : row + 1], self._position[row : row + 1]
+        early = max(0, len(codes) - self._memory_frames)
+        for start in range(0, early, self._step_frames):
+            part = codes[None, start : min(start + self._step_frames, early)]
+            self._attend(Step(state, part.shape[1], None), position, part)
+            position += part.shape[1]
+        self.decode(codes[None, early:], slice(row, row + 1))
+
+    def _attend(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
+        """[B, T, Q] -> [B, T, C], the transformer's output; mutates ``step.state``."""
+        return self._transformer(step, position, self._pre_conv.over(step, self._embed(codes)))
+
     def _step(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
         """[B, T, Q] -> [B, T * samples_per_frame]; mutates ``step.state``."""
         real = None
@@ -180,8 +205,7 @@ class Codec:
             frame = torch.arange(step.frames, device=codes.device)
             real = (frame < step.n_frames[:, None])[:, :, None]  # [B, T, 1]
             codes = torch.where(real, codes, 0)
-        x = self._pre_conv.over(step, self._embed(codes))
-        x = self._transformer(step, position, x)
+        x = self._attend(step, position, codes)
         for conv, block in self._upsample:
             x = block(step, conv.over(step, x))
         x = self._conv.over(step, x)

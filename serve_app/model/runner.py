@@ -169,7 +169,7 @@ class TorchRunner:
             delivered = len(codes)
             x = torch.cat([x, self.prompts.embed_codes(codes) + state.text[slot, :delivered]])
             state.seen[slot, codes[:, 0]] = True
-            self.codec.decode(codes[None], slice(slot, slot + 1))
+            self.codec.absorb(codes, slot)
         constant = self.prompts.constant_positions(source.tokens, source.voice, request.language)
         key = (source.voice.digest, request.language)
         prefix = self._prefixes.get(key, time.monotonic())
@@ -250,7 +250,7 @@ class TorchRunner:
     def learn(self, voice: VoicePrompt) -> None:
         """Compute a voice's state ahead of its first stream; before the engine starts, or on its thread.
 
-        On a CPU and the true shapes this takes about as long as the reference clip, which nobody should wait for.
+        On a CPU and the true shapes this takes seconds, which nobody should wait for.
         """
         self._voice_state(voice)
 
@@ -267,7 +267,7 @@ class TorchRunner:
                 codes = torch.from_numpy(voice.codes.astype(np.int64)).to(self._device)
                 spare = self.slots
                 self.codec.reset(spare)
-                self.codec.decode(codes[None], slice(spare, spare + 1))
+                self.codec.absorb(codes, spare)
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self._voices.put(key, state, now_s)
