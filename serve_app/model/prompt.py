@@ -79,9 +79,13 @@ class PromptBuilder:
         return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
 
     def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str) -> int:
-        """Positions at the beginning of a prompt that are the same for every text of this voice and language."""
+        """Positions at the beginning of a prompt that are the same for every text of this voice and language.
+
+        At least one position is always left, whose logits give the first frame: a transcript may have more tokens
+        than its codes have frames.
+        """
         tags = 3 if self._language_id(language) is None else 4
-        over_codes = 0 if voice.codes is None else min(len(tokens.reference), 1 + len(voice.codes))
+        over_codes = 0 if voice.codes is None else min(len(tokens.reference), len(voice.codes))
         return _ROLE_TOKENS + tags + 2 + over_codes
 
     def embed_codes(self, codes: Tensor) -> Tensor:
