@@ -257,6 +257,18 @@ class ConvNeXt:
         return self._down(functional.gelu(self._up(hidden)), residual=x)
 
 
+class Upsampling:
+    """A transposed convolution and a ConvNeXt block."""
+
+    def __init__(self, builder: Builder, weights: ConvWeights, block: Upstream) -> None:
+        self._conv = Conv(builder, weights)
+        self._block = ConvNeXt(builder, block)
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T * rate, C]."""
+        return self._block(step, self._conv.over(step, x))
+
+
 class WaveHead:
     """The last snake and the convolution to one channel, in float32 whatever the codec's dtype.
 
