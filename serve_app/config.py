@@ -168,6 +168,18 @@ class SessionConfig(Settings):
     max_utterance_characters: int = Field(
         default=20_000, ge=1, le=1_000_000, description="Text of one utterance, all its `speak`s together."
     )
+    continuity: bool = Field(
+        default=False,
+        description="Each text chunk is spoken with the one before it, text and codes, as a continuation of the voice's"
+        " reference. Off until somebody has heard with real weights what it does.",
+    )
+    continuity_max_frames: int = Field(
+        default=250,
+        ge=1,
+        le=2000,
+        description="A text chunk of more frames (12.5 a second) is not given to the next one; nor is one that would"
+        " leave less room in `engine.max_positions` than the next text's budget of frames.",
+    )
     idle_timeout_s: float = Field(default=300.0, gt=0, description="Silence of the client that ends its socket.")
     max_queued_utterances: int = Field(default=32, ge=1, description="Utterances that may wait on one socket.")
     max_message_bytes: int = Field(default=1 << 20, ge=1024, description="Largest message taken from a client.")
@@ -206,6 +218,11 @@ class AdmissionConfig(Settings):
     max_streams_per_key: int | None = Field(
         default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
     )
+
+    @property
+    def context_frames(self) -> int:
+        """Most frames of a text chunk that are kept for the next one; 0 while continuity is off."""
+        return self.continuity_max_frames if self.continuity else 0
 
 
 class AppConfig(Settings):

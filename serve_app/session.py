@@ -305,6 +305,7 @@ class Session:
             manner,
             self.setup.text.open(manner.language),
             whole=isinstance(message, SpeakWhole),
+            context_frames=self.setup.limits.context_frames,
         )
         self._take_text(utterance, message)
         self._utterances = number

@@ -41,6 +41,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenContext:
+    """What the same voice said just before, which the next text should sound like a continuation of.
+
+    Attributes:
+        text: all that was said.
+        codes: [F, 16] int16, all of its frames; at least one.
+    """
+
+    text: str
+    codes: NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One text chunk to be spoken by one stream.
 
@@ -55,6 +68,8 @@ class SpeechRequest:
         priority: 0 is normal, lower is served first among those who wait for a slot.
         delivered_codes: [F, 16] int16, frames of this very request that the caller already holds from a stream
             that broke off; the new stream goes on at frame F. None starts at the beginning.
+        context: the text chunk before this one, of the same utterance; it continues the voice's reference. It is no
+            part of this request's own frames and audio. None speaks from the voice alone.
     """
 
     text: str
@@ -65,6 +80,7 @@ class SpeechRequest:
     listening: bool = True
     priority: int = 0
     delivered_codes: NDArray[np.int16] | None = None
+    context: SpokenContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.audio import Timeline, encoder_for, seconds
 from serve_app.chunker import Chunker, ChunkLimits
+from serve_app.continuity import Continuity
 from serve_app.messages import (
     MAX_SEED,
     AudioMessage,
@@ -102,7 +103,17 @@ class Utterance:
         sent_samples: how much of it has left, or is leaving.
     """
 
-    def __init__(self, number: int, utterance_id: str, manner: Manner, text: OpenText, *, whole: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        utterance_id: str,
+        manner: Manner,
+        text: OpenText,
+        *,
+        whole: bool,
+        context_frames: int = 0,
+    ) -> None:
+        """Begin one without text; a text chunk of up to ``context_frames`` frames is the next one's context."""
         assert manner.seed is not None, "an utterance's seed is decided"
         self.number = number
         self.utterance_id = utterance_id
@@ -118,6 +129,7 @@ class Utterance:
         self._chunks: deque[str] = deque()
         self._index = -1
         self._chunk = ""
+        self._continuity = Continuity(context_frames)
         self._segment_due = False
         self._seq = 0
         self._encoder = encoder_for(manner.encoding)
@@ -163,12 +175,14 @@ class Utterance:
             sampling=self.manner.sampling,
             listening=not self.whole,
             priority=_PRIORITIES[self.manner.priority],
+            context=self._continuity.begin(self._chunk),
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
         """Messages of one audio chunk, the ``segment`` first where a text chunk begins."""
         if self._first_audio_s is None:
             self._first_audio_s = now_s
+        self._continuity.add(chunk.codes)
         sends: list[Send] = []
         if self._segment_due and not self.whole:
             segment = Segment(
@@ -186,6 +200,7 @@ class Utterance:
     def ended(self, end: SpeechEnd, generation_s: float) -> None:
         """A text chunk was spoken to its end; the first that was cut short names the utterance's reason."""
         self._generation_s += generation_s
+        self._continuity.end(end.finish_reason)
         if self._finish_reason == "eos":
             self._finish_reason = end.finish_reason
 
@@ -198,6 +213,7 @@ class Utterance:
         Args:
             asked_s: when its first ``speak`` came, on the clock of :meth:`audio`.
         """
+        self._continuity.forget()
         samples = self.timeline.samples
         if self.whole:
             self.timeline = Timeline()

@@ -220,7 +220,8 @@ class Engine:
             for slot, stream in self._running.items()
         ]
         waiting_since_s = self._waiting[0].arrived_s if self._waiting and self._free else None
-        return State(views, waiting_since_s, self._frame_since_prefill, self._costs, self._settings)
+        positions = self._waiting[0].prepared.prefill_positions if self._waiting else 0
+        return State(views, waiting_since_s, self._frame_since_prefill, self._costs, self._settings, positions)
 
     def _drop_cancelled(self) -> None:
         for stream in [stream for stream in (*self._running.values(), *self._waiting) if stream.cancelled]:
@@ -249,7 +250,7 @@ class Engine:
             return
         self._failed_steps["prefill"] = 0
         stream.timings_s["prefill"] = self._clock() - began_s
-        self._costs.observe("prefill", 1, stream.timings_s["prefill"])
+        self._costs.observe("prefill", stream.prepared.prefill_positions, stream.timings_s["prefill"])
         if stream.frames >= stream.prepared.max_frames:
             self._end(stream, "length")
 

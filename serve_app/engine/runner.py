@@ -20,13 +20,14 @@ class Prepared:
 
     Attributes:
         request: as it came.
-        prompt_positions: talker positions that the prefill takes, delivered frames included.
+        prefill_positions: talker positions that the prefill computes: a context's and delivered frames too, but not
+            what is kept of the voice.
         max_frames: frames after which the stream ends with ``length``, delivered frames included.
         model_input: the runner's own; the engine hands it back untouched.
     """
 
     request: SpeechRequest
-    prompt_positions: int
+    prefill_positions: int
     max_frames: int
     model_input: object
 

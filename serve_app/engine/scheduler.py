@@ -67,6 +67,7 @@ class State:
         frame_since_prefill: a frame was drawn for somebody who plays since the last prefill.
         costs: measured step durations.
         settings: the engine's configuration.
+        waiting_positions: what the prefill of the first who waits computes.
     """
 
     slots: Sequence[SlotView]
@@ -74,6 +75,7 @@ class State:
     frame_since_prefill: bool
     costs: Costs
     settings: EngineConfig
+    waiting_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,10 @@ def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
     if not view.listening or view.heard_until_s is None:
         return False
     need_s = _need_s(view, state)
-    batch = max(1, len(state.slots))
-    other_s = state.costs.of("predict" if state.waiting_since_s is None else "prefill", batch)
+    if state.waiting_since_s is None:
+        other_s = state.costs.of("predict", max(1, len(state.slots)))
+    else:
+        other_s = state.costs.of("prefill", state.waiting_positions)
     return need_s <= slack_s(view, now_s) < _SAFETY * (need_s + other_s)
 
 

@@ -8,7 +8,9 @@ Source: qwen-tts 0.1.1, modeling_qwen3_tts_tokenizer_v2.py, Qwen3TTSTokenizerV2D
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,9 @@ from torch.nn import functional
 from serve_app.model.codec_layers import (
     Builder,
     Conv,
-    ConvNeXt,
     ConvWeights,
     Step,
+    Upsampling,
     UpsamplingBlock,
     WaveHead,
 )
@@ -32,6 +34,9 @@ _CPU_STEP_FRAMES = 16
 _DEVICE_STEP_FRAMES = 64
 
 _TAIL_BLOCKS = 2
+
+Stage = Callable[[Step, Tensor], Tensor]
+"""What is behind the transformer, layer by layer: [B, T * rate, C] -> [B, T * rate', C']."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +123,24 @@ class Codec:
         ups[0] = ups[0].after(
             transformer.output_proj.weight.float() * transformer.norm.weight, transformer.output_proj.bias
         )
-        self._upsample = [
-            (Conv(builder, weights), ConvNeXt(builder, block))
-            for weights, (_, block) in zip(ups, source.upsample, strict=True)
-        ]
         conv, *blocks, snake, head = source.decoder
-        self._conv = Conv(builder, ConvWeights.of(conv.conv))
-        self._blocks = [UpsamplingBlock(builder, block) for block in blocks]
-        self._head = WaveHead(builder, snake, head.conv)
-        self._tail_blocks = min(_TAIL_BLOCKS, len(self._blocks) - 1)
+        makers: list[Callable[[], Stage]] = [
+            *(
+                partial(Upsampling, builder, weights, block[1])
+                for weights, block in zip(ups, source.upsample, strict=True)
+            ),
+            lambda: Conv(builder, ConvWeights.of(conv.conv)).over,
+            *(partial(UpsamplingBlock, builder, block) for block in blocks),
+            partial(WaveHead, builder, snake, head.conv),
+        ]
+        self._stages: list[Stage] = []
+        before: list[float] = []
+        for make in makers:
+            before.append(builder.memory_frames)
+            self._stages.append(make())
+        # Frames that a stage and all behind it look back: 10, 7, 5, 4, 1, 1, 1, 1 in the release.
+        self._reach_frames = [math.ceil(builder.memory_frames - frames) for frames in before]
+        self._tail_stages = 1 + min(_TAIL_BLOCKS, len(blocks) - 1)
         self._device = device
         self._step_frames = _CPU_STEP_FRAMES if device.type == "cpu" else _DEVICE_STEP_FRAMES
         self._pool = torch.zeros(rows, builder.width, dtype=dtype, device=device)
@@ -173,6 +187,35 @@ class Codec:
             self._pool[rows], self._position[rows] = state, position
         return samples.flatten(1)
 
+    @torch.inference_mode()
+    def absorb(self, codes: Tensor, row: int) -> None:
+        """Bring a row's state past some frames as :meth:`decode` does, without their samples.
+
+        Only the transformer looks far back. Of the convolutions behind it, which are nearly all of the cost, each is
+        run over the last frames that it and those behind it remember.
+
+        Args:
+            codes: [T, Q] int64; Q = ``num_quantizers``.
+            row: of the pool; its state is that of :meth:`decode` but for rounding.
+        """
+        frames = len(codes)
+        if frames == 0:
+            return
+        state, position = self._pool[row : row + 1], self._position[row : row + 1]
+        parts: list[Tensor] = []
+        for part in codes[None].split(_DEVICE_STEP_FRAMES, dim=1):  # the transformer's own products are small
+            parts.append(self._attend(Step(state, part.shape[1], None), position, part))
+            position += part.shape[1]
+        x = torch.cat(parts, dim=1)
+        for stage, reach_frames in zip(self._stages, self._reach_frames, strict=True):
+            rate, frames = x.shape[1] // frames, min(frames, reach_frames)
+            x = stage(Step(state, frames, None), x[:, -frames * rate :])
+            # What a stage makes of a stale memory is gone from every later one's by the last of its frames.
+
+    def _attend(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
+        """[B, T, Q] -> [B, T, C], the transformer's output; mutates ``step.state``."""
+        return self._transformer(step, position, self._pre_conv.over(step, self._embed(codes)))
+
     def _step(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
         """[B, T, Q] -> [B, T * samples_per_frame]; mutates ``step.state``."""
         real = None
@@ -180,13 +223,9 @@ class Codec:
             frame = torch.arange(step.frames, device=codes.device)
             real = (frame < step.n_frames[:, None])[:, :, None]  # [B, T, 1]
             codes = torch.where(real, codes, 0)
-        x = self._pre_conv.over(step, self._embed(codes))
-        x = self._transformer(step, position, x)
-        for conv, block in self._upsample:
-            x = block(step, conv.over(step, x))
-        x = self._conv.over(step, x)
-        for block in self._blocks[: -self._tail_blocks]:
-            x = block(step, x)
+        x = self._attend(step, position, codes)
+        for stage in self._stages[: -self._tail_stages]:
+            x = stage(step, x)
         samples = self._tail(step, x)
         if real is None:
             return samples
@@ -212,9 +251,9 @@ class Codec:
         return torch.cat(rows)
 
     def _tail_of(self, step: Step, x: Tensor) -> Tensor:
-        for block in self._blocks[-self._tail_blocks :]:
-            x = block(step, x)
-        return self._head(step, x)
+        for stage in self._stages[-self._tail_stages :]:
+            x = stage(step, x)
+        return x
 
     @torch.inference_mode()
     def reset(self, row: int) -> None:

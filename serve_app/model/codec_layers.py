@@ -81,6 +81,8 @@ class Builder:
         self.dtype = dtype
         self.device = device
         self.width = 0
+        self.rate = 1  # input columns per frame of the layer that is built next
+        self.memory_frames = 0.0  # frames that the layers so far look back, one after the other
 
     def tensor(self, values: Tensor) -> Tensor:
         """Return detached ``values`` as the layers compute with them."""
@@ -97,6 +99,7 @@ class Builder:
         """Reserve the next place in a row of state."""
         history = History(self.width, columns, channels)
         self.width += columns * channels
+        self.memory_frames += columns / self.rate
         return history
 
 
@@ -162,6 +165,7 @@ class Conv:
         self._stride = weights.stride
         self._span = (weights.taps - 1) * weights.dilation + 1
         self.history = builder.history(self._span - 1, weights.matrix.shape[1] // weights.taps)
+        builder.rate *= weights.stride
         self._linear = builder.linear(weights.matrix, weights.bias)
 
     def over(self, step: Step, x: Tensor) -> Tensor:
@@ -251,6 +255,18 @@ class ConvNeXt:
         hidden = functional.conv1d(window, self._taps, self._bias, groups=self._channels[0]).transpose(1, 2)
         hidden = functional.layer_norm(hidden, self._channels, eps=self._eps)
         return self._down(functional.gelu(self._up(hidden)), residual=x)
+
+
+class Upsampling:
+    """A transposed convolution and a ConvNeXt block."""
+
+    def __init__(self, builder: Builder, weights: ConvWeights, block: Upstream) -> None:
+        self._conv = Conv(builder, weights)
+        self._block = ConvNeXt(builder, block)
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T * rate, C]."""
+        return self._block(step, self._conv.over(step, x))
 
 
 class WaveHead:

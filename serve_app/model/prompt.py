@@ -6,6 +6,7 @@ of the text does not fit over the reference's codes trails along, one token a fr
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +28,14 @@ class PromptTokens:
     Attributes:
         role: ids of ``<|im_start|>assistant\n``.
         text: ids of the text to be spoken.
-        reference: ids of the reference clip's transcript; empty in x-vector mode.
+        reference: ids of the reference's transcript, a context's text included; empty where there is neither.
+        voice_tokens: how many of ``reference`` are the same for every context of the voice.
     """
 
     role: list[int]
     text: list[int]
     reference: list[int]
+    voice_tokens: int
 
 
 class PromptBuilder:
@@ -58,30 +61,42 @@ class PromptBuilder:
         tags = [self._config.tts_bos_token_id, self._config.tts_eos_token_id, self._config.tts_pad_token_id]
         self._text_bos, self._text_eos, self.text_pad = self._embed_text(tags)[:, None]  # each [1, H]
 
-    def tokenize(self, text: str, transcript: str | None) -> PromptTokens:
+    def tokenize(self, text: str, transcript: str | None, context: str | None = None) -> PromptTokens:
         """Turn texts into ids; on any thread.
 
         Names of the tokenizer's special tokens are dropped from the texts: they would be read as marks, not spoken.
+
+        Args:
+            text: to be spoken.
+            transcript: of the voice's reference clip; None in x-vector mode.
+            context: what was said behind the clip; both are tokenised as one text.
 
         Source: qwen-tts 0.1.1, Qwen3TTSModel._build_assistant_text and _build_ref_text, and the slices that
             Qwen3TTSForConditionalGeneration.generate takes of their ids.
         """
         ids = self._ids(f"<|im_start|>assistant\n{self._plain(text)}<|im_end|>\n<|im_start|>assistant\n")
-        reference: list[int] = []
-        if transcript is not None:
-            wrapped = self._ids(f"<|im_start|>assistant\n{self._plain(transcript)}<|im_end|>\n")
-            reference = wrapped[_ROLE_TOKENS:-_REFERENCE_TAIL_TOKENS]
-        return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference)
+        said = "" if transcript is None else self._plain(transcript)
+        reference = self._reference_ids(said)
+        voice_tokens = len(reference)
+        if context is not None:
+            alone, reference = reference, self._reference_ids(join_texts(said, self._plain(context)))
+            # The end of one text and the beginning of the next may make a token of both.
+            voice_tokens = voice_tokens if reference[:voice_tokens] == alone else 0
+        return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference, voice_tokens)
 
     def positions(self, voice: VoicePrompt, language: str) -> int:
-        """Talker positions that a prompt takes, whatever its text."""
+        """Talker positions that a prompt takes, whatever its text; a context takes one more for each frame."""
         tags = 3 if self._language_id(language) is None else 4
         return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
 
     def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str) -> int:
-        """Positions at the beginning of a prompt that are the same for every text of this voice and language."""
+        """Positions at the beginning of a prompt that are the same for every text and context of voice and language.
+
+        At least one position is always left, whose logits give the first frame: a transcript may have more tokens
+        than its codes have frames.
+        """
         tags = 3 if self._language_id(language) is None else 4
-        over_codes = 0 if voice.codes is None else min(len(tokens.reference), 1 + len(voice.codes))
+        over_codes = 0 if voice.codes is None else min(tokens.voice_tokens, len(voice.codes))
         return _ROLE_TOKENS + tags + 2 + over_codes
 
     def embed_codes(self, codes: Tensor) -> Tensor:
@@ -99,12 +114,18 @@ class PromptBuilder:
         """Embed codes [B] of one codebook into [B, H]."""
         return torch.nn.functional.embedding(codes + self.code_offsets[codebook], self.code_table)
 
-    def embed_reference(self, voice: VoicePrompt) -> Tensor | None:
-        """The reference's part of an ICL prompt without its text: [1 + T, H], the codec's begin mark first."""
-        if voice.codes is None:
-            return None
-        codes = torch.from_numpy(voice.codes.astype("int64")).to(self._device)
-        return torch.cat([self._tag(self._talker_config.codec_bos_id), self.embed_codes(codes)])
+    def embed_reference(self, codes: Tensor, before: Tensor | None = None) -> Tensor:
+        """The reference's part of an ICL prompt without its text.
+
+        Args:
+            codes: [T, 16] int64.
+            before: [1 + S, H], a reference that these codes continue; None begins one.
+
+        Returns:
+            [1 + S + T, H], the codec's begin mark first.
+        """
+        begun = self._tag(self._talker_config.codec_bos_id) if before is None else before
+        return torch.cat([begun, self.embed_codes(codes)])
 
     def build(
         self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None
@@ -145,6 +166,9 @@ class PromptBuilder:
     def _language_id(self, language: str) -> int | None:
         return None if language == "auto" else self._talker_config.codec_language_id[language]
 
+    def _reference_ids(self, said: str) -> list[int]:
+        return self._ids(f"<|im_start|>assistant\n{said}<|im_end|>\n")[_ROLE_TOKENS:-_REFERENCE_TAIL_TOKENS]
+
     def _plain(self, text: str) -> str:
         return text if self._special is None else self._special.sub("", text)
 
@@ -156,3 +180,11 @@ class PromptBuilder:
 
     def _tag(self, *ids: int) -> Tensor:
         return self.code_table[torch.tensor(ids, device=self._device)]
+
+
+def join_texts(first: str, second: str) -> str:
+    """Two texts as one: a space between them, but none behind Chinese or Japanese, whose characters are wide."""
+    if not first or not second:
+        return first + second
+    wide = unicodedata.east_asian_width(first[-1]) in "WF" and not "\uac00" <= first[-1] <= "\ud7a3"  # Hangul is spaced
+    return first + ("" if wide else " ") + second

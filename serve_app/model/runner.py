@@ -3,6 +3,7 @@
 It implements :class:`serve_app.engine.runner.Runner`; when anything runs is not its business.
 """
 
+import logging
 import math
 import time
 import unicodedata
@@ -27,16 +28,29 @@ from serve_app.model.prompt import PromptBuilder, PromptTokens
 from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps
 from serve_app.model.talker import Talker
-from serve_app.speech import Sampling, SpeechRequest
+from serve_app.speech import CODE_GROUPS, Sampling, SpeechRequest
 from serve_app.voices import BoundedCache, VoicePrompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What ``prepare`` found out about a request."""
+    """What ``prepare`` found out about a request.
+
+    Attributes:
+        tokens: its texts.
+        voice: as it was asked for.
+        context: [F, 16] int16, frames that continue the voice's reference; None where there are none.
+        constant_positions: of the prompt, the same for every text and context of voice and language.
+        talker_draw: how codebook 0 is drawn.
+        predictor_draw: the same of codebooks 1 to 15.
+    """
 
     tokens: PromptTokens
     voice: VoicePrompt
+    context: NDArray[np.int16] | None
+    constant_positions: int
     talker_draw: Draw
     predictor_draw: Draw
 
@@ -86,10 +100,10 @@ class TorchRunner:
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self._voices = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
-        self._prefixes = BoundedCache[tuple[str, str], tuple[Tensor, Tensor]](
+        self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """By voice and language: the talker's keys and values of the part of a prompt that no text changes."""
+        """By voice, language and length: the talker's keys and values of the part of a prompt that no text changes."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
@@ -107,6 +121,8 @@ class TorchRunner:
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
         """Check and tokenise a request, on any thread, without touching a slot.
 
+        A context is left out where it would take positions from the text's budget of frames.
+
         Raises:
             TextTooLongError: text, voice and the least budget of frames do not fit into a slot.
         """
@@ -115,7 +131,6 @@ class TorchRunner:
             raise TextTooLongError(
                 f"one stream takes {settings.max_chunk_characters} characters, and the text has {len(request.text)}"
             )
-        tokens = self.prompts.tokenize(request.text, voice.transcript)
         positions = self.prompts.positions(voice, request.language)
         budget = max(
             settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character)
@@ -126,18 +141,21 @@ class TorchRunner:
                 f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves less than"
                 f" the {settings.budget_min_frames} frames that a text may need"
             )
-        delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
+        said, context = _context_within(request, room - budget)
+        tokens = self.prompts.tokenize(request.text, voice.transcript, said)
+        constant = self.prompts.constant_positions(tokens, voice, request.language)
+        forced = sum(len(codes) for codes in (context, request.delivered_codes) if codes is not None)
         talker_draw, predictor_draw = _resolve(request.sampling, *self._checkpoint_draws)
         return Prepared(
             request=request,
-            prompt_positions=positions + delivered,
+            prefill_positions=positions - constant + forced,
             max_frames=min(budget, room),
-            model_input=ModelInput(tokens, voice, talker_draw, predictor_draw),
+            model_input=ModelInput(tokens, voice, context, constant, talker_draw, predictor_draw),
         )
 
     @torch.inference_mode()
     def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot in one talker call, delivered frames forced.
+        """Fill a free slot in one talker call, a context's and delivered frames forced.
 
         Raises:
             CapacityError: the device has no memory left for this prompt; the slot stays free.
@@ -155,23 +173,40 @@ class TorchRunner:
         request = prepared.request
         state = self.slot_tensors
         voice = self._voice_state(source.voice)
-        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, voice.reference)
+        context, delivered = self._on_device(source.context), self._on_device(request.delivered_codes)
+        reference = voice.reference
+        if len(context):
+            reference = self.prompts.embed_reference(context, before=reference)
+        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference)
+        text = text[: state.text.shape[1]]  # of more tokens than a slot has frames, the last are never read
         state.text[slot] = self.prompts.text_pad
         state.text[slot, : len(text)] = text
         state.seen[slot] = False
-        delivered = 0
+        if len(delivered):
+            x = torch.cat([x, self.prompts.embed_codes(delivered) + state.text[slot, : len(delivered)]])
+            state.seen[slot, delivered[:, 0]] = True
+        self._fill_codec(slot, voice, torch.cat([context, delivered]))
+        hidden, logits = self._fill_talker(slot, source, request.language, x)
+        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
+        state.seeds[slot] = request.seed
+        state.talker_draws.set(slot, source.talker_draw)
+        state.predictor_draws.set(slot, source.predictor_draw)
+        state.positions[slot] = self._filled[slot] = len(x)
+        state.frames[slot] = state.decoded[slot] = len(delivered)
+
+    def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
+        """Bring a slot's codec behind the voice's reference and the frames ``heard`` [F, 16] after it."""
         if voice.codec is None:
             self.codec.reset(slot)
         else:
             self.codec.restore(slot, voice.codec)
-        if request.delivered_codes is not None and len(request.delivered_codes):
-            codes = torch.from_numpy(request.delivered_codes.astype(np.int64)).to(self._device)
-            delivered = len(codes)
-            x = torch.cat([x, self.prompts.embed_codes(codes) + state.text[slot, :delivered]])
-            state.seen[slot, codes[:, 0]] = True
-            self.codec.decode(codes[None], slice(slot, slot + 1))
-        constant = self.prompts.constant_positions(source.tokens, source.voice, request.language)
-        key = (source.voice.digest, request.language)
+        if len(heard):
+            self.codec.absorb(heard, slot)
+
+    def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a prompt [L, H]; hidden [1, H] and logits [1, V] of its last position."""
+        constant = source.constant_positions
+        key = (source.voice.digest, language, constant)
         prefix = self._prefixes.get(key, time.monotonic())
         if prefix is None:  # in two calls the first time too, so that it gives what every later time gives
             self.talker.prefill(x[None, :constant], slot)
@@ -179,13 +214,13 @@ class TorchRunner:
             self._prefixes.put(key, prefix, time.monotonic())
         else:
             self.talker.cache.copy_in(slot, prefix)
-        hidden, logits = self.talker.prefill(x[None, constant:], slot, constant)
-        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
-        state.seeds[slot] = request.seed
-        state.talker_draws.set(slot, source.talker_draw)
-        state.predictor_draws.set(slot, source.predictor_draw)
-        state.positions[slot] = self._filled[slot] = len(x)
-        state.frames[slot] = state.decoded[slot] = delivered
+        return self.talker.prefill(x[None, constant:], slot, constant)
+
+    def _on_device(self, codes: NDArray[np.int16] | None) -> Tensor:
+        """Codes [F, 16] as int64; none of them where there are none."""
+        if codes is None:
+            return torch.empty(0, CODE_GROUPS, dtype=torch.int64, device=self._device)
+        return torch.from_numpy(codes.astype(np.int64)).to(self._device)
 
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> Frames:
@@ -250,7 +285,7 @@ class TorchRunner:
     def learn(self, voice: VoicePrompt) -> None:
         """Compute a voice's state ahead of its first stream; before the engine starts, or on its thread.
 
-        On a CPU and the true shapes this takes about as long as the reference clip, which nobody should wait for.
+        On a CPU and the true shapes this takes seconds, which nobody should wait for.
         """
         self._voice_state(voice)
 
@@ -261,17 +296,27 @@ class TorchRunner:
         state = self._voices.get(key, now_s)
         if state is None:
             speaker = torch.from_numpy(voice.speaker_embedding).to(self._device, self.prompts.code_table.dtype)
-            reference = self.prompts.embed_reference(voice)
-            codec = None
+            reference = codec = None
             if voice.codes is not None:
-                codes = torch.from_numpy(voice.codes.astype(np.int64)).to(self._device)
-                spare = self.slots
+                codes, spare = self._on_device(voice.codes), self.slots
+                reference = self.prompts.embed_reference(codes)
                 self.codec.reset(spare)
-                self.codec.decode(codes[None], slice(spare, spare + 1))
+                self.codec.absorb(codes, spare)
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self._voices.put(key, state, now_s)
         return state
+
+
+def _context_within(request: SpeechRequest, positions: int) -> tuple[str | None, NDArray[np.int16] | None]:
+    """Text and codes of a request's context; neither where its frames do not fit into ``positions``."""
+    context = request.context
+    if context is None:
+        return None, None
+    if len(context.codes) > positions:
+        log.info("a context of %d frames is left out: the text may need the room", len(context.codes))
+        return None, None
+    return context.text, context.codes
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:

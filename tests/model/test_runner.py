@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_streams_that_shared_a_batch_equal_upstream_alone(runner, checkpoint, vo
     for (text, language, voice), (codes, pcm) in zip(COMBINATIONS, spoken, strict=True):
         np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
         np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], codes), atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [30, 64, 65, 66])
+def test_a_transcript_of_more_tokens_than_frames_is_spoken_over_as_upstream_does(
+    runner, voices, upstream_codes, frames
+):
+    austen = voices["austen"]
+    assert len(runner.prompts.tokenize("x", austen.transcript).reference) == 65
+    fast = replace(austen, voice=f"fast{frames}", digest=f"fast{frames}", codes=austen.codes[:frames])
+    expected = upstream_codes("Hello there.", "english", fast, 8)
+    for _ in range(2):  # the second time with what was kept
+        job = prepare(runner, {fast.voice: fast}, "Hello there.", "english", fast.voice)
+        ((codes, _),) = speak(runner, [job], frames=8)
+        np.testing.assert_array_equal(codes, expected)
 
 
 def test_codes_depend_on_text_language_and_voice(voices, upstream_codes):

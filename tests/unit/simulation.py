@@ -22,6 +22,8 @@ class SimulatedCosts:
     talk_s: float = 0.01
     decode_s: float = 0.004
     per_row: float = 0.05
+    context_frame_s: float = 0.0
+    """Added to a prefill for each frame of its context."""
 
 
 class SimulatedRunner:
@@ -41,7 +43,8 @@ class SimulatedRunner:
 
     def prepare(self, request: SpeechRequest, voice: object = None) -> Prepared:
         delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
-        return Prepared(request, 10 + delivered, max_frames=200, model_input=None)
+        context = 0 if request.context is None else len(request.context.codes)
+        return Prepared(request, 10 + context + delivered, max_frames=200, model_input=None)
 
     def _spend(self, stage: str, slots: tuple[int, ...], seconds: float) -> None:
         self.log.append((stage, slots))
@@ -53,8 +56,9 @@ class SimulatedRunner:
 
     def prefill(self, slot: int, prepared: Prepared) -> None:
         assert slot not in self.texts, "the slot is taken"
-        self._spend("prefill", (slot,), self.costs.prefill_s)
-        delivered = prepared.request.delivered_codes
+        delivered, context = prepared.request.delivered_codes, prepared.request.context
+        context_s = 0.0 if context is None else self.costs.context_frame_s * len(context.codes)
+        self._spend("prefill", (slot,), self.costs.prefill_s + context_s)
         self.texts[slot] = prepared.request.text
         self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
         self.waiting_for_talk.discard(slot)
@@ -149,9 +153,11 @@ class Simulation:
         self.engine = Engine(self.runner, self.settings, clock=lambda: self.runner.now_s)
         self.listeners: list[Listener] = []
 
-    def speak(self, text: str, *, listening: bool = True, delivered=None, priority: int = 0) -> Listener:
+    def speak(self, text: str, *, listening: bool = True, delivered=None, priority: int = 0, context=None) -> Listener:
         """Submit a stream now."""
-        request = SpeechRequest(text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority)
+        request = SpeechRequest(
+            text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority, context=context
+        )
         listener = Listener(text, self.runner.now_s, listening)
         self.listeners.append(listener)
         listener.stream = self.engine.submit(

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from simulation import SimulatedCosts, SimulatedRunner, Simulation
 from serve_app.config import EngineConfig
 from serve_app.engine.costs import Costs
 from serve_app.engine.scheduler import Sleep, SlotView, State, Step, plan, slack_s
+from serve_app.speech import SpokenContext
 
 
 def costs(prefill=0.2, predict=0.02, talk=0.01, decode=0.004):
@@ -33,6 +35,15 @@ def test_urgent_stream_is_served_before_a_new_one():
 
 def test_urgent_stream_is_served_before_somebody_who_waits():
     assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=98.9).stage == "talk"
+
+
+def test_a_listener_is_urgent_earlier_when_a_longer_prefill_waits():
+    known = costs(prefill=0.05)  # of one position
+    known.observe("prefill", 300, 1.0)
+    listener = view(0, "talk", heard_until_s=99.5)
+    for positions, stage in ((20, "prefill"), (310, "talk")):
+        state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=positions)
+        assert plan(state, 99.0).stage == stage
 
 
 def test_a_listener_past_saving_does_not_keep_newcomers_out():
@@ -132,6 +143,20 @@ def test_a_burst_of_newcomers_does_not_starve_those_who_listen():
     assert max(listener.ttfa_s for listener in sim.listeners[2:]) < 8 * 0.25 + 1.5
 
 
+def test_a_long_prefill_waits_until_those_who_listen_can_afford_it():
+    context = SpokenContext("before", np.zeros((100, 16), np.int16))
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.1, context_frame_s=0.01)))
+    sim.speak("w" * 5, context=context)  # the first one is where its cost is learnt
+    sim.run()
+    listener = sim.speak("a" * 150)
+    sim.run(until_s=sim.runner.now_s + 1.0)
+    assert 0.3 < listener.heard_until_s - sim.runner.now_s < 1.1, "less slack than the prefill takes"
+    newcomer = sim.speak("b" * 50, context=context)
+    sim.run()
+    assert listener.underruns == 0
+    assert newcomer.ttfa_s < 3.0
+
+
 def test_newcomers_are_not_starved_by_streams_far_ahead():
     sim = Simulation(SimulatedRunner(slots=10))
     sim.run([(0.0, chr(97 + n) * 180) for n in range(6)] + [(6.0, "z" * 20)])
@@ -178,3 +203,10 @@ def test_costs_of_an_unseen_batch_come_from_the_nearest_seen_one():
     assert [known.of("talk", batch) for batch in (1, 2, 4, 9)] == [1.0, 1.0, 1.0, 4.0]
     known.observe("talk", 2, 2.0)
     assert known.of("talk", 2) == pytest.approx(1.2)
+
+
+def test_prefills_are_judged_by_prefills_of_about_their_length():
+    known = Costs()
+    known.observe("prefill", 12, 0.1)
+    known.observe("prefill", 262, 1.5)
+    assert [known.of("prefill", positions) for positions in (1, 40, 120, 180, 250, 2000)] == [0.1] * 3 + [1.5] * 3
