@@ -196,6 +196,11 @@ class SessionConfig(Settings):
         default=30.0, gt=0, description="A client that reads nothing for so long is closed with SLOW_CLIENT."
     )
 
+    @property
+    def context_frames(self) -> int:
+        """Most frames of a text chunk that are kept for the next one; 0 while continuity is off."""
+        return self.continuity_max_frames if self.continuity else 0
+
 
 class AdmissionConfig(Settings):
     """The queue of text chunks in front of the generators; of each ingress replica."""
@@ -218,11 +223,6 @@ class AdmissionConfig(Settings):
     max_streams_per_key: int | None = Field(
         default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
     )
-
-    @property
-    def context_frames(self) -> int:
-        """Most frames of a text chunk that are kept for the next one; 0 while continuity is off."""
-        return self.continuity_max_frames if self.continuity else 0
 
 
 class AppConfig(Settings):

@@ -409,8 +409,9 @@ async def test_health_counts_the_sessions_that_are_open(backend):
     async with served(backend, AppConfig()) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
         async with socket_to(host, "/api/v1/speak"), socket_to(host, "/ws/tts"):
             assert (await client.get("/health")).json() == {"status": "ok", "sessions": 2}
-        while (await client.get("/health")).json()["sessions"]:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(2):
+            while (await client.get("/health")).json()["sessions"]:  # noqa: ASYNC110 - another process's count
+                await asyncio.sleep(0.01)
 
 
 async def test_probes_and_voices(host, backend):
