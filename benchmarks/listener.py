@@ -46,11 +46,15 @@ class Heard:
     Attributes:
         asked_s: when ``speak`` was sent, on the clock of :func:`time.perf_counter`.
         arrivals: when how many samples came.
-        end: the message that ended it.
+        pcm: all of its audio, 16-bit.
+        ended_s: from ``speak`` to the message that ended it.
+        end: that message.
     """
 
     asked_s: float
     arrivals: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    pcm: bytearray = field(default_factory=bytearray, repr=False)
+    ended_s: float = 0.0
     end: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -94,10 +98,12 @@ async def speak(connection: ClientConnection, text: str, **fields: Any) -> Heard
         if isinstance(frame, bytes):
             if frame:
                 heard.arrivals.append((now_s, len(frame) // SAMPLE_BYTES))
+                heard.pcm += frame
             continue
         message = json.loads(frame)
         if message["type"] in ENDS:
             heard.end = message
+            heard.ended_s = now_s - heard.asked_s
     return heard
 
 

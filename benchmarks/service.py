@@ -210,6 +210,16 @@ class MemoryWatch:
         self._memories.setdefault(pid, Memory(name, resident_bytes)).saw(resident_bytes)
 
 
+def open_files(root: int) -> dict[str, int]:
+    """Descriptors of every kind of process below one, all processes of a kind together."""
+    counts: dict[str, int] = {}
+    for pid in descendants(root):
+        with contextlib.suppress(OSError, IndexError):  # it has ended
+            name = _name(pid)
+            counts[name] = counts.get(name, 0) + len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return counts
+
+
 def _tcp_bytes() -> int:
     """What the kernel holds of data that was sent and not read."""
     (line,) = [line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:")]

@@ -410,7 +410,7 @@ async def test_health_counts_the_sessions_that_are_open(backend):
         async with socket_to(host, "/api/v1/speak"), socket_to(host, "/ws/tts"):
             assert (await client.get("/health")).json() == {"status": "ok", "sessions": 2}
         async with asyncio.timeout(2):
-            while (await client.get("/health")).json()["sessions"]:  # noqa: ASYNC110 - another process's count
+            while (await client.get("/health")).json()["sessions"]:  # noqa: ASYNC110 - asked over HTTP
                 await asyncio.sleep(0.01)
 
 
