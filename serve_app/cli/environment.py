@@ -13,6 +13,13 @@ from pathlib import Path
 LONGEST_SESSION_S = 3600
 """A socket older than this is cut when the proxy is reloaded, which any change of ingress replicas brings about."""
 
+SILENT_CLIENT_S = 60
+"""A client's connection on which nothing moves for so long is cut.
+
+One that does not read holds megabytes in the kernel's buffers, and its socket in the ingress, where the session has
+ended long before: what it was not sent cannot be taken back there. Whoever reads answers a ping every 20 s.
+"""
+
 _SPAN = 1000
 """Ports that ingress replicas may take from their first on."""
 
@@ -108,6 +115,7 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_CLIENT_S),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         # Two services on one machine keep out of each other's way.
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),

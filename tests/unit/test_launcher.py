@@ -62,6 +62,12 @@ def test_ports_are_found_whatever_the_kernel_hands_out(tmp_path, monkeypatch, ke
     assert len(set(dataclasses.astuple(environment.free_ports()))) == 4
 
 
+def test_the_proxy_cuts_who_does_not_read_and_nobody_who_answers_pings(tmp_path):
+    values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096)
+    pinged_and_given_up_s = 20 + 20  # uvicorn's own figures
+    assert pinged_and_given_up_s < int(values["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 120
+
+
 def test_the_port_given_overrides_the_files(tmp_path):
     port = environment.free_ports().metrics
     assert serve.read_config(LOCAL, port)["http_options"]["port"] == port
