@@ -6,12 +6,25 @@ Ray and Serve read most of these once, when they are imported, so they are set f
 import os
 import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 LONGEST_SESSION_S = 3600
 """A socket older than this is cut when the proxy is reloaded, which any change of ingress replicas brings about."""
+
+SILENT_CLIENT_S = 60
+"""A client's connection on which nothing moves for so long is cut.
+
+One that does not read holds megabytes in the kernel's buffers, and its socket in the ingress, where the session has
+ended long before: what it was not sent cannot be taken back there. Whoever reads answers a ping every 20 s.
+"""
+
+_SPAN = 1000
+"""Ports that ingress replicas may take from their first on."""
+
+_BIND_ATTEMPTS = 100
+_KERNEL_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _HAPROXY_WRAPPER = """\
 #!/bin/sh
@@ -43,13 +56,39 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on at this moment."""
+    """Ports that nobody listens on at this moment, and that the kernel hands out to nobody later.
+
+    Those of its own range are gone as soon as anybody connects or listens anywhere: while Ray starts, many do.
+    """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        metrics, stats, fallback, ingress = (one.getsockname()[1] for one in sockets)
+        metrics, stats, fallback, ingress = (_bind_to_free(one) for one in sockets)
         return Ports(metrics, stats, fallback, ingress)
+
+
+def _bind_to_free(one: socket.socket) -> int:
+    for _ in range(_BIND_ATTEMPTS):
+        port = secrets.choice(_outside(_kernel_range()))
+        with suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    one.bind(("127.0.0.1", 0))
+    return one.getsockname()[1]
+
+
+def _kernel_range() -> range:
+    """The ports that the kernel chooses from, for whoever connects or listens and names none."""
+    try:
+        first, last = map(int, _KERNEL_RANGE_FILE.read_text().split())
+    except (OSError, ValueError):
+        first, last = 32768, 60999
+    return range(first, last + 1)
+
+
+def _outside(kernels: range) -> range:
+    """The larger span of unprivileged ports below or above the kernel's; all of them where it leaves few."""
+    below, above = range(10_000, kernels.start - _SPAN), range(kernels.stop, 65536 - _SPAN)
+    return max(below, above, key=len) or range(10_000, 65536 - _SPAN)
 
 
 def write_haproxy_wrapper(directory: Path, binary: Path, ports: Ports) -> Path:
@@ -76,6 +115,7 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_CLIENT_S),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         # Two services on one machine keep out of each other's way.
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
@@ -88,7 +128,7 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(ports.ingress + 1000, 65535)),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(ports.ingress + _SPAN, 65535)),
         # Ray's name for "this node is reachable from itself alone": its servers bind to 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",

@@ -118,13 +118,14 @@ class Driver:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._part(last)
+            log.info("session %s: closed: %s", self._name, last.reason)
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
         """How the connection is to be closed, if the writer did not do it: by what ended first."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
-                return Close(1000, "")
+                return Close(1000, "the client is gone")
             if error is not None:
                 log.error("session %s: failed", self._name, exc_info=error)
                 return Close(1011, "internal error")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -67,6 +68,10 @@ class Service:
             answer = connection.getresponse()
             return answer.status, answer.read()
 
+    def sessions(self) -> int:
+        """Open sessions of the one ingress replica."""
+        return json.loads(self.get("/health")[1])["sessions"]
+
     def pid_of(self, name: str) -> int:
         """Process id of the Ray worker of that name."""
         (pid,) = [
@@ -75,6 +80,25 @@ class Service:
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray::{name}".encode())
         ]
         return pid
+
+
+class Log:
+    """What the processes of a service have written since this was made."""
+
+    def __init__(self, service: Service) -> None:
+        self._folder = Path(re.search(r"its logs in (\S+)", service.launched.printed)[1]).resolve()
+        self._before = {file: file.stat().st_size for file in self._files()}
+
+    def text(self) -> str:
+        parts = []
+        for file in self._files():
+            with file.open("rb") as stream:
+                stream.seek(self._before.get(file, 0))
+                parts.append(stream.read().decode(errors="replace"))
+        return "\n".join(parts)
+
+    def _files(self) -> list[Path]:
+        return [file for file in self._folder.rglob("*") if file.is_file() and file.suffix in {".log", ".out", ".err"}]
 
 
 @dataclass

@@ -29,6 +29,13 @@ class Client:
         self.heard.append((code, reason))
 
 
+class DeafClient(Client):
+    """A client whose buffers are full."""
+
+    async def send(self, frame):
+        await asyncio.Event().wait()
+
+
 class NobodyReady:
     """Answers after a while, as the ingress does when no generator was ready until then."""
 
@@ -52,3 +59,16 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     await asyncio.gather(running, return_exceptions=True)
     codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
     assert codes == ["TTS_UNAVAILABLE"] * 3
+
+
+async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(caplog, monkeypatch):
+    monkeypatch.setattr("serve_app.deployments.driver.CLOSE_GRACE_S", 0.05)
+    caplog.set_level("INFO", "serve_app")
+    client = DeafClient()
+    client.says.put_nowait('{"type": "start"}')
+    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
+    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    service = Service(NobodyReady(), gate, time.monotonic)
+    await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+    assert client.heard == [(1008, "SLOW_CLIENT")]
+    assert "session s-1: closed: SLOW_CLIENT" in caplog.text

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -40,6 +41,31 @@ def test_two_runs_share_no_file_no_port_and_no_token(tmp_path, monkeypatch):
     own = [name for name in one if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE", "_PORT", "_TOKEN"))]
     assert len(own) == 12
     assert [name for name in own if one[name] == other[name] != "65535"] == []
+
+
+@pytest.mark.parametrize(
+    ("kernels", "lowest", "highest"),
+    [("32768\t60999", 10_000, 32_767), ("1024 50000", 50_001, 65_535)],
+)
+def test_ports_are_none_that_the_kernel_hands_out(tmp_path, monkeypatch, kernels, lowest, highest):
+    monkeypatch.setattr(environment, "_KERNEL_RANGE_FILE", tmp_path / "range")
+    (tmp_path / "range").write_text(kernels)
+    ports = dataclasses.astuple(environment.free_ports())
+    assert len(set(ports)) == 4
+    assert all(lowest <= port and port + 1000 <= highest for port in ports)
+
+
+@pytest.mark.parametrize("kernels", ["1024 65535", "nonsense"])
+def test_ports_are_found_whatever_the_kernel_hands_out(tmp_path, monkeypatch, kernels):
+    monkeypatch.setattr(environment, "_KERNEL_RANGE_FILE", tmp_path / "range")
+    (tmp_path / "range").write_text(kernels)
+    assert len(set(dataclasses.astuple(environment.free_ports()))) == 4
+
+
+def test_the_proxy_cuts_who_does_not_read_and_nobody_who_answers_pings(tmp_path):
+    values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096)
+    pinged_and_given_up_s = 20 + 20  # uvicorn's own figures
+    assert pinged_and_given_up_s < int(values["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 120
 
 
 def test_the_port_given_overrides_the_files(tmp_path):
