@@ -20,6 +20,9 @@ AT_ONCE = 6
 PATIENCE_S = {"full": 60.0, "raw": 60.0, "research": 2.0}
 """How long answers are waited for; a client of dialect A can take nothing back but by leaving."""
 
+LONGEST_WAIT_S = 10.0
+"""For the first audio, on a machine that does other things too."""
+
 PAUSE_S = 0.3
 CALM = "It is good to hear you."
 MARK = "the-mark"
@@ -99,9 +102,9 @@ async def speak_calmly(service, over):
     return heard
 
 
-async def settled(service, running, sessions_before):
+async def settled(service, running):
     """No session is left over, and nobody is spoken for."""
-    await asyncio.to_thread(wait_until, lambda: service.sessions() == sessions_before, 20, "the sessions have ended")
+    await asyncio.to_thread(wait_until, lambda: service.sessions() == 0, 20, "the sessions have ended")
     await asyncio.to_thread(wait_until, lambda: running() == 0, 20, "no stream runs")
 
 
@@ -111,7 +114,7 @@ async def test_ten_thousand_frames_are_answered_by_type_and_disturb_nobody(servi
     ]
     assert sum(len(conversation.frames) for conversation in everything) >= 10_000
     random.Random(0).shuffle(everything)
-    await settled(service, running, 0)
+    await settled(service, running)
     log, over, waiting = Log(service), asyncio.Event(), iter(everything)
     async with service.connect() as connection:
         before = await speak(connection, CALM, seed=7)
@@ -119,8 +122,12 @@ async def test_ten_thousand_frames_are_answered_by_type_and_disturb_nobody(servi
     async def work():
         kinds = Counter()
         for conversation in waiting:
-            came, close_code = await converse(service, conversation)
-            check_end(conversation, came, close_code)
+            try:
+                came, close_code = await converse(service, conversation)
+                check_end(conversation, came, close_code)
+            except AssertionError as error:
+                error.add_note(f"in {conversation!r}"[:20_000])
+                raise
             kinds.update(came)
         return kinds
 
@@ -129,12 +136,13 @@ async def test_ten_thousand_frames_are_answered_by_type_and_disturb_nobody(servi
         kinds = sum(await asyncio.gather(*(work() for _ in range(AT_ONCE))), Counter())
     finally:
         over.set()
-    heard = await calm
-    await settled(service, running, 0)
+        heard = await calm
+    await settled(service, running)
 
     assert {"ready", "segment", "audio", "cancelled", "audio_end", "INVALID_MESSAGE"} <= kinds.keys(), kinds
     assert "Traceback" not in log.text()
     assert [one.end["type"] for one in heard] == ["complete"] * len(heard)
+    assert max(one.audio_at_s[0] for one in heard) < LONGEST_WAIT_S
     for one in heard:
         # Sums in another order round differently in the last bit of 16.
         np.testing.assert_allclose(*(np.frombuffer(each.pcm, "<i2").astype(int) for each in (one, before)), atol=2)
@@ -162,7 +170,7 @@ def wire_garbage(dice):
 
 async def test_what_is_no_websocket_leaves_nothing_behind(service, running):
     dice, log = random.Random(1), Log(service)
-    await settled(service, running, 0)
+    await settled(service, running)
     for number in range(100):
         connection = await service.connect(list(PATHS.values())[number % 3])
         connection.transport.write(wire_garbage(dice))
@@ -170,7 +178,7 @@ async def test_what_is_no_websocket_leaves_nothing_behind(service, running):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.wait_closed(), 0.1)
         connection.transport.abort()
-    await settled(service, running, 0)
+    await settled(service, running)
     assert "Traceback" not in log.text()
     async with service.connect() as connection:
         assert (await speak(connection, CALM)).end["type"] == "complete"
