@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.audio import Timeline, encoder_for, seconds
 from serve_app.chunker import Chunker, ChunkLimits
+from serve_app.config import TextConfig
 from serve_app.continuity import Continuity
 from serve_app.messages import (
     MAX_SEED,
@@ -66,6 +67,14 @@ class TextPipeline:
 
     cleaning: TextCleaning = field(default_factory=TextCleaning)
     limits: ChunkLimits = field(default_factory=ChunkLimits)
+
+    @classmethod
+    def configured(cls, config: TextConfig) -> "TextPipeline":
+        """The pipeline that a configuration asks for."""
+        limits = ChunkLimits(
+            config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
+        )
+        return cls(TextCleaning(config.markdown, config.emoji), limits)
 
     def open(self, language: str) -> "OpenText":
         """A fresh pipeline for one utterance."""

@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.audio import Pcm16Encoder
-from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.front import Front
 from serve_app.deployments.web import build_web
@@ -488,6 +488,17 @@ async def test_an_idle_socket_is_closed(backend):
         with pytest.raises(ConnectionClosed) as closed:
             await ws.recv()
     assert closed.value.rcvd.code == 1008
+
+
+async def test_text_is_cut_and_cleaned_as_configured(backend):
+    text = TextConfig(first_chunk_characters=8, chunk_budget_characters=20, longest_chunk_characters=20, markdown=False)
+    async with served(backend, AppConfig(text=text)) as host, socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="One, **two**, three and four and five.", language="english")
+        heard = await hear(ws)
+    texts = [message["text"] for message in heard if message["type"] == "segment"]
+    assert (
+        texts == [request.text for request in backend.requests] == ["One,", "**two**,", "three and four", "and five."]
+    )
 
 
 async def standstill(backend):
