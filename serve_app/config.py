@@ -146,6 +146,12 @@ class TextConfig(Settings):
         default="drop", description="`drop` also takes pictures and symbols that no one says: arrows, boxes, stars."
     )
 
+    normalize: bool = Field(
+        default=False,
+        description="Numbers, dates, times and amounts are put into words before the model sees them, for clients that"
+        " do not say whether they want that.",
+    )
+
     @model_validator(mode="after")
     def _lengths_are_in_order(self) -> Self:
         lengths = (self.first_chunk_characters, self.chunk_budget_characters, self.longest_chunk_characters)

@@ -15,7 +15,7 @@ def _read(text):
 
 
 def _chunks(config, text):
-    pipeline = TextPipeline.configured(config.text).open("english")
+    pipeline = TextPipeline.configured(config.text, config.engine.max_chunk_characters).open("english")
     return pipeline.push(text) + pipeline.flush()
 
 
@@ -27,7 +27,8 @@ def _refusal(text):
 
 
 def test_no_text_section_is_the_pipeline_of_no_configuration():
-    assert TextPipeline.configured(AppConfig().text) == TextPipeline()
+    config = AppConfig()
+    assert TextPipeline.configured(config.text, config.engine.max_chunk_characters) == TextPipeline()
 
 
 def test_a_configured_length_changes_where_text_is_cut():

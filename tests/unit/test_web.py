@@ -501,6 +501,24 @@ async def test_text_is_cut_and_cleaned_as_configured(backend):
     )
 
 
+async def test_the_configuration_decides_about_numbers_for_clients_that_do_not_say(backend):
+    config = AppConfig(text=TextConfig(normalize=True))
+    async with served(backend, config) as host:
+        async with socket_to(host, "/api/v1/speak?language=english") as ws:
+            await say(ws, type="speak", text="It is 5.")
+            heard = await hear(ws)
+            await say(ws, type="speak", text="It is 6.", normalize=False)
+            await hear(ws)
+        async with socket_to(host, "/api/v1/speak?language=english&normalize=false") as ws:
+            await say(ws, type="start")
+            assert (await hear(ws, until=("ready",)))[0]["normalize"] is False
+        async with socket_to(host, "/ws/tts") as ws:
+            await say(ws, text="It is 7.")
+            await hear(ws)
+    assert heard[0]["text"] == "It is 5."
+    assert [request.text for request in backend.requests] == ["It is five.", "It is 6.", "It is seven."]
+
+
 async def standstill(backend):
     """Wait until the generator is no longer asked for more."""
     async with asyncio.timeout(5):
