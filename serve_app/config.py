@@ -4,9 +4,10 @@ One model per part of the graph; unknown keys are refused, every name carries it
 file, a clock or the environment.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Language = Literal[
     "auto",
@@ -116,6 +117,52 @@ class EngineConfig(Settings):
         ge=1 << 20,
         description="Bound of what one replica keeps of voices: prompts, codec states, prompt prefixes; each.",
     )
+
+
+class TextConfig(Settings):
+    """What happens to text between a client and the model; docs/chunking.md has the reasons for the defaults."""
+
+    first_chunk_characters: int = Field(
+        default=60,
+        ge=4,
+        le=1000,
+        description="The first text chunk ends at the first clause longer than a quarter of this; later ones grow by"
+        " it. A CJK or Hangul character counts as two, here and in the other two lengths.",
+    )
+    chunk_budget_characters: int = Field(
+        default=220,
+        ge=4,
+        le=5000,
+        description="Several sentences share a text chunk up to this; half of it is what a late one wants to reach.",
+    )
+    longest_chunk_characters: int = Field(
+        default=300,
+        ge=20,
+        le=5000,
+        description="No text chunk is longer, a longer sentence is cut; at most `engine.max_chunk_characters`.",
+    )
+    markdown: bool = Field(default=True, description="Markdown's marks are taken away before text is spoken.")
+    emoji: Literal["drop", "keep"] = Field(
+        default="drop", description="`drop` also takes pictures and symbols that no one says: arrows, boxes, stars."
+    )
+
+    normalize: bool = Field(
+        default=False,
+        description="Numbers, dates, times and amounts are put into words before the model sees them, for clients that"
+        " do not say whether they want that.",
+    )
+
+    @model_validator(mode="after")
+    def _lengths_are_in_order(self) -> Self:
+        lengths = (self.first_chunk_characters, self.chunk_budget_characters, self.longest_chunk_characters)
+        if list(lengths) != sorted(lengths):
+            raise PydanticCustomError(
+                "chunk_lengths_out_of_order",
+                "first_chunk_characters ({first}) <= chunk_budget_characters ({budget}) <="
+                " longest_chunk_characters ({longest}) must hold",
+                {"first": lengths[0], "budget": lengths[1], "longest": lengths[2]},
+            )
+        return self
 
 
 class GeneratorConfig(Settings):
@@ -230,8 +277,21 @@ class AppConfig(Settings):
 
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    text: TextConfig = TextConfig()
     generator: GeneratorConfig = GeneratorConfig()
     ingress: IngressConfig = IngressConfig()
     voices: VoicesConfig = VoicesConfig()
     session: SessionConfig = SessionConfig()
     admission: AdmissionConfig = AdmissionConfig()
+
+    @model_validator(mode="after")
+    def _engine_takes_every_chunk(self) -> Self:
+        longest, allowed = self.text.longest_chunk_characters, self.engine.max_chunk_characters
+        if longest > allowed:
+            raise PydanticCustomError(
+                "chunks_longer_than_the_engine_takes",
+                "text.longest_chunk_characters is {longest}, and one stream of the engine takes {allowed} characters"
+                " (engine.max_chunk_characters): lower the first or raise the second",
+                {"longest": longest, "allowed": allowed},
+            )
+        return self

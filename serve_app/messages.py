@@ -107,6 +107,7 @@ class SpeechFields(ClientMessage):
         default=None, description="an object of temperature, top_k, top_p and repetition_penalty"
     )
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
+    normalize: bool | None = Field(default=None, description="true or false")
 
 
 class Start(SpeechFields):
@@ -222,6 +223,7 @@ class Ready(ServerMessage):
     encoding: str
     sample_rate: int
     transport: Transport
+    normalize: bool
     limits: Limits
 
 
@@ -373,7 +375,8 @@ def read_research(frame: str | bytes) -> Synthesize | Refusal:
 def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
     """Read the fields of ``start`` from a query string; the fields of ``sampling`` stand beside the others.
 
-    Numbers are written as in JSON. A name that is no field of ``start`` is refused, as it would be in a message.
+    Numbers, true and false are written as in JSON. A name that is no field of ``start`` is refused, as it would be in a
+    message.
     """
     fields: JsonObject = {}
     sampling: JsonObject = {}
@@ -382,6 +385,8 @@ def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
             sampling[name] = _number(value)
         elif name in ("seed", "sample_rate"):
             fields[name] = _number(value)
+        elif name == "normalize":
+            fields[name] = {"true": True, "false": False}.get(value, value)
         elif name in ("type", "sampling"):
             return Refusal(InvalidMessageError(f"{name} is not taken from a query; allowed: {_PRESETS}"))
         else:

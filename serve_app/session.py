@@ -266,6 +266,7 @@ class Session:
                 encoding=self._manner.encoding,
                 sample_rate=self._manner.sample_rate,
                 transport=self._manner.transport,
+                normalize=self._manner.normalize,
                 limits=Limits(
                     max_text_characters=limits.max_text_characters,
                     max_utterance_characters=limits.max_utterance_characters,
@@ -479,7 +480,8 @@ class Session:
         self._running = _Running(self._calls, utterance, self._now_s)
         begun = utterance.spoken
         needed_by_s = max(self._now_s, self._plays_until_s)
-        self._effects.append(Call(self._calls, utterance.next_request(), utterance.utterance_id, needed_by_s, begun))
+        request = utterance.next_request(self.setup.text)
+        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, begun))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
         """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""

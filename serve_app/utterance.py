@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.audio import Timeline, encoder_for, seconds
 from serve_app.chunker import Chunker, ChunkLimits
+from serve_app.config import EngineConfig, TextConfig
 from serve_app.continuity import Continuity
 from serve_app.messages import (
     MAX_SEED,
@@ -38,6 +39,7 @@ class Manner:
         seed: None makes one up for each utterance.
         sampling: overrides of the checkpoint's defaults.
         priority: among those who wait for a slot.
+        normalize: numbers, dates and amounts are put into words for the model.
     """
 
     voice: str
@@ -48,10 +50,11 @@ class Manner:
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = "normal"
+    normalize: bool = False
 
     def with_fields(self, fields: SpeechFields) -> "Manner":
         """This manner with what a message gives; ``sampling`` is merged name by name."""
-        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority")
+        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize")
         given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
         return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
 
@@ -62,14 +65,38 @@ def _merged(sampling: Sampling, fields: SamplingFields | None) -> Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TextPipeline:
-    """How an utterance's text is cleaned and cut."""
+    """How an utterance's text is cleaned, cut and given to the model.
+
+    Attributes:
+        cleaning: what is taken away.
+        limits: of the text chunks.
+        max_request_characters: the longest text that one stream of the engine takes.
+    """
 
     cleaning: TextCleaning = field(default_factory=TextCleaning)
     limits: ChunkLimits = field(default_factory=ChunkLimits)
+    max_request_characters: int = EngineConfig().max_chunk_characters
+
+    @classmethod
+    def configured(cls, config: TextConfig, max_request_characters: int) -> "TextPipeline":
+        """The pipeline that a configuration asks for."""
+        limits = ChunkLimits(
+            config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
+        )
+        return cls(TextCleaning(config.markdown, config.emoji), limits, max_request_characters)
 
     def open(self, language: str) -> "OpenText":
         """A fresh pipeline for one utterance."""
         return OpenText(Cleaner(self.cleaning), Chunker(language, self.limits))
+
+    def request_text(self, chunk: str, manner: Manner) -> str:
+        """What the model is given for a text chunk: in words if ``manner`` asks for it, unless they do not fit."""
+        if not manner.normalize:
+            return chunk
+        from serve_app.spoken_numbers import spell  # noqa: PLC0415 — 50 ms for who asks for it alone
+
+        spelled = spell(chunk, manner.language)
+        return spelled if len(spelled) <= self.max_request_characters else chunk
 
 
 class OpenText:
@@ -162,20 +189,21 @@ class Utterance:
         """At least one of its text chunks went to a generator."""
         return self._index >= 0
 
-    def next_request(self) -> SpeechRequest:
-        """The request of the next text chunk; there is one."""
+    def next_request(self, text: TextPipeline) -> SpeechRequest:
+        """The request of the next text chunk; there is one. Its ``segment`` shows the chunk as the client wrote it."""
         self._chunk = self._chunks.popleft()
         self._index += 1
         self._segment_due = True
+        spoken = text.request_text(self._chunk, self.manner)
         return SpeechRequest(
-            text=self._chunk,
+            text=spoken,
             voice=self.manner.voice,
             language=self.manner.language,
             seed=chunk_seed(self.seed, self._index),
             sampling=self.manner.sampling,
             listening=not self.whole,
             priority=_PRIORITIES[self.manner.priority],
-            context=self._continuity.begin(self._chunk),
+            context=self._continuity.begin(spoken),
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:

@@ -48,6 +48,7 @@ class Front:
         self.sessions = 0
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
         self._service = Service(backend, Gate(Admission(config.admission, config.engine.slots), clock), clock)
+        self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
         self._refreshers: list[asyncio.Task[None]] = []
@@ -94,11 +95,11 @@ class Front:
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
-            manner=Manner(voice=self.config.voices.default),
+            manner=Manner(voice=self.config.voices.default, normalize=self.config.text.normalize),
             limits=self.config.session,
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
-            text=TextPipeline(),
+            text=self._text,
             errors_in_order=dialect.errors_in_order,
         )
         return Driver(Session(setup, self.clock()), dialect, connection, self._service, key=key)

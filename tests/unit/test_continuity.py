@@ -104,6 +104,13 @@ def test_each_text_chunk_is_spoken_with_the_one_before_it(speak):
     assert_context(bench.context, "Two.", codes_of(2) + 2)
 
 
+def test_a_context_is_the_text_that_was_spoken_not_the_one_that_was_written():
+    bench = Teller(limits=ON).say(Speak(text="It was 1.|It is 2.", language="english", normalize=True))
+    bench.audio(3).end()
+    assert bench.call.request.text == "It is two."
+    assert_context(bench.context, "It was one.", codes_of(3) + 1)
+
+
 def test_text_that_comes_later_is_spoken_with_what_was_said_before():
     bench = Teller(limits=ON).say(Speak(text="One", utterance_id="a", final=False), Flush()).audio(3).end()
     bench.wait(20).say(Speak(text="two.", utterance_id="a"))

@@ -10,6 +10,7 @@ from serve_app.messages import (
     MAX_SEED,
     Cancel,
     Flush,
+    Preset,
     RawSpeak,
     Refusal,
     Speak,
@@ -62,6 +63,7 @@ def test_a_speak_may_carry_every_field_of_start():
                 "seed": MAX_SEED,
                 "sampling": {"temperature": 0, "top_k": 0, "top_p": 1, "repetition_penalty": 1.05},
                 "priority": "high",
+                "normalize": True,
             }
         )
     )
@@ -174,6 +176,15 @@ def test_presets_are_the_fields_of_start():
     assert (preset.voice, preset.language, preset.seed) == ("makima", "german", 7)
     assert preset.sampling is not None
     assert (preset.sampling.temperature, preset.sampling.top_k) == (0.5, 10)
+    assert read_presets([("normalize", "true")]) == Preset(normalize=True)
+    assert read_presets([("normalize", "false")]) == Preset(normalize=False)
+
+
+@pytest.mark.parametrize("wrong", ["true", 1, 0.5, []])
+def test_normalize_is_true_or_false(wrong):
+    _says(
+        read_full, {"type": "speak", "text": "x", "normalize": wrong}, "INVALID_MESSAGE", "normalize", "true or false"
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,6 +192,8 @@ def test_presets_are_the_fields_of_start():
     [
         ("seed", "x", "INVALID_MESSAGE"),
         ("seed", "true", "INVALID_MESSAGE"),
+        ("normalize", "yes", "INVALID_MESSAGE"),
+        ("normalize", "1", "INVALID_MESSAGE"),
         ("seed", "", "INVALID_MESSAGE"),
         ("pitch", "1", "INVALID_MESSAGE"),
         ("type", "stop", "INVALID_MESSAGE"),

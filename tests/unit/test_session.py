@@ -218,6 +218,41 @@ def test_fields_of_speak_are_for_its_utterance_alone():
     assert (bench.call.request.language, bench.call.request.priority) == ("auto", 0)
 
 
+def test_normalize_spells_the_request_and_leaves_the_caption_as_it_was_written():
+    bench = Bench().say(Speak(text="It is 5.|It was 6.", language="english", normalize=True), Speak(text="7"))
+    requests = []
+    while bench.call is not None:
+        requests.append(bench.call.request.text)
+        bench.audio().end()
+    messages = bench.send()
+    assert requests == ["It is five.", "It was six.", "7"]
+    assert [segment.text for segment in only(messages, Segment)] == ["It is 5.", "It was 6.", "7"]
+    assert only(messages, Complete)[0].characters == len("It is 5.|It was 6.")
+
+
+def test_normalize_is_a_default_of_the_session_that_ready_tells():
+    bench = Bench().say(
+        Start(language="german"), Start(normalize=True), Speak(text="5"), Speak(text="5", normalize=False)
+    )
+    assert [ready.normalize for ready in only(bench.send(), Ready)] == [False, True]
+    assert bench.call.request.text == "fünf"
+    assert bench.end().call.request.text == "5"
+
+
+def test_a_later_speak_does_not_change_whether_numbers_are_spelled():
+    bench = Bench().say(Speak(text="5|", utterance_id="a", final=False, language="english"))
+    bench.say(Speak(text="6", utterance_id="a", normalize=True))
+    error = error_of(bench.send())
+    assert (error.code, error.utterance_id) == ("INVALID_MESSAGE", "a")
+
+
+def test_a_text_chunk_whose_words_the_engine_does_not_take_is_left_in_digits():
+    manner = Manner(voice="makima", language="english", normalize=True)
+    written, spelled = "I have 1000000 cats.", "I have one million cats."
+    assert TextPipeline(max_request_characters=len(spelled)).request_text(written, manner) == spelled
+    assert TextPipeline(max_request_characters=len(spelled) - 1).request_text(written, manner) == written
+
+
 def test_text_chunks_are_spoken_one_call_after_the_other():
     bench = Bench().say(Speak(text="One.|Two.|Three.", utterance_id="a", seed=9))
     requests = []
@@ -606,9 +641,9 @@ def test_errors_in_order_are_bounded():
 TALE = "Once there was a fox. It met a hen, and said good morning! Was it polite? Nobody knows; the hen was gone. "
 
 
-def requests_of(texts):
+def requests_of(texts, **manner):
     """Requests made with the real text pipeline for one utterance given in pieces."""
-    setup = SessionSetup("s", Manner(voice="makima", seed=3), SessionConfig(), VOICES, lambda: 0)
+    setup = SessionSetup("s", Manner(voice="makima", seed=3, **manner), SessionConfig(), VOICES, lambda: 0)
     session = Session(setup, 0.0)
     requests, effects = [], []
     for number, text in enumerate(texts, 1):
@@ -631,6 +666,22 @@ def test_text_in_any_pieces_makes_the_same_requests(cuts):
     requests = requests_of(pieces)
     assert requests == requests_of([text])
     assert len(requests) > 1
+
+
+ACCOUNT = "On May 3, 2024 at 14:30 we sold 1,234 of them for $5.50 each. That is 12% more than in 1999, or not? "
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 4 * len(ACCOUNT)), max_size=12))
+def test_numbers_in_any_pieces_are_spelled_the_same_and_no_number_is_cut(cuts):
+    text = ACCOUNT * 4
+    edges = [0, *sorted(cuts), len(text)]
+    requests = requests_of([text[start:end] for start, end in pairwise(edges)], language="english", normalize=True)
+    assert requests == requests_of([text], language="english", normalize=True)
+    assert len(requests) == len(requests_of([text], language="english"))
+    spoken = " ".join(request for request, _ in requests)
+    assert not any(character.isdigit() for character in spoken)
+    assert spoken.count("one thousand two hundred thirty-four of them for five dollars fifty each.") == 4
 
 
 IDS = st.sampled_from(["a", "b", "c"])

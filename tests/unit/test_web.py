@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.audio import Pcm16Encoder
-from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.front import Front
 from serve_app.deployments.web import build_web
@@ -488,6 +488,35 @@ async def test_an_idle_socket_is_closed(backend):
         with pytest.raises(ConnectionClosed) as closed:
             await ws.recv()
     assert closed.value.rcvd.code == 1008
+
+
+async def test_text_is_cut_and_cleaned_as_configured(backend):
+    text = TextConfig(first_chunk_characters=8, chunk_budget_characters=20, longest_chunk_characters=20, markdown=False)
+    async with served(backend, AppConfig(text=text)) as host, socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="One, **two**, three and four and five.", language="english")
+        heard = await hear(ws)
+    texts = [message["text"] for message in heard if message["type"] == "segment"]
+    assert (
+        texts == [request.text for request in backend.requests] == ["One,", "**two**,", "three and four", "and five."]
+    )
+
+
+async def test_the_configuration_decides_about_numbers_for_clients_that_do_not_say(backend):
+    config = AppConfig(text=TextConfig(normalize=True))
+    async with served(backend, config) as host:
+        async with socket_to(host, "/api/v1/speak?language=english") as ws:
+            await say(ws, type="speak", text="It is 5.")
+            heard = await hear(ws)
+            await say(ws, type="speak", text="It is 6.", normalize=False)
+            await hear(ws)
+        async with socket_to(host, "/api/v1/speak?language=english&normalize=false") as ws:
+            await say(ws, type="start")
+            assert (await hear(ws, until=("ready",)))[0]["normalize"] is False
+        async with socket_to(host, "/ws/tts") as ws:
+            await say(ws, text="It is 7.")
+            await hear(ws)
+    assert heard[0]["text"] == "It is 5."
+    assert [request.text for request in backend.requests] == ["It is five.", "It is 6.", "It is seven."]
 
 
 async def standstill(backend):

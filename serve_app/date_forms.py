@@ -1,0 +1,227 @@
+"""Owns the forms that dates, years and clock times are written in; :mod:`serve_app.number_forms` says what a form is.
+
+A date that no calendar has is left as it is written.
+"""
+
+import re
+from datetime import date
+from typing import Final
+
+from serve_app.number_forms import LETTER, Form, Place, after_any, end
+from serve_app.number_grammar import NEVER, Grammar
+from serve_app.number_words import NumberWords
+
+_DAY: Final = r"(?:0?[1-9]|[12][0-9]|3[01])"
+_MONTH: Final = r"(?:0?[1-9]|1[0-2])"
+_YEAR: Final = r"[1-9][0-9]{3}"
+_DATIVE = ("am", "vom", "zum", "bis", "dem", "den", "des", "im", "beim", "ab", "seit", "zur", "einem", "jedem")
+_NOMINATIVE = ("der", "die", "das", "Der", "Die", "Das")
+_GERMAN_DATIVE = re.compile(rf"\b(?:{'|'.join(_DATIVE)}|Am|Vom|Zum|Bis|Im|Ab|Seit) $")
+_GERMAN_ARTICLE = re.compile(rf"\b(?:{'|'.join(_NOMINATIVE)}) $")
+_ENGLISH_BEFORE_A_YEAR = (
+    "in", "In", "since", "Since", "from", "From", "between", "Between", "until", "by", "before", "after", "during",
+    "year",
+)  # fmt: skip
+_RUSSIAN_YEARS = {
+    "год": "ordinal-masculine",
+    "года": "ordinal-masculine-genitive",
+    "годом": "ordinal-masculine-ablative",
+    "годе": "ordinal-masculine-locative",
+}
+
+
+def dates(words: NumberWords) -> list[Form]:
+    """Dates in digits and with the name of a month."""
+    grammar, over = words.grammar, end(words.grammar)
+    year_first = "|".join(f"{mark}{_MONTH}{mark}{_DAY}" for mark in ("-", "/", r"\.", r"\. "))
+    forms = [Form(rf"{_YEAR}(?:{year_first}){over}", _year_first)]
+    for mark, order in grammar.numeric_dates:
+        pattern = rf"{_DAY}{re.escape(mark)}{_DAY}{re.escape(mark)}{_YEAR}{over}"
+        forms.append(Form(pattern, _month_first if order == "mdy" else _day_first))
+    if not words.months_are_numbers:
+        forms += _dates_with_names(words)
+    return forms
+
+
+def years(words: NumberWords) -> list[Form]:
+    """Years and days that their language reads in a way of its own."""
+    over = end(words.grammar)
+    match words.grammar.code:
+        case "en":
+            spans = r"(?<=\b[Bb]etween [0-9]{4} and )|(?<=\b[Ff]rom [0-9]{4} to )"
+            cues = after_any(*_ENGLISH_BEFORE_A_YEAR, *words.month_names)
+            return [
+                Form(
+                    rf"(?:{cues}|{spans})(?P<year_en>1[1-9][0-9][0-9]|20[0-9][0-9]){over}",
+                    lambda place: _year(place, "year_en"),
+                ),
+                Form(rf"['’]?(?P<decade>(?:1[1-9]|20)?[1-9]0|(?:1[1-9]|20)00)s{over}", _decade),
+            ]
+        case "de":
+            articles = after_any(*_DATIVE, *_NOMINATIVE)
+            return [
+                Form(
+                    rf"{articles}(?P<nth_de>[1-9][0-9]{{0,2}})\.(?= (?:[A-ZÄÖÜ]|bis [0-9]|und [0-9]))", _german_ordinal
+                ),
+                Form(rf"(?P<year_de>1[1-9][0-9][0-9]){over}(?! ?[%€$£])", lambda place: _year(place, "year_de")),
+            ]
+        case "ru":
+            names = "годом|года|году|годе|год|г\\."
+            return [Form(rf"(?P<year_ru>{_YEAR}) ?(?P<name_ru>{names})(?![А-яЁё])", _russian_year)]
+        case "zh":
+            return [Form(rf"(?P<year_zh>{_YEAR})(?=年)", lambda place: _year(place, "year_zh"))]
+        case "ko":
+            return [
+                Form(r"(?P<month_ko>0?6|10)(?= ?월)", lambda place: place.words.month(int(place.groups["month_ko"]))),
+                Form(r"(?P<nth_ko>[0-9]{1,3}) ?번째", _korean_ordinal),
+            ]
+        case _:
+            return []
+
+
+def times(grammar: Grammar) -> list[Form]:
+    """Clock times."""
+    over = end(grammar)
+    after = f"(?:{grammar.time.after}(?!\\w))?" if grammar.time.after else ""
+    forms = [
+        Form(rf"(?P<h1>[01]?[0-9]|2[0-4]):(?P<m1>[0-5][0-9]){after}{over}", lambda place: _time(place, "1")),
+        Form(rf"{grammar.time.written}{over}", lambda place: _time(place, "2")),
+    ]
+    if grammar.code == "en":
+        half = rf" ?(?P<half>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.){over}"
+        forms.insert(0, Form(rf"(?P<h3>0?[1-9]|1[0-2])(?::(?P<m3>[0-5][0-9]))?{half}", _time_of_half))
+    return forms
+
+
+def _dates_with_names(words: NumberWords) -> list[Form]:
+    grammar, over = words.grammar, end(words.grammar)
+    names = "|".join(map(re.escape, words.month_names))
+    short = "|".join(map(re.escape, words.month_abbreviations))
+    named = rf"(?:(?:{names})(?!\w)|(?:{short})(?:\.|(?!\w)))"
+    nth = "|".join(map(re.escape, grammar.ordinals)) or NEVER
+    day = rf"(?P<day_a>{_DAY})(?:\.|-?(?:{nth}))? (?:of |de )?(?P<month_a>{named})"
+    forms = [Form(rf"{day}(?:,? (?:de |del )?(?P<year_a>{_YEAR})(?: года| г\.)?{over})?", _day_then_month)]
+    if grammar.code == "en":
+        month = rf"(?<![{LETTER}])(?P<month_b>{named}) (?P<day_b>{_DAY})(?:{nth})?"
+        forms.append(Form(rf"{month}(?:,? (?P<year_b>{_YEAR}))?{over}", _month_then_day))
+    return forms
+
+
+def _digits_of(text: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"[0-9]+", text)]
+
+
+def _year_first(place: Place) -> str | None:
+    year, month, day = _digits_of(place.text)
+    return _date(place, day, month, year)
+
+
+def _day_first(place: Place) -> str | None:
+    day, month, year = _digits_of(place.text)
+    return _date(place, day, month, year)
+
+
+def _month_first(place: Place) -> str | None:
+    """American order, unless the first number can be no month."""
+    month, day, year = _digits_of(place.text)
+    return _date(place, day, month, year) if month <= 12 else _date(place, month, day, year)
+
+
+def _day_then_month(place: Place) -> str | None:
+    month = place.words.months[place.groups["month_a"].lower().rstrip(".")]
+    year = place.groups.get("year_a")
+    return _date(place, int(place.groups["day_a"]), month, int(year) if year else None, day_first=True)
+
+
+def _month_then_day(place: Place) -> str | None:
+    month = place.words.months[place.groups["month_b"].lower().rstrip(".")]
+    year = place.groups.get("year_b")
+    return _date(place, int(place.groups["day_b"]), month, int(year) if year else None)
+
+
+def _date(place: Place, day: int, month: int, year: int | None, *, day_first: bool = False) -> str | None:
+    words, grammar = place.words, place.grammar
+    if not _exists(day, month, year):
+        return None
+    spoken_day = words.day(day, _german_ending(place) if grammar.code == "de" else "")
+    of_month = grammar.day_first if day_first and grammar.day_first else grammar.day_of_month
+    if place.before.endswith("the "):
+        of_month = of_month.removeprefix("the ")
+    spoken = of_month.format(day=spoken_day, month=words.month(month))
+    if year is not None:
+        spoken = grammar.dated.format(date=spoken, year=words.year(year))
+    # The full stop of an abbreviation also ended the sentence.
+    return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
+
+
+def _exists(day: int, month: int, year: int | None) -> bool:
+    try:
+        date(2000 if year is None else year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def _year(place: Place, group: str) -> str:
+    return place.words.year(int(place.groups[group]))
+
+
+def _decade(place: Place) -> str:
+    """``1990s`` and ``80s``: the plural of what is said for the first year."""
+    digits = place.groups["decade"]
+    spoken = place.words.year(int(digits)) if len(digits) == 4 else place.words.cardinal(int(digits))
+    return f"{spoken.removesuffix('y')}ies" if spoken.endswith("y") else f"{spoken}s"
+
+
+def _german_ending(place: Place) -> str:
+    if _GERMAN_DATIVE.search(place.before):
+        return "ordinal-n"
+    return "ordinal" if _GERMAN_ARTICLE.search(place.before) else "ordinal-r"
+
+
+def _german_ordinal(place: Place) -> str:
+    return place.words.spelled(int(place.groups["nth_de"]), _german_ending(place))
+
+
+def _russian_year(place: Place) -> str:
+    name = place.groups["name_ru"]
+    locative = re.search(r"\b[вВ]о? $", place.before) is not None
+    if name == "г.":
+        name = "году" if locative else "года"
+    if name == "году":
+        rule_set = "ordinal-masculine-locative" if locative else "ordinal-masculine-dative"
+    else:
+        rule_set = _RUSSIAN_YEARS[name]
+    spoken = f"{place.words.year(int(place.groups['year_ru']), rule_set)} {name}"
+    return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
+
+
+def _korean_ordinal(place: Place) -> str:
+    return place.words.spelled(int(place.groups["nth_ko"]), "ordinal-native-count")
+
+
+def _time(place: Place, group: str) -> str | None:
+    """A time of the 24-hour clock; 24:00 is the last."""
+    hour, minute = int(place.groups[f"h{group}"]), int(place.groups.get(f"m{group}") or 0)
+    if hour > 24 or (hour == 24 and minute):
+        return None
+    words, time = place.words, place.grammar.time
+    template = time.full if minute else time.on_the_hour
+    if 0 < minute < 10 and time.early:
+        template = time.early
+    if not minute and time.late and not 0 < hour < 13:
+        template = time.late
+    return template.format(
+        hour=words.cardinal(hour, time.noun),
+        minute=words.spelled(minute, time.minutes or place.grammar.counting),
+        hours=words.plural(place.grammar.hours, hour),
+    )
+
+
+def _time_of_half(place: Place) -> str:
+    """``3:05 p.m.``: the half of the day stays as it is written."""
+    hour, minute = int(place.groups["h3"]), int(place.groups.get("m3") or 0)
+    time = place.grammar.time
+    template = time.early if 0 < minute < 10 else time.full
+    spoken = template.format(hour=place.words.cardinal(hour), minute=place.words.cardinal(minute))
+    return f"{spoken if minute else place.words.cardinal(hour)} {place.groups['half']}"

@@ -1,0 +1,82 @@
+"""The configuration's own rules: what it refuses, and in which words."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from serve_app.config import AppConfig, TextConfig
+from serve_app.utterance import TextPipeline
+
+TALE = "Once there was a fox, and it met a hen. It said good morning! Was it polite? Nobody knows."
+
+
+def _read(text):
+    return AppConfig.model_validate(yaml.safe_load(text))
+
+
+def _chunks(config, text):
+    pipeline = TextPipeline.configured(config.text, config.engine.max_chunk_characters).open("english")
+    return pipeline.push(text) + pipeline.flush()
+
+
+def _refusal(text):
+    with pytest.raises(ValidationError) as refused:
+        _read(text)
+    (error,) = refused.value.errors()
+    return error
+
+
+def test_no_text_section_is_the_pipeline_of_no_configuration():
+    config = AppConfig()
+    assert TextPipeline.configured(config.text, config.engine.max_chunk_characters) == TextPipeline()
+
+
+def test_a_configured_length_changes_where_text_is_cut():
+    config = _read("text: {first_chunk_characters: 20, chunk_budget_characters: 20, longest_chunk_characters: 30}")
+    assert max(map(len, _chunks(config, TALE))) <= 30
+    assert max(map(len, _chunks(AppConfig(), TALE))) > 30
+    later_first = _chunks(_read("text: {first_chunk_characters: 100}"), TALE)[0]
+    assert len(later_first) > len(_chunks(AppConfig(), TALE)[0])
+
+
+def test_cleaning_can_be_switched_off():
+    text = "**Great** news 😀 for you"
+    assert _chunks(AppConfig(), text) == ["Great news for you"]
+    assert _chunks(_read("text: {markdown: false}"), text) == ["**Great** news for you"]
+    assert _chunks(_read("text: {emoji: keep}"), text) == ["Great news 😀 for you"]
+    assert _chunks(_read("text: {markdown: false, emoji: keep}"), text) == [text]
+
+
+def test_a_chunk_longer_than_the_engine_takes_is_refused_with_both_numbers():
+    error = _refusal("{text: {longest_chunk_characters: 700}, engine: {max_chunk_characters: 500}}")
+    assert error["type"] == "chunks_longer_than_the_engine_takes"
+    for part in ("text.longest_chunk_characters is 700", "500", "engine.max_chunk_characters"):
+        assert part in error["msg"]
+    assert _refusal("{engine: {max_chunk_characters: 299}}")["type"] == error["type"]
+    _read("{engine: {max_chunk_characters: 300}}")
+
+
+def test_chunk_lengths_out_of_order_are_refused_with_all_three():
+    error = _refusal("text: {first_chunk_characters: 250}")
+    assert (error["type"], error["loc"]) == ("chunk_lengths_out_of_order", ("text",))
+    for part in ("first_chunk_characters (250)", "chunk_budget_characters (220)", "longest_chunk_characters (300)"):
+        assert part in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "loc", "kind"),
+    [
+        ("text: {max_characters: 100}", ("text", "max_characters"), "extra_forbidden"),
+        ("text: {first_chunk_characters: 0}", ("text", "first_chunk_characters"), "greater_than_equal"),
+        ("text: {longest_chunk_characters: 6000}", ("text", "longest_chunk_characters"), "less_than_equal"),
+        ("text: {emoji: speak}", ("text", "emoji"), "literal_error"),
+        ("text: {markdown: sometimes}", ("text", "markdown"), "bool_parsing"),
+    ],
+)
+def test_an_unknown_key_or_a_value_out_of_bounds_is_named(text, loc, kind):
+    error = _refusal(text)
+    assert (error["loc"], error["type"]) == (loc, kind)
+
+
+def test_every_text_setting_is_described():
+    assert all(field.description for field in TextConfig.model_fields.values())

@@ -1,0 +1,96 @@
+"""Numbers, money, percentages, ranges and ordinals as they are written in ten languages; and what is left alone."""
+
+import pytest
+
+from serve_app.spoken_numbers import spell
+
+WRITTEN = {
+    "english": [
+        ("1,234.5 of 21 units", "one thousand two hundred thirty-four point five of twenty-one units"),
+        ("-3 degrees, 0.05", "minus three degrees, zero point zero five"),
+        ("50% or 5-10 %", "fifty percent or five to ten percent"),
+        ("$5.50, £1, ¥500, €5.00", "five dollars fifty, one pound, five hundred yen, five euros"),
+        ("$0.99 and $1.05", "zero point nine nine dollars and one point zero five dollars"),
+        ("$5 million, USD 5, -$3", "five million dollars, five US dollars, minus three dollars"),
+        ("the 1st, 22nd and 103rd", "the first, twenty-second and one hundred third"),
+        ("pages 10-20, 99–100", "pages ten to twenty, ninety-nine to one hundred"),
+        ("a 20-year-old, 24-hour news", "a twenty-year-old, twenty-four-hour news"),
+        ("007, 0049", "zero zero seven, zero zero four nine"),
+        ("card 4111111111111111", "card four" + " one" * 15),
+        ("2*3, 5+5 (4) [1]", "two*three, five+five (four) [one]"),
+    ],
+    "german": [
+        ("1.234,56 und 1 000", "eintausendzweihundertvierunddreißig Komma fünf sechs und eintausend"),
+        ("1 Mann, 1 Katze, 1 neue Idee, 1 von 3", "ein Mann, eine Katze, eine neue Idee, eins von drei"),
+        ("5,50 €, 1 €, 5 Millionen €", "fünf Euro fünfzig, ein Euro, fünf Millionen Euro"),
+        ("1 %, 2,5 %, 3–5 Tage", "ein Prozent, zwei Komma fünf Prozent, drei bis fünf Tage"),
+        ("im 3. Stock, der 2. Platz. Er ist 3. Und", "im dritten Stock, der zweite Platz. Er ist drei. Und"),
+    ],
+    "french": [
+        ("1 234 567,89", "un million deux cent trente-quatre mille cinq cent soixante-sept virgule quatre-vingt-neuf"),
+        ("1 heure, 21 personnes, 1 livre", "une heure, vingt-et-une personnes, un livre"),
+        ("5,50 €, 1 000 000 €, 2 £", "cinq euros cinquante, un million d'euros, deux livres sterling"),
+        ("3,5 %, 1er, 1re, 2e, l'1", "trois virgule cinq pour cent, premier, première, deuxième, l'un"),
+    ],
+    "spanish": [
+        ("1 libro, 1 casa, 200 personas, 1 día, 21", "un libro, una casa, doscientas personas, un día, veintiuno"),
+        ("5,50 €, $21, 1.000.000 €", "cinco euros con cincuenta, veintiún dólares, un millón de euros"),
+        ("3,5 %, 1.º, 2ª, 3er", "tres coma cinco por ciento, primero, segunda, tercer"),
+    ],
+    "portuguese": [
+        ("2 casas, 2 dias, 200 pessoas, 2", "duas casas, dois dias, duzentas pessoas, dois"),
+        ("R$ 5,50, R$ 1, 5 milhões €", "cinco reais e cinquenta, um real, cinco milhões de euros"),
+        ("3,5%, 1º, 3ª", "três vírgula cinco por cento, primeiro, terceira"),
+    ],
+    "italian": [
+        ("1 casa, 1 libro, 21 anni, 1", "una casa, un libro, ventuno anni, uno"),
+        ("5,50 €, £1, 1.000.000 €", "cinque euro e cinquanta, una sterlina, un milione di euro"),
+        ("2%, il 20° posto, 20 °C, 1ª", "due per cento, il ventesimo posto, venti °C, prima"),
+    ],
+    "russian": [
+        ("1 книга, 2 книги, 2 стола, 1 окно", "одна книга, две книги, два стола, одно окно"),
+        ("11 дней, 12 недель, 21 год", "одиннадцать дней, двенадцать недель, двадцать один год"),
+        ("3,14; 1,5", "три целых четырнадцать сотых; одна целая пять десятых"),
+        ("1%, 2%, 5%, 2,5%", "один процент, два процента, пять процентов, две целых пять десятых процента"),
+        ("21 ₽, 2 ₽, 5 €, 2 £", "двадцать один рубль, два рубля, пять евро, два фунта"),
+        ("5-й, 3-го, 1990-е", "пятый, третьего, тысяча девятьсот девяностые"),
+    ],
+    "chinese": [
+        ("2个，第2个，2月，22个，200元", "两个，第二个，二月，二十二个，两百元"),
+        ("3.5万，1,234，2亿", "三点五万，一千两百三十四，两亿"),
+        ("50%，¥5，$5.50，-5度", "百分之五十，五元，五点五零美元，负五度"),
+        ("10-20，13800138000", "十到二十，一三八零零一三八零零零"),
+    ],
+    "japanese": [
+        ("3人、第3回、1つ、1,234", "三人、第三回、一つ、千二百三十四"),
+        ("50%、¥500、¥5万、-5度", "五十パーセント、五百円、五万円、マイナス五度"),
+        ("0.5、10-20", "零点五、十から二十"),
+    ],
+    "korean": [
+        ("3개, 3개월, 20명, 100개, 3 살", "세 개, 삼개월, 스무 명, 백개, 세 살"),
+        ("1번째, 21번째, 제3회", "첫 번째, 스물한 번째, 제삼회"),
+        ("₩500, 5,000원, 3.5%", "오백 원, 오천원, 삼점오 퍼센트"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "spelled"), [(language, *pair) for language, pairs in WRITTEN.items() for pair in pairs]
+)
+def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
+    assert spell(text, language) == spelled
+
+
+@pytest.mark.parametrize("language", WRITTEN)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v1.2.3", "1.2.3", "192.168.0.1", "https://a.b/c?d=1&e=22", "www.a1.b", "me@x1.org", "GPT-4", "COVID-19", "mp3",
+        "A4", "5km", "5G", "H2O", "0x1F", "3:2", "1/2", "24/7", "12:30:45", "555-1234", "555-123-4567",
+        "+49 30 1234567", "(030) 1234567", "030 1234567", "4111 1111 1111 1111",
+        "1,2,3", "x_1", "2024-05-03T14:30", "10-5",
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_left_as_it_is_written(language, text):
+    assert spell(text, language) == text
+    assert spell(f"({text}), x", language) == f"({text}), x"
