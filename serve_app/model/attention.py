@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.kv_cache import Rows
+from serve_app.model.kv_cache import Rows, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,9 @@ class Staggered:
         self._mask = mask[:, None, None]
         self._rows, self._positions, self._length = rows, positions, length
         self._slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
+        # To gather what is attended to copies it. A CPU attends to each run of neighbours in place, a seventh of the
+        # time at 300 positions; a GPU would have to wait for the indices, and could not be captured.
+        self._runs = runs(rows.tolist()) if isinstance(rows, Tensor) and rows.device.type == "cpu" else None
         self.cos = rotary.cos[positions][:, None, None]
         self.sin = rotary.sin[positions][:, None, None]
 
@@ -137,15 +140,20 @@ class Staggered:
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend with [B, 1, heads, D] over one layer's keys and values [slots, KV, P, D]: [B, 1, heads * D]."""
-        attended = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            keys[:, :, : self._length][self._rows],
-            values[:, :, : self._length][self._rows],
-            attn_mask=self._mask,
-            enable_gqa=True,
-        )
-        return attended.transpose(1, 2).flatten(2)
+        keys, values, queries = keys[:, :, : self._length], values[:, :, : self._length], queries.transpose(1, 2)
+        if self._runs is None:
+            return _attend(queries, keys[self._rows], values[self._rows], self._mask)
+        parts = [
+            _attend(queries[places], keys[slots], values[slots], self._mask[places]) for places, slots in self._runs
+        ]
+        return torch.cat(parts)
 
     def addresses(self) -> tuple[int, int, int, int]:
         """Both lie in memory."""
         return self._slots.data_ptr(), 0, self._positions.data_ptr(), 0
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """[B, heads, T, D] over [B, KV, P, D]: [B, T, heads * D]."""
+    attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+    return attended.transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""What a decoder layer computes between its products, in the form that suits the device."""
+"""What is computed between the products of decoder layers, in the form that suits the device."""
 
 from typing import Protocol
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from serve_app.model import cpu_kernels, sampling
 from serve_app.model.attention import Span, StackShape
 from serve_app.model.cpu_kernels import CpuKernels
+from serve_app.model.sampling import DrawRows
 
 
 class Kernels(Protocol):
@@ -34,6 +36,14 @@ class Kernels(Protocol):
         Returns:
             [B, T, heads * D].
         """
+        ...
+
+
+class DrawCodes(Protocol):
+    """As :func:`serve_app.model.sampling.draw`."""
+
+    def __call__(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int) -> Tensor:
+        """Draw one code a row."""
         ...
 
 
@@ -72,3 +82,8 @@ def make_kernels(shape: StackShape, positions: int, dtype: torch.dtype, device: 
     if device.type == "cpu" and dtype in {torch.float32, torch.bfloat16}:
         return CpuKernels(shape, positions)
     return TorchKernels(shape, device)
+
+
+def make_draw(device: torch.device) -> DrawCodes:
+    """Choose by device."""
+    return cpu_kernels.draw if device.type == "cpu" else sampling.draw

@@ -8,6 +8,7 @@ from serve_app.model import cpu_kernels
 from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
 from serve_app.model.cpu_kernels import CpuKernels, dequantise, quantise
 from serve_app.model.kernels import TorchKernels, make_kernels
+from serve_app.model.kv_cache import as_rows, runs
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -104,23 +105,24 @@ def test_attention_is_torchs_and_fills_the_cache_as_torchs_does(dtype, positions
     assert torch.equal(given[0][untouched], expected[0][untouched])
 
 
+@pytest.mark.parametrize("slots", [range(10), [11, 3, 4, 5, 0, 1, 9, 10, 2, 7]], ids=["neighbours", "apart"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_alone_equals_the_row_in_company_exactly(dtype, positions):
+def test_a_row_alone_equals_the_row_in_company_exactly(dtype, positions, slots):
     batch = 10
     kernels, rotary = CpuKernels(SHAPE, positions), Rotary(SHAPE, positions, dtype, CPU)
     fused, norm_qk = inputs(batch, 1, dtype)
     starts = torch.arange(batch)
-    together = Staggered(rotary, fused, slice(0, batch), starts, batch)
+    together = Staggered(rotary, fused, as_rows(list(slots), CPU), starts, batch)
     keys, values = cache(dtype, positions)
     attended = kernels.attend(fused, norm_qk, keys, values, together)
     norm, gated = kernels.norm(fused), kernels.swiglu(fused)
     rounded, most = quantise(fused)
-    for row in range(batch):
+    for row, slot in enumerate(slots):
         one = fused[row : row + 1]
         own_keys, own_values = cache(dtype, positions)
-        alone = Staggered(rotary, one, slice(row, row + 1), starts[row : row + 1], batch)
+        alone = Staggered(rotary, one, slice(slot, slot + 1), starts[row : row + 1], batch)
         assert torch.equal(kernels.attend(one, norm_qk, own_keys, own_values, alone), attended[row : row + 1])
-        assert torch.equal(own_keys[row], keys[row])
+        assert torch.equal(own_keys[slot], keys[slot])
         assert torch.equal(kernels.norm(one), norm[row : row + 1])
         assert torch.equal(kernels.swiglu(one), gated[row : row + 1])
         own_rounded, own_most = quantise(one)
@@ -198,3 +200,10 @@ def test_rows_of_any_width_are_computed(width):
     gate, up = np.split(x.double().numpy(), 2, axis=1)
     given = CpuKernels(SHAPE, FEW).swiglu(x).numpy()
     np.testing.assert_allclose(given, gate / (1 + np.exp(-gate)) * up, rtol=1e-6, atol=1e-6)
+
+
+def test_slots_are_split_where_one_does_not_follow_the_other():
+    slots = [3, 4, 5, 0, 1, 9, 9, 8]
+    split = runs(slots)
+    assert [(places.start, places.stop) for places, _ in split] == [(0, 3), (3, 5), (5, 6), (6, 7), (7, 8)]
+    assert [slot for _, run in split for slot in range(run.start, run.stop)] == slots
