@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.quiet import Upstream
-from serve_app.model.transformer import Stack, StackShape
+from serve_app.model.transformer import Stack
 
 
 class CodePredictor:

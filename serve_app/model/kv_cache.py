@@ -1,5 +1,8 @@
 """Static keys and values of a pool of slots, written in place; a slot's length is its owner's business."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -47,3 +50,12 @@ def as_rows(slots: list[int], device: torch.device) -> Rows:
     if slots == list(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return torch.tensor(slots, device=device)
+
+
+def runs(slots: Sequence[int]) -> list[tuple[slice, slice]]:
+    """Split slots where one does not follow the one before: (places in ``slots``, the slots themselves) of each run."""
+    ends = [place for place in range(1, len(slots)) if slots[place] != slots[place - 1] + 1]
+    return [
+        (slice(begin, end), slice(slots[begin], slots[begin] + end - begin))
+        for begin, end in pairwise([0, *ends, len(slots)])
+    ]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec
+from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import Rows
 from serve_app.model.prompt import PromptBuilder
-from serve_app.model.sampling import DrawRows, draw, penalise, uniforms
+from serve_app.model.sampling import DrawRows, penalise, uniforms
 from serve_app.model.talker import Talker
 from serve_app.speech import CODE_GROUPS
 
@@ -98,6 +99,7 @@ class Steps:
         self._suppressed = suppressed  # [V] bool
         self._true = torch.ones((), dtype=torch.bool, device=device)
         self._all_rows = torch.arange(len(slots.hidden), device=device)
+        self._draw_codes = make_draw(device)
         self.device = device
         self.talker_vocabulary = talker.vocabulary
         self.predictor_vocabulary = predictor.vocabulary
@@ -123,10 +125,10 @@ class Steps:
         logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
         logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = _choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
+        first = self._choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
-            return _choose(logits, uniform[:, codebook], slots.predictor_draws, rows, choice.predictor_keep)
+            return self._choose(logits, uniform[:, codebook], slots.predictor_draws, rows, choice.predictor_keep)
 
         codes = self._predictor.draw_frame(slots.hidden[rows], first, self._prompts.embed_code, choose)
         indices = self._all_rows[rows]
@@ -163,7 +165,6 @@ class Steps:
         slots.decoded[rows] = decoded + frames
         return pcm
 
-
-def _choose(logits: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None) -> Tensor:
-    """Draw [B] codes; ``keep`` is None where every row is greedy."""
-    return logits.argmax(dim=-1) if keep is None else draw(logits, uniform, draws, rows, keep)
+    def _choose(self, logits: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None) -> Tensor:
+        """Draw [B] codes; ``keep`` is None where every row is greedy."""
+        return logits.argmax(dim=-1) if keep is None else self._draw_codes(logits, uniform, draws, rows, keep)

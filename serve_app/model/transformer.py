@@ -9,34 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
+from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import Linear, WeightForm, make_linear
 from serve_app.model.quiet import Upstream
-
-
-@dataclass(frozen=True, slots=True)
-class StackShape:
-    """Sizes of a stack.
-
-    Attributes:
-        layers: number of decoder layers.
-        heads: query heads.
-        kv_heads: key and value heads; ``heads`` is a multiple of it.
-        head_dim: width of a head.
-        hidden: width of the residual stream.
-        rms_eps: added to the mean square before its root.
-        rope_theta: base of the rotary frequencies.
-    """
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    rms_eps: float
-    rope_theta: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +26,6 @@ class Layer:
     gate_up: Linear
     down: Linear
     norm_qk: Tensor
-
-
-class Rotary:
-    """Cosines and sines of every position, made once in float32.
-
-    The talker's three rotary sections (temporal, height, width) hold the same position in speech, so that its
-    interleaved form equals the plain one.
-    Source: qwen-tts 0.1.1, modeling_qwen3_tts.py, Qwen3TTSTalkerRotaryEmbedding and get_rope_index.
-    """
-
-    def __init__(self, shape: StackShape, positions: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Tabulate [positions, head_dim] in ``dtype``; sines of the first half are negated, for swapped halves."""
-        exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
-        frequencies = 1.0 / (shape.rope_theta**exponent)  # [head_dim / 2]
-        angles = torch.arange(positions).float()[:, None] * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        self.cos = angles.cos().to(dtype).to(device)
-        sign = torch.ones(shape.head_dim)
-        sign[: shape.head_dim // 2] = -1.0
-        self.sin = (angles.sin() * sign).to(dtype).to(device)
 
 
 class Stack:
@@ -85,7 +43,7 @@ class Stack:
         self.shape = shape
         self.layers = [_take_layer(layer, shape, form) for layer in module.layers]
         self.norm: Tensor = module.norm.weight.detach()
-        self._eps = torch.tensor(shape.rms_eps, device=self.norm.device)
+        self._kernels = make_kernels(shape, positions, self.norm.dtype, self.norm.device)
         self._rotary = Rotary(shape, positions, self.norm.dtype, self.norm.device)
 
     @property
@@ -107,27 +65,7 @@ class Stack:
         Returns:
             [B, T, H], after the final norm.
         """
-        end = start + x.shape[1]
-        mask = None
-        if start and x.shape[1] > 1:
-            hidden = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).triu(start + 1)
-            mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
-        cos, sin = self._rotary.cos[start:end, None], self._rotary.sin[start:end, None]  # [T, 1, D]
-        for number, layer in enumerate(self.layers):
-            queries, keys, values = self._project(layer, x, cos, sin)
-            cached_keys, cached_values = cache.keys[number, rows], cache.values[number, rows]  # [B, KV, P, D]
-            cached_keys[:, :, start:end] = keys.transpose(1, 2)
-            cached_values[:, :, start:end] = values.transpose(1, 2)
-            attended = functional.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                cached_keys[:, :, :end],
-                cached_values[:, :, :end],
-                attn_mask=mask,
-                is_causal=start == 0 and x.shape[1] > 1,
-                enable_gqa=True,
-            )
-            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
-        return functional.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.rms_eps)
+        return self._run(x, cache, Aligned(self._rotary, x, rows, start))
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
         """Run one new position of several slots, each at its own.
@@ -142,40 +80,16 @@ class Stack:
         Returns:
             [B, 1, H], after the final norm.
         """
-        cos, sin = self._rotary.cos[positions][:, None, None], self._rotary.sin[positions][:, None, None]  # [B,1,1,D]
-        hidden = torch.arange(length, device=x.device) > positions[:, None]  # [B, length]
-        mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
-        mask = mask[:, None, None]
-        slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
+        return self._run(x, cache, Staggered(self._rotary, x, rows, positions, length))
+
+    def _run(self, x: Tensor, cache: KvCache, span: Span) -> Tensor:
+        kernels = self._kernels
         for number, layer in enumerate(self.layers):
-            queries, keys, values = self._project(layer, x, cos, sin)
-            cache.keys[number][slots, :, positions] = keys[:, 0]  # [B, KV, D]
-            cache.values[number][slots, :, positions] = values[:, 0]
-            attended = functional.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                cache.keys[number][:, :, :length][rows],
-                cache.values[number][:, :, :length][rows],
-                attn_mask=mask,
-                enable_gqa=True,
-            )
-            x = self._finish(layer, x, attended.transpose(1, 2).flatten(2))
-        return functional.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.rms_eps)
-
-    def _project(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, T, heads, D], keys and values [B, T, kv_heads, D], the first two normed and rotated."""
-        shape = self.shape
-        rotated_heads = shape.heads + shape.kv_heads
-        fused = layer.qkv(_rms_norm(x, self._eps))
-        fused = fused.view(*x.shape[:2], rotated_heads + shape.kv_heads, shape.head_dim)
-        turned = _rms_norm(fused[:, :, :rotated_heads], self._eps) * layer.norm_qk
-        turned = torch.addcmul(turned * cos, turned.roll(shape.head_dim // 2, -1), sin)
-        return turned[:, :, : shape.heads], turned[:, :, shape.heads :], fused[:, :, rotated_heads:]
-
-    def _finish(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
-        """Output projection and feed-forward, each added to the residual stream."""
-        x = layer.out(attended, x)
-        gate, up = layer.gate_up(_rms_norm(x, self._eps)).chunk(2, dim=-1)
-        return layer.down(functional.silu(gate).mul_(up), x)
+            fused = layer.qkv(kernels.norm(x))
+            attended = kernels.attend(fused, layer.norm_qk, cache.keys[number], cache.values[number], span)
+            x = layer.out(attended, x)
+            x = layer.down(kernels.swiglu(layer.gate_up(kernels.norm(x))), x)
+        return kernels.norm(x) * self.norm
 
 
 def _take_layer(layer: Upstream, shape: StackShape, form: WeightForm) -> Layer:
@@ -195,13 +109,3 @@ def _take_layer(layer: Upstream, shape: StackShape, form: WeightForm) -> Layer:
 def _fold(weight: Tensor, norm: Tensor) -> Tensor:
     """A product's weight [N, K] with the weight [K] of the norm before it."""
     return (weight.detach().float() * norm.detach().float()).to(weight.dtype)
-
-
-def _rms_norm(x: Tensor, eps: Tensor) -> Tensor:
-    """Divide [..., N] by its root mean square, in float32 inside.
-
-    Four operations; torch's own ``rms_norm`` is eleven on a CPU (measured: 21 against 12 µs, 325 times a frame).
-    """
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = torch.addcmul(eps, norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
-    return torch.mul(x, scale, out=torch.empty_like(x))

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as upstream
 
+from serve_app.model.cpu_kernels import draw as draw_on_cpu
 from serve_app.model.sampling import Draw, DrawRows, draw, penalise, uniforms
 
 DEVICE = torch.device("cpu")
@@ -22,7 +23,9 @@ def draw_rows(logits, uniform, *draws):
     rows = rows_of(*draws)
     slots = list(range(len(draws)))
     keep = rows.most_kept(slots, logits.shape[1]) or 1
-    return draw(logits, uniform, rows, slice(0, len(draws)), keep)
+    codes = draw(logits, uniform, rows, slice(0, len(draws)), keep)
+    assert torch.equal(codes, draw_on_cpu(logits, uniform, rows, torch.tensor(slots), keep))
+    return codes
 
 
 def upstream_probabilities(logits, each):
@@ -105,3 +108,22 @@ def test_uniforms_of_a_row_do_not_depend_on_its_company(seed):
     alone = uniforms(torch.tensor([seed]), torch.tensor([5]), 16)
     together = uniforms(torch.tensor([7, seed, 9]), torch.tensor([1, 5, 2]), 16)
     assert torch.equal(alone[0], together[1])
+
+
+def test_suppressed_codes_are_never_drawn_however_many_are_kept():
+    logits = torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    logits[:, 5:] = float("-inf")
+    codes = draw_rows(logits, torch.linspace(0, 1 - 2**-24, 50), *[Draw(5.0, 50, 1.0)] * 50)
+    assert set(codes.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_rows_apart_take_their_own_parameters():
+    rows = rows_of(Draw(0.0, 0, 1.0), Draw(1.0, 3, 1.0), Draw(2.0, 0, 0.5), Draw(1.0, 40, 0.9))
+    generator = torch.Generator().manual_seed(0)
+    slots = torch.tensor([3, 0, 2])
+    for _ in range(50):
+        logits = 3 * torch.randn(3, 300, generator=generator)
+        uniform = torch.rand(3, 4, generator=generator)[:, 1]
+        for keep in (50, 300):
+            expected = draw(logits, uniform, rows, slots, keep)
+            assert torch.equal(draw_on_cpu(logits, uniform, rows, slots, keep), expected)

@@ -1,0 +1,209 @@
+import numba
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from serve_app.model import cpu_kernels
+from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
+from serve_app.model.cpu_kernels import CpuKernels, dequantise, quantise
+from serve_app.model.kernels import TorchKernels, make_kernels
+from serve_app.model.kv_cache import as_rows, runs
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16]
+SHAPE = StackShape(layers=1, heads=6, kv_heads=2, head_dim=48, hidden=72, rms_eps=1e-6, rope_theta=1e4)
+SLOTS = 12
+FEW, MANY = 16, 100  # positions of a cache that is attended to by our own kernel, and by torch's
+
+
+def normal(*shape, seed=0, dtype=torch.float32, size=1.0):
+    return (size * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
+
+
+def assert_rounded(given, exact):
+    """Within a few roundings of float32, or one unit in the last place of bfloat16."""
+    if given.dtype == torch.float32:
+        torch.testing.assert_close(given.double(), exact, atol=2e-6, rtol=2e-6)
+    else:
+        torch.testing.assert_close(given.double(), exact, atol=1e-5, rtol=2**-8)
+
+
+@pytest.fixture(params=[FEW, MANY], ids=["few", "many"])
+def positions(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 10])
+@pytest.mark.parametrize("width", [48, 1024])
+def test_a_norm_is_torchs(dtype, rows, width):
+    x = normal(rows, 3, width, dtype=dtype, size=3.0)[:, -1:]  # as a state's last position lies
+    norm = CpuKernels(SHAPE, FEW).norm(x)
+    assert_rounded(norm, x.double() / (x.double().square().mean(-1, keepdim=True) + SHAPE.rms_eps).sqrt())
+    assert (norm.shape, norm.dtype) == (x.shape, dtype)
+    torch.testing.assert_close(norm, TorchKernels(SHAPE, CPU).norm(x), atol=1e-6, rtol=2**-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 10])
+def test_a_swiglu_is_torchs(dtype, rows):
+    x = normal(rows, 1, 2 * 75, dtype=dtype, size=4.0)
+    gate, up = x.double().chunk(2, dim=-1)
+    given = CpuKernels(SHAPE, FEW).swiglu(x)
+    assert_rounded(given, functional.silu(gate) * up)
+    torch.testing.assert_close(given, TorchKernels(SHAPE, CPU).swiglu(x), atol=1e-6, rtol=2**-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_swiglu_of_any_gate_is_finite(dtype):
+    gate = torch.tensor([-1e4, -88.5, -87.4, -20.0, -1e-30, 0.0, 1e-30, 20.0, 87.4, 88.5, 1e4, 3e38], dtype=dtype)
+    given = CpuKernels(SHAPE, FEW).swiglu(torch.cat([gate, torch.ones_like(gate)])[None])[0]
+    torch.testing.assert_close(given, functional.silu(gate), atol=1e-30, rtol=2**-7)
+
+
+def spans(dtype, positions):
+    """Each way of standing in a cache: (B, T, the span)."""
+    rotary = Rotary(SHAPE, positions, dtype, CPU)
+
+    def x(batch, new):
+        return torch.empty(batch, new, SHAPE.hidden, dtype=dtype)
+
+    yield 1, 7, Aligned(rotary, x(1, 7), slice(3, 4), 0)
+    yield 1, 5, Aligned(rotary, x(1, 5), slice(3, 4), 6)
+    yield 10, 1, Aligned(rotary, x(10, 1), slice(0, 10), 9)
+    staggered = torch.tensor([0, 11, 3, 7, 7, 2, 1, 4, 9, 5])
+    yield 10, 1, Staggered(rotary, x(10, 1), slice(1, 11), staggered, 12)
+    apart = torch.tensor([11, 3, 0, 7, 5, 1, 9, 2, 10, 6])
+    yield 10, 1, Staggered(rotary, x(10, 1), apart, staggered, 12)
+
+
+def cache(dtype, positions):
+    shape = (SLOTS, SHAPE.kv_heads, positions, SHAPE.head_dim)
+    return normal(*shape, seed=1, dtype=dtype), normal(*shape, seed=2, dtype=dtype)
+
+
+def inputs(batch, new, dtype):
+    heads = SHAPE.heads + 2 * SHAPE.kv_heads
+    norm_qk = 1 + 0.3 * normal(SHAPE.heads + SHAPE.kv_heads, SHAPE.head_dim, seed=3)
+    return normal(batch, new, heads * SHAPE.head_dim, seed=4, dtype=dtype), norm_qk.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", range(5))
+def test_attention_is_torchs_and_fills_the_cache_as_torchs_does(dtype, positions, number):
+    batch, new, span = list(spans(dtype, positions))[number]
+    fused, norm_qk = inputs(batch, new, dtype)
+    given, expected = cache(dtype, positions), cache(dtype, positions)
+    attended = CpuKernels(SHAPE, positions).attend(fused, norm_qk, *given, span)
+    torchs = TorchKernels(SHAPE, CPU).attend(fused, norm_qk, *expected, span)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05  # torch rounds to bfloat16 five times on the way
+    torch.testing.assert_close(attended, torchs, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(given[0], expected[0], atol=tolerance, rtol=tolerance)
+    assert torch.equal(given[1], expected[1])
+    untouched = (expected[0] == cache(dtype, positions)[0]).all(dim=-1)  # [slots, KV, P]
+    assert torch.equal(given[0][untouched], expected[0][untouched])
+
+
+@pytest.mark.parametrize("slots", [range(10), [11, 3, 4, 5, 0, 1, 9, 10, 2, 7]], ids=["neighbours", "apart"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_alone_equals_the_row_in_company_exactly(dtype, positions, slots):
+    batch = 10
+    kernels, rotary = CpuKernels(SHAPE, positions), Rotary(SHAPE, positions, dtype, CPU)
+    fused, norm_qk = inputs(batch, 1, dtype)
+    starts = torch.arange(batch)
+    together = Staggered(rotary, fused, as_rows(list(slots), CPU), starts, batch)
+    keys, values = cache(dtype, positions)
+    attended = kernels.attend(fused, norm_qk, keys, values, together)
+    norm, gated = kernels.norm(fused), kernels.swiglu(fused)
+    rounded, most = quantise(fused)
+    for row, slot in enumerate(slots):
+        one = fused[row : row + 1]
+        own_keys, own_values = cache(dtype, positions)
+        alone = Staggered(rotary, one, slice(slot, slot + 1), starts[row : row + 1], batch)
+        assert torch.equal(kernels.attend(one, norm_qk, own_keys, own_values, alone), attended[row : row + 1])
+        assert torch.equal(own_keys[slot], keys[slot])
+        assert torch.equal(kernels.norm(one), norm[row : row + 1])
+        assert torch.equal(kernels.swiglu(one), gated[row : row + 1])
+        own_rounded, own_most = quantise(one)
+        assert torch.equal(own_rounded[0], rounded[row])
+        assert own_most[0] == most[row]
+
+
+def test_a_span_that_would_leave_the_cache_is_refused():
+    rotary = Rotary(SHAPE, FEW, torch.float32, CPU)
+    fused, norm_qk = inputs(1, 7, torch.float32)
+    beyond = Aligned(rotary, fused, slice(0, 1), FEW - 3)
+    with pytest.raises(AssertionError, match="leave the cache"):
+        CpuKernels(SHAPE, FEW).attend(fused, norm_qk, *cache(torch.float32, FEW), beyond)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 10])
+def test_quantising_is_torchs_to_the_last_bit(dtype, rows):
+    x = normal(rows, 1, 1000, dtype=dtype)
+    x[0, 0, :7] = torch.tensor([127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5])  # ties go to even
+    x[-1] *= 1e-12
+    rounded, most = quantise(x)
+    expected = x[:, 0].float().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
+    assert torch.equal(most, expected[:, 0])
+    assert torch.equal(rounded, torch.mul(x[:, 0].float(), 127.0 / expected).round().to(torch.int8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 10])
+def test_dequantising_rounds_once_to_nearest_even(dtype, rows):
+    generator = torch.Generator().manual_seed(0)
+    product = torch.randint(-(2**24), 2**24, (rows, 1000), generator=generator, dtype=torch.int32)
+    ones, out = torch.ones(1000), torch.empty(rows, 1, 1000, dtype=dtype)
+    dequantise(product, ones, torch.ones(rows), None, out)
+    assert torch.equal(out[:, 0], product.float().to(dtype))
+    scale, most, residual = normal(1000, seed=1).abs(), normal(rows, seed=2).abs(), normal(rows, 1, 1000, dtype=dtype)
+    dequantise(product, scale, most, residual, out)
+    exact = product.double() * scale.double() * most.double()[:, None] + residual[:, 0].double()
+    torch.testing.assert_close(out[:, 0].double(), exact, atol=1e-6, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_a_kernel_is_compiled_once_for_all_shapes_and_dtypes():
+    for dtype in DTYPES:
+        for rows in (1, 10):
+            CpuKernels(SHAPE, FEW).norm(normal(rows, 48, dtype=dtype))
+    assert len(cpu_kernels._norm.signatures) == 1
+
+
+def test_without_a_place_to_keep_them_kernels_are_compiled_anew(monkeypatch):
+    compiler = numba.njit
+
+    def homeless(*, cache=False, **settings):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compiler(**settings)
+
+    monkeypatch.setattr(numba, "njit", homeless)
+
+    @cpu_kernels._kernel()
+    def double(x):
+        return 2 * x
+
+    assert double(21) == 42
+
+
+def test_kernels_are_chosen_by_device_and_dtype():
+    assert isinstance(make_kernels(SHAPE, FEW, torch.bfloat16, CPU), CpuKernels)
+    assert isinstance(make_kernels(SHAPE, FEW, torch.float16, CPU), TorchKernels)
+    assert isinstance(make_kernels(SHAPE, FEW, torch.float32, torch.device("meta")), TorchKernels)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 33])
+def test_rows_of_any_width_are_computed(width):
+    x = normal(3, 2 * width)
+    gate, up = np.split(x.double().numpy(), 2, axis=1)
+    given = CpuKernels(SHAPE, FEW).swiglu(x).numpy()
+    np.testing.assert_allclose(given, gate / (1 + np.exp(-gate)) * up, rtol=1e-6, atol=1e-6)
+
+
+def test_slots_are_split_where_one_does_not_follow_the_other():
+    slots = [3, 4, 5, 0, 1, 9, 9, 8]
+    split = runs(slots)
+    assert [(places.start, places.stop) for places, _ in split] == [(0, 3), (3, 5), (5, 6), (6, 7), (7, 8)]
+    assert [slot for _, run in split for slot in range(run.start, run.stop)] == slots
