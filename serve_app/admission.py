@@ -53,11 +53,13 @@ class Backlog:
         running: streams that were admitted and have not ended.
         waiting: text chunks that wait.
         waiting_s: seconds of a slot that those who wait will take; 0 until a stream has ended.
+        asked: text chunks that ever asked for a stream, refused ones too.
     """
 
     running: int
     waiting: int
     waiting_s: float
+    asked: int = 0
 
 
 class Admission:
@@ -74,11 +76,13 @@ class Admission:
         self._waiting: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Ticket, float]] = {}
         self._stream_s = 0.0
+        self._asked = 0
 
     @property
     def backlog(self) -> Backlog:
         """What there is to do now."""
-        return Backlog(len(self._running), len(self._waiting), len(self._waiting) * self._stream_s)
+        waiting_s = len(self._waiting) * self._stream_s
+        return Backlog(len(self._running), len(self._waiting), waiting_s, self._asked)
 
     def ask(self, ticket: Ticket, now_s: float) -> None:
         """Let a text chunk wait; :meth:`admit` says when it may start.
@@ -86,6 +90,7 @@ class Admission:
         Raises:
             CapacityError: as many wait as may, or it would not start before its deadline.
         """
+        self._asked += 1
         most = self._config.max_waiting
         if len(self._waiting) >= most + max(0, self.room - len(self._running)):
             raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; at most {most} may", now_s)

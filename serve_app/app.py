@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 import serve_app
-from serve_app.config import AppConfig, GeneratorConfig
+from serve_app.config import AppConfig
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.ingress import Ingress
 
@@ -63,23 +63,30 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
     if replicas.min_replicas == replicas.max_replicas:
         options["num_replicas"] = replicas.max_replicas
     else:
-        options["autoscaling_config"] = _autoscaling(replicas)
+        options["autoscaling_config"] = _autoscaling(config)
     return options
 
 
-def _autoscaling(replicas: GeneratorConfig) -> AutoscalingConfig:
+def _autoscaling(config: AppConfig) -> AutoscalingConfig:
+    """Our policy alone decides: Serve's own delays and factors around it do nothing.
+
+    No ``initial_replicas``: Serve would go back to it at every change of the deployment's options.
+    """
     with warnings.catch_warnings():
         # The environment variables that are to replace metrics_interval_s are read by nothing in Ray 2.60.
         warnings.simplefilter("ignore", DeprecationWarning)
         return AutoscalingConfig(
-            min_replicas=replicas.min_replicas,
-            initial_replicas=max(1, replicas.min_replicas),
-            max_replicas=replicas.max_replicas,
-            target_ongoing_requests=replicas.target_ongoing_requests,
+            min_replicas=config.generator.min_replicas,
+            max_replicas=config.generator.max_replicas,
+            target_ongoing_requests=config.engine.slots,  # not used, but Serve warns where it exceeds the slots
             metrics_interval_s=_METRICS_INTERVAL_S,
             look_back_period_s=3 * _METRICS_INTERVAL_S,
-            upscale_delay_s=replicas.upscale_delay_s,
-            downscale_delay_s=replicas.downscale_delay_s,
+            upscale_delay_s=0.0,
+            downscale_delay_s=0.0,
+            policy=AutoscalingPolicy(
+                policy_function="serve_app.deployments.policy:ScaleGenerators",
+                policy_kwargs={"slots": config.engine.slots, "scaling": config.scaling.model_dump()},
+            ),
         )
 
 

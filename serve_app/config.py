@@ -170,16 +170,47 @@ class GeneratorConfig(Settings):
 
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
-    target_ongoing_requests: float = Field(
-        default=7.0, gt=0, description="Streams a replica should run on average; more makes Serve start another."
-    )
-    upscale_delay_s: float = Field(default=2.0, ge=0, description="More load for so long starts another replica.")
-    downscale_delay_s: float = Field(default=120.0, ge=0, description="Less load for so long ends one.")
     num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs that Ray reserves for a replica.")
     num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
     graceful_shutdown_timeout_s: float = Field(
         default=120.0, gt=0, description="How long a leaving replica may finish its streams: above the longest chunk."
     )
+
+
+class ScalingConfig(Settings):
+    """When generator replicas come and go, between `generator.min_replicas` and `max_replicas`; docs/scaling.md."""
+
+    look_back_s: float = Field(default=60.0, gt=0, description="Streams and arrivals are averaged over so long.")
+    react_s: float = Field(default=10.0, gt=0, description="The same for what counts as now; at most a third of it.")
+    headroom: float = Field(
+        default=1.5,
+        ge=0,
+        description="Slots to spare, in square roots of the streams of `look_back_s`: as many streams vary by one.",
+    )
+    cold_start_s: float = Field(
+        default=30.0, ge=0, description="From the order of a replica to its first stream; rising load is met so early."
+    )
+    crowding: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="How much longer a stream takes in a full replica than alone, as a share of the time alone: what"
+        " half empty replicas do is judged by what fewer, full ones could.",
+    )
+    drain_s: float = Field(default=10.0, gt=0, description="Work that waits is to be through within this time.")
+    late_share: float = Field(
+        default=0.05, ge=0, le=1, description="Share of listeners near an underrun from which replicas are too full."
+    )
+    downscale_delay_s: float = Field(default=120.0, ge=0, description="Less need for so long ends replicas.")
+    downscale_to_zero_delay_s: float = Field(
+        default=600.0, ge=0, description="No need for so long ends the last one, where `min_replicas` is 0."
+    )
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Self:
+        if self.react_s > self.look_back_s / 3:
+            raise ValueError(f"react_s is {self.react_s:g}; a third of look_back_s, {self.look_back_s:g}, is the most")
+        return self
 
 
 class IngressConfig(Settings):
@@ -279,6 +310,7 @@ class AppConfig(Settings):
     engine: EngineConfig = EngineConfig()
     text: TextConfig = TextConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    scaling: ScalingConfig = ScalingConfig()
     ingress: IngressConfig = IngressConfig()
     voices: VoicesConfig = VoicesConfig()
     session: SessionConfig = SessionConfig()

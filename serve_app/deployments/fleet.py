@@ -59,18 +59,35 @@ class IngressStatus:
     backlog: Backlog
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What all ingresses together have for the generators.
+
+    Attributes:
+        waiting: text chunks that wait at them.
+        waiting_s: seconds of a slot that those will take.
+        arrivals_hz: text chunks asked for each second, refused ones too.
+    """
+
+    waiting: int = 0
+    waiting_s: float = 0.0
+    arrivals_hz: float = 0.0
+
+
 class Fleet:
     """The latest status of every replica that still reports."""
 
     def __init__(self) -> None:
         self._generators: dict[str, tuple[GeneratorStatus, float]] = {}
         self._ingresses: dict[str, tuple[IngressStatus, float]] = {}
+        self._arrivals_hz: dict[str, float] = {}
 
     def report(self, status: GeneratorStatus | IngressStatus, now_s: float) -> None:
         """Take one replica's word for it."""
         if isinstance(status, GeneratorStatus):
             self._generators[status.replica] = (status, now_s)
         else:
+            self._arrivals_hz[status.replica] = self._rate_hz(status, now_s)
             self._ingresses[status.replica] = (status, now_s)
 
     def generators(self, now_s: float) -> list[GeneratorStatus]:
@@ -90,6 +107,23 @@ class Fleet:
         ingresses = self.ingresses(now_s)
         elsewhere = sum(status.backlog.running for status in ingresses if status.replica != ingress)
         return max(slots - elsewhere, -(-slots // max(1, len(ingresses))))
+
+    def demand(self, now_s: float) -> Demand:
+        """What waits at the ingresses and what they were asked for lately: generators pass it on to the autoscaling."""
+        ingresses = self.ingresses(now_s)
+        return Demand(
+            waiting=sum(status.backlog.waiting for status in ingresses),
+            waiting_s=sum(status.backlog.waiting_s for status in ingresses),
+            arrivals_hz=sum(self._arrivals_hz[status.replica] for status in ingresses),
+        )
+
+    def _rate_hz(self, status: IngressStatus, now_s: float) -> float:
+        """Texts a second since an ingress's last report; 0 after a silence, of which nothing is known."""
+        before, said_s = self._ingresses.get(status.replica, (status, now_s))
+        passed_s = now_s - said_s
+        if not 0 < passed_s <= GONE_AFTER_S:
+            return 0.0
+        return max(0, status.backlog.asked - before.backlog.asked) / passed_s
 
     def readiness(self, now_s: float) -> Readiness:
         """Ready as soon as one replica is; otherwise what the latest one says."""

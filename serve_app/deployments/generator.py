@@ -11,14 +11,16 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 
-from serve_app.config import AppConfig, EngineConfig
-from serve_app.deployments.fleet import REPORT_PERIOD_S, GeneratorStatus
+from serve_app.config import AppConfig, EngineConfig, ScalingConfig
+from serve_app.deployments.fleet import REPORT_PERIOD_S, Demand, GeneratorStatus
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
@@ -87,6 +89,8 @@ class Generator:
         join_serve_log()
         context = serve.get_replica_context()
         self._config = config
+        self._scaling = config.scaling
+        self._demand = Demand()
         self._replica = context.replica_id.unique_id
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
@@ -137,6 +141,29 @@ class Generator:
     def record_routing_stats(self) -> dict[str, list[str]]:
         """Called by Serve; what it returns is at every handle soon after."""
         return {VOICES: list(self._prompts)[-MOST_ROUTED_VOICES:]}
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called by Serve with the deployment's ``user_config``: knobs of ``scaling`` that change while it runs."""
+        try:
+            self._scaling = ScalingConfig.model_validate({**self._config.scaling.model_dump(), **user_config})
+        except ValidationError:
+            log.exception("user_config is not taken; the scaling stays as it is: %s", self._scaling)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve about twice a second: what :mod:`serve_app.deployments.policy` decides on."""
+        engine = self._speaker.engine
+        load, hearing = engine.load, engine.hearing
+        return ReplicaStats(
+            running=load.running,
+            waiting=load.waiting,
+            stream_s=engine.stream_s,
+            listeners=hearing.listeners,
+            late=hearing.late,
+            slack_s=hearing.slack_s,
+            waiting_before=self._demand.waiting,
+            waiting_before_s=self._demand.waiting_s,
+            arrivals_hz=self._demand.arrivals_hz,
+        ).numbers(self._scaling)
 
     async def _warm_up(self) -> None:
         """Encode what is pending, put the voices onto the device, and speak a real sentence."""
@@ -204,10 +231,12 @@ class Generator:
         """Tell the store how it is, every second; a store that is away is told the next time."""
         while True:
             try:
-                await self._store.report(self._status())
+                self._demand = await self._store.report(self._status())
             except RayError as error:
+                self._demand = Demand()
                 log.warning("the voice store did not take this replica's status: %s", error)
             except Exception:
+                self._demand = Demand()
                 log.exception("this replica's status was not reported; it is again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Fleet, GeneratorStatus, IngressStatus
+from serve_app.deployments.fleet import Demand, Fleet, GeneratorStatus, IngressStatus
 from serve_app.user_cache import user_cache
 from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
 from serve_app.voices import Reference, VoicePrompt, VoiceStatus
@@ -66,11 +66,13 @@ class VoiceStore:
         """Keep a prompt that a generator has made."""
         self._library.put(prompt, fingerprint, time.monotonic())
 
-    def report(self, status: GeneratorStatus) -> None:
-        """Take a generator's status."""
+    def report(self, status: GeneratorStatus) -> Demand:
+        """Take a generator's status, and say what waits for all of them."""
         if status.fingerprint:
             self._library.serve(status.fingerprint)
-        self._fleet.report(status, time.monotonic())
+        now_s = time.monotonic()
+        self._fleet.report(status, now_s)
+        return self._fleet.demand(now_s)
 
     def share_load(self, status: IngressStatus) -> int:
         """Take an ingress's status, and say how many streams it may have running."""
@@ -131,9 +133,9 @@ class VoiceStoreClient:
         """See :meth:`VoiceStore.put`."""
         await self._ask(lambda store: store.put.remote(prompt, fingerprint))
 
-    async def report(self, status: GeneratorStatus) -> None:
+    async def report(self, status: GeneratorStatus) -> Demand:
         """See :meth:`VoiceStore.report`."""
-        await self._ask(lambda store: store.report.remote(status))
+        return await self._ask(lambda store: store.report.remote(status))
 
     async def share_load(self, status: IngressStatus) -> int:
         """See :meth:`VoiceStore.share_load`."""

@@ -28,6 +28,15 @@ log = logging.getLogger(__name__)
 
 _STREAM_IDS = itertools.count(1)
 
+_SETTLED_S = 2.0
+"""A listener who has heard so much is past the start, at which everybody has little left to play."""
+
+_NEAR_UNDERRUN_S = 0.25
+"""A settled listener with less than this left is late; a stream that keeps up has about a second by then."""
+
+_STREAM_WEIGHT = 0.05
+"""Weight of the latest stream in the mean of seconds in a slot: about the last forty count."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
@@ -40,6 +49,21 @@ class EngineLoad:
 
     running: int
     waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """How an engine's listeners fare.
+
+    Attributes:
+        listeners: those who are past the start.
+        late: those of them who are about to run dry.
+        slack_s: the least that one of them has left to play, in seconds; 0 while there is none.
+    """
+
+    listeners: int
+    late: int
+    slack_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +113,7 @@ class Engine:
         self._settings = settings
         self._clock = clock
         self._costs = Costs()
+        self._stream_s = 0.0
         self._changed = threading.Condition()
         self._waiting: list[Stream] = []
         self._running: dict[int, Stream] = {}
@@ -115,6 +140,26 @@ class Engine:
     def load(self) -> EngineLoad:
         """Streams in slots and in the waiting list, now."""
         return EngineLoad(len(self._running), len(self._waiting))
+
+    @property
+    def hearing(self) -> Hearing:
+        """How those who listen fare, now."""
+        now_s = self._clock()
+        with self._changed:
+            slacks_s = [
+                stream.heard_until_s - now_s
+                for stream in self._running.values()
+                if stream.heard_until_s is not None
+                and stream.prepared.request.listening
+                and now_s - stream.arrived_s - stream.timings_s["first_audio"] > _SETTLED_S
+            ]
+        late = sum(slack_s < _NEAR_UNDERRUN_S for slack_s in slacks_s)
+        return Hearing(len(slacks_s), late, max(0.0, min(slacks_s, default=0.0)))
+
+    @property
+    def stream_s(self) -> float:
+        """Seconds for which streams held their slots lately, on average; 0 until one has ended."""
+        return self._stream_s
 
     @property
     def costs(self) -> Costs:
@@ -338,6 +383,9 @@ class Engine:
                 self._free.append(stream.slot)
                 self._free.sort(reverse=True)
         stream.timings_s["total"] = self._clock() - stream.arrived_s
+        if "queue" in stream.timings_s:
+            held_s = stream.timings_s["total"] - stream.timings_s["queue"]
+            self._stream_s += (held_s - self._stream_s) * (_STREAM_WEIGHT if self._stream_s else 1.0)
         stream.deliver(
             SpeechEnd(
                 finish_reason=reason,

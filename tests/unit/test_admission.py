@@ -169,3 +169,12 @@ def test_nobody_starves_and_the_room_is_never_exceeded(arrivals, room):
         for other_s, other in started.values():
             if other.asked_s > mine.needed_by_s + 2 * 5:
                 assert other_s >= mine_s
+
+
+def test_the_refused_are_among_those_who_asked():
+    made = admission(1, max_waiting=0)
+    made.ask(ticket(1), 0.0)
+    made.admit(0.0)
+    with pytest.raises(CapacityError):
+        made.ask(ticket(2), 0.0)
+    assert made.backlog.asked == 2

@@ -231,7 +231,10 @@ def test_serve_gives_a_generator_as_many_calls_as_it_has_slots():
 def test_a_range_of_replicas_is_autoscaled():
     options = app.generator_options(AppConfig(generator=GeneratorConfig(min_replicas=0, max_replicas=4)))
     scaling = options["autoscaling_config"]
-    assert (scaling.min_replicas, scaling.initial_replicas, scaling.max_replicas) == (0, 1, 4)
+    assert (scaling.min_replicas, scaling.max_replicas) == (0, 4)
+    assert scaling.initial_replicas is None, "Serve goes back to it whenever an option of the deployment changes"
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.downscale_to_zero_delay_s) == (0, 0, None)
+    assert scaling.policy.get_policy().__name__ == "ScaleGenerators"
     assert "num_replicas" not in options
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from simulation import SimulatedCosts, SimulatedRunner, Simulation, codes_of, pcm_of
 
 from serve_app.config import EngineConfig
-from serve_app.engine.engine import Engine, EngineLoad
+from serve_app.engine.engine import Engine, EngineLoad, Hearing
 from serve_app.errors import CapacityError, TtsUnavailableError
 from serve_app.speech import SpeechEnd, SpeechRequest
 
@@ -314,3 +314,39 @@ def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
     assert not engine.healthy
     leave.set()
     engine.stop()
+
+
+def test_listeners_are_heard_of_once_they_are_past_the_start():
+    sim = Simulation()
+    assert sim.engine.hearing == Hearing(0, 0, 0.0)
+    sim.speak("a" * 150)
+    sim.speak("b" * 150, listening=False)
+    sim.run(until_s=1.5)
+    assert sim.engine.hearing.listeners == 0
+    sim.run(until_s=3.5)
+    hearing = sim.engine.hearing
+    assert (hearing.listeners, hearing.late) == (1, 0)
+    assert hearing.slack_s == pytest.approx(sim.listeners[0].heard_until_s - sim.runner.now_s)
+
+
+def test_a_listener_with_nearly_nothing_left_is_late():
+    slow = SimulatedCosts(predict_s=0.08, talk_s=0.04)
+    sim = Simulation(SimulatedRunner(costs=slow))
+    sim.speak("a" * 100)
+    sim.run(until_s=6.0)
+    hearing = sim.engine.hearing
+    assert (hearing.listeners, hearing.late) == (1, 1)
+    assert hearing.slack_s < 0.25
+
+
+def test_an_engine_knows_how_long_streams_hold_their_slots():
+    sim = Simulation(SimulatedRunner(slots=1))
+    assert sim.engine.stream_s == 0.0
+    first = sim.speak("a" * 25)
+    sim.run()
+    took_s = sim.engine.stream_s
+    assert took_s == pytest.approx(first.end.timings_s["total"])
+    waiting = [sim.speak("a" * 25) for _ in range(3)]
+    sim.run()
+    assert sim.engine.stream_s == pytest.approx(took_s, rel=0.01), "the time before the slot does not count"
+    assert waiting[-1].end.timings_s["total"] > 2 * took_s

@@ -50,3 +50,35 @@ def test_an_ingress_may_run_what_the_others_leave_and_at_least_its_share():
     fleet.report(IngressStatus("y", Backlog(20, 9, 30.0)), 1.0)
     assert fleet.room("x", 1.0) == 10
     assert fleet.room("y", GONE_AFTER_S + 0.5) == 0
+
+
+def asked(replica: str, number: int, *, waiting: int = 0) -> IngressStatus:
+    return IngressStatus(replica, Backlog(0, waiting, waiting * 4.0, number))
+
+
+def test_what_waits_at_the_ingresses_is_added_up():
+    fleet = Fleet()
+    fleet.report(asked("x", 10, waiting=3), 0.0)
+    fleet.report(asked("y", 20, waiting=2), 0.0)
+    demand = fleet.demand(1.0)
+    assert (demand.waiting, demand.waiting_s) == (5, 20.0)
+    assert fleet.demand(GONE_AFTER_S + 1).waiting == 0
+
+
+def test_arrivals_are_counted_between_two_reports():
+    fleet = Fleet()
+    fleet.report(asked("x", 10), 0.0)
+    fleet.report(asked("y", 20), 0.0)
+    assert fleet.demand(0.0).arrivals_hz == 0.0
+    fleet.report(asked("x", 14), 2.0)
+    fleet.report(asked("y", 21), 1.0)
+    assert fleet.demand(2.0).arrivals_hz == 3.0
+
+
+def test_an_ingress_that_was_silent_is_no_rush():
+    fleet = Fleet()
+    fleet.report(asked("x", 10), 0.0)
+    fleet.report(asked("x", 5000), GONE_AFTER_S + 100)
+    assert fleet.demand(GONE_AFTER_S + 100).arrivals_hz == 0.0
+    fleet.report(asked("x", 1), GONE_AFTER_S + 101)
+    assert fleet.demand(GONE_AFTER_S + 101).arrivals_hz == 0.0, "it has been started anew"

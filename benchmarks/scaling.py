@@ -1,0 +1,239 @@
+"""Does the autoscaling hold what it promises? A simulated fleet under 100 to 10,000 sessions.
+
+    python benchmarks/scaling.py                  # the table, some minutes
+    python benchmarks/scaling.py --only steady    # scenarios whose name holds the word
+    python benchmarks/scaling.py --docs           # also writes table and picture into docs/
+
+The replicas, their GPU and the listeners are modelled in fleet_simulation.py; who decides is
+serve_app.autoscaling.desired_replicas itself, with the defaults of serve_app.config.ScalingConfig.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from fleet_simulation import Door, Fleet, Machine, Outcome, clairvoyant
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+
+from serve_app.autoscaling import Bounds
+from serve_app.config import ScalingConfig
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- benchmarks/scaling.py -->", "<!-- end -->"
+
+THINK_S, SPEAK_S, SPREAD = 25.0, 6.0, 0.6
+"""A session: thinking for so long on average (exponential), speaking for so long (log-normal of that spread)."""
+
+DAY_H = 6.0
+"""A day is run in a quarter of its time: its slopes are four times as steep as real ones."""
+
+CROWD_AT_S, CROWD_RAMP_S, CROWD_STAYS_S, CROWD_LEAVES_S = 1800, 30, 900, 300
+ONSET_S = 90
+"""The crowd's own figures are those of the texts asked for within so long after its start."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run.
+
+    Attributes:
+        name: in the table.
+        sessions: at each second.
+        machine, bounds, config, door: what serves them.
+        onset_s: when a crowd comes, if one does.
+    """
+
+    name: str
+    sessions: NDArray
+    machine: Machine = Machine()
+    bounds: Bounds = Bounds(1, 240)
+    config: ScalingConfig = ScalingConfig()
+    onset_s: float | None = None
+
+
+@dataclass
+class Result:
+    """A scenario, what came of it, and what the best could have done."""
+
+    scenario: Scenario
+    arrive_s: NDArray
+    outcome: Outcome
+    best_s: float
+    best: NDArray
+    took_s: float
+    rows: list[str] = field(default_factory=list)
+
+
+def steady(sessions: int, hours: float = 1.0) -> NDArray:
+    """The same number all the time."""
+    return np.full(round(hours * 3600), float(sessions))
+
+
+def day(peak: int) -> NDArray:
+    """A night at a tenth, a morning, and an evening above it."""
+    hour = np.linspace(0, 24, round(DAY_H * 3600), endpoint=False)
+    shape = 0.75 * np.exp(-(((hour - 11) / 3.5) ** 2)) + np.exp(-(((hour - 19.5) / 2.5) ** 2))
+    return peak * (0.1 + 0.9 * shape / shape.max())
+
+
+def crowd(before: int, times: int) -> NDArray:
+    """All at once so many times as many, for a quarter of an hour."""
+    at = np.arange(5400) - CROWD_AT_S
+    share = np.clip(at / CROWD_RAMP_S, 0, 1) - np.clip((at - CROWD_RAMP_S - CROWD_STAYS_S) / CROWD_LEAVES_S, 0, 1)
+    return before * (1 + (times - 1) * share)
+
+
+def utterances(sessions: NDArray, seed: int) -> tuple[NDArray, NDArray]:
+    """When texts are asked for, and how long each one's audio is, in seconds.
+
+    Session k of n is there while more than k are. It thinks, has something said, hears it to its end, and thinks
+    again; one that joins asks at once. How long it waited changes nothing: what is asked for does not depend on who
+    serves it, so that the best can be computed.
+    """
+    rng = np.random.default_rng(seed)
+    most, seconds = int(np.ceil(sessions.max())), len(sessions)
+    joined = rng.poisson(np.maximum(0.0, np.diff(sessions, prepend=sessions[0])))
+    times = [np.repeat(np.arange(seconds), joined) + rng.uniform(0, 1, joined.sum())]
+    lengths = [_lengths(rng, joined.sum())]
+    cycles = math.ceil(1.3 * (seconds + 300) / (THINK_S + SPEAK_S)) + 20
+    for first in range(0, most, 500):
+        who = np.arange(first, min(first + 500, most))[:, None]
+        length = _lengths(rng, (len(who), cycles))
+        at = np.cumsum(rng.exponential(THINK_S, length.shape) + length, axis=1) - length - rng.uniform(100, 300)
+        there = (at >= 0) & (at < seconds)
+        there[there] = sessions[at[there].astype(int)] > np.broadcast_to(who, at.shape)[there]
+        times.append(at[there])
+        lengths.append(length[there])
+    when = np.concatenate(times)
+    order = np.argsort(when)
+    return when[order], np.concatenate(lengths)[order]
+
+
+def _lengths(rng: np.random.Generator, shape: int | tuple[int, ...]) -> NDArray:
+    return np.clip(rng.lognormal(math.log(SPEAK_S) - SPREAD**2 / 2, SPREAD, shape), 0.5, 40.0)
+
+
+def scenarios() -> list[Scenario]:
+    """All that the table holds."""
+    slow_gpus = Machine(gpu_start_s=90.0)
+    patient = ScalingConfig(cold_start_s=slow_gpus.start_s + slow_gpus.gpu_start_s)
+    return [
+        *(Scenario(f"steady, {sessions:,}", steady(sessions)) for sessions in (100, 1000, 10_000)),
+        *(Scenario(f"day, {sessions:,}", day(sessions)) for sessions in (100, 1000, 10_000)),
+        Scenario("day, 1,000; a GPU takes 90 s more", day(1000), machine=slow_gpus, config=patient),
+        Scenario("night at 0 to 100, from zero", day(100) - 10, bounds=Bounds(0, 240)),
+        Scenario("crowd, 50 to 1,000", crowd(50, 20), onset_s=CROWD_AT_S),
+        Scenario("crowd, 500 to 10,000", crowd(500, 20), onset_s=CROWD_AT_S),
+    ]
+
+
+def simulate(scenario: Scenario, seed: int) -> Result:
+    """Run one scenario, and compute what the best could have done."""
+    began_s = time.process_time()
+    until_s = float(len(scenario.sessions))
+    arrive_s, length_s = utterances(scenario.sessions, seed)
+    best_s, best = clairvoyant(arrive_s, length_s, until_s, scenario.machine, scenario.bounds)
+    door = Door(max_waiting=200 * math.ceil(scenario.sessions.max() / 1000))
+    streams = best[0] * scenario.machine.slots
+    start = math.ceil((streams + scenario.config.headroom * math.sqrt(streams)) / scenario.machine.slots)
+    fleet = Fleet(scenario.machine, door, scenario.config, scenario.bounds, start=start)
+    outcome = fleet.run(arrive_s, length_s, until_s)
+    return Result(scenario, arrive_s, outcome, best_s, best, time.process_time() - began_s)
+
+
+HEAD = """\
+| sessions | p50 | p95 | p99 | p95, worst 10 min | refused | ran dry | replica-hours | best | times the best | GPU-hours | changes an hour |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def rows(result: Result) -> list[str]:
+    """Of the table; a crowd's first moments have one of their own."""
+    scenario, out = result.scenario, result.outcome
+    onset = np.zeros(len(out.waits_s), bool)
+    if scenario.onset_s is not None:
+        onset = (result.arrive_s >= scenario.onset_s) & (result.arrive_s < scenario.onset_s + ONSET_S)
+    hours = len(scenario.sessions) / 3600
+    dry = 100 * out.underruns / max(1, int((~np.isnan(out.waits_s)).sum()))
+    cells = [
+        scenario.name + (f"; all but the first {ONSET_S} s" if onset.any() else ""),
+        *_waits(out.waits_s[~onset], result.arrive_s[~onset]),
+        f"{dry:.2f} %",
+        f"{out.replica_s / 3600:.1f}",
+        f"{result.best_s / 3600:.1f}",
+        f"**{out.replica_s / result.best_s:.2f}**",
+        f"{out.gpu_s / 3600:.1f}",
+        f"{out.changes / hours:.0f}",
+    ]
+    lines = [cells]
+    if onset.any():
+        lines.append([f"the first {ONSET_S} s", *_waits(out.waits_s[onset], result.arrive_s[onset]), *[""] * 6])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _waits(waits_s: NDArray, arrive_s: NDArray) -> list[str]:
+    served = ~np.isnan(waits_s)
+    parts = np.split(waits_s, np.searchsorted(arrive_s, np.arange(600, arrive_s.max(), 600)))
+    worst = max(np.nanquantile(part, 0.95) for part in parts if np.isfinite(part).sum() >= 20)
+    quantiles = [f"{np.quantile(waits_s[served], share):.2f}" for share in (0.5, 0.95, 0.99)]
+    quantiles[1] = f"**{quantiles[1]} s**"
+    return [*quantiles, f"{worst:.2f}", f"{100 * (1 - served.mean()):.2f} %"]
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """A day and a crowd: replicas that serve, those that are paid for, and the fewest that would have done."""
+    mpl.rcParams.update({"svg.hashsalt": "scaling", "svg.fonttype": "none", "font.size": 9})
+    figure, panels = plt.subplots(len(results), 1, figsize=(8, 3 * len(results)), layout="constrained")
+    for panel, result in zip(np.atleast_1d(panels), results, strict=True):
+        out, scenario = result.outcome, result.scenario
+        step = max(1, len(out.seconds) // 540)
+        minutes = np.array(out.seconds[::step]) / 60
+        panel.step(np.arange(len(result.best)), result.best, "C7", where="post", lw=1, label="the best, all known before")
+        panel.plot(minutes, out.ordered[::step], "C1", lw=1, label="ordered and ready")
+        panel.plot(minutes, out.ready[::step], "C0", lw=1, label="ready")
+        panel.plot(minutes, np.array(out.streams[::step]) / scenario.machine.slots, "C2", lw=0.6, label="streams / slots")
+        panel.set(title=scenario.name + " sessions", xlabel="minutes", ylabel="replicas", ylim=(0, None))
+        if scenario.onset_s is not None:
+            panel.set_xlim(scenario.onset_s / 60 - 5, scenario.onset_s / 60 + 30)
+        panel.legend(loc="upper left", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def write(document: Path, table: str) -> None:
+    """Put the table where the last one was."""
+    text = document.read_text()
+    before, rest = text.split(BEGIN)
+    document.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="scenarios whose name holds this")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", action="store_true", help="every decision in words")
+    parser.add_argument("--docs", action="store_true", help="write table and picture into docs/")
+    arguments = parser.parse_args()
+    print(HEAD, flush=True)
+    results: list[Result] = []
+    for scenario in scenarios():
+        if arguments.only not in scenario.name:
+            continue
+        results.append(simulate(scenario, arguments.seed))
+        results[-1].rows = rows(results[-1])
+        print("\n".join(results[-1].rows), flush=True)
+        if arguments.log:
+            print("\n".join(results[-1].outcome.log), flush=True)
+    print(f"\n{sum(result.took_s for result in results):.0f} s of one CPU")
+    if arguments.docs:
+        write(DOCS / "scaling.md", "\n".join([HEAD, *(row for result in results for row in result.rows)]))
+        draw([result for result in results if result.scenario.name in ("day, 10,000", "crowd, 500 to 10,000")], DOCS / "scaling.svg")
+
+
+if __name__ == "__main__":
+    main()
