@@ -34,6 +34,7 @@ WORDS = st.sampled_from(
 )
 TEXTS = st.one_of(
     WORDS,
+    st.text("0123456789.,:/-+%€$½³²° '٣４年", max_size=30),
     st.lists(WORDS, max_size=6).map("".join),
     st.text(max_size=30),
     st.sampled_from(["word " * 900, "word " * 1100, "." * 3000, "的" * 2000, "[(" * 1500, "\n" * 4000, "*" * 4999]),
@@ -57,6 +58,7 @@ FIELDS = {
     "transport": st.sampled_from(["binary", "base64", "text"]),
     "seed": st.sampled_from([0, 7, 2**53 - 1, 2**53, -1, 1.5, True]),
     "priority": st.sampled_from(["low", "normal", "high", "urgent"]),
+    "normalize": st.sampled_from([True, False, "true", 1]),
     "sampling": st.dictionaries(
         st.sampled_from(["temperature", "top_k", "top_p", "repetition_penalty", "beam"]), NUMBERS, max_size=3
     ),
@@ -214,7 +216,8 @@ QUERIES = [
     "voice=austen&language=German&seed=7&temperature=0.8",
     "encoding=pcm_f32&transport=base64&priority=low",
     "voice=&voice=austen",
-    "seed=1e999&top_k=-1",
+    "normalize=true&language=french",
+    "seed=1e999&top_k=-1&normalize=1",
     "seed=" + "9" * 4300,
     "temperature=NaN",
     "sampling={}&type=start",
