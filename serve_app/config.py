@@ -258,6 +258,13 @@ class SessionConfig(Settings):
         description="A text chunk of more frames (12.5 a second) is not given to the next one; nor is one that would"
         " leave less room in `engine.max_positions` than the next text's budget of frames.",
     )
+    max_lead_s: float = Field(
+        default=6.0,
+        gt=0,
+        description="Audio that a listener still has to play at which the next text chunk is not begun yet. With what"
+        " one stream may be ahead (`engine.max_lead_s`) it stays below the 20 s in which a client has to answer a ping,"
+        " which stands in line behind the audio.",
+    )
     idle_timeout_s: float = Field(default=300.0, gt=0, description="Silence of the client that ends its socket.")
     max_queued_utterances: int = Field(default=32, ge=1, description="Utterances that may wait on one socket.")
     max_message_bytes: int = Field(default=1 << 20, ge=1024, description="Largest message taken from a client.")

@@ -164,7 +164,7 @@ class Session:
     @property
     def next_deadline_s(self) -> float:
         """When :meth:`tick` has something to do next, unless something else happens before."""
-        return min(self._idle_at_s, self._slow_at_s)
+        return min(self._idle_at_s, self._slow_at_s, self._call_at_s)
 
     # What the caller reports.
 
@@ -208,7 +208,7 @@ class Session:
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Do what is due: the end of an idle session, or of one that does not read."""
+        """Do what is due: the end of an idle session, or of one that does not read; the next call."""
         self._now_s = now_s
         limits = self.setup.limits
         if now_s >= self._slow_at_s:
@@ -463,7 +463,7 @@ class Session:
             self._send_error(head.error)
             return True
         if head.has_text:
-            if self._running is None:
+            if self._running is None and self._now_s >= self._begins_at_s(head):
                 self._call(head)
             return False
         speaking = self._running is not None and self._running.utterance is head
@@ -568,9 +568,20 @@ class Session:
         self.close = Close(code, reason)
         self._put(self.close)
 
+    def _begins_at_s(self, utterance: Utterance) -> float:
+        """When the next text chunk of an utterance may begin: not while its listener has much left to play."""
+        return -math.inf if utterance.whole else self._plays_until_s - self.setup.limits.max_lead_s
+
+    @property
+    def _call_at_s(self) -> float:
+        head = self._queue[0] if self._queue else None
+        if self.close is not None or self._running is not None or not isinstance(head, Utterance) or not head.has_text:
+            return math.inf
+        return self._begins_at_s(head)
+
     @property
     def _idle_at_s(self) -> float:
-        if self.close is not None or self._running is not None or len(self._outbox):
+        if self.close is not None or self._running is not None or len(self._outbox) or self._call_at_s < math.inf:
             return math.inf
         return self._active_s + self.setup.limits.idle_timeout_s
 

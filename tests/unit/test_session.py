@@ -609,6 +609,29 @@ def test_a_call_after_a_cancel_is_needed_at_once():
     assert bench.call.needed_by_s == 1
 
 
+def test_the_next_text_chunk_waits_while_its_listener_has_much_to_play():
+    bench = Bench(limits=SessionConfig(max_lead_s=6, idle_timeout_s=1)).say(Speak(text="One.|Two."))
+    bench.audio(100).end()  # eight seconds
+    first = bench.call
+    bench.send()
+    assert bench.session.next_deadline_s == 2
+    bench.wait(1.9)
+    assert bench.call is first
+    bench.wait(0.2)
+    assert bench.call.request.text == "Two."
+
+
+def test_a_cancel_ends_the_wait_for_the_next_text_chunk():
+    bench = Bench(limits=SessionConfig(max_lead_s=6)).say(Speak(text="One.|Two.")).audio(500).end()
+    bench.say(Cancel(), Speak(text="Three."))
+    assert bench.call.request.text == "Three."
+
+
+def test_nobody_waits_for_a_listener_of_whole_audio():
+    bench = Bench().say(SpeakWhole(text="One.|Two.")).audio(500).end()
+    assert bench.call.request.text == "Two."
+
+
 def test_whole_audio_comes_in_one_piece():
     bench = Bench().say(SpeakWhole(text="One.|Two.", utterance_id="a"))
     assert not bench.call.request.listening
