@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
 from serve_app.model.quiet import Upstream
 
@@ -188,18 +189,20 @@ class Snake:
     def __init__(self, builder: Builder, snake: Upstream) -> None:
         self._alpha = builder.tensor(snake.alpha.float().exp())
         self._inverse_beta = builder.tensor(1.0 / (snake.beta.float().exp() + snake.no_div_by_zero))
+        self._activate = make_snake(builder.dtype, builder.device)
 
     def into(self, conv: Conv, step: Step, x: Tensor) -> Tensor:
         """Activate x [B, T, C] into the window of the convolution that follows, and remember its end."""
         window = conv.history.open(step, x.shape[1])
-        self(x, out=window[:, conv.history.columns :])
+        self._activate(x, self._alpha, self._inverse_beta, window[:, conv.history.columns :])
         conv.history.close(step, window)
         return window
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Activate x [B, T, C], into ``out`` where given."""
-        wave = (x * self._alpha).sin_()
-        return torch.addcmul(x, wave.mul_(wave), self._inverse_beta, out=out)
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        out = torch.empty_like(x)
+        self._activate(x, self._alpha, self._inverse_beta, out)
+        return out
 
 
 class ResidualUnit:

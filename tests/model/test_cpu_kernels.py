@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from serve_app.model import cpu_kernels
 from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
-from serve_app.model.cpu_kernels import CpuKernels, dequantise, quantise
-from serve_app.model.kernels import TorchKernels, make_kernels
+from serve_app.model.cpu_kernels import CpuKernels, dequantise, quantise, snake
+from serve_app.model.kernels import TorchKernels, make_kernels, make_snake, torch_snake
 from serve_app.model.kv_cache import as_rows, runs
 
 CPU = torch.device("cpu")
@@ -207,3 +207,26 @@ def test_slots_are_split_where_one_does_not_follow_the_other():
     split = runs(slots)
     assert [(places.start, places.stop) for places, _ in split] == [(0, 3), (3, 5), (5, 6), (6, 7), (7, 8)]
     assert [slot for _, run in split for slot in range(run.start, run.stop)] == slots
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 96, 100])
+def test_a_snake_is_torchs_wherever_it_is_written(dtype, channels):
+    x = normal(3, 20, channels, dtype=dtype, size=30.0)
+    alpha, inverse_beta = (normal(channels, seed=seed).exp().to(dtype) for seed in (1, 2))
+    window = torch.zeros(3, 26, channels, dtype=dtype)
+    snake(x, alpha, inverse_beta, window[:, 6:])
+    exact = x.float() + (x.float() * alpha.float()).sin().square() * inverse_beta.float()
+    tolerance = {"atol": 2e-6, "rtol": 2e-6} if dtype == torch.float32 else {"atol": 1e-5, "rtol": 2**-8}
+    torch.testing.assert_close(window[:, 6:].float(), exact, **tolerance)
+    assert not window[:, :6].any()
+    plain = torch.empty(3, 20, channels)
+    torch_snake(x.float(), alpha.float(), inverse_beta.float(), plain)
+    torch.testing.assert_close(plain, exact)
+
+
+def test_a_snake_is_torchs_where_torch_has_threads_for_it(monkeypatch):
+    assert make_snake(torch.float32, CPU) is snake
+    assert make_snake(torch.float32, torch.device("meta")) is torch_snake
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert make_snake(torch.float32, CPU) is torch_snake
