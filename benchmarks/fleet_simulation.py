@@ -117,12 +117,14 @@ class Streams:
         self.dry = np.zeros(most, bool)
 
     def add(self, replica: NDArray, length_s: NDArray, began_s: NDArray, heard_from_s: NDArray) -> None:
+        """Let streams begin."""
         new = slice(self.count, self.count + len(replica))
         self.replica[new], self.length_s[new], self.began_s[new] = replica, length_s, began_s
         self.made_s[new], self.heard_from_s[new], self.dry[new] = FRAME_S, heard_from_s, False
         self.count = new.stop
 
     def keep(self, kept: NDArray) -> None:
+        """Let go of all but these."""
         old, self.count = self.count, int(kept.sum())
         for column in (self.replica, self.length_s, self.made_s, self.heard_from_s, self.began_s, self.dry):
             column[: self.count] = column[:old][kept]
@@ -245,7 +247,7 @@ class Fleet:
             ready=0,
             starting=0,
             slots=self.machine.slots,
-            running=n,
+            running=int(self.load[self.state == READY].sum()),
             waiting=waiting,
             waiting_s=waiting * self.stream_s,
             stream_s=self.stream_s,

@@ -146,8 +146,8 @@ class Generator:
         """Called by Serve with the deployment's ``user_config``: knobs of ``scaling`` that change while it runs."""
         try:
             self._scaling = ScalingConfig.model_validate({**self._config.scaling.model_dump(), **user_config})
-        except ValidationError:
-            log.exception("user_config is not taken; the scaling stays as it is: %s", self._scaling)
+        except ValidationError as error:
+            log.warning("user_config is not taken, the scaling stays as it is (%s): %s", self._scaling, error)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve about twice a second: what :mod:`serve_app.deployments.policy` decides on."""

@@ -3,14 +3,17 @@ import threading
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from serve_app.admission import Backlog
-from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, VoicesConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, ScalingConfig, VoicesConfig
 from serve_app.deployments.backend import Readiness
+from serve_app.deployments.fleet import Demand
+from serve_app.engine.engine import EngineLoad, Hearing
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
@@ -20,7 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
     from ray.serve.exceptions import BackPressureError
 
     from serve_app import app
-    from serve_app.deployments.generator import EventQueue, max_queued_events
+    from serve_app.deployments.generator import EventQueue, Generator, max_queued_events
     from serve_app.deployments.ingress import RayBackend, Recent
 
 REQUEST = SpeechRequest("Hello.", "austen")
@@ -256,3 +259,42 @@ def test_the_router_of_the_application_can_be_loaded_and_is_serves_kind():
     router = RequestRouterConfig(**options["request_router_config"]).get_request_router_class()
     assert issubclass(router, RequestRouter)
     assert router.__name__ == "VoiceRouter"
+
+
+def generator() -> Generator:
+    """One whose engine does nothing, made without Serve."""
+    made = Generator.__new__(Generator)
+    made._config = AppConfig(scaling=ScalingConfig(headroom=2.0))
+    made._scaling = made._config.scaling
+    made._demand = Demand(waiting=7, waiting_s=21.0, arrivals_hz=1.5)
+    engine = SimpleNamespace(load=EngineLoad(3, 1), hearing=Hearing(2, 1, 0.1), stream_s=4.0)
+    made._speaker = SimpleNamespace(engine=engine)
+    return made
+
+
+def test_a_generator_reports_its_engine_the_board_and_its_knobs_as_numbers():
+    numbers = generator().record_autoscaling_stats()
+    assert {type(number) for number in numbers.values()} <= {int, float}
+    assert {
+        "running": 3,
+        "late": 1,
+        "waiting_before": 7,
+        "stream_s": 4.0,
+        "scaling_headroom": 2.0,
+    }.items() <= numbers.items()
+
+
+async def test_knobs_change_by_user_config_and_go_back():
+    made = generator()
+    await made.reconfigure({"drain_s": 5})
+    assert (made._scaling.drain_s, made._scaling.headroom) == (5.0, 2.0)
+    await made.reconfigure({})
+    assert made._scaling == made._config.scaling
+
+
+async def test_a_wrong_user_config_changes_nothing():
+    made = generator()
+    await made.reconfigure({"drain_s": 5})
+    await made.reconfigure({"drains_s": 6})
+    await made.reconfigure({"drain_s": -1})
+    assert made._scaling.drain_s == 5.0
