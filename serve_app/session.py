@@ -569,8 +569,13 @@ class Session:
         self._put(self.close)
 
     def _begins_at_s(self, utterance: Utterance) -> float:
-        """When the next text chunk of an utterance may begin: not while its listener has much left to play."""
-        return -math.inf if utterance.whole else self._plays_until_s - self.setup.limits.max_lead_s
+        """When the next text chunk of an utterance may begin: not while its listener has much left to play.
+
+        Its first one may at once: whoever asks for a new utterance may have stopped playing the last.
+        """
+        if utterance.whole or not utterance.spoken:
+            return -math.inf
+        return self._plays_until_s - self.setup.limits.max_lead_s
 
     @property
     def _call_at_s(self) -> float:

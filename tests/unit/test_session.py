@@ -627,6 +627,12 @@ def test_a_cancel_ends_the_wait_for_the_next_text_chunk():
     assert bench.call.request.text == "Three."
 
 
+def test_a_new_utterance_begins_at_once_however_much_there_is_to_play():
+    bench = Bench(limits=SessionConfig(max_lead_s=6)).say(Speak(text="One.")).audio(500).end()
+    bench.say(Speak(text="Two."))
+    assert bench.call.request.text == "Two."
+
+
 def test_nobody_waits_for_a_listener_of_whole_audio():
     bench = Bench().say(SpeakWhole(text="One.|Two.")).audio(500).end()
     assert bench.call.request.text == "Two."
