@@ -49,14 +49,18 @@ def _command(pid: int) -> bytes:
         return b""
 
 
-def decisions(service: Service) -> list[str]:
-    """The policy's lines in the log of Serve's controller."""
+def decisions(service: Service, began_s: float) -> list[str]:
+    """The policy's lines in the log of Serve's controller, with seconds since a moment of the wall clock."""
     assert service.pid is not None
     commands = [_command(pid).split(b"\0") for pid in descendants(service.pid)]
     (config,) = [words[-2] for words in commands if b"serve_app.cli.cluster" in words]
     logs = Path(config.decode()).parent.glob("ray/session_*/logs/serve/controller_*.log")
     lines = [line for log in {log.resolve() for log in logs} for line in log.read_text().splitlines()]
-    return [line[line.index("scaling ") :] for line in lines if "scaling {" in line]
+    said = [line for line in lines if "scaling {" in line]
+    at_s = [time.mktime(time.strptime(" ".join(line.split()[1:3]), "%Y-%m-%d %H:%M:%S,%f")) for line in said]
+    return [
+        f"{at - began_s:+4.0f} s: {line[line.index('scaling ') :]}" for at, line in sorted(zip(at_s, said, strict=True))
+    ]
 
 
 async def watch(service: Service, seconds: float, what: str) -> None:
@@ -73,6 +77,7 @@ async def watch(service: Service, seconds: float, what: str) -> None:
 async def show(service: Service, sessions: int, seconds: float) -> None:
     """A crowd, its end, and one who comes after it."""
     waits_s: list[float] = []
+    began_s = time.time()
     until_s = time.monotonic() + seconds
     talking = [asyncio.create_task(talk(service.address, until_s, waits_s)) for _ in range(sessions)]
     await watch(service, seconds, f"{sessions} sessions")
@@ -81,7 +86,7 @@ async def show(service: Service, sessions: int, seconds: float) -> None:
     last: list[float] = []
     await talk(service.address, time.monotonic() + 1.0, last)
     print(f"one who comes then hears something after {last[0]:.1f} s, with {generators(service)} generators")
-    print("\n".join(decisions(service)))
+    print("\n".join(decisions(service, began_s)))
 
 
 def main() -> None:

@@ -19,6 +19,9 @@ from serve_app.config import ScalingConfig
 _SLACK_REPLICAS = 0.1
 """A need so little above a whole number of replicas is met by that number: the headroom covers it."""
 
+_FELT_WAIT_S = 0.5
+"""While those who wait would need so long to get a slot, no replica is taken away."""
+
 _MOST_GROWTH = 2.0
 """Rising arrivals are carried forward to so many times what they are at most."""
 
@@ -169,7 +172,12 @@ def _with_averages(memory: Memory, load: Load, config: ScalingConfig, now_s: flo
 
 def _streams_now(load: Load, config: ScalingConfig) -> float:
     """Slots wanted now: those in use, and enough to be through with who waits in ``drain_s``."""
-    return load.running + max(load.waiting_s, load.waiting * load.stream_s, float(load.waiting)) / config.drain_s
+    return load.running + _backlog_s(load) / config.drain_s
+
+
+def _backlog_s(load: Load) -> float:
+    """Seconds of a slot that those who wait will take; a second for each is the least that is thought."""
+    return max(load.waiting_s, load.waiting * max(1.0, load.stream_s))
 
 
 def _need_of_streams(load: Load, config: ScalingConfig, memory: Memory) -> _Need:
@@ -228,6 +236,8 @@ def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -
     The last replica stays for a delay of its own, and until it serves: what was ordered is seen to work.
     """
     present, memory = load.ready + load.starting, wanted.memory
+    if wanted.replicas < present and _backlog_s(load) > _FELT_WAIT_S * load.ready * load.slots:
+        wanted = replace(wanted, replicas=present, reason=f"{load.waiting:.0f} wait: {wanted.reason}")
     if wanted.replicas >= present:
         return replace(wanted, memory=replace(memory, less_since_s=None, less=0))
     since_s = now_s if memory.less_since_s is None else memory.less_since_s

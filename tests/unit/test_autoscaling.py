@@ -148,6 +148,12 @@ def test_waiting_texts_are_answered_at_once_and_a_dip_is_not():
     assert min(fleet.live(fleet.config.downscale_delay_s - 1, running=2, stream_s=4.0, arrivals_hz=0.5)) == grown
 
 
+def test_nobody_is_sent_away_while_texts_wait():
+    fleet = Fleet(ready=3, downscale_delay_s=10)
+    assert min(fleet.live(60, running=4, waiting=12, stream_s=2.0)) == 3
+    assert fleet.live(60, running=4, stream_s=2.0)[-1] < 3
+
+
 def test_rising_arrivals_are_met_before_anybody_waits():
     fleet = Fleet(ready=4)
     fleet.live(300, running=25, stream_s=4.0, arrivals_hz=6.0)
