@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
+from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from serve_app.admission import Backlog
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
+from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
@@ -202,4 +204,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
-        return build_web(self._backend, self._config)
+        web = build_web(self._backend, self._config)
+        if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
+            log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
+        else:
+            web.add_middleware(BoundedInbound)
+        return web
