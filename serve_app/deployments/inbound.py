@@ -27,5 +27,5 @@ class BoundedInbound:
         queue = getattr(receive, "queue", None)
         if isinstance(queue, asyncio.Queue):
             # asyncio looks at it each time that something is put; a new queue would lose what is in this one.
-            queue._maxsize = MAX_INBOUND_MESSAGES  # pyright: ignore[reportAttributeAccessIssue]
+            queue._maxsize = MAX_INBOUND_MESSAGES  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
         await self._app(scope, receive, send)
