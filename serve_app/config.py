@@ -300,7 +300,8 @@ class AdmissionConfig(Settings):
     resume_deadline_s: float = Field(
         default=60.0,
         gt=0,
-        description="A stream whose replica was lost waits so long for another: above the time of loading a model.",
+        description="A stream whose replica was lost, and the rest of an utterance that is being spoken, wait so long"
+        " for a generator, if that is longer: set it above the time of loading a model.",
     )
     priority_step_s: float = Field(
         default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
@@ -308,6 +309,10 @@ class AdmissionConfig(Settings):
     max_streams_per_key: int | None = Field(
         default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
     )
+
+    def patience_s(self, *, begun: bool) -> float:
+        """How long a text may wait for a stream: longer where its listener would lose the rest of what he hears."""
+        return max(self.start_deadline_s, self.resume_deadline_s) if begun else self.start_deadline_s
 
 
 class AppConfig(Settings):

@@ -103,27 +103,31 @@ class RayBackend:
                 return
 
     async def _stream(self, held: Resumption) -> AsyncGenerator[SpeechEvent, None]:
-        """One call of a generator, from the next frame on.
+        """One stream of a generator, from the next frame on.
 
         Raises:
             _BrokeOffError: its replica is gone.
-            SpeechError: it did not start within the deadline, or was refused.
+            SpeechError: it did not start within its patience, or was refused.
         """
-        response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
-        try:
-            limits = self._config.admission
-            deadline_s = limits.resume_deadline_s if held.lost else limits.start_deadline_s
-            event = await self._first(response, deadline_s)
-            if isinstance(event, SpeechEnd) and event.finish_reason == "error":
-                raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
-            while True:
-                yield event
-                if isinstance(event, SpeechEnd):
-                    return
-                event = await _next(response)
-        finally:
-            # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
-            response.cancel()
+        begun = held.lost or held.request.begun
+        until_s = time.monotonic() + self._config.admission.patience_s(begun=begun)
+        while True:
+            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
+            try:
+                event = await self._first(response, until_s - time.monotonic())
+                while True:
+                    yield event
+                    if isinstance(event, SpeechEnd):
+                        return
+                    event = await _next(response)
+            except (CapacityError, TtsUnavailableError) as refusal:
+                wait_s = (refusal.retry_after_ms or _RETRY_AFTER_MS) / 1000
+                if not begun or time.monotonic() + wait_s >= until_s:
+                    raise
+            finally:
+                # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
+                response.cancel()
+            await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
         """See :meth:`serve_app.deployments.backend.Backend.share_load`.
@@ -148,10 +152,10 @@ class RayBackend:
         """Wait for a stream to start.
 
         Raises:
-            SpeechError: it did not, within the deadline.
+            SpeechError: it did not, within the deadline, or was refused.
         """
         try:
-            return await asyncio.wait_for(_next(response), deadline_s)
+            event = await asyncio.wait_for(_next(response), deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
@@ -160,6 +164,9 @@ class RayBackend:
         except DeploymentUnavailableError as error:
             log.warning("no generator took a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
+        if isinstance(event, SpeechEnd) and event.finish_reason == "error":
+            raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
+        return event
 
     async def _too_late(self, deadline_s: float) -> SpeechError:
         readiness = await self.readiness()

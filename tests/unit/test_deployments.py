@@ -2,6 +2,7 @@ import asyncio
 import threading
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,11 +19,13 @@ from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError,
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from ray.serve._private.common import DeploymentID
     from ray.serve._private.request_router.request_router import RequestRouter
     from ray.serve.config import RequestRouterConfig
-    from ray.serve.exceptions import BackPressureError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     from serve_app import app
+    from serve_app.deployments import ingress
     from serve_app.deployments.generator import EventQueue, Generator, max_queued_events
     from serve_app.deployments.ingress import RayBackend, Recent
 
@@ -93,6 +96,18 @@ def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -
 async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
     assert await backend(Response([])).share_load(Backlog(2, 1, 0.5)) == 20
     assert await backend(Response([]), ready=False).share_load(Backlog(0, 1, 0.0)) == 3
+
+
+async def test_the_rest_of_an_utterance_waits_where_a_new_text_is_refused(monkeypatch):
+    monkeypatch.setattr(ingress, "_RETRY_AFTER_MS", 1)
+    refusal = SpeechEnd("error", 0, "CAPACITY", "full", retry_after_ms=1)
+    full = Response([refusal])
+    gone = Response([DeploymentUnavailableError(DeploymentID("Generator", "tts"))])
+    responses = [full, gone, Response([chunk(0), END])]
+    assert len(await everything(backend(*responses).speak(replace(REQUEST, begun=True)))) == 2
+    assert all(response.cancelled for response in responses)
+    with pytest.raises(CapacityError):
+        await everything(backend(Response([refusal])).speak(REQUEST))
 
 
 async def everything(speaking) -> list:
