@@ -3,8 +3,8 @@
     python benchmarks/observer.py 127.0.0.1:6379     # with the service's token in the environment
 
 ``streams`` are those that run or wait on all generators, ``ready`` the generators that serve. ``speak`` has a generator
-speak without an ingress, and answers with the engine's own timings of that stream. Ray reads its environment when it is imported, so that whoever
-asks starts this as a process of its own.
+speak without an ingress, and answers with the engine's own timings of that stream. Ray reads its environment when it is
+imported, so that whoever asks starts this as a process of its own.
 """
 
 import contextlib

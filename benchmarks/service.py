@@ -87,16 +87,23 @@ class Service:
         pid: the launcher's, whose descendants are the service.
         observer: see :class:`Observer`.
         host: of a cluster of several nodes, what ``nodes.py`` takes.
+        logs: directory of Ray's session logs, which Serve's are below; gone with the service.
     """
 
     address: str
     pid: int | None = None
     observer: Observer | None = None
     host: Host | None = None
+    logs: Path | None = None
 
     def sessions(self) -> int:
         """Sessions of the ingress replica that answers."""
         return self._get("/health")["sessions"]
+
+    def logged(self, words: str) -> int:
+        """Lines of the replicas' logs with some words in them."""
+        assert self.logs is not None
+        return sum(log.read_text(errors="replace").count(words) for log in (self.logs / "serve").glob("replica_*.log"))
 
     def default_voice(self) -> str:
         """The voice of a client that names none."""
@@ -139,24 +146,25 @@ def started(config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 
                 stderr=subprocess.STDOUT,
             )
         try:
-            address = _wait_until_ready(process, output)
+            address, logs = _wait_until_ready(process, output)
             with _observer(address, token) as observer:
                 host = Host(process, output) if nodes else None
-                yield Service(f"127.0.0.1:{port}", process.pid, observer, host)
+                yield Service(f"127.0.0.1:{port}", process.pid, observer, host, logs)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> str:
-    """Wait for the launcher's last line; returns where its Ray is found."""
+def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> tuple[str, Path]:
+    """Wait for the launcher's last line; returns where its Ray is found, and Ray's logs."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while READY not in (printed := output.read_text()):
         if process.poll() is not None or time.monotonic() > deadline_s:
             sys.exit(f"the service did not start:\n{printed}")
         time.sleep(0.1)
     (line,) = [line for line in printed.splitlines() if line.startswith("  Ray  ")]
-    return line.split()[1].rstrip(",")
+    words = line.split()
+    return words[1].rstrip(","), Path(words[-1])
 
 
 @contextlib.contextmanager
