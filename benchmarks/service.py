@@ -54,7 +54,9 @@ class Observer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        if not (answer := self._process.stdout.readline()):
+            raise RuntimeError(f"the observer ended with status {self._process.wait()}")
+        return json.loads(answer)
 
 
 class Host:

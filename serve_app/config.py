@@ -303,6 +303,12 @@ class AdmissionConfig(Settings):
         description="A stream whose replica was lost, and the rest of an utterance that is being spoken, wait so long"
         " for a generator, if that is longer: set it above the time of loading a model.",
     )
+    stall_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A stream of which nothing came for so long is taken for lost and goes on at another generator:"
+        " above the longest step of an engine, and above `engine.max_lead_s`, for which a stream may pause.",
+    )
     priority_step_s: float = Field(
         default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
     )
@@ -329,7 +335,14 @@ class AppConfig(Settings):
     admission: AdmissionConfig = AdmissionConfig()
 
     @model_validator(mode="after")
-    def _engine_takes_every_chunk(self) -> Self:
+    def _sections_agree(self) -> Self:
+        if self.admission.stall_timeout_s <= self.engine.max_lead_s:
+            raise PydanticCustomError(
+                "pauses_taken_for_stalls",
+                "admission.stall_timeout_s is {stall} and must be above engine.max_lead_s, {lead}: a stream may pause"
+                " that long",
+                {"stall": self.admission.stall_timeout_s, "lead": self.engine.max_lead_s},
+            )
         longest, allowed = self.text.longest_chunk_characters, self.engine.max_chunk_characters
         if longest > allowed:
             raise PydanticCustomError(

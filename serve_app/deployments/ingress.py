@@ -111,15 +111,17 @@ class RayBackend:
         """
         begun = held.lost or held.request.begun
         until_s = time.monotonic() + self._config.admission.patience_s(begun=begun)
+        stall_s = self._config.admission.stall_timeout_s
         while True:
             response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
             try:
-                event = await self._first(response, until_s - time.monotonic())
+                left_s = until_s - time.monotonic()
+                event = await self._first(response, min(left_s, stall_s) if begun else left_s)
                 while True:
                     yield event
                     if isinstance(event, SpeechEnd):
                         return
-                    event = await _next(response)
+                    event = await _next_within(response, stall_s)
             except (CapacityError, TtsUnavailableError) as refusal:
                 wait_s = (refusal.retry_after_ms or _RETRY_AFTER_MS) / 1000
                 if not begun or time.monotonic() + wait_s >= until_s:
@@ -177,7 +179,7 @@ class RayBackend:
 
 
 class _BrokeOffError(Exception):
-    """The replica of a stream is gone, and the stream with it."""
+    """The replica of a stream is gone or stands still, and the stream with it."""
 
 
 async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
@@ -194,6 +196,20 @@ async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEve
         raise SynthesisError("the generator failed") from error
     except RayError as error:
         raise _BrokeOffError(repr(error)) from error
+
+
+async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall_s: float) -> SpeechEvent:
+    """The next event of a running stream.
+
+    Raises:
+        _BrokeOffError: its replica is gone, or has stood still for ``stall_s``.
+        SynthesisError: the generator's own code failed.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            return await _next(response)
+    except TimeoutError as error:
+        raise _BrokeOffError(f"nothing came for {stall_s:g} s") from error
 
 
 @serve.ingress()
