@@ -54,9 +54,10 @@ class Observer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        if not (answer := self._process.stdout.readline()):
-            raise RuntimeError(f"the observer ended with status {self._process.wait()}")
-        return json.loads(answer)
+        for line in self._process.stdout:
+            if line.startswith("{"):  # Ray prints the loss of a node there too
+                return json.loads(line)
+        raise RuntimeError(f"the observer ended with status {self._process.wait()}")
 
 
 class Host:
