@@ -43,7 +43,7 @@ class Playback:
     duration_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Heard:
     """One utterance as it came.
 
@@ -66,13 +66,21 @@ class Heard:
         """From ``speak`` to the first bytes of audio; it has some."""
         return self.arrivals[0][0] - self.asked_s
 
-    def playback(self) -> Playback:
-        """Play from the first arrival on, waiting wherever nothing is there."""
+    def slack_s(self, now_s: float) -> float:
+        """What a player has left to play; it has begun."""
+        played_until_s = self.arrivals[0][0]
+        for at_s, samples in self.arrivals:
+            played_until_s = max(played_until_s, at_s) + samples / SAMPLE_RATE_HZ
+        return max(0.0, played_until_s - now_s)
+
+    def playback(self, after_s: float = 0.0) -> Playback:
+        """Play from the first arrival on, waiting wherever nothing is there; waits so soon after it do not count."""
         underruns, silent_s, played_until_s = 0, 0.0, self.arrivals[0][0]
+        counted_s = played_until_s + after_s
         for at_s, samples in self.arrivals:
             if at_s > played_until_s:
-                underruns += 1
-                silent_s += at_s - played_until_s
+                underruns += at_s > counted_s
+                silent_s += max(0.0, at_s - max(played_until_s, counted_s))
                 played_until_s = at_s
             played_until_s += samples / SAMPLE_RATE_HZ
         times_s = [at_s for at_s, _ in self.arrivals]
@@ -92,9 +100,16 @@ def open_socket(address: str, **options: Any) -> websockets.connect:  # noqa: AN
     return websockets.connect(f"ws://{address}{PATH}", compression=None, max_size=None, **options)
 
 
-async def speak(connection: ClientConnection, text: str, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
-    """Say one utterance and take everything up to its end; its wait begins before the message is sent."""
-    heard = Heard(time.perf_counter())
+async def speak(connection: ClientConnection, text: str, *, heard: Heard | None = None, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
+    """Say one utterance and take everything up to its end; its wait begins before the message is sent.
+
+    Args:
+        connection: open.
+        text: what to say.
+        heard: is filled, for who wants to look at it meanwhile; its wait began earlier.
+        fields: others of the message.
+    """
+    heard = heard or Heard(time.perf_counter())
     await _hear(connection, heard, text, fields)
     return heard
 

@@ -45,6 +45,10 @@ class Observer:
         """Generators that serve, as they last reported; up to a second old."""
         return self._ask({"ask": "ready"})["ready"]
 
+    def load(self) -> dict[str, int]:
+        """``ready`` generators, ``running`` streams and ``waiting`` text chunks; up to a second old."""
+        return self._ask({"ask": "load"})
+
     def engine_first_audio_s(self, text: str, voice: str, seed: int) -> float:
         """Speak without a socket, and return the engine's own time from its queue to the first audio."""
         return self._ask({"ask": "speak", "text": text, "voice": voice, "seed": seed})["first_audio"]

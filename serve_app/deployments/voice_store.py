@@ -80,6 +80,10 @@ class VoiceStore:
         self._fleet.report(status, now_s)
         return self._fleet.room(status.replica, now_s)
 
+    def demand(self) -> Demand:
+        """See :meth:`Fleet.demand`."""
+        return self._fleet.demand(time.monotonic())
+
     def generators(self) -> list[GeneratorStatus]:
         """Generators heard of lately."""
         return self._fleet.generators(time.monotonic())
