@@ -316,7 +316,11 @@ def scale_in(service: Service, _chance: random.Random) -> None:
 def redeploy(service: Service, chance: random.Random) -> None:
     """Other arguments, which replace every generator."""
     assert service.host is not None
+    old = set(named(service, "generator"))
     service.host.tell(do="deploy", args={"engine": {"max_waiting_streams": chance.randrange(20, 1000)}})
+    until_s = time.monotonic() + RECOVERY_TIMEOUT_S
+    while old & set(named(service, "generator")) and time.monotonic() < until_s:
+        time.sleep(0.5)
 
 
 FAULTS: dict[str, Callable[[Service, random.Random], None]] = {
