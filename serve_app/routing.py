@@ -1,5 +1,6 @@
 """Which generators a text chunk is offered to, and in which order. No I/O."""
 
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ class Candidate:
 def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
     """Names in order of preference: room and the voice, room alone, then the rest, which may have room by now.
 
-    Within a rank the least loaded come first. So the text chunks of a session stay where its voice is for as long as
-    there is room, and a voice spreads when its replicas are full.
+    Within a rank the least loaded come first; of equals each voice has its own first, the same for every ingress, so that
+    voices that nobody holds yet spread over the fleet. So the text chunks of a session stay where its voice is for as
+    long as there is room, and a voice spreads when its replicas are full.
     """
 
     def rank(candidate: Candidate) -> int:
@@ -36,6 +38,11 @@ def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
             return 2
         return 0 if voice in candidate.voices else 1
 
-    ordered = sorted(candidates, key=lambda each: (rank(each), each.running or 0, each.name))
+    ordered = sorted(candidates, key=lambda each: (rank(each), each.running or 0, _distance(voice, each.name)))
     by_rank = [[each.name for each in ordered if rank(each) == number] for number in range(3)]
     return [names[:FANOUT] for names in by_rank if names]
+
+
+def _distance(voice: str, name: str) -> int:
+    """Rendezvous hashing; the same in every process."""
+    return zlib.crc32(f"{voice}/{name}".encode())

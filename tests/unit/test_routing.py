@@ -20,6 +20,12 @@ def test_a_replica_that_was_not_heard_of_lately_may_have_room():
     assert ranks("ours", [Candidate("a", None, 10, ()), Candidate("b", 10, 10, ())]) == [["a"], ["b"]]
 
 
+def test_voices_that_nobody_holds_spread_over_equals():
+    candidates = [Candidate(str(number), 0, 10, ()) for number in range(4)]
+    firsts = [ranks(f"voice{number}", candidates)[0][0] for number in range(100)]
+    assert all(firsts.count(candidate.name) > 10 for candidate in candidates)
+
+
 CANDIDATES = st.lists(
     st.builds(
         Candidate,
