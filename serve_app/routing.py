@@ -1,6 +1,6 @@
 """Which generators a text chunk is offered to, and in which order. No I/O."""
 
-import zlib
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ class Candidate:
 def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
     """Names in order of preference: room and the voice, room alone, then the rest, which may have room by now.
 
-    Within a rank the least loaded come first; of equals each voice has its own first, the same for every ingress, so that
-    voices that nobody holds yet spread over the fleet. So the text chunks of a session stay where its voice is for as
-    long as there is room, and a voice spreads when its replicas are full.
+    Within a rank the least loaded come first; of equals each voice has its own first, the same for every ingress, so
+    that voices that nobody holds yet spread over the fleet. So the text chunks of a session stay where its voice is for
+    as long as there is room, and a voice spreads when its replicas are full.
     """
 
     def rank(candidate: Candidate) -> int:
@@ -43,6 +43,6 @@ def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
     return [names[:FANOUT] for names in by_rank if names]
 
 
-def _distance(voice: str, name: str) -> int:
+def _distance(voice: str, name: str) -> bytes:
     """Rendezvous hashing; the same in every process."""
-    return zlib.crc32(f"{voice}/{name}".encode())
+    return hashlib.blake2b(f"{voice}/{name}".encode(), digest_size=8).digest()
