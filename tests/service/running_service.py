@@ -86,6 +86,11 @@ class Service:
                     found.append(pid)
         return found
 
+    def printed_by_generators(self, words: str) -> int:
+        """Lines of the generators' logs with some words in them."""
+        folder = Path(re.search(r"its logs in (\S+)", self.launched.printed)[1])
+        return sum(log.read_text().count(words) for log in (folder / "serve").glob("replica_*_Generator_*.log"))
+
 
 class Log:
     """What the processes of a service have written since this was made."""
