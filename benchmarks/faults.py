@@ -9,7 +9,8 @@ Starts a cluster of three nodes on this machine (``nodes.py``) with ``configs/lo
 float32: the head with two ingresses, and two workers with one logical GPU each for two generators of half a GPU. Every
 text is spoken once in peace; under load each listener's samples are compared with those. Listeners whose socket breaks
 open another and say the same again, as ``tts-say`` does. ``--mixed`` adds clients that cancel, that go away in the
-middle, and one that never reads. Prints figures and, with ``--json FILE``, writes them.
+middle, one that never reads, and one that uploads a voice, speaks with it and removes it. Prints figures and, with
+``--json FILE``, writes them.
 
 What a fault is:
 
@@ -23,6 +24,7 @@ What a fault is:
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import os
 import random
@@ -35,9 +37,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import soundfile
 from listener import DeafClient, Heard, open_socket, speak, speak_to_the_end
-from service import MemoryWatch, Service, open_files, started
+from service import ROOT, MemoryWatch, Service, open_files, started
 from websockets.exceptions import WebSocketException
 
 from serve_app.cli.processes import descendants
@@ -170,7 +174,7 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
     work = [listen(service, tally, peaceful, chance) for _ in range(arguments.listeners)]
     if arguments.mixed:
         work += [interrupt(service, tally, chance, leave=leave) for leave in (False, True)]
-        work.append(never_read(service, tally))
+        work += [never_read(service, tally), upload(service, tally, chance)]
     began_s = time.monotonic()
     with MemoryWatch(service.pid, period_s=2.0) as memory:
         await asyncio.gather(strike(service, tally, chance, arguments), *work)
@@ -234,12 +238,34 @@ async def never_read(service: Service, tally: Tally) -> None:
             tally.ends[f"never read, closed with {code}"] += 1
 
 
+async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
+    """Another clip every time, so that it is encoded every time; pauses between, as people make them."""
+    pcm, rate_hz = soundfile.read(ROOT / "voices" / "austen" / "reference.wav", dtype="int16")
+    while not tally.over.is_set():
+        clip = io.BytesIO()
+        soundfile.write(clip, pcm[chance.randrange(rate_hz) :], rate_hz, format="WAV")
+        with told(tally):
+            async with httpx.AsyncClient(base_url=f"http://{service.address}", timeout=60) as client:
+                form = {"name": "Soak", "consent": "The reader dedicated it to the public domain."}
+                answer = await client.post("/v1/audio/voices", data=form, files={"audio": clip.getvalue()})
+                tally.ends[f"upload answered with {answer.status_code}"] += 1
+                if answer.is_success:
+                    heard, _ = await speak_to_the_end(service.address, TEXTS[2], voice=answer.json()["id"])
+                    tally.ends[f"with an uploaded voice: {heard.end['type']}"] += 1
+                    if heard.end["type"] == "error":
+                        tally.errors[f"with an uploaded voice: {heard.end['code']}"] += 1
+                    answer = await client.delete(f"/v1/audio/voices/{answer.json()['id']}")
+                    tally.ends[f"removal answered with {answer.status_code}"] += 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(tally.over.wait(), chance.uniform(5, 15))
+
+
 @contextlib.contextmanager
 def told(tally: Tally) -> Any:  # noqa: ANN401 - a context
     """Count what breaks a socket."""
     try:
         yield
-    except (WebSocketException, OSError, TimeoutError) as error:
+    except (WebSocketException, httpx.HTTPError, OSError, TimeoutError) as error:
         tally.errors[type(error).__name__] += 1
 
 
