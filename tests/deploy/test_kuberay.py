@@ -112,7 +112,7 @@ def test_every_ray_container_has_the_launchers_environment(objects, cluster):
 
 def test_one_proxy_takes_every_socket_that_the_ingresses_take(objects, config):
     most = int(only(objects, "ConfigMap")["data"]["RAY_SERVE_HAPROXY_MAXCONN"])
-    assert config.ingress.replicas * config.ingress.max_sessions <= most <= 65536 // 2
+    assert config.ingress.replicas * config.ingress.max_sessions <= most <= 65536 // 3
 
 
 def test_the_old_cluster_outlives_its_sockets(service, config):
@@ -203,6 +203,18 @@ def test_selectors_find_pods(objects):
     ]
     for selector in chosen:
         assert any(selector["matchLabels"].items() <= labels.items() for labels in pods), selector
+
+
+def test_the_head_and_the_job_that_empties_redis_may_reach_it(objects, cluster):
+    if "gcsFaultToleranceOptions" not in cluster:
+        return
+    # KubeRay's buildRedisCleanupJob: the head's pod with another node type.
+    head = pod_templates(objects)["head"]["metadata"]["labels"]
+    policies = [one["spec"] for one in objects if one["kind"] == "NetworkPolicy"]
+    for labels in (head, {**head, "ray.io/node-type": "redis-cleanup"}):
+        chosen = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels.items()]
+        ports = {port["port"] for one in chosen for rule in one.get("egress", []) for port in rule.get("ports", [])}
+        assert {53, 6379} <= ports
 
 
 def test_every_worker_has_a_disruption_budget_that_kubernetes_takes(objects):
