@@ -37,7 +37,7 @@ def test_the_trial_takes_the_same_files_and_steps():
 def test_every_image_is_pinned_and_none_runs_as_root():
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:12.11-slim"}
-    assert ("runtime", "cuda") == stages[-1]
+    assert stages[-1] == ("runtime", "cuda")
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
     assert "HEALTHCHECK" in DOCKERFILE
 
