@@ -2,12 +2,14 @@
 # Two network namespaces in place of two pods, for a machine without Kubernetes: a head and a worker are started as
 # KubeRay starts them, not root, on a read-only root file system, with the environment of the overlay `cpu-kind`, and
 # its serveConfigV2 is sent to the head as the operator sends it. Then the probes' addresses are asked, and a sentence is
-# said through the worker. Needs root, iproute2, procps, curl, kubectl, a Python with PyYAML, and a root file system made by
-# deploy/docker/try-install.sh.
+# said through the worker. With `lose-head`, the head's state lies in a Redis, as with components/gcs-redis; the head is
+# killed in the middle of a long text, and comes back a while later (at the same address, unlike a pod). Needs root, iproute2, procps, curl, kubectl, a Python with PyYAML, and a root file system made by
+# deploy/docker/try-install.sh; `lose-head` also needs redis-server.
 #
-#   deploy/kuberay/try-nodes.sh ROOT
+#   deploy/kuberay/try-nodes.sh ROOT [lose-head]
 set -eu
-root=${1:?usage: try-nodes.sh ROOT}
+root=${1:?usage: try-nodes.sh ROOT [lose-head]}
+lose_head=${2-}
 source=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 head=10.9.0.1
@@ -15,10 +17,12 @@ worker=10.9.0.2
 token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 head_pid=
 worker_pid=
+redis_pid=
 
 finish() {
     # Each has one child, the first process of a namespace, which ends with it.
     for pid in $worker_pid $head_pid; do pkill -KILL -P "$pid" || :; done
+    [ -z "$redis_pid" ] || kill "$redis_pid"
     wait 2>/dev/null || :
     ip netns delete tts-head || :
     ip netns delete tts-worker || :
@@ -68,9 +72,22 @@ node() { # name, command; becomes the parent of the first process of the node's 
     ' sh "$root" "$work/$1" "$environment" "$2"
 }
 both="--object-store-memory=268435456 --metrics-export-port=8080 --dashboard-agent-listen-port=52365 --block"
-node head "RAY_ADDRESS=127.0.0.1:6379 ray start --head --num-cpus=0 --dashboard-host=0.0.0.0 --no-monitor $both" \
-    > "$work/head.log" 2>&1 &
-head_pid=$!
+fault_tolerance=
+password=
+if [ -n "$lose_head" ]; then
+    # Worker and head get what KubeRay sets for gcsFaultToleranceOptions.
+    ip netns exec tts-head redis-server --port 6390 --bind $head --requirepass "$token" --save "" > "$work/redis.log" &
+    redis_pid=$!
+    fault_tolerance="RAY_gcs_rpc_server_reconnect_timeout_s=600 RAY_REDIS_ADDRESS=$head:6390 REDIS_PASSWORD=$token"
+    fault_tolerance="$fault_tolerance RAY_external_storage_namespace=this-cluster"
+    password="--redis-password=$token"
+fi
+start_head() {
+    node head "RAY_ADDRESS=127.0.0.1:6379 $fault_tolerance ray start --head $password --num-cpus=0 \
+        --dashboard-host=0.0.0.0 --no-monitor $both" > "$work/head.log" 2>&1 &
+    head_pid=$!
+}
+start_head
 
 inside() { ip netns exec tts-head "$@"; }
 status() { inside curl --silent --max-time 4 --output /dev/null --write-out '%{http_code}' "$1" || :; }
@@ -84,7 +101,7 @@ await() { # address
     echo "200 $1"
 }
 await http://$head:52365/api/healthz
-node worker "RAY_ADDRESS=$head:6379 ray start --address=$head:6379 --num-cpus=2 $both" > "$work/worker.log" 2>&1 &
+node worker "RAY_gcs_rpc_server_reconnect_timeout_s=600 RAY_ADDRESS=$head:6379 ray start --address=$head:6379 --num-cpus=2 $both" > "$work/worker.log" 2>&1 &
 worker_pid=$!
 await http://$worker:52365/api/healthz
 echo "$(status http://$head:8265/api/serve/applications/) without the token"
@@ -93,14 +110,43 @@ inside curl --silent --fail-with-body --max-time 90 --request PUT --header "x-ra
 await http://$worker:8000/ready
 await http://$worker:8000/-/healthz
 for metrics in $head:8080 $head:44227 $worker:8080 $worker:9101; do await "http://$metrics/metrics"; done
-inside chroot --userspec=1000:1000 "$root" /opt/tts/bin/tts-say --url ws://$worker:8000/api/v1/speak "It is alive."
-inside curl --silent --max-time 10 --header "x-ray-authorization: Bearer $token" \
-    "http://$head:8265/api/v0/actors?detail=1" > "$work/actors.json"
-python3 - "$work/actors.json" <<'PY'
+say() { inside chroot --userspec=1000:1000 "$root" /opt/tts/bin/tts-say --url ws://$worker:8000/api/v1/speak "$1"; }
+say "It is alive."
+actors() { # what lives, one a line: class, process, node
+    inside curl --silent --max-time 10 --header "x-ray-authorization: Bearer $token" \
+        "http://$head:8265/api/v0/actors?detail=1" | python3 -c '
 import json, sys
-alive = [one for one in json.load(open(sys.argv[1]))["data"]["result"]["result"] if one["state"] == "ALIVE"]
-node = {one["class_name"]: one["node_id"] for one in alive}
-replicas = {one["node_id"] for one in alive if one["class_name"].startswith("ServeReplica")}
-assert replicas == {node["ServeReplica:tts:Generator"]} and node["ServeController"] not in replicas, alive
-print("the head has no replica")
-PY
+for one in json.load(sys.stdin)["data"]["result"]["result"]:
+    if one["state"] == "ALIVE":
+        print(one["class_name"], one["pid"], one["node_id"])'
+}
+actors > "$work/before"
+grep ^ServeReplica "$work/before" | cut -d" " -f3 | sort -u > "$work/with-replicas"
+[ "$(wc -l < "$work/with-replicas")" = 1 ]
+if grep ^ServeController "$work/before" | grep -F -f "$work/with-replicas"; then exit 1; fi
+echo "the head has no replica"
+[ -n "$lose_head" ] || exit 0
+
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    printf "This sentence goes on for a while, as sentences do that have nothing to say. "
+done > "$work/long.txt"
+say "$(cat "$work/long.txt")" > "$work/long.log" 2>&1 &
+long_pid=$!
+sleep 1
+pkill -KILL -P "$head_pid"
+wait "$head_pid" 2>/dev/null || :
+echo "the head is killed"
+say "The head is gone."
+wait "$long_pid"
+echo "the long text: $(cat "$work/long.log")"
+sleep 10
+start_head
+await http://$head:52365/api/healthz
+say "The head is back."
+sleep 20
+actors > "$work/after"
+for kept in ServeReplica VoiceStore; do
+    grep "^$kept" "$work/before" | sort > "$work/kept"
+    grep "^$kept" "$work/after" | sort | cmp - "$work/kept"
+done
+echo "replicas and the voice store are the same processes as before"
