@@ -24,6 +24,7 @@ from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.router import HEARD_OF
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _STORE_TIMEOUT_S = 2.0
+
+_ATTEMPTS = 2
+"""Streams asked for within a text's patience: the first may be at a generator that stands still, unnoticed so far."""
 
 V = TypeVar("V")
 
@@ -110,18 +114,23 @@ class RayBackend:
             SpeechError: it did not start within its patience, or was refused.
         """
         begun = held.lost or held.request.begun
-        until_s = time.monotonic() + self._config.admission.patience_s(begun=begun)
+        patience_s = self._config.admission.patience_s(begun=begun)
+        until_s = time.monotonic() + patience_s
         stall_s = self._config.admission.stall_timeout_s
         while True:
+            wait_s = 0.0
             response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
             try:
-                left_s = until_s - time.monotonic()
-                event = await self._first(response, min(left_s, stall_s) if begun else left_s)
+                event = await self._first(response, min(patience_s / _ATTEMPTS, until_s - time.monotonic()))
                 while True:
                     yield event
                     if isinstance(event, SpeechEnd):
                         return
                     event = await _next_within(response, stall_s)
+            except TimeoutError as error:
+                if time.monotonic() >= until_s:
+                    raise await self._too_late(patience_s) from error
+                log.warning("a stream did not start within %.1f s, asking for another", patience_s / _ATTEMPTS)
             except (CapacityError, TtsUnavailableError) as refusal:
                 wait_s = (refusal.retry_after_ms or _RETRY_AFTER_MS) / 1000
                 if not begun or time.monotonic() + wait_s >= until_s:
@@ -137,7 +146,8 @@ class RayBackend:
         While nobody is ready, one replica's streams may call: their calls are what Serve starts a replica for.
         """
         room = await self._store.share_load(IngressStatus(self._replica, backlog))
-        return room or self._config.engine.slots
+        HEARD_OF.generators = room.generators
+        return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
         """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
@@ -154,15 +164,14 @@ class RayBackend:
         """Wait for a stream to start.
 
         Raises:
-            SpeechError: it did not, within the deadline, or was refused.
+            TimeoutError: it did not, within the deadline.
+            SpeechError: it was refused.
         """
         try:
             event = await asyncio.wait_for(_next(response), deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
-        except TimeoutError as error:
-            raise await self._too_late(deadline_s) from error
         except DeploymentUnavailableError as error:
             log.warning("no generator took a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error

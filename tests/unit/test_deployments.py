@@ -13,7 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from serve_app.admission import Backlog
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, ScalingConfig, VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Demand
+from serve_app.deployments.fleet import Demand, Room
 from serve_app.engine.engine import EngineLoad, Hearing
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
@@ -82,7 +82,7 @@ class Store:
 
     async def share_load(self, status):
         assert status.replica == "ingress-1"
-        return 20 if self._ready else 0
+        return Room(20 if self._ready else 0, frozenset({"generator-1"}))
 
     async def readiness(self):
         return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
@@ -143,11 +143,27 @@ async def test_a_refusal_before_the_first_audio_is_raised():
     ("ready", "error"), [(True, CapacityError), (False, TtsUnavailableError)], ids=["full", "none is ready"]
 )
 async def test_a_stream_that_does_not_start_in_time_is_refused(ready, error):
-    response = Response([])
+    responses = [Response([]) for _ in range(3)]
     with pytest.raises(error) as refusal:
-        await everything(backend(response, deadline_s=0.05, ready=ready).speak(REQUEST))
+        await everything(backend(*responses, deadline_s=0.05, ready=ready).speak(REQUEST))
     assert refusal.value.retry_after_ms
-    assert response.cancelled
+    assert responses[0].cancelled
+
+
+async def test_a_stream_that_does_not_start_is_asked_for_again():
+    frozen = Response([])
+    assert len(await everything(backend(frozen, Response([chunk(0), END]), deadline_s=0.2).speak(REQUEST))) == 2
+    assert frozen.cancelled
+
+
+async def test_a_stream_that_stands_still_goes_on_elsewhere():
+    frozen = Response([chunk(0)])
+    handle = Handle([frozen, Response([chunk(1), END])])
+    config = AppConfig(admission=AdmissionConfig(stall_timeout_s=0.2), engine=EngineConfig(max_lead_s=0.17))
+    events = await everything(RayBackend(config, handle, Store(), "ingress-1").speak(REQUEST))
+    assert [getattr(event, "first_frame", None) for event in events] == [0, 1, None]
+    assert len(handle.requests[1].delivered_codes) == 1
+    assert frozen.cancelled
 
 
 async def test_backpressure_is_a_lack_of_capacity():
