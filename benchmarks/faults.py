@@ -217,12 +217,13 @@ async def interrupt(service: Service, tally: Tally, chance: random.Random, *, le
                 await asyncio.sleep(chance.uniform(0.0, 3.0))
                 if leave:
                     speaking.cancel()
+                    await asyncio.gather(speaking, return_exceptions=True)
                     socket.transport.abort()
                     tally.ends["left"] += 1
                 else:
                     await socket.send(json.dumps({"type": "cancel"}))
                     heard = await asyncio.wait_for(speaking, 180)
-                    tally.ends[heard.end["type"]] += 1
+                    tally.ends["cancelled in time" if heard.end["type"] == "cancelled" else "cancelled late"] += 1
 
 
 async def never_read(service: Service, tally: Tally) -> None:

@@ -38,7 +38,7 @@ def pair(launch):
         port,
         import_path="poisoned:build_app",
         engine={"step_timeout_s": 3},
-        admission={"stall_timeout_s": 10},
+        admission={"stall_timeout_s": 10, "start_deadline_s": 60, "resume_deadline_s": 200},
         generator={"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5},
     )
     launched.wait_for(READY)
@@ -54,12 +54,15 @@ async def test_an_engine_that_is_stuck_is_replaced_and_its_streams_go_on(pair):
     async with contextlib.AsyncExitStack() as sockets:
         # Two streams for each generator at the most: one of them is stuck, whichever is stopped.
         connections = [await sockets.enter_async_context(pair.connect(ping_timeout=None)) for _ in range(4)]
-        speaking = [asyncio.create_task(speak(each, LONG, seed=1, patience_s=150)) for each in connections]
+        speaking = [asyncio.create_task(speak(each, LONG, seed=1, patience_s=250)) for each in connections]
         await asyncio.sleep(0.3)
         stuck = pair.pids_of(GENERATOR)[0]
         with stopped(await asyncio.to_thread(busiest_thread, stuck)):
             all_spoken = await asyncio.gather(*speaking)
-            await asyncio.to_thread(wait_until, lambda: stuck not in pair.pids_of(GENERATOR), 90, "it is ended")
+            # One that is stopped while it holds the interpreter's lock cannot end itself: it is left, and replaced.
+            await asyncio.to_thread(
+                wait_until, lambda: pair.printed_by_generators("warm-up") == 3, 150, "another serves"
+            )
     for spoken in all_spoken:
         assert spoken.end["type"] == "complete"
         np.testing.assert_allclose(samples(spoken), samples(whole), atol=2)
@@ -67,9 +70,9 @@ async def test_an_engine_that_is_stuck_is_replaced_and_its_streams_go_on(pair):
 
 async def test_a_text_that_kills_its_generator_each_time_fails_alone(pair):
     async with pair.connect(ping_timeout=None) as bystander, pair.connect(ping_timeout=None) as connection:
-        beside = asyncio.create_task(speak(bystander, LONG, patience_s=150))
+        beside = asyncio.create_task(speak(bystander, LONG, patience_s=250))
         await asyncio.sleep(0.3)
-        poisoned = await speak(connection, POISON, patience_s=150)
+        poisoned = await speak(connection, POISON, patience_s=250)
         assert (poisoned.end["type"], poisoned.end["code"]) == ("error", "SYNTHESIS_ERROR")
-        assert (await speak(connection, MIDDLE, patience_s=150)).end["type"] == "complete"
+        assert (await speak(connection, MIDDLE, patience_s=250)).end["type"] == "complete"
         assert (await beside).end["type"] == "complete"
