@@ -21,6 +21,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 from av.audio.frame import AudioFrame
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from serve_app.config import SAMPLE_RATE_HZ
@@ -86,7 +87,7 @@ def decode(audio: bytes) -> Clip:
             raise VoiceInvalidError(_unreadable(error)) from error
     try:
         return _gather(_ffmpeg_blocks(audio, kind))
-    except (av.FFmpegError, RuntimeError, ValueError, IndexError, MemoryError) as error:
+    except (FFmpegError, RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise VoiceInvalidError(_unreadable(error)) from error
 
 
@@ -99,7 +100,7 @@ def decode_apart(audio: bytes) -> Clip:
     check_size(len(audio))
     project = Path(__file__).parent.parent
     try:
-        child = subprocess.run(  # noqa: S603 - our own module
+        child = subprocess.run(
             [sys.executable, "-m", "serve_app.voice_decoding"],
             input=audio,
             capture_output=True,
@@ -170,10 +171,11 @@ def _check_shape(rate_hz: int, channels: int) -> None:
 
 def _clipped(block: NDArray[np.float32]) -> int:
     """Samples of [N, channels] that stand in runs at full scale."""
-    full = np.abs(block) >= _FULL_SCALE
+    full: NDArray[np.bool_] = np.abs(block) >= _FULL_SCALE
     if len(block) < _CLIPPED_RUN_SAMPLES or not full.any():
         return 0
-    inner = np.lib.stride_tricks.sliding_window_view(full, _CLIPPED_RUN_SAMPLES, axis=0).all(axis=2)
+    windows = np.lib.stride_tricks.sliding_window_view(full, _CLIPPED_RUN_SAMPLES, axis=0)
+    inner: NDArray[np.bool_] = np.all(windows, axis=2)
     runs = np.zeros_like(full)
     for offset in range(_CLIPPED_RUN_SAMPLES):
         runs[offset : offset + len(inner)] |= inner
@@ -185,7 +187,20 @@ def _sndfile_blocks(audio: bytes) -> Iterator[Block]:
         rate_hz = int(file.samplerate)
         _check_shape(rate_hz, int(file.channels))
         while len(block := file.read(rate_hz, dtype="float32", always_2d=True)):
-            yield rate_hz, block
+            yield rate_hz, np.asarray(block, np.float32)
+
+
+_MAGIC = (
+    ("mov", 4, b"\xff\xff\xff\xff", b"ftyp"),
+    ("matroska", 0, b"\xff\xff\xff\xff", b"\x1aE\xdf\xa3"),
+    ("ogg", 0, b"\xff\xff\xff\xff", b"OggS"),
+    ("flac", 0, b"\xff\xff\xff\xff", b"fLaC"),
+    ("wav", 0, b"\xff\xff\xff\xff", b"RIFF"),
+    ("aac", 0, b"\xff\xf6", b"\xff\xf0"),
+    ("mp3", 0, b"\xff\xff\xff", b"ID3"),
+    ("mp3", 0, b"\xff\xe0", b"\xff\xe0"),
+)
+"""Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark."""
 
 
 def _container(audio: bytes) -> str | None:
@@ -193,29 +208,18 @@ def _container(audio: bytes) -> str | None:
 
     FFmpeg is never asked to guess: among what it knows are playlists, which name other files and addresses to open.
     """
-    if audio[4:8] == b"ftyp":
-        return "mov"
-    if audio[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    if audio[:4] == b"OggS":
-        return "ogg"
-    if audio[:4] == b"fLaC":
-        return "flac"
-    if audio[:4] == b"RIFF":
-        return "wav"
-    if audio[:1] == b"\xff" and audio[1:2] and audio[1] & 0xF6 == 0xF0:
-        return "aac"
-    if audio[:3] == b"ID3" or (audio[:1] == b"\xff" and audio[1:2] and audio[1] & 0xE0 == 0xE0):
-        return "mp3"
+    for name, at, mask, mark in _MAGIC:
+        head = audio[at : at + len(mark)]
+        if len(head) == len(mark) and bytes(byte & bits for byte, bits in zip(head, mask, strict=True)) == mark:
+            return name
     return None
 
 
 def _ffmpeg_blocks(audio: bytes, container: str) -> Iterator[Block]:
     # No other file, no address: what a container refers to outside itself is not there.
     options = {"protocol_whitelist": "none", "format_whitelist": container}
-    with av.open(io.BytesIO(audio), format=container, options=options) as file:
+    with av.open(io.BytesIO(audio), mode="r", format=container, options=options) as file:
         stream = file.streams.audio[0]
-        stream.thread_type = "NONE"
         planar = av.AudioResampler(format="fltp")
         for frame in file.decode(stream):
             # Before PyAV touches it: it crashes on more channels than a frame has plain pointers for.
