@@ -121,8 +121,8 @@ class VoiceRoutes:
 
     async def _known(self, voice: str) -> VoiceStatus:
         status = (await self._front.know_voices()).get(voice)
-        if status is None:
-            await self._front.refresh_voices()  # it may be seconds old, or another replica's
+        if status is None or status.state == "pending":
+            await self._front.refresh_voices()  # another replica may have it, and a generator may have encoded it
             status = (await self._front.know_voices()).get(voice)
         if status is None:
             raise VoiceNotFoundError(f"there is no voice {voice[:80]!r}")

@@ -107,6 +107,7 @@ async def client(host, backend):
         yield client
     for status in backend.library.voices():
         backend.library.remove(status.voice)
+    gc.collect()
 
 
 async def add(client, audio=None, **fields):
@@ -278,7 +279,6 @@ async def test_no_body_is_answered_by_anything_but_a_typed_error(client, body, h
         )
     assert answer.status_code in {400, 422}
     assert answer.json()["code"] in CODES
-    gc.collect()
 
 
 # A voice for one session.
