@@ -143,7 +143,7 @@ class Listener:
             self.stream.consumed(len(event.codes))
 
 
-def listen(  # noqa: PLR0913
+def listen(
     speaker: Speaker,
     voice: VoicePrompt,
     reference: Reference,
