@@ -11,6 +11,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
+import numpy as np
 import pytest
 from running_service import speak, wait_until
 
@@ -41,6 +42,12 @@ def wait_until_ready(voices, voice):
     wait_until(lambda: state(voices, voice) == "ready", 30, f"{voice} is encoded")
 
 
+def same(one, other):
+    """Whether the samples are; where a stream is cut into audio chunks, and so the last bit, depends on who listens."""
+    first, second = (np.frombuffer(each.pcm, "<i2").astype(int) for each in (one, other))
+    return len(first) == len(second) > 0 and np.abs(first - second).max() <= 4
+
+
 async def spoken(service, **fields):
     async with service.connect() as connection:
         return await speak(connection, "It is alive.", seed=1, **fields)
@@ -53,7 +60,7 @@ async def test_an_uploaded_voice_is_encoded_by_itself_and_spoken_with(service, v
     as_woolf, as_austen = await asyncio.gather(spoken(service, voice="woolf"), spoken(service, voice="austen"))
     assert as_woolf.end["type"] == as_austen.end["type"] == "complete"
     assert as_woolf.pcm
-    assert as_woolf.pcm != as_austen.pcm
+    assert not same(as_woolf, as_austen)
 
 
 async def test_a_voice_can_be_spoken_with_at_once(service, voices):
@@ -76,7 +83,7 @@ async def test_voices_survive_their_store_and_streams_do_not_notice(service, voi
     assert during.end["type"] == "complete"
     after = await spoken(service, voice="kept")
     assert after.end["type"] == "complete"
-    assert after.pcm == before.pcm
+    assert same(after, before)
     wait_until(lambda: "kept" in {voice["id"] for voice in voices.list()}, 20, "the store lists it again")
     assert state(voices, "kept") == "ready", "its prompt was kept too"
 
@@ -85,7 +92,10 @@ async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_the
     voices.add(wav(hz=280.0), {"name": "Gone", **SAID})
     await spoken(service, voice="gone")
     async with service.connect() as connection:
-        speaking = asyncio.create_task(speak(connection, "It is alive. " * 8, voice="gone"))
+        # One text chunk of twelve seconds of noise, of which eight are made before its listener has played any.
+        speaking = asyncio.create_task(
+            speak(connection, "It is alive and it goes on and on for a while " * 2, voice="gone")
+        )
         await asyncio.sleep(0.3)
         voices.remove("gone")
         assert (await speaking).end["type"] == "complete"
@@ -115,7 +125,8 @@ async def test_a_session_speaks_with_a_voice_of_its_own(service, voices):
         again = await speak(connection, "It is alive.", seed=1)
         other = await speak(connection, "It is alive.", seed=1, voice="austen")
     assert own.end["type"] == other.end["type"] == "complete"
-    assert own.pcm == again.pcm != other.pcm
+    assert same(own, again)
+    assert not same(own, other)
     assert not [voice for voice in voices.list() if voice["uploaded"]]
 
 
