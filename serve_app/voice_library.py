@@ -344,6 +344,7 @@ class VoiceLibrary:
             for key in [key for key in self._uploaded_prompts if key[1] == entry.digest]:
                 self._uploaded_prompts.drop(key)
             self._stored = {key for key in self._stored if key[1] != entry.digest}
+            self._leases = {key: lease for key, lease in self._leases.items() if key[1] != entry.digest}
         return None
 
     def wav(self, voice: str) -> bytes | VoiceRefusal:

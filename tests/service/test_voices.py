@@ -115,10 +115,19 @@ async def test_one_clip_uploaded_by_many_at_once_is_one_voice(service, voices):
     assert [voice["id"] for voice in voices.list() if voice["uploaded"]] == ["crowd"]
 
 
+def test_a_large_clip_arrives_whole_and_is_mixed_down(service, voices):
+    added = voices.add(wav(seconds=29.0, rate_hz=48_000, channels=2), {"name": "Large", "consent": "yes"})
+    checks = {check["name"]: check for check in added["report"]}
+    assert checks["duration_s"]["measured"] == pytest.approx(29, abs=0.5)
+    assert (checks["channels"]["verdict"], checks["channels"]["measured"]) == ("warn", 2)
+    assert voices.audio("large")[:4] == b"RIFF"
+
+
 async def test_a_session_speaks_with_a_voice_of_its_own(service, voices):
-    audio = base64.b64encode(wav(hz=300.0)).decode()
+    """Nearly as long as may be: every request carries 1.4 MB of it."""
+    audio = base64.b64encode(ffmpeg("mp3", "libmp3lame", seconds=29.0)).decode()
     async with service.connect() as connection:
-        await connection.send(json.dumps({"type": "start", "voice_audio": audio, "voice_transcript": TEXT}))
+        await connection.send(json.dumps({"type": "start", "voice_audio": audio}))
         ready = json.loads(await connection.recv())
         assert (ready["type"], ready["voice"]) == ("ready", "inline")
         own = await speak(connection, "It is alive.", seed=1)
