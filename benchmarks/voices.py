@@ -3,12 +3,12 @@
 Run::
 
     python benchmarks/voices.py                       # tiny, seconds
-    python benchmarks/voices.py --model full-random --streams 1
+    python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 20
 
 ``before prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine
 being idle: prompt from the cache, tokens, the way onto the engine's thread. ``encoding`` is what listeners notice of
-clips that are encoded one after the other on the encoder's thread: audio chunks that came late, and the least that a
-listener had left to play once he was past his first two seconds.
+clips that are encoded one after the other, without a pause: audio chunks that came after the one before them had been
+played, and the silence that this made.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -31,7 +32,6 @@ from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, scan
 
 TEXT = "She was not handsome enough to be noticed, and too proud to care, as he was to learn. " * 3
-SETTLED_S = 2.0
 RAY_NICENESS = 15
 """Of Ray's workers, unless RAY_worker_niceness says otherwise: the engine's thread has it too."""
 
@@ -50,7 +50,10 @@ def main() -> None:
     began_s = time.perf_counter()
     voice = speaker.encode(reference)
     encode_s = time.perf_counter() - began_s
+    speaker.runner.learn(dataclasses.replace(voice, digest="warm"))
+    began_s = time.perf_counter()
     speaker.runner.learn(voice)
+    learn_s = time.perf_counter() - began_s
     speaker.engine.start()
     figures: dict[str, object] = {
         "model": arguments.model,
@@ -58,9 +61,11 @@ def main() -> None:
         "prompt_bytes": voice.nbytes,
         "first_encode_s": first_s,
         "encode_s": encode_s,
+        "learn_s": learn_s,
     }
     print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
+    print(f"its state on the device, made by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
     figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
     for name, pool in [
         ("nobody encodes", None),
@@ -80,7 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--frames", type=int, default=150, help="of a stream; 12.5 are a second")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--json")
     return parser.parse_args()
@@ -116,31 +121,42 @@ async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt
     return figures
 
 
-@dataclasses.dataclass
 class Listener:
-    """One who plays audio as it comes."""
+    """One who plays audio as it comes, and asks for the next utterance when one ends."""
 
-    plays_until_s: float = 0.0
-    began_s: float = 0.0
-    late: int = 0
-    slack_s: float = float("inf")
-    ended: bool = False
-    stream: Stream | None = None
+    def __init__(self, speaker: Speaker, voice: VoicePrompt, number: int) -> None:
+        self._speaker, self._voice, self._number = speaker, voice, number
+        self._stream: Stream | None = None
+        self._asked_s = self._plays_until_s = 0.0
+        self.over = False
+        self.stopped = threading.Event()
+        self.firsts_s: list[float] = []
+        self.slacks_s: list[float] = []
+        self._begin()
 
-    def deliver(self, event: SpeechEvent) -> None:
+    def _begin(self) -> None:
+        self._number += 100
+        request = SpeechRequest(TEXT, self._voice.voice, "english", seed=self._number)
+        prepared = self._speaker.runner.prepare(request, self._voice)
+        self._asked_s, self._plays_until_s = time.perf_counter(), 0.0
+        self._stream = self._speaker.engine.submit(prepared, self._deliver)
+
+    def _deliver(self, event: SpeechEvent) -> None:
         """Called on the engine's thread."""
         now_s = time.perf_counter()
         if isinstance(event, SpeechEnd):
-            self.ended = True
+            if self.over:
+                self.stopped.set()
+            else:
+                threading.Timer(max(0.0, self._plays_until_s - now_s), self._begin).start()
             return
-        self.began_s = self.began_s or now_s
-        if self.plays_until_s:
-            self.late += now_s > self.plays_until_s
-            if now_s - self.began_s > SETTLED_S:
-                self.slack_s = min(self.slack_s, self.plays_until_s - now_s)
-        self.plays_until_s = max(self.plays_until_s, now_s) + len(event.codes) * FRAME_S
-        if self.stream is not None:
-            self.stream.consumed(len(event.codes))
+        if self._plays_until_s:
+            self.slacks_s.append(self._plays_until_s - now_s)
+        else:
+            self.firsts_s.append(now_s - self._asked_s)
+        self._plays_until_s = max(self._plays_until_s, now_s) + len(event.codes) * FRAME_S
+        if self._stream is not None:
+            self._stream.consumed(len(event.codes))
 
 
 def listen(
@@ -151,31 +167,35 @@ def listen(
     pool: ThreadPoolExecutor | None,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """Let so many listeners play their streams while clips are encoded on ``pool``, and say how they fared."""
-    listeners = [Listener() for _ in range(arguments.streams)]
-    began_s = time.perf_counter()
-    for number, listener in enumerate(listeners):
-        request = SpeechRequest(TEXT, voice.voice, "english", seed=number)
-        prepared = dataclasses.replace(speaker.runner.prepare(request, voice), max_frames=arguments.frames)
-        listener.stream = speaker.engine.submit(prepared, listener.deliver)
+    """Let so many listeners play for a while, clips being encoded on ``pool``, and say how they fared."""
+    listeners = [Listener(speaker, voice, number) for number in range(arguments.streams)]
+    end_s = time.perf_counter() + arguments.seconds
     encodes_s: list[float] = []
-    while not all(listener.ended for listener in listeners):
+    while time.perf_counter() < end_s:
         if pool is None:
             time.sleep(0.05)
             continue
-        encode_began_s = time.perf_counter()
+        began_s = time.perf_counter()
         pool.submit(speaker.encode, reference).result()
-        encodes_s.append(time.perf_counter() - encode_began_s)
+        encodes_s.append(time.perf_counter() - began_s)
+    for listener in listeners:
+        listener.over = True
+    for listener in listeners:
+        listener.stopped.wait(60)
+    slacks_s = [slack_s for listener in listeners for slack_s in listener.slacks_s]
+    firsts_ms = [1e3 * first_s for listener in listeners for first_s in listener.firsts_s]
     figures = {
-        "seconds": time.perf_counter() - began_s,
-        "late_chunks": float(sum(listener.late for listener in listeners)),
-        "least_slack_s": min(listener.slack_s for listener in listeners),
+        "audio_chunks": float(len(slacks_s)),
+        "late_chunks": float(sum(slack_s < 0 for slack_s in slacks_s)),
+        "silence_s": -sum(min(0.0, slack_s) for slack_s in slacks_s),
+        "ttfa_median_ms": float(np.median(firsts_ms)),
         "encodes": float(len(encodes_s)),
         "encode_median_s": float(np.median(encodes_s)) if encodes_s else 0.0,
     }
     print(
-        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} audio chunks late, least slack"
-        f" {figures['least_slack_s']:.2f} s, {len(encodes_s)} clips encoded, {figures['encode_median_s']:.2f} s each"
+        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, by"
+        f" {figures['silence_s']:.2f} s together; first audio after {figures['ttfa_median_ms']:.0f} ms;"
+        f" {len(encodes_s)} clips encoded, {figures['encode_median_s']:.2f} s each"
     )
     return figures
 

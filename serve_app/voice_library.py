@@ -186,6 +186,7 @@ class VoiceLibrary:
         )
         self._stored: set[tuple[str, str]] = set()
         self._leases: dict[tuple[str, str], tuple[str, float]] = {}
+        self._failed: set[tuple[str, str]] = set()
         self._fingerprint: str | None = None
         self._refreshed_s: float | None = None
         self._version = ""
@@ -228,10 +229,12 @@ class VoiceLibrary:
         self._fingerprint = fingerprint
 
     def unassigned(self, fingerprint: str, now_s: float) -> str | None:
-        """A voice that waits to be encoded by this model, and that nobody has in work."""
+        """A voice that waits to be encoded by this model, and that nobody has in work or has failed on."""
         for voice in self.pending(fingerprint):
             digest = self._entries[voice].digest
-            if digest is not None and self._holder(fingerprint, digest, now_s) is None:
+            if digest is None or (fingerprint, digest) in self._failed:
+                continue
+            if self._holder(fingerprint, digest, now_s) is None:
                 return voice
         return None
 
@@ -260,8 +263,9 @@ class VoiceLibrary:
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
         """Keep a prompt that a model has made; one of a voice that was removed meanwhile is dropped."""
         self.serve(fingerprint)
-        self.give_up(prompt.digest, fingerprint)
         key = (fingerprint, prompt.digest)
+        self._leases.pop(key, None)
+        self._failed.discard(key)
         owners = [entry for entry in self._entries.values() if entry.digest == prompt.digest]
         if any(not entry.uploaded for entry in owners):
             self._prompts.put(key, prompt, now_s)
@@ -271,8 +275,10 @@ class VoiceLibrary:
             self._uploaded_files.save(prompt, fingerprint)
 
     def give_up(self, digest: str, fingerprint: str) -> None:
-        """Nobody encodes this reference any more."""
+        """Nobody encodes this reference any more, and nobody is to until it is asked for: it would fail again."""
         self._leases.pop((fingerprint, digest), None)
+        if any(entry.digest == digest for entry in self._entries.values()):
+            self._failed.add((fingerprint, digest))
 
     # Uploads.
 
@@ -344,6 +350,7 @@ class VoiceLibrary:
             for key in [key for key in self._uploaded_prompts if key[1] == entry.digest]:
                 self._uploaded_prompts.drop(key)
             self._stored = {key for key in self._stored if key[1] != entry.digest}
+            self._failed = {key for key in self._failed if key[1] != entry.digest}
             self._leases = {key: lease for key, lease in self._leases.items() if key[1] != entry.digest}
         return None
 

@@ -332,7 +332,10 @@ def test_a_voice_whose_replica_is_gone_or_gave_up_is_encoded_by_another(library)
     assert one.unassigned(MODEL, 61.0) == "austen"
     assert isinstance(one.get("austen", MODEL, 61.0, "b"), Reference)
     one.give_up(reference.digest, MODEL)
+    assert one.unassigned(MODEL, 62.0) is None, "it would fail again, every second"
     assert isinstance(one.get("austen", MODEL, 62.0, "c"), Reference)
+    one.put(encode(reference), MODEL, 63.0)
+    assert states(one)["austen"] == "ready"
 
 
 def test_a_prompt_of_a_voice_removed_meanwhile_is_dropped(library, voices):
