@@ -42,7 +42,10 @@ def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig
     project = Path(serve_app.__file__).parent.parent
     candidates = [working_directory / config.voices.path, project / config.voices.path]
     path = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
-    return config.model_copy(update={"voices": config.voices.model_copy(update={"path": str(path.resolve())})})
+    paths = {"path": str(path.resolve())}
+    if config.voices.uploads is not None:
+        paths["uploads"] = str((working_directory / config.voices.uploads).resolve())
+    return config.model_copy(update={"voices": config.voices.model_copy(update=paths)})
 
 
 def generator_options(config: AppConfig) -> dict[str, Any]:

@@ -235,8 +235,26 @@ class VoicesConfig(Settings):
         default="voices", description="Directory of `<id>/manifest.json`; see `serve_app.app` for relative ones."
     )
     default: str = Field(default="makima", description="Voice of a client that names none.")
-    max_bytes: int = Field(default=256 << 20, ge=1 << 20, description="Prompts held in memory, in bytes.")
-    ttl_s: float = Field(default=86_400.0, gt=0, description="A prompt unused for so long leaves the memory.")
+    uploads: str | None = Field(
+        default=None,
+        description="Directory that uploaded voices are kept in, writable; an application keeps its own in a directory"
+        " of its name there. None: `.uploaded` in `path`.",
+    )
+    max_uploaded: int = Field(default=1000, ge=0, le=100_000, description="Uploaded voices; about 1.5 MB each at most.")
+    max_bytes: int = Field(
+        default=256 << 20,
+        ge=1 << 20,
+        description="Prompts held in memory, in bytes; so many of uploaded voices, and so many of those in `path`,"
+        " which uploaded ones never drive out.",
+    )
+    ttl_s: float = Field(
+        default=86_400.0, gt=0, description="An uploaded voice's prompt unused for so long leaves the memory."
+    )
+    max_inline_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Clips that sessions of one ingress replica brought themselves (`start.voice_audio`), in bytes.",
+    )
 
 
 class SessionConfig(Settings):

@@ -10,6 +10,7 @@ The tree::
     ├── UnsupportedEncodingError   UNSUPPORTED_ENCODING
     ├── VoiceNotFoundError         VOICE_NOT_FOUND
     ├── VoiceInvalidError          VOICE_INVALID
+    ├── VoiceConflictError         VOICE_CONFLICT        another clip has that name, or it may not be removed
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
@@ -19,6 +20,7 @@ The tree::
 This module knows nothing of sockets or models; it is the root that everything may import.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -85,10 +87,27 @@ class VoiceNotFoundError(SpeechError):
 
 
 class VoiceInvalidError(SpeechError):
-    """Reference audio that cannot give a good voice."""
+    """Reference audio that cannot give a good voice.
+
+    Attributes:
+        report: every check of it, ready for JSON; empty where there was nothing to check.
+    """
 
     code = "VOICE_INVALID"
     http_status = 422
+
+    def __init__(
+        self, message: str, *, retry_after_ms: int | None = None, report: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.report = report
+
+
+class VoiceConflictError(SpeechError):
+    """A voice of that name is there already, with another clip; or it is not one that can be removed."""
+
+    code = "VOICE_CONFLICT"
+    http_status = 409
 
 
 class CapacityError(SpeechError):

@@ -114,6 +114,14 @@ class Start(SpeechFields):
     """Sets the session's defaults; fields left out keep their value."""
 
     type: Literal["start"] = Field(default="start", description='"start"')
+    voice_audio: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a clip of a voice for this session alone, as base64; never a path or URL",
+    )
+    voice_transcript: str | None = Field(
+        default=None, max_length=2000, description="what voice_audio says, at most 2000 characters"
+    )
 
 
 class Preset(Start):
@@ -387,7 +395,7 @@ def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
             fields[name] = _number(value)
         elif name == "normalize":
             fields[name] = {"true": True, "false": False}.get(value, value)
-        elif name in ("type", "sampling"):
+        elif name in ("type", "sampling", "voice_audio", "voice_transcript"):
             return Refusal(InvalidMessageError(f"{name} is not taken from a query; allowed: {_PRESETS}"))
         else:
             fields[name] = value

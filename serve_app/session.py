@@ -16,7 +16,7 @@ Laws, whatever the order of calls:
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.audio import milliseconds, seconds
 from serve_app.config import SessionConfig
@@ -50,7 +50,7 @@ from serve_app.messages import (
     error_message,
 )
 from serve_app.outbox import Close, Outbox, Send
-from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.utterance import Manner, SeedSource, TextPipeline, Utterance
 from serve_app.voices import VoiceStatus
 
@@ -115,6 +115,23 @@ class SessionSetup:
     errors_in_order: bool = False
 
 
+OWN_VOICE = "inline"
+"""Name, within its session, of the voice that a client brought itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroughtVoice:
+    """A ``start`` with ``voice_audio``, once that was decoded and checked.
+
+    Attributes:
+        start: as it came.
+        clip: the voice.
+    """
+
+    start: Start
+    clip: VoiceClip
+
+
 @dataclass(slots=True)
 class _Running:
     """The call in flight. ``utterance`` is None once nothing more of it is wanted."""
@@ -136,6 +153,7 @@ class Session:
         self.setup = setup
         self.close: Close | None = None
         self._manner = setup.manner
+        self._own: VoiceClip | None = None
         self._outbox = Outbox()
         self._queue: deque[Utterance | Refusal] = deque()
         self._leaving: dict[int, Utterance] = {}
@@ -166,7 +184,7 @@ class Session:
 
     # What the caller reports.
 
-    def receive(self, message: FullMessage | Refusal, now_s: float) -> list[Effect]:
+    def receive(self, message: FullMessage | BroughtVoice | Refusal, now_s: float) -> list[Effect]:
         """Take one message of the client."""
         self._now_s = self._active_s = now_s
         if self.close is None:
@@ -232,8 +250,10 @@ class Session:
 
     # Messages.
 
-    def _handle(self, message: FullMessage | Refusal) -> None:
+    def _handle(self, message: FullMessage | BroughtVoice | Refusal) -> None:
         match message:
+            case BroughtVoice():
+                self._bring(message)
             case Refusal():
                 self._refuse(message.error, message.utterance_id)
             case Start():
@@ -246,6 +266,18 @@ class Session:
                 self._cancel(message)
             case Stop():
                 self._stop()
+
+    def _bring(self, message: BroughtVoice) -> None:
+        """Take the session's own voice; there is one, so that what a session can hold is bounded."""
+        if message.start.voice not in (None, OWN_VOICE):
+            both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
+            self._send_error(InvalidMessageError(both))
+        elif self._own is not None and self._own.digest != message.clip.digest:
+            another = "this session has brought another voice already"
+            self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {OWN_VOICE!r}"))
+        else:
+            self._own = message.clip
+            self._start(message.start.model_copy(update={"voice": OWN_VOICE}))
 
     def _start(self, message: Start) -> None:
         try:
@@ -478,6 +510,8 @@ class Session:
         self._running = _Running(self._calls, utterance, self._now_s)
         needed_by_s = max(self._now_s, self._plays_until_s)
         request = utterance.next_request(self.setup.text)
+        if request.voice == OWN_VOICE and self._own is not None:
+            request = replace(request, clip=self._own)
         self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
@@ -522,6 +556,8 @@ class Session:
     def _check_voice(self, voice: str) -> None:
         voices = self.setup.voices
         status = voices.get(voice)
+        if voice == OWN_VOICE and self._own is not None:
+            return
         if not voices or (status is not None and status.state != "unavailable"):
             return
         why = "is not known" if status is None else f"is unavailable: {status.reason}"

@@ -54,6 +54,21 @@ class SpokenContext:
 
 
 @dataclass(frozen=True, slots=True)
+class VoiceClip:
+    """A voice that a session brought itself; it goes with every request, so that nobody has to keep it.
+
+    Attributes:
+        pcm16: [N] int16, mono, 24 kHz: checked and cut, as it is to be encoded.
+        transcript: what it says; None where only the speaker is cloned.
+        digest: hash of the clip and its transcript.
+    """
+
+    pcm16: NDArray[np.int16]
+    transcript: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One text chunk to be spoken by one stream.
 
@@ -83,6 +98,7 @@ class SpeechRequest:
     delivered_codes: NDArray[np.int16] | None = None
     begun: bool = False
     context: SpokenContext | None = None
+    clip: VoiceClip | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Voices: their manifests on disk, what a prompt is, and the bounded memory they are kept in.
+"""Voices: their manifests, what a reference and a prompt are, and the bounded memory they are kept in.
 
 No torch here: prompts are numpy arrays, made elsewhere. Nothing in this module ever takes a path from a client;
 a voice is asked for by its id, which is looked up among those that were listed at start.
@@ -11,21 +11,40 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from serve_app.config import Language, Settings
-from serve_app.errors import VoiceInvalidError
+from serve_app.config import SAMPLE_RATE_HZ, Language, Settings
+from serve_app.errors import InvalidMessageError, VoiceInvalidError
+from serve_app.voice_checks import Report, examine
+from serve_app.voice_decoding import Clip, check_size, decode
 
-MIN_REFERENCE_S = 3.0
-MAX_REFERENCE_S = 30.0
-MAX_REFERENCE_BYTES = 20 << 20
+VOICE_ID = r"[a-z0-9][a-z0-9_-]{0,62}"
+"""What a voice's id looks like: it is a directory's name, so it holds nothing that a path could."""
 
-VoiceId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+REFERENCE_FILE = "reference.wav"
+"""The clip of an uploaded voice, beside its manifest."""
+
+Words = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line, without control characters: it is shown in lists and logs."""
+
+
+class UploadRecord(Settings):
+    """What is known of a voice because it was uploaded.
+
+    Attributes:
+        digest: of the bytes that were uploaded and the transcript, see :class:`Reference`.
+        at: when, in UTC, as ISO 8601.
+        report: what was found.
+    """
+
+    digest: str = Field(pattern=r"^[0-9a-f]{32}$")
+    at: str
+    report: Report
 
 
 class VoiceManifest(Settings):
@@ -42,6 +61,59 @@ class VoiceManifest(Settings):
     speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
     licence: str = Field(min_length=1, max_length=500, description="What allows the use of the clip.")
     source: str = Field(default="", max_length=1000, description="Where the clip comes from.")
+    consent: str = Field(default="", max_length=2000, description="Who agreed to the cloning, when, and to what use.")
+    upload: UploadRecord | None = Field(default=None, description="Written by the service; None: part of `path`.")
+
+
+class VoiceUpload(Settings):
+    """What somebody who uploads a voice says of it; the clip comes beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    name: Words = Field(min_length=1, max_length=100, description="shown to people, 1 to 100 characters in one line")
+    id: str | None = Field(
+        default=None,
+        pattern=f"^{VOICE_ID}$",
+        description="a-z, 0-9, '-' and '_', at most 63; made from `name` if absent",
+    )
+    transcript: str | None = Field(
+        default=None, max_length=2000, description="exactly what the clip says, at most 2000 characters; or absent"
+    )
+    language: Language = Field(default="auto", description=f"of the clip, one of {', '.join(get_args(Language))}")
+    consent: str = Field(
+        min_length=1, max_length=2000, description="who agreed to this cloning, when, and to what use; never empty"
+    )
+    speaker: Words = Field(default="", max_length=200, description="who speaks, at most 200 characters in one line")
+    licence: Words = Field(default="", max_length=500, description="what allows the use, at most 500 characters")
+    source: Words = Field(default="", max_length=1000, description="where the clip is from, at most 1000 characters")
+
+    @property
+    def voice(self) -> str:
+        """The id that it is to have.
+
+        Raises:
+            InvalidMessageError: the name has no letter that an id may have.
+        """
+        made = self.id or re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-_")[:63]
+        if not re.fullmatch(VOICE_ID, made):
+            raise InvalidMessageError(
+                f"no id can be made from the name {self.name!r}; give one as `id`: a-z, 0-9, '-' and '_', at most 63"
+            )
+        return made
+
+    def manifest(self, record: UploadRecord) -> VoiceManifest:
+        """What is kept of it."""
+        return VoiceManifest(
+            name=self.name,
+            audio=REFERENCE_FILE,
+            transcript=self.transcript or None,
+            language=self.language,
+            speaker=self.speaker or "Not stated",
+            licence=self.licence or "Not stated",
+            source=self.source,
+            consent=self.consent,
+            upload=record,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +123,10 @@ class Reference:
     Attributes:
         voice: the voice's id.
         pcm: [N] float32 in [-1, 1], mono.
-        sample_rate_hz: of ``pcm``, as the file has it.
+        sample_rate_hz: of ``pcm``.
         transcript: what is said; None means x-vector mode.
-        digest: hash of the audio's bytes and the transcript; a prompt is valid for this content alone.
+        digest: hash of the file's bytes and the transcript; a prompt is valid for this content alone.
+        report: what was found when it was checked.
     """
 
     voice: str
@@ -61,6 +134,18 @@ class Reference:
     sample_rate_hz: int
     transcript: str | None
     digest: str
+    report: Report | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its samples."""
+        return self.pcm.nbytes
+
+    def wav(self) -> bytes:
+        """The clip as a WAV file of 16 bits."""
+        file = io.BytesIO()
+        sf.write(file, self.pcm, self.sample_rate_hz, subtype="PCM_16", format="WAV")
+        return file.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +181,14 @@ class VoiceStatus:
         state: ``ready`` can be spoken with, ``pending`` waits to be encoded, ``unavailable`` says why in ``reason``.
         reason: empty unless unavailable.
         manifest: None when it could not be read.
+        report: the checks of its clip; None where there was nothing to check.
     """
 
     voice: str
     state: Literal["ready", "pending", "unavailable"]
     reason: str
     manifest: VoiceManifest | None
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +207,20 @@ def scan(path: Path) -> list[Voice]:
     Returns:
         Voices in the order of their ids; empty when ``path`` is no directory.
     """
+    return [read_voice(folder) for folder in voice_folders(path)]
+
+
+def voice_folders(path: Path) -> list[Path]:
+    """Directories below ``path`` that hold a manifest, in the order of their names."""
     if not path.is_dir():
         return []
-    found = sorted(entry for entry in path.iterdir() if (entry / "manifest.json").is_file())
-    return [_read_voice(entry) for entry in found]
+    return sorted(entry for entry in path.iterdir() if (entry / "manifest.json").is_file())
 
 
-def _read_voice(folder: Path) -> Voice:
+def read_voice(folder: Path) -> Voice:
+    """Read one voice; it never fails, but says why it cannot be used."""
     voice = folder.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", voice):
+    if not re.fullmatch(VOICE_ID, voice):
         return Voice(voice, None, None, "a voice's directory is named in a-z, 0-9, '-' and '_', at most 63 of them")
     try:
         manifest = VoiceManifest.model_validate_json((folder / "manifest.json").read_bytes())
@@ -138,40 +230,60 @@ def _read_voice(folder: Path) -> Voice:
     if not audio.is_file():
         return Voice(voice, manifest, None, f"its reference audio {manifest.audio!r} is not there yet")
     try:
-        reference = read_reference(voice, audio.read_bytes(), manifest.transcript)
+        reference = _reference_of(voice, manifest, audio)
     except (VoiceInvalidError, OSError) as error:
         return Voice(voice, manifest, None, str(error))
     return Voice(voice, manifest, reference, "")
 
 
-def read_reference(voice: str, audio: bytes, transcript: str | None) -> Reference:
-    """Decode and check a reference clip.
+def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference:
+    check_size(audio.stat().st_size)
+    upload = manifest.upload
+    if upload is None:
+        return read_reference(voice, audio.read_bytes(), manifest.transcript, manifest.language)
+    # Checked and cut when it was uploaded: what lies there is what is encoded.
+    pcm = decode(audio.read_bytes()).pcm
+    return Reference(voice, pcm, SAMPLE_RATE_HZ, manifest.transcript, upload.digest, upload.report)
+
+
+def read_reference(voice: str, audio: bytes, transcript: str | None, language: Language = "auto") -> Reference:
+    """Decode a clip in this process and check it: for files of whoever runs the service.
+
+    Raises:
+        VoiceInvalidError: unreadable or refused.
+    """
+    return make_reference(voice, decode(audio), digest_of(audio, transcript), transcript, language)
+
+
+def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, language: Language) -> Reference:
+    """Check a decoded clip, and cut it to what is encoded.
 
     Args:
         voice: id it is for.
-        audio: a file's bytes, in any format that libsndfile reads.
+        clip: from :mod:`serve_app.voice_decoding`.
+        digest: from :func:`digest_of`.
         transcript: what it says, or None.
+        language: of the clip.
 
     Raises:
-        VoiceInvalidError: unreadable, larger than 20 MiB, shorter than 3 s, longer than 30 s, or silent.
+        VoiceInvalidError: refused, with the report.
     """
-    if len(audio) > MAX_REFERENCE_BYTES:
-        raise VoiceInvalidError(f"reference audio has {len(audio)} bytes; at most {MAX_REFERENCE_BYTES} are taken")
-    try:
-        samples, rate_hz = sf.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, RuntimeError, TypeError) as error:
-        raise VoiceInvalidError(f"reference audio cannot be decoded: {error}") from error
-    pcm = np.ascontiguousarray(samples.mean(axis=1), dtype=np.float32)
-    seconds = len(pcm) / rate_hz
-    if not MIN_REFERENCE_S <= seconds <= MAX_REFERENCE_S:
-        raise VoiceInvalidError(
-            f"reference audio lasts {seconds:.2f} s; {MIN_REFERENCE_S:g} s to {MAX_REFERENCE_S:g} s are allowed"
-        )
-    if not np.isfinite(pcm).all() or float(np.sqrt(np.mean(pcm**2))) < 1e-3:
-        raise VoiceInvalidError("reference audio is silent: its RMS is below 0.001 of full scale")
-    text = transcript.strip() if transcript else None
-    digest = hashlib.sha256(audio + b"\0" + (text or "").encode()).hexdigest()[:32]
-    return Reference(voice=voice, pcm=pcm, sample_rate_hz=int(rate_hz), transcript=text or None, digest=digest)
+    text = _said(transcript)
+    examined = examine(clip, text, language)
+    report = examined.report
+    if report.verdict == "refuse":
+        checks = [check.model_dump() for check in report.checks]
+        raise VoiceInvalidError(f"the clip is refused: {report.reasons()}", report=checks)
+    return Reference(voice, examined.pcm, SAMPLE_RATE_HZ, text, digest, report)
+
+
+def digest_of(audio: bytes, transcript: str | None) -> str:
+    """Hash of a clip's bytes and what it says; of how it is cut, too, by a number that changes with it."""
+    return hashlib.sha256(b"cut 1\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
+
+
+def _said(transcript: str | None) -> str | None:
+    return (transcript.strip() if transcript else None) or None
 
 
 K = TypeVar("K")

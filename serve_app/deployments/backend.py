@@ -10,7 +10,7 @@ from typing import Protocol
 
 from serve_app.admission import Backlog
 from serve_app.speech import SpeechEvent, SpeechRequest
-from serve_app.voices import VoiceStatus
+from serve_app.voices import VoiceManifest, VoiceStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,38 @@ class Backend(Protocol):
 
     async def voices(self) -> list[VoiceStatus]:
         """Every voice of the store, unavailable ones with their reason."""
+        ...
+
+    async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
+        """The voice of that id if it was made from the same clip; None where it can be added.
+
+        Raises:
+            SpeechError: it cannot.
+        """
+        ...
+
+    async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
+        """Keep a voice for good; it is encoded by whichever generator has time, or when somebody speaks with it.
+
+        Raises:
+            SpeechError: the id is taken, there are too many, the disk takes no more.
+        """
+        ...
+
+    async def remove_voice(self, voice: str) -> None:
+        """Forget an uploaded voice; those who are speaking with it finish.
+
+        Raises:
+            SpeechError: there is none, or it is not an uploaded one.
+        """
+        ...
+
+    async def voice_wav(self, voice: str) -> bytes:
+        """The clip of a voice as a WAV file.
+
+        Raises:
+            VoiceNotFoundError: there is none.
+        """
         ...
 
     async def readiness(self) -> Readiness:

@@ -8,17 +8,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Backend
+from serve_app.deployments.clips import Clips
 from serve_app.deployments.gate import Gate, Passage
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
-from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal
+from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Start
 from serve_app.outbox import Close, Send
-from serve_app.session import Call, CancelCall, Effect, Session
-from serve_app.speech import SpeechEnd, SpeechEvent
+from serve_app.session import BroughtVoice, Call, CancelCall, Effect, Session
+from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +64,12 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all drivers of an ingress replica share: the backend, the gate before it, and the clock of both."""
+    """What all drivers of an ingress replica share: the backend, the gate before it, the clock of both, and clips."""
 
     backend: Backend
     gate: Gate
     clock: Callable[[], float]
+    clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
 
 
 class Driver:
@@ -97,6 +100,8 @@ class Driver:
         self._consumer: tuple[int, asyncio.Task[None]] | None = None
         self._outbox_changed = asyncio.Event()
         self._room = asyncio.Event()
+        self._clips = service.clips
+        self._held: list[VoiceClip] = []
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
@@ -118,6 +123,8 @@ class Driver:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._part(last)
+            for clip in self._held:
+                self._clips.release(clip)
             log.info("session %s: closed: %s", self._name, last.reason)
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
@@ -145,9 +152,23 @@ class Driver:
     async def _read(self) -> None:
         while True:
             frame = await self._connection.receive()
-            self._apply(self._session.receive(self._message(frame), self._clock()))
+            message = self._message(frame)
+            if isinstance(message, Start) and message.voice_audio is not None:
+                message = await self._brought(message)
+            self._apply(self._session.receive(message, self._clock()))
             # A flood that is buffered in this process must not keep the loop from everybody else.
             await asyncio.sleep(0)
+
+    async def _brought(self, start: Start) -> BroughtVoice | Refusal:
+        """The voice that a session brings itself, decoded and checked; what comes after it waits meanwhile."""
+        try:
+            clip = await self._clips.own(start)
+        except SpeechError as error:
+            return Refusal(error)
+        self._held.append(clip)
+        if len(self._held) > 1:  # the session takes one; whatever it says of this, it is not kept
+            self._clips.release(self._held.pop())
+        return BroughtVoice(start, clip)
 
     async def _write(self) -> None:
         while True:

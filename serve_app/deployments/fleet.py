@@ -75,6 +75,21 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Bulletin:
+    """What a generator is told each time that it reports.
+
+    Attributes:
+        demand: what waits for all of them.
+        voices: changes whenever a voice's id stands for another clip, or for none: what is kept by id is stale then.
+        encode: a voice that waits to be encoded, and that no replica has in work; None where there is none.
+    """
+
+    demand: Demand = Demand()
+    voices: str = ""
+    encode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What one ingress learns of the generators.
 

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from serve_app.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Backend
+from serve_app.deployments.clips import Clips
 from serve_app.deployments.driver import Connection, Driver, Service
 from serve_app.deployments.gate import Gate
 from serve_app.dialects import Dialect
@@ -47,7 +48,9 @@ class Front:
         self.clock = clock
         self.sessions = 0
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
-        self._service = Service(backend, Gate(Admission(config.admission, config.engine.slots), clock), clock)
+        gate = Gate(Admission(config.admission, config.engine.slots), clock)
+        self.clips = Clips(config.voices)
+        self._service = Service(backend, gate, clock, self.clips)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
@@ -107,13 +110,13 @@ class Front:
     async def know_voices(self) -> dict[str, VoiceStatus]:
         """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
         if self._voices_at_s is None or self.clock() - self._voices_at_s >= VOICES_REFRESH_S:
-            await self._refresh_voices()
+            await self.refresh_voices()
         return self._voices
 
     async def _keep_voices_fresh(self) -> None:
         while True:
             await asyncio.sleep(VOICES_REFRESH_S)
-            await self._refresh_voices()
+            await self.refresh_voices()
 
     async def _keep_room_fresh(self) -> None:
         while True:
@@ -124,7 +127,7 @@ class Front:
                 log.exception("how many streams may run could not be learnt; it stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
 
-    async def _refresh_voices(self) -> None:
+    async def refresh_voices(self) -> None:
         """Ask for the voices; sessions see the new ones, which share the mapping. The old stay where it fails."""
         try:
             async with asyncio.timeout(VOICES_TIMEOUT_S):

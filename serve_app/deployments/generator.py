@@ -8,26 +8,30 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
+import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 
-from serve_app.config import AppConfig, EngineConfig, ScalingConfig
-from serve_app.deployments.fleet import REPORT_PERIOD_S, Demand, GeneratorStatus
+from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
+from serve_app.deployments.fleet import REPORT_PERIOD_S, Bulletin, Demand, GeneratorStatus
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
-from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.voice_library import VoiceRefusal
-from serve_app.voices import BoundedCache, Reference, VoicePrompt
+from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
     from serve_app.model.factory import Speaker
@@ -37,6 +41,10 @@ log = logging.getLogger(__name__)
 
 MOST_ROUTED_VOICES = 100
 """Most voices, the latest used, that a replica tells the routers of; they hear it every two seconds."""
+
+
+ASK_AGAIN_S = 0.1
+"""How often the store is asked for a voice that another replica encodes."""
 
 
 class EventQueue:
@@ -95,7 +103,14 @@ class Generator:
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
-        self._encoding: dict[str, asyncio.Task[VoicePrompt]] = {}
+        """By id."""
+        self._own_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
+            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
+        )
+        """Of clips that came with a request, by their digest."""
+        self._voices = ""
+        self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
+        self._encoder = ThreadPoolExecutor(1, "encoder", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
         self._store = VoiceStoreClient(context.app_name, config.voices)
         await self._store.connect()
@@ -117,7 +132,7 @@ class Generator:
         """
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
-            prompt = await self._prompt(request.voice)
+            prompt = await (self._prompt(request.voice) if request.clip is None else self._prompt_of(request.clip))
             prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
             stream = self._speaker.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
@@ -140,7 +155,7 @@ class Generator:
 
     def record_routing_stats(self) -> dict[str, list[str]]:
         """Called by Serve; what it returns is at every handle soon after."""
-        return {VOICES: list(self._prompts)[-MOST_ROUTED_VOICES:]}
+        return {VOICES: [*self._own_prompts, *self._prompts][-MOST_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve with the deployment's ``user_config``: knobs of ``scaling`` that change while it runs."""
@@ -169,17 +184,19 @@ class Generator:
         """Encode what is pending, put the voices onto the device, and speak a real sentence."""
         fingerprint = self._speaker.fingerprint
         self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
-        for voice in await self._store.pending(fingerprint):
+        ready: list[str] = []
+        for status in sorted(await self._store.voices(), key=_is_uploaded):
+            # Of uploaded voices there may be a thousand, and a new model has none of them: they are encoded later.
+            if status.state == "unavailable" or (ready and _is_uploaded(status)):
+                continue
             try:
-                await self._prompt(voice)
+                await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(status.voice))
+                ready.append(status.voice)
             except SpeechError as refusal:
-                log.warning("voice %s is not usable: %s", voice, refusal)
-        ready = [status.voice for status in await self._store.voices() if status.state == "ready"]
+                log.warning("voice %s is not usable: %s", status.voice, refusal)
         if not ready:
             reasons = "; ".join(f"{status.voice}: {status.reason}" for status in await self._store.voices())
             raise RuntimeError(f"no voice below {self._config.voices.path} can be used ({reasons or 'it is empty'})")
-        for voice in ready:
-            await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(voice))
         self._speaker.engine.start()
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
         self._state = GeneratorStatus(self._replica, "loading", "the warm-up sentence is being spoken")
@@ -199,27 +216,92 @@ class Generator:
         Raises:
             VoiceNotFoundError: there is no such voice, or it cannot be used; says why.
         """
-        prompt = self._prompts.get(voice, time.monotonic())
-        if prompt is not None:
-            return prompt
-        answer = await self._store.get(voice, self._speaker.fingerprint)
-        if isinstance(answer, VoiceRefusal):
-            raise VoiceNotFoundError(answer.message)
-        if isinstance(answer, VoicePrompt):
-            self._prompts.put(voice, answer, time.monotonic())
-            return answer
-        task = self._encoding.get(voice)
+        return self._prompts.get(voice, time.monotonic()) or await self._once(voice, lambda: self._fetch(voice))
+
+    async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
+        """The prompt of a clip that came with its request; it is kept here alone, and in no store."""
+        return self._own_prompts.get(clip.digest, time.monotonic()) or await self._once(
+            clip.digest, lambda: self._encode_own(clip)
+        )
+
+    async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, VoicePrompt]]) -> VoicePrompt:
+        """Do the work once for all who wait for it; it goes on when those who asked have gone."""
+        task = self._fetching.get(key)
         if task is None:
-            task = self._encoding[voice] = asyncio.create_task(self._encode(answer))
-            task.add_done_callback(lambda _: self._encoding.pop(voice, None))
+            task = self._fetching[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._fetched(key, done))
         return await asyncio.shield(task)
 
-    async def _encode(self, reference: Reference) -> VoicePrompt:
-        """Make a prompt and give it to everybody; one call for all who wait for the voice."""
-        prompt = await asyncio.to_thread(self._speaker.encode, reference)
-        self._prompts.put(reference.voice, prompt, time.monotonic())
-        await self._store.put(prompt, self._speaker.fingerprint)
+    def _fetched(self, key: str, done: "asyncio.Task[VoicePrompt]") -> None:
+        del self._fetching[key]
+        if not done.cancelled() and done.exception() is not None:  # asked for, so that it is not reported as lost
+            log.info("voice %s: %s", key, done.exception())
+
+    async def _fetch(self, voice: str) -> VoicePrompt:
+        """Ask the store until it has the prompt, or gives the reference to this replica to encode."""
+        fingerprint = self._speaker.fingerprint
+        while True:
+            voices = self._voices
+            answer = await self._store.get(voice, fingerprint, self._replica)
+            if isinstance(answer, VoiceRefusal):
+                raise VoiceNotFoundError(answer.message)
+            if isinstance(answer, VoicePrompt):
+                prompt = answer
+                break
+            if isinstance(answer, Reference):
+                prompt = await self._encode_for_all(answer, fingerprint)
+                break
+            await asyncio.sleep(ASK_AGAIN_S)
+        if voices == self._voices:  # else the id may stand for another clip by now
+            self._prompts.put(voice, prompt, time.monotonic())
         return prompt
+
+    async def _encode_for_all(self, reference: Reference, fingerprint: str) -> VoicePrompt:
+        try:
+            prompt = await self._encode(reference)
+        except BaseException:
+            await self._store.give_up(reference.digest, fingerprint)
+            raise
+        await self._store.put(prompt, fingerprint)
+        return prompt
+
+    async def _encode_own(self, clip: VoiceClip) -> VoicePrompt:
+        pcm = clip.pcm16 * np.float32(1 / 32768)
+        reference = Reference(clip.digest, pcm, SAMPLE_RATE_HZ, clip.transcript, clip.digest)
+        prompt = await self._encode(reference)
+        self._own_prompts.put(clip.digest, prompt, time.monotonic())
+        return prompt
+
+    async def _encode(self, reference: Reference) -> VoicePrompt:
+        """Make a prompt, on a thread of the lowest priority, so that it takes what those who listen leave."""
+        began_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            prompt = await loop.run_in_executor(self._encoder, self._speaker.encode, reference)
+        except Exception as error:
+            log.exception("voice %s could not be encoded", reference.voice)
+            raise SynthesisError(f"the voice could not be encoded: {type(error).__name__}") from error
+        log.info(
+            "voice %s: %.1f s of clip encoded in %.2f s into %d bytes",
+            reference.voice,
+            len(reference.pcm) / reference.sample_rate_hz,
+            time.monotonic() - began_s,
+            prompt.nbytes,
+        )
+        return prompt
+
+    def _heed(self, bulletin: Bulletin) -> None:
+        """Forget what may be stale, and encode what waits for somebody to."""
+        self._demand = bulletin.demand
+        if bulletin.voices != self._voices:
+            self._voices = bulletin.voices
+            for voice in self._prompts:
+                self._prompts.drop(voice)
+        waiting = bulletin.encode
+        if waiting is not None and not self._fetching:
+            # Nobody waits for it here, so its failure is only logged.
+            task = self._fetching[waiting] = asyncio.create_task(self._fetch(waiting))
+            task.add_done_callback(lambda done: self._fetched(waiting, done))
 
     def _status(self) -> GeneratorStatus:
         if self._state.state != "ready":
@@ -231,7 +313,7 @@ class Generator:
         """Tell the store how it is, every second; a store that is away is told the next time."""
         while True:
             try:
-                self._demand = await self._store.report(self._status())
+                self._heed(await self._store.report(self._status()))
             except RayError as error:
                 self._demand = Demand()
                 log.warning("the voice store did not take this replica's status: %s", error)
@@ -239,6 +321,19 @@ class Generator:
                 self._demand = Demand()
                 log.exception("this replica's status was not reported; it is again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
+
+
+def _is_uploaded(status: VoiceStatus) -> bool:
+    return status.manifest is not None and status.manifest.upload is not None
+
+
+def be_nice() -> None:
+    """Give the calling thread, and those that it starts, the lowest priority; Linux has one for each thread.
+
+    Ray's workers run at 15: next to a busy engine this one still gets about a third of a core.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _load(config: AppConfig) -> "Speaker":

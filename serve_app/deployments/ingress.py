@@ -30,13 +30,16 @@ from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
 from serve_app.resumption import Resumption
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
-from serve_app.voices import VoiceStatus
+from serve_app.voice_library import VoiceRefusal
+from serve_app.voices import VoiceManifest, VoiceStatus
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _STORE_TIMEOUT_S = 2.0
+_STORE_CHANGE_TIMEOUT_S = 20.0
+"""A voice is written through to a disk, which may be a network away."""
 
 _ATTEMPTS = 2
 """Streams asked for within a text's patience: the first may be at a generator that stands still, unnoticed so far."""
@@ -69,6 +72,10 @@ class Recent(Generic[V]):
             if self._answer is None:
                 raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS)
             return self._answer
+
+    def forget(self) -> None:
+        """Ask again at once the next time; the old answer still stands where nobody answers."""
+        self._asked_s = 0.0
 
 
 class RayBackend:
@@ -153,6 +160,25 @@ class RayBackend:
         """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
         return await self._voices.get()
 
+    async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
+        """See :meth:`serve_app.deployments.backend.Backend.known_voice`."""
+        return await _stored(self._store.known(voice, digest))
+
+    async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
+        """See :meth:`serve_app.deployments.backend.Backend.add_voice`."""
+        status = await _stored(self._store.add(voice, manifest, wav))
+        self._voices.forget()
+        return status
+
+    async def remove_voice(self, voice: str) -> None:
+        """See :meth:`serve_app.deployments.backend.Backend.remove_voice`."""
+        await _stored(self._store.remove(voice))
+        self._voices.forget()
+
+    async def voice_wav(self, voice: str) -> bytes:
+        """See :meth:`serve_app.deployments.backend.Backend.voice_wav`."""
+        return await _stored(self._store.wav(voice))
+
     async def readiness(self) -> Readiness:
         """See :meth:`serve_app.deployments.backend.Backend.readiness`; up to a second old, and no stream's slot."""
         try:
@@ -185,6 +211,21 @@ class RayBackend:
             waited = f"no generator had room within {deadline_s:g} s"
             return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
+
+
+async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
+    """What the voice store answers.
+
+    Raises:
+        SpeechError: it refuses, or does not answer.
+    """
+    try:
+        given = await asyncio.wait_for(answer, _STORE_CHANGE_TIMEOUT_S)
+    except (RayError, TimeoutError) as error:
+        raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
+    if isinstance(given, VoiceRefusal):
+        raise error_of_code(given.code, given.message)
+    return given
 
 
 class _BrokeOffError(Exception):

@@ -54,5 +54,6 @@ class VoiceRouter(FIFOMixin, RequestRouter):
 
 def _voice_of(pending: PendingRequest | None) -> str:
     if pending is not None and pending.args and isinstance(pending.args[0], SpeechRequest):
-        return pending.args[0].voice
+        request = pending.args[0]
+        return request.voice if request.clip is None else request.clip.digest
     return ""

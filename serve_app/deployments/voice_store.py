@@ -8,7 +8,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import ray
 from ray.actor import ActorHandle
@@ -16,10 +18,10 @@ from ray.exceptions import RayActorError
 
 from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Demand, Fleet, GeneratorStatus, IngressStatus, Room
+from serve_app.deployments.fleet import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Room
 from serve_app.user_cache import user_cache
-from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
-from serve_app.voices import Reference, VoicePrompt, VoiceStatus
+from serve_app.voice_library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices import Reference, VoiceManifest, VoicePrompt, VoiceStatus
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +35,22 @@ def namespace_of(application: str) -> str:
     return f"tts-{application}"
 
 
+def directory_of(application: str) -> str:
+    """Name of an application's own directory: its own name, as far as it can be one."""
+    return quote(application, safe="").replace(".", "%2E") or "default"
+
+
 class VoiceStore:
     """The actor's class."""
 
-    def __init__(self, config: VoicesConfig) -> None:
-        """Read the voices; also what happens, with the same configuration, whenever the actor is restarted."""
+    def __init__(self, config: VoicesConfig, application: str) -> None:
+        """Read the voices; also what happens, with the same configuration, whenever the actor is restarted.
+
+        What is uploaded to an application lies in a directory of its name, and is no other's.
+        """
         self._config = config
-        self._library = VoiceLibrary(config, PromptFiles(user_cache() / "voices"))
+        uploads = Path(config.uploads) if config.uploads else Path(config.path) / UPLOADS
+        self._library = VoiceLibrary(config, PromptFiles(user_cache() / "voices"), uploads / directory_of(application))
         self._fleet = Fleet()
 
     def config(self) -> VoicesConfig:
@@ -52,27 +63,46 @@ class VoiceStore:
 
     def voices(self) -> list[VoiceStatus]:
         """Every voice, unavailable ones with their reason."""
+        self._library.refresh(time.monotonic())
         return self._library.voices()
 
-    def pending(self, fingerprint: str) -> list[str]:
-        """Voices that this model has not encoded yet."""
-        return self._library.pending(fingerprint)
-
-    def get(self, voice: str, fingerprint: str) -> VoicePrompt | Reference | VoiceRefusal:
+    def get(self, voice: str, fingerprint: str, replica: str) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
         """A voice's prompt, or the reference to make it from, or why there is neither."""
-        return self._library.get(voice, fingerprint, time.monotonic())
+        return self._library.get(voice, fingerprint, time.monotonic(), replica)
 
     def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """Keep a prompt that a generator has made."""
         self._library.put(prompt, fingerprint, time.monotonic())
 
-    def report(self, status: GeneratorStatus) -> Demand:
-        """Take a generator's status, and say what waits for all of them."""
-        if status.fingerprint:
-            self._library.serve(status.fingerprint)
+    def give_up(self, digest: str, fingerprint: str) -> None:
+        """A generator could not encode a reference; another may try."""
+        self._library.give_up(digest, fingerprint)
+
+    def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
+        """See :meth:`VoiceLibrary.known`."""
+        return self._library.known(voice, digest)
+
+    def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+        """See :meth:`VoiceLibrary.add`."""
+        return self._library.add(voice, manifest, wav)
+
+    def remove(self, voice: str) -> VoiceRefusal | None:
+        """See :meth:`VoiceLibrary.remove`."""
+        return self._library.remove(voice)
+
+    def wav(self, voice: str) -> bytes | VoiceRefusal:
+        """See :meth:`VoiceLibrary.wav`."""
+        return self._library.wav(voice)
+
+    def report(self, status: GeneratorStatus) -> Bulletin:
+        """Take a generator's status, and say what waits for all of them, and what became of the voices."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
-        return self._fleet.demand(now_s)
+        self._library.refresh(now_s)
+        if status.fingerprint:
+            self._library.serve(status.fingerprint)
+        encode = self._library.unassigned(status.fingerprint, now_s) if status.state == "ready" else None
+        return Bulletin(self._fleet.demand(now_s), self._library.version, encode)
 
     def share_load(self, status: IngressStatus) -> Room:
         """Take an ingress's status, and say how many streams it may have running, and whose."""
@@ -125,19 +155,37 @@ class VoiceStoreClient:
         """See :meth:`VoiceStore.voices`."""
         return await self._ask(lambda store: store.voices.remote())
 
-    async def pending(self, fingerprint: str) -> list[str]:
-        """See :meth:`VoiceStore.pending`."""
-        return await self._ask(lambda store: store.pending.remote(fingerprint))
-
-    async def get(self, voice: str, fingerprint: str) -> VoicePrompt | Reference | VoiceRefusal:
+    async def get(
+        self, voice: str, fingerprint: str, replica: str
+    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
         """See :meth:`VoiceStore.get`."""
-        return await self._ask(lambda store: store.get.remote(voice, fingerprint))
+        return await self._ask(lambda store: store.get.remote(voice, fingerprint, replica))
 
     async def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """See :meth:`VoiceStore.put`."""
         await self._ask(lambda store: store.put.remote(prompt, fingerprint))
 
-    async def report(self, status: GeneratorStatus) -> Demand:
+    async def give_up(self, digest: str, fingerprint: str) -> None:
+        """See :meth:`VoiceStore.give_up`."""
+        await self._ask(lambda store: store.give_up.remote(digest, fingerprint))
+
+    async def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
+        """See :meth:`VoiceStore.known`."""
+        return await self._ask(lambda store: store.known.remote(voice, digest))
+
+    async def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+        """See :meth:`VoiceStore.add`."""
+        return await self._ask(lambda store: store.add.remote(voice, manifest, wav))
+
+    async def remove(self, voice: str) -> VoiceRefusal | None:
+        """See :meth:`VoiceStore.remove`."""
+        return await self._ask(lambda store: store.remove.remote(voice))
+
+    async def wav(self, voice: str) -> bytes | VoiceRefusal:
+        """See :meth:`VoiceStore.wav`."""
+        return await self._ask(lambda store: store.wav.remote(voice))
+
+    async def report(self, status: GeneratorStatus) -> Bulletin:
         """See :meth:`VoiceStore.report`."""
         return await self._ask(lambda store: store.report.remote(status))
 
@@ -171,4 +219,4 @@ class VoiceStoreClient:
             max_restarts=-1,
             max_task_retries=-1,
             num_cpus=0,
-        ).remote(self._config)
+        ).remote(self._config, self._application)

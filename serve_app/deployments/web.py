@@ -18,8 +18,8 @@ from serve_app.config import AppConfig
 from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.front import Front
 from serve_app.deployments.sockets import Sockets
+from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
-from serve_app.voices import VoiceStatus
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
             Route("/playground/{name}", pages.named),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
-            Route("/v1/audio/voices", probes.voices),
+            *VoiceRoutes(front, front.clips).routes(),
             Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
             WebSocketRoute("/ws/tts", sockets.research),
             WebSocketRoute("/api/v1/speak", sockets.speak),
@@ -86,24 +86,6 @@ class _Probes:
             "detail": state.detail,
         }
         return JSONResponse(body, status_code=200 if state.ready else 503, headers={"cache-control": "no-store"})
-
-    async def voices(self, request: Request) -> Response:
-        """Every voice with its state, and which one is spoken with by default."""
-        del request
-        voices = await self._front.know_voices()
-        body = {"default": self._front.config.voices.default, "voices": [_described(each) for each in voices.values()]}
-        return JSONResponse(body, headers={"cache-control": "no-store"})
-
-
-def _described(status: VoiceStatus) -> dict[str, str]:
-    manifest = status.manifest
-    return {
-        "id": status.voice,
-        "name": status.voice if manifest is None else manifest.name,
-        "language": "" if manifest is None else manifest.language,
-        "state": status.state,
-        "reason": status.reason,
-    }
 
 
 class _Pages:

@@ -24,7 +24,8 @@ def launch(tmp_path_factory):
         folder = tmp_path_factory.mktemp("service")
         document = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
         # Nobody plays what these tests are sent: a text of minutes need not take minutes.
-        for section, values in {"session": {"max_lead_s": 3600}, **args}.items():
+        uploads = {"uploads": str(folder / "uploads")}
+        for section, values in {"session": {"max_lead_s": 3600}, "voices": uploads, **args}.items():
             document["applications"][0]["args"].setdefault(section, {}).update(values)
         document["applications"][0]["import_path"] = import_path or document["applications"][0]["import_path"]
         config = folder / "service.yaml"

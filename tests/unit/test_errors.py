@@ -10,6 +10,7 @@ TABLE = {
     "UNSUPPORTED_ENCODING": (None, 400),
     "VOICE_NOT_FOUND": (None, 404),
     "VOICE_INVALID": (None, 422),
+    "VOICE_CONFLICT": (None, 409),
     "CAPACITY": (1013, 503),
     "TTS_UNAVAILABLE": (1013, 503),
     "SYNTHESIS_ERROR": (None, 500),

@@ -30,8 +30,8 @@ from serve_app.messages import (
     Stopped,
 )
 from serve_app.outbox import Close, Send
-from serve_app.session import Call, CancelCall, Session, SessionSetup
-from serve_app.speech import AudioChunk, SpeechEnd
+from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Session, SessionSetup
+from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
 from serve_app.utterance import Manner, TextPipeline, chunk_seed
 from serve_app.voices import VoiceStatus
 
@@ -782,3 +782,36 @@ def test_any_sequence_keeps_the_laws(steps):
     assert bench.items[-1] == Close(1000, "stopped")
     assert _check_laws(bench.items[:-1]) == {}
     assert bench.session.close is not None
+
+
+def own_clip(digest="d"):
+    return VoiceClip(np.zeros(3, np.int16), None, digest)
+
+
+def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
+    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
+    assert only(bench.send(), Ready)[0].voice == OWN_VOICE
+    assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (OWN_VOICE, "d", 7)
+    bench.speak_all().say(Speak(text="Two.", voice="makima")).speak_all()
+    assert (bench.calls[-1].request.voice, bench.calls[-1].request.clip) == ("makima", None)
+    bench.say(Start(voice="makima"), Speak(text="Three.")).speak_all().say(Start(voice=OWN_VOICE), Speak(text="Four."))
+    assert bench.call.request.clip is not None
+
+
+def test_a_session_brings_one_voice_at_most():
+    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA"), own_clip()))
+    bench.say(BroughtVoice(Start(voice_audio="BBBB"), own_clip("other")))
+    assert "already" in error_of(bench.send()).message
+    bench.say(BroughtVoice(Start(voice_audio="AAAA"), own_clip()), Speak(text="One."))
+    assert bench.call.request.clip.digest == "d"
+
+
+def test_a_voice_is_named_or_brought_not_both():
+    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA", voice="makima"), own_clip()), Speak(text="One."))
+    assert "one of them" in error_of(bench.send()).message
+    assert bench.call.request.clip is None
+
+
+def test_no_session_speaks_with_a_voice_that_another_brought():
+    bench = Bench().say(Speak(text="One.", voice=OWN_VOICE))
+    assert error_of(bench.send()).code == "VOICE_NOT_FOUND"

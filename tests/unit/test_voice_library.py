@@ -1,24 +1,31 @@
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
-import soundfile as sf
+from clips import wav
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from serve_app import voice_library
 from serve_app.config import VoicesConfig
-from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
-from serve_app.voices import Reference, VoicePrompt
+from serve_app.errors import InvalidMessageError
+from serve_app.voice_library import PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices import VOICE_ID, Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
 
 MODEL = "model-1"
+SAID = "What is said in the clip of four seconds."
 
 
-def add_voice(path, voice: str, *, audio: bool = True, transcript: str = "What is said.", hz: float = 200.0):
+def add_voice(path, voice: str, *, audio: bool = True, transcript: str = SAID, hz: float = 200.0):
     folder = path / voice
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"name": voice, "audio": "clip.wav", "language": "english", "speaker": "nobody", "licence": "none"}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "transcript": transcript}))
     if audio:
-        sf.write(folder / "clip.wav", np.sin(np.arange(4 * 16_000) * hz * 2 * np.pi / 16_000) * 0.3, 16_000)
+        (folder / "clip.wav").write_bytes(wav(hz=hz))
 
 
 def encode(reference: Reference, codes: int = 50) -> VoicePrompt:
@@ -82,7 +89,7 @@ def test_a_library_that_starts_again_finds_its_prompts_on_disk(library):
     assert second.pending(MODEL) == []
     prompt = second.get("austen", MODEL, 0.0)
     assert isinstance(prompt, VoicePrompt)
-    assert prompt.transcript == "What is said."
+    assert prompt.transcript == SAID
     assert prompt.speaker_embedding.dtype == np.float32
     assert prompt.codes.shape == (50, 16)
 
@@ -106,7 +113,7 @@ def test_another_model_encodes_for_itself(library):
 def test_another_clip_makes_the_old_prompt_worthless(library, voices):
     one = library()
     one.put(encode(one.get("austen", MODEL, 0.0)), MODEL, 0.0)
-    add_voice(voices, "austen", transcript="Something else.")
+    add_voice(voices, "austen", transcript="Something else is said in those four seconds.")
     one.refresh()
     assert one.pending(MODEL) == ["austen"]
 
@@ -136,12 +143,12 @@ def test_voices_with_the_same_clip_share_a_prompt_under_their_own_names(library,
     assert one.get("jane", MODEL, 0.0).voice == "jane"
 
 
-def test_an_expired_prompt_without_a_file_is_encoded_again(library, tmp_path):
+def test_a_voice_of_the_service_stays_in_memory_even_where_nothing_can_be_stored(library, tmp_path):
     (tmp_path / "cache").write_text("in the way: nothing can be stored")
     one = library(ttl_s=10.0)
     one.put(encode(one.get("austen", MODEL, 0.0)), MODEL, 0.0)
     assert isinstance(one.get("austen", MODEL, 5.0), VoicePrompt)
-    assert isinstance(one.get("austen", MODEL, 20.0), Reference)
+    assert isinstance(one.get("austen", MODEL, 20.0), VoicePrompt)
 
 
 def test_a_damaged_file_is_removed_and_encoded_again(library, tmp_path):
@@ -173,3 +180,209 @@ def test_no_directory_is_no_voices(tmp_path):
     empty = VoiceLibrary(VoicesConfig(path=str(tmp_path / "nowhere")), PromptFiles(tmp_path))
     assert empty.voices() == []
     assert "nowhere" in empty.get("austen", MODEL, 0.0).message
+
+
+def upload(text=SAID, hz=300.0, name="Woolf"):
+    """What an ingress hands over: an id, a manifest and the clip as it is to be encoded."""
+    audio = wav(hz=hz)
+    reference = read_reference("v", audio, text)
+    record = UploadRecord(digest=reference.digest, at="2026-01-01T00:00:00Z", report=reference.report)
+    given = VoiceUpload(name=name, transcript=text, language="english", consent="The speaker agreed in writing.")
+    return given.voice, given.manifest(record), reference.wav()
+
+
+def encoded(library, voice, now_s=0.0):
+    prompt = encode(library.get(voice, MODEL, now_s))
+    library.put(prompt, MODEL, now_s)
+    return prompt
+
+
+def test_an_uploaded_voice_is_there_with_its_report_and_consent_and_can_be_encoded(library):
+    one = library()
+    status = one.add(*upload())
+    assert (status.voice, status.state, status.report.verdict) == ("woolf", "pending", "accept")
+    assert status.manifest.consent == "The speaker agreed in writing."
+    encoded(one, "woolf")
+    assert states(one)["woolf"] == "ready"
+
+
+def test_an_uploaded_voice_and_its_prompt_survive_a_restart(library):
+    first = library()
+    first.add(*upload())
+    prompt = encoded(first, "woolf")
+    second = library()
+    assert second.pending(MODEL) == ["austen"]
+    again = second.get("woolf", MODEL, 0.0)
+    np.testing.assert_array_equal(again.codes, prompt.codes)
+    assert again.transcript == SAID
+    assert second.voices()[-1].report.verdict == "accept"
+    assert second.version == first.version
+    assert isinstance(second.get("woolf", "model-2", 0.0), Reference), "another model encodes it again"
+
+
+def test_uploading_again_costs_nothing_and_another_clip_of_that_name_is_refused(library):
+    one = library()
+    voice, manifest, audio = upload()
+    one.add(voice, manifest, audio)
+    encoded(one, voice)
+    assert one.known(voice, manifest.upload.digest).state == "ready"
+    assert one.add(voice, manifest, audio).state == "ready"
+    assert one.pending(MODEL) == ["austen"]
+    for taken in (voice, "austen"):
+        refusal = one.known(taken, "0" * 32)
+        assert refusal.code == "VOICE_CONFLICT"
+        assert taken in refusal.message
+
+
+def test_a_removed_voice_is_gone_with_everything_made_of_it(library, voices):
+    one = library()
+    one.add(*upload())
+    before = one.version
+    encoded(one, "woolf")
+    assert one.remove("woolf") is None
+    assert one.version != before
+    assert "woolf" not in states(one)
+    assert isinstance(one.get("woolf", MODEL, 0.0), VoiceRefusal)
+    assert not [file for file in (voices / ".uploaded").rglob("*") if file.is_file()]
+    assert states(library()) == {"austen": "pending", "makima": "unavailable"}
+    assert one.remove("woolf").code == "VOICE_NOT_FOUND"
+
+
+def test_a_prompt_that_two_voices_share_outlives_the_first(library):
+    one = library()
+    one.add(*upload())
+    one.add(*upload(name="Virginia"))
+    encoded(one, "woolf")
+    assert states(one)["virginia"] == "ready"
+    one.remove("woolf")
+    assert isinstance(library().get("virginia", MODEL, 0.0), VoicePrompt)
+
+
+def test_a_voice_of_the_service_is_not_removed(library, voices):
+    refusal = library().remove("austen")
+    assert refusal.code == "VOICE_CONFLICT"
+    assert (voices / "austen" / "clip.wav").exists()
+
+
+def test_a_clip_that_the_service_lacks_can_be_uploaded_and_gives_way_to_one_on_disk(library, voices):
+    one = library()
+    assert one.add(*upload(name="Makima")).state == "pending"
+    add_voice(voices, "makima", hz=400.0)
+    one.refresh()
+    assert one.remove("makima").code == "VOICE_CONFLICT"
+    (voices / "makima" / "clip.wav").unlink()
+    one.refresh()
+    assert states(one)["makima"] == "pending"
+    assert one.remove("makima") is None
+    assert states(one)["makima"] == "unavailable"
+
+
+def test_no_more_voices_are_kept_than_may_be(library):
+    one = library(max_uploaded=1)
+    one.add(*upload())
+    assert one.add(*upload(name="Other", hz=500.0)).code == "CAPACITY"
+    one.remove("woolf")
+    assert one.add(*upload(name="Other", hz=500.0)).voice == "other"
+
+
+def test_a_disk_that_takes_nothing_is_a_refusal_and_leaves_nothing(voices, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    one = VoiceLibrary(VoicesConfig(path=str(voices)), PromptFiles(tmp_path / "cache"), tmp_path / "file" / "uploads")
+    assert one.add(*upload()).code == "SYNTHESIS_ERROR"
+    assert "woolf" not in states(one)
+
+
+def test_what_a_process_left_half_done_is_cleared_up(library, voices):
+    one = library()
+    one.add(*upload())
+    left = voices / ".uploaded" / ".part-1234"
+    left.mkdir()
+    (left / "manifest.json").write_text("{}")
+    assert set(states(library())) == {"austen", "makima", "woolf"}
+    assert not left.exists()
+
+
+def test_uploads_leave_the_memory_by_time_and_never_drive_out_the_services_own(library, voices):
+    one = library(ttl_s=10.0, max_bytes=1 << 20)
+    encoded(one, "austen")
+    one.add(*upload())
+    one.put(encode(one.get("woolf", MODEL, 0.0), codes=32_000), MODEL, 0.0)
+    shutil.rmtree(voices.parent / "cache")
+    shutil.rmtree(voices / ".uploaded" / ".prompts")
+    assert isinstance(one.get("austen", MODEL, 9.0), VoicePrompt)
+    assert isinstance(one.get("woolf", MODEL, 9.0), VoicePrompt)
+    assert isinstance(one.get("austen", MODEL, 30.0), VoicePrompt)
+    assert isinstance(one.get("woolf", MODEL, 30.0), Reference)
+
+
+def test_one_replica_encodes_a_voice_and_the_others_wait_for_it(library):
+    one = library()
+    reference = one.get("austen", MODEL, 0.0, "a")
+    assert isinstance(reference, Reference)
+    assert one.get("austen", MODEL, 1.0, "b") == VoiceInWork()
+    assert isinstance(one.get("austen", MODEL, 1.0, "a"), Reference), "the one that has it in work may ask again"
+    assert one.unassigned(MODEL, 1.0) is None
+    one.put(encode(reference), MODEL, 2.0)
+    assert isinstance(one.get("austen", MODEL, 3.0, "b"), VoicePrompt)
+
+
+def test_a_voice_whose_replica_is_gone_or_gave_up_is_encoded_by_another(library):
+    one = library()
+    reference = one.get("austen", MODEL, 0.0, "a")
+    assert one.unassigned(MODEL, 61.0) == "austen"
+    assert isinstance(one.get("austen", MODEL, 61.0, "b"), Reference)
+    one.give_up(reference.digest, MODEL)
+    assert one.unassigned(MODEL, 62.0) is None, "it would fail again, every second"
+    assert isinstance(one.get("austen", MODEL, 62.0, "c"), Reference)
+    one.put(encode(reference), MODEL, 63.0)
+    assert states(one)["austen"] == "ready"
+
+
+def test_a_prompt_of_a_voice_removed_meanwhile_is_dropped(library, voices):
+    one = library()
+    one.add(*upload())
+    prompt = encode(one.get("woolf", MODEL, 0.0))
+    one.remove("woolf")
+    one.put(prompt, MODEL, 0.0)
+    assert not list((voices / ".uploaded").rglob("*.npz"))
+
+
+def test_the_directory_is_looked_at_again_after_a_while_and_not_before(library, voices):
+    one = library()
+    one.refresh(0.0)
+    add_voice(voices, "woolf")
+    before = one.version
+    one.refresh(1.0)
+    assert "woolf" not in states(one)
+    one.refresh(3.0)
+    assert states(one)["woolf"] == "pending"
+    assert one.version != before
+    shutil.rmtree(voices / "woolf")
+    one.refresh(6.0)
+    assert "woolf" not in states(one)
+    assert one.version == before
+
+
+@pytest.mark.parametrize("voice", ["../austen", "..", ".uploaded", "a/b", "", "/etc/passwd", "austen/../austen"])
+def test_no_id_leads_out_of_the_directory(library, voice):
+    one = library()
+    assert isinstance(one.get(voice, MODEL, 0.0), VoiceRefusal)
+    assert isinstance(one.wav(voice), VoiceRefusal)
+    assert isinstance(one.remove(voice), VoiceRefusal)
+
+
+@given(st.text(max_size=120), st.one_of(st.none(), st.text(max_size=80)))
+def test_an_upload_has_a_plain_id_or_none(name, given_id):
+    try:
+        voice = VoiceUpload(name=name, id=given_id, consent="yes").voice
+    except (ValidationError, InvalidMessageError):
+        return
+    assert re.fullmatch(VOICE_ID, voice)
+
+
+def test_the_clip_comes_back_as_it_is_encoded(library):
+    one = library()
+    _, _, audio = upload()
+    one.add(*upload())
+    assert one.wav("woolf") == audio
+    assert one.wav("austen")[:4] == b"RIFF"

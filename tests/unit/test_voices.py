@@ -1,9 +1,8 @@
-import io
 import json
 
 import numpy as np
 import pytest
-import soundfile as sf
+from clips import wav
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,32 +12,30 @@ from serve_app.voices import BoundedCache, VoicePrompt, read_reference, scan
 MANIFEST = {
     "name": "Test",
     "audio": "clip.wav",
-    "transcript": "some words",
+    "transcript": "Some words that may well be said in four seconds.",
     "language": "english",
     "speaker": "nobody",
     "licence": "CC0-1.0",
 }
 
 
-def wav(seconds=4.0, rate_hz=16_000, level=0.3, channels=1):
-    samples = level * np.sin(np.arange(int(seconds * rate_hz)) * 0.05)
-    file = io.BytesIO()
-    sf.write(file, np.stack([samples] * channels, axis=1), rate_hz, format="WAV")
-    return file.getvalue()
+TEXT = "Some words that may well be said in four seconds."
 
 
-def test_a_reference_is_mono_float_at_its_own_rate():
-    reference = read_reference("v", wav(channels=2), " some words ")
-    assert reference.pcm.shape == (64_000,)
+def test_a_reference_is_mono_float_at_the_models_rate_with_silence_behind_it():
+    reference = read_reference("v", wav(channels=2), f" {TEXT} ")
     assert reference.pcm.dtype == np.float32
-    assert (reference.sample_rate_hz, reference.transcript) == (16_000, "some words")
+    assert reference.pcm.ndim == 1
+    assert abs(len(reference.pcm) / 24_000 - 4.5) < 0.3
+    assert not reference.pcm[-12_000:].any()
+    assert (reference.sample_rate_hz, reference.transcript) == (24_000, TEXT)
 
 
 @pytest.mark.parametrize(
     ("audio", "reason"),
     [
-        (wav(seconds=2.9), "2.90 s"),
-        (wav(seconds=31), "31.00 s"),
+        (wav(seconds=2.5), "duration_s is 2.5"),
+        (wav(seconds=31), "duration_s is 3"),
         (wav(level=0.0), "silent"),
         (b"no audio at all", "decoded"),
         (b"", "decoded"),
@@ -59,7 +56,9 @@ def test_no_bytes_crash_the_reader(tail):
 
 
 def test_the_digest_changes_with_audio_and_transcript():
-    digests = {read_reference("v", wav(level=level), text).digest for level in (0.2, 0.3) for text in (None, "a", "b")}
+    digests = {
+        read_reference("v", wav(level=level), text).digest for level in (0.2, 0.3) for text in (None, TEXT, TEXT + "!")
+    }
     assert len(digests) == 6
 
 
@@ -83,7 +82,7 @@ def test_scan_lists_every_voice_and_says_why_one_cannot_be_used(tmp_path):
     assert "not there yet" in voices["missing"].reason
     assert "audio" in voices["wrong"].reason
     assert voices["Bad Name"].reason
-    assert "1.00 s" in voices["short"].reason
+    assert "duration_s" in voices["short"].reason
     assert scan(tmp_path / "nowhere") == []
 
 

@@ -1,0 +1,204 @@
+"""What a voice costs: a stream that speaks in a known one, and those who listen while a new one is encoded.
+
+Run::
+
+    python benchmarks/voices.py                       # tiny, seconds
+    python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 20
+
+``before prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine
+being idle: prompt from the cache, tokens, the way onto the engine's thread. ``encoding`` is what listeners notice of
+clips that are encoded one after the other, without a pause: audio chunks that came after the one before them had been
+played, and the silence that this made.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+
+from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.deployments.generator import Generator, be_nice
+from serve_app.engine.engine import Stream
+from serve_app.model.factory import Speaker, load_speaker
+from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.voices import BoundedCache, Reference, VoicePrompt, scan
+
+TEXT = "She was not handsome enough to be noticed, and too proud to care, as he was to learn. " * 3
+RAY_NICENESS = 15
+"""Of Ray's workers, unless RAY_worker_niceness says otherwise: the engine's thread has it too."""
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    os.setpriority(os.PRIO_PROCESS, 0, RAY_NICENESS)
+    model = ModelConfig(source=arguments.model, device=arguments.device, threads=arguments.threads or None)
+    config = AppConfig(model=model, engine=EngineConfig(slots=max(2, arguments.streams)))
+    speaker = load_speaker(config)
+    reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
+    began_s = time.perf_counter()
+    voice = speaker.encode(reference)
+    first_s = time.perf_counter() - began_s
+    began_s = time.perf_counter()
+    voice = speaker.encode(reference)
+    encode_s = time.perf_counter() - began_s
+    speaker.runner.learn(dataclasses.replace(voice, digest="warm"))
+    began_s = time.perf_counter()
+    speaker.runner.learn(voice)
+    learn_s = time.perf_counter() - began_s
+    speaker.engine.start()
+    figures: dict[str, object] = {
+        "model": arguments.model,
+        "clip_s": len(reference.pcm) / reference.sample_rate_hz,
+        "prompt_bytes": voice.nbytes,
+        "first_encode_s": first_s,
+        "encode_s": encode_s,
+        "learn_s": learn_s,
+    }
+    print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
+    print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
+    print(f"its state on the device, made by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
+    figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
+    for name, pool in [
+        ("nobody encodes", None),
+        ("encoding, same priority", ThreadPoolExecutor(1)),
+        ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
+    ]:
+        figures[name] = listen(speaker, voice, reference, name, pool, arguments)
+    speaker.engine.stop()
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--streams", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--json")
+    return parser.parse_args()
+
+
+async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+    """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
+    generator = Generator.__new__(Generator)  # its own speak, without Serve around it
+    generator._config, generator._speaker, generator._fetching = config, speaker, {}  # noqa: SLF001
+    generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
+    generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
+    began: list[float] = []
+    prefill = speaker.runner.prefill
+
+    def noted(slot: int, prepared: object) -> None:
+        began.append(time.perf_counter())
+        prefill(slot, prepared)  # pyright: ignore[reportArgumentType]
+
+    speaker.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
+    waits_ms: list[float] = []
+    for number in range(rounds):
+        called_s = time.perf_counter()
+        request = SpeechRequest("It is alive, and it is well.", voice.voice, "english", seed=number)
+        async with aclosing(generator.speak(request)) as events:
+            await anext(events)
+        waits_ms.append(1e3 * (began[-1] - called_s))
+        await asyncio.sleep(0.02)  # the stream's slot is freed within a frame
+    speaker.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
+    figures = {
+        name: float(np.percentile(waits_ms, share)) for name, share in [("median", 50), ("p95", 95), ("p99", 99)]
+    }
+    print("before prefill: " + ", ".join(f"{name} {value:.2f} ms" for name, value in figures.items()))
+    return figures
+
+
+class Listener:
+    """One who plays audio as it comes, and asks for the next utterance when one ends."""
+
+    def __init__(self, speaker: Speaker, voice: VoicePrompt, number: int) -> None:
+        self._speaker, self._voice, self._number = speaker, voice, number
+        self._stream: Stream | None = None
+        self._asked_s = self._plays_until_s = 0.0
+        self.over = False
+        self.stopped = threading.Event()
+        self.firsts_s: list[float] = []
+        self.slacks_s: list[float] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._number += 100
+        request = SpeechRequest(TEXT, self._voice.voice, "english", seed=self._number)
+        prepared = self._speaker.runner.prepare(request, self._voice)
+        self._asked_s, self._plays_until_s = time.perf_counter(), 0.0
+        self._stream = self._speaker.engine.submit(prepared, self._deliver)
+
+    def _deliver(self, event: SpeechEvent) -> None:
+        """Called on the engine's thread."""
+        now_s = time.perf_counter()
+        if isinstance(event, SpeechEnd):
+            if self.over:
+                self.stopped.set()
+            else:
+                threading.Timer(max(0.0, self._plays_until_s - now_s), self._begin).start()
+            return
+        if self._plays_until_s:
+            self.slacks_s.append(self._plays_until_s - now_s)
+        else:
+            self.firsts_s.append(now_s - self._asked_s)
+        self._plays_until_s = max(self._plays_until_s, now_s) + len(event.codes) * FRAME_S
+        if self._stream is not None:
+            self._stream.consumed(len(event.codes))
+
+
+def listen(
+    speaker: Speaker,
+    voice: VoicePrompt,
+    reference: Reference,
+    name: str,
+    pool: ThreadPoolExecutor | None,
+    arguments: argparse.Namespace,
+) -> dict[str, float]:
+    """Let so many listeners play for a while, clips being encoded on ``pool``, and say how they fared."""
+    listeners = [Listener(speaker, voice, number) for number in range(arguments.streams)]
+    end_s = time.perf_counter() + arguments.seconds
+    encodes_s: list[float] = []
+    while time.perf_counter() < end_s:
+        if pool is None:
+            time.sleep(0.05)
+            continue
+        began_s = time.perf_counter()
+        pool.submit(speaker.encode, reference).result()
+        encodes_s.append(time.perf_counter() - began_s)
+    for listener in listeners:
+        listener.over = True
+    for listener in listeners:
+        listener.stopped.wait(60)
+    slacks_s = [slack_s for listener in listeners for slack_s in listener.slacks_s]
+    firsts_ms = [1e3 * first_s for listener in listeners for first_s in listener.firsts_s]
+    figures = {
+        "audio_chunks": float(len(slacks_s)),
+        "late_chunks": float(sum(slack_s < 0 for slack_s in slacks_s)),
+        "silence_s": -sum(min(0.0, slack_s) for slack_s in slacks_s),
+        "ttfa_median_ms": float(np.median(firsts_ms)),
+        "encodes": float(len(encodes_s)),
+        "encode_median_s": float(np.median(encodes_s)) if encodes_s else 0.0,
+    }
+    print(
+        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, by"
+        f" {figures['silence_s']:.2f} s together; first audio after {figures['ttfa_median_ms']:.0f} ms;"
+        f" {len(encodes_s)} clips encoded, {figures['encode_median_s']:.2f} s each"
+    )
+    return figures
+
+
+if __name__ == "__main__":
+    main()

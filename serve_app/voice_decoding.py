@@ -1,0 +1,263 @@
+"""A clip's bytes to mono samples at the model's rate, within bounds, whatever the bytes are; never what is in them.
+
+Two decoders, libsndfile first and FFmpeg (PyAV) for what it does not read. Both are native code that was handed a
+stranger's bytes: :func:`decode_apart` runs them in a process of their own, with limits on its memory, time and files,
+so that the worst a clip can do is to be refused.
+"""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile as sf
+import soxr
+from av.audio.frame import AudioFrame
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from serve_app.config import SAMPLE_RATE_HZ
+from serve_app.errors import VoiceInvalidError
+
+MAX_CLIP_BYTES = 20 << 20
+"""Bytes of a clip as it comes: 30 s of stereo float at 48 kHz are 11 MB."""
+
+MAX_DECODED_S = 40.0
+"""Decoding stops here; a clip of 30 s may have silence around it."""
+
+MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
+MAX_CHANNELS = 8
+
+DECODE_TIMEOUT_S = 20.0
+"""Starting Python and its libraries is most of the second that it takes."""
+
+_CHILD_MEMORY_BYTES = 3 << 30
+_CHILD_FILES = 64
+_FULL_SCALE = 0.9999  # 16 bits go to 0.99997
+_CLIPPED_RUN_SAMPLES = 3
+"""So many samples in a row at full scale were cut off; one or two may be a peak that fits exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A decoded clip.
+
+    Attributes:
+        pcm: [N] float32, mono, 24 kHz.
+        channels: that the file has; ``pcm`` is their mean.
+        sample_rate_hz: of the file.
+        clipped_share: of the file's samples, those cut off at full scale.
+        cut: it is longer than :data:`MAX_DECODED_S`, and the rest was not decoded.
+    """
+
+    pcm: NDArray[np.float32]
+    channels: int
+    sample_rate_hz: int
+    clipped_share: float
+    cut: bool
+
+
+Block = tuple[int, NDArray[np.float32]]
+"""Sample rate and [N, channels] of some consecutive samples."""
+
+
+def decode(audio: bytes) -> Clip:
+    """Decode a clip in this process: for files of whoever runs the service.
+
+    Args:
+        audio: a file's bytes: wav, flac, ogg, mp3 and what else libsndfile reads; m4a, aac, webm through FFmpeg.
+
+    Raises:
+        VoiceInvalidError: too many bytes, unreadable, or a rate or a number of channels that no microphone gives.
+    """
+    check_size(len(audio))
+    try:
+        return _gather(_sndfile_blocks(audio))
+    except (sf.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        kind = _container(audio)
+        if kind is None:
+            raise VoiceInvalidError(_unreadable(error)) from error
+    try:
+        return _gather(_ffmpeg_blocks(audio, kind))
+    except (FFmpegError, RuntimeError, ValueError, IndexError, MemoryError) as error:
+        raise VoiceInvalidError(_unreadable(error)) from error
+
+
+def decode_apart(audio: bytes) -> Clip:
+    """Decode a clip in a process of its own: for everybody else's bytes. Blocks for about a second.
+
+    Raises:
+        VoiceInvalidError: as :func:`decode`; or the decoder crashed, took too long or too much memory.
+    """
+    check_size(len(audio))
+    project = Path(__file__).parent.parent
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "serve_app.voice_decoding"],
+            input=audio,
+            capture_output=True,
+            timeout=DECODE_TIMEOUT_S,
+            cwd=project,
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(project), "OPENBLAS_NUM_THREADS": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise VoiceInvalidError(f"audio cannot be decoded within {DECODE_TIMEOUT_S:g} s") from error
+    head, _, samples = child.stdout.partition(b"\n")
+    if child.returncode != 0 or not head:
+        raise VoiceInvalidError("audio cannot be decoded: the decoder did not survive it")
+    facts: dict[str, Any] = json.loads(head)
+    if "refused" in facts:
+        raise VoiceInvalidError(facts["refused"])
+    return Clip(pcm=np.frombuffer(samples, np.float32), **facts)
+
+
+def check_size(size_bytes: int) -> None:
+    """Refuse a clip by its size alone, before more of it is read.
+
+    Raises:
+        VoiceInvalidError: it is too large.
+    """
+    if size_bytes > MAX_CLIP_BYTES:
+        raise VoiceInvalidError(f"audio has {size_bytes} bytes; at most {MAX_CLIP_BYTES} are taken")
+
+
+def _gather(blocks: Iterator[Block]) -> Clip:
+    """Mix down, count what is clipped, and resample once.
+
+    Raises:
+        ValueError: nothing in it, or not numbers.
+        VoiceInvalidError: a shape that is not taken.
+    """
+    mono: list[NDArray[np.float32]] = []
+    samples = clipped = channels = rate_hz = 0
+    cut = False
+    for block_rate_hz, block in blocks:
+        if not mono:
+            rate_hz, channels = block_rate_hz, block.shape[1]
+        elif (block_rate_hz, block.shape[1]) != (rate_hz, channels):
+            raise ValueError("its rate or its number of channels changes on the way")
+        if not np.isfinite(block).all():
+            raise ValueError("it has samples that are no numbers")
+        mono.append(block.mean(axis=1, dtype=np.float32))
+        clipped += _clipped(block)
+        samples += len(block)
+        if samples > MAX_DECODED_S * rate_hz:
+            cut = True
+            break
+    if samples == 0:
+        raise ValueError("there are no samples in it")
+    pcm = np.concatenate(mono)[: int(MAX_DECODED_S * rate_hz)]
+    if rate_hz != SAMPLE_RATE_HZ:
+        pcm = soxr.resample(pcm, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    share = clipped / (samples * channels)
+    return Clip(np.ascontiguousarray(pcm, np.float32), channels, rate_hz, share, cut)
+
+
+def _check_shape(rate_hz: int, channels: int) -> None:
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        raise VoiceInvalidError(f"audio has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are taken")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise VoiceInvalidError(f"audio has {channels} channels; 1 to {MAX_CHANNELS} are taken")
+
+
+def _clipped(block: NDArray[np.float32]) -> int:
+    """Samples of [N, channels] that stand in runs at full scale."""
+    full: NDArray[np.bool_] = np.abs(block) >= _FULL_SCALE
+    if len(block) < _CLIPPED_RUN_SAMPLES or not full.any():
+        return 0
+    windows = np.lib.stride_tricks.sliding_window_view(full, _CLIPPED_RUN_SAMPLES, axis=0)
+    inner: NDArray[np.bool_] = np.all(windows, axis=2)
+    runs = np.zeros_like(full)
+    for offset in range(_CLIPPED_RUN_SAMPLES):
+        runs[offset : offset + len(inner)] |= inner
+    return int(runs.sum())
+
+
+def _sndfile_blocks(audio: bytes) -> Iterator[Block]:
+    with sf.SoundFile(io.BytesIO(audio)) as file:
+        rate_hz = int(file.samplerate)
+        _check_shape(rate_hz, int(file.channels))
+        while len(block := file.read(rate_hz, dtype="float32", always_2d=True)):
+            yield rate_hz, np.asarray(block, np.float32)
+
+
+_MAGIC = (
+    ("mov", 4, b"\xff\xff\xff\xff", b"ftyp"),
+    ("matroska", 0, b"\xff\xff\xff\xff", b"\x1aE\xdf\xa3"),
+    ("ogg", 0, b"\xff\xff\xff\xff", b"OggS"),
+    ("flac", 0, b"\xff\xff\xff\xff", b"fLaC"),
+    ("wav", 0, b"\xff\xff\xff\xff", b"RIFF"),
+    ("aac", 0, b"\xff\xf6", b"\xff\xf0"),
+    ("mp3", 0, b"\xff\xff\xff", b"ID3"),
+    ("mp3", 0, b"\xff\xe0", b"\xff\xe0"),
+)
+"""Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark."""
+
+
+def _container(audio: bytes) -> str | None:
+    """FFmpeg's name of the container that these bytes begin as.
+
+    FFmpeg is never asked to guess: among what it knows are playlists, which name other files and addresses to open.
+    """
+    for name, at, mask, mark in _MAGIC:
+        head = audio[at : at + len(mark)]
+        if len(head) == len(mark) and bytes(byte & bits for byte, bits in zip(head, mask, strict=True)) == mark:
+            return name
+    return None
+
+
+def _ffmpeg_blocks(audio: bytes, container: str) -> Iterator[Block]:
+    # No other file, no address: what a container refers to outside itself is not there.
+    options = {"protocol_whitelist": "none", "format_whitelist": container}
+    with av.open(io.BytesIO(audio), mode="r", format=container, options=options) as file:
+        stream = file.streams.audio[0]
+        planar = av.AudioResampler(format="fltp")
+        for frame in file.decode(stream):
+            # Before PyAV touches it: it crashes on more channels than a frame has plain pointers for.
+            _check_shape(frame.sample_rate, frame.layout.nb_channels)
+            yield from ((each.sample_rate, _samples(each)) for each in planar.resample(frame))
+        yield from ((each.sample_rate, _samples(each)) for each in planar.resample(None))
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    return np.ascontiguousarray(frame.to_ndarray().T, np.float32)
+
+
+def _unreadable(error: Exception) -> str:
+    reason = str(error).replace("<_io.BytesIO object", "<the clip").strip()
+    return f"audio cannot be decoded: {reason[:200] or type(error).__name__}"
+
+
+def _answer_parent() -> None:
+    """The child's side of :func:`decode_apart`: bytes in, a line of JSON and the samples out."""
+    seconds = int(DECODE_TIMEOUT_S)
+    for limit, most in [
+        (resource.RLIMIT_AS, _CHILD_MEMORY_BYTES),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_NOFILE, _CHILD_FILES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ]:
+        _, hard = resource.getrlimit(limit)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (bound, bound))
+    try:
+        clip = decode(sys.stdin.buffer.read(MAX_CLIP_BYTES + 1))
+    except VoiceInvalidError as error:
+        sys.stdout.write(json.dumps({"refused": error.message}) + "\n")
+        return
+    facts = {name: getattr(clip, name) for name in ("channels", "sample_rate_hz", "clipped_share", "cut")}
+    sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n" + clip.pcm.tobytes())
+
+
+if __name__ == "__main__":
+    _answer_parent()

@@ -1,0 +1,159 @@
+"""Voices uploaded to a running service: spoken with, kept over the loss of their store, removed."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running_service import speak, wait_until
+
+from serve_app.cli.voices import Service as Voices
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+
+from clips import ffmpeg, wav
+
+TEXT = "Some words that may well be said in four seconds."
+SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
+
+
+@pytest.fixture
+def voices(service):
+    made = Voices(f"http://{service.address}", "", 30.0)
+    yield made
+    for voice in made.list():
+        if voice["uploaded"]:
+            made.remove(voice["id"])
+
+
+def state(voices, voice):
+    return voices.show(voice)["state"]
+
+
+def wait_until_ready(voices, voice):
+    wait_until(lambda: state(voices, voice) == "ready", 30, f"{voice} is encoded")
+
+
+def same(one, other):
+    """Whether the samples are; where a stream is cut into audio chunks, and so the last bit, depends on who listens."""
+    first, second = (np.frombuffer(each.pcm, "<i2").astype(int) for each in (one, other))
+    return len(first) == len(second) > 0 and np.abs(first - second).max() <= 4
+
+
+async def spoken(service, **fields):
+    async with service.connect() as connection:
+        return await speak(connection, "It is alive.", seed=1, **fields)
+
+
+async def test_an_uploaded_voice_is_encoded_by_itself_and_spoken_with(service, voices):
+    added = voices.add(wav(hz=260.0), {"name": "Woolf", **SAID})
+    assert (added["state"], added["verdict"]) == ("pending", "accept")
+    wait_until_ready(voices, "woolf")
+    as_woolf, as_austen = await asyncio.gather(spoken(service, voice="woolf"), spoken(service, voice="austen"))
+    assert as_woolf.end["type"] == as_austen.end["type"] == "complete"
+    assert as_woolf.pcm
+    assert not same(as_woolf, as_austen)
+
+
+async def test_a_voice_can_be_spoken_with_at_once(service, voices):
+    voices.add(ffmpeg("mp4", "aac"), {"name": "Telephone", "consent": "yes"})
+    answer = await spoken(service, voice="telephone")
+    assert answer.end["type"] == "complete"
+    wait_until_ready(voices, "telephone")
+
+
+async def test_voices_survive_their_store_and_streams_do_not_notice(service, voices):
+    voices.add(wav(hz=270.0), {"name": "Kept", **SAID})
+    before = await spoken(service, voice="kept")
+
+    async def kill_it():
+        await asyncio.sleep(0.3)
+        os.kill(service.pid_of("VoiceStore"), signal.SIGKILL)
+
+    async with service.connect() as connection:
+        during, _ = await asyncio.gather(speak(connection, "It is alive. " * 8, voice="kept"), kill_it())
+    assert during.end["type"] == "complete"
+    after = await spoken(service, voice="kept")
+    assert after.end["type"] == "complete"
+    assert same(after, before)
+    wait_until(lambda: "kept" in {voice["id"] for voice in voices.list()}, 20, "the store lists it again")
+    assert state(voices, "kept") == "ready", "its prompt was kept too"
+
+
+async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_then(service, voices):
+    voices.add(wav(hz=280.0), {"name": "Gone", **SAID})
+    await spoken(service, voice="gone")
+    async with service.connect() as connection:
+        # One text chunk of twelve seconds of noise, of which eight are made before its listener has played any.
+        speaking = asyncio.create_task(
+            speak(connection, "It is alive and it goes on and on for a while " * 2, voice="gone")
+        )
+        await asyncio.sleep(0.3)
+        voices.remove("gone")
+        assert (await speaking).end["type"] == "complete"
+    deadline_s = time.monotonic() + 15
+    while (answer := await spoken(service, voice="gone")).end["type"] != "error":
+        assert time.monotonic() < deadline_s, "it is still spoken with"
+        await asyncio.sleep(0.5)
+    assert answer.end["code"] == "VOICE_NOT_FOUND"
+
+
+async def test_one_clip_uploaded_by_many_at_once_is_one_voice(service, voices):
+    add = asyncio.to_thread
+    answers = await asyncio.gather(
+        *(add(voices.add, wav(hz=290.0), {"name": "Crowd", **SAID}) for _ in range(4)), return_exceptions=True
+    )
+    assert [answer["id"] for answer in answers] == ["crowd"] * 4
+    assert [voice["id"] for voice in voices.list() if voice["uploaded"]] == ["crowd"]
+
+
+def test_a_large_clip_arrives_whole_and_is_mixed_down(service, voices):
+    added = voices.add(wav(seconds=29.0, rate_hz=48_000, channels=2), {"name": "Large", "consent": "yes"})
+    checks = {check["name"]: check for check in added["report"]}
+    assert checks["duration_s"]["measured"] == pytest.approx(29, abs=0.5)
+    assert (checks["channels"]["verdict"], checks["channels"]["measured"]) == ("warn", 2)
+    assert voices.audio("large")[:4] == b"RIFF"
+
+
+async def test_a_session_speaks_with_a_voice_of_its_own(service, voices):
+    """Nearly as long as may be: every request carries 1.4 MB of it."""
+    audio = base64.b64encode(ffmpeg("mp3", "libmp3lame", seconds=29.0)).decode()
+    async with service.connect() as connection:
+        await connection.send(json.dumps({"type": "start", "voice_audio": audio}))
+        ready = json.loads(await connection.recv())
+        assert (ready["type"], ready["voice"]) == ("ready", "inline")
+        own = await speak(connection, "It is alive.", seed=1)
+        again = await speak(connection, "It is alive.", seed=1)
+        other = await speak(connection, "It is alive.", seed=1, voice="austen")
+    assert own.end["type"] == other.end["type"] == "complete"
+    assert same(own, again)
+    assert not same(own, other)
+    assert not [voice for voice in voices.list() if voice["uploaded"]]
+
+
+def test_malformed_uploads_are_refused_and_the_replicas_live(service, voices):
+    pids = {name: service.pid_of(name) for name in ("ServeReplica:tts:Ingress", "ServeReplica:tts:Generator")}
+    seed = ffmpeg("mp4", "aac")
+    for audio in (b"", b"no audio", seed[:100], seed[:40] + bytes(5000), b"ID3" + os.urandom(2000), bytes(1000)):
+        with contextlib.closing(HTTPConnection(service.address, timeout=30)) as connection:
+            boundary = "xyzzy"
+            head = f'--{boundary}\r\ncontent-disposition: form-data; name="audio"; filename="a"\r\n\r\n'.encode()
+            said = "".join(
+                f'\r\n--{boundary}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}'
+                for name, value in {"name": "bad", "consent": "yes"}.items()
+            ).encode()
+            body = head + audio + said + f"\r\n--{boundary}--\r\n".encode()
+            kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
+            connection.request("POST", "/v1/audio/voices", body, kind)
+            answer = connection.getresponse()
+            assert answer.status == 422
+            assert json.loads(answer.read())["code"] == "VOICE_INVALID"
+    assert {name: service.pid_of(name) for name in pids} == pids

@@ -1,0 +1,189 @@
+"""How a generator comes by its voices: asked for once, encoded once, forgotten when they are stale."""
+
+import asyncio
+import os
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from serve_app.errors import SynthesisError, VoiceNotFoundError
+from serve_app.speech import SpeechRequest, VoiceClip
+from serve_app.voice_library import VoiceInWork, VoiceRefusal
+from serve_app.voices import BoundedCache, Reference, VoicePrompt
+
+with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from serve_app.deployments import generator as module
+    from serve_app.deployments.fleet import Bulletin, Demand
+    from serve_app.deployments.generator import Generator, be_nice
+    from serve_app.deployments.router import _voice_of
+
+REFERENCE = Reference("woolf", np.zeros(72_000, np.float32), 24_000, "Words.", "d1")
+CLIP = VoiceClip(np.full(72_000, 8192, np.int16), "Words.", "d2")
+
+
+def prompt_of(reference):
+    return VoicePrompt(reference.voice, reference.digest, np.zeros(4, np.float32), None, reference.transcript)
+
+
+class Store:
+    """Answers what it is told, and keeps what it is given."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+        self.kept = []
+        self.given_up = []
+
+    async def get(self, voice, fingerprint, replica):
+        self.asked.append((voice, replica))
+        await asyncio.sleep(0.05)
+        return self.answers.pop(0)
+
+    async def put(self, prompt, fingerprint):
+        self.kept.append(prompt)
+
+    async def give_up(self, digest, fingerprint):
+        self.given_up.append(digest)
+
+
+def generator(*answers, encode=prompt_of):
+    made = Generator.__new__(Generator)
+    made._replica, made._voices, made._demand = "r1", "v1", Demand()
+    made._prompts, made._own_prompts = (
+        BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(2)
+    )
+    made._fetching = {}
+    made._encoder = ThreadPoolExecutor(1, "encoder", be_nice)
+    made._store = Store(*answers)
+    made.encoded = []
+
+    def encoding(reference):
+        made.encoded.append(reference)
+        return encode(reference)
+
+    made._speaker = SimpleNamespace(fingerprint="model", encode=encoding)
+    return made
+
+
+async def test_a_burst_of_streams_fetches_a_voice_once():
+    made = generator(prompt_of(REFERENCE))
+    prompts = await asyncio.gather(*(made._prompt("woolf") for _ in range(20)))
+    assert {id(prompt) for prompt in prompts} == {id(prompts[0])}
+    assert made._store.asked == [("woolf", "r1")]
+    await made._prompt("woolf")
+    assert len(made._store.asked) == 1
+
+
+async def test_a_burst_on_an_unencoded_voice_encodes_it_once_and_gives_it_to_everybody():
+    made = generator(REFERENCE)
+    await asyncio.gather(*(made._prompt("woolf") for _ in range(20)))
+    assert len(made.encoded) == 1
+    assert [prompt.digest for prompt in made._store.kept] == ["d1"]
+
+
+async def test_a_voice_that_another_replica_encodes_is_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.01)
+    made = generator(VoiceInWork(), VoiceInWork(), prompt_of(REFERENCE))
+    assert (await made._prompt("woolf")).digest == "d1"
+    assert made.encoded == []
+
+
+async def test_a_voice_that_is_not_there_is_refused_each_time():
+    made = generator(VoiceRefusal("there is no voice 'woolf'"), VoiceRefusal("there is no voice 'woolf'"))
+    for _ in range(2):
+        with pytest.raises(VoiceNotFoundError, match="no voice"):
+            await made._prompt("woolf")
+
+
+async def test_a_clip_that_the_encoder_fails_on_is_one_streams_error_and_another_replica_may_try():
+    made = generator(REFERENCE, encode=lambda _: 1 / 0)
+    with pytest.raises(SynthesisError, match="could not be encoded"):
+        await made._prompt("woolf")
+    assert made._store.given_up == ["d1"]
+    assert made._fetching == {}
+
+
+async def test_the_encoding_goes_on_when_those_who_asked_have_gone():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(reference):
+        begun.set()
+        go_on.wait(5)
+        return prompt_of(reference)
+
+    made = generator(REFERENCE, encode=slowly)
+    asked = asyncio.create_task(made._prompt("woolf"))
+    await asyncio.to_thread(begun.wait, 5)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    go_on.set()
+    await asyncio.gather(*made._fetching.values())
+    assert [prompt.digest for prompt in made._store.kept] == ["d1"]
+
+
+async def test_the_encoder_has_the_lowest_priority_and_the_caller_keeps_its_own():
+    def nice(reference):
+        made.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return prompt_of(reference)
+
+    made = generator(REFERENCE, encode=nice)
+    await made._prompt("woolf")
+    assert made.niceness == 19
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+
+
+async def test_voices_that_changed_are_asked_for_again_and_clips_of_sessions_stay():
+    made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
+    await made._prompt("woolf")
+    await made._prompt_of(CLIP)
+    made._heed(Bulletin(Demand(), "v1", None))
+    await made._prompt("woolf")
+    made._heed(Bulletin(Demand(waiting=3), "v2", None))
+    assert made._demand.waiting == 3
+    with pytest.raises(VoiceNotFoundError):
+        await made._prompt("woolf")
+    await made._prompt_of(CLIP)
+    assert len(made.encoded) == 1
+
+
+async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
+    made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
+    asking = asyncio.create_task(made._prompt("woolf"))
+    await asyncio.sleep(0.005)
+    made._heed(Bulletin(Demand(), "v2", None))
+    assert (await asking).digest == "d1"
+    with pytest.raises(VoiceNotFoundError):
+        await made._prompt("woolf")
+
+
+async def test_a_voice_that_waits_is_encoded_unasked_and_one_at_a_time():
+    made = generator(REFERENCE)
+    made._heed(Bulletin(Demand(), "v1", "woolf"))
+    made._heed(Bulletin(Demand(), "v1", "other"))
+    assert list(made._fetching) == ["woolf"]
+    await asyncio.gather(*made._fetching.values())
+    assert [prompt.voice for prompt in made._store.kept] == ["woolf"]
+
+
+async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
+    made = generator()
+    await asyncio.gather(*(made._prompt_of(CLIP) for _ in range(5)))
+    (reference,) = made.encoded
+    assert (reference.digest, reference.transcript, reference.pcm.dtype) == ("d2", "Words.", np.float32)
+    assert reference.pcm[0] == 0.25
+    assert made._store.kept == []
+    assert made._prompts.get("d2", time.monotonic()) is None
+    assert "d2" in made.record_routing_stats()["voices"]
+
+
+def test_a_clip_of_a_session_is_routed_by_what_it_is():
+    def pending(**fields):
+        return SimpleNamespace(args=[SpeechRequest("Hello.", "inline", **fields)])
+
+    assert _voice_of(pending(clip=CLIP)) == "d2"
+    assert _voice_of(pending()) == "inline"

@@ -1,0 +1,109 @@
+"""``tts-voices`` against a server that answers what it is told."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from serve_app.cli import voices
+
+VOICE = {
+    "id": "woolf", "name": "Woolf", "state": "ready", "verdict": "warn", "mode": "in_context", "language": "english",
+    "licence": "CC0-1.0", "consent": "agreed", "uploaded": "2026-01-01T00:00:00+00:00",
+    "report": [
+        {"name": "duration_s", "verdict": "accept", "measured": 5.0, "limit": "3 to 30 s", "advice": ""},
+        {"name": "characters_per_second", "verdict": "warn", "measured": None, "limit": "some", "advice": "add one"},
+    ],
+}  # fmt: skip
+
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.server.asked.append((self.command, self.path, self.headers, body))
+        status, content = self.server.answers.pop(0)
+        self.send_response(status)
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+for verb in ("GET", "POST", "DELETE"):
+    setattr(Handler, f"do_{verb}", Handler.answer)
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        made.asked, made.answers = [], []
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def run(server, capsys):
+    def call(*arguments):
+        status = voices.main(["--url", f"http://127.0.0.1:{server.server_port}", *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+def test_a_clip_is_sent_as_a_form_and_waited_for(server, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTS_API_KEY", "secret")
+    (tmp_path / "clip.wav").write_bytes(b"RIFF\r\n--audio")
+    server.answers += [(201, {**VOICE, "state": "pending"}), (200, VOICE)]
+    status, out, _ = run("add", str(tmp_path / "clip.wav"), "--name", "Woolf", "--consent", "agreed")
+    assert status == 0
+    method, path, headers, body = server.asked[0]
+    assert (method, path, headers["authorization"]) == ("POST", "/v1/audio/voices", "Bearer secret")
+    assert b'name="name"\r\n\r\nWoolf\r\n' in body
+    assert b"RIFF\r\n--audio\r\n" in body
+    assert b"transcript" not in body
+    assert server.asked[1][:2] == ("GET", "/v1/audio/voices/woolf")
+    assert "warn    characters_per_second - (allowed: some): add one" in out
+
+
+def test_a_refusal_is_printed_with_its_checks(server, run, tmp_path):
+    (tmp_path / "clip.wav").write_bytes(b"RIFF")
+    server.answers.append((422, {"code": "VOICE_INVALID", "message": "no", "report": VOICE["report"]}))
+    status, _, err = run("add", str(tmp_path / "clip.wav"), "--name", "Woolf", "--consent", "agreed")
+    assert status == 1
+    assert "VOICE_INVALID: no" in err
+    assert "duration_s 5" in err
+
+
+def test_voices_are_listed_in_columns(server, run):
+    server.answers.append((200, {"default": "woolf", "voices": [VOICE, {"id": "x", "state": "unavailable"}]}))
+    status, out, _ = run("list")
+    assert status == 0
+    assert out.splitlines()[1].split() == ["woolf", "ready", "warn", "in_context", "english", "CC0-1.0", "agreed"]
+
+
+def test_a_voice_is_shown_with_its_clip(server, run, tmp_path):
+    server.answers += [(200, VOICE), (200, b"RIFF")]
+    assert run("show", "woolf", "--out", str(tmp_path / "out.wav"))[0] == 0
+    assert (tmp_path / "out.wav").read_bytes() == b"RIFF"
+
+
+def test_a_voice_is_removed_and_its_name_is_quoted(server, run):
+    server.answers.append((204, b""))
+    status, out, _ = run("remove", "a/../b")
+    assert (status, out) == (0, "a/../b is removed\n")
+    assert server.asked[0][:2] == ("DELETE", "/v1/audio/voices/a%2F..%2Fb")
+
+
+def test_nobody_there_and_an_answer_that_is_no_json_are_said_in_words(server, run):
+    server.answers.append((502, b"<html>bad gateway</html>"))
+    assert "HTTP 502 <html>" in run("list")[2]
+    assert voices.main(["--url", "http://127.0.0.1:1", "list"]) == 1
+    assert run("add", "/no/such/file", "--name", "x", "--consent", "y")[0] == 1
