@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 import serve_app
-from serve_app.config import AppConfig
+from serve_app.config import AppConfig, Settings
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.ingress import Ingress
 
@@ -40,9 +40,16 @@ def build_app(args: AppConfig) -> serve.Application:
 def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig:
     """Resolve what a file names relatively: against the working directory, else against the project's root."""
     project = Path(serve_app.__file__).parent.parent
-    candidates = [working_directory / config.voices.path, project / config.voices.path]
-    path = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
-    return config.model_copy(update={"voices": config.voices.model_copy(update={"path": str(path.resolve())})})
+
+    def absolute(path: str) -> str:
+        candidates = [working_directory / path, project / path]
+        return str(next((candidate for candidate in candidates if candidate.exists()), candidates[0]).absolute())
+
+    update: dict[str, Settings] = {"voices": config.voices.model_copy(update={"path": absolute(config.voices.path)})}
+    if config.access.keys_file is not None:
+        keys_file = absolute(config.access.keys_file)
+        update["access"] = config.access.model_copy(update={"keys_file": keys_file})
+    return config.model_copy(update=update)
 
 
 def generator_options(config: AppConfig) -> dict[str, Any]:

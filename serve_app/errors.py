@@ -10,11 +10,15 @@ The tree::
     ├── UnsupportedEncodingError   UNSUPPORTED_ENCODING
     ├── VoiceNotFoundError         VOICE_NOT_FOUND
     ├── VoiceInvalidError          VOICE_INVALID
+    ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown one, or one that is not for this
+    ├── RateLimitedError           RATE_LIMITED          the key's own limits
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
     ├── SlowClientError            SLOW_CLIENT           the client does not read
     └── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
+
+    KeysFileError                  no client's business: the operator's file of API keys is wrong
 
 This module knows nothing of sockets or models; it is the root that everything may import.
 """
@@ -91,6 +95,22 @@ class VoiceInvalidError(SpeechError):
     http_status = 422
 
 
+class UnauthorizedError(SpeechError):
+    """No API key, one that is not known, or one that is not for this."""
+
+    code = "UNAUTHORIZED"
+    close_code = 4401
+    http_status = 401
+
+
+class RateLimitedError(SpeechError):
+    """An API key asked for more than it may."""
+
+    code = "RATE_LIMITED"
+    close_code = 4429
+    http_status = 429
+
+
 class CapacityError(SpeechError):
     """No stream can start within its deadline."""
 
@@ -123,6 +143,10 @@ class SessionTimeoutError(SpeechError):
 
     code = "SESSION_TIMEOUT"
     close_code = 1008
+
+
+class KeysFileError(Exception):
+    """The file of API keys cannot be used; says why without its contents."""
 
 
 def error_of_code(code: str, message: str, retry_after_ms: int | None = None) -> SpeechError:

@@ -15,7 +15,7 @@ Laws, whatever the order of calls:
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from serve_app.audio import milliseconds, seconds
@@ -93,6 +93,11 @@ class CancelCall:
 Effect = Call | CancelCall
 
 
+def _free(now_s: float) -> None:
+    """What an utterance costs where nobody counts."""
+    del now_s
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSetup:
     """What a session is given when its socket opens.
@@ -106,6 +111,8 @@ class SessionSetup:
         text: how text is cleaned and cut.
         errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
             whose answers carry no id.
+        spend: counts one utterance for its caller at a time in seconds; raises a :class:`SpeechError` where he may not
+            have it.
     """
 
     session_id: str
@@ -115,6 +122,7 @@ class SessionSetup:
     new_seed: SeedSource
     text: TextPipeline = field(default_factory=TextPipeline)
     errors_in_order: bool = False
+    spend: Callable[[float], None] = _free
 
 
 @dataclass(slots=True)
@@ -309,6 +317,7 @@ class Session:
             context_frames=self.setup.limits.context_frames,
         )
         self._take_text(utterance, message)
+        self.setup.spend(self._now_s)
         self._utterances = number
         self._asked_s[number] = self._now_s
         self._queue.append(utterance)

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from serve_app.audio import Pcm16Encoder
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
+from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.front import Front
 from serve_app.deployments.web import build_web
 from serve_app.dialects import FullDialect
+from serve_app.encoders import Pcm16Encoder
 from serve_app.errors import TtsUnavailableError
 from serve_app.messages import Speak
 from serve_app.speech import AudioChunk, SpeechEnd
@@ -172,7 +173,7 @@ def audio_of(heard):
 
 
 def expected(backend, *texts):
-    return b"".join(Pcm16Encoder().encode(backend.pcm(text)) for text in texts)
+    return b"".join(Pcm16Encoder().push(backend.pcm(text)) for text in texts)
 
 
 async def idle(backend):
@@ -578,7 +579,9 @@ class SilentConnection:
 async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
-    driver = await Front(backend, AppConfig(), time.monotonic).driver(FullDialect(), connection)
+    driver = await Front(backend, AppConfig(), time.monotonic).driver(
+        FullDialect(), connection, Caller("", lambda now_s: None)
+    )
     running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
     await asyncio.sleep(0.05)
     assert backend.running == 1
