@@ -122,8 +122,8 @@ class Compression:
     options: dict[str, str] = field(default_factory=dict[str, str])
 
 
-# Opus: the transform alone (`lowdelay`), at half of the effort, costs a third of FFmpeg's default and looks 2.5 ms ahead
-# instead of 6.5.
+# Opus: the transform alone (`lowdelay`), at half of the effort, costs a third of FFmpeg's default and looks 2.5 ms
+# ahead instead of 6.5.
 _COMPRESSIONS = {
     "mulaw": Compression("mulaw", "pcm_mulaw", "s16"),
     "opus": Compression("ogg", "libopus", "s16", 48_000, {"application": "lowdelay", "compression_level": "5"}),

@@ -105,10 +105,10 @@ class Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(backend, config):
+async def served(backend, config, *, access_log=False):
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=False)
+    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=access_log)
     server = Server(options)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.is_up.wait()
