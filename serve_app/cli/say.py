@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,9 +138,8 @@ def file_of(audio: bytes, encoding: str, sample_rate_hz: int) -> bytes:
         return wav_file(audio, sample_rate_hz)
     samples = np.frombuffer(audio, dtype="<f4")
     if encoding == "mulaw":
-        samples, _ = sf.read(
-            io.BytesIO(audio), 0, -1, format="RAW", samplerate=sample_rate_hz, channels=1, subtype="ULAW"
-        )
+        raw = io.BytesIO(audio)
+        samples, _ = sf.read(raw, format="RAW", subtype="ULAW", samplerate=sample_rate_hz, channels=1)
     file = io.BytesIO()
     sf.write(file, samples, sample_rate_hz, format="WAV", subtype="ULAW" if encoding == "mulaw" else "FLOAT")
     return file.getvalue()
@@ -156,11 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoding", choices=ENCODINGS, help="of the audio on the wire; default: pcm16")
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
     parser.add_argument("--out", type=Path, metavar="FILE", help="WAV file to write; with opus an Ogg file")
-    parser.add_argument(
-        "--api-key",
-        metavar="KEY",
-        help=f"for a server that asks for one; {KEY_VARIABLE} in the environment does as well",
-    )
+    parser.add_argument("--api-key", metavar="KEY", help=f"if the server asks for one; default: ${KEY_VARIABLE}")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="for all of it; default: %(default)s")
     return parser
 
@@ -252,7 +247,7 @@ def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress
 
 
 @contextmanager
-def _saying(socket: ClientConnection, speak: dict[str, Any], text: Text, progress: _Progress) -> Iterator[None]:
+def _saying(socket: ClientConnection, speak: dict[str, Any], text: Text, progress: _Progress) -> Generator[None]:
     """Say the text from a thread of its own, so that it is heard while more of it comes."""
     given_up = threading.Event()
 
