@@ -138,11 +138,31 @@ _CONTAINER_OPTIONS = {"flush_packets": "1", "page_duration": "1"}
 
 
 class CompressedEncoder:
-    """One of FFmpeg's encoders and the container around it."""
+    """One of FFmpeg's encoders; made with the first audio, let go with the last, since FLAC's takes 7 MB."""
+
+    def __init__(self, compression: Compression, sample_rate_hz: int) -> None:
+        self._compression = compression
+        self._rate_hz = sample_rate_hz
+        self._codec: _Codec | None = None
+
+    def push(self, pcm: NDArray[np.float32]) -> bytes:
+        """See :meth:`Encoder.push`."""
+        if not len(pcm):
+            return b""
+        self._codec = self._codec or _Codec(self._compression, self._rate_hz)
+        return self._codec.push(pcm)
+
+    def flush(self) -> bytes:
+        """See :meth:`Encoder.flush`; without any audio, nothing."""
+        codec, self._codec = self._codec, None
+        return codec.flush() if codec is not None else b""
+
+
+class _Codec:
+    """An encoder, the container around it, and what it has written."""
 
     def __init__(self, compression: Compression, sample_rate_hz: int) -> None:
         self._sink = _Sink()
-        self._planar_float = compression.sample_format == "fltp"
         self._format = compression.sample_format
         self._rate_hz = sample_rate_hz
         self._samples = 0
@@ -157,20 +177,16 @@ class CompressedEncoder:
         self._stream = stream
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`."""
-        if len(pcm):
-            self._mux(self._frame(pcm))
+        self._mux(self._frame(pcm))
         return self._sink.drain()
 
     def flush(self) -> bytes:
-        """See :meth:`Encoder.flush`; without any audio, nothing."""
-        if self._samples:
-            self._mux(None)
-            self._container.close()
+        self._mux(None)
+        self._container.close()
         return self._sink.drain()
 
     def _frame(self, pcm: NDArray[np.float32]) -> av.AudioFrame:
-        samples = audible(pcm) if self._planar_float else np.frombuffer(pcm16_bytes(pcm), dtype="<i2")
+        samples = audible(pcm) if self._format == "fltp" else np.frombuffer(pcm16_bytes(pcm), dtype="<i2")
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format=self._format, layout="mono")
         frame.sample_rate = self._rate_hz
         frame.time_base = Fraction(1, self._rate_hz)
