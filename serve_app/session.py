@@ -298,6 +298,8 @@ class Session:
         except SpeechError as error:
             if utterance is None:
                 self._refuse(error, message.utterance_id)
+                if not message.final and message.utterance_id not in (None, *self._retired):
+                    self._retired.append(message.utterance_id)
             else:
                 utterance.open = utterance.open and not message.final
                 self._fail(utterance, error)

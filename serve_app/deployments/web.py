@@ -11,6 +11,7 @@ from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -50,7 +51,7 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
     probes = _Probes(front)
     openai = OpenAISpeech(front)
     return Starlette(
-        middleware=[Middleware(HiddenKeys)],
+        middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),
@@ -65,6 +66,14 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
             WebSocketRoute("/api/v1/speak", sockets.speak),
         ],
     )
+
+
+def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
+    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it."""
+    headers = ["authorization", "content-type", "x-api-key"]
+    methods = ["GET", "POST", "DELETE"]
+    cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+    return [cors] if origins else []
 
 
 class _Probes:

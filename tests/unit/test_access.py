@@ -1,4 +1,6 @@
 import re
+import shlex
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -182,3 +184,12 @@ def test_the_command_refuses_what_the_file_would_not_take(wrong, capsys):
 @pytest.mark.parametrize("name", ["1234", "null", "true", "1e5"])
 def test_a_name_that_looks_like_something_else_stays_a_name(name):
     assert read_keys(line(name, "x")).find("x").name == name
+
+
+def test_the_documented_command_and_its_line_are_taken(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (command,) = re.findall(r"^tts-keys (.*) >> keys.yaml$", page, re.MULTILINE)
+    assert main(shlex.split(command)) == 0
+    printed = capsys.readouterr().out
+    (documented,) = re.findall(r"^- \{.*\}$", page, re.MULTILINE)
+    assert re.sub("'[0-9a-f]{64}'", "'…'", printed.strip()) == documented

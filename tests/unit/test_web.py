@@ -467,6 +467,18 @@ async def test_an_allowed_origin_is_let_in(backend):
         pass
 
 
+async def test_a_page_of_an_allowed_origin_may_use_http_as_well(backend):
+    config = AppConfig(ingress=IngressConfig(allowed_origins=("https://app.example",)))
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+        for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
+            asked = await client.options("/v1/audio/speech", headers={"origin": origin, **asks})
+            assert asked.status_code == status
+            assert asked.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+        answer = await client.post("/api/tts", json={"text": "x"}, headers={"origin": "https://app.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
 async def test_a_full_server_says_when_to_try_again(backend):
     async with served(backend, AppConfig(ingress=IngressConfig(max_sessions=1))) as host:
         async with socket_to(host, "/api/v1/speak"):
