@@ -48,7 +48,9 @@ class Key(Settings):
         default=None, gt=0, le=1e6, description="Utterances and changes of voices a minute. None: no limit."
     )
     max_sessions: int | None = Field(
-        default=None, ge=1, description="Sockets and requests at a time, of one ingress replica. None: no limit."
+        default=None,
+        ge=1,
+        description="Sockets and requests that speak, at a time, in one ingress replica. None: any.",
     )
 
 

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", help="whose key it is: letters, digits, . _ -")
     parser.add_argument("--scopes", default="speak", help="speak, voices, or both: speak,voices; default: %(default)s")
     parser.add_argument("--per-minute", type=float, help="utterances and changes of voices a minute; default: no limit")
-    parser.add_argument("--max-sessions", type=int, help="sockets and requests at a time; default: no limit")
+    parser.add_argument("--max-sessions", type=int, help="sockets and requests that speak at a time; default: no limit")
     return parser
 
 

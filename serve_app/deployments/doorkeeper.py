@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -32,17 +33,19 @@ _GIVEN = "serve_app.given_key"
 _WHERE = "Authorization: Bearer, X-API-Key, the subprotocol tts-key.KEY, or ?api_key="
 
 
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Somebody who was let in.
 
     Attributes:
         name: tells callers apart where streams are counted; empty for one without a key.
+        spend: counts one request at a time in seconds; raises a :class:`SpeechError` where it may not be.
+        max_sessions: that he may have at a time; None where nobody counts.
     """
 
-    def __init__(self, name: str, spend: Callable[[float], None]) -> None:
-        self.name = name
-        self.spend = spend
-        """Counts one request at a time in seconds; raises :class:`SpeechError` where it may not be."""
+    name: str
+    spend: Callable[[float], None]
+    max_sessions: int | None = None
 
 
 class Doorkeeper:
@@ -66,34 +69,44 @@ class Doorkeeper:
             self._stamp = _stamp(self._path)
             self._table = _read(self._path)
 
-    @contextmanager
-    def admit(self, connection: HTTPConnection, scope: Scope) -> Generator[Caller]:
-        """Let somebody in, and count him while he is.
+    def check(self, connection: HTTPConnection, scope: Scope) -> Caller:
+        """Who comes, if he may.
 
         A change of voices is counted for the key's rate here; utterances are, by their session, when they begin.
 
         Raises:
             UnauthorizedError: no key, an unknown one, or one without the scope.
-            RateLimitedError: the key has all the sessions, or changes, that it may have.
+            RateLimitedError: the key has had all the changes that it may have for now.
         """
         given = _given(connection.scope)
         if self._path is None:
-            yield Caller(_anonymous_name(given), _unlimited)
-            return
+            return Caller(_anonymous_name(given), _unlimited)
         key = self._known(given, scope)
-        if key.max_sessions is not None and self._sessions[key.name] >= key.max_sessions:
-            limit = f"this key has its {key.max_sessions} sessions at a time"
-            raise RateLimitedError(limit, retry_after_ms=SESSIONS_RETRY_MS)
-        caller = Caller(key.name, lambda now_s: self._spend(key, now_s))
-        if scope != "speak":
+        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions)
+        if scope == "voices":
             caller.spend(self._clock())
-        self._sessions[key.name] += 1
+        return caller
+
+    @contextmanager
+    def admit(self, connection: HTTPConnection) -> Generator[Caller]:
+        """Let somebody in to speak, and count him while he is.
+
+        Raises:
+            UnauthorizedError: see :meth:`check`.
+            RateLimitedError: the key has all the sessions that it may have.
+        """
+        caller = self.check(connection, "speak")
+        most = caller.max_sessions
+        if most is not None and self._sessions[caller.name] >= most:
+            limit = f"this key has its {most} sessions at a time"
+            raise RateLimitedError(limit, retry_after_ms=SESSIONS_RETRY_MS)
+        self._sessions[caller.name] += 1
         try:
             yield caller
         finally:
-            self._sessions[key.name] -= 1
-            if not self._sessions[key.name]:
-                del self._sessions[key.name]
+            self._sessions[caller.name] -= 1
+            if not self._sessions[caller.name]:
+                del self._sessions[caller.name]
 
     def _known(self, given: str, scope: Scope) -> Key:
         if not given:

@@ -70,9 +70,9 @@ class Front:
         same = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
         return same or origin in allowed or "*" in allowed
 
-    def admit(self, connection: HTTPConnection, scope: Scope) -> AbstractContextManager[Caller]:
-        """Let a caller in for as long as his request lasts; see :meth:`Doorkeeper.admit` for what it raises."""
-        return self._doorkeeper.admit(connection, scope)
+    def admit(self, connection: HTTPConnection) -> AbstractContextManager[Caller]:
+        """Let a caller in to speak, for as long as he does; see :meth:`Doorkeeper.admit` for what it raises."""
+        return self._doorkeeper.admit(connection)
 
     def guarded(self, scope: Scope, answer: Answer, refused: Refused = error_response) -> Answer:
         """A route that only callers with ``scope`` reach, and no foreign page; the others are told why."""
@@ -81,8 +81,8 @@ class Front:
             if not self.allows(request.headers):
                 return foreign_page()
             try:
-                with self.admit(request, scope):
-                    return await answer(request)
+                self._doorkeeper.check(request, scope)
+                return await answer(request)
             except SpeechError as error:
                 return refused(error)
 

@@ -139,7 +139,7 @@ class OpenAISpeech:
         refusal = foreign_page() if not self._front.allows(request.headers) else None
         try:
             if refusal is None:
-                with self._front.admit(request, "speak") as caller, self._front.room():
+                with self._front.admit(request) as caller, self._front.room():
                     await self._speak(request, send, caller)
         except SpeechError as error:
             refusal = openai_error_response(error)

@@ -84,7 +84,7 @@ class Sockets:
             await socket.close()
             return
         try:
-            with self._front.admit(socket, "speak") as caller, self._front.room():
+            with self._front.admit(socket) as caller, self._front.room():
                 await self._drive(socket, dialect, opening, caller)
         except SpeechError as error:
             await _deny(socket, dialect, error)

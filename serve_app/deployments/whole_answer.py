@@ -88,7 +88,7 @@ class WholeSpeech:
         if not self._front.allows(request.headers):
             return foreign_page()
         try:
-            with self._front.admit(request, "speak") as caller, self._front.room():
+            with self._front.admit(request) as caller, self._front.room():
                 return await self._speak(request, caller)
         except SpeechError as error:
             return error_response(error)

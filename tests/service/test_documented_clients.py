@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -91,6 +92,8 @@ def duration_s(path: Path) -> float:
 
 @pytest.mark.parametrize(("kind", "code"), BLOCKS)
 async def test_an_example_works_as_it_stands(service, environment, tmp_path, kind, code):
+    if "curl" in code and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
     code = code.replace(HOST, service.address)
     command = [sys.executable, "-c", code] if kind == "python" else ["sh", "-e", "-c", code]
     printed = await run(command, tmp_path, environment)

@@ -7,6 +7,7 @@ import time
 
 import httpx
 import pytest
+from starlette.requests import HTTPConnection
 from test_web import KnownBackend, hear, say, served, socket_to
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -14,7 +15,7 @@ from serve_app.access import Key, digest_of
 from serve_app.cli.keys import line_of
 from serve_app.config import AccessConfig, AppConfig
 from serve_app.deployments.doorkeeper import Doorkeeper
-from serve_app.errors import KeysFileError
+from serve_app.errors import KeysFileError, RateLimitedError, UnauthorizedError
 
 GOOD = "tts_good-and-secret"
 
@@ -117,6 +118,8 @@ async def test_a_key_has_so_many_sessions_at_a_time(backend, tmp_path):
             assert json.loads(response.body)["code"] == "RATE_LIMITED"
             async with socket_to(host, "/ws/tts", additional_headers={"x-api-key": "tts_other-and-secret"}):
                 pass
+            async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+                assert (await client.get("/v1/audio/voices", headers=headers)).status_code == 200
         await asyncio.sleep(0.05)
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:
             assert (await post(client)).status_code == 200
@@ -142,6 +145,22 @@ async def test_a_keys_rate_counts_utterances_over_all_its_connections(backend, t
         (error,) = await hear(ws, until=("error",))
         assert (error["code"], error["utterance_id"], error["fatal"]) == ("RATE_LIMITED", "b", False)
         assert 4000 < error["retry_after_ms"] <= 5000
+
+
+def test_changes_of_voices_need_their_scope_and_are_counted(tmp_path):
+    path = write(tmp_path / "keys", good={}, painter={"scopes": ("voices",), "per_minute": 12})
+    doorkeeper = Doorkeeper(AccessConfig(keys_file=str(path)), lambda: 7.0)
+
+    def ask(key, scope):
+        return doorkeeper.check(HTTPConnection({"type": "http", "serve_app.given_key": key}), scope)
+
+    assert ask(GOOD, "speak").name == "good"
+    with pytest.raises(UnauthorizedError, match="scope voices"):
+        ask(GOOD, "voices")
+    painter = "tts_painter-and-secret"
+    assert [ask(painter, "voices").name for _ in range(2)] == ["painter", "painter"]
+    with pytest.raises(RateLimitedError):
+        ask(painter, "voices")
 
 
 async def test_a_changed_file_counts_without_a_restart(backend, tmp_path, caplog):
