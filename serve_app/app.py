@@ -10,10 +10,10 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-import serve_app
 from serve_app.config import AppConfig, Settings
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.ingress import Ingress
+from serve_app.paths import found
 
 _MANY = 100_000
 """Serve's own limit on the ingress is never to be reached: it rejects with a 500, the session with a reason."""
@@ -39,15 +39,10 @@ def build_app(args: AppConfig) -> serve.Application:
 
 def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig:
     """Resolve what a file names relatively: against the working directory, else against the project's root."""
-    project = Path(serve_app.__file__).parent.parent
-
-    def absolute(path: str) -> str:
-        candidates = [working_directory / path, project / path]
-        return str(next((candidate for candidate in candidates if candidate.exists()), candidates[0]).absolute())
-
-    update: dict[str, Settings] = {"voices": config.voices.model_copy(update={"path": absolute(config.voices.path)})}
+    voices = str(found(config.voices.path, working_directory))
+    update: dict[str, Settings] = {"voices": config.voices.model_copy(update={"path": voices})}
     if config.access.keys_file is not None:
-        keys_file = absolute(config.access.keys_file)
+        keys_file = str(found(config.access.keys_file, working_directory))
         update["access"] = config.access.model_copy(update={"keys_file": keys_file})
     return config.model_copy(update=update)
 

@@ -67,7 +67,7 @@ class Doorkeeper:
         self._stamp: tuple[int, ...] = ()
         if self._path is not None:
             self._stamp = _stamp(self._path)
-            self._table = _read(self._path)
+            self._table = read_keys_file(self._path)
 
     def check(self, connection: HTTPConnection, scope: Scope) -> Caller:
         """Who comes, if he may.
@@ -137,7 +137,7 @@ class Doorkeeper:
             try:
                 stamp = _stamp(self._path)
                 if stamp != self._stamp:
-                    self._table, self._stamp = _read(self._path), stamp
+                    self._table, self._stamp = read_keys_file(self._path), stamp
                     self._buckets = {
                         name: bucket for name, bucket in self._buckets.items() if self._table.named(name) is not None
                     }
@@ -188,7 +188,12 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return state.st_ino, state.st_dev, state.st_mtime_ns, state.st_size
 
 
-def _read(path: Path) -> KeyTable:
+def read_keys_file(path: Path) -> KeyTable:
+    """The keys of a file.
+
+    Raises:
+        KeysFileError: it cannot be used; says why, and nothing of what stands in it.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
