@@ -11,11 +11,13 @@ import io
 import json
 import os
 import secrets
+import shutil
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +27,7 @@ import soundfile as sf
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from serve_app.audio import wav_file
+from serve_app.audio import wav_file, wav_header
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.messages import ENCODINGS, SAMPLE_RATES_HZ
 
@@ -33,6 +35,8 @@ UTTERANCE_ID = "say"
 PIECE_BYTES = 4096
 """Most of standard input in one message."""
 KEY_VARIABLE = "TTS_API_KEY"
+PLAYERS = {"ffplay": ["-loglevel", "error", "-nodisp", "-autoexit", "-"], "aplay": ["-q", "-"]}
+"""What plays a WAV file from its standard input, in order of preference."""
 LOST = {1001, 1006, 1012}
 """Close codes of a server that went away: the same text can be said again elsewhere."""
 MAX_RECONNECTS = 10
@@ -109,7 +113,10 @@ class Text:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the text was spoken, 1 when it was not."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.play and arguments.encoding not in (None, "pcm16"):
+        parser.error(f"--play takes pcm16, not {arguments.encoding}")
     speak = {"type": "speak", "utterance_id": UTTERANCE_ID}
     speak |= {name: getattr(arguments, name) for name in ("voice", "language", "seed", "encoding", "sample_rate")}
     if arguments.text == "-":
@@ -119,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = Text([arguments.text])
     server = Server(arguments.url, arguments.api_key or os.environ.get(KEY_VARIABLE, ""), arguments.timeout)
     try:
-        heard = say(server, speak, text)
+        with _player(arguments.sample_rate or SAMPLE_RATE_HZ) if arguments.play else nullcontext(_silence) as play:
+            heard = say(server, speak, text, play)
         if arguments.out is not None:
             rate_hz = arguments.sample_rate or SAMPLE_RATE_HZ
             arguments.out.write_bytes(file_of(heard.audio, arguments.encoding or "pcm16", rate_hz))
@@ -128,6 +136,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(heard.summary())
     return 0
+
+
+def _silence(audio: bytes) -> None:
+    """What is done with audio that nobody plays."""
+    del audio
+
+
+@contextmanager
+def _player(sample_rate_hz: int) -> Generator[Callable[[bytes], None]]:
+    """A program that plays PCM16 as it is given, to its end.
+
+    Raises:
+        SayError: there is none on this machine.
+    """
+    found = next(filter(None, map(shutil.which, PLAYERS)), None)
+    if found is None:
+        raise SayError(f"nothing here can play; install {' or '.join(PLAYERS)}, or save with --out")
+    command = [found, *PLAYERS[Path(found).name]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as player:  # noqa: S603 - one of ours
+        pipe = player.stdin
+        assert pipe is not None
+
+        def play(audio: bytes) -> None:
+            with suppress(BrokenPipeError):  # the listener closed it; the text is spoken all the same
+                pipe.write(audio)
+                pipe.flush()
+
+        play(wav_header(None, sample_rate_hz))
+        yield play
 
 
 def file_of(audio: bytes, encoding: str, sample_rate_hz: int) -> bytes:
@@ -154,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="the same seed gives the same audio")
     parser.add_argument("--encoding", choices=ENCODINGS, help="of the audio on the wire; default: pcm16")
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
+    parser.add_argument("--play", action="store_true", help=f"play pcm16 as it comes, by {' or '.join(PLAYERS)}")
     parser.add_argument("--out", type=Path, metavar="FILE", help="WAV file to write; with opus an Ogg file")
     parser.add_argument("--api-key", metavar="KEY", help=f"if the server asks for one; default: ${KEY_VARIABLE}")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="for all of it; default: %(default)s")
@@ -164,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
 class _Progress:
     """What was heard so far, over all connections."""
 
+    play: Callable[[bytes], None]
     audio: bytearray = field(default_factory=bytearray)
     sent_s: float | None = None
     first_audio_s: float | None = None
@@ -184,8 +223,8 @@ class Server:
     timeout_s: float
 
 
-def say(server: Server, speak: dict[str, Any], text: Text) -> Heard:
-    """Say one utterance and take all that answers it.
+def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes], None] = _silence) -> Heard:
+    """Say one utterance and take all that answers it; ``play`` is given the audio as it comes.
 
     Raises:
         SayError: the server refused, failed, closed for good, or took longer than it may.
@@ -193,7 +232,7 @@ def say(server: Server, speak: dict[str, Any], text: Text) -> Heard:
     deadline_s = time.monotonic() + server.timeout_s
     speak = {name: value for name, value in speak.items() if value is not None}
     speak.setdefault("seed", secrets.randbits(53))
-    progress = _Progress()
+    progress = _Progress(play)
     for attempt in range(MAX_RECONNECTS + 1):
         try:
             return _once(server, speak, text, progress, deadline_s)
@@ -235,6 +274,7 @@ def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress
                 if frame and progress.first_audio_s is None:
                     progress.first_audio_s = time.monotonic()
                 progress.audio += frame[known_bytes:]
+                progress.play(frame[known_bytes:])
                 known_bytes = max(0, known_bytes - len(frame))
                 continue
             message = json.loads(frame)

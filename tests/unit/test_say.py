@@ -169,3 +169,29 @@ def test_a_failure_is_told_and_exits_with_one(server, capsys, frames, part):
 def test_nobody_there_is_told(capsys):
     assert main(["x", "--url", "ws://127.0.0.1:1/"]) == 1
     assert "tts-say: ws://127.0.0.1:1/" in capsys.readouterr().err
+
+
+def test_audio_is_played_as_it_comes(server, monkeypatch, tmp_path):
+    url, script, _ = server
+    script += [b"\x01\x00" * 1920, b"\x02\x00" * 960, COMPLETE]
+    player = tmp_path / "aplay"
+    player.write_text(f"#!/bin/sh\nexec cat > {tmp_path}/played.wav\n")
+    player.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("serve_app.cli.say.PLAYERS", {"aplay": []})
+    assert main(["Hello.", "--url", url, "--play", "--sample-rate", "8000"]) == 0
+    samples, rate_hz = sf.read(tmp_path / "played.wav", dtype="int16")
+    assert rate_hz == 8000
+    assert samples.tolist() == [1] * 1920 + [2] * 960
+
+
+def test_where_nothing_plays_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("serve_app.cli.say.PLAYERS", {"no-such-player": []})
+    assert main(["Hello.", "--url", "ws://127.0.0.1:1/", "--play"]) == 1
+    assert "no-such-player" in capsys.readouterr().err
+
+
+def test_only_plain_audio_is_played(capsys):
+    with pytest.raises(SystemExit):
+        main(["Hello.", "--play", "--encoding", "opus"])
+    assert "--play takes pcm16, not opus" in capsys.readouterr().err
