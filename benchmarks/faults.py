@@ -1,16 +1,30 @@
-"""The whole service under mixed load while its processes are killed: what listeners lose, and what is left behind.
+"""The whole service under mixed load while its parts are taken away: what listeners lose, and what is left behind.
 
-    python benchmarks/faults.py                                        # twenty kills of a generator; ten minutes
-    python benchmarks/faults.py --minutes 30 --every 60 --kill generator,store --mixed      # a soak
+    python benchmarks/faults.py                              # kill -9 of a generator, twenty times
+    python benchmarks/faults.py --fault scale-in             # twenty scale-ins under load
+    python benchmarks/faults.py --fault ingress,store,controller,node,freeze,redeploy --times 12
+    python benchmarks/faults.py --minutes 30 --every 60 --times 30 --fault generator,store --mixed        # a soak
 
-Starts ``configs/local.yaml`` on a free port with two generators, on the tiny checkpoint in float32. Every text is
-spoken once in peace; under load each listener's samples are compared with those. ``--mixed`` adds clients that cancel,
-that go away in the middle, and one that never reads. Prints figures and, with ``--json FILE``, writes them.
+Starts a cluster of three nodes on this machine (``nodes.py``) with ``configs/local.yaml``, on the tiny checkpoint in
+float32: the head with two ingresses, and two workers with one logical GPU each for two generators of half a GPU. Every
+text is spoken once in peace; under load each listener's samples are compared with those. Listeners whose socket breaks
+open another and say the same again, as ``tts-say`` does. ``--mixed`` adds clients that cancel, that go away in the
+middle, one that never reads, and one that uploads a voice, speaks with it and removes it. Prints figures and, with
+``--json FILE``, writes them.
+
+What a fault is:
+
+* ``generator``, ``store``, ``ingress``, ``controller``, ``proxy``: kill -9 of a process of that kind, by chance which;
+* ``node``: kill -9 of everything on a worker node; a new one joins ten seconds later;
+* ``freeze``: a generator is stopped (SIGSTOP), and ended a minute later: Ray does not end a process that stands still;
+* ``scale-in``: from two generators to one, and back when one is gone;
+* ``redeploy``: ``serve deploy`` with a changed configuration, which replaces all generators.
 """
 
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import os
 import random
@@ -18,13 +32,16 @@ import signal
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
-from listener import DeafClient, Heard, open_socket, speak
-from service import MemoryWatch, Service, open_files, started
+import soundfile
+from listener import DeafClient, Heard, open_socket, speak, speak_to_the_end
+from service import ROOT, MemoryWatch, Service, open_files, started
 from websockets.exceptions import WebSocketException
 
 from serve_app.cli.processes import descendants
@@ -34,10 +51,21 @@ TEXTS = [
     "The sea was calm that night. Nobody spoke, and the lamps along the shore went out one by one until it was dark.",
     "Bring the boxes to the second floor, please, and leave the door open.",
 ]
-PROCESSES = {"generator": "ray::ServeReplica:tts:Generator", "store": "ray::VoiceStore"}
+PROCESSES = {
+    "generator": "ray::ServeReplica:tts:Generator",
+    "ingress": "ray::ServeReplica:tts:Ingress",
+    "store": "ray::VoiceStore",
+    "controller": "ray::ServeController",
+    "proxy": "ray::HAProxyManager",
+}
+GENERATORS = 2
+NODE_RETURNS_S = 10.0
+FROZEN_S = 60.0
+RECOVERY_TIMEOUT_S = 240.0
 OVERRIDES = {
     "engine": {"budget_frames_per_character": 1.0, "budget_min_frames": 2},
-    "generator": {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5},
+    "generator": {"min_replicas": GENERATORS, "max_replicas": GENERATORS, "num_cpus": 0, "num_gpus": 0.5},
+    "ingress": {"replicas": 2},
 }
 
 
@@ -52,7 +80,10 @@ class Tally:
         wrong_length: complete utterances with samples too many or too few.
         late_s: how much longer than in peace each complete utterance took.
         silent_s: seconds in which a player had nothing to play, by utterance.
-        kills: by process.
+        faults: by kind.
+        recovered_s: from each fault until all generators served.
+        sockets_lost: those on which a listener was, and which he replaced.
+        over: set when the last fault is over; everybody ends his utterance.
     """
 
     ends: Counter[str] = field(default_factory=Counter[str])
@@ -61,7 +92,10 @@ class Tally:
     wrong_length: int = 0
     late_s: list[float] = field(default_factory=list[float])
     silent_s: list[float] = field(default_factory=list[float])
-    kills: Counter[str] = field(default_factory=Counter[str])
+    faults: Counter[str] = field(default_factory=Counter[str])
+    recovered_s: list[float] = field(default_factory=list[float])
+    sockets_lost: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def compare(self, heard: Heard, peaceful: Heard) -> None:
         """Take one complete utterance and what it should have been."""
@@ -78,7 +112,9 @@ class Tally:
         return {
             "ends": dict(self.ends),
             "errors": dict(self.errors),
-            "kills": dict(self.kills),
+            "faults": dict(self.faults),
+            "until all generators serve again, s": spread(self.recovered_s),
+            "listeners' sockets lost": self.sockets_lost,
             "compared": len(self.off_by),
             "equal to the last bit": sum(off == 0 for off in self.off_by),
             "largest difference, 16-bit steps": max(self.off_by, default=0),
@@ -100,7 +136,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     arguments = parse()
-    with started(arguments.config, OVERRIDES) as service:
+    with started(arguments.config, OVERRIDES, nodes=2) as service:
         figures = asyncio.run(measure(service, arguments))
     print(json.dumps(figures, indent=2))
     if arguments.json:
@@ -111,63 +147,70 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"))
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--every", type=float, default=25.0, metavar="S", help="seconds between kills")
-    parser.add_argument("--kills", type=int, default=20, help="at most")
-    parser.add_argument("--kill", default="generator", help=f"any of {','.join(PROCESSES)}, in turn")
+    parser.add_argument("--fault", default="generator", help=f"any of {','.join(FAULTS)}, in turn")
+    parser.add_argument("--times", type=int, default=20, help="faults at most")
+    parser.add_argument("--every", type=float, default=15.0, metavar="S", help="seconds between faults at least")
+    parser.add_argument("--minutes", type=float, help="goes on for so long; else until the last fault is over")
     parser.add_argument("--listeners", type=int, default=4, help="that speak without a pause and compare")
     parser.add_argument("--mixed", action="store_true", help="others cancel, go away, or never read")
-    parser.add_argument("--seed", type=int, default=1, help="of who is killed and when somebody cancels")
+    parser.add_argument("--seed", type=int, default=1, help="of who is struck and when somebody cancels")
     parser.add_argument("--json", help="file for the figures")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.soak = arguments.minutes is not None
+    arguments.minutes = arguments.minutes or 24 * 60
+    return arguments
 
 
 async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speak in peace, then under fire until the time is over, then look at what is left."""
+    """Speak in peace, then under fire until it is over, then look at what is left."""
     assert service.pid is not None
     assert service.observer is not None
+    await asyncio.to_thread(until_all_serve, service)
     chance = random.Random(arguments.seed)  # noqa: S311 - no secret
     async with open_socket(service.address) as socket:
         peaceful = [await speak(socket, text, seed=number) for number, text in enumerate(TEXTS)]
     tally = Tally()
-    over_s = time.monotonic() + 60 * arguments.minutes
     files_before = open_files(service.pid)
-    work = [listen(service, tally, peaceful, chance, over_s) for _ in range(arguments.listeners)]
+    work = [listen(service, tally, peaceful, chance) for _ in range(arguments.listeners)]
     if arguments.mixed:
-        work += [interrupt(service, tally, chance, over_s, leave=leave) for leave in (False, True)]
-        work.append(never_read(service, tally, over_s))
+        work += [interrupt(service, tally, chance, leave=leave) for leave in (False, True)]
+        work += [never_read(service, tally), upload(service, tally, chance)]
+    began_s = time.monotonic()
     with MemoryWatch(service.pid, period_s=2.0) as memory:
-        await asyncio.gather(kill(service.pid, tally, chance, arguments, over_s), *work)
+        await asyncio.gather(strike(service, tally, chance, arguments), *work)
+    lasted_s = time.monotonic() - began_s
     await asyncio.sleep(5.0)
     return {
-        "minutes": arguments.minutes,
+        "minutes": round(lasted_s / 60, 1),
         **tally.figures(),
+        "streams that broke off and went on": service.logged("a stream broke off after"),
         "streams left": service.observer.streams(),
-        "sessions left": service.sessions(),
+        "sessions left, of one ingress": service.sessions(),
         "open files, all processes": {"before": files_before, "after": open_files(service.pid)},
-        "memory": memory.figures()[:6],
+        "memory": memory.figures()[:8],
     }
 
 
-async def listen(service: Service, tally: Tally, peaceful: list[Heard], chance: random.Random, over_s: float) -> None:
-    """Speak one text after the other and compare."""
-    while time.monotonic() < over_s:
+async def listen(service: Service, tally: Tally, peaceful: list[Heard], chance: random.Random) -> None:
+    """Speak one text after the other and compare; each has a socket of its own."""
+    while not tally.over.is_set():
         with told(tally):
-            async with open_socket(service.address, ping_timeout=None) as socket:
-                while time.monotonic() < over_s:
-                    number = chance.randrange(len(TEXTS))
-                    heard = await asyncio.wait_for(speak(socket, TEXTS[number], seed=number), 180)
-                    tally.ends[heard.end["type"]] += 1
-                    if heard.end["type"] == "complete":
-                        tally.compare(heard, peaceful[number])
-                    else:
-                        tally.errors[heard.end.get("code", "?")] += 1
-                        await asyncio.sleep(heard.end.get("retry_after_ms", 1000) / 1000)
+            number = chance.randrange(len(TEXTS))
+            speaking = speak_to_the_end(service.address, TEXTS[number], seed=number)
+            heard, lost = await asyncio.wait_for(speaking, 300)
+            tally.sockets_lost += lost
+            tally.ends[heard.end["type"]] += 1
+            if heard.end["type"] == "complete":
+                tally.compare(heard, peaceful[number])
+            else:
+                tally.errors[heard.end.get("code", "?")] += 1
+                print(f"not complete: {heard.end}", flush=True)
+                await asyncio.sleep(heard.end.get("retry_after_ms", 1000) / 1000)
 
 
-async def interrupt(service: Service, tally: Tally, chance: random.Random, over_s: float, *, leave: bool) -> None:
+async def interrupt(service: Service, tally: Tally, chance: random.Random, *, leave: bool) -> None:
     """Speak and cancel in the middle, or go away in the middle."""
-    while time.monotonic() < over_s:
+    while not tally.over.is_set():
         with told(tally):
             async with open_socket(service.address, ping_timeout=None) as socket:
                 speaking = asyncio.create_task(speak(socket, TEXTS[0]))
@@ -182,16 +225,39 @@ async def interrupt(service: Service, tally: Tally, chance: random.Random, over_
                     tally.ends[heard.end["type"]] += 1
 
 
-async def never_read(service: Service, tally: Tally, over_s: float) -> None:
+async def never_read(service: Service, tally: Tally) -> None:
     """Ask for much and read nothing, again and again, until the server has had enough each time."""
-    while time.monotonic() < over_s:
+    while not tally.over.is_set():
         with told(tally):
             deaf = await asyncio.to_thread(DeafClient, service.address)
             for number in range(20):
                 deaf.speak(" ".join(TEXTS * 4), seed=number)
-            await asyncio.sleep(90)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(tally.over.wait(), 90)
             _, code = await asyncio.to_thread(deaf.read_all, 20.0)
             tally.ends[f"never read, closed with {code}"] += 1
+
+
+async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
+    """Another clip every time, so that it is encoded every time; pauses between, as people make them."""
+    pcm, rate_hz = soundfile.read(ROOT / "voices" / "austen" / "reference.wav", dtype="int16")
+    while not tally.over.is_set():
+        clip = io.BytesIO()
+        soundfile.write(clip, pcm[chance.randrange(rate_hz) :], rate_hz, format="WAV")
+        with told(tally):
+            async with httpx.AsyncClient(base_url=f"http://{service.address}", timeout=60) as client:
+                form = {"name": "Soak", "consent": "The reader dedicated it to the public domain."}
+                answer = await client.post("/v1/audio/voices", data=form, files={"audio": clip.getvalue()})
+                tally.ends[f"upload answered with {answer.status_code}"] += 1
+                if answer.is_success:
+                    heard, _ = await speak_to_the_end(service.address, TEXTS[2], voice=answer.json()["id"])
+                    tally.ends[f"with an uploaded voice: {heard.end['type']}"] += 1
+                    if heard.end["type"] == "error":
+                        tally.errors[f"with an uploaded voice: {heard.end['code']}"] += 1
+                    answer = await client.delete(f"/v1/audio/voices/{answer.json()['id']}")
+                    tally.ends[f"removal answered with {answer.status_code}"] += 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(tally.over.wait(), chance.uniform(5, 15))
 
 
 @contextlib.contextmanager
@@ -199,29 +265,106 @@ def told(tally: Tally) -> Any:  # noqa: ANN401 - a context
     """Count what breaks a socket."""
     try:
         yield
-    except (WebSocketException, OSError, TimeoutError) as error:
+    except (WebSocketException, httpx.HTTPError, OSError, TimeoutError) as error:
         tally.errors[type(error).__name__] += 1
 
 
-async def kill(root: int, tally: Tally, chance: random.Random, arguments: argparse.Namespace, over_s: float) -> None:
-    """End a process now and then, the kinds in turn, the individual by chance."""
-    kinds = arguments.kill.split(",")
-    for number in range(arguments.kills):
-        if time.monotonic() + arguments.every > over_s:
-            return
-        await asyncio.sleep(arguments.every)
+async def strike(service: Service, tally: Tally, chance: random.Random, arguments: argparse.Namespace) -> None:
+    """One fault after the other, the kinds in turn; each has ``--every`` seconds, and until the generators are back."""
+    assert service.observer is not None
+    over_s = time.monotonic() + 60 * arguments.minutes
+    kinds = arguments.fault.split(",")
+    number = 0
+    while number < arguments.times and time.monotonic() + arguments.every < over_s:
         kind = kinds[number % len(kinds)]
-        if pids := named(root, PROCESSES[kind]):
-            os.kill(chance.choice(pids), signal.SIGKILL)
-            tally.kills[kind] += 1
+        began_s = time.monotonic()
+        await asyncio.to_thread(FAULTS[kind], service, chance)
+        tally.faults[kind] += 1
+        number += 1
+        await asyncio.sleep(5.0)  # a status is up to that old
+        if not await asyncio.to_thread(until_all_serve, service):
+            tally.errors["generators that did not come back"] += 1
+        tally.recovered_s.append(time.monotonic() - began_s)
+        print(f"{number}: {kind}, all there again after {tally.recovered_s[-1]:.0f} s", flush=True)
+        await asyncio.sleep(max(0.0, began_s + arguments.every - time.monotonic()))
+    if arguments.soak:
+        await asyncio.sleep(max(0.0, over_s - time.monotonic()))
+    tally.over.set()
 
 
-def named(root: int, name: str) -> list[int]:
-    """Processes below one whose command begins with a name."""
+def until_all_serve(service: Service) -> bool:
+    """Wait for all generators; False where they do not come."""
+    assert service.observer is not None
+    until_s = time.monotonic() + RECOVERY_TIMEOUT_S
+    while service.observer.ready() < GENERATORS:
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def end_one(kind: str) -> Callable[[Service, random.Random], None]:
+    """Kill -9 of one process of a kind."""
+
+    def fault(service: Service, chance: random.Random) -> None:
+        os.kill(chance.choice(named(service, kind)), signal.SIGKILL)
+
+    return fault
+
+
+def end_node(service: Service, chance: random.Random) -> None:
+    """A worker node loses its power, and one like it comes."""
+    assert service.host is not None
+    service.host.tell(do="kill", node=chance.randrange(2))
+    time.sleep(NODE_RETURNS_S)
+    service.host.tell(do="add")
+
+
+def freeze(service: Service, chance: random.Random) -> None:
+    """A generator stands still for a minute."""
+    pid = chance.choice(named(service, "generator"))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(FROZEN_S)
+    os.kill(pid, signal.SIGKILL)
+
+
+def scale_in(service: Service, _chance: random.Random) -> None:
+    """One generator less, until it has left; then as many as before."""
+    assert service.host is not None
+    before = len(named(service, "generator"))
+    service.host.tell(do="deploy", generator={"num_replicas": before - 1})
+    began_s = time.monotonic()
+    while len(named(service, "generator")) >= before and time.monotonic() - began_s < RECOVERY_TIMEOUT_S:
+        time.sleep(0.1)
+    service.host.tell(do="deploy", generator={"num_replicas": before})
+
+
+def redeploy(service: Service, chance: random.Random) -> None:
+    """Other arguments, which replace every generator."""
+    assert service.host is not None
+    old = set(named(service, "generator"))
+    service.host.tell(do="deploy", args={"engine": {"max_waiting_streams": chance.randrange(20, 1000)}})
+    until_s = time.monotonic() + RECOVERY_TIMEOUT_S
+    while old & set(named(service, "generator")) and time.monotonic() < until_s:
+        time.sleep(0.5)
+
+
+FAULTS: dict[str, Callable[[Service, random.Random], None]] = {
+    **{kind: end_one(kind) for kind in PROCESSES},
+    "node": end_node,
+    "freeze": freeze,
+    "scale-in": scale_in,
+    "redeploy": redeploy,
+}
+
+
+def named(service: Service, kind: str) -> list[int]:
+    """Processes of a kind that are alive."""
+    assert service.pid is not None
     found: list[int] = []
-    for pid in descendants(root):
+    for pid in descendants(service.pid):
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(name.encode()):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(PROCESSES[kind].encode()):
                 found.append(pid)
     return found
 

@@ -3,6 +3,7 @@
 It knows the wire and nothing of the service behind it.
 """
 
+import asyncio
 import json
 import socket
 import time
@@ -14,12 +15,15 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.uri import parse_uri
 
 SAMPLE_RATE_HZ = 24_000
 SAMPLE_BYTES = 2
 ENDS = ("complete", "cancelled", "error")
 PATH = "/api/v1/speak"
+LOST = {1001, 1006, 1012}
+"""Close codes of a server that went away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Playback:
     duration_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Heard:
     """One utterance as it came.
 
@@ -62,13 +66,21 @@ class Heard:
         """From ``speak`` to the first bytes of audio; it has some."""
         return self.arrivals[0][0] - self.asked_s
 
-    def playback(self) -> Playback:
-        """Play from the first arrival on, waiting wherever nothing is there."""
+    def slack_s(self, now_s: float) -> float:
+        """What a player has left to play; it has begun."""
+        played_until_s = self.arrivals[0][0]
+        for at_s, samples in self.arrivals:
+            played_until_s = max(played_until_s, at_s) + samples / SAMPLE_RATE_HZ
+        return max(0.0, played_until_s - now_s)
+
+    def playback(self, after_s: float = 0.0) -> Playback:
+        """Play from the first arrival on, waiting wherever nothing is there; waits so soon after it do not count."""
         underruns, silent_s, played_until_s = 0, 0.0, self.arrivals[0][0]
+        counted_s = played_until_s + after_s
         for at_s, samples in self.arrivals:
             if at_s > played_until_s:
-                underruns += 1
-                silent_s += at_s - played_until_s
+                underruns += at_s > counted_s
+                silent_s += max(0.0, at_s - max(played_until_s, counted_s))
                 played_until_s = at_s
             played_until_s += samples / SAMPLE_RATE_HZ
         times_s = [at_s for at_s, _ in self.arrivals]
@@ -88,9 +100,21 @@ def open_socket(address: str, **options: Any) -> websockets.connect:  # noqa: AN
     return websockets.connect(f"ws://{address}{PATH}", compression=None, max_size=None, **options)
 
 
-async def speak(connection: ClientConnection, text: str, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
-    """Say one utterance and take everything up to its end; its wait begins before the message is sent."""
-    heard = Heard(time.perf_counter())
+async def speak(connection: ClientConnection, text: str, *, heard: Heard | None = None, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
+    """Say one utterance and take everything up to its end; its wait begins before the message is sent.
+
+    Args:
+        connection: open.
+        text: what to say.
+        heard: is filled, for who wants to look at it meanwhile; its wait began earlier.
+        fields: others of the message.
+    """
+    heard = heard or Heard(time.perf_counter())
+    await _hear(connection, heard, text, fields)
+    return heard
+
+
+async def _hear(connection: ClientConnection, heard: Heard, text: str, fields: dict[str, Any]) -> None:
     await connection.send(json.dumps({"type": "speak", "text": text, **fields}))
     while not heard.end:
         frame = await connection.recv()
@@ -104,7 +128,43 @@ async def speak(connection: ClientConnection, text: str, **fields: Any) -> Heard
         if message["type"] in ENDS:
             heard.end = message
             heard.ended_s = now_s - heard.asked_s
-    return heard
+
+
+async def speak_to_the_end(address: str, text: str, *, reconnects: int = 20, **fields: Any) -> tuple[Heard, int]:  # noqa: ANN401 - JSON
+    """Say one utterance on a socket of its own, as ``tts-say`` does: where the server goes away, again on another one.
+
+    The same seed gives the same audio, so what was heard already is dropped.
+
+    Returns:
+        All of it as one, and how many sockets were lost.
+    """
+    whole = Heard(time.perf_counter())
+    for lost in range(reconnects + 1):
+        again = Heard(whole.asked_s)
+        try:
+            async with open_socket(address, ping_timeout=None) as connection:
+                await _hear(connection, again, text, fields)
+        except (ConnectionClosed, InvalidHandshake, OSError) as error:
+            if isinstance(error, ConnectionClosed) and (1006 if error.rcvd is None else error.rcvd.code) not in LOST:
+                raise
+            _join(whole, again)
+            await asyncio.sleep(1.0)
+        else:
+            _join(whole, again)
+            whole.end, whole.ended_s = again.end, again.ended_s
+            return whole, lost
+    raise ConnectionError(f"the server went away {reconnects + 1} times")
+
+
+def _join(whole: Heard, again: Heard) -> None:
+    """Add what is new in a second hearing."""
+    known = len(whole.pcm) // SAMPLE_BYTES
+    ends = 0
+    for at_s, samples in again.arrivals:
+        ends += samples
+        if ends > known:
+            whole.arrivals.append((at_s, min(samples, ends - known)))
+    whole.pcm += again.pcm[known * SAMPLE_BYTES :]
 
 
 class DeafClient:

@@ -1,108 +1,202 @@
-"""Replicas that come and go on this machine: a service of its own, streams over sockets, and what the policy said.
+"""Replicas that follow an open-loop load on a real cluster: what listeners heard, and what was decided when, and why.
 
-    python benchmarks/scale_out.py                 # the tiny checkpoint, 0 to 3 generators of 4 streams, two minutes
+    python benchmarks/scale_out.py                  # 1 to 4 generators and back; about eight minutes
+    python benchmarks/scale_out.py --docs           # also writes docs/scale_out.svg
 
-It shows that the parts work together, from the sockets to Serve's controller and back; figures of many replicas are
-those of scaling.py, which simulates them.
+Starts a cluster of two nodes on this machine (``nodes.py``) with the tiny checkpoint: the head with the ingress, and a
+worker with one logical GPU, of which each generator has a quarter. Sessions come at random, whoever is served or not,
+more and more of them, then fewer; each says one text and hears it in real time. Figures of many replicas are those of
+scaling.py, which simulates them.
 """
 
 import argparse
 import asyncio
 import json
+import random
+import statistics
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import websockets
+import matplotlib as mpl
+from listener import Heard, open_socket, speak
+from matplotlib import pyplot as plt
 from service import ROOT, Service, started
 
-from serve_app.cli.processes import descendants
-
-SENTENCE = "It is good to hear you, and to speak to you again after such a long time. "
-QUICK = {"look_back_s": 15, "react_s": 5, "cold_start_s": 15, "downscale_delay_s": 15, "downscale_to_zero_delay_s": 20}
-"""Knobs that let a run take minutes instead of half an hour."""
-
-
-async def talk(address: str, until_s: float, waits_s: list[float]) -> None:
-    """One session: speaks, hears the end, speaks again."""
-    async with websockets.connect(f"ws://{address}/api/v1/speak", compression=None, max_size=None) as socket:
-        while time.monotonic() < until_s:
-            asked_s, first_s = time.monotonic(), 0.0
-            await socket.send(json.dumps({"type": "speak", "text": 4 * SENTENCE}))
-            async for frame in socket:
-                if isinstance(frame, bytes):
-                    first_s = first_s or time.monotonic()
-                elif json.loads(frame)["type"] in ("complete", "error"):
-                    break
-            waits_s.append(first_s - asked_s if first_s else float("nan"))
+TEXT = "It is good to hear you, and to speak to you again after such a long time. Tell me how you have been."
+QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25}
+"""Knobs that let a run take minutes instead of an hour."""
+OVERRIDES = {
+    "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 2.0},
+    "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},
+    "scaling": QUICK,
+    "admission": {"start_deadline_s": 30},
+}
+GRACE_S = 1.0
+"""The first second of an utterance; later on nobody may run dry."""
+EMPTY_TIMEOUT_S = 240.0
 
 
-def generators(service: Service) -> int:
-    """Generator replicas that have a process."""
-    assert service.pid is not None
-    return sum(b"Generator" in _command(pid)[:60] for pid in descendants(service.pid))
+@dataclass
+class Course:
+    """What was seen, against seconds since the begin.
+
+    Attributes:
+        samples: time, generators that serve, streams in slots, text chunks that wait, least slack of a listener.
+        heard: every utterance.
+        failed: codes and exceptions of those that were not completed.
+    """
+
+    samples: list[tuple[float, int, int, int, float | None]] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list[Heard])
+    failed: list[str] = field(default_factory=list[str])
 
 
-def _command(pid: int) -> bytes:
+class Listening:
+    """The listeners of now, and what each has left to play."""
+
+    def __init__(self) -> None:
+        self.now: set[Heard] = set()
+
+    def least_slack_s(self) -> float | None:
+        """Of those whose first second has passed and whose audio is not all there; None without one."""
+        now_s = time.perf_counter()
+        listeners = [each for each in self.now if each.arrivals and now_s - each.arrivals[0][0] > GRACE_S]
+        return min((each.slack_s(now_s) for each in listeners), default=None)
+
+
+async def listen(service: Service, course: Course, listening: Listening, seed: int) -> None:
+    """One session: comes, says its text, hears it, goes."""
+    heard = Heard(time.perf_counter())
+    listening.now.add(heard)
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+        async with open_socket(service.address) as socket:
+            await speak(socket, TEXT, heard=heard, seed=seed)
+    except OSError as error:
+        course.failed.append(repr(error))
+        return
+    finally:
+        listening.now.discard(heard)
+    if heard.end["type"] == "complete":
+        course.heard.append(heard)
+    else:
+        course.failed.append(heard.end.get("code", heard.end["type"]))
 
 
-def decisions(service: Service, began_s: float) -> list[str]:
-    """The policy's lines in the log of Serve's controller, with seconds since a moment of the wall clock."""
-    assert service.pid is not None
-    commands = [_command(pid).split(b"\0") for pid in descendants(service.pid)]
-    (config,) = [words[-2] for words in commands if b"serve_app.cli.cluster" in words]
-    logs = Path(config.decode()).parent.glob("ray/session_*/logs/serve/controller_*.log")
-    lines = [line for log in {log.resolve() for log in logs} for line in log.read_text().splitlines()]
-    said = [line for line in lines if "scaling {" in line]
-    at_s = [time.mktime(time.strptime(" ".join(line.split()[1:3]), "%Y-%m-%d %H:%M:%S,%f")) for line in said]
-    return [
-        f"{at - began_s:+4.0f} s: {line[line.index('scaling ') :]}" for at, line in sorted(zip(at_s, said, strict=True))
-    ]
+def rate_hz(at_s: float, minutes: float, peak_hz: float) -> float:
+    """Sessions a second: a fifth of the peak, up to it, there, and down again, each for a quarter of the time."""
+    quarter_s = 15.0 * minutes
+    rise = min(1.0, max(0.0, at_s / quarter_s - 1.0)) - min(1.0, max(0.0, at_s / quarter_s - 3.0))
+    return peak_hz * (0.2 + 0.8 * rise)
 
 
-async def watch(service: Service, seconds: float, what: str) -> None:
-    """Print a line whenever the number of generators changes."""
-    began_s, before = time.monotonic(), -1
-    while time.monotonic() - began_s < seconds:
-        now = generators(service)
-        if now != before:
-            print(f"{what}, {time.monotonic() - began_s:4.0f} s: {now} generators", flush=True)
-            before = now
+async def sample(service: Service, course: Course, listening: Listening, over: asyncio.Event) -> None:
+    """Look twice a second."""
+    assert service.observer is not None
+    began_s = time.monotonic()
+    while not over.is_set():
+        load = await asyncio.to_thread(service.observer.load)
+        at_s = time.monotonic() - began_s
+        course.samples.append((at_s, load["ready"], load["running"], load["waiting"], listening.least_slack_s()))
         await asyncio.sleep(0.5)
 
 
-async def show(service: Service, sessions: int, seconds: float) -> None:
-    """A crowd, its end, and one who comes after it."""
-    waits_s: list[float] = []
-    began_s = time.time()
-    until_s = time.monotonic() + seconds
-    talking = [asyncio.create_task(talk(service.address, until_s, waits_s)) for _ in range(sessions)]
-    await watch(service, seconds, f"{sessions} sessions")
-    await asyncio.gather(*talking)
-    await watch(service, 120, "nobody")
-    last: list[float] = []
-    await talk(service.address, time.monotonic() + 1.0, last)
-    print(f"one who comes then hears something after {last[0]:.1f} s, with {generators(service)} generators")
-    print("\n".join(decisions(service, began_s)))
+async def show(service: Service, arguments: argparse.Namespace) -> Course:
+    """The load, and the time after it until one generator is left."""
+    course, listening, over = Course(), Listening(), asyncio.Event()
+    chance = random.Random(1)  # noqa: S311 - no secret
+    watching = asyncio.create_task(sample(service, course, listening, over))
+    began_s, sessions = time.monotonic(), []
+    while (at_s := time.monotonic() - began_s) < 60 * arguments.minutes:
+        await asyncio.sleep(chance.expovariate(rate_hz(at_s, arguments.minutes, arguments.peak)))
+        sessions.append(asyncio.create_task(listen(service, course, listening, len(sessions))))
+    await asyncio.gather(*sessions)
+    await asyncio.to_thread(until_one_is_left, course)
+    over.set()
+    await watching
+    return course
+
+
+def until_one_is_left(course: Course) -> None:
+    """Wait for the last scale-in, and some seconds more."""
+    quiet_s = time.monotonic()
+    while course.samples[-1][1] > 1 and time.monotonic() - quiet_s < EMPTY_TIMEOUT_S:
+        time.sleep(0.5)
+    time.sleep(5.0)
+
+
+def decisions(service: Service, began_s: float) -> list[tuple[float, dict[str, Any]]]:
+    """The policy's lines in the log of Serve's controller, with seconds since a moment of the wall clock."""
+    assert service.logs is not None
+    said: list[tuple[float, dict[str, Any]]] = []
+    for log in (service.logs / "serve").glob("controller_*.log"):
+        for line in log.read_text().splitlines():
+            if "scaling {" in line:
+                at_s = time.mktime(time.strptime(" ".join(line.split()[1:3]), "%Y-%m-%d %H:%M:%S,%f"))
+                said.append((at_s - began_s, json.loads(line[line.index("{") :])))
+    return sorted(said, key=lambda each: each[0])
+
+
+def tell(course: Course, said: list[tuple[float, dict[str, Any]]]) -> None:
+    """Print the figures."""
+    playbacks = [heard.playback(after_s=GRACE_S) for heard in course.heard]
+    waits_s = sorted(heard.wait_s for heard in course.heard)
+    path = [course.samples[0][1]]
+    for _, ready, *_ in course.samples:
+        if ready != path[-1]:
+            path.append(ready)
+    figures = {
+        "sessions": len(course.heard) + len(course.failed),
+        "complete": len(course.heard),
+        "not complete": course.failed,
+        "ran dry after their first second": sum(playback.underruns > 0 for playback in playbacks),
+        "first audio, s": {
+            "median": round(statistics.median(waits_s), 3),
+            "p95": round(waits_s[int(0.95 * len(waits_s))], 3),
+            "worst": round(waits_s[-1], 3),
+        },
+        "generators that served": path,
+    }
+    print(json.dumps(figures, indent=2))
+    for at_s, decision in said:
+        print(f"{at_s:+5.0f} s: {decision['from']} to {decision['to']}: {decision['reason']}")
+
+
+def draw(course: Course, said: list[tuple[float, dict[str, Any]]], path: Path) -> None:
+    """Replicas, queue and slack over time, with the moments of the decisions."""
+    mpl.rcParams.update({"svg.hashsalt": "scale_out", "svg.fonttype": "none", "font.size": 9})
+    times_s, ready, running, waiting, slacks_s = zip(*course.samples, strict=True)
+    figure, (replicas, queue, slack) = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    replicas.step(times_s, ready, where="post", label="serve")
+    ordered = [(0.0, ready[0]), *((at_s, decision["to"]) for at_s, decision in said), (times_s[-1], said[-1][1]["to"])]
+    replicas.step(*zip(*ordered, strict=True), where="post", linestyle=":", label="decided")
+    replicas.set(ylabel="generators", ylim=(0, 4.5))
+    queue.plot(times_s, running, label="streams in slots")
+    queue.plot(times_s, waiting, label="text chunks that wait")
+    queue.set(ylabel="queue")
+    heard = [(at_s, least) for at_s, least in zip(times_s, slacks_s, strict=True) if least is not None]
+    slack.plot(*zip(*heard, strict=True), ".", markersize=3, label="least slack of a listener past his first second")
+    slack.set(ylabel="s", xlabel="s", ylim=(0, None))
+    for panel in (replicas, queue, slack):
+        panel.legend(loc="upper right")
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sessions", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=90)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=6.0, help="of load")
+    parser.add_argument("--peak", type=float, default=1.0, metavar="HZ", help="sessions a second at the most")
+    parser.add_argument("--docs", action="store_true", help="write docs/scale_out.svg")
     arguments = parser.parse_args()
-    overrides = {
-        "engine": {"slots": 4},
-        "generator": {"min_replicas": 0, "max_replicas": 3, "num_cpus": 0.5},
-        "scaling": QUICK,
-        "admission": {"start_deadline_s": 60},
-    }
-    with started(ROOT / "configs" / "local.yaml", overrides) as service:
-        asyncio.run(show(service, arguments.sessions, arguments.seconds))
+    with started(ROOT / "configs" / "local.yaml", OVERRIDES, nodes=1) as service:
+        began_s = time.time()
+        course = asyncio.run(show(service, arguments))
+        said = decisions(service, began_s)
+    tell(course, said)
+    if arguments.docs:
+        draw(course, said, ROOT / "docs" / "scale_out.svg")
 
 
 if __name__ == "__main__":

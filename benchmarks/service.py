@@ -41,6 +41,14 @@ class Observer:
         """Streams that run or wait on all generators, as they last reported; up to a second old."""
         return self._ask({"ask": "streams"})["streams"]
 
+    def ready(self) -> int:
+        """Generators that serve, as they last reported; up to a second old."""
+        return self._ask({"ask": "ready"})["ready"]
+
+    def load(self) -> dict[str, int]:
+        """``ready`` generators, ``running`` streams and ``waiting`` text chunks; up to a second old."""
+        return self._ask({"ask": "load"})
+
     def engine_first_audio_s(self, text: str, voice: str, seed: int) -> float:
         """Speak without a socket, and return the engine's own time from its queue to the first audio."""
         return self._ask({"ask": "speak", "text": text, "voice": voice, "seed": seed})["first_audio"]
@@ -50,7 +58,31 @@ class Observer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        for line in self._process.stdout:
+            if line.startswith("{"):  # Ray prints the loss of a node there too
+                return json.loads(line)
+        raise RuntimeError(f"the observer ended with status {self._process.wait()}")
+
+
+class Host:
+    """Tells the process of ``nodes.py`` what to do with its cluster."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
+        self._process = process
+        self._output = output
+        self._told = 0
+
+    def tell(self, **wish: Any) -> None:  # noqa: ANN401 - JSON
+        """Have one thing done, and wait until it is."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(wish).encode() + b"\n")
+        self._process.stdin.flush()
+        self._told += 1
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while self._output.read_text().count('{"done": ') < self._told:
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"{wish} was not done:\n{self._output.read_text()[-2000:]}")
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -61,15 +93,24 @@ class Service:
         address: host and port.
         pid: the launcher's, whose descendants are the service.
         observer: see :class:`Observer`.
+        host: of a cluster of several nodes, what ``nodes.py`` takes.
+        logs: directory of Ray's session logs, which Serve's are below; gone with the service.
     """
 
     address: str
     pid: int | None = None
     observer: Observer | None = None
+    host: Host | None = None
+    logs: Path | None = None
 
     def sessions(self) -> int:
         """Sessions of the ingress replica that answers."""
         return self._get("/health")["sessions"]
+
+    def logged(self, words: str) -> int:
+        """Lines of the replicas' logs with some words in them."""
+        assert self.logs is not None
+        return sum(log.read_text(errors="replace").count(words) for log in (self.logs / "serve").glob("replica_*.log"))
 
     def default_voice(self) -> str:
         """The voice of a client that names none."""
@@ -83,8 +124,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def started(config: Path, overrides: dict[str, dict[str, Any]]) -> Iterator[Service]:
+def started(config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 0) -> Iterator[Service]:
     """Start a service on a free port with some ``args`` of a file replaced; it is ended with the context.
+
+    Args:
+        config: the file.
+        overrides: by section of ``args``.
+        nodes: workers of a cluster of several nodes, one logical GPU each; 0 is the launcher's one.
 
     Raises:
         SystemExit: it did not start; says what it printed.
@@ -93,35 +139,39 @@ def started(config: Path, overrides: dict[str, dict[str, Any]]) -> Iterator[Serv
     for section, values in overrides.items():
         document["applications"][0]["args"].setdefault(section, {}).update(values)
     port, token = free_port(), secrets.token_hex(32)
+    program = ["benchmarks/nodes.py", "--workers", str(nodes)] if nodes else ["-m", "serve_app.cli.serve"]
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         changed, output = Path(directory) / "service.yaml", Path(directory) / "output"
         changed.write_text(yaml.safe_dump(document))
         with output.open("wb") as printed:
             process = subprocess.Popen(  # noqa: S603 - our own launcher
-                [sys.executable, "-m", "serve_app.cli.serve", str(changed), "--port", str(port)],
+                [sys.executable, *program, str(changed), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, "RAY_AUTH_TOKEN": token},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN": token},
+                stdin=subprocess.PIPE,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
             )
         try:
-            address = _wait_until_ready(process, output)
+            address, logs = _wait_until_ready(process, output)
             with _observer(address, token) as observer:
-                yield Service(f"127.0.0.1:{port}", process.pid, observer)
+                host = Host(process, output) if nodes else None
+                yield Service(f"127.0.0.1:{port}", process.pid, observer, host, logs)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> str:
-    """Wait for the launcher's last line; returns where its Ray is found."""
+def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> tuple[str, Path]:
+    """Wait for the launcher's last line; returns where its Ray is found, and Ray's logs."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while READY not in (printed := output.read_text()):
         if process.poll() is not None or time.monotonic() > deadline_s:
             sys.exit(f"the service did not start:\n{printed}")
         time.sleep(0.1)
     (line,) = [line for line in printed.splitlines() if line.startswith("  Ray  ")]
-    return line.split()[1].rstrip(",")
+    words = line.split()
+    return words[1].rstrip(","), Path(words[-1])
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class Ticket:
         priority: steps by which it is needed later (1) or sooner (-1) than it is.
         asked_s: when it was asked for.
         needed_by_s: when its listener has nothing more to play; not before ``asked_s``.
-        begun: its utterance is being spoken already: it is not turned away for the time that others take.
+        begun: its utterance is being spoken already: it is not turned away, and waits longer.
     """
 
     number: int
@@ -88,11 +88,12 @@ class Admission:
         """Let a text chunk wait; :meth:`admit` says when it may start.
 
         Raises:
-            CapacityError: as many wait as may, or it would not start before its deadline.
+            CapacityError: as many wait as may, or it would not start before its deadline. Texts that are begun are
+                taken all the same: there is at most one for each session.
         """
         self._asked += 1
         most = self._config.max_waiting
-        if len(self._waiting) >= most + max(0, self.room - len(self._running)):
+        if not ticket.begun and len(self._waiting) >= most + max(0, self.room - len(self._running)):
             raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; at most {most} may", now_s)
         wait_s = self.expected_start_s(ticket, now_s) - now_s
         if not ticket.begun and wait_s > self._config.start_deadline_s:
@@ -128,7 +129,7 @@ class Admission:
 
     def deadline_s(self, ticket: Ticket) -> float:
         """When a ticket that was not admitted is given up."""
-        return ticket.needed_by_s + self._config.start_deadline_s
+        return ticket.needed_by_s + self._config.patience_s(begun=ticket.begun)
 
     def refusal(self, ticket: Ticket, reason: str, now_s: float) -> CapacityError:
         """The answer to one who cannot be spoken for, with the time after which it may be otherwise."""

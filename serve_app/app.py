@@ -59,8 +59,9 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
             "request_router_class": "serve_app.deployments.router.VoiceRouter",
             "request_routing_stats_period_s": _ROUTING_STATS_PERIOD_S,
         },
-        "health_check_period_s": 5.0,
-        "health_check_timeout_s": 10.0,
+        # Three checks in a row must fail: what stands still takes no new streams after 18 s at most.
+        "health_check_period_s": 3.0,
+        "health_check_timeout_s": 5.0,
     }
     if replicas.min_replicas == replicas.max_replicas:
         options["num_replicas"] = replicas.max_replicas

@@ -300,7 +300,14 @@ class AdmissionConfig(Settings):
     resume_deadline_s: float = Field(
         default=60.0,
         gt=0,
-        description="A stream whose replica was lost waits so long for another: above the time of loading a model.",
+        description="A stream whose replica was lost, and the rest of an utterance that is being spoken, wait so long"
+        " for a generator, if that is longer: set it above the time of loading a model.",
+    )
+    stall_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A stream of which nothing came for so long is taken for lost and goes on at another generator:"
+        " above the longest step of an engine, and above `engine.max_lead_s`, for which a stream may pause.",
     )
     priority_step_s: float = Field(
         default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
@@ -308,6 +315,10 @@ class AdmissionConfig(Settings):
     max_streams_per_key: int | None = Field(
         default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
     )
+
+    def patience_s(self, *, begun: bool) -> float:
+        """How long a text may wait for a stream: longer where its listener would lose the rest of what he hears."""
+        return max(self.start_deadline_s, self.resume_deadline_s) if begun else self.start_deadline_s
 
 
 class AccessConfig(Settings):
@@ -337,7 +348,14 @@ class AppConfig(Settings):
     access: AccessConfig = AccessConfig()
 
     @model_validator(mode="after")
-    def _engine_takes_every_chunk(self) -> Self:
+    def _sections_agree(self) -> Self:
+        if self.admission.stall_timeout_s <= self.engine.max_lead_s:
+            raise PydanticCustomError(
+                "pauses_taken_for_stalls",
+                "admission.stall_timeout_s is {stall} and must be above engine.max_lead_s, {lead}: a stream may pause"
+                " that long",
+                {"stall": self.admission.stall_timeout_s, "lead": self.engine.max_lead_s},
+            )
         longest, allowed = self.text.longest_chunk_characters, self.engine.max_chunk_characters
         if longest > allowed:
             raise PydanticCustomError(

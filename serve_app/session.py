@@ -73,14 +73,12 @@ class Call:
         request: what is to be spoken.
         utterance_id: whose text it is.
         needed_by_s: when the listener has played all that was made for him.
-        begun: earlier text of the utterance was spoken already.
     """
 
     call_id: int
     request: SpeechRequest
     utterance_id: str
     needed_by_s: float
-    begun: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,10 +487,9 @@ class Session:
     def _call(self, utterance: Utterance) -> None:
         self._calls += 1
         self._running = _Running(self._calls, utterance, self._now_s)
-        begun = utterance.spoken
         needed_by_s = max(self._now_s, self._plays_until_s)
         request = utterance.next_request(self.setup.text)
-        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, begun))
+        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
         """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""

@@ -68,6 +68,7 @@ class SpeechRequest:
         priority: 0 is normal, lower is served first among those who wait for a slot.
         delivered_codes: [F, 16] int16, frames of this very request that the caller already holds from a stream
             that broke off; the new stream goes on at frame F. None starts at the beginning.
+        begun: earlier text of its utterance was spoken already: the listener would rather wait than lose the rest.
         context: the text chunk before this one, of the same utterance; it continues the voice's reference. It is no
             part of this request's own frames and audio. None speaks from the voice alone.
     """
@@ -80,6 +81,7 @@ class SpeechRequest:
     listening: bool = True
     priority: int = 0
     delivered_codes: NDArray[np.int16] | None = None
+    begun: bool = False
     context: SpokenContext | None = None
 
 

@@ -192,6 +192,7 @@ class Utterance:
 
     def next_request(self, text: TextPipeline) -> SpeechRequest:
         """The request of the next text chunk; there is one. Its ``segment`` shows the chunk as the client wrote it."""
+        begun = self.spoken
         self._chunk = self._chunks.popleft()
         self._index += 1
         self._segment_due = True
@@ -204,6 +205,7 @@ class Utterance:
             sampling=self.manner.sampling,
             listening=not self.whole,
             priority=_PRIORITIES[self.manner.priority],
+            begun=begun,
             context=self._continuity.begin(spoken),
         )
 

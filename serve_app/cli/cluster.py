@@ -69,11 +69,11 @@ def main() -> None:
     began_s = time.monotonic()
     try:
         document = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
-        site = _site(document)
+        site = site_of(document)
         _start_ray(path.parent / "ray", site.args)
-        _deploy(document)
-        status = _wait_until_ready(site)
-        _announce(site, status, time.monotonic() - began_s)
+        deploy(document)
+        status = wait_until_ready(site)
+        announce(site, status, time.monotonic() - began_s)
         _watch(site)
     except DeployError as error:
         sys.exit(f"tts-serve: {error}")
@@ -92,7 +92,8 @@ def _clear_up_after_launcher(directory: Path) -> None:
     processes.tell_of_parents_death(signal.SIGUSR1)
 
 
-def _site(document: ServeDeploySchema) -> Site:
+def site_of(document: ServeDeploySchema) -> Site:
+    """Where a file's one application is to be found."""
     (application,) = document.applications
     http = document.http_options
     return Site(application.name, http.host, http.port, AppConfig.model_validate(application.args))
@@ -121,7 +122,7 @@ def _start_ray(directory: Path, args: AppConfig) -> None:
         )
 
 
-def _deploy(document: ServeDeploySchema) -> None:
+def deploy(document: ServeDeploySchema) -> None:
     """What ``serve run FILE`` does with it."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     client = serve_api.serve_start(
@@ -133,7 +134,7 @@ def _deploy(document: ServeDeploySchema) -> None:
     client.deploy_apps(document, _blocking=False)
 
 
-def _wait_until_ready(site: Site) -> GeneratorStatus:
+def wait_until_ready(site: Site) -> GeneratorStatus:
     """Wait for a generator that speaks and a page that answers, saying what it waits for.
 
     Raises:
@@ -181,7 +182,8 @@ def _answers(site: Site) -> bool:
         connection.close()
 
 
-def _announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
+def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
+    """Print what was started, and how it is spoken to."""
     context = ray.get_runtime_context()
     say = _beside_python("tts-say")
     lines = [

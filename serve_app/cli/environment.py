@@ -117,6 +117,8 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_CLIENT_S),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
+        # A dead proxy is missed after three checks; the default of 10 s leaves the door shut for half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Two services on one machine keep out of each other's way.
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),

@@ -74,6 +74,19 @@ class Demand:
     arrivals_hz: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one ingress learns of the generators.
+
+    Attributes:
+        streams: that it may have running at a time; 0 while nobody is ready.
+        generators: ids of those that were heard of lately.
+    """
+
+    streams: int
+    generators: frozenset[str]
+
+
 class Fleet:
     """The latest status of every replica that still reports."""
 
@@ -98,15 +111,14 @@ class Fleet:
         """Ingresses with sessions that were heard of lately, the oldest first."""
         return _lately(self._ingresses, now_s)
 
-    def room(self, ingress: str, now_s: float) -> int:
-        """Streams that one ingress may have running: what the others leave, and never less than its equal share.
-
-        0 while no generator is ready.
-        """
-        slots = sum(status.slots for status in self.generators(now_s) if status.state == "ready")
+    def room(self, ingress: str, now_s: float) -> Room:
+        """What one ingress may have running: what the others leave, and never less than its equal share."""
+        generators = self.generators(now_s)
+        slots = sum(status.slots for status in generators if status.state == "ready")
         ingresses = self.ingresses(now_s)
         elsewhere = sum(status.backlog.running for status in ingresses if status.replica != ingress)
-        return max(slots - elsewhere, -(-slots // max(1, len(ingresses))))
+        streams = max(slots - elsewhere, -(-slots // max(1, len(ingresses))))
+        return Room(streams, frozenset(status.replica for status in generators))
 
     def demand(self, now_s: float) -> Demand:
         """What waits at the ingresses and what they were asked for lately: generators pass it on to the autoscaling."""

@@ -56,7 +56,7 @@ class Gate:
             priority=call.request.priority,
             asked_s=now_s,
             needed_by_s=max(now_s, call.needed_by_s),
-            begun=call.begun,
+            begun=call.request.begun,
         )
         passage = Passage()
         self._admission.ask(ticket, now_s)

@@ -24,6 +24,7 @@ from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.router import HEARD_OF
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _STORE_TIMEOUT_S = 2.0
+
+_ATTEMPTS = 2
+"""Streams asked for within a text's patience: the first may be at a generator that stands still, unnoticed so far."""
 
 V = TypeVar("V")
 
@@ -103,27 +107,38 @@ class RayBackend:
                 return
 
     async def _stream(self, held: Resumption) -> AsyncGenerator[SpeechEvent, None]:
-        """One call of a generator, from the next frame on.
+        """One stream of a generator, from the next frame on.
 
         Raises:
             _BrokeOffError: its replica is gone.
-            SpeechError: it did not start within the deadline, or was refused.
+            SpeechError: it did not start within its patience, or was refused.
         """
-        response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
-        try:
-            limits = self._config.admission
-            deadline_s = limits.resume_deadline_s if held.lost else limits.start_deadline_s
-            event = await self._first(response, deadline_s)
-            if isinstance(event, SpeechEnd) and event.finish_reason == "error":
-                raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
-            while True:
-                yield event
-                if isinstance(event, SpeechEnd):
-                    return
-                event = await _next(response)
-        finally:
-            # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
-            response.cancel()
+        begun = held.lost or held.request.begun
+        patience_s = self._config.admission.patience_s(begun=begun)
+        until_s = time.monotonic() + patience_s
+        stall_s = self._config.admission.stall_timeout_s
+        while True:
+            wait_s = 0.0
+            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
+            try:
+                event = await self._first(response, min(patience_s / _ATTEMPTS, until_s - time.monotonic()))
+                while True:
+                    yield event
+                    if isinstance(event, SpeechEnd):
+                        return
+                    event = await _next_within(response, stall_s)
+            except TimeoutError as error:
+                if time.monotonic() >= until_s:
+                    raise await self._too_late(patience_s) from error
+                log.warning("a stream did not start within %.1f s, asking for another", patience_s / _ATTEMPTS)
+            except (CapacityError, TtsUnavailableError) as refusal:
+                wait_s = (refusal.retry_after_ms or _RETRY_AFTER_MS) / 1000
+                if not begun or time.monotonic() + wait_s >= until_s:
+                    raise
+            finally:
+                # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
+                response.cancel()
+            await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
         """See :meth:`serve_app.deployments.backend.Backend.share_load`.
@@ -131,7 +146,8 @@ class RayBackend:
         While nobody is ready, one replica's streams may call: their calls are what Serve starts a replica for.
         """
         room = await self._store.share_load(IngressStatus(self._replica, backlog))
-        return room or self._config.engine.slots
+        HEARD_OF.generators = room.generators
+        return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
         """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
@@ -148,18 +164,20 @@ class RayBackend:
         """Wait for a stream to start.
 
         Raises:
-            SpeechError: it did not, within the deadline.
+            TimeoutError: it did not, within the deadline.
+            SpeechError: it was refused.
         """
         try:
-            return await asyncio.wait_for(_next(response), deadline_s)
+            event = await asyncio.wait_for(_next(response), deadline_s)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
-        except TimeoutError as error:
-            raise await self._too_late(deadline_s) from error
         except DeploymentUnavailableError as error:
             log.warning("no generator took a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
+        if isinstance(event, SpeechEnd) and event.finish_reason == "error":
+            raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
+        return event
 
     async def _too_late(self, deadline_s: float) -> SpeechError:
         readiness = await self.readiness()
@@ -170,7 +188,7 @@ class RayBackend:
 
 
 class _BrokeOffError(Exception):
-    """The replica of a stream is gone, and the stream with it."""
+    """The replica of a stream is gone or stands still, and the stream with it."""
 
 
 async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
@@ -187,6 +205,20 @@ async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEve
         raise SynthesisError("the generator failed") from error
     except RayError as error:
         raise _BrokeOffError(repr(error)) from error
+
+
+async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall_s: float) -> SpeechEvent:
+    """The next event of a running stream.
+
+    Raises:
+        _BrokeOffError: its replica is gone, or has stood still for ``stall_s``.
+        SynthesisError: the generator's own code failed.
+    """
+    try:
+        async with asyncio.timeout(stall_s):
+            return await _next(response)
+    except TimeoutError as error:
+        raise _BrokeOffError(f"nothing came for {stall_s:g} s") from error
 
 
 @serve.ingress()

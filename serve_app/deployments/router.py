@@ -17,8 +17,21 @@ VOICES = "voices"
 """Key under which a replica's routing statistics name the voices that it holds."""
 
 
+class HeardOf:
+    """Which generators the ingress of this process heard of lately; Serve makes the router itself, so they meet here.
+
+    Attributes:
+        generators: their ids; None until anything was heard.
+    """
+
+    generators: frozenset[str] | None = None
+
+
+HEARD_OF = HeardOf()
+
+
 class VoiceRouter(FIFOMixin, RequestRouter):
-    """Prefers a free slot, then the voice at hand, then the least loaded; in order of arrival."""
+    """Prefers a free slot, then the voice at hand, then the least loaded; the silent last. In order of arrival."""
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -30,6 +43,7 @@ class VoiceRouter(FIFOMixin, RequestRouter):
                 running=self.replica_queue_len_cache.get(replica.replica_id),
                 slots=replica.max_ongoing_requests,
                 voices=cast("Collection[str]", replica.routing_stats.get(VOICES, ())),
+                silent=HEARD_OF.generators is not None and replica.replica_id.unique_id not in HEARD_OF.generators,
             )
             for replica in candidate_replicas
         ]

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Demand, Fleet, GeneratorStatus, IngressStatus
+from serve_app.deployments.fleet import Demand, Fleet, GeneratorStatus, IngressStatus, Room
 from serve_app.user_cache import user_cache
 from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
 from serve_app.voices import Reference, VoicePrompt, VoiceStatus
@@ -74,11 +74,15 @@ class VoiceStore:
         self._fleet.report(status, now_s)
         return self._fleet.demand(now_s)
 
-    def share_load(self, status: IngressStatus) -> int:
-        """Take an ingress's status, and say how many streams it may have running."""
+    def share_load(self, status: IngressStatus) -> Room:
+        """Take an ingress's status, and say how many streams it may have running, and whose."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
         return self._fleet.room(status.replica, now_s)
+
+    def demand(self) -> Demand:
+        """See :meth:`Fleet.demand`."""
+        return self._fleet.demand(time.monotonic())
 
     def generators(self) -> list[GeneratorStatus]:
         """Generators heard of lately."""
@@ -137,7 +141,7 @@ class VoiceStoreClient:
         """See :meth:`VoiceStore.report`."""
         return await self._ask(lambda store: store.report.remote(status))
 
-    async def share_load(self, status: IngressStatus) -> int:
+    async def share_load(self, status: IngressStatus) -> Room:
         """See :meth:`VoiceStore.share_load`."""
         return await self._ask(lambda store: store.share_load.remote(status))
 

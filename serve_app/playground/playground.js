@@ -4,6 +4,10 @@
 const SAMPLE_RATE_HZ = 24000;
 // Head start of the first audio chunk, so that the second arrives before the first has been played.
 const LEAD_S = 0.1;
+// Close codes of a server that went away; the same text with the same seed gives the same audio elsewhere.
+const LOST = new Set([1001, 1006, 1012]);
+const MAX_RECONNECTS = 10;
+const RECONNECT_WAIT_MS = 1000;
 
 const $ = (id) => document.getElementById(id);
 
@@ -54,7 +58,7 @@ class Player {
 
 const player = new Player();
 let socket = null;
-let utterance = null; // { id, askedMs, heard, caption: captions not yet shown }
+let utterance = null; // what is being spoken, see speak()
 
 function status(text, isError = false) {
   $("status").textContent = text;
@@ -74,15 +78,37 @@ function connected() {
   socket = new WebSocket(url);
   socket.binaryType = "arraybuffer";
   socket.onmessage = onFrame;
-  socket.onclose = (event) => {
-    if (utterance) status(`The connection was closed (${event.code}${event.reason ? `, ${event.reason}` : ""}).`, true);
-    utterance = null;
-    busy(false);
-  };
+  socket.onclose = onClose;
   return new Promise((resolve, reject) => {
     socket.onopen = () => resolve(socket);
     socket.onerror = () => reject(new Error("The server cannot be reached, or takes no more connections."));
   });
+}
+
+function onClose(event) {
+  if (!utterance || utterance.made) return; // all of it is here
+  if (LOST.has(event.code) && utterance.reconnects < MAX_RECONNECTS) {
+    reconnect(utterance);
+    return;
+  }
+  status(`The connection was closed (${event.code}${event.reason ? `, ${event.reason}` : ""}).`, true);
+  utterance = null;
+  busy(false);
+}
+
+/** Says the same again on another socket; what was heard of it is dropped when it comes. */
+function reconnect(lost) {
+  lost.reconnects += 1;
+  lost.knownBytes = lost.heardBytes;
+  lost.announced = false;
+  status("The server went away; connecting again…");
+  window.setTimeout(() => {
+    if (utterance !== lost) return;
+    connected().then(
+      (open) => utterance === lost && open.send(JSON.stringify(lost.message)),
+      () => {}, // its close is the next attempt
+    );
+  }, RECONNECT_WAIT_MS);
 }
 
 function onFrame(event) {
@@ -94,7 +120,8 @@ function onFrame(event) {
   if (!utterance || (message.utterance_id && message.utterance_id !== utterance.id)) return;
   switch (message.type) {
     case "segment":
-      utterance.captions.push(message.text);
+      if (message.index >= utterance.segments) utterance.captions.push(message.text);
+      utterance.segments = Math.max(utterance.segments, message.index + 1);
       break;
     case "audio_chunk":
       utterance.announced = true;
@@ -111,9 +138,14 @@ function onFrame(event) {
   }
 }
 
-function onAudio(bytes) {
+function onAudio(frame) {
   if (!utterance || !utterance.announced) return;
   utterance.announced = false;
+  const bytes = frame.slice(utterance.knownBytes);
+  utterance.knownBytes = Math.max(0, utterance.knownBytes - frame.byteLength);
+  if (frame.byteLength > 0 && bytes.byteLength === 0) return;
+  if (utterance.reconnects > 0 && utterance.heardBytes > 0) status("Speaking…");
+  utterance.heardBytes += bytes.byteLength;
   if (bytes.byteLength > 0 && !utterance.heard) {
     utterance.heard = true;
     $("ttfa-here").textContent = `${Math.round(performance.now() - utterance.askedMs)} ms`;
@@ -142,6 +174,7 @@ function onComplete(message) {
   $("duration").textContent = `${(message.duration_ms / 1000).toFixed(2)} s`;
   $("used-seed").textContent = message.seed;
   const id = utterance.id;
+  utterance.made = true;
   window.setTimeout(() => {
     if (utterance?.id !== id) return;
     utterance = null;
@@ -167,6 +200,10 @@ function cancel() {
   busy(false);
 }
 
+function randomParts(count) {
+  return Array.from(crypto.getRandomValues(new Uint32Array(count)));
+}
+
 async function speak(event) {
   event.preventDefault();
   cancel();
@@ -177,24 +214,29 @@ async function speak(event) {
     await player.open();
     const open = await connected();
     const seed = $("seed").value;
+    const id = randomParts(4).map((part) => part.toString(16)).join("-");
     utterance = {
-      id: Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(16)).join("-"),
-      askedMs: performance.now(),
-      heard: false,
-      announced: false,
-      captions: [],
-    };
-    busy(true);
-    open.send(
-      JSON.stringify({
+      id,
+      message: {
         type: "speak",
         text: $("text").value,
-        utterance_id: utterance.id,
+        utterance_id: id,
         voice: $("voice").value || null,
         language: $("language").value,
-        seed: seed === "" ? null : Number(seed),
-      }),
-    );
+        seed: seed === "" ? randomParts(1)[0] : Number(seed),
+      },
+      askedMs: performance.now(),
+      heard: false, // something of it
+      heardBytes: 0,
+      knownBytes: 0, // of what comes next: heard on another socket already
+      reconnects: 0,
+      announced: false, // the next binary frame is its audio
+      segments: 0,
+      captions: [], // not yet shown
+      made: false, // all of it is here, and may still play
+    };
+    busy(true);
+    open.send(JSON.stringify(utterance.message));
   } catch (error) {
     status(error.message, true);
     busy(false);

@@ -11,18 +11,22 @@ import pytest
 import yaml
 from running_service import READY, ROOT, Launched, Service, free_port
 
+PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+"""Where the launcher's processes find an application of the tests."""
+
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
     """Start a launcher on ``configs/local.yaml`` with some of its ``args`` replaced; ended with the session."""
     all_launched: list[Launched] = []
 
-    def start(port: int, **args: dict) -> Launched:
+    def start(port: int, import_path: str | None = None, **args: dict) -> Launched:
         folder = tmp_path_factory.mktemp("service")
         document = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
         # Nobody plays what these tests are sent: a text of minutes need not take minutes.
         for section, values in {"session": {"max_lead_s": 3600}, **args}.items():
             document["applications"][0]["args"].setdefault(section, {}).update(values)
+        document["applications"][0]["import_path"] = import_path or document["applications"][0]["import_path"]
         config = folder / "service.yaml"
         config.write_text(yaml.safe_dump(document))
         token = secrets.token_hex(32)
@@ -30,7 +34,7 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, "RAY_AUTH_TOKEN": token},
+                env={**os.environ, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

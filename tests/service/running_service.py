@@ -74,12 +74,22 @@ class Service:
 
     def pid_of(self, name: str) -> int:
         """Process id of the Ray worker of that name."""
-        (pid,) = [
-            pid
-            for pid in descendants(self.launched.process.pid)
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray::{name}".encode())
-        ]
+        (pid,) = self.pids_of(name)
         return pid
+
+    def pids_of(self, name: str) -> list[int]:
+        """Process ids of the Ray workers of that name."""
+        found = []
+        for pid in descendants(self.launched.process.pid):
+            with contextlib.suppress(OSError):  # it has ended
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray::{name}".encode()):
+                    found.append(pid)
+        return found
+
+    def printed_by_generators(self, words: str) -> int:
+        """Lines of the generators' logs with some words in them."""
+        folder = Path(re.search(r"its logs in (\S+)", self.launched.printed)[1])
+        return sum(log.read_text().count(words) for log in (folder / "serve").glob("replica_*_Generator_*.log"))
 
 
 class Log:
@@ -119,12 +129,12 @@ class Spoken:
         return len(self.pcm) / 2 / SAMPLES_PER_FRAME * 0.08
 
 
-async def speak(connection, text: str, **fields) -> Spoken:
+async def speak(connection, text: str, *, patience_s: float = 60, **fields) -> Spoken:
     """Say one utterance on an open socket of dialect B and take everything up to its end."""
     spoken, began_s = Spoken(), time.monotonic()
     await connection.send(json.dumps({"type": "speak", "text": text, **fields}))
     while True:
-        message = await asyncio.wait_for(connection.recv(), 60)
+        message = await asyncio.wait_for(connection.recv(), patience_s)
         if isinstance(message, str):
             spoken.messages.append(json.loads(message))
             message = base64.b64decode(spoken.end.get("data", ""))

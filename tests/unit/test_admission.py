@@ -73,6 +73,7 @@ def test_more_than_may_wait_are_refused_at_once():
         made.ask(ticket(4), 0.0)
     assert refused.value.retry_after_ms == 1000 * RETRY_MIN_S
     assert made.backlog.waiting == 3
+    made.ask(ticket(5, 3.0, begun=True), 0.0)  # his listener hears the beginning already
 
 
 def test_who_would_not_start_in_time_is_refused_at_once_and_told_when_to_come_again():
@@ -118,7 +119,9 @@ def test_a_room_that_shrinks_lets_its_streams_end():
 
 
 def test_the_deadline_counts_from_when_the_audio_runs_out():
-    assert admission(1, start_deadline_s=15).deadline_s(ticket(1, 7.0)) == 22.0
+    made = admission(1, start_deadline_s=15, resume_deadline_s=60)
+    assert made.deadline_s(ticket(1, 7.0)) == 22.0
+    assert made.deadline_s(ticket(1, 7.0, begun=True)) == 67.0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import asyncio
 import threading
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,17 +21,19 @@ from serve_app.config import (
     VoicesConfig,
 )
 from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Demand
+from serve_app.deployments.fleet import Demand, Room
 from serve_app.engine.engine import EngineLoad, Hearing
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from ray.serve._private.common import DeploymentID
     from ray.serve._private.request_router.request_router import RequestRouter
     from ray.serve.config import RequestRouterConfig
-    from ray.serve.exceptions import BackPressureError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     from serve_app import app
+    from serve_app.deployments import ingress
     from serve_app.deployments.generator import EventQueue, Generator, max_queued_events
     from serve_app.deployments.ingress import RayBackend, Recent
 
@@ -87,7 +90,7 @@ class Store:
 
     async def share_load(self, status):
         assert status.replica == "ingress-1"
-        return 20 if self._ready else 0
+        return Room(20 if self._ready else 0, frozenset({"generator-1"}))
 
     async def readiness(self):
         return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
@@ -101,6 +104,18 @@ def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -
 async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
     assert await backend(Response([])).share_load(Backlog(2, 1, 0.5)) == 20
     assert await backend(Response([]), ready=False).share_load(Backlog(0, 1, 0.0)) == 3
+
+
+async def test_the_rest_of_an_utterance_waits_where_a_new_text_is_refused(monkeypatch):
+    monkeypatch.setattr(ingress, "_RETRY_AFTER_MS", 1)
+    refusal = SpeechEnd("error", 0, "CAPACITY", "full", retry_after_ms=1)
+    full = Response([refusal])
+    gone = Response([DeploymentUnavailableError(DeploymentID("Generator", "tts"))])
+    responses = [full, gone, Response([chunk(0), END])]
+    assert len(await everything(backend(*responses).speak(replace(REQUEST, begun=True)))) == 2
+    assert all(response.cancelled for response in responses)
+    with pytest.raises(CapacityError):
+        await everything(backend(Response([refusal])).speak(REQUEST))
 
 
 async def everything(speaking) -> list:
@@ -136,11 +151,27 @@ async def test_a_refusal_before_the_first_audio_is_raised():
     ("ready", "error"), [(True, CapacityError), (False, TtsUnavailableError)], ids=["full", "none is ready"]
 )
 async def test_a_stream_that_does_not_start_in_time_is_refused(ready, error):
-    response = Response([])
+    responses = [Response([]) for _ in range(3)]
     with pytest.raises(error) as refusal:
-        await everything(backend(response, deadline_s=0.05, ready=ready).speak(REQUEST))
+        await everything(backend(*responses, deadline_s=0.05, ready=ready).speak(REQUEST))
     assert refusal.value.retry_after_ms
-    assert response.cancelled
+    assert responses[0].cancelled
+
+
+async def test_a_stream_that_does_not_start_is_asked_for_again():
+    frozen = Response([])
+    assert len(await everything(backend(frozen, Response([chunk(0), END]), deadline_s=0.2).speak(REQUEST))) == 2
+    assert frozen.cancelled
+
+
+async def test_a_stream_that_stands_still_goes_on_elsewhere():
+    frozen = Response([chunk(0)])
+    handle = Handle([frozen, Response([chunk(1), END])])
+    config = AppConfig(admission=AdmissionConfig(stall_timeout_s=0.2), engine=EngineConfig(max_lead_s=0.17))
+    events = await everything(RayBackend(config, handle, Store(), "ingress-1").speak(REQUEST))
+    assert [getattr(event, "first_frame", None) for event in events] == [0, 1, None]
+    assert len(handle.requests[1].delivered_codes) == 1
+    assert frozen.cancelled
 
 
 async def test_backpressure_is_a_lack_of_capacity():

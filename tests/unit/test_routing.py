@@ -20,6 +20,18 @@ def test_a_replica_that_was_not_heard_of_lately_may_have_room():
     assert ranks("ours", [Candidate("a", None, 10, ()), Candidate("b", 10, 10, ())]) == [["a"], ["b"]]
 
 
+def test_who_is_silent_is_asked_last():
+    silent = Candidate("silent", 0, 10, {"ours"}, silent=True)
+    full = Candidate("full", 10, 10, ())
+    assert ranks("ours", [silent, full]) == [["full"], ["silent"]]
+
+
+def test_voices_that_nobody_holds_spread_over_equals():
+    candidates = [Candidate(str(number), 0, 10, ()) for number in range(4)]
+    firsts = [ranks(f"voice{number}", candidates)[0][0] for number in range(100)]
+    assert all(firsts.count(candidate.name) > 10 for candidate in candidates)
+
+
 CANDIDATES = st.lists(
     st.builds(
         Candidate,
@@ -27,6 +39,7 @@ CANDIDATES = st.lists(
         st.none() | st.integers(0, 12),
         st.integers(1, 10),
         st.frozensets(st.sampled_from(["a", "b"])),
+        st.booleans(),
     ),
     max_size=8,
     unique_by=lambda each: each.name,

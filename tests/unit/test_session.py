@@ -599,11 +599,11 @@ def test_answers_that_nobody_reads_are_bounded():
 
 def test_a_call_is_needed_when_all_that_was_made_is_played():
     bench = Bench().wait(1).say(Speak(text="One.|Two."), Speak(text="Three."))
-    assert (bench.call.needed_by_s, bench.call.begun) == (1, False)
+    assert (bench.call.needed_by_s, bench.call.request.begun) == (1, False)
     bench.wait(1).audio(25).audio(25).end()  # from 2 s on, four seconds of it
-    assert (bench.call.needed_by_s, bench.call.begun) == (6, True)
+    assert (bench.call.needed_by_s, bench.call.request.begun) == (6, True)
     bench.wait(7).audio(25).end()  # he waited from 6 to 9
-    assert (bench.call.needed_by_s, bench.call.begun) == (11, False)
+    assert (bench.call.needed_by_s, bench.call.request.begun) == (11, False)
 
 
 def test_a_call_after_a_cancel_is_needed_at_once():

