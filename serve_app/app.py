@@ -10,10 +10,10 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-import serve_app
-from serve_app.config import AppConfig
+from serve_app.config import AppConfig, Settings
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.ingress import Ingress
+from serve_app.paths import found
 
 _MANY = 100_000
 """Serve's own limit on the ingress is never to be reached: it rejects with a 500, the session with a reason."""
@@ -39,13 +39,14 @@ def build_app(args: AppConfig) -> serve.Application:
 
 def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig:
     """Resolve what a file names relatively: against the working directory, else against the project's root."""
-    project = Path(serve_app.__file__).parent.parent
-    candidates = [working_directory / config.voices.path, project / config.voices.path]
-    path = next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
-    paths = {"path": str(path.resolve())}
+    voices = {"path": str(found(config.voices.path, working_directory))}
     if config.voices.uploads is not None:
-        paths["uploads"] = str((working_directory / config.voices.uploads).resolve())
-    return config.model_copy(update={"voices": config.voices.model_copy(update=paths)})
+        voices["uploads"] = str((working_directory / config.voices.uploads).resolve())
+    update: dict[str, Settings] = {"voices": config.voices.model_copy(update=voices)}
+    if config.access.keys_file is not None:
+        keys_file = str(found(config.access.keys_file, working_directory))
+        update["access"] = config.access.model_copy(update={"keys_file": keys_file})
+    return config.model_copy(update=update)
 
 
 def generator_options(config: AppConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Encodings of PCM, WAV headers, and the arithmetic of frames, samples and milliseconds.
+"""Plain PCM as bytes, WAV headers, and the arithmetic of frames, samples and milliseconds.
 
 Times are always computed from a count of samples since the start, never by adding rounded durations, so that
 they do not drift. Nothing here knows of sessions or sockets.
@@ -6,7 +6,6 @@ they do not drift. Nothing here knows of sessions or sockets.
 
 import struct
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,48 +52,34 @@ class Timeline:
         return Span(start_ms, self.now_ms - start_ms)
 
 
-class Encoder(Protocol):
-    """Turns the model's PCM into bytes of one encoding; one per utterance, fed in order."""
-
-    def encode(self, pcm: NDArray[np.float32]) -> bytes:
-        """Bytes of some samples.
-
-        Args:
-            pcm: [N] float32, mono, 24 kHz; values outside [-1, 1] are clipped, NaN is silence.
-        """
-        ...
+def audible(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N] float32 within [-1, 1]: what is outside is clipped, NaN is silence; a copy."""
+    return np.clip(np.nan_to_num(pcm, nan=0.0), -1.0, 1.0)
 
 
-class Pcm16Encoder:
-    """Signed 16 bit, little endian; full scale is 32768, halves round to even."""
-
-    def encode(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.encode`; two bytes a sample."""
-        scaled = np.rint(np.nan_to_num(pcm, nan=0.0).astype(np.float64) * 32768.0)
-        return np.clip(scaled, -32768, 32767).astype("<i2").tobytes()
+def pcm16_bytes(pcm: NDArray[np.float32]) -> bytes:
+    """Signed 16 bit, little endian, of [N] float32; full scale is 32768, halves round to even; NaN is silence."""
+    scaled = np.rint(np.nan_to_num(pcm, nan=0.0).astype(np.float64) * 32768.0)
+    return np.clip(scaled, -32768, 32767).astype("<i2").tobytes()
 
 
-class PcmF32Encoder:
-    """IEEE float, 32 bit, little endian."""
-
-    def encode(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.encode`; four bytes a sample."""
-        return np.clip(np.nan_to_num(pcm, nan=0.0), -1.0, 1.0).astype("<f4").tobytes()
+def pcm_f32_bytes(pcm: NDArray[np.float32]) -> bytes:
+    """IEEE float, 32 bit, little endian, of :func:`audible`."""
+    return audible(pcm).astype("<f4").tobytes()
 
 
-def encoder_for(encoding: str) -> Encoder:
-    """A fresh encoder of one of :data:`serve_app.messages.ENCODINGS`."""
-    return PcmF32Encoder() if encoding == "pcm_f32" else Pcm16Encoder()
+_UNKNOWN_BYTES = 0xFFFF_FFFF
+"""What players take for "to the end" in a WAV header; FFmpeg writes it into a pipe as well."""
 
 
-def wav_file(pcm16: bytes, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
-    """A mono PCM16 WAV file: the 44 bytes of its header, then ``pcm16`` (little endian)."""
+def wav_header(data_bytes: int | None, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    """The 44 bytes before the samples of a mono PCM16 WAV file; None where their number is not known yet."""
     channels, sample_bytes = 1, 2
     block_bytes = channels * sample_bytes
-    header = struct.pack(
+    return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF",
-        36 + len(pcm16),
+        _UNKNOWN_BYTES if data_bytes is None else 36 + data_bytes,
         b"WAVE",
         b"fmt ",
         16,
@@ -105,6 +90,10 @@ def wav_file(pcm16: bytes, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
         block_bytes,
         8 * sample_bytes,
         b"data",
-        len(pcm16),
+        _UNKNOWN_BYTES if data_bytes is None else data_bytes,
     )
-    return header + pcm16
+
+
+def wav_file(pcm16: bytes, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    """A mono PCM16 WAV file: its header, then ``pcm16`` (little endian)."""
+    return wav_header(len(pcm16), sample_rate_hz) + pcm16

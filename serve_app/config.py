@@ -339,6 +339,18 @@ class AdmissionConfig(Settings):
         return max(self.start_deadline_s, self.resume_deadline_s) if begun else self.start_deadline_s
 
 
+class AccessConfig(Settings):
+    """API keys; without a file nobody is asked for one. docs/security.md."""
+
+    keys_file: str | None = Field(
+        default=None,
+        description="File with the keys' hashes, as `tts-keys` prints them; a mounted secret. None: no key is needed.",
+    )
+    reload_s: float = Field(
+        default=5.0, gt=0, description="A changed file counts after so long; one that cannot be read changes nothing."
+    )
+
+
 class AppConfig(Settings):
     """Arguments of :func:`serve_app.app.build_app`."""
 
@@ -351,6 +363,7 @@ class AppConfig(Settings):
     voices: VoicesConfig = VoicesConfig()
     session: SessionConfig = SessionConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    access: AccessConfig = AccessConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -11,11 +11,15 @@ The tree::
     ├── VoiceNotFoundError         VOICE_NOT_FOUND
     ├── VoiceInvalidError          VOICE_INVALID
     ├── VoiceConflictError         VOICE_CONFLICT        another clip has that name, or it may not be removed
+    ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown one, or one that is not for this
+    ├── RateLimitedError           RATE_LIMITED          the key's own limits
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
     ├── SlowClientError            SLOW_CLIENT           the client does not read
     └── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
+
+    KeysFileError                  no client's business: the operator's file of API keys is wrong
 
 This module knows nothing of sockets or models; it is the root that everything may import.
 """
@@ -110,6 +114,22 @@ class VoiceConflictError(SpeechError):
     http_status = 409
 
 
+class UnauthorizedError(SpeechError):
+    """No API key, one that is not known, or one that is not for this."""
+
+    code = "UNAUTHORIZED"
+    close_code = 4401
+    http_status = 401
+
+
+class RateLimitedError(SpeechError):
+    """An API key asked for more than it may."""
+
+    code = "RATE_LIMITED"
+    close_code = 4429
+    http_status = 429
+
+
 class CapacityError(SpeechError):
     """No stream can start within its deadline."""
 
@@ -142,6 +162,10 @@ class SessionTimeoutError(SpeechError):
 
     code = "SESSION_TIMEOUT"
     close_code = 1008
+
+
+class KeysFileError(Exception):
+    """The file of API keys cannot be used; says why without its contents."""
 
 
 def error_of_code(code: str, message: str, retry_after_ms: int | None = None) -> SpeechError:

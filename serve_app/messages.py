@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from serve_app.config import SAMPLE_RATE_HZ, Language
@@ -21,8 +21,11 @@ from serve_app.errors import (
 )
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
-ENCODINGS = ("pcm16", "pcm_f32")
-SAMPLE_RATES_HZ = (SAMPLE_RATE_HZ,)
+ENCODINGS = ("pcm16", "pcm_f32", "mulaw", "opus")
+"""Of a socket's audio."""
+FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
+"""Of an HTTP answer's audio, as OpenAI's clients name them."""
+SAMPLE_RATES_HZ = (8000, 16_000, SAMPLE_RATE_HZ, 48_000)
 MAX_SEED = 2**53 - 1
 """Largest integer that every JSON reader keeps exact."""
 
@@ -61,6 +64,21 @@ def _sample_rate(given: int) -> int:
             {"given": _shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
         )
     return given
+
+
+def _format(given: str) -> str:
+    if given not in FORMATS:
+        raise PydanticCustomError(
+            "UNSUPPORTED_ENCODING",
+            "response_format {given} is not served; allowed: {allowed}",
+            {"given": _shown(given), "allowed": ", ".join(FORMATS)},
+        )
+    return given
+
+
+def _voice_id(given: object) -> object:
+    """OpenAI's clients name a voice of one's own as an object with its ``id``."""
+    return cast("JsonObject", given).get("id", given) if isinstance(given, dict) else given
 
 
 def _speakable_name(given: str) -> str:
@@ -173,6 +191,53 @@ class Synthesize(BaseModel):
         default="english", description=f"one of {', '.join(LANGUAGES)}"
     )
     stream: bool = Field(default=True, description="true or false")
+
+
+class SpeechBody(BaseModel):
+    """``POST /v1/audio/speech``: OpenAI's fields, and some of ours; others are ignored, as its clients send many.
+
+    ``model`` and ``instructions`` are taken and change nothing: one model is served, and it takes no instructions.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    input: str = Field(description="a string")
+    model: str | None = Field(default=None, description="a string")
+    instructions: str | None = Field(default=None, description="a string")
+    voice: Annotated[str | None, BeforeValidator(_voice_id)] = Field(
+        default=None, min_length=1, max_length=100, description='a voice\'s id, or an object with it as "id"'
+    )
+    response_format: Annotated[str, AfterValidator(_format)] = Field(
+        default="mp3", description=f"one of {', '.join(FORMATS)}"
+    )
+    stream_format: Literal["audio", "sse"] = Field(default="audio", description='"audio" or "sse"')
+    speed: float = Field(default=1.0, ge=1, le=1, description="1: the model speaks at its own speed")
+    language: Annotated[str, AfterValidator(_language)] | None = Field(
+        default=None, description=f"one of {', '.join(LANGUAGES)}"
+    )
+    sample_rate: Annotated[int, AfterValidator(_sample_rate)] = Field(
+        default=SAMPLE_RATE_HZ, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
+    )
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description=f"an integer from 0 to {MAX_SEED}")
+    sampling: SamplingFields | None = Field(
+        default=None, description="an object of temperature, top_k, top_p and repetition_penalty"
+    )
+    priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
+    normalize: bool | None = Field(default=None, description="true or false")
+
+    def speak(self) -> Speak:
+        """What it asks of a session: exact samples, which the answer's own encoder takes."""
+        return Speak(
+            text=self.input,
+            voice=self.voice,
+            language=self.language,
+            encoding="pcm_f32",
+            sample_rate=SAMPLE_RATE_HZ,
+            seed=self.seed,
+            sampling=self.sampling,
+            priority=self.priority,
+            normalize=self.normalize,
+        )
 
 
 class RawSpeak(BaseModel):
@@ -336,6 +401,35 @@ class RawAudioEnd(ServerMessage):
     type: Literal["audio_end"] = "audio_end"
 
 
+class SpeechAudioDelta(ServerMessage):
+    """``stream_format: "sse"``: some of the audio."""
+
+    type: Literal["speech.audio.delta"] = "speech.audio.delta"
+    audio: str
+
+
+class SpeechUsage(ServerMessage):
+    """What an answer took; in characters and frames, since OpenAI's tokens are none of this model's."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class SpeechAudioDone(ServerMessage):
+    """``stream_format: "sse"``: there is no more."""
+
+    type: Literal["speech.audio.done"] = "speech.audio.done"
+    usage: SpeechUsage
+
+
+def openai_error(error: SpeechError) -> JsonObject:
+    """An error as OpenAI's clients read it."""
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
+    return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A message that could not be taken, in the place of the message.
@@ -363,6 +457,7 @@ _FULL_MODELS: dict[str, type[BaseModel]] = {
 }
 _RAW_MODELS: dict[str, type[BaseModel]] = {"speak": RawSpeak, "cancel": RawCancel, "stop": RawStop}
 _RESEARCH_MODELS: dict[str, type[BaseModel]] = {"synthesize": Synthesize}
+_SPEECH = TypeAdapter(SpeechBody)
 
 
 def read_full(frame: str | bytes) -> FullMessage | Refusal:
@@ -378,6 +473,17 @@ def read_raw(frame: str | bytes) -> RawMessage | Refusal:
 def read_research(frame: str | bytes) -> Synthesize | Refusal:
     """Read one request of dialect A; ``type`` may be left out where there is a ``text``."""
     return _read(frame, _SYNTHESIZE, _RESEARCH_MODELS, default_type="synthesize")
+
+
+def read_speech(body: str) -> SpeechBody | Refusal:
+    """Read the body of ``POST /v1/audio/speech``."""
+    message = _object(body)
+    if isinstance(message, Refusal):
+        return message
+    try:
+        return _SPEECH.validate_python(message)
+    except ValidationError as error:
+        return Refusal(_explained(error, "speech", {"speech": SpeechBody}))
 
 
 def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
@@ -427,13 +533,9 @@ def _read(
 ) -> M | Refusal:
     if isinstance(frame, bytes):
         return Refusal(InvalidMessageError("binary frames are not taken from a client; allowed: JSON text frames"))
-    try:
-        fields = from_json(frame, allow_inf_nan=False)
-    except ValueError as error:
-        return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
-    if not isinstance(fields, dict):
-        return Refusal(InvalidMessageError(f"the message is {_kind(fields)}; allowed: a JSON object"))
-    message = cast("JsonObject", fields)
+    message = _object(frame)
+    if isinstance(message, Refusal):
+        return message
     if default_type is not None and message.get("type") is None and "text" in message:
         message["type"] = default_type
     kind = message.get("type")
@@ -443,6 +545,16 @@ def _read(
         return adapter.validate_python(message)
     except ValidationError as error:
         return Refusal(_explained(error, kind, models), _utterance_id(message))
+
+
+def _object(frame: str) -> JsonObject | Refusal:
+    try:
+        fields = from_json(frame, allow_inf_nan=False)
+    except ValueError as error:
+        return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
+    if not isinstance(fields, dict):
+        return Refusal(InvalidMessageError(f"the message is {_kind(fields)}; allowed: a JSON object"))
+    return cast("JsonObject", fields)
 
 
 def _wrong_type(message: JsonObject, models: Mapping[str, type[BaseModel]]) -> str:

@@ -15,7 +15,7 @@ Laws, whatever the order of calls:
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_app.audio import milliseconds, seconds
@@ -91,6 +91,11 @@ class CancelCall:
 Effect = Call | CancelCall
 
 
+def _free(now_s: float) -> None:
+    """What an utterance costs where nobody counts."""
+    del now_s
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSetup:
     """What a session is given when its socket opens.
@@ -104,6 +109,8 @@ class SessionSetup:
         text: how text is cleaned and cut.
         errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
             whose answers carry no id.
+        spend: counts one utterance for its caller at a time in seconds; raises a :class:`SpeechError` where he may not
+            have it.
     """
 
     session_id: str
@@ -113,6 +120,7 @@ class SessionSetup:
     new_seed: SeedSource
     text: TextPipeline = field(default_factory=TextPipeline)
     errors_in_order: bool = False
+    spend: Callable[[float], None] = _free
 
 
 OWN_VOICE = "inline"
@@ -320,6 +328,8 @@ class Session:
         except SpeechError as error:
             if utterance is None:
                 self._refuse(error, message.utterance_id)
+                if not message.final and message.utterance_id not in (None, *self._retired):
+                    self._retired.append(message.utterance_id)
             else:
                 utterance.open = utterance.open and not message.final
                 self._fail(utterance, error)
@@ -339,6 +349,7 @@ class Session:
             context_frames=self.setup.limits.context_frames,
         )
         self._take_text(utterance, message)
+        self.setup.spend(self._now_s)
         self._utterances = number
         self._asked_s[number] = self._now_s
         self._queue.append(utterance)

@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from serve_app.audio import Timeline, encoder_for, seconds
+from serve_app.audio import Timeline, seconds
 from serve_app.chunker import Chunker, ChunkLimits
 from serve_app.config import EngineConfig, TextConfig
 from serve_app.continuity import Continuity
+from serve_app.encoders import encoder_for
 from serve_app.messages import (
     MAX_SEED,
     AudioMessage,
@@ -159,7 +160,7 @@ class Utterance:
         self._continuity = Continuity(context_frames)
         self._segment_due = False
         self._seq = 0
-        self._encoder = encoder_for(manner.encoding)
+        self._encoder = encoder_for(manner.encoding, manner.sample_rate)
         self._pieces: list[bytes] = []
         self._finish_reason: FinishReason = "eos"
         self._generation_s = 0.0
@@ -220,7 +221,7 @@ class Utterance:
             )
             sends.append(Send(segment, owner=self.number))
         self._segment_due = False
-        payload = self._encoder.encode(chunk.pcm)
+        payload = self._encoder.push(chunk.pcm)
         if self.whole:
             self.timeline.advance(len(chunk.pcm))
             self._pieces.append(payload)
@@ -237,8 +238,9 @@ class Utterance:
     def finish(self, asked_s: float) -> list[Send]:
         """The final audio chunk and ``complete``.
 
-        The final chunk is empty unless the utterance is sent whole: waiting to know the last one before sending it
-        would hold every chunk back by the time that the next one takes.
+        The final chunk has no audio of its own unless the utterance is sent whole: waiting to know the last one before
+        sending it would hold every chunk back by the time that the next one takes. It carries what an encoder or a
+        resampler still held.
 
         Args:
             asked_s: when its first ``speak`` came, on the clock of :meth:`audio`.
@@ -247,10 +249,10 @@ class Utterance:
         samples = self.timeline.samples
         if self.whole:
             self.timeline = Timeline()
-            last = self._audio_message(b"".join(self._pieces), samples, final=True)
+            last = self._audio_message(b"".join([*self._pieces, self._encoder.flush()]), samples, final=True)
             self._pieces.clear()
         else:
-            last = self._audio_message(b"", 0, final=True)
+            last = self._audio_message(self._encoder.flush(), 0, final=True)
         first_audio_s = asked_s if self._first_audio_s is None else self._first_audio_s
         complete = Complete(
             utterance_id=self.utterance_id,

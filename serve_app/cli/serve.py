@@ -24,6 +24,9 @@ from pydantic import ValidationError
 from serve_app.cli import processes
 from serve_app.cli.environment import free_ports, serve_environment, write_haproxy_wrapper
 from serve_app.config import AppConfig
+from serve_app.deployments.doorkeeper import read_keys_file
+from serve_app.errors import KeysFileError
+from serve_app.paths import found
 
 _LONGEST_DIRECTORY = 22
 """Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
@@ -104,7 +107,11 @@ def read_config(path: Path, port: int | None) -> dict[str, Any]:
         raise StartError(f"cannot read {path}: {error}") from error
     try:
         (application,) = document["applications"]
-        AppConfig.model_validate(application.get("args") or {})
+        config = AppConfig.model_validate(application.get("args") or {})
+        if config.access.keys_file is not None:
+            read_keys_file(found(config.access.keys_file, Path.cwd()))
+    except KeysFileError as error:
+        raise StartError(f"{path}: access.keys_file: {error}") from error
     except (TypeError, KeyError, ValueError) as error:
         if isinstance(error, ValidationError):
             raise StartError(f"{path}: args: {error}") from error

@@ -1,24 +1,28 @@
 """What every request of one ingress replica shares: the backend, the sessions it has, the voices it knows."""
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
 
+from serve_app.access import Scope
 from serve_app.admission import Admission
 from serve_app.config import AppConfig
+from serve_app.deployments.answers import error_response
 from serve_app.deployments.backend import Backend
 from serve_app.deployments.clips import Clips
+from serve_app.deployments.doorkeeper import Caller, Doorkeeper
 from serve_app.deployments.driver import Connection, Driver, Service
 from serve_app.deployments.gate import Gate
 from serve_app.dialects import Dialect
-from serve_app.errors import CapacityError
+from serve_app.errors import CapacityError, SpeechError
 from serve_app.messages import MAX_SEED
 from serve_app.session import Session, SessionSetup
 from serve_app.utterance import Manner, TextPipeline
@@ -38,6 +42,9 @@ ROOM_REFRESH_S = 1.0
 FULL_RETRY_MS = 5000
 """When to try again at a replica that has all its sessions."""
 
+Answer = Callable[[Request], Awaitable[Response]]
+Refused = Callable[[SpeechError], Response]
+
 
 class Front:
     """One per ingress replica; lives on its event loop."""
@@ -51,6 +58,7 @@ class Front:
         gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
         self._service = Service(backend, gate, clock, self.clips)
+        self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
@@ -64,6 +72,24 @@ class Front:
         allowed = self.config.ingress.allowed_origins
         same = urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
         return same or origin in allowed or "*" in allowed
+
+    def admit(self, connection: HTTPConnection) -> AbstractContextManager[Caller]:
+        """Let a caller in to speak, for as long as he does; see :meth:`Doorkeeper.admit` for what it raises."""
+        return self._doorkeeper.admit(connection)
+
+    def guarded(self, scope: Scope, answer: Answer, refused: Refused = error_response) -> Answer:
+        """A route that only callers with ``scope`` reach, and no foreign page; the others are told why."""
+
+        async def ask(request: Request) -> Response:
+            if not self.allows(request.headers):
+                return foreign_page()
+            try:
+                self._doorkeeper.check(request, scope)
+                return await answer(request)
+            except SpeechError as error:
+                return refused(error)
+
+        return ask
 
     def check_room(self) -> None:
         """Raise :class:`CapacityError` where this replica has all the sessions it may have."""
@@ -93,8 +119,8 @@ class Front:
                     refresher.cancel()
                 self._refreshers.clear()
 
-    async def driver(self, dialect: Dialect, connection: Connection, *, key: str = "") -> Driver:
-        """A new session with its driver; ``key`` as :func:`key_of` gives it."""
+    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller) -> Driver:
+        """A new session with its driver."""
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
@@ -104,8 +130,9 @@ class Front:
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
             text=self._text,
             errors_in_order=dialect.errors_in_order,
+            spend=caller.spend,
         )
-        return Driver(Session(setup, self.clock()), dialect, connection, self._service, key=key)
+        return Driver(Session(setup, self.clock()), dialect, connection, self._service, key=caller.name)
 
     async def know_voices(self) -> dict[str, VoiceStatus]:
         """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
@@ -140,8 +167,6 @@ class Front:
         self._voices_at_s = self.clock()
 
 
-def key_of(headers: Headers) -> str:
-    """A name for the API key that a request carries, empty without one; the key itself is not kept."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
+def foreign_page() -> Response:
+    """The answer to a browser that shows a page from elsewhere."""
+    return JSONResponse({"message": "this origin may not use this service"}, status_code=403)

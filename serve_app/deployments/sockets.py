@@ -6,11 +6,13 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from serve_app.access import SUBPROTOCOL, subprotocols
 from serve_app.deployments.answers import error_response
+from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
-from serve_app.deployments.front import Front, key_of
+from serve_app.deployments.front import Front
 from serve_app.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
-from serve_app.errors import CapacityError, InvalidMessageError
+from serve_app.errors import InvalidMessageError, SpeechError
 from serve_app.messages import FullMessage, Refusal, error_message, read_presets
 from serve_app.outbox import Send
 
@@ -82,16 +84,18 @@ class Sockets:
             await socket.close()
             return
         try:
-            with self._front.room():
-                await self._drive(socket, dialect, opening)
-        except CapacityError as error:
+            with self._front.admit(socket) as caller, self._front.room():
+                await self._drive(socket, dialect, opening, caller)
+        except SpeechError as error:
             await _deny(socket, dialect, error)
 
-    async def _drive(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal]) -> None:
-        await socket.accept()
+    async def _drive(
+        self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal], caller: Caller
+    ) -> None:
+        await _accept(socket)
         connection = SocketConnection(socket)
         try:
-            driver = await self._front.driver(dialect, connection, key=key_of(socket.headers))
+            driver = await self._front.driver(dialect, connection, caller)
             await driver.run(opening)
         except Exception:
             log.exception("a session could not be run")
@@ -99,15 +103,23 @@ class Sockets:
                 await connection.close(1011, "internal error")
 
 
-async def _deny(socket: WebSocket, dialect: Dialect, error: CapacityError) -> None:
-    """Refuse a socket, before accept where the server can carry an answer, else with an error frame."""
+async def _accept(socket: WebSocket) -> None:
+    """Accept; a browser that offers subprotocols, to hand over its key, wants one of them named."""
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in subprotocols(socket.headers) else None)
+
+
+async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None:
+    """Refuse a socket: before accept by a status, where the server can carry one and the client can see it.
+
+    A browser shows its page nothing of a refused handshake, so it is let in, told, and closed.
+    """
     message = error_message(error, fatal=True)
-    if "websocket.http.response" in socket.scope.get("extensions", {}):
+    if "websocket.http.response" in socket.scope.get("extensions", {}) and "origin" not in socket.headers:
         await socket.send_denial_response(error_response(error))
         return
-    await socket.accept()
+    await _accept(socket)
     connection = SocketConnection(socket)
     with suppress(ConnectionLostError):
         for frame in dialect.write(Send(message)):
             await connection.send(frame)
-        await connection.close(1013, error.code)
+        await connection.close(error.close_code or 1011, error.code)

@@ -49,12 +49,13 @@ class VoiceRoutes:
     def routes(self) -> list[Route]:
         """All of them."""
         path = "/v1/audio/voices"
+        guarded = self._front.guarded
         return [
-            Route(path, self.all, methods=["GET"]),
-            Route(path, self.add, methods=["POST"]),
-            Route(path + "/{voice}", self.one, methods=["GET"]),
-            Route(path + "/{voice}", self.remove, methods=["DELETE"]),
-            Route(path + "/{voice}/audio", self.audio, methods=["GET"]),
+            Route(path, guarded("speak", self.all), methods=["GET"]),
+            Route(path, guarded("voices", self.add), methods=["POST"]),
+            Route(path + "/{voice}", guarded("speak", self.one), methods=["GET"]),
+            Route(path + "/{voice}", guarded("voices", self.remove), methods=["DELETE"]),
+            Route(path + "/{voice}/audio", guarded("speak", self.audio), methods=["GET"]),
         ]
 
     async def all(self, request: Request) -> Response:
@@ -83,17 +84,11 @@ class VoiceRoutes:
 
     async def add(self, request: Request) -> Response:
         """A new voice from a form: 201, or 200 where the same clip has that id already; 422 with the report."""
-        return await self._changed(request, self._add)
+        return await _answered(request, self._add)
 
     async def remove(self, request: Request) -> Response:
         """Forget an uploaded voice: 204."""
-        return await self._changed(request, self._remove)
-
-    async def _changed(self, request: Request, change: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Do what changes the voices: who may do that is decided here, and nowhere else."""
-        if not self._front.allows(request.headers):
-            return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
-        return await _answered(request, change)
+        return await _answered(request, self._remove)
 
     async def _add(self, request: Request) -> Response:
         backend = self._front.backend

@@ -10,13 +10,18 @@ from collections.abc import Callable
 from importlib.resources import files
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from serve_app.config import AppConfig
+from serve_app.deployments.answers import openai_error_response
 from serve_app.deployments.backend import Backend, Readiness
+from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
+from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
@@ -44,18 +49,31 @@ def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float]
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)
+    openai = OpenAISpeech(front)
     return Starlette(
+        middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
             *VoiceRoutes(front, front.clips).routes(),
+            Route("/v1/audio/speech", openai, methods=["POST"]),
+            Route("/v1/models", front.guarded("speak", openai.models, openai_error_response)),
+            Route("/v1/models/{name:path}", front.guarded("speak", openai.model, openai_error_response)),
             Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
             WebSocketRoute("/ws/tts", sockets.research),
             WebSocketRoute("/api/v1/speak", sockets.speak),
-        ]
+        ],
     )
+
+
+def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
+    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it."""
+    headers = ["authorization", "content-type", "x-api-key"]
+    methods = ["GET", "POST", "DELETE"]
+    cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+    return [cors] if origins else []
 
 
 class _Probes:

@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from serve_app.audio import wav_file
 from serve_app.deployments.answers import error_response
+from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
-from serve_app.deployments.front import Front, key_of
+from serve_app.deployments.front import Front, foreign_page
 from serve_app.dialects import Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
 from serve_app.messages import (
@@ -85,28 +86,28 @@ class WholeSpeech:
     async def post(self, request: Request) -> Response:
         """Answer with a WAV file, or with an error's status and its code and message as JSON."""
         if not self._front.allows(request.headers):
-            return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
+            return foreign_page()
         try:
-            with self._front.room():
-                return await self._speak(request)
+            with self._front.admit(request) as caller, self._front.room():
+                return await self._speak(request, caller)
         except SpeechError as error:
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=400)
 
-    async def _speak(self, request: Request) -> Response:
-        body = await _bounded_body(request.stream(), self._front.config.session.max_message_bytes)
+    async def _speak(self, request: Request, caller: Caller) -> Response:
+        body = await bounded_body(request.stream(), self._front.config.session.max_message_bytes)
         asked = read_research(body)
         if isinstance(asked, Refusal):
             return error_response(asked.error)
         answer = WholeAnswer(request)
-        driver = await self._front.driver(answer, answer, key=key_of(request.headers))
+        driver = await self._front.driver(answer, answer, caller)
         speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)
         await driver.run([speak, Stop()])
         return answer.response()
 
 
-async def _bounded_body(chunks: AsyncIterator[bytes], limit_bytes: int) -> str:
+async def bounded_body(chunks: AsyncIterator[bytes], limit_bytes: int) -> str:
     """The body as text; refused as soon as it is known to be too large, not after it was read.
 
     Raises:

@@ -71,7 +71,6 @@ class FullAnswers(Answers):
 
     def take_audio(self, payload):
         assert self.announced, "audio that nothing announced"
-        assert len(payload) % 2 == 0
         self.announced = False
 
     def take_message(self, message):

@@ -11,7 +11,15 @@ import pytest
 from ray.exceptions import ActorUnavailableError, RayTaskError
 
 from serve_app.admission import Backlog
-from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, GeneratorConfig, ScalingConfig, VoicesConfig
+from serve_app.config import (
+    AccessConfig,
+    AdmissionConfig,
+    AppConfig,
+    EngineConfig,
+    GeneratorConfig,
+    ScalingConfig,
+    VoicesConfig,
+)
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import Demand, Room
 from serve_app.engine.engine import EngineLoad, Hearing
@@ -278,6 +286,15 @@ def test_a_relative_path_is_that_of_the_working_directory_or_else_of_the_project
     assert app.with_absolute_paths(config, tmp_path).voices.path == str(project / "voices")
     (tmp_path / "voices").mkdir()
     assert app.with_absolute_paths(config, tmp_path).voices.path == str(tmp_path / "voices")
+
+
+def test_a_relative_file_of_keys_is_found_and_keeps_its_links(tmp_path):
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "keys.yaml").write_text("[]")
+    (tmp_path / "keys.yaml").symlink_to(tmp_path / "..data" / "keys.yaml")
+    config = AppConfig(access=AccessConfig(keys_file="keys.yaml"))
+    assert app.with_absolute_paths(config, tmp_path).access.keys_file == str(tmp_path / "keys.yaml")
+    assert app.with_absolute_paths(AppConfig(), tmp_path).access.keys_file is None
 
 
 def test_an_application_is_built_without_a_cluster():

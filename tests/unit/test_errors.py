@@ -11,6 +11,8 @@ TABLE = {
     "VOICE_NOT_FOUND": (None, 404),
     "VOICE_INVALID": (None, 422),
     "VOICE_CONFLICT": (None, 409),
+    "UNAUTHORIZED": (4401, 401),
+    "RATE_LIMITED": (4429, 429),
     "CAPACITY": (1013, 503),
     "TTS_UNAVAILABLE": (1013, 503),
     "SYNTHESIS_ERROR": (None, 500),

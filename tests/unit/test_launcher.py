@@ -129,3 +129,19 @@ def test_a_process_with_a_strange_name_is_found():
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize(("content", "part"), [(None, "No such file"), ("- {name: a}", "0.sha256"), ("x" * 9, "list")])
+def test_a_wrong_file_of_keys_is_refused_before_anything_starts(tmp_path, content, part):
+    keys = tmp_path / "keys.yaml"
+    if content is not None:
+        keys.write_text(content)
+    document = yaml.safe_load(LOCAL.read_text())
+    document["applications"][0]["args"]["access"] = {"keys_file": str(keys)}
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(serve.StartError, match=r"access\.keys_file") as refused:
+        serve.read_config(path, None)
+    assert part in str(refused.value)
+    keys.write_text("[]")
+    assert serve.read_config(path, environment.free_ports().ingress)

@@ -88,7 +88,7 @@ def test_a_wrong_language_lists_those_that_are_served(read):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("encoding", "opus"), ("encoding", "mulaw"), ("encoding", "flac"), ("sample_rate", 8000)]
+    ("field", "value"), [("encoding", "mp3"), ("encoding", "Opus"), ("encoding", "flac"), ("sample_rate", 44100)]
 )
 def test_a_wrong_encoding_or_rate_lists_what_is_served(field, value):
     served = ["pcm16", "pcm_f32"] if field == "encoding" else ["24000"]
@@ -198,7 +198,7 @@ def test_normalize_is_true_or_false(wrong):
         ("pitch", "1", "INVALID_MESSAGE"),
         ("type", "stop", "INVALID_MESSAGE"),
         ("sampling", "{}", "INVALID_MESSAGE"),
-        ("sample_rate", "8000", "UNSUPPORTED_ENCODING"),
+        ("sample_rate", "44100", "UNSUPPORTED_ENCODING"),
         ("language", "Klingon", "UNSUPPORTED_LANGUAGE"),
         ("temperature", "9", "INVALID_MESSAGE"),
     ],

@@ -1,16 +1,25 @@
 """``tts-say`` against a scripted server that speaks dialect B."""
 
-import io
 import json
+import os
 import threading
 
+import numpy as np
 import pytest
 import soundfile as sf
 from websockets.sync.server import serve
 
 from serve_app.cli.say import main
+from serve_app.encoders import encoder_for
 
-COMPLETE = {"type": "complete", "utterance_id": "say", "finish_reason": "eos", "seed": 7, "rtf": 0.25}
+COMPLETE = {
+    "type": "complete",
+    "utterance_id": "say",
+    "finish_reason": "eos",
+    "seed": 7,
+    "rtf": 0.25,
+    "duration_ms": 80,
+}
 
 DIES = object()
 """In a script: where the server goes away, the first time it comes to it."""
@@ -51,12 +60,87 @@ def test_the_audio_is_written_and_the_figures_printed(server, tmp_path, capsys):
         assert part in printed
 
 
-def test_text_comes_from_standard_input(server, monkeypatch):
+def test_standard_input_is_said_as_it_comes(monkeypatch, capsys):
+    read, write = os.pipe()
+    said = []
+
+    def answer(socket):
+        for piece, final in (("Hé", False), ("llo.", False), ("", True)):
+            if piece:
+                os.write(write, piece.encode()[:2])  # in the middle of a character
+                os.write(write, piece.encode()[2:])
+            else:
+                os.close(write)
+            while "".join(message["text"] for message in said)[-len(piece or " ") :] != piece or final:
+                said.append(json.loads(socket.recv(timeout=5)))
+                if said[-1].get("final", True):
+                    break
+        socket.send(json.dumps(COMPLETE))
+
+    with os.fdopen(read) as stdin, serve(answer, "127.0.0.1", 0, compression=None) as running:
+        monkeypatch.setattr("sys.stdin", stdin)
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        port = running.socket.getsockname()[1]
+        assert main(["-", "--url", f"ws://127.0.0.1:{port}", "--voice", "austen", "--seed", "7"]) == 0
+        running.shutdown()
+        thread.join()
+    assert "".join(message["text"] for message in said) == "Héllo."
+    assert [message["final"] for message in said] == [False] * (len(said) - 1) + [True]
+    assert (said[0]["voice"], said[0]["seed"]) == ("austen", 7)
+    assert all(set(message) == {"type", "utterance_id", "text", "final"} for message in said[1:])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "subtype", "value"), [("pcm16", "PCM_16", 0.5), ("pcm_f32", "FLOAT", 0.5), ("mulaw", "ULAW", 0.5)]
+)
+def test_what_was_asked_for_is_saved_as_a_wav_file(server, tmp_path, encoding, subtype, value):
     url, script, asked = server
-    script.append(COMPLETE)
-    monkeypatch.setattr("sys.stdin", io.StringIO("From a pipe."))
-    assert main(["-", "--url", url]) == 0
-    assert asked[0]["text"] == "From a pipe."
+    script += [encoder_for(encoding).push(np.full(1920, value, dtype=np.float32)), COMPLETE]
+    out = tmp_path / "out.wav"
+    assert main(["Hello.", "--url", url, "--out", str(out), "--encoding", encoding, "--sample-rate", "8000"]) == 0
+    assert (asked[0]["encoding"], asked[0]["sample_rate"]) == (encoding, 8000)
+    assert (sf.info(out).subtype, sf.info(out).samplerate) == (subtype, 8000)
+    samples, _ = sf.read(out)
+    assert len(samples) == 1920
+    assert samples == pytest.approx(value, abs=0.02)
+
+
+def test_opus_is_saved_as_it_came(server, tmp_path):
+    url, script, _ = server
+    script += [b"Ogg", b"S...", COMPLETE]
+    out = tmp_path / "out.opus"
+    assert main(["Hello.", "--url", url, "--out", str(out), "--encoding", "opus"]) == 0
+    assert out.read_bytes() == b"OggS..."
+
+
+def test_opus_that_broke_off_is_taken_from_its_beginning(server, monkeypatch, tmp_path):
+    monkeypatch.setattr("serve_app.cli.say.RECONNECT_WAIT_S", 0.01)
+    url, script, _ = server
+    script += [b"one", DIES, b"two", COMPLETE]
+    out = tmp_path / "out.opus"
+    assert main(["Hello.", "--url", url, "--out", str(out), "--encoding", "opus"]) == 0
+    assert out.read_bytes() == b"onetwo"
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_a_key_is_handed_over_in_a_header(monkeypatch, way):
+    given = []
+
+    def answer(socket):
+        given.append(socket.request.headers.get("authorization"))
+        socket.recv()
+        socket.send(json.dumps(COMPLETE))
+
+    monkeypatch.setenv("TTS_API_KEY", "tts_x" if way == "environment" else "")
+    with serve(answer, "127.0.0.1", 0, compression=None) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        url = f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
+        assert main(["x", "--url", url, *(["--api-key", "tts_x"] if way == "option" else [])]) == 0
+        running.shutdown()
+        thread.join()
+    assert given == ["Bearer tts_x"]
 
 
 def test_a_server_that_dies_is_asked_again_and_no_sample_is_lost_or_doubled(server, monkeypatch, tmp_path):
@@ -85,3 +169,29 @@ def test_a_failure_is_told_and_exits_with_one(server, capsys, frames, part):
 def test_nobody_there_is_told(capsys):
     assert main(["x", "--url", "ws://127.0.0.1:1/"]) == 1
     assert "tts-say: ws://127.0.0.1:1/" in capsys.readouterr().err
+
+
+def test_audio_is_played_as_it_comes(server, monkeypatch, tmp_path):
+    url, script, _ = server
+    script += [b"\x01\x00" * 1920, b"\x02\x00" * 960, COMPLETE]
+    player = tmp_path / "aplay"
+    player.write_text(f"#!/bin/sh\nexec cat > {tmp_path}/played.wav\n")
+    player.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("serve_app.cli.say.PLAYERS", {"aplay": []})
+    assert main(["Hello.", "--url", url, "--play", "--sample-rate", "8000"]) == 0
+    samples, rate_hz = sf.read(tmp_path / "played.wav", dtype="int16")
+    assert rate_hz == 8000
+    assert samples.tolist() == [1] * 1920 + [2] * 960
+
+
+def test_where_nothing_plays_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("serve_app.cli.say.PLAYERS", {"no-such-player": []})
+    assert main(["Hello.", "--url", "ws://127.0.0.1:1/", "--play"]) == 1
+    assert "no-such-player" in capsys.readouterr().err
+
+
+def test_only_plain_audio_is_played(capsys):
+    with pytest.raises(SystemExit):
+        main(["Hello.", "--play", "--encoding", "opus"])
+    assert "--play takes pcm16, not opus" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve_app.audio import milliseconds
 from serve_app.config import SessionConfig
-from serve_app.errors import CapacityError, InvalidMessageError
+from serve_app.errors import CapacityError, InvalidMessageError, RateLimitedError
 from serve_app.messages import (
     AudioMessage,
     Cancel,
@@ -76,6 +76,7 @@ class Bench:
     errors_in_order: bool = False
     voices: dict = field(default_factory=lambda: dict(VOICES))
     now_s: float = 0.0
+    spend: object = field(default=lambda now_s: None)
 
     def __post_init__(self):
         seeds = iter(range(1000, 10**9))
@@ -87,6 +88,7 @@ class Bench:
             new_seed=lambda: next(seeds),
             text=BarPipeline(),
             errors_in_order=self.errors_in_order,
+            spend=self.spend,
         )
         self.session = Session(setup, self.now_s)
         self.call = None
@@ -815,3 +817,37 @@ def test_a_voice_is_named_or_brought_not_both():
 def test_no_session_speaks_with_a_voice_that_another_brought():
     bench = Bench().say(Speak(text="One.", voice=OWN_VOICE))
     assert error_of(bench.send()).code == "VOICE_NOT_FOUND"
+
+
+def limited(most):
+    """A rate limit that refuses once it was asked ``most`` times."""
+    asked = []
+
+    def spend(now_s):
+        asked.append(now_s)
+        if len(asked) > most:
+            raise RateLimitedError("enough", retry_after_ms=700)
+
+    return spend, asked
+
+
+def test_an_utterance_is_counted_once_when_it_begins_and_a_wrong_one_not_at_all():
+    spend, asked = limited(9)
+    bench = Bench(spend=spend, now_s=5.0)
+    bench.say(Speak(text=""), Speak(text="x", voice="nobody"), Start(voice="makima"))
+    assert asked == []
+    bench.say(Speak(text="One", utterance_id="a", final=False), Speak(text=" two.", utterance_id="a"))
+    assert asked == [5.0]
+
+
+def test_an_utterance_beyond_the_rate_is_refused_up_to_its_last_text_and_the_session_goes_on():
+    spend, asked = limited(1)
+    bench = Bench(spend=spend)
+    bench.say(Speak(text="One.", utterance_id="a"))
+    bench.say(Speak(text="Two ", utterance_id="b", final=False), Speak(text="three.", utterance_id="b"))
+    assert [call.utterance_id for call in bench.calls] == ["a"]
+    refusals = only(bench.send(), ErrorMessage)
+    assert [error.code for error in refusals] == ["RATE_LIMITED", "INVALID_MESSAGE"]
+    assert refusals[0].retry_after_ms == 700
+    assert len(asked) == 2
+    assert bench.session.close is None

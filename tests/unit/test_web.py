@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from serve_app.audio import Pcm16Encoder
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
+from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.front import Front
 from serve_app.deployments.web import build_web
 from serve_app.dialects import FullDialect
+from serve_app.encoders import Pcm16Encoder
 from serve_app.errors import TtsUnavailableError
 from serve_app.messages import Speak
 from serve_app.speech import AudioChunk, SpeechEnd
@@ -104,10 +105,10 @@ class Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(backend, config):
+async def served(backend, config, *, access_log=False):
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=False)
+    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=access_log)
     server = Server(options)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.is_up.wait()
@@ -172,7 +173,7 @@ def audio_of(heard):
 
 
 def expected(backend, *texts):
-    return b"".join(Pcm16Encoder().encode(backend.pcm(text)) for text in texts)
+    return b"".join(Pcm16Encoder().push(backend.pcm(text)) for text in texts)
 
 
 async def idle(backend):
@@ -466,6 +467,18 @@ async def test_an_allowed_origin_is_let_in(backend):
         pass
 
 
+async def test_a_page_of_an_allowed_origin_may_use_http_as_well(backend):
+    config = AppConfig(ingress=IngressConfig(allowed_origins=("https://app.example",)))
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+        for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
+            asked = await client.options("/v1/audio/speech", headers={"origin": origin, **asks})
+            assert asked.status_code == status
+            assert asked.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+        answer = await client.post("/api/tts", json={"text": "x"}, headers={"origin": "https://app.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
 async def test_a_full_server_says_when_to_try_again(backend):
     async with served(backend, AppConfig(ingress=IngressConfig(max_sessions=1))) as host:
         async with socket_to(host, "/api/v1/speak"):
@@ -578,7 +591,9 @@ class SilentConnection:
 async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
-    driver = await Front(backend, AppConfig(), time.monotonic).driver(FullDialect(), connection)
+    driver = await Front(backend, AppConfig(), time.monotonic).driver(
+        FullDialect(), connection, Caller("", lambda now_s: None)
+    )
     running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
     await asyncio.sleep(0.05)
     assert backend.running == 1

@@ -1,0 +1,63 @@
+"""``tts-keys``: makes an API key, and the line of the keys' file that lets it in.
+
+The key is shown once and kept nowhere: the file has its hash.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from serve_app.access import Key, digest_of, listed_scopes, new_key
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: the key to standard error, its line to standard output, so that ``>>`` appends it to a file."""
+    arguments = _parser().parse_args(argv)
+    key = new_key()
+    try:
+        line = line_of(
+            Key(
+                name=arguments.name,
+                sha256=digest_of(key),
+                scopes=listed_scopes(arguments.scopes),
+                per_minute=arguments.per_minute,
+                max_sessions=arguments.max_sessions,
+            )
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        print(f"tts-keys: {fault['loc'][0]}: {fault['msg']}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"tts-keys: {error}", file=sys.stderr)
+        return 1
+    print(f"the key, shown this once: {key}", file=sys.stderr)
+    print(line)
+    return 0
+
+
+def line_of(key: Key) -> str:
+    """One entry of the file's YAML list."""
+    parts = [f"name: {key.name!r}", f"scopes: [{', '.join(key.scopes)}]"]
+    if key.per_minute is not None:
+        parts.append(f"per_minute: {key.per_minute:g}")
+    if key.max_sessions is not None:
+        parts.append(f"max_sessions: {key.max_sessions}")
+    return f"- {{{', '.join([*parts, f'sha256: {key.sha256!r}'])}}}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tts-keys", description="Make an API key; append what it prints to the file that access.keys_file names."
+    )
+    parser.add_argument("name", help="whose key it is: letters, digits, . _ -")
+    parser.add_argument("--scopes", default="speak", help="speak, voices, or both: speak,voices; default: %(default)s")
+    parser.add_argument("--per-minute", type=float, help="utterances and changes of voices a minute; default: no limit")
+    parser.add_argument("--max-sessions", type=int, help="sockets and requests that speak at a time; default: no limit")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

