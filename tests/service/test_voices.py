@@ -6,20 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from http.client import HTTPConnection
-from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import ffmpeg, wav
 from running_service import speak, wait_until
 
 from serve_app.cli.voices import Service as Voices
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-
-from clips import ffmpeg, wav
 
 TEXT = "Some words that may well be said in four seconds."
 SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
