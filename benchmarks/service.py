@@ -124,13 +124,16 @@ class Service:
 
 
 @contextlib.contextmanager
-def started(config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 0) -> Iterator[Service]:
+def started(
+    config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 0, generator: dict[str, Any] | None = None
+) -> Iterator[Service]:
     """Start a service on a free port with some ``args`` of a file replaced; it is ended with the context.
 
     Args:
         config: the file.
         overrides: by section of ``args``.
         nodes: workers of a cluster of several nodes, one logical GPU each; 0 is the launcher's one.
+        generator: options of the generator's deployment that replace the application's own.
 
     Raises:
         SystemExit: it did not start; says what it printed.
@@ -138,6 +141,8 @@ def started(config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 
     document = yaml.safe_load(config.read_text())
     for section, values in overrides.items():
         document["applications"][0]["args"].setdefault(section, {}).update(values)
+    if generator:
+        document["applications"][0]["deployments"] = [{"name": "Generator", **generator}]
     port, token = free_port(), secrets.token_hex(32)
     program = ["benchmarks/nodes.py", "--workers", str(nodes)] if nodes else ["-m", "serve_app.cli.serve"]
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:

@@ -319,6 +319,11 @@ class BoundedCache(Generic[K, V]):
         self._entries[key] = (entry[0], now_s)
         return entry[0]
 
+    def peek(self, key: K) -> V | None:
+        """The value; this does not count as a use."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
     def put(self, key: K, value: V, now_s: float) -> list[K]:
         """Keep a value and drop the least recent ones beyond the bound; returns their keys.
 

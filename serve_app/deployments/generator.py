@@ -155,7 +155,11 @@ class Generator:
 
     def record_routing_stats(self) -> dict[str, list[str]]:
         """Called by Serve; what it returns is at every handle soon after."""
-        return {VOICES: [*self._own_prompts, *self._prompts][-MOST_ROUTED_VOICES:]}
+        # A prompt is soon fetched again; what costs is the codec's state behind it.
+        known = self._speaker.runner.known_voices
+        held = [(key, cache.peek(key)) for cache in (self._own_prompts, self._prompts) for key in cache]
+        voices = [key for key, prompt in held if prompt is not None and prompt.digest in known]
+        return {VOICES: voices[-MOST_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve with the deployment's ``user_config``: knobs of ``scaling`` that change while it runs."""

@@ -290,6 +290,11 @@ class TorchRunner:
         """
         self._voice_state(voice)
 
+    @property
+    def known_voices(self) -> frozenset[str]:
+        """Digests of the voices whose state is at hand; may be asked for on any thread."""
+        return frozenset(self._voices)
+
     def _voice_state(self, voice: VoicePrompt) -> VoiceState:
         """The voice on the device, from the bounded cache or computed now."""
         key = voice.digest
@@ -306,6 +311,7 @@ class TorchRunner:
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self._voices.put(key, state, now_s)
+            log.info("voice %s: its state was computed in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
         return state
 
 

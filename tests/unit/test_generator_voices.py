@@ -66,7 +66,8 @@ def generator(*answers, encode=prompt_of):
         made.encoded.append(reference)
         return encode(reference)
 
-    made._speaker = SimpleNamespace(fingerprint="model", encode=encoding)
+    runner = SimpleNamespace(known_voices=frozenset())
+    made._speaker = SimpleNamespace(fingerprint="model", encode=encoding, runner=runner)
     return made
 
 
@@ -178,7 +179,9 @@ async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
     assert reference.pcm[0] == 0.25
     assert made._store.kept == []
     assert made._prompts.get("d2", time.monotonic()) is None
-    assert "d2" in made.record_routing_stats()["voices"]
+    assert made.record_routing_stats() == {"voices": []}
+    made._speaker.runner.known_voices = frozenset({"d2"})
+    assert made.record_routing_stats() == {"voices": ["d2"]}
 
 
 def test_a_clip_of_a_session_is_routed_by_what_it_is():
