@@ -250,6 +250,8 @@ async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
                 form = {"name": "Soak", "consent": "The reader dedicated it to the public domain."}
                 answer = await client.post("/v1/audio/voices", data=form, files={"audio": clip.getvalue()})
                 tally.ends[f"upload answered with {answer.status_code}"] += 1
+                if not answer.is_success:
+                    print(f"upload refused: {answer.status_code} {answer.text[:300]}", flush=True)
                 if answer.is_success:
                     heard, _ = await speak_to_the_end(service.address, TEXTS[2], voice=answer.json()["id"])
                     tally.ends[f"with an uploaded voice: {heard.end['type']}"] += 1

@@ -6,7 +6,7 @@ knows three verbs, so that a WebSocket and an HTTP request are driven alike.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,9 +17,9 @@ from serve_app.deployments.clips import Clips
 from serve_app.deployments.gate import Gate, Passage
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
-from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Start
+from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.outbox import Close, Send
-from serve_app.session import BroughtVoice, Call, CancelCall, Effect, Session
+from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Effect, Session
 from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,27 @@ class Connection(Protocol):
         ...
 
 
+async def _nothing_new() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all drivers of an ingress replica share: the backend, the gate before it, the clock of both, and clips."""
+    """What all drivers of an ingress replica share.
+
+    Attributes:
+        backend: speaks.
+        gate: before it.
+        clock: of both.
+        clips: that sessions bring.
+        learn_voices: asks for the voices again; sessions see the new ones when it returns.
+    """
 
     backend: Backend
     gate: Gate
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
+    learn_voices: Callable[[], Awaitable[None]] = _nothing_new
 
 
 class Driver:
@@ -101,6 +114,7 @@ class Driver:
         self._outbox_changed = asyncio.Event()
         self._room = asyncio.Event()
         self._clips = service.clips
+        self._learn_voices = service.learn_voices
         self._held: list[VoiceClip] = []
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
@@ -112,6 +126,7 @@ class Driver:
             opening: what the client is taken to have said before its first frame.
         """
         for message in opening:
+            await self._learn(message)
             self._apply(self._session.receive(message, self._clock()))
         tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
         last = Close(1012, "the server stops")
@@ -155,9 +170,16 @@ class Driver:
             message = self._message(frame)
             if isinstance(message, Start) and message.voice_audio is not None:
                 message = await self._brought(message)
+            await self._learn(message)
             self._apply(self._session.receive(message, self._clock()))
             # A flood that is buffered in this process must not keep the loop from everybody else.
             await asyncio.sleep(0)
+
+    async def _learn(self, message: FullMessage | Refusal | BroughtVoice) -> None:
+        """A voice that is not known here may have come to another ingress a moment ago."""
+        voice = message.voice if isinstance(message, Start | Speak) else None
+        if voice is not None and voice != OWN_VOICE and voice not in self._session.setup.voices:
+            await self._learn_voices()
 
     async def _brought(self, start: Start) -> BroughtVoice | Refusal:
         """The voice that a session brings itself, decoded and checked; what comes after it waits meanwhile."""

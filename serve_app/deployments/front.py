@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Generator
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 VOICES_REFRESH_S = 5.0
 """How old the known voices get while there are sessions; a new voice can be asked for after so long."""
 
+VOICES_LEARN_S = 0.25
+"""How long an answer stands for who names a voice that is not in it; clients that do so ask for no more than this."""
+
 VOICES_TIMEOUT_S = 2.0
 """How long a new session waits for the list of voices; without it the generator answers for them."""
 
@@ -57,11 +61,13 @@ class Front:
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
         gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
-        self._service = Service(backend, gate, clock, self.clips)
+        self._service = Service(backend, gate, clock, self.clips, self.learn_voices)
         self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
+        self._learning = asyncio.Lock()
+        self._learnt_at_s = -math.inf
         self._refreshers: list[asyncio.Task[None]] = []
 
     def allows(self, headers: Headers) -> bool:
@@ -153,6 +159,13 @@ class Front:
             except Exception:
                 log.exception("how many streams may run could not be learnt; it stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
+
+    async def learn_voices(self) -> None:
+        """Ask again, for a voice that is not known here, unless somebody just did."""
+        async with self._learning:
+            if self.clock() - self._learnt_at_s >= VOICES_LEARN_S:
+                await self.refresh_voices()
+                self._learnt_at_s = self.clock()
 
     async def refresh_voices(self) -> None:
         """Ask for the voices; sessions see the new ones, which share the mapping. The old stay where it fails."""

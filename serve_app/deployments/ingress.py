@@ -73,10 +73,6 @@ class Recent(Generic[V]):
                 raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS)
             return self._answer
 
-    def forget(self) -> None:
-        """Ask again at once the next time; the old answer still stands where nobody answers."""
-        self._asked_s = 0.0
-
 
 class RayBackend:
     """Speaks through a generator handle, and asks the voice store for the rest."""
@@ -90,7 +86,6 @@ class RayBackend:
         self._store = store
         # By value: a reference costs two round trips and leaves the producer without back-pressure.
         self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
-        self._voices = Recent(store.voices)
         self._readiness = Recent(store.readiness)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
@@ -157,8 +152,8 @@ class RayBackend:
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
-        """See :meth:`serve_app.deployments.backend.Backend.voices`; up to a second old."""
-        return await self._voices.get()
+        """See :meth:`serve_app.deployments.backend.Backend.voices`."""
+        return await _stored(self._store.voices())
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
         """See :meth:`serve_app.deployments.backend.Backend.known_voice`."""
@@ -166,14 +161,11 @@ class RayBackend:
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
         """See :meth:`serve_app.deployments.backend.Backend.add_voice`."""
-        status = await _stored(self._store.add(voice, manifest, wav))
-        self._voices.forget()
-        return status
+        return await _stored(self._store.add(voice, manifest, wav))
 
     async def remove_voice(self, voice: str) -> None:
         """See :meth:`serve_app.deployments.backend.Backend.remove_voice`."""
         await _stored(self._store.remove(voice))
-        self._voices.forget()
 
     async def voice_wav(self, voice: str) -> bytes:
         """See :meth:`serve_app.deployments.backend.Backend.voice_wav`."""

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.doorkeeper import Caller
-from serve_app.deployments.front import Front
+from serve_app.deployments.front import VOICES_LEARN_S, Front
 from serve_app.deployments.web import build_web
 from serve_app.dialects import FullDialect
 from serve_app.encoders import Pcm16Encoder
@@ -47,6 +47,7 @@ class KnownBackend:
         self.chunk_frames = 1
         self.raises = None
         self.room = 1000
+        self.uploaded = []
         self.ready = Readiness(ready=True, model="tiny", random_weights=True, detail="")
         self.requests = []
         self.closed = []
@@ -88,6 +89,7 @@ class KnownBackend:
         return [
             VoiceStatus("makima", "ready", "", None),
             VoiceStatus("power", "unavailable", "its reference audio is not there yet", None),
+            *(VoiceStatus(voice, "ready", "", None) for voice in self.uploaded),
         ]
 
     async def readiness(self):
@@ -210,6 +212,19 @@ async def test_a_query_presets_the_fields_of_start(host, backend):
     assert "data" in heard[1]
     request = backend.requests[0]
     assert (request.language, request.seed, request.sampling.temperature) == ("german", 7, 0.5)
+
+
+async def test_a_voice_that_came_to_another_replica_is_known_when_it_is_named(host, backend):
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="speak", text="One.", voice="woolf")
+        assert (await hear(ws, until=("error",)))[-1]["code"] == "VOICE_NOT_FOUND"
+        backend.uploaded.append("woolf")
+        await asyncio.sleep(VOICES_LEARN_S)
+        await say(ws, type="speak", text="One.", voice="woolf")
+        assert (await hear(ws))[-1]["type"] == "complete"
+    async with socket_to(host, "/api/v1/speak?voice=woolf") as ws:
+        await say(ws, type="speak", text="One.")
+        assert (await hear(ws))[-1]["type"] == "complete"
 
 
 async def test_a_wrong_preset_is_an_error_and_the_socket_stays(host):
