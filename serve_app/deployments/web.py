@@ -41,7 +41,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; media-src blob:; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be listened to."""
+"""The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
 
 
 def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float] = time.monotonic) -> Starlette:
