@@ -78,7 +78,7 @@ class Player extends AudioWorkletProcessor {
     }
     this.queued -= filled;
     this.played += filled;
-    this.tap?.postMessage({ epoch: this.epoch, frame: currentFrame, samples: block.slice(0, filled) });
+    this.tap?.postMessage({ frame: currentFrame, samples: block.slice(0, filled), queued: this.queued });
     if (filled < block.length) this.ranDry();
     else if (++this.blocks % REPORT_EVERY_BLOCKS === 0) this.report(false);
   }

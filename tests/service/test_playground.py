@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from running_service import ROOT
 from serve_app.cli.voices import Service as Voices
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed (Debian: apt-get install chromium)", allow_module_level=True)
 
 CLIP = ROOT / "voices" / "austen" / "reference.wav"
 TRANSCRIPT = json.loads((ROOT / "voices" / "austen" / "manifest.json").read_text())["transcript"]
@@ -93,8 +95,11 @@ async def rendered(page: Page) -> tuple[np.ndarray, int]:
     """What left the player, and in how many places it was interrupted."""
     blocks = await page.evaluate("rendered")
     samples = np.concatenate([np.asarray(block["samples"], dtype=np.float32) for block in blocks])
-    ends = [block["frame"] + len(block["samples"]) for block in blocks]
-    gaps = sum(block["frame"] != end for block, end in zip(blocks[1:], ends[:-1], strict=True) if block["samples"])
+    gaps = 0
+    for earlier, later in pairwise(blocks):
+        if later["samples"] and later["frame"] != earlier["frame"] + len(earlier["samples"]):
+            gaps += 1
+            assert earlier["queued"] == 0, "it is silent only where nothing was there to play"
     return samples, gaps
 
 
@@ -121,7 +126,7 @@ async def test_the_page_renders_every_sample_that_was_sent_in_order_and_without_
     heard, gaps = await rendered(page)
     assert len(sent) > 24_000
     np.testing.assert_array_equal(heard, sent)
-    assert gaps == int(await shown(page, "underruns")), "it is silent only where nothing was there to play"
+    assert gaps == int(await shown(page, "underruns"))
     assert await shown(page, "duration") == f"{len(sent) / 24_000:.2f} s"
     assert await shown(page, "used-seed") == "7"
     assert re.fullmatch(r"\d+ ms", await shown(page, "ttfa-here"))
@@ -292,7 +297,7 @@ async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, upl
 
 async def test_the_microphone_is_recorded_checked_and_spoken_with(page, uploads):
     await page.locator("#record").click()
-    await expect(page.locator("#record")).to_contain_text(re.compile(r"Stop \([56]\.\d s\)"), timeout=PATIENCE_MS)
+    await expect(page.locator("#record")).to_contain_text(re.compile(r"Stop \([5-9]\.\d s\)"), timeout=PATIENCE_MS)
     await page.locator("#record").click()
     await expect(page.locator("#preview")).to_be_visible()
     await until(page, "document.getElementById('preview').duration > 4")
@@ -312,9 +317,9 @@ async def test_a_refused_clip_is_shown_with_what_was_measured(page, tmp_path):
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # Chromium reports the status
 
 
-@pytest.mark.skipif(SCREENSHOT is None, reason="PLAYGROUND_SCREENSHOT names no file for the README's picture")
-async def test_the_page_has_its_picture_taken(page):
+async def test_the_page_has_its_picture_taken_while_it_speaks(page, tmp_path):
+    picture = Path(SCREENSHOT or tmp_path / "playground.png")
     await page.set_viewport_size({"width": 760, "height": 900})
     await page.locator("#speak").click()
     await until(page, "rendered.length > 400")
-    await page.screenshot(path=Path(SCREENSHOT))
+    assert len(await page.screenshot(path=picture)) < 200_000
