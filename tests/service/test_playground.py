@@ -95,10 +95,13 @@ async def rendered(page: Page) -> tuple[np.ndarray, int]:
     """What left the player, and in how many places it was interrupted."""
     blocks = await page.evaluate("rendered")
     samples = np.concatenate([np.asarray(block["samples"], dtype=np.float32) for block in blocks])
-    gaps = 0
+    gaps = rendered_samples = latest = 0
     for earlier, later in pairwise(blocks):
-        if later["samples"] and later["frame"] != earlier["frame"] + len(earlier["samples"]):
-            gaps += 1
+        rendered_samples += len(earlier["samples"])
+        silent = later["frame"] - blocks[0]["frame"] - rendered_samples
+        # An interruption stays; the frame number alone may be that of the block before, and is right again in the next.
+        if later["samples"] and silent > latest:
+            gaps, latest = gaps + 1, silent
             assert earlier["queued"] == 0, "it is silent only where nothing was there to play"
     return samples, gaps
 
