@@ -13,6 +13,7 @@ class Player extends AudioWorkletProcessor {
     super();
     this.lead = Math.round(LEAD_S * sampleRate);
     this.tap = null;
+    this.frame = 0; // counted here: `currentFrame` stands still while the page holds the graph's lock
     this.clear(0);
     this.port.onmessage = ({ data }) => this.take(data);
   }
@@ -61,6 +62,7 @@ class Player extends AudioWorkletProcessor {
       if (this.playing && this.isDry) this.underruns += 1;
     }
     if (this.playing) this.play(outputs[0][0]);
+    this.frame += outputs[0][0].length;
     return true;
   }
 
@@ -78,7 +80,7 @@ class Player extends AudioWorkletProcessor {
     }
     this.queued -= filled;
     this.played += filled;
-    this.tap?.postMessage({ frame: currentFrame, samples: block.slice(0, filled), queued: this.queued });
+    this.tap?.postMessage({ frame: this.frame, samples: block.slice(0, filled), queued: this.queued });
     if (filled < block.length) this.ranDry();
     else if (++this.blocks % REPORT_EVERY_BLOCKS === 0) this.report(false);
   }
