@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import PurePath
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -30,17 +31,17 @@ log = logging.getLogger(__name__)
 
 NOISE = "The model's weights are random: what you hear is noise, not speech."
 
-PAGE_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "playground.js": "text/javascript; charset=utf-8",
-    "playground.css": "text/css; charset=utf-8",
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
 }
 
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; media-src blob:; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads nothing from anywhere else, and stands in nobody's frame."""
+"""The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
 
 
 def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float] = time.monotonic) -> Starlette:
@@ -111,14 +112,14 @@ class _Pages:
 
     def __init__(self) -> None:
         folder = files("serve_app") / "playground"
-        self._files = {name: (folder / name).read_bytes() for name in PAGE_FILES}
+        self._files = {file.name: file.read_bytes() for file in folder.iterdir() if _type_of(file.name)}
 
     async def index(self, request: Request) -> Response:
         """The page."""
         return self._file(request, "index.html")
 
     async def named(self, request: Request) -> Response:
-        """Its script and its style."""
+        """Its scripts and its style."""
         name = request.path_params["name"]
         return self._file(request, name) if name in self._files else Response(status_code=404)
 
@@ -134,4 +135,8 @@ class _Pages:
         }
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
-        return Response(content, media_type=PAGE_FILES[name], headers=headers)
+        return Response(content, media_type=_type_of(name), headers=headers)
+
+
+def _type_of(name: str) -> str | None:
+    return PAGE_TYPES.get(PurePath(name).suffix)

@@ -458,6 +458,8 @@ async def test_the_playground_is_served_once(host):
         for name in ("playground.js", "playground.css"):
             assert name in page.text
             assert (await client.get(f"/playground/{name}")).status_code == 200
+        worklet = await client.get("/playground/player_worklet.js")
+        assert (worklet.status_code, worklet.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
         assert (await client.get("/playground/../web.py")).status_code == 404
     assert "http://" not in page.text
     assert "https://" not in page.text

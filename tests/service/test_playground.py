@@ -1,0 +1,326 @@
+"""The page in a real Chromium, over the real service: what it plays, shows, sends and records."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile as sf
+from playwright.async_api import Page, async_playwright, expect
+from running_service import ROOT
+
+from serve_app.cli.voices import Service as Voices
+
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed (Debian: apt-get install chromium)", allow_module_level=True)
+
+CLIP = ROOT / "voices" / "austen" / "reference.wav"
+TRANSCRIPT = json.loads((ROOT / "voices" / "austen" / "manifest.json").read_text())["transcript"]
+PATIENCE_MS = 60_000
+MICROPHONE = [
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    f"--use-file-for-fake-audio-capture={CLIP}",
+]
+SCREENSHOT = os.environ.get("PLAYGROUND_SCREENSHOT")
+"""Where a picture of the page goes, if somebody wants one."""
+
+# Listens where the player's blocks leave it, and to the protocols that sockets offer.
+TAP = """
+globalThis.rendered = [];
+globalThis.protocols = [];
+globalThis.AudioWorkletNode = class extends AudioWorkletNode {
+  constructor(context, name, options) {
+    super(context, name, options);
+    if (name !== "player") return;
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => rendered.push({ ...data, samples: Array.from(data.samples) });
+    this.port.postMessage({ type: "tap", port: port2 }, [port2]);
+  }
+};
+globalThis.WebSocket = class extends WebSocket {
+  constructor(url, offered) {
+    super(url, offered);
+    protocols.push(offered);
+  }
+};
+"""
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser():
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *MICROPHONE])
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(service, browser):
+    """The page, and what its browser complains of; ``page.sent`` has the audio as it came from the wire."""
+    context = await browser.new_context(color_scheme="light")
+    made = await context.new_page()
+    complaints = []
+    made.sent = []
+    made.said = []
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    made.on("websocket", lambda socket: listen(made, socket))
+    made.complaints = complaints
+    await made.add_init_script(TAP)
+    await made.goto(f"http://{service.address}/")
+    await expect(made.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
+    yield made
+    assert complaints == []
+    await context.close()
+
+
+def listen(page, socket):
+    socket.on("framereceived", lambda frame: page.sent.append(frame) if isinstance(frame, bytes) else None)
+    socket.on("framesent", lambda frame: page.said.append(json.loads(frame)))
+
+
+async def done(page: Page):
+    await expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=PATIENCE_MS)
+
+
+async def rendered(page: Page) -> tuple[np.ndarray, int]:
+    """What left the player, and in how many places it was interrupted."""
+    blocks = await page.evaluate("rendered")
+    samples = np.concatenate([np.asarray(block["samples"], dtype=np.float32) for block in blocks])
+    gaps = 0
+    for earlier, later in pairwise(blocks):
+        if later["samples"] and later["frame"] != earlier["frame"] + len(earlier["samples"]):
+            gaps += 1
+            assert earlier["queued"] == 0, "it is silent only where nothing was there to play"
+    return samples, gaps
+
+
+async def until(page: Page, expression: str):
+    """Playwright's own wait makes code of strings, which the page's policy refuses."""
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not await page.evaluate(expression):
+            await page.wait_for_timeout(50)
+
+
+async def shown(page: Page, name: str) -> str:
+    return await page.locator(f"#{name}").inner_text()
+
+
+@pytest.mark.parametrize("encoding", ["pcm16", "pcm_f32"])
+async def test_the_page_renders_every_sample_that_was_sent_in_order_and_without_a_gap(page, encoding, tmp_path):
+    await page.locator("summary").click()
+    await page.select_option("#encoding", encoding)
+    await page.fill("#seed", "7")
+    await page.locator("#speak").click()
+    await done(page)
+    kind, unit = ("<i2", 32768) if encoding == "pcm16" else ("<f4", 1)
+    sent = np.frombuffer(b"".join(page.sent), kind).astype(np.float32) / unit
+    heard, gaps = await rendered(page)
+    assert len(sent) > 24_000
+    np.testing.assert_array_equal(heard, sent)
+    assert gaps == int(await shown(page, "underruns"))
+    assert await shown(page, "duration") == f"{len(sent) / 24_000:.2f} s"
+    assert await shown(page, "used-seed") == "7"
+    assert re.fullmatch(r"\d+ ms", await shown(page, "ttfa-here"))
+    assert re.fullmatch(r"\d+ ms", await shown(page, "ttfa"))
+    assert re.fullmatch(r"\d+\.\d\d", await shown(page, "rtf"))
+    assert await shown(page, "captions") == await page.input_value("#text")
+    async with page.expect_download() as downloading:
+        await page.locator("#download").click()
+    await (await downloading.value).save_as(tmp_path / "speech.wav")
+    saved, rate_hz = sf.read(tmp_path / "speech.wav", dtype="float32")
+    assert rate_hz == 24_000
+    np.testing.assert_array_equal(saved, sent)
+
+
+async def test_the_page_says_plainly_that_weights_are_random(page):
+    await expect(page.locator("#notice")).to_contain_text("noise, not speech", timeout=PATIENCE_MS)
+
+
+async def test_words_are_said_while_they_are_typed(page):
+    sentence, rest = "This sentence is said as soon as it is certain.", " And then some"
+    await page.fill("#text", "")
+    await page.locator("#live").check()
+    await page.locator("#text").press_sequentially(sentence + rest, delay=20)
+    await expect(page.locator("#captions")).to_contain_text(sentence, timeout=PATIENCE_MS)
+    assert all(not message["final"] for message in page.said)
+    await page.locator("#text").press("Control+Enter")
+    await done(page)
+    assert "".join(message["text"] for message in page.said) == sentence + rest
+    assert page.said[-1]["final"]
+    assert len({message["utterance_id"] for message in page.said}) == 1
+    heard, _ = await rendered(page)
+    assert len(heard) == len(b"".join(page.sent)) // 2
+    assert await page.input_value("#text") == ""
+
+
+async def test_the_keyboard_speaks_and_cancels_and_silence_comes_at_once(page):
+    await page.fill("#text", "This goes on. " * 30)
+    await page.locator("#text").press("Control+Enter")
+    await expect(page.locator("#status")).to_have_text("Speaking…", timeout=PATIENCE_MS)
+    await until(page, "rendered.length > 20")
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#status")).to_have_text("Cancelled.")
+    assert page.said[-1] == {"type": "cancel", "utterance_id": page.said[0]["utterance_id"]}
+    await page.wait_for_timeout(200)
+    before = await page.evaluate("rendered.length")
+    await page.wait_for_timeout(300)
+    assert await page.evaluate("rendered.length") == before
+    assert await page.locator("#cancel").is_disabled()
+
+
+async def test_fields_are_sent_as_they_were_set(page):
+    await page.locator("summary").click()
+    await page.fill("#temperature", "0.8")
+    await page.fill("#top_k", "40")
+    await page.select_option("#language", "english")
+    await page.locator("#speak").click()
+    await done(page)
+    (message,) = page.said
+    assert message["sampling"] == {"temperature": 0.8, "top_k": 40}
+    assert (message["language"], message["voice"], message["encoding"]) == ("english", "austen", "pcm16")
+    assert 0 <= message["seed"] < 2**32
+
+
+async def test_an_api_key_goes_into_a_header_and_a_subprotocol_and_nowhere_else(page, service):
+    await page.locator("summary").click()
+    async with page.expect_request("**/v1/audio/voices") as asking:
+        await page.fill("#key", "a-key")
+        await page.locator("#key").press("Tab")
+    assert (await (await asking.value).all_headers())["authorization"] == "Bearer a-key"
+    await page.locator("#speak").click()
+    await done(page)
+    assert await page.evaluate("protocols") == [["tts.v1", "tts-key.a-key"]]
+    assert "a-key" not in page.url
+    assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+async def test_a_lost_socket_is_replaced_and_not_a_sample_is_heard_twice(page):
+    fields = {"language": "english", "text": "It goes on elsewhere, and nobody hears where it broke."}
+    await page.select_option("#language", fields["language"])
+    await page.fill("#text", fields["text"])
+    await page.fill("#seed", "3")
+    await page.locator("#speak").click()
+    await done(page)
+    whole, _ = await rendered(page)
+    sockets = []
+
+    async def between(route):
+        sockets.append(route)
+        server, count = route.connect_to_server(), 0
+
+        async def pass_on(frame):
+            nonlocal count
+            count += isinstance(frame, bytes)
+            if len(sockets) == 1 and count == 6:
+                await route.close(code=1012, reason="it restarts")
+            else:
+                route.send(frame)
+
+        server.on_message(pass_on)
+
+    await page.route_web_socket(re.compile("/api/v1/speak"), between)
+    await page.reload()
+    await expect(page.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
+    await page.select_option("#language", fields["language"])
+    await page.fill("#text", fields["text"])
+    await page.fill("#seed", "3")
+    await page.locator("#speak").click()
+    await done(page)
+    again, _ = await rendered(page)
+    assert len(sockets) == 2
+    assert len(again) == len(whole) > 6 * 1920
+    assert np.abs(again - whole).max() <= 4 / 32768
+
+
+async def test_the_page_is_as_wide_as_a_narrow_window_and_dark_where_that_is_wanted(page):
+    await page.set_viewport_size({"width": 320, "height": 640})
+    assert await page.evaluate("document.documentElement.scrollWidth") == 320
+    bright = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    await page.emulate_media(color_scheme="dark")
+    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") != bright
+
+
+async def test_every_field_has_a_label(page):
+    fields = page.locator("input, select, textarea")
+    for number in range(await fields.count()):
+        assert await fields.nth(number).evaluate("field => field.labels.length") == 1
+
+
+@pytest.fixture
+def uploads(service):
+    made = Voices(f"http://{service.address}", "", 30.0)
+    yield made
+    for voice in made.list():
+        if voice["uploaded"]:
+            made.remove(voice["id"])
+
+
+async def describe(page: Page, name: str):
+    await page.fill("#voice-name", name)
+    await page.fill("#transcript", TRANSCRIPT)
+    await page.select_option("#voice-language", "english")
+    await page.fill("#consent", "The reader gave it to the public domain.")
+
+
+async def speaks_with(page: Page, voice: str):
+    await expect(page.locator("#voice-status")).to_contain_text("is there and chosen", timeout=PATIENCE_MS)
+    assert await page.input_value("#voice") == voice
+    await page.fill("#text", "This is another voice.")
+    await page.locator("#speak").click()
+    await done(page)
+    assert page.said[-1]["voice"] == voice
+    assert (await rendered(page))[0].any()
+
+
+async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, uploads):
+    await page.set_input_files("#clip", CLIP)
+    await describe(page, "From a file")
+    consent = await page.input_value("#consent")
+    await page.fill("#consent", "")
+    await page.locator("#add").click()
+    assert await page.evaluate("document.activeElement.id") == "consent", "without it nothing is sent"
+    await page.fill("#consent", consent)
+    await page.locator("#add").click()
+    await speaks_with(page, "from-a-file")
+    assert "duration_s" in await shown(page, "report")
+    assert uploads.show("from-a-file")["consent"] == consent
+
+
+async def test_the_microphone_is_recorded_checked_and_spoken_with(page, uploads):
+    await page.locator("#record").click()
+    await expect(page.locator("#record")).to_contain_text(re.compile(r"Stop \([5-9]\.\d s\)"), timeout=PATIENCE_MS)
+    await page.locator("#record").click()
+    await expect(page.locator("#preview")).to_be_visible()
+    await until(page, "document.getElementById('preview').duration > 4")
+    await describe(page, "From the microphone")
+    await page.locator("#add").click()
+    await speaks_with(page, "from-the-microphone")
+    assert "signal_to_noise_db" in await shown(page, "report")
+
+
+async def test_a_refused_clip_is_shown_with_what_was_measured(page, tmp_path):
+    sf.write(tmp_path / "short.wav", np.zeros(24_000), 24_000)
+    await page.set_input_files("#clip", tmp_path / "short.wav")
+    await describe(page, "Nobody")
+    await page.locator("#add").click()
+    await expect(page.locator("#voice-status")).to_contain_text("VOICE_INVALID", timeout=PATIENCE_MS)
+    assert await page.locator("#report tr.refuse").count() > 0
+    page.complaints[:] = [line for line in page.complaints if "422" not in line]  # Chromium reports the status
+
+
+async def test_the_page_has_its_picture_taken_while_it_speaks(page, tmp_path):
+    picture = Path(SCREENSHOT or tmp_path / "playground.png")
+    await page.set_viewport_size({"width": 760, "height": 900})
+    await page.fill("#seed", "7")
+    await page.locator("#speak").click()
+    await until(page, "rendered.length > 100")
+    assert len(await page.screenshot(path=picture)) < 200_000
