@@ -28,7 +28,7 @@ TEXT = "It is good to hear you, and to speak to you again after such a long time
 QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25}
 """Knobs that let a run take minutes instead of an hour."""
 OVERRIDES = {
-    # A lead of 5 s is what carries listeners through the start of a replica, which takes one of two cores for 15 s here.
+    # A lead of 5 s carries most listeners through the start of a replica, which takes one of two cores for 15 s.
     "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
     "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},
     "scaling": QUICK,
