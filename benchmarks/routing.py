@@ -2,10 +2,10 @@
 
     python benchmarks/routing.py                    # about four minutes
 
-Three generators of the tiny checkpoint, each with the smallest cache of voices that is allowed, and twelve voices: copies of the
-shipped one under other names. Sessions come at random, the most popular voice for every third of them (Zipf), each
-with one short text. The same arrivals meet both routers, each in a service of its own. A generator that does not have a
-voice's state decodes its reference before the first frame, while its other streams wait.
+Three generators of the tiny checkpoint, each with the smallest cache of voices that is allowed, and twelve voices:
+copies of the shipped one under other names. Sessions come at random, the most popular voice for every third of them
+(Zipf), each with one short text. The same arrivals meet both routers, each in a service of its own. A generator that
+does not have a voice's state decodes its reference before the first frame, while its other streams wait.
 """
 
 import argparse
