@@ -33,7 +33,7 @@ export PIP_CERT=/lent/ca-certificates.crt
     id tts >/dev/null 2>&1 || sh install.sh system
     sh install.sh python "$1"
 }
-rm -rf /root/.config
+rm -rf ~root/.config
 INSIDE
 mkdir -p "$root/lent"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/lent/" 2>/dev/null || :
