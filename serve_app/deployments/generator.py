@@ -110,13 +110,14 @@ class Generator:
         """Of clips that came with a request, by their digest."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
-        self._encoder = ThreadPoolExecutor(1, "encoder", be_nice)
+        self._background = ThreadPoolExecutor(1, "background", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
         self._store = VoiceStoreClient(context.app_name, config.voices)
         await self._store.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:
-            self._speaker = await asyncio.to_thread(_load, config)
+            # As the encoder's: beside replicas that speak, one that starts takes what they leave of a core.
+            self._speaker = await asyncio.get_running_loop().run_in_executor(self._background, _load, config)
             await self._warm_up()
         except Exception as error:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
@@ -281,7 +282,7 @@ class Generator:
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
         try:
-            prompt = await loop.run_in_executor(self._encoder, self._speaker.encode, reference)
+            prompt = await loop.run_in_executor(self._background, self._speaker.encode, reference)
         except Exception as error:
             log.exception("voice %s could not be encoded", reference.voice)
             raise SynthesisError(f"the voice could not be encoded: {type(error).__name__}") from error
@@ -341,7 +342,7 @@ def be_nice() -> None:
 
 
 def _load(config: AppConfig) -> "Speaker":
-    """Import torch and load the model: about twelve seconds of imports, on a thread of its own."""
+    """Import torch and load the model: about twelve seconds of imports, on a thread that is not the event loop's."""
     from serve_app.model.factory import load_speaker  # noqa: PLC0415 - everybody else does without torch
 
     return load_speaker(config)
