@@ -33,6 +33,7 @@ class Resumption:
         """Start with what the request says was delivered before."""
         self._request = request
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
+        self._voice_digest = request.voice_digest
         self.lost = False
         self._vain = 0
 
@@ -44,11 +45,15 @@ class Resumption:
     @property
     def request(self) -> SpeechRequest:
         """What is to be asked of the next stream."""
-        return replace(self._request, delivered_codes=np.concatenate(self._codes)) if self._codes else self._request
+        if not self._codes:
+            return self._request
+        codes = np.concatenate(self._codes)
+        return replace(self._request, delivered_codes=codes, voice_digest=self._voice_digest)
 
     def add(self, chunk: AudioChunk) -> None:
-        """Hold one audio chunk's codes."""
+        """Hold one audio chunk's codes, and which clip they were spoken with."""
         self._codes.append(chunk.codes)
+        self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
 
     def broke_off(self) -> float | None:

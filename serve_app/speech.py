@@ -86,6 +86,9 @@ class SpeechRequest:
         begun: earlier text of its utterance was spoken already: the listener would rather wait than lose the rest.
         context: the text chunk before this one, of the same utterance; it continues the voice's reference. It is no
             part of this request's own frames and audio. None speaks from the voice alone.
+        clip: the voice, where its session brought it itself; ``voice`` is not looked up then.
+        voice_digest: of the clip that earlier audio of the utterance was spoken with: what follows is spoken with that
+            one too, whatever has become of ``voice`` meanwhile. Empty where there was none: with that of now.
     """
 
     text: str
@@ -99,6 +102,7 @@ class SpeechRequest:
     begun: bool = False
     context: SpokenContext | None = None
     clip: VoiceClip | None = None
+    voice_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,14 @@ class AudioChunk:
         first_frame: index of its first frame within the stream.
         codes: [T, 16] int16; the caller keeps them to resume elsewhere.
         pcm: [T * 1920] float32 in [-1, 1], mono, 24 kHz.
+        voice_digest: of the clip that it is spoken with; the caller keeps it to go on with the same. Empty within the
+            engine, which does not know it.
     """
 
     first_frame: int
     codes: NDArray[np.int16]
     pcm: NDArray[np.float32]
+    voice_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,7 @@ class Utterance:
         self._index = -1
         self._chunk = ""
         self._continuity = Continuity(context_frames)
+        self._voice_digest = ""
         self._segment_due = False
         self._seq = 0
         self._encoder = encoder_for(manner.encoding, manner.sample_rate)
@@ -207,6 +208,7 @@ class Utterance:
             priority=_PRIORITIES[self.manner.priority],
             begun=begun,
             context=self._continuity.begin(spoken),
+            voice_digest=self._voice_digest,
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
@@ -214,6 +216,7 @@ class Utterance:
         if self._first_audio_s is None:
             self._first_audio_s = now_s
         self._continuity.add(chunk.codes)
+        self._voice_digest = chunk.voice_digest or self._voice_digest
         sends: list[Send] = []
         if self._segment_due and not self.whole:
             segment = Segment(

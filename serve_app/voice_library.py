@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ from serve_app.config import VoicesConfig
 from serve_app.errors import CapacityError, SynthesisError, VoiceConflictError, VoiceNotFoundError
 from serve_app.voices import (
     REFERENCE_FILE,
+    VOICE_ID,
     BoundedCache,
     Reference,
     VoiceManifest,
@@ -51,6 +53,15 @@ REFRESH_PERIOD_S = 2.0
 
 ENCODING_LEASE_S = 60.0
 """So long one replica has a voice to itself to encode it; then it is taken to be gone, and another one may."""
+
+REMOVED_KEPT_S = 1800.0
+"""So long after its removal a voice's prompts are there for utterances that had begun with it, in memory alone.
+
+20,000 characters, the longest utterance unless `session.max_utterance_characters` says otherwise, take some 25 minutes.
+"""
+
+REMOVED_MAX_BYTES = 16 << 20
+"""Prompts of removed voices, the latest: about a thousand of the longest clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,10 @@ class PromptFiles:
         except OSError as error:
             log.warning("cannot keep a voice prompt in %s: %s", file.parent, error)
 
+    def fingerprints(self, digest: str) -> list[str]:
+        """The models that have made a prompt of a reference."""
+        return [file.parent.name for file in self._path.glob(f"*/{digest}.npz")]
+
     def forget(self, digest: str) -> None:
         """Remove what every model has made of a reference."""
         for file in self._path.glob(f"*/{digest}.npz"):
@@ -184,6 +199,10 @@ class VoiceLibrary:
         self._uploaded_prompts: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
             config.max_bytes, lambda prompt: prompt.nbytes, config.ttl_s
         )
+        self._removed: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
+            REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
+        )
+        """Never asked with :meth:`BoundedCache.get`, which would make them stay."""
         self._stored: set[tuple[str, str]] = set()
         self._leases: dict[tuple[str, str], tuple[str, float]] = {}
         self._failed: set[tuple[str, str]] = set()
@@ -205,6 +224,7 @@ class VoiceLibrary:
             if self._refreshed_s is not None and now_s - self._refreshed_s < REFRESH_PERIOD_S:
                 return
             self._refreshed_s = now_s
+            self._removed.expire(now_s)
         folders = voice_folders(self._path)
         for gone in set(self._signatures) - {folder.name for folder in folders}:
             del self._signatures[gone], self._shipped[gone]
@@ -239,13 +259,22 @@ class VoiceLibrary:
         return None
 
     def get(
-        self, voice: str, fingerprint: str, now_s: float, replica: str = ""
+        self, voice: str, fingerprint: str, now_s: float, replica: str = "", digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
         """What it takes to speak in a voice: its prompt, or its reference if this model has not encoded it yet.
 
         Who is given a reference is to encode it, and the only one to do so until its lease ends or it gives up.
+
+        Args:
+            voice: its id.
+            fingerprint: the model that speaks.
+            now_s: the time.
+            replica: who asks.
+            digest: of the clip that an utterance began with; it is given no other one. Empty for a new utterance.
         """
         entry = self._entries.get(voice)
+        if digest and (entry is None or entry.digest != digest):
+            return self._earlier(voice, fingerprint, digest, now_s)
         if entry is None or entry.digest is None:
             return VoiceRefusal(self._refusal(voice, entry))
         prompt = self._prompt(entry, fingerprint, entry.digest, now_s)
@@ -261,7 +290,7 @@ class VoiceLibrary:
         return reference
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
-        """Keep a prompt that a model has made; one of a voice that was removed meanwhile is dropped."""
+        """Keep a prompt that a model has made; one of a voice that was removed meanwhile, for who speaks with it."""
         self.serve(fingerprint)
         key = (fingerprint, prompt.digest)
         self._leases.pop(key, None)
@@ -273,6 +302,8 @@ class VoiceLibrary:
         elif owners:
             self._uploaded_prompts.put(key, prompt, now_s)
             self._uploaded_files.save(prompt, fingerprint)
+        else:
+            self._removed.put(key, prompt, now_s)
 
     def give_up(self, digest: str, fingerprint: str) -> None:
         """Nobody encodes this reference any more, and nobody is to until it is asked for: it would fail again."""
@@ -288,6 +319,7 @@ class VoiceLibrary:
         The same clip under the same id is there already, and nothing has to be done for it. An id whose clip is missing
         is free: so a voice that comes without one is supplied.
         """
+        self._look_for(voice)
         entry = self._entries.get(voice)
         if entry is not None and (entry.digest is not None or voice in self._uploaded):
             if entry.digest == digest:
@@ -319,6 +351,7 @@ class VoiceLibrary:
             try:
                 _write(part / REFERENCE_FILE, wav)
                 _write(part / "manifest.json", manifest.model_dump_json(indent=2).encode())
+                self._discard(self._uploads / voice)  # a voice without a manifest is none: a disk lost some of it
                 part.rename(self._uploads / voice)
             except OSError:
                 shutil.rmtree(part, ignore_errors=True)
@@ -331,8 +364,9 @@ class VoiceLibrary:
         self._changed()
         return self._status(self._entries[voice])
 
-    def remove(self, voice: str) -> VoiceRefusal | None:
+    def remove(self, voice: str, now_s: float) -> VoiceRefusal | None:
         """Forget an uploaded voice and everything that was made of it; who speaks with it finishes."""
+        self._look_for(voice)
         entry = self._entries.get(voice)
         if entry is None:
             return VoiceRefusal(self._refusal(voice, None))
@@ -340,18 +374,16 @@ class VoiceLibrary:
             return VoiceRefusal(
                 f"voice {voice!r} comes with the service; only uploaded ones are removed here", VoiceConflictError.code
             )
-        gone = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
-        entry.folder.rename(gone / voice)  # at once: a half removed voice would come back at the next start
-        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            self._discard(entry.folder)
+        except OSError as error:
+            log.exception("voice %s cannot be removed from %s", voice, self._uploads)
+            reason = error.strerror or type(error).__name__
+            return VoiceRefusal(f"the voice cannot be removed: {reason}", SynthesisError.code)
         del self._uploaded[voice]
         self._changed()
         if entry.digest is not None and all(other.digest != entry.digest for other in self._entries.values()):
-            self._uploaded_files.forget(entry.digest)
-            for key in [key for key in self._uploaded_prompts if key[1] == entry.digest]:
-                self._uploaded_prompts.drop(key)
-            self._stored = {key for key in self._stored if key[1] != entry.digest}
-            self._failed = {key for key in self._failed if key[1] != entry.digest}
-            self._leases = {key: lease for key, lease in self._leases.items() if key[1] != entry.digest}
+            self._retire(entry, entry.digest, now_s)
         return None
 
     def wav(self, voice: str) -> bytes | VoiceRefusal:
@@ -366,6 +398,42 @@ class VoiceLibrary:
         """Remove what a process that died in the middle of an upload or a removal has left."""
         for left in self._uploads.glob(f"{_PART}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def _look_for(self, voice: str) -> None:
+        """Take in, or forget, what another process has done to an uploaded voice.
+
+        A store that is being replaced may still do what it was asked before, and what it was asked is asked again of
+        the next one, which was started before that was done.
+        """
+        folder = self._uploads / voice
+        if not re.fullmatch(VOICE_ID, voice) or (folder / "manifest.json").is_file() == (voice in self._uploaded):
+            return
+        if voice in self._uploaded:
+            del self._uploaded[voice]
+        else:
+            self._uploaded[voice] = _read(folder)[0]
+        self._changed()
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a directory, if it is there: at once, as a half removed voice would come back at the next start."""
+        if not folder.exists():
+            return
+        gone = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
+        folder.rename(gone / folder.name)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _retire(self, entry: _Entry, digest: str, now_s: float) -> None:
+        """Delete what was made of a clip that no voice has any more; in memory it stays for a while."""
+        held = {key[0] for key in self._uploaded_prompts if key[1] == digest}
+        for fingerprint in sorted(held.union(self._uploaded_files.fingerprints(digest))):
+            prompt = self._prompt(entry, fingerprint, digest, now_s)
+            if prompt is not None:
+                self._removed.put((fingerprint, digest), prompt, now_s)
+            self._uploaded_prompts.drop((fingerprint, digest))
+        self._uploaded_files.forget(digest)
+        self._stored = {key for key in self._stored if key[1] != digest}
+        self._failed = {key for key in self._failed if key[1] != digest}
+        self._leases = {key: lease for key, lease in self._leases.items() if key[1] != digest}
 
     def _changed(self) -> None:
         """Put both kinds together: of one id, that which comes with the service, unless it cannot be used."""
@@ -388,6 +456,15 @@ class VoiceLibrary:
         else:
             memory.put(key, prompt, now_s)
         return prompt
+
+    def _earlier(self, voice: str, fingerprint: str, digest: str, now_s: float) -> VoicePrompt | VoiceRefusal:
+        """The prompt of a clip that the id stood for when an utterance began, and does not any more."""
+        key = (fingerprint, digest)
+        self._removed.expire(now_s)
+        prompt = self._removed.peek(key) or self._prompts.get(key, now_s) or self._uploaded_prompts.get(key, now_s)
+        for files in (self._files, self._uploaded_files):
+            prompt = prompt or files.load(voice, fingerprint, digest)
+        return prompt or VoiceRefusal(f"voice {voice!r} was removed or changed too long ago to go on with it")
 
     def _holder(self, fingerprint: str, digest: str, now_s: float) -> str | None:
         replica, until_s = self._leases.get((fingerprint, digest), ("", now_s))

@@ -30,7 +30,7 @@ from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
-from serve_app.voice_library import VoiceRefusal
+from serve_app.voice_library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ class Generator:
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
         """Of clips that came with a request, by their digest."""
+        self._earlier_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
+            REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
+        )
+        """By digest, for utterances that began before the voices changed."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
@@ -133,7 +137,11 @@ class Generator:
         """
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
-            prompt = await (self._prompt(request.voice) if request.clip is None else self._prompt_of(request.clip))
+            prompt = await (
+                self._prompt(request.voice, request.voice_digest)
+                if request.clip is None
+                else self._prompt_of(request.clip)
+            )
             prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
             stream = self._speaker.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
@@ -142,9 +150,10 @@ class Generator:
         try:
             while True:
                 event = await events.get()
-                yield event
                 if isinstance(event, SpeechEnd):
+                    yield event
                     return
+                yield replace(event, voice_digest=prompt.digest)
                 stream.consumed(len(event.codes))
         finally:
             stream.cancel()
@@ -215,13 +224,26 @@ class Generator:
             slots=self._config.engine.slots,
         )
 
-    async def _prompt(self, voice: str) -> VoicePrompt:
+    async def _prompt(self, voice: str, digest: str = "") -> VoicePrompt:
         """A voice's prompt from this replica's memory, the store, or its reference clip.
+
+        Args:
+            voice: its id.
+            digest: of the clip that it has to be made of; empty for that of now.
 
         Raises:
             VoiceNotFoundError: there is no such voice, or it cannot be used; says why.
         """
-        return self._prompts.get(voice, time.monotonic()) or await self._once(voice, lambda: self._fetch(voice))
+        now_s = time.monotonic()
+        prompt = self._prompts.get(voice, now_s)
+        if prompt is not None and digest in ("", prompt.digest):
+            return prompt
+        if not digest:
+            return await self._once(voice, lambda: self._fetch(voice))
+        # No id has a slash.
+        return self._earlier_prompts.get(digest, now_s) or await self._once(
+            f"{voice}/{digest}", lambda: self._fetch(voice, digest)
+        )
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
         """The prompt of a clip that came with its request; it is kept here alone, and in no store."""
@@ -242,12 +264,12 @@ class Generator:
         if not done.cancelled() and done.exception() is not None:  # asked for, so that it is not reported as lost
             log.info("voice %s: %s", key, done.exception())
 
-    async def _fetch(self, voice: str) -> VoicePrompt:
+    async def _fetch(self, voice: str, digest: str = "") -> VoicePrompt:
         """Ask the store until it has the prompt, or gives the reference to this replica to encode."""
         fingerprint = self._speaker.fingerprint
         while True:
             voices = self._voices
-            answer = await self._store.get(voice, fingerprint, self._replica)
+            answer = await self._store.get(voice, fingerprint, self._replica, digest)
             if isinstance(answer, VoiceRefusal):
                 raise VoiceNotFoundError(answer.message)
             if isinstance(answer, VoicePrompt):
@@ -257,7 +279,9 @@ class Generator:
                 prompt = await self._encode_for_all(answer, fingerprint)
                 break
             await asyncio.sleep(ASK_AGAIN_S)
-        if voices == self._voices:  # else the id may stand for another clip by now
+        if digest:
+            self._earlier_prompts.put(digest, prompt, time.monotonic())
+        elif voices == self._voices:  # else the id may stand for another clip by now
             self._prompts.put(voice, prompt, time.monotonic())
         return prompt
 
@@ -301,6 +325,9 @@ class Generator:
         if bulletin.voices != self._voices:
             self._voices = bulletin.voices
             for voice in self._prompts:
+                prompt = self._prompts.peek(voice)
+                if prompt is not None:
+                    self._earlier_prompts.put(prompt.digest, prompt, time.monotonic())
                 self._prompts.drop(voice)
         waiting = bulletin.encode
         if waiting is not None and not self._fetching:

@@ -66,9 +66,11 @@ class VoiceStore:
         self._library.refresh(time.monotonic())
         return self._library.voices()
 
-    def get(self, voice: str, fingerprint: str, replica: str) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
-        """A voice's prompt, or the reference to make it from, or why there is neither."""
-        return self._library.get(voice, fingerprint, time.monotonic(), replica)
+    def get(
+        self, voice: str, fingerprint: str, replica: str, digest: str = ""
+    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
+        """A voice's prompt, or the reference to make it from, or why there is neither; see :meth:`VoiceLibrary.get`."""
+        return self._library.get(voice, fingerprint, time.monotonic(), replica, digest)
 
     def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """Keep a prompt that a generator has made."""
@@ -88,7 +90,7 @@ class VoiceStore:
 
     def remove(self, voice: str) -> VoiceRefusal | None:
         """See :meth:`VoiceLibrary.remove`."""
-        return self._library.remove(voice)
+        return self._library.remove(voice, time.monotonic())
 
     def wav(self, voice: str) -> bytes | VoiceRefusal:
         """See :meth:`VoiceLibrary.wav`."""
@@ -156,10 +158,10 @@ class VoiceStoreClient:
         return await self._ask(lambda store: store.voices.remote())
 
     async def get(
-        self, voice: str, fingerprint: str, replica: str
+        self, voice: str, fingerprint: str, replica: str, digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
         """See :meth:`VoiceStore.get`."""
-        return await self._ask(lambda store: store.get.remote(voice, fingerprint, replica))
+        return await self._ask(lambda store: store.get.remote(voice, fingerprint, replica, digest))
 
     async def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """See :meth:`VoiceStore.put`."""

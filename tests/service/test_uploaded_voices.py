@@ -101,6 +101,28 @@ async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_the
     assert answer.end["code"] == "VOICE_NOT_FOUND"
 
 
+async def test_an_utterance_ends_with_the_clip_it_began_with_though_that_is_removed_replaced_and_its_generator_dies(
+    service, voices
+):
+    voices.add(wav(hz=285.0), {"name": "Leaving", **SAID})
+    asked = {"voice": "leaving", "seed": 3, "text": "It is alive and it goes on and on, for quite a while. " * 4}
+    async with service.connect() as connection:
+        before = await speak(connection, **asked)
+        speaking = asyncio.create_task(speak(connection, **asked))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(voices.remove, "leaving")
+        assert "leaving" not in {voice["id"] for voice in voices.list()}
+        await asyncio.to_thread(voices.add, wav(hz=560.0), {"name": "Leaving", **SAID})
+        as_another = await spoken(service, voice="leaving")
+        assert not speaking.done()
+        os.kill(service.pid_of("ServeReplica:tts:Generator"), signal.SIGKILL)
+        during = await speaking
+    assert during.end["type"] == as_another.end["type"] == "complete"
+    assert [message["type"] for message in during.messages].count("segment") >= 3
+    assert same(during, before)
+    assert not same(as_another, await spoken(service, voice="austen"))
+
+
 async def test_one_clip_uploaded_by_many_at_once_is_one_voice(service, voices):
     add = asyncio.to_thread
     answers = await asyncio.gather(

@@ -6,13 +6,15 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from serve_app.config import AppConfig
 from serve_app.errors import SynthesisError, VoiceNotFoundError
-from serve_app.speech import SpeechRequest, VoiceClip
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, VoiceClip
 from serve_app.voice_library import VoiceInWork, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt
 
@@ -39,8 +41,8 @@ class Store:
         self.kept = []
         self.given_up = []
 
-    async def get(self, voice, fingerprint, replica):
-        self.asked.append((voice, replica))
+    async def get(self, voice, fingerprint, replica, digest=""):
+        self.asked.append((voice, replica, digest) if digest else (voice, replica))
         await asyncio.sleep(0.05)
         return self.answers.pop(0)
 
@@ -54,11 +56,11 @@ class Store:
 def generator(*answers, encode=prompt_of):
     made = Generator.__new__(Generator)
     made._replica, made._voices, made._demand = "r1", "v1", Demand()
-    made._prompts, made._own_prompts = (
-        BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(2)
+    made._prompts, made._own_prompts, made._earlier_prompts = (
+        BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(3)
     )
     made._fetching = {}
-    made._encoder = ThreadPoolExecutor(1, "encoder", be_nice)
+    made._background = ThreadPoolExecutor(1, "background", be_nice)
     made._store = Store(*answers)
     made.encoded = []
 
@@ -78,6 +80,72 @@ async def test_a_burst_of_streams_fetches_a_voice_once():
     assert made._store.asked == [("woolf", "r1")]
     await made._prompt("woolf")
     assert len(made._store.asked) == 1
+
+
+class Engine:
+    """Speaks one frame for each stream, at once."""
+
+    def submit(self, prepared, deliver):
+        deliver(AudioChunk(0, np.zeros((1, 16), np.int16), np.zeros(1920, np.float32)))
+        deliver(SpeechEnd("eos", 1))
+        return SimpleNamespace(consumed=lambda frames: None, cancel=lambda: None)
+
+
+def speaking(made):
+    """A generator whose streams reach an engine; which prompt each was prepared with."""
+    prepared = []
+    made._config = AppConfig()
+    made._speaker.engine = Engine()
+    made._speaker.runner.prepare = lambda request, prompt: prepared.append(prompt)
+    return prepared
+
+
+async def spoken(made, **fields):
+    return [event async for event in made.speak(SpeechRequest("Hello.", "woolf", **fields))]
+
+
+async def test_a_burst_of_streams_on_a_replica_asks_the_store_once_and_says_what_it_speaks_with():
+    made = generator(prompt_of(REFERENCE))
+    prepared = speaking(made)
+    streams = await asyncio.gather(*(spoken(made, seed=seed) for seed in range(50)))
+    assert made._store.asked == [("woolf", "r1")]
+    assert {prompt.digest for prompt in prepared} == {"d1"}
+    assert len(prepared) == 50
+    assert all([chunk.voice_digest, end.finish_reason] == ["d1", "eos"] for chunk, end in streams)
+
+
+async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_is_another():
+    another = replace(prompt_of(REFERENCE), digest="d3")
+    made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"), another)
+    prepared = speaking(made)
+    await spoken(made)
+    made._heed(Bulletin(Demand(), "v2", None))
+    ((refused,), (chunk, _)) = await asyncio.gather(spoken(made), spoken(made, voice_digest="d1", begun=True))
+    assert (refused.code, chunk.voice_digest) == ("VOICE_NOT_FOUND", "d1")
+    made._heed(Bulletin(Demand(), "v3", None))
+    assert [(await spoken(made))[0].voice_digest, (await spoken(made, voice_digest="d1"))[0].voice_digest] == [
+        "d3",
+        "d1",
+    ]
+    assert [prompt.digest for prompt in prepared] == ["d1", "d1", "d3", "d1"]
+    assert len(made._store.asked) == 3
+
+
+async def test_a_replica_that_lacks_the_clip_asks_for_that_one_alone_and_once():
+    made = generator(prompt_of(REFERENCE), prompt_of(REFERENCE))
+    speaking(made)
+    await asyncio.gather(*(spoken(made, voice_digest="d1", delivered_codes=np.zeros((3, 16))) for _ in range(5)))
+    assert made._store.asked == [("woolf", "r1", "d1")]
+    await spoken(made)
+    assert made._store.asked[1:] == [("woolf", "r1")], "of a new utterance it is not known what the id stands for"
+
+
+async def test_an_utterance_whose_clip_is_nowhere_any_more_is_refused_and_given_no_other():
+    made = generator(replace(prompt_of(REFERENCE), digest="d3"), VoiceRefusal("it was removed too long ago"))
+    speaking(made)
+    await spoken(made)
+    (end,) = await spoken(made, voice_digest="d1", delivered_codes=np.zeros((3, 16)))
+    assert (end.code, end.frames) == ("VOICE_NOT_FOUND", 3)
 
 
 async def test_a_burst_on_an_unencoded_voice_encodes_it_once_and_gives_it_to_everybody():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from serve_app.resumption import VAIN_ATTEMPTS, VAIN_ATTEMPTS_ONCE_SPOKEN, Resumption
@@ -31,6 +33,16 @@ def test_what_the_request_holds_already_comes_first():
     held = Resumption(SpeechRequest("Hello.", "austen", delivered_codes=chunk(0).codes))
     held.add(chunk(2))
     assert held.request.delivered_codes[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_follows_is_spoken_with_the_clip_that_it_was_begun_with():
+    held = Resumption(SpeechRequest("Hello.", "austen"))
+    held.add(replace(chunk(0), voice_digest="d1"))
+    assert held.request.voice_digest == "d1"
+    later = Resumption(SpeechRequest("Hello again.", "austen", begun=True, voice_digest="d1"))
+    assert later.request.voice_digest == "d1"
+    later.add(chunk(0))
+    assert later.request.voice_digest == "d1"
 
 
 def test_attempts_in_vain_are_bounded_and_come_later_and_later():

@@ -1,6 +1,6 @@
 """The session's laws, with a numeric clock and no I/O."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -113,8 +113,9 @@ class Bench:
             self._perform(self.session.receive(message, self.now_s))
         return self
 
-    def audio(self, frames=1):
-        self._perform(self.session.event(self.call.call_id, chunk_of(frames), self.now_s))
+    def audio(self, frames=1, voice_digest=""):
+        chunk = replace(chunk_of(frames), voice_digest=voice_digest)
+        self._perform(self.session.event(self.call.call_id, chunk, self.now_s))
         return self
 
     def end(self, reason="eos", **more):
@@ -604,6 +605,17 @@ def test_a_call_is_needed_when_all_that_was_made_is_played():
     assert (bench.call.needed_by_s, bench.call.request.begun) == (6, True)
     bench.wait(7).audio(25).end()  # he waited from 6 to 9
     assert (bench.call.needed_by_s, bench.call.request.begun) == (11, False)
+
+
+def test_an_utterance_asks_for_the_clip_that_it_began_with_and_the_next_one_for_none():
+    bench = Bench().say(Speak(text="One.|Two.|Three."), Speak(text="Four."))
+    assert bench.call.request.voice_digest == ""
+    bench.audio(1, "d1").audio(1, "d1").end()
+    assert bench.call.request.voice_digest == "d1"
+    bench.audio().end()
+    assert bench.call.request.voice_digest == "d1"
+    bench.audio(1, "d1").end()
+    assert (bench.call.request.text, bench.call.request.voice_digest) == ("Four.", "")
 
 
 def test_a_call_after_a_cancel_is_needed_at_once():

@@ -239,13 +239,77 @@ def test_a_removed_voice_is_gone_with_everything_made_of_it(library, voices):
     one.add(*upload())
     before = one.version
     encoded(one, "woolf")
-    assert one.remove("woolf") is None
+    assert one.remove("woolf", 0.0) is None
     assert one.version != before
     assert "woolf" not in states(one)
     assert isinstance(one.get("woolf", MODEL, 0.0), VoiceRefusal)
     assert not [file for file in (voices / ".uploaded").rglob("*") if file.is_file()]
     assert states(library()) == {"austen": "pending", "makima": "unavailable"}
-    assert one.remove("woolf").code == "VOICE_NOT_FOUND"
+    assert one.remove("woolf", 0.0).code == "VOICE_NOT_FOUND"
+
+
+def test_an_utterance_that_had_begun_goes_on_with_a_removed_voice_and_no_other_does(library):
+    one = library()
+    one.add(*upload())
+    prompt = encoded(one, "woolf")
+    one.remove("woolf", 100.0)
+    assert isinstance(one.get("woolf", MODEL, 101.0), VoiceRefusal)
+    again = one.get("woolf", MODEL, 101.0, "b", prompt.digest)
+    np.testing.assert_array_equal(again.codes, prompt.codes)
+    assert isinstance(one.get("woolf", "model-2", 101.0, "b", prompt.digest), VoiceRefusal)
+    assert isinstance(one.get("woolf", MODEL, 101.0, "b", "0" * 32), VoiceRefusal)
+    assert states(one) == {"austen": "pending", "makima": "unavailable"}
+
+
+def test_a_removed_voice_is_gone_for_everybody_after_a_while_however_often_it_is_asked_for(library):
+    one = library()
+    one.add(*upload())
+    digest = encoded(one, "woolf").digest
+    one.remove("woolf", 100.0)
+    for second in range(100, 1901, 100):
+        assert isinstance(one.get("woolf", MODEL, float(second), "b", digest), VoicePrompt)
+    assert isinstance(one.get("woolf", MODEL, 1901.0, "b", digest), VoiceRefusal)
+    assert len(one._removed) == 0
+
+
+def test_what_was_removed_is_forgotten_without_being_asked_for_and_takes_so_much_memory_and_no_more(
+    library, monkeypatch
+):
+    monkeypatch.setattr(voice_library, "REMOVED_MAX_BYTES", 5000)
+    one = library()
+    digests = []
+    for name in ("One", "Two"):
+        one.add(*upload(name=name, hz=300.0 + len(digests)))
+        digests.append(encode(one.get(name.lower(), MODEL, 0.0), codes=100).digest)
+        one.put(encode(one.get(name.lower(), MODEL, 0.0), codes=100), MODEL, 0.0)
+        one.remove(name.lower(), 0.0)
+    assert isinstance(one.get("one", MODEL, 1.0, "b", digests[0]), VoiceRefusal)
+    assert isinstance(one.get("two", MODEL, 1.0, "b", digests[1]), VoicePrompt)
+    one.refresh(5000.0)
+    assert len(one._removed) == 0
+
+
+def test_another_clip_under_the_id_of_a_removed_voice_is_not_mixed_into_its_utterances(library):
+    one = library()
+    one.add(*upload())
+    before = encoded(one, "woolf").digest
+    one.remove("woolf", 0.0)
+    one.add(*upload(hz=500.0))
+    assert one.get("woolf", MODEL, 1.0, "b", before).digest == before, "also while the new clip waits to be encoded"
+    after = encoded(one, "woolf").digest
+    assert after != before
+    assert one.get("woolf", MODEL, 1.0, "b", before).digest == before
+    assert one.get("woolf", MODEL, 1.0, "b", after).digest == one.get("woolf", MODEL, 1.0).digest == after
+
+
+def test_an_utterance_goes_on_with_a_clip_of_the_service_that_was_replaced(library, voices):
+    one = library()
+    before = encoded(one, "austen").digest
+    add_voice(voices, "austen", hz=400.0)
+    one.refresh()
+    assert isinstance(one.get("austen", MODEL, 1.0), Reference)
+    assert one.get("austen", MODEL, 1.0, "b", before).digest == before
+    assert library().get("austen", MODEL, 1.0, "b", before).digest == before, "it lies on disk"
 
 
 def test_a_prompt_that_two_voices_share_outlives_the_first(library):
@@ -254,12 +318,12 @@ def test_a_prompt_that_two_voices_share_outlives_the_first(library):
     one.add(*upload(name="Virginia"))
     encoded(one, "woolf")
     assert states(one)["virginia"] == "ready"
-    one.remove("woolf")
+    one.remove("woolf", 0.0)
     assert isinstance(library().get("virginia", MODEL, 0.0), VoicePrompt)
 
 
 def test_a_voice_of_the_service_is_not_removed(library, voices):
-    refusal = library().remove("austen")
+    refusal = library().remove("austen", 0.0)
     assert refusal.code == "VOICE_CONFLICT"
     assert (voices / "austen" / "clip.wav").exists()
 
@@ -269,11 +333,11 @@ def test_a_clip_that_the_service_lacks_can_be_uploaded_and_gives_way_to_one_on_d
     assert one.add(*upload(name="Makima")).state == "pending"
     add_voice(voices, "makima", hz=400.0)
     one.refresh()
-    assert one.remove("makima").code == "VOICE_CONFLICT"
+    assert one.remove("makima", 0.0).code == "VOICE_CONFLICT"
     (voices / "makima" / "clip.wav").unlink()
     one.refresh()
     assert states(one)["makima"] == "pending"
-    assert one.remove("makima") is None
+    assert one.remove("makima", 0.0) is None
     assert states(one)["makima"] == "unavailable"
 
 
@@ -281,7 +345,7 @@ def test_no_more_voices_are_kept_than_may_be(library):
     one = library(max_uploaded=1)
     one.add(*upload())
     assert one.add(*upload(name="Other", hz=500.0)).code == "CAPACITY"
-    one.remove("woolf")
+    one.remove("woolf", 0.0)
     assert one.add(*upload(name="Other", hz=500.0)).voice == "other"
 
 
@@ -290,6 +354,51 @@ def test_a_disk_that_takes_nothing_is_a_refusal_and_leaves_nothing(voices, tmp_p
     one = VoiceLibrary(VoicesConfig(path=str(voices)), PromptFiles(tmp_path / "cache"), tmp_path / "file" / "uploads")
     assert one.add(*upload()).code == "SYNTHESIS_ERROR"
     assert "woolf" not in states(one)
+
+
+def test_a_voice_that_another_process_has_stored_is_the_same_upload_again_or_a_conflict(library):
+    """So it is when a store dies between storing a voice and saying so, and the next one has looked before."""
+    one, other = library(), library()
+    voice, manifest, audio = upload()
+    one.add(voice, manifest, audio)
+    assert other.add(voice, manifest, audio).voice == "woolf"
+    assert states(other)["woolf"] == "pending"
+    late = library()
+    one.add(*upload(name="Virginia"))
+    assert late.add(*upload(name="Virginia", hz=500.0)).code == "VOICE_CONFLICT"
+    assert late.known("virginia", encode(one.get("virginia", MODEL, 0.0)).digest).voice == "virginia"
+
+
+def test_a_voice_that_another_process_has_removed_is_gone(library):
+    one = library()
+    one.add(*upload())
+    other = library()
+    one.remove("woolf", 0.0)
+    assert other.remove("woolf", 0.0).code == "VOICE_NOT_FOUND"
+    assert "woolf" not in states(other)
+    assert other.add(*upload(hz=500.0)).state == "pending", "its id is free"
+
+
+def test_what_a_disk_has_lost_of_a_voice_is_in_nobodys_way(library, voices):
+    one = library()
+    one.add(*upload())
+    (voices / ".uploaded" / "woolf" / "manifest.json").unlink()
+    second = library()
+    assert "woolf" not in states(second)
+    assert second.add(*upload()).state == "pending"
+    assert isinstance(second.get("woolf", MODEL, 0.0), Reference)
+
+
+def test_a_disk_that_removes_nothing_is_a_refusal_and_the_voice_stays(library, monkeypatch):
+    one = library()
+    one.add(*upload())
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(voice_library.tempfile, "mkdtemp", full)
+    assert one.remove("woolf", 0.0).code == "SYNTHESIS_ERROR"
+    assert states(one)["woolf"] == "pending"
 
 
 def test_what_a_process_left_half_done_is_cleared_up(library, voices):
@@ -338,13 +447,17 @@ def test_a_voice_whose_replica_is_gone_or_gave_up_is_encoded_by_another(library)
     assert states(one)["austen"] == "ready"
 
 
-def test_a_prompt_of_a_voice_removed_meanwhile_is_dropped(library, voices):
+def test_a_prompt_of_a_voice_removed_meanwhile_is_not_kept_on_disk(library, voices):
     one = library()
     one.add(*upload())
     prompt = encode(one.get("woolf", MODEL, 0.0))
-    one.remove("woolf")
+    one.remove("woolf", 0.0)
     one.put(prompt, MODEL, 0.0)
     assert not list((voices / ".uploaded").rglob("*.npz"))
+    assert isinstance(one.get("woolf", MODEL, 1.0), VoiceRefusal)
+    assert isinstance(one.get("woolf", MODEL, 1.0, "a", prompt.digest), VoicePrompt), (
+        "who waited for it speaks to the end"
+    )
 
 
 def test_the_directory_is_looked_at_again_after_a_while_and_not_before(library, voices):
@@ -368,7 +481,7 @@ def test_no_id_leads_out_of_the_directory(library, voice):
     one = library()
     assert isinstance(one.get(voice, MODEL, 0.0), VoiceRefusal)
     assert isinstance(one.wav(voice), VoiceRefusal)
-    assert isinstance(one.remove(voice), VoiceRefusal)
+    assert isinstance(one.remove(voice, 0.0), VoiceRefusal)
 
 
 @given(st.text(max_size=120), st.one_of(st.none(), st.text(max_size=80)))

@@ -60,7 +60,7 @@ class LibraryBackend:
         return given_or_raised(self.library.add(voice, manifest, wav))
 
     async def remove_voice(self, voice):
-        given_or_raised(self.library.remove(voice))
+        given_or_raised(self.library.remove(voice, 0.0))
 
     async def voice_wav(self, voice):
         return given_or_raised(self.library.wav(voice))
@@ -106,7 +106,7 @@ async def client(host, backend):
     async with httpx.AsyncClient(base_url=f"http://{host}", timeout=30) as client:
         yield client
     for status in backend.library.voices():
-        backend.library.remove(status.voice)
+        backend.library.remove(status.voice, 0.0)
     gc.collect()
 
 
