@@ -2,13 +2,14 @@
 
 Run::
 
-    python benchmarks/voices.py                       # tiny, seconds
-    python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 20
+    python benchmarks/voices.py                       # tiny, a minute and a half
+    python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 40 --seconds 0
 
-``before prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine
-being idle: prompt from the cache, tokens, the way onto the engine's thread. ``encoding`` is what listeners notice of
-clips that are encoded one after the other, without a pause: audio chunks that came after the one before them had been
-played, and the silence that this made.
+``prefill`` is that of one text, the voice's constant prefix computed or taken from the cache, in turn. ``before
+prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine being idle:
+prompt from the cache, tokens, the way onto the engine's thread. ``encoding``, left out for 0 seconds, is what listeners
+notice of clips that are encoded one after the other, without a pause: audio chunks that came after the one before them
+had been played, and the silence that this made.
 """
 
 import argparse
@@ -54,7 +55,6 @@ def main() -> None:
     began_s = time.perf_counter()
     speaker.runner.learn(voice)
     learn_s = time.perf_counter() - began_s
-    speaker.engine.start()
     figures: dict[str, object] = {
         "model": arguments.model,
         "clip_s": len(reference.pcm) / reference.sample_rate_hz,
@@ -66,12 +66,16 @@ def main() -> None:
     print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
     print(f"its state on the device, made by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
+    figures["prefill"] = prefill(speaker, voice, arguments.rounds)
+    speaker.engine.start()
     figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
     for name, pool in [
         ("nobody encodes", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
         ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
     ]:
+        if not arguments.seconds:
+            break
         figures[name] = listen(speaker, voice, reference, name, pool, arguments)
     speaker.engine.stop()
     if arguments.json:
@@ -85,10 +89,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times; or 0")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--json")
     return parser.parse_args()
+
+
+def prefill(speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+    """Milliseconds of a prefill without the voice's prefix and with it, in turn; the engine is not running yet."""
+    runner = speaker.runner
+    prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
+    constant = runner.prompts.positions(voice, "english") - prepared.prefill_positions
+    took_ms: dict[str, list[float]] = {"computed": [], "reused": []}
+    for _ in range(rounds + 2):  # the first two warm up
+        for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to have it computed again
+            runner._prefixes.drop(key)  # noqa: SLF001
+        for taken_ms in took_ms.values():
+            began_s = time.perf_counter()
+            runner.prefill(0, prepared)
+            taken_ms.append(1e3 * (time.perf_counter() - began_s))
+            runner.release(0)
+    computed, reused = (float(np.median(taken_ms[2:])) for taken_ms in took_ms.values())
+    ratios = np.array(took_ms["computed"][2:]) / np.array(took_ms["reused"][2:])
+    print(
+        f"prefill of {constant} constant positions and {prepared.prefill_positions} more: median {computed:.2f} ms"
+        f" computed, {reused:.2f} ms with the prefix reused; ratio {np.median(ratios):.2f} (median of {rounds} pairs)"
+    )
+    return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
 
 async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, float]:

@@ -2,13 +2,26 @@
 
 const STORED = "tts-api-key";
 
+// What a subprotocol may be made of (RFC 6455): a key of other characters can be shown to nobody.
+const KEY = /^[\w!#$%&'*+.^`|~-]*$/;
+
+/** The service wants a key, or another one than it was shown. */
+export class KeyWanted extends Error {}
+
 export function key() {
   return sessionStorage.getItem(STORED) ?? "";
 }
 
 export function keepKey(value) {
+  if (!KEY.test(value)) throw new KeyWanted("That is no API key: it has characters that none has.");
   if (value) sessionStorage.setItem(STORED, value);
   else sessionStorage.removeItem(STORED);
+}
+
+/** What to tell somebody whom the service has refused. */
+export function keyWanted(reason) {
+  if (!key()) return new KeyWanted("This service asks for an API key: put yours into the field “API key”.");
+  return new KeyWanted(`The service does not take this API key: ${reason}.`);
 }
 
 /** A request to this service. */
@@ -17,14 +30,18 @@ export function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
+/** What it answers, as JSON, and whether that is what was asked for; a proxy in between may answer with anything. */
+export async function answerOf(path, options) {
+  const answer = await ask(path, options);
+  const said = await answer.json().catch(() => ({ message: `The service answered ${answer.status}.` }));
+  if (answer.status === 401) throw keyWanted(said.message);
+  return { ok: answer.ok, said };
+}
+
 /** A socket to this service; a browser's sockets carry no headers, so the key is a subprotocol. */
 export function openSocket(path) {
   const url = new URL(path, window.location.href);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   url.hash = "";
-  try {
-    return new WebSocket(url, key() ? ["tts.v1", `tts-key.${key()}`] : []);
-  } catch {
-    throw new Error("That is no API key: it has characters that none has.");
-  }
+  return new WebSocket(url, key() ? ["tts.v1", `tts-key.${key()}`] : []);
 }

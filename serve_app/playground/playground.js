@@ -1,6 +1,6 @@
 // The page: what is asked goes to the socket, what comes goes to the ears and the eyes.
 
-import { ask, keepKey, key } from "./access.js";
+import { ask, keepKey, key, keyWanted, KeyWanted } from "./access.js";
 import { Connection } from "./connection.js";
 import { Player, SAMPLE_RATE_HZ } from "./player.js";
 import { randomParts, Utterance } from "./utterance.js";
@@ -24,6 +24,7 @@ let utterance = null; // what is being spoken
 let latest = null; // what was spoken last, for the download
 let leastSlack = Infinity; // samples, while more was expected
 let ending = ""; // what to say when the last sample was played
+let keyTried = key();
 
 function status(text, isError = false) {
   $("status").textContent = text;
@@ -157,6 +158,12 @@ function onMessage(message, audio) {
       stop();
       break;
     case "error": {
+      if (message.code === "UNAUTHORIZED") {
+        const wanted = keyWanted(message.message);
+        fail(wanted.message);
+        askForKey();
+        break;
+      }
       const again = message.retry_after_ms ? ` Try again in ${Math.ceil(message.retry_after_ms / 1000)} s.` : "";
       fail(`${message.message} (${message.code}).${again}`);
       break;
@@ -261,13 +268,40 @@ async function showReadiness() {
 
 function unreachable(error) {
   status(error instanceof TypeError ? "The server does not answer." : error.message, true);
+  if (error instanceof KeyWanted) askForKey();
 }
 
-function keyChanged() {
+/** Show the field for the key to somebody who did not know that there is one, or whose key is not taken. */
+function askForKey() {
+  $("more").open = true;
+  $("key").setAttribute("aria-invalid", "true");
+  $("key").focus();
+}
+
+function takeKey() {
+  const given = (keyTried = $("key").value.trim());
   cancel();
-  keepKey($("key").value.trim());
   connection.drop();
-  showVoices().then(() => status("The API key is taken."), unreachable);
+  $("key").removeAttribute("aria-invalid");
+  try {
+    keepKey(given);
+  } catch (error) {
+    unreachable(error);
+    return;
+  }
+  showVoices().then(() => status(given ? "The API key is taken." : "No API key is shown any more."), unreachable);
+}
+
+/** Whoever leaves the field has not always changed what Enter has taken. */
+function keyChanged() {
+  if ($("key").value.trim() !== keyTried) takeKey();
+}
+
+/** Enter takes the key, and says nothing with it yet. */
+function keyEntered(event) {
+  if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  takeKey();
 }
 
 function cancelAsked() {
@@ -281,8 +315,9 @@ $("text").addEventListener("input", typed);
 $("text").addEventListener("compositionend", typed);
 $("cancel").addEventListener("click", cancelAsked);
 $("download").addEventListener("click", download);
-$("key").value = key();
+$("key").value = keyTried;
 $("key").addEventListener("change", keyChanged);
+$("key").addEventListener("keydown", keyEntered);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     if (!$("voice-form").contains(event.target)) speak(event);

@@ -1,6 +1,6 @@
 // The list of voices, and a new one: a file or a recording, what is said of it, what the checks say.
 
-import { ask } from "./access.js";
+import { answerOf } from "./access.js";
 import { Recorder } from "./recorder.js";
 
 const MAX_RECORDING_S = 30;
@@ -11,9 +11,9 @@ let clip = null; // Blob to be uploaded
 
 /** Fill the list; `preferred` is chosen if it is there, else what was chosen, else the service's default. */
 export async function showVoices(preferred = $("voice").value) {
-  const answer = await ask("v1/audio/voices");
-  if (!answer.ok) throw new Error((await answer.json()).message ?? `The service answered ${answer.status}.`);
-  const { voices, default: usual } = await answer.json();
+  const { ok, said } = await answerOf("v1/audio/voices");
+  if (!ok) throw new Error(said.message);
+  const { voices, default: usual } = said;
   const options = voices.map((voice) => {
     const option = new Option(voice.name, voice.id);
     option.disabled = voice.state === "unavailable";
@@ -71,10 +71,9 @@ async function addVoice(event) {
   voiceStatus("Being checked…");
   showReport([]);
   try {
-    const answer = await ask("v1/audio/voices", { method: "POST", body: form });
-    const said = await answer.json();
+    const { ok, said } = await answerOf("v1/audio/voices", { method: "POST", body: form });
     showReport(said.report ?? []);
-    if (!answer.ok) throw new Error(`${said.message} (${said.code})`);
+    if (!ok) throw new Error(said.code ? `${said.message} (${said.code})` : said.message);
     await showVoices(said.id);
     voiceStatus(`“${said.name}” is there and chosen: Speak says the text with it.`);
   } catch (error) {

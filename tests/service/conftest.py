@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import yaml
+from browser_page import CHROMIUM, MICROPHONE, NO_CHROMIUM
+from playwright.async_api import async_playwright
 from running_service import READY, ROOT, Launched, Service, free_port
 
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -53,6 +56,17 @@ def service(launch):
     launched = launch(port)
     launched.wait_for(READY)
     return Service(f"127.0.0.1:{port}", launched)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser():
+    """A Chromium with a clip for a microphone."""
+    if CHROMIUM is None:
+        pytest.skip(NO_CHROMIUM)
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *MICROPHONE])
+        yield running
+        await running.close()
 
 
 @pytest.fixture(scope="session")

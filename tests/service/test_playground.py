@@ -1,117 +1,42 @@
 """The page in a real Chromium, over the real service: what it plays, shows, sends and records."""
 
-import asyncio
-import json
 import os
 import re
-import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
 import soundfile as sf
-from playwright.async_api import Page, async_playwright, expect
-from running_service import ROOT
+from browser_page import (
+    CHROMIUM,
+    CLIP,
+    NO_CHROMIUM,
+    PATIENCE_MS,
+    describe,
+    done,
+    opened,
+    rendered,
+    shown,
+    speaks_with,
+    until,
+)
+from playwright.async_api import expect
 
 from serve_app.cli.voices import Service as Voices
 
-CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
-    pytest.skip("no Chromium is installed (Debian: apt-get install chromium)", allow_module_level=True)
+    pytest.skip(NO_CHROMIUM, allow_module_level=True)
 
-CLIP = ROOT / "voices" / "austen" / "reference.wav"
-TRANSCRIPT = json.loads((ROOT / "voices" / "austen" / "manifest.json").read_text())["transcript"]
-PATIENCE_MS = 60_000
-MICROPHONE = [
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    f"--use-file-for-fake-audio-capture={CLIP}",
-]
 SCREENSHOT = os.environ.get("PLAYGROUND_SCREENSHOT")
 """Where a picture of the page goes, if somebody wants one."""
-
-# Listens where the player's blocks leave it, and to the protocols that sockets offer.
-TAP = """
-globalThis.rendered = [];
-globalThis.protocols = [];
-globalThis.AudioWorkletNode = class extends AudioWorkletNode {
-  constructor(context, name, options) {
-    super(context, name, options);
-    if (name !== "player") return;
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = ({ data }) => rendered.push({ ...data, samples: Array.from(data.samples) });
-    this.port.postMessage({ type: "tap", port: port2 }, [port2]);
-  }
-};
-globalThis.WebSocket = class extends WebSocket {
-  constructor(url, offered) {
-    super(url, offered);
-    protocols.push(offered);
-  }
-};
-"""
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser():
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *MICROPHONE])
-        yield running
-        await running.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(service, browser):
-    """The page, and what its browser complains of; ``page.sent`` has the audio as it came from the wire."""
-    context = await browser.new_context(color_scheme="light")
-    made = await context.new_page()
-    complaints = []
-    made.sent = []
-    made.said = []
-    made.on("pageerror", lambda error: complaints.append(str(error)))
-    made.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-    made.on("websocket", lambda socket: listen(made, socket))
-    made.complaints = complaints
-    await made.add_init_script(TAP)
-    await made.goto(f"http://{service.address}/")
-    await expect(made.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
-    yield made
-    assert complaints == []
-    await context.close()
-
-
-def listen(page, socket):
-    socket.on("framereceived", lambda frame: page.sent.append(frame) if isinstance(frame, bytes) else None)
-    socket.on("framesent", lambda frame: page.said.append(json.loads(frame)))
-
-
-async def done(page: Page):
-    await expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=PATIENCE_MS)
-
-
-async def rendered(page: Page) -> tuple[np.ndarray, int]:
-    """What left the player, and in how many places it was interrupted."""
-    blocks = await page.evaluate("rendered")
-    samples = np.concatenate([np.asarray(block["samples"], dtype=np.float32) for block in blocks])
-    gaps = 0
-    for earlier, later in pairwise(blocks):
-        if later["samples"] and later["frame"] != earlier["frame"] + len(earlier["samples"]):
-            gaps += 1
-            assert earlier["queued"] == 0, "it is silent only where nothing was there to play"
-    return samples, gaps
-
-
-async def until(page: Page, expression: str):
-    """Playwright's own wait makes code of strings, which the page's policy refuses."""
-    async with asyncio.timeout(PATIENCE_MS / 1000):
-        while not await page.evaluate(expression):
-            await page.wait_for_timeout(50)
-
-
-async def shown(page: Page, name: str) -> str:
-    return await page.locator(f"#{name}").inner_text()
+    async with opened(browser, service.address) as made:
+        await expect(made.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
+        yield made
 
 
 @pytest.mark.parametrize("encoding", ["pcm16", "pcm_f32"])
@@ -262,23 +187,6 @@ def uploads(service):
     for voice in made.list():
         if voice["uploaded"]:
             made.remove(voice["id"])
-
-
-async def describe(page: Page, name: str):
-    await page.fill("#voice-name", name)
-    await page.fill("#transcript", TRANSCRIPT)
-    await page.select_option("#voice-language", "english")
-    await page.fill("#consent", "The reader gave it to the public domain.")
-
-
-async def speaks_with(page: Page, voice: str):
-    await expect(page.locator("#voice-status")).to_contain_text("is there and chosen", timeout=PATIENCE_MS)
-    assert await page.input_value("#voice") == voice
-    await page.fill("#text", "This is another voice.")
-    await page.locator("#speak").click()
-    await done(page)
-    assert page.said[-1]["voice"] == voice
-    assert (await rendered(page))[0].any()
 
 
 async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, uploads):
