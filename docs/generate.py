@@ -1,7 +1,7 @@
 """Write the reference pages: ``configuration.md`` from ``serve_app/config.py``, ``metrics.md`` from ``metrics.py``.
 
-``python docs/generate.py`` writes what stands between the marks of each page and leaves the rest of it; with ``--check``
-it says which pages have drifted, and fails.
+``python docs/generate.py`` writes what stands between the marks of each page and leaves the rest of it; with
+``--check`` it says which pages have drifted, and fails.
 """
 
 import argparse

@@ -192,8 +192,8 @@ class ScalingConfig(Settings):
     cold_start_s: float = Field(
         default=30.0,
         ge=0,
-        description="From the order of a replica to its first stream, a new node's start included; rising load is met so"
-        " early.",
+        description="From the order of a replica to its first stream, a new node's start included; rising load is met"
+        " so early.",
     )
     crowding: float = Field(
         default=0.7,
