@@ -19,6 +19,23 @@ SHELLS = {"sh", "bash", "shell", "console"}
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 """This project's commands, and what each of them calls."""
 
+_PROGRAMS = (
+    *SCRIPTS,
+    "curl",
+    "docker",
+    "git",
+    "helm",
+    "kind",
+    "kubectl",
+    "make",
+    "pip",
+    "pytest",
+    "python",
+    "ray",
+    "serve",
+)
+_COMMAND = re.compile(rf"^(?:\$ |(?:{'|'.join(_PROGRAMS)}) )", re.MULTILINE)
+
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _MARK = re.compile(r"<!-- (runs|tested|needs|long): (.+?) -->")
 
@@ -103,16 +120,20 @@ def blocks(page: Path) -> list[Block]:
     found = []
     mark: tuple[str, str] | None = None
     for token in _MARKDOWN.parse(page.read_text()):
-        if token.type == "fence" and token.info.strip() in SHELLS:
+        if token.type == "fence" and (token.info.split() or [""])[0] in SHELLS:
             found.append(Block(page, token.map[0] + 1, token.content, mark))
         matched = _MARK.fullmatch(token.content.strip()) if token.type == "html_block" else None
         mark = (matched[1], matched[2]) if matched else None
     return found
 
 
-def unfenced(page: Path) -> list[int]:
-    """Lines at which code stands that is indented instead of fenced: nothing says there what it is."""
-    return [token.map[0] + 1 for token in _MARKDOWN.parse(page.read_text()) if token.type == "code_block"]
+def unnamed(page: Path) -> list[int]:
+    """Lines at which code begins of which nothing says what it is: indented code, and commands in a bare fence."""
+    return [
+        token.map[0] + 1
+        for token in _MARKDOWN.parse(page.read_text())
+        if token.type == "code_block" or (token.type == "fence" and not token.info and _COMMAND.search(token.content))
+    ]
 
 
 def documented_blocks() -> list[Block]:

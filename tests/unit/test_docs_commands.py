@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pages import DOCS, ROOT, SCRIPTS, Block, blocks, documented_blocks, every_page, unfenced, workplace
+from pages import DOCS, ROOT, SCRIPTS, Block, blocks, documented_blocks, every_page, unnamed, workplace
 
 BLOCKS = documented_blocks()
 NEEDS = {"gpu", "cluster", "network"}
@@ -74,8 +74,8 @@ def test_what_a_command_names_exists(block):
 
 
 @pytest.mark.parametrize("page", [*every_page()], ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_is_fenced(page):
-    assert unfenced(page) == []
+def test_commands_stand_in_a_block_of_shell(page):
+    assert unnamed(page) == []
 
 
 @pytest.mark.parametrize(
@@ -138,3 +138,9 @@ def test_wrong_blocks_are_found():
         test_a_block_says_how_it_is_known_to_work(Block(page, 1, "true\n", ("needs", "time")))
     with pytest.raises(AssertionError):
         test_a_test_that_is_named_has_the_commands(Block(page, 1, "tts-keys me\n", ("tested", "tests/conftest.py")))
+
+
+def test_commands_without_a_block_of_shell_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("a\n\n    make run\n\n```\nclient → server\n```\n\n```\n$ ls\n```\n\n```text\nmake run\n```\n")
+    assert unnamed(page) == [3, 9]

@@ -40,7 +40,7 @@ def test_a_page_of_the_site_links_what_the_site_has(page):
 def test_the_index_leads_to_every_page():
     linked = linked_from(DOCS / "index.md")
     # A folder may have an index of its own, which the first one links.
-    for page in [page for page in linked if page.name == "index.md"]:
+    for page in [page for page in linked if page.name in {"index.md", "README.md"} and page.is_relative_to(DOCS)]:
         linked |= linked_from(page)
     left_out = {page for page in DOCS.rglob("*.md") if page.name != "index.md" or page.parent != DOCS} - linked
     assert left_out == set()
