@@ -46,7 +46,7 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/properdocs build --quiet
+	$(BIN)/properdocs build
 
 install: $(INSTALLED)
 
