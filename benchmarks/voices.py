@@ -28,6 +28,8 @@ import numpy as np
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.deployments.generator import Generator, be_nice
 from serve_app.engine.engine import Stream
+from serve_app.generator_meter import GeneratorMeter
+from serve_app.metrics import NoRecorder
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, scan
@@ -122,6 +124,7 @@ async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt
     """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
     generator = Generator.__new__(Generator)  # its own speak, without Serve around it
     generator._config, generator._speaker, generator._fetching = config, speaker, {}  # noqa: SLF001
+    generator._meter = GeneratorMeter(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
     generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
     began: list[float] = []

@@ -25,7 +25,9 @@ from serve_app.deployments.gate import Gate
 from serve_app.dialects import Dialect
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.messages import MAX_SEED
+from serve_app.metrics import NoRecorder, Recorder
 from serve_app.session import Session, SessionSetup
+from serve_app.session_meter import IngressMeter
 from serve_app.utterance import Manner, TextPipeline
 from serve_app.voices import VoiceStatus
 
@@ -43,6 +45,9 @@ VOICES_TIMEOUT_S = 2.0
 ROOM_REFRESH_S = 1.0
 """How often, while there are sessions, the others are told what runs and waits here, and how much may run is learnt."""
 
+RECORD_PERIOD_S = 1.0
+"""How often what stands still is recorded again."""
+
 FULL_RETRY_MS = 5000
 """When to try again at a replica that has all its sessions."""
 
@@ -53,15 +58,18 @@ Refused = Callable[[SpeechError], Response]
 class Front:
     """One per ingress replica; lives on its event loop."""
 
-    def __init__(self, backend: Backend, config: AppConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, config: AppConfig, clock: Callable[[], float], recorder: Recorder | None = None
+    ) -> None:
+        self.meter = IngressMeter(recorder or NoRecorder())
         self.backend = backend
         self.config = config
         self.clock = clock
         self.sessions = 0
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
-        gate = Gate(Admission(config.admission, config.engine.slots), clock)
+        self._gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
-        self._service = Service(backend, gate, clock, self.clips, self.learn_voices)
+        self._service = Service(backend, self._gate, clock, self.clips, self.learn_voices, self.meter)
         self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
@@ -93,6 +101,7 @@ class Front:
                 self._doorkeeper.check(request, scope)
                 return await answer(request)
             except SpeechError as error:
+                self.meter.refused(error)
                 return refused(error)
 
         return ask
@@ -155,10 +164,16 @@ class Front:
         while True:
             try:
                 async with asyncio.timeout(VOICES_TIMEOUT_S):
-                    self._service.gate.resize(await self.backend.share_load(self._service.gate.backlog))
+                    self._gate.resize(await self.backend.share_load(self._gate.backlog))
             except Exception:
                 log.exception("how many streams may run could not be learnt; it stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
+
+    async def keep_recording(self) -> None:
+        """Say how things stand, as long as the replica lives."""
+        while True:
+            self.meter.now(self._gate.backlog)
+            await asyncio.sleep(RECORD_PERIOD_S)
 
     async def learn_voices(self) -> None:
         """Ask again, for a voice that is not known here, unless somebody just did."""

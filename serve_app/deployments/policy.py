@@ -12,9 +12,12 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext
 
+from serve_app import metrics
 from serve_app.autoscaling import Bounds, Load, Memory, desired_replicas
 from serve_app.config import ScalingConfig
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.meter import RayRecorder
+from serve_app.metrics import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +59,17 @@ class ReplicaStats:
 class ScaleGenerators:
     """The policy; Serve makes one whenever the deployment's configuration changes."""
 
-    def __init__(self, slots: int, scaling: dict[str, float]) -> None:
+    def __init__(self, slots: int, scaling: dict[str, float], recorder: Recorder | None = None) -> None:
         """Take what the application was built with.
 
         Args:
             slots: streams of a replica.
             scaling: a :class:`ScalingConfig`, in use until a replica reports another.
+            recorder: of its decisions; None: Ray's.
         """
         join_serve_log()
         self._slots = slots
+        self._recorder = recorder
         self._scaling = ScalingConfig.model_validate(scaling)
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -75,7 +80,14 @@ class ScaleGenerators:
         bounds = Bounds(ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas)
         memory: Memory = ctx.policy_state.get("memory", Memory())
         decision = desired_replicas(load, bounds, self._scaling, memory, ctx.current_time or 0.0)
+        if self._recorder is None:
+            # In Serve's controller, whose own labels say nothing of an application.
+            self._recorder = RayRecorder(application=ctx.app_name or "")
+        self._recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
+        self._recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
         if decision.replicas != ctx.target_num_replicas:
+            direction = "up" if decision.replicas > ctx.target_num_replicas else "down"
+            self._recorder.add(metrics.DECISIONS, direction=direction, reason=decision.cause)
             said = {"from": ctx.target_num_replicas, "to": decision.replicas, "reason": decision.reason, **asdict(load)}
             log.info("scaling %s", json.dumps({name: _rounded(value) for name, value in said.items()}))
         return decision.replicas, {"memory": decision.memory}

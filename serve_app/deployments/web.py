@@ -3,10 +3,12 @@
 Written against :class:`serve_app.deployments.backend.Backend`, so that it runs, and is tested, without Ray.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -26,6 +28,7 @@ from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
+from serve_app.metrics import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +47,28 @@ PAGE_POLICY = (
 """The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
 
 
-def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float] = time.monotonic) -> Starlette:
-    """The application of one ingress replica."""
-    front = Front(backend, config, clock)
+def build_web(
+    backend: Backend,
+    config: AppConfig,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    recorder: Recorder | None = None,
+) -> Starlette:
+    """The application of one ingress replica; without a recorder nothing is recorded."""
+    front = Front(backend, config, clock, recorder)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)
     openai = OpenAISpeech(front)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        recording = asyncio.create_task(front.keep_recording())
+        yield
+        recording.cancel()
+
     return Starlette(
+        lifespan=lifespan,
         middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
         routes=[
             Route("/", pages.index),

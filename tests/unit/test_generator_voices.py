@@ -11,9 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recorded import Recorded
 
 from serve_app.config import AppConfig
 from serve_app.errors import SynthesisError, VoiceNotFoundError
+from serve_app.generator_meter import GeneratorMeter
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, VoiceClip
 from serve_app.voice_library import VoiceInWork, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt
@@ -61,6 +63,7 @@ def generator(*answers, encode=prompt_of):
     )
     made._fetching = {}
     made._background = ThreadPoolExecutor(1, "background", be_nice)
+    made._meter = GeneratorMeter(Recorded(), slots=1)
     made._store = Store(*answers)
     made.encoded = []
 
