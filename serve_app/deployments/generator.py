@@ -361,7 +361,8 @@ class Generator:
             return
         runner = self._speaker.runner
         self._meter.engine(self._speaker.engine, runner.graph_fallbacks)
-        self._meter.caches({"prompt": self._prompts, "own": self._own_prompts, "state": runner.voice_states})
+        prompts = {"prompt": self._prompts, "own": self._own_prompts, "earlier": self._earlier_prompts}
+        self._meter.caches({**prompts, "state": runner.voice_states})
 
     async def _report_always(self) -> None:
         """Tell the store how it is, every second; a store that is away is told the next time."""

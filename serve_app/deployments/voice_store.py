@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RaySystemError
 
 from serve_app import metrics
 from serve_app.config import VoicesConfig
@@ -161,16 +161,16 @@ class VoiceStoreClient:
         only the first replaces it and the others find the new one.
         """
         while True:
-            actor: Any = self._find()
             try:
+                actor: Any = self._find()
                 if await actor.config.remote() == self._config:
                     await actor.refresh.remote()
                     self._actor = actor
                     return
                 log.info("the voices' configuration has changed: replacing their store")
                 ray.kill(actor, no_restart=True)
-            except RayActorError:
-                log.info("the voice store went away while it was asked for its configuration")
+            except (RayActorError, RaySystemError) as error:
+                log.info("the voice store went away while it was asked for its configuration: %r", error)
             await asyncio.sleep(0.1)
 
     async def voices(self) -> list[VoiceStatus]:
@@ -232,8 +232,13 @@ class VoiceStoreClient:
             return await question(self._actor)
 
     def _find(self) -> ActorHandle[VoiceStore]:
+        """The application's store, started if there is none.
+
+        Raises:
+            RaySystemError: it came or went between two looks at its name.
+        """
         store: Any = ray.remote(VoiceStore)
-        return store.options(
+        named = store.options(
             name=ACTOR_NAME,
             namespace=namespace_of(self._application),
             get_if_exists=True,
@@ -241,4 +246,8 @@ class VoiceStoreClient:
             max_restarts=-1,
             max_task_retries=-1,
             num_cpus=0,
-        ).remote(self._config, self._application)
+        )
+        try:
+            return named.remote(self._config, self._application)
+        except ValueError as error:  # Ray's word for it, and none of its own errors
+            raise RaySystemError(error) from error

@@ -3,13 +3,14 @@
 import asyncio
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from clips import wav
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from serve_app.config import AppConfig, VoicesConfig
 from serve_app.deployments.fleet import GeneratorStatus
@@ -19,6 +20,7 @@ from serve_app.voices import Reference, UploadRecord, VoicePrompt, VoiceUpload, 
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app import app
+    from serve_app.deployments import voice_store
     from serve_app.deployments.ingress import _stored
     from serve_app.deployments.voice_store import VoiceStore, directory_of, namespace_of
 
@@ -109,6 +111,27 @@ async def test_what_the_store_refuses_is_raised_with_its_code():
         await _stored(answer(VoiceRefusal("taken", "VOICE_CONFLICT")))
     with pytest.raises(TtsUnavailableError):
         await _stored(answer(ActorUnavailableError("gone", None)))
+
+
+async def test_a_store_that_is_nowhere_to_be_found_for_a_moment_is_no_error_of_this_service(monkeypatch):
+    """Ray says so with a plain ValueError, when an actor's name is taken or freed between two looks at it."""
+
+    class Gone:
+        class add:  # noqa: N801
+            @staticmethod
+            async def remote(*_):
+                raise ActorDiedError
+
+    def looked_up(*_):
+        raise ValueError("Failed to look up actor with name 'voice_store'")
+
+    options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=looked_up))
+    monkeypatch.setattr(voice_store.ray, "remote", lambda _: options)
+    client = voice_store.VoiceStoreClient("tts", VoicesConfig())
+    client._actor = Gone
+    with pytest.raises(TtsUnavailableError) as refused:
+        await _stored(client.add(*upload()))
+    assert refused.value.http_status == 503
 
 
 def test_the_directory_of_uploads_is_resolved_like_that_of_voices(tmp_path):
