@@ -15,6 +15,7 @@ from clips import ffmpeg, wav
 from running_service import speak, wait_until
 
 from serve_app.cli.voices import Service as Voices
+from serve_app.cli.voices import VoicesError
 
 TEXT = "Some words that may well be said in four seconds."
 SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
@@ -130,6 +131,23 @@ async def test_one_clip_uploaded_by_many_at_once_is_one_voice(service, voices):
     )
     assert [answer["id"] for answer in answers] == ["crowd"] * 4
     assert [voice["id"] for voice in voices.list() if voice["uploaded"]] == ["crowd"]
+
+
+async def test_an_upload_whose_ingress_dies_can_be_made_again_and_is_one_voice(service, voices):
+    def add():
+        return voices.add(wav(hz=310.0), {"name": "Twice", **SAID})
+
+    def added():
+        with contextlib.suppress(VoicesError):  # Serve's proxy says 500, or has nobody to give it to
+            return add()["id"] == "twice"
+
+    uploading = asyncio.create_task(asyncio.to_thread(add))
+    await asyncio.sleep(0.2)  # a clip is decoded for about a second
+    os.kill(service.pid_of("ServeReplica:tts:Ingress"), signal.SIGKILL)
+    with contextlib.suppress(VoicesError):
+        await uploading
+    await asyncio.to_thread(wait_until, added, 60, "another ingress takes it")
+    assert [voice["id"] for voice in voices.list() if voice["uploaded"]] == ["twice"]
 
 
 def test_a_large_clip_arrives_whole_and_is_mixed_down(service, voices):
