@@ -7,6 +7,7 @@ from promql import (
     SERVE_LOOP_MS,
     SERVE_QUEUED,
     SERVE_TARGET,
+    least_slack,
     now,
     or_zero,
     quantile,
@@ -109,7 +110,7 @@ _GENERATION = Row(
             "Least left to play",
             units.Seconds,
             "The listener who is nearest to silence, in each replica; absent where nobody listens.",
-            (Query(now(metrics.LEAST_SLACK_SECONDS, ("replica",), take="min"), "{{replica}}"),),
+            (Query(least_slack(("replica",)), "{{replica}}"),),
         ),
         Panel(
             "How long streams hold a slot",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from serve_app import metrics
+
 WINDOW = "[$__rate_interval]"
 """Grafana's own: four scrapes at least, wider where the dashboard shows days."""
 
@@ -86,6 +88,13 @@ def quantile(q: float, metric: Exported, by: Sequence[str] = (), where: str = ""
     assert metric.kind == "histogram", metric
     buckets = f"rate({metric.exported}_bucket{_braces(where)}{WINDOW})"
     return f"histogram_quantile({q:g}, sum{_grouped(metric, ('le', *by))} ({buckets}))"
+
+
+def least_slack(by: Sequence[str] = (), where: str = "") -> str:
+    """What the listener who is nearest to silence has left; nothing of a replica to which nobody listens."""
+    metric = metrics.LEAST_SLACK_SECONDS
+    listened = f"{now(metrics.LISTENERS, ('replica',), where)} > 0"
+    return f"min{_grouped(metric, by)} ({metric.exported}{_braces(where)} and on (replica) {listened})"
 
 
 def share(part: str, whole: str) -> str:

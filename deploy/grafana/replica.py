@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.models import units
 from panels import Choice, Dashboard, Panel, Query, Row
-from promql import SERVE_LOOP_MS, SERVE_PROCESSING, now, or_zero, quantile, rate, share, spent
+from promql import SERVE_LOOP_MS, SERVE_PROCESSING, least_slack, now, or_zero, quantile, rate, share, spent
 
 from serve_app import metrics
 
@@ -87,8 +87,9 @@ _STEPS = Row(
         Panel(
             "Streams in a step",
             units.Short,
-            "How many share one, by stage. Steps get longer with it, but less than in proportion.",
-            (Query(quantile(0.5, metrics.STEP_STREAMS, ("stage",), _THIS), "{{stage}}"),),
+            "The typical number that share one, by stage; above four it is rounded up to a bucket. Steps get longer "
+            "with it, but less than in proportion.",
+            (Query(f"ceil({quantile(0.5, metrics.STEP_STREAMS, ('stage',), _THIS)})", "{{stage}}"),),
         ),
         Panel(
             "Steps a second",
@@ -136,7 +137,7 @@ _STREAMS = Row(
             "Least left to play",
             units.Seconds,
             "Of the listener who is nearest to silence; absent where nobody listens.",
-            (Query(now(metrics.LEAST_SLACK_SECONDS, where=_THIS, take="min"), "least"),),
+            (Query(least_slack(where=_THIS), "least"),),
         ),
         Panel(
             "How long streams hold a slot",

@@ -38,7 +38,8 @@ class Alert:
 ALERTS = (
     Alert(
         "TtsNoMetrics",
-        f'absent({SERVE_HEALTHY}{{deployment="Ingress"}}) or absent({metrics.SESSIONS.exported})',
+        # Serve's own come from its controller, ours from each generator, where there is one.
+        f'absent({SERVE_HEALTHY}{{deployment="Ingress"}}) or on () (absent({_ENGINES}) and on () {_THERE} > 0)',
         "5m",
         "critical",
         "No metrics of the service arrive: it is gone, or nobody can see how it is",
