@@ -176,8 +176,8 @@ _INGRESS = Row(
             "An ingress's event loop, p99",
             units.Milliseconds,
             "How late the loop gets to what is due. Above some 20 ms every listener of that ingress feels it: it has "
-            "too many sockets, or something blocks.",
-            (Query(quantile(0.99, SERVE_LOOP_MS, ("replica",), _INGRESSES), "{{replica}}"),),
+            "too many sockets, or something blocks. Serve names the actor, not the replica.",
+            (Query(quantile(0.99, SERVE_LOOP_MS, ("actor_id",), _INGRESSES), "actor {{actor_id}}"),),
         ),
         Panel(
             "Calls that wait in Serve",

@@ -48,10 +48,8 @@ class ServeMetric:
 SERVE_HEALTHY = ServeMetric("ray_serve_deployment_replica_healthy", "gauge")
 SERVE_TARGET = ServeMetric("ray_serve_autoscaling_target_replicas", "gauge")
 SERVE_QUEUED = ServeMetric("ray_serve_deployment_queued_queries", "gauge")
-SERVE_AT_REPLICAS = ServeMetric("ray_serve_num_ongoing_requests_at_replicas", "gauge")
 SERVE_PROCESSING = ServeMetric("ray_serve_replica_processing_queries", "gauge")
-SERVE_LOOP_MS = ServeMetric("ray_serve_event_loop_scheduling_latency_ms", "histogram", ("component", "loop_type"))
-SERVE_ROUTING_MS = ServeMetric("ray_serve_request_router_fulfillment_time_ms", "histogram")
+SERVE_LOOP_MS = ServeMetric("ray_serve_event_loop_scheduling_latency_ms", "histogram", ("actor_id",))
 
 
 def now(metric: Exported, by: Sequence[str] = (), where: str = "", take: str = "sum") -> str:
@@ -100,6 +98,16 @@ def least_slack(by: Sequence[str] = (), where: str = "") -> str:
 def share(part: str, whole: str) -> str:
     """How much of ``whole`` is ``part``, from 0 to 1; nothing where there is no whole."""
     return f"{or_zero(part)} / ({whole} > 0)"
+
+
+def loop_delay(q: float, replica: str) -> str:
+    """How late a replica's event loop is, in milliseconds, as a quantile.
+
+    Serve does not say whose loop it is: the process tells, which the replica's own metrics name as well.
+    """
+    buckets = f"rate({SERVE_LOOP_MS.exported}_bucket{WINDOW})"
+    theirs = f"{SERVE_PROCESSING.exported}{_braces(replica)}"
+    return f"histogram_quantile({q:g}, sum by (le) ({buckets} and on (WorkerId) {theirs}))"
 
 
 def or_zero(query: str) -> str:

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.models import units
 from panels import Choice, Dashboard, Panel, Query, Row
-from promql import SERVE_LOOP_MS, SERVE_PROCESSING, least_slack, now, or_zero, quantile, rate, share, spent
+from promql import SERVE_PROCESSING, least_slack, loop_delay, now, or_zero, quantile, rate, share, spent
 
 from serve_app import metrics
 
@@ -155,7 +155,7 @@ _STREAMS = Row(
             "Its event loop, p99",
             units.Milliseconds,
             "How late the loop gets to what is due. Frames leave through it: when it is late, listeners are.",
-            (Query(quantile(0.99, SERVE_LOOP_MS, where=_THIS), "p99"),),
+            (Query(loop_delay(0.99, _THIS), "p99"),),
         ),
     ),
 )

@@ -93,11 +93,3 @@ def test_queries_are_promql(page, tmp_path):
         for number, query in enumerate(queries(page))
     ]
     checked_rules(tmp_path / "rules.yaml", rules)
-
-
-def test_a_page_is_read_back_by_the_sdk(page):
-    from grafana_foundation_sdk.cog.plugins import register_default_plugins  # noqa: PLC0415 - registers globally
-    from grafana_foundation_sdk.models.dashboard import Dashboard  # noqa: PLC0415 - the same
-
-    register_default_plugins()
-    assert Dashboard.from_json(page).title == page["title"]

@@ -35,7 +35,12 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
+                env={
+                    **os.environ,
+                    "RAY_AUTH_TOKEN": token,
+                    "RAY_metrics_report_interval_ms": "4000",  # Ray's own 10 s would make tests of metrics wait
+                    "PYTHONPATH": os.pathsep.join(PATHS),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
