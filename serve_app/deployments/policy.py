@@ -82,7 +82,7 @@ class ScaleGenerators:
         decision = desired_replicas(load, bounds, self._scaling, memory, ctx.current_time or 0.0)
         if self._recorder is None:
             # In Serve's controller, whose own labels say nothing of an application.
-            self._recorder = RayRecorder(application=ctx.app_name)
+            self._recorder = RayRecorder(application=ctx.app_name or "")
         self._recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
         self._recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
         if decision.replicas != ctx.target_num_replicas:

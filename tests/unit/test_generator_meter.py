@@ -7,6 +7,8 @@ from serve_app.generator_meter import GeneratorMeter
 from serve_app.speech import AudioChunk, SpeechRequest
 from serve_app.voices import BoundedCache
 
+MODEL = {"model": "tiny", "device": "cpu", "dtype": "float32", "weights": "plain"}
+
 
 def engine_of(runner):
     return Engine(runner, EngineConfig(slots=runner.slots), clock=lambda: runner.now_s)
@@ -23,6 +25,7 @@ def speak(engine, runner, text="Hello."):
 def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
     runner, recorded = SimulatedRunner(slots=2), Recorded()
     engine, meter = engine_of(runner), GeneratorMeter(recorded, slots=2)
+    meter.loaded(MODEL, 3.0)
     for _ in range(2):
         before = len(runner.log)
         speak(engine, runner)
@@ -34,11 +37,14 @@ def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
             assert set(recorded.histograms[f"step_streams {stage}"]) == {1}
     assert recorded.gauges["engine_up"] == 1
     assert recorded.gauges["streams_running"] == 0
+    assert recorded.gauges["model_info tiny cpu float32 plain"] == 1
+    assert (recorded.gauges["slots"], recorded.gauges["load_seconds"]) == (2, 3.0)
 
 
 def test_a_step_that_raised_is_counted_as_such():
     runner, recorded = SimulatedRunner(), Recorded()
     engine, meter = engine_of(runner), GeneratorMeter(recorded, slots=10)
+    meter.loaded(MODEL, 3.0)
     runner.broken.add("predict")
     speak(engine, runner)
     meter.engine(engine, graph_fallbacks=0)
@@ -68,4 +74,4 @@ def test_counts_of_caches_go_on_where_they_were():
     meter.caches({"prompt": cache})
     meter.caches({"prompt": cache})
     assert recorded.counters == {"voice_misses prompt": 1, "voice_hits prompt": 3}
-    assert recorded.gauges == {"slots": 1, "voice_cache_bytes prompt": 5}
+    assert recorded.gauges == {"voice_cache_bytes prompt": 5}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from recorded import Recorded
 
+from serve_app.admission import Backlog
 from serve_app.dialects import FullDialect
 from serve_app.errors import SynthesisError, UnauthorizedError
 from serve_app.messages import AudioMessage, Cancelled, Complete, error_message
@@ -117,9 +118,11 @@ def test_sessions_are_counted_by_dialect_as_they_come_and_go(recorded):
     sessions = [SessionMeter(ingress, FullDialect()) for _ in range(3)]
     for session in sessions:
         session.opened()
-    assert recorded.gauges["sessions full"] == 3
+    ingress.now(Backlog(running=2, waiting=1, waiting_s=3.0))
+    assert recorded.gauges == {"sessions full": 3, "chunks_running": 2, "chunks_waiting": 1}
     for session in sessions:
         session.closed(1000)
+    ingress.now(Backlog(running=0, waiting=0, waiting_s=0.0))
     assert recorded.gauges["sessions full"] == 0
     assert recorded.counters["sessions_opened full"] == recorded.counters["sessions_closed 1000"] == 3
 
