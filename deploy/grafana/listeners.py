@@ -123,8 +123,8 @@ _ENDS = Row(
         Panel(
             "Utterances by how they ended",
             units.CountsPerSecond,
-            "eos is a whole utterance, cancelled a client that changed its mind, length a text that grew too long, "
-            "stalled and error are ours.",
+            "eos is a whole utterance, length one that was cut at its longest, cancelled a client that changed its "
+            "mind, disconnected one that went away. stalled and error are worth a look.",
             (Query(rate(metrics.UTTERANCES, ("finish_reason",)), "{{finish_reason}}"),),
         ),
         Panel(
