@@ -14,6 +14,9 @@ from running_service import READY, ROOT, Launched, Service, free_port
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 """Where the launcher's processes find an application of the tests."""
 
+QUICK_METRICS = {"RAY_metrics_report_interval_ms": "2000"}
+"""Ray's default is 10 s."""
+
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
@@ -35,12 +38,7 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={
-                    **os.environ,
-                    "RAY_AUTH_TOKEN": token,
-                    "RAY_metrics_report_interval_ms": "4000",  # Ray's own 10 s would make tests of metrics wait
-                    "PYTHONPATH": os.pathsep.join(PATHS),
-                },
+                env={**os.environ, **QUICK_METRICS, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
