@@ -8,7 +8,9 @@ from serve_app import metrics
 from serve_app.errors import CapacityError
 
 SERVE_HEALTHY = "ray_serve_deployment_replica_healthy"
-_THERE = f'sum({SERVE_HEALTHY}{{deployment="Generator"}})'
+_THERE = f'sum(last_over_time({SERVE_HEALTHY}{{deployment="Generator"}}[1m]))'
+"""Serve sets its gauge every ten seconds or so, and Ray forgets one that was not set in time."""
+
 _WANTED = f"max({metrics.REPLICAS_DESIRED.exported})"
 _ENGINES = metrics.ENGINE_UP.exported
 _TTFA = metrics.TTFA_SECONDS.exported
@@ -39,8 +41,9 @@ ALERTS = (
     Alert(
         "TtsNoMetrics",
         # Serve's own come from its controller, ours from each generator, where there is one.
-        f'absent({SERVE_HEALTHY}{{deployment="Ingress"}}) or on () (absent({_ENGINES}) and on () {_THERE} > 0)',
-        "5m",
+        f'absent_over_time({SERVE_HEALTHY}{{deployment="Ingress"}}[2m])'
+        f" or on () (absent_over_time({_ENGINES}[2m]) and on () {_THERE} > 0)",
+        "3m",
         "critical",
         "No metrics of the service arrive: it is gone, or nobody can see how it is",
     ),
