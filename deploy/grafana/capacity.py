@@ -13,6 +13,7 @@ from promql import (
     quantile,
     rate,
     share,
+    total,
 )
 
 from serve_app import metrics
@@ -89,11 +90,12 @@ _GENERATION = Row(
         ),
         Panel(
             "Changes of their number",
-            units.CountsPerSecond,
-            "How often the policy ordered more or fewer, and why. Up and down in turn is a fleet that swings.",
+            units.Short,
+            "How often the policy ordered more or fewer so far, and why: a step for each. Up and down in turn is a "
+            "fleet that swings.",
             (
                 Query(
-                    f"{rate(metrics.DECISIONS, ('direction', 'reason'))} or vector(0)",
+                    f"{total(metrics.DECISIONS, ('direction', 'reason'))} or vector(0)",
                     "{{direction}} {{reason}}",
                 ),
             ),

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.models import units
 from panels import Dashboard, Panel, Query, Row
-from promql import now, or_zero, quantile, rate, share
+from promql import now, or_zero, quantile, rate, share, total
 
 from serve_app import metrics
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError
@@ -142,9 +142,10 @@ _ENDS = Row(
         ),
         Panel(
             "Streams that broke off",
-            units.CountsPerSecond,
-            "A replica was lost in the middle: resumed elsewhere cost a pause at most, given up an utterance.",
-            (Query(f"{rate(metrics.STREAMS_RESUMED, ('outcome',))} or vector(0)", "{{outcome}}"),),
+            units.Short,
+            "So far, a step for each: a replica was lost in the middle. Resumed elsewhere cost a pause at most, given "
+            "up an utterance.",
+            (Query(f"{total(metrics.STREAMS_RESUMED, ('outcome',))} or vector(0)", "{{outcome}}"),),
         ),
     ),
 )

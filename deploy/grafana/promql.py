@@ -72,6 +72,12 @@ def rate(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
     return f"sum{_grouped(metric, by)} (rate({name}{_braces(where)}{WINDOW}))"
 
 
+def total(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
+    """A counter as it stands, for what is rare: its first count is seen too, which no rate shows."""
+    assert metric.kind == "counter", metric
+    return f"sum{_grouped(metric, by)} ({metric.exported}{_braces(where)})"
+
+
 def spent(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
     """What a histogram's values add up to in a second.
 

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.models import units
 from panels import Choice, Dashboard, Panel, Query, Row
-from promql import SERVE_PROCESSING, least_slack, loop_delay, now, or_zero, quantile, rate, share, spent
+from promql import SERVE_PROCESSING, least_slack, loop_delay, now, or_zero, quantile, rate, share, spent, total
 
 from serve_app import metrics
 
@@ -99,12 +99,12 @@ _STEPS = Row(
         ),
         Panel(
             "Failed steps, abandoned graphs",
-            units.CountsPerSecond,
-            "A failed step ends the streams that were in it. A graph that differed from the plain path is not used "
-            "any more: slower, and right.",
+            units.Short,
+            "So far, a step for each. A failed step ends the streams that were in it. A graph that differed from the "
+            "plain path is not used any more: slower, and right.",
             (
-                Query(f"{rate(metrics.STEPS_FAILED, ('stage',), _THIS)} or vector(0)", "failed {{stage}}"),
-                Query(or_zero(rate(metrics.GRAPH_FALLBACKS, where=_THIS)), "abandoned graphs"),
+                Query(f"{total(metrics.STEPS_FAILED, ('stage',), _THIS)} or vector(0)", "failed {{stage}}"),
+                Query(or_zero(total(metrics.GRAPH_FALLBACKS, where=_THIS)), "abandoned graphs"),
             ),
         ),
     ),
