@@ -146,7 +146,7 @@ _LOAD = Row(
         Panel(
             "Bytes to clients",
             units.BytesPerSecondSI,
-            "By encoding, without framing: what the network has to carry.",
+            "By encoding, framing included: what the network has to carry.",
             (Query(rate(metrics.AUDIO_BYTES, ("encoding",)), "{{encoding}}"),),
         ),
     ),
