@@ -136,8 +136,8 @@ _ENDS = Row(
         Panel(
             "Sessions by close code",
             units.CountsPerSecond,
-            "1000 and 1001 are good ends, 1006 a lost connection, 1011 an error of ours, 1013 no room, 4401 and 4429 "
-            "a key that may not.",
+            "As sent by the service: 1000 after a stop, 1008 too slow or silent, 1011 an error of ours, 1013 no room. "
+            "gone: the client left first, as most do.",
             (Query(f"{rate(metrics.SESSIONS_CLOSED, ('code',))} or vector(0)", "{{code}}"),),
         ),
         Panel(

@@ -87,9 +87,9 @@ _STEPS = Row(
         Panel(
             "Streams in a step",
             units.Short,
-            "The typical number that share one, by stage; above four it is rounded up to a bucket. Steps get longer "
+            "The typical number that share one, by stage; above ten it is rounded to a bucket. Steps get longer "
             "with it, but less than in proportion.",
-            (Query(f"ceil({quantile(0.5, metrics.STEP_STREAMS, ('stage',), _THIS)})", "{{stage}}"),),
+            (Query(f"round({quantile(0.5, metrics.STEP_STREAMS, ('stage',), _THIS)})", "{{stage}}"),),
         ),
         Panel(
             "Steps a second",

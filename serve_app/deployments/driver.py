@@ -134,7 +134,7 @@ class Driver:
             opening: what the client is taken to have said before its first frame.
         """
         self._meter.opened()
-        last = Close(1012, "the server stops")
+        last = _GONE  # Serve also cancels the handler of a socket whose client has left
         try:
             last = await self._run(opening)
         finally:
