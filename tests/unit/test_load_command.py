@@ -5,7 +5,7 @@ import json
 import pytest
 
 from serve_app.cli.load import picture
-from serve_app.cli.load.__main__ import main
+from serve_app.cli.load.__main__ import _parser, _target, main
 from serve_app.cli.load.figures import Utterance, summarize
 from serve_app.cli.load.knee import parse_promise
 
@@ -18,6 +18,16 @@ def test_a_load_on_nobody_says_so_and_fails(tmp_path, capsys):
     assert "ECONNREFUSED" in capsys.readouterr().out
     document = json.loads(out.read_text())
     assert document["summary"]["codes"] == {"ECONNREFUSED": len(document["utterances"])}
+
+
+def test_a_key_comes_from_the_environment_and_goes_into_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTS_API_KEY", "tts_environment")
+    assert _target(_parser().parse_args([])).key == "tts_environment"
+    assert _target(_parser().parse_args(["--key", "tts_option"])).key == "tts_option"
+    out = tmp_path / "load.json"
+    url = "ws://127.0.0.1:1/api/v1/speak?api_key=tts_query"
+    main(["--url", url, "--key", "tts_option", "--rate", "50", "--seconds", "0.2", "--json", str(out)])
+    assert "tts_" not in out.read_text()
 
 
 def test_a_trace_is_sent(tmp_path, capsys):

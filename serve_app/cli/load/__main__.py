@@ -83,7 +83,7 @@ def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
     _write(
         arguments.json,
         {
-            "url": arguments.url,
+            "url": _without_query(arguments.url),
             "seconds": seconds,
             "buffer_ms": arguments.buffer_ms,
             "promise": None if promise is None else {"limits": promise.limits, "kept": is_kept},
@@ -116,7 +116,7 @@ def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
     _write(
         arguments.json,
         {
-            "url": arguments.url,
+            "url": _without_query(arguments.url),
             "seconds": arguments.seconds,
             "buffer_ms": arguments.buffer_ms,
             "promise": promise.limits,
@@ -169,6 +169,11 @@ def _lines(path: Path) -> list[str]:
 def _write(path: Path | None, document: dict[str, Any]) -> None:
     if path is not None:
         path.write_text(json.dumps(document, indent=1, default=dict) + "\n")
+
+
+def _without_query(url: str) -> str:
+    """It may carry a key, which belongs into no file."""
+    return url.partition("?")[0]
 
 
 def _positive(words: str) -> float:
