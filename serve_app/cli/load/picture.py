@@ -1,7 +1,6 @@
 """A load, or the steps of a search, as a picture. matplotlib is asked for here alone, and only when one is wanted."""
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png")
+MOST_SHOWN = 3
+"""Of a limit; what is above, and what nothing is known of, is drawn there."""
 
 
 class PictureError(ValueError):
@@ -56,12 +57,13 @@ def draw_steps(steps: Sequence[tuple[float, Summary]], promise: Promise, path: P
     figure = _figure()
     panel = figure.subplots()
     ordered = sorted(steps, key=lambda step: step[0])
+    rates_hz = [rate_hz for rate_hz, _ in ordered]
     for name in promise.limits:
-        used = [(rate_hz, promise.used(summary.figures)[name]) for rate_hz, summary in ordered]
-        known = [(rate_hz, share) for rate_hz, share in used if math.isfinite(share)]
-        panel.plot([rate_hz for rate_hz, _ in known], [share for _, share in known], ".-", label=name)
+        used = [min(MOST_SHOWN, promise.used(summary.figures)[name]) for _, summary in ordered]
+        panel.plot(rates_hz, used, ".-", label=name, clip_on=False)
     panel.axhline(1, color="black", linewidth=0.8)
-    panel.set(xlabel="arrivals a second", ylabel="of what is promised", xscale="log", ylim=(0, 3))
+    panel.set(xlabel="arrivals a second", ylabel=f"used of the limit ({MOST_SHOWN} or more)", ylim=(0, MOST_SHOWN))
+    panel.set_xticks(rates_hz, [f"{rate_hz:.3g}" for rate_hz in rates_hz])
     _save(figure, path)
 
 
