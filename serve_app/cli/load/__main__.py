@@ -1,0 +1,232 @@
+"""``tts-load``: what listeners of a running service hear when many of them come, and how many may come.
+
+A client of dialect B, as many times as it is asked. What is sent, heard and decided is in the modules beside it;
+docs/load.md says what the figures mean.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from serve_app.cli.load import picture
+from serve_app.cli.load.arrivals import (
+    MAX_TEXT_CHARACTERS,
+    Arrival,
+    ArrivalsError,
+    Speech,
+    poisson,
+    span_s,
+    trace,
+)
+from serve_app.cli.load.client import Target, load
+from serve_app.cli.load.figures import Summary, Utterance, summarize
+from serve_app.cli.load.knee import Promise, PromiseError, Search, Step, bracket, next_rate, parse_promise
+from serve_app.cli.load.tables import knee_line, load_lines, promise_line, step_lines
+from serve_app.cli.say import KEY_VARIABLE
+
+TEXT = "It is good to hear you, and to speak to you again after such a long time."
+DEFAULT_PROMISE = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
+MAX_FILE_BYTES = 64 << 20
+FEWEST_ARRIVALS = 5
+"""Expected of a step of the search: below it nothing could be said of its rate."""
+
+
+class LoadError(Exception):
+    """What keeps the command from its work, in words for a terminal."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when the load was made and what was promised was kept; 1 when it was not, or nothing was complete; 2 when
+        what was asked for cannot be done.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.plot is not None:
+            picture.check(arguments.plot)
+        promise = parse_promise(arguments.promise) if arguments.promise else None
+        if arguments.find_knee:
+            return find_knee(arguments, promise or parse_promise(DEFAULT_PROMISE))
+        return one_load(arguments, promise)
+    except (LoadError, ArrivalsError, PromiseError, picture.PictureError, OSError) as error:
+        print(f"tts-load: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tts-load: interrupted", file=sys.stderr)
+        return 130
+
+
+def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
+    """One load, its table, and whether a promise was kept."""
+    if arguments.trace is None:
+        arrivals = poisson(arguments.rate, arguments.seconds, _speech(arguments), arguments.seed)
+        seconds = arguments.seconds
+    else:
+        arrivals = trace(_lines(arguments.trace), arguments.seed)
+        seconds = span_s(arrivals)
+    utterances, summary = _made(arrivals, _target(arguments))
+    print("\n".join(load_lines(summary, seconds, arguments.buffer_ms / 1000)))
+    is_kept = promise is None or promise.is_kept(summary.figures)
+    if promise is not None:
+        print(promise_line(promise, summary))
+    if arguments.plot is not None:
+        picture.draw_load(utterances, arguments.plot)
+    _write(
+        arguments.json,
+        {
+            "url": _without_query(arguments.url),
+            "seconds": seconds,
+            "buffer_ms": arguments.buffer_ms,
+            "promise": None if promise is None else {"limits": promise.limits, "kept": is_kept},
+            "summary": dataclasses.asdict(summary),
+            "utterances": [dataclasses.asdict(one) for one in utterances],
+        },
+    )
+    return 0 if is_kept and summary.complete else 1
+
+
+def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
+    """Loads at one rate after the other until the highest is known that keeps the promise."""
+    if arguments.trace is not None:
+        raise LoadError("--find-knee needs a rate that it can change; a --trace has its own")
+    lowest_hz = FEWEST_ARRIVALS / arguments.seconds
+    search = Search(arguments.rate, lowest_hz, max(arguments.max_rate, lowest_hz), arguments.max_steps)
+    speech, target = _speech(arguments), _target(arguments)
+    deadline_s = time.monotonic() + 60 * arguments.max_minutes
+    tried: list[tuple[float, Summary]] = []
+    steps: list[Step] = []
+    while (rate_hz := next_rate(steps, search)) is not None and time.monotonic() < deadline_s:
+        _, summary = _made(poisson(rate_hz, arguments.seconds, speech, arguments.seed), target)
+        tried.append((rate_hz, summary))
+        steps.append(Step(rate_hz, promise.is_kept(summary.figures)))
+        print(f"{rate_hz:.3g}/s: {promise_line(promise, summary)}", file=sys.stderr)
+    kept_hz, broken_hz = bracket(steps)
+    print("\n".join([*step_lines(tried, promise), "", knee_line(kept_hz, broken_hz)]))
+    if arguments.plot is not None:
+        picture.draw_steps(tried, promise, arguments.plot)
+    _write(
+        arguments.json,
+        {
+            "url": _without_query(arguments.url),
+            "seconds": arguments.seconds,
+            "buffer_ms": arguments.buffer_ms,
+            "promise": promise.limits,
+            "kept_hz": kept_hz,
+            "broken_hz": broken_hz,
+            "steps": [
+                {"rate_hz": rate_hz, "kept": promise.is_kept(summary.figures), "summary": dataclasses.asdict(summary)}
+                for rate_hz, summary in tried
+            ],
+        },
+    )
+    return 0 if kept_hz is not None else 1
+
+
+def _made(arrivals: Sequence[Arrival], target: Target) -> tuple[list[Utterance], Summary]:
+    utterances = asyncio.run(load(arrivals, target))
+    return utterances, summarize(utterances)
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    if not arguments.url.startswith(("ws://", "wss://")):
+        raise LoadError(f"--url {arguments.url}: the socket of dialect B, such as ws://127.0.0.1:8000/api/v1/speak")
+    key = arguments.key or os.environ.get(KEY_VARIABLE, "")
+    return Target(arguments.url, key, arguments.max_sessions, arguments.timeout, arguments.buffer_ms / 1000)
+
+
+def _speech(arguments: argparse.Namespace) -> Speech:
+    texts = [arguments.text or TEXT]
+    if arguments.texts is not None:
+        texts = [line.strip() for line in _lines(arguments.texts) if line.strip()]
+    if not texts or max(map(len, texts)) > MAX_TEXT_CHARACTERS:
+        raise LoadError(f"texts: at least one, each of {MAX_TEXT_CHARACTERS} characters at most")
+    return Speech(texts, arguments.voice, arguments.language)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        LoadError: it is too large, or no text.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise LoadError(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES}")
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{path} is not UTF-8: {error}") from error
+
+
+def _write(path: Path | None, document: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(document, indent=1, default=dict) + "\n")
+
+
+def _without_query(url: str) -> str:
+    """It may carry a key, which belongs into no file."""
+    return url.partition("?")[0]
+
+
+def _positive(words: str) -> float:
+    value = float(words)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{words}: a number above 0")
+    return value
+
+
+def _not_negative(words: str) -> float:
+    value = float(words)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{words}: a number, 0 or more")
+    return value
+
+
+def _count(words: str) -> int:
+    value = int(words)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{words}: a whole number above 0")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tts-load", description="Load a running service and say what was heard.")
+    parser.add_argument("--url", default="ws://127.0.0.1:8000/api/v1/speak", help="default: %(default)s")
+    parser.add_argument("--key", help=f"API key, if the server asks for one; default: ${KEY_VARIABLE}")
+    come = parser.add_argument_group("who comes")
+    come.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="arrivals a second; default: 1")
+    come.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="of arrivals; default: 30")
+    come.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed is the same load; default: 1")
+    come.add_argument("--trace", type=Path, metavar="FILE", help='JSON lines {"at_s", "text", "voice", "language"}')
+    come.add_argument("--max-sessions", type=_count, default=256, metavar="N", help="at a time; default: 256")
+    said = parser.add_argument_group("what is said")
+    said.add_argument("--text", help="one text for all")
+    said.add_argument("--texts", type=Path, metavar="FILE", help="a text on each line, drawn at random")
+    said.add_argument("--voice", help="a voice's id; default: the server's")
+    said.add_argument("--language", help='such as "English"; default: the server\'s')
+    heard = parser.add_argument_group("what is heard")
+    heard.add_argument("--buffer-ms", type=_not_negative, default=100.0, metavar="MS", help="of a player; default: 100")
+    heard.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="of an utterance; default: 60")
+    heard.add_argument("--promise", metavar="FIGURES", help=f"such as {DEFAULT_PROMISE}")
+    heard.add_argument("--json", type=Path, metavar="FILE", help="every figure, and every utterance")
+    heard.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
+    knee = parser.add_argument_group("how many may come")
+    knee.add_argument(
+        "--find-knee", action="store_true", help="the highest rate that keeps the promise, from --rate on"
+    )
+    knee.add_argument("--max-rate", type=_positive, default=100.0, metavar="HZ", help="none above; default: 100")
+    knee.add_argument("--max-steps", type=_count, default=12, metavar="N", help="rates to try; default: 12")
+    knee.add_argument("--max-minutes", type=_positive, default=15.0, metavar="M", help="no new rate after; default: 15")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""Sends arrivals to a service as they are due, each on a socket of its own, and notes what came of each.
+
+Open loop: nobody waits for those before them, so a service that falls behind is asked no less. It knows dialect B
+(docs/protocol.md) and nothing of the service behind it.
+"""
+
+import asyncio
+import errno
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from serve_app.cli.load.arrivals import Arrival
+from serve_app.cli.load.figures import COMPLETE, NOT_SENT, Utterance
+from serve_app.cli.load.player import FirstSound, heard_at_s, play
+
+SAMPLE_BYTES = 2
+MS_SAMPLES = 24
+LOST_AUDIO = "LOST_AUDIO"
+"""The service says that it sent more or less audio than came."""
+TIMEOUT = "TIMEOUT"
+BAD_ANSWER = "BAD_ANSWER"
+"""Something answers that is not this service."""
+CANCELLED = "CANCELLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked, and how.
+
+    Attributes:
+        url: of a socket of dialect B.
+        key: API key; empty without one.
+        max_sessions: sockets at a time; who comes beyond them is not sent.
+        timeout_s: for each, from connecting to the last message.
+        buffer_s: of the players.
+    """
+
+    url: str
+    key: str
+    max_sessions: int
+    timeout_s: float
+    buffer_s: float
+
+
+@dataclass(slots=True)
+class _Hearing:
+    """One utterance as it comes; times on the clock of :func:`time.perf_counter`. Audio is not kept."""
+
+    began_s: float
+    open_s: float | None = None
+    asked_s: float | None = None
+    pieces: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    sound: FirstSound = field(default_factory=FirstSound)
+
+    def take(self, now_s: float, pcm: bytes) -> None:
+        """One binary frame; the last one of an utterance is empty."""
+        if pcm:
+            self.pieces.append((now_s, len(pcm) // SAMPLE_BYTES))
+            self.sound.push(pcm)
+
+    def result(self, due_s: float, load_began_s: float, code: str, ended_s: float, buffer_s: float) -> Utterance:
+        """What became of it."""
+        found = self.sound.sample
+        audible_s = None if found is None else heard_at_s(self.pieces, found)
+        playback = play(self.pieces, buffer_s=buffer_s, ended_s=ended_s)
+        asked_s = self.asked_s
+        return Utterance(
+            at_s=due_s,
+            code=code,
+            late_s=max(0.0, self.began_s - load_began_s - due_s),
+            connect_s=None if self.open_s is None else self.open_s - self.began_s,
+            ttfa_s=None if asked_s is None or not self.pieces else self.pieces[0][0] - asked_s,
+            audible_s=None if asked_s is None or audible_s is None else audible_s - asked_s,
+            e2e_s=None if asked_s is None else ended_s - asked_s,
+            samples=sum(samples for _, samples in self.pieces),
+            underruns=playback.underruns,
+            silent_s=playback.silent_s,
+        )
+
+
+async def load(arrivals: Sequence[Arrival], target: Target) -> list[Utterance]:
+    """Send all of them, each when it is due, and wait until the last one has ended; in their order."""
+    began_s = time.perf_counter()
+    running: set[asyncio.Task[Utterance]] = set()
+    outcomes: list[asyncio.Task[Utterance] | Utterance] = []
+    async with asyncio.TaskGroup() as group:
+        for arrival in arrivals:
+            await asyncio.sleep(max(0.0, began_s + arrival.at_s - time.perf_counter()))
+            if len(running) >= target.max_sessions:
+                outcomes.append(Utterance(arrival.at_s, NOT_SENT))
+                continue
+            task = group.create_task(_hear(arrival, target, began_s))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            outcomes.append(task)
+    return [outcome if isinstance(outcome, Utterance) else outcome.result() for outcome in outcomes]
+
+
+async def _hear(arrival: Arrival, target: Target, load_began_s: float) -> Utterance:
+    """One arrival from its handshake to its end, whatever that is."""
+    hearing = _Hearing(time.perf_counter())
+    try:
+        async with asyncio.timeout(target.timeout_s):
+            code = await _speak(arrival, target, hearing)
+    except (WebSocketException, OSError, ValueError, TypeError, KeyError) as error:  # TimeoutError is an OSError
+        code = code_of(error)
+    return hearing.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
+
+
+async def _speak(arrival: Arrival, target: Target, hearing: _Hearing) -> str:
+    headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
+    options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 1}
+    async with connect(target.url, additional_headers=headers, open_timeout=None, **options) as socket:
+        hearing.open_s = time.perf_counter()
+        hearing.asked_s = hearing.open_s
+        await socket.send(json.dumps(arrival.message()))
+        while True:
+            frame = await socket.recv()
+            if isinstance(frame, bytes):
+                hearing.take(time.perf_counter(), frame)
+                continue
+            message = json.loads(frame)
+            if message["type"] == "complete":
+                return _code_of_end(message, hearing)
+            if message["type"] == "error":
+                return str(message["code"])
+            if message["type"] == "cancelled":
+                return CANCELLED
+
+
+def _code_of_end(complete: dict[str, Any], hearing: _Hearing) -> str:
+    """COMPLETE where all of the audio came that the service says it sent."""
+    came = sum(samples for _, samples in hearing.pieces)
+    return COMPLETE if abs(came / MS_SAMPLES - complete["duration_ms"]) <= 1 else LOST_AUDIO
+
+
+def code_of(error: Exception) -> str:
+    """A short name for what ended an utterance, to be counted."""
+    if isinstance(error, InvalidStatus):
+        return f"HTTP_{error.response.status_code}"
+    if isinstance(error, ConnectionClosed):
+        return f"CLOSED_{1006 if error.rcvd is None else error.rcvd.code}"
+    if isinstance(error, TimeoutError):
+        return TIMEOUT
+    if isinstance(error, OSError):
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return BAD_ANSWER

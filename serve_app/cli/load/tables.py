@@ -1,0 +1,75 @@
+"""A load's figures as lines for a terminal."""
+
+from collections.abc import Sequence
+
+from serve_app.cli.load.figures import MEASURES, NOT_SENT, PERCENTS, Summary
+from serve_app.cli.load.knee import Promise
+
+WIDTH = 9
+
+
+def load_lines(summary: Summary, seconds: float, buffer_s: float) -> list[str]:
+    """All of one load."""
+    not_sent = summary.codes.get(NOT_SENT, 0)
+    failed = summary.arrivals - summary.complete - not_sent
+    came = f"{summary.arrivals} arrivals in {seconds:g} s, {summary.arrivals / seconds:.2f}/s"
+    lines = [
+        f"{came}: {summary.complete} complete, {failed} failed, {not_sent} not sent",
+        *(f"  {code}: {count}" for code, count in summary.codes.items()),
+        f"{summary.audio_s:.2f} s of audio, {summary.samples} samples",
+    ]
+    if summary.complete:
+        had = f"{summary.underruns}, in {summary.figures['underruns']:.1%} of the utterances"
+        lines += [
+            "",
+            f"{'':<24}" + "".join(f"{name:>{WIDTH}}" for name in PERCENTS),
+            *_percentile_lines(summary),
+            "",
+            f"underruns: {had}, {summary.silent_s:.2f} s of silence; players begin with {buffer_s * 1000:g} ms",
+        ]
+    return lines
+
+
+def _percentile_lines(summary: Summary) -> list[str]:
+    lines: list[str] = []
+    for measure in MEASURES:
+        values = [summary.figures.get(measure.key(name)) for name in PERCENTS]
+        label = f"{measure.label}, {measure.unit}" if measure.unit else measure.label
+        shown = "".join(f"{'-' if value is None else _number(value, measure.unit):>{WIDTH}}" for value in values)
+        lines.append(f"{label:<24}{shown}")
+    return lines
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.0f}" if unit else f"{value:.2f}"
+
+
+def promise_line(promise: Promise, summary: Summary) -> str:
+    """Whether it was kept, and by how much of each limit."""
+    parts = [
+        f"{name} {summary.figures[name]:.4g} of {limit:g}" if name in summary.figures else f"{name} unknown"
+        for name, limit in promise.limits.items()
+    ]
+    return f"promise {'kept' if promise.is_kept(summary.figures) else 'BROKEN'}: {', '.join(parts)}"
+
+
+def step_lines(steps: Sequence[tuple[float, Summary]], promise: Promise) -> list[str]:
+    """The rates that were tried, lowest first, with the figures that were promised."""
+    names = list(promise.limits)
+    lines = [f"{'rate, 1/s':>10}{'arrivals':>10}" + "".join(f"{name:>{len(name) + 2}}" for name in names) + "  promise"]
+    for rate_hz, summary in sorted(steps, key=lambda step: step[0]):
+        values = (summary.figures.get(name) for name in names)
+        shown = (f"{'-' if value is None else format(value, '.4g')}" for value in values)
+        columns = "".join(f"{value:>{len(name) + 2}}" for name, value in zip(names, shown, strict=True))
+        kept = "kept" if promise.is_kept(summary.figures) else "broken"
+        lines.append(f"{rate_hz:>10.3g}{summary.arrivals:>10}{columns}  {kept}")
+    return lines
+
+
+def knee_line(kept_hz: float | None, broken_hz: float | None) -> str:
+    """What the search found."""
+    if kept_hz is None:
+        return f"no rate that was tried keeps the promise; the lowest was {broken_hz:.3g}/s"
+    if broken_hz is None:
+        return f"{kept_hz:.3g}/s keeps the promise, and no higher rate was tried"
+    return f"{kept_hz:.3g}/s is the highest rate that kept the promise; {broken_hz:.3g}/s broke it"
