@@ -29,7 +29,7 @@ QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s
 """Knobs that let a run take minutes instead of an hour."""
 OVERRIDES = {
     # A lead of 5 s carries most listeners through the start of a replica, which takes one of two cores for 15 s.
-    "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
+    "engine": {"slots": 1, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
     "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},
     "scaling": QUICK,
     "admission": {"start_deadline_s": 30},

@@ -53,7 +53,7 @@ def test_a_test_that_is_named_has_the_commands(block):
     text = path.read_text()
     for command in block.commands():
         name = program(command)
-        module = SCRIPTS.get(name, "").partition(":")[0]
+        module = SCRIPTS.get(name, "").partition(":")[0].removesuffix(".__main__")
         known = name in SHELLS_OWN or name in text or (module and module in text)
         assert known, f"{block.name}: {path.name} does not run {name}"
 
