@@ -212,7 +212,8 @@ def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
 
 def _metrics_address() -> str:
     """Where Prometheus finds this node's metrics, those of every replica among them."""
-    (node,) = ray.nodes()
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == here]
     return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
 
