@@ -25,11 +25,11 @@ from matplotlib import pyplot as plt
 from service import ROOT, Service, started
 
 TEXT = "It is good to hear you, and to speak to you again after such a long time. Tell me how you have been."
-QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25}
-"""Knobs that let a run take minutes instead of an hour."""
+QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25, "headroom": 3.0}
+"""Knobs that let a run take minutes instead of an hour, and one for what two cores carry while a replica starts."""
 OVERRIDES = {
     # A lead of 5 s carries most listeners through the start of a replica, which takes one of two cores for 15 s.
-    "engine": {"slots": 1, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
+    "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
     "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},
     "scaling": QUICK,
     "admission": {"start_deadline_s": 30},
@@ -44,11 +44,13 @@ class Course:
     """What was seen, against seconds since the begin.
 
     Attributes:
+        began_s: on the clock of :func:`time.perf_counter`.
         samples: time, generators that serve, streams in slots, text chunks that wait, least slack of a listener.
         heard: every utterance.
         failed: codes and exceptions of those that were not completed.
     """
 
+    began_s: float = field(default_factory=time.perf_counter)
     samples: list[tuple[float, int, int, int, float | None]] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list[Heard])
     failed: list[str] = field(default_factory=list[str])
@@ -152,6 +154,11 @@ def tell(course: Course, said: list[tuple[float, dict[str, Any]]]) -> None:
         "complete": len(course.heard),
         "not complete": course.failed,
         "ran dry after their first second": sum(playback.underruns > 0 for playback in playbacks),
+        "they had come at, s": sorted(
+            round(heard.asked_s - course.began_s)
+            for heard, playback in zip(course.heard, playbacks, strict=True)
+            if playback.underruns
+        ),
         "first audio, s": {
             "median": round(statistics.median(waits_s), 3),
             "p95": round(waits_s[int(0.95 * len(waits_s))], 3),
