@@ -1,7 +1,7 @@
 """What the ingress and a generator tell each other: one request down, audio chunks and one end up.
 
 These values cross processes, so they are plain frozen dataclasses of numbers, strings and numpy arrays. Nothing
-here knows of sockets, Ray or torch.
+here knows of sockets, Ray or torch. Text is in no ``repr``, so that whatever logs one of them shows none.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class SpokenContext:
         codes: [F, 16] int16, all of its frames; at least one.
     """
 
-    text: str
+    text: str = field(repr=False)
     codes: NDArray[np.int16]
 
 
@@ -64,8 +64,41 @@ class VoiceClip:
     """
 
     pcm16: NDArray[np.int16]
-    transcript: str | None
+    transcript: str | None = field(repr=False)
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """W3C trace context: what new spans are children of.
+
+    Attributes:
+        traceparent: version, trace, span and flags, well-formed; None without one.
+        tracestate: what tracing systems say to each other beside it.
+    """
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hexadecimal digits."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Whose work something is, for log lines and spans alone: nothing is decided by it.
+
+    Attributes:
+        session_id: of the socket or the HTTP request.
+        utterance_id: the client's own name for it, or one that was made up; None outside of an utterance.
+        context: of the span around it.
+    """
+
+    session_id: str
+    utterance_id: str | None = None
+    context: TraceContext = TraceContext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +119,11 @@ class SpeechRequest:
         begun: earlier text of its utterance was spoken already: the listener would rather wait than lose the rest.
         context: the text chunk before this one, of the same utterance; it continues the voice's reference. It is no
             part of this request's own frames and audio. None speaks from the voice alone.
+        clip: the voice that its session brought itself, in place of one in the store.
+        trace: for the generator's log lines and spans; None where nobody asks.
     """
 
-    text: str
+    text: str = field(repr=False)
     voice: str
     language: str = "auto"
     seed: int = 0
@@ -99,6 +134,7 @@ class SpeechRequest:
     begun: bool = False
     context: SpokenContext | None = None
     clip: VoiceClip | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
