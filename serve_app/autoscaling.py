@@ -13,6 +13,7 @@ be remembered between two calls is a value, handed in and given back. No Ray, no
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from serve_app.config import ScalingConfig
 
@@ -104,17 +105,24 @@ class Memory:
     less: int = 0
 
 
+Cause = Literal["average", "lately", "arrivals", "late_listeners", "first"]
+"""What asked for so many replicas: the streams of the last minute, of the last seconds, those to come; listeners who
+run dry; nobody has spoken yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How many replicas there should be.
 
     Attributes:
         replicas: ready ones and starting ones together.
+        cause: the same as ``reason``, for a metric.
         reason: in words, for the log.
         memory: for the next call.
     """
 
     replicas: int
+    cause: Cause
     reason: str
     memory: Memory
 
@@ -122,6 +130,7 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class _Need:
     replicas: float
+    cause: Cause
     reason: str
 
 
@@ -139,15 +148,18 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
     learnt = _with_strain(_with_averages(memory, load, config, now_s), load, config, now_s, passed_s)
     need = _need_of_streams(load, config, learnt)
     wanted = math.ceil(need.replicas * learnt.strain - _SLACK_REPLICAS)
-    reason = need.reason if learnt.strain < 1.01 else f"{need.reason}, times {learnt.strain:.2f} for late listeners"
+    cause, reason = need.cause, need.reason
+    if learnt.strain >= 1.01:
+        cause, reason = "late_listeners", f"{need.reason}, times {learnt.strain:.2f} for late listeners"
     if load.running or load.waiting:
         wanted = max(1, wanted)
     if memory.at_s is None and load.ready + load.starting == 0:
-        wanted, reason = max(1, wanted), "nobody has spoken yet: one replica shows that it can"
+        wanted, cause = max(1, wanted), "first"
+        reason = "nobody has spoken yet: one replica shows that it can"
     within = bounds.hold(wanted)
     if within != wanted:
         reason = f"{reason}: {wanted}, and {bounds.min_replicas} to {bounds.max_replicas} are allowed"
-    settled = _settle(Decision(within, reason, learnt), load, config, now_s)
+    settled = _settle(Decision(within, cause, reason, learnt), load, config, now_s)
     return replace(settled, replicas=bounds.hold(settled.replicas))
 
 
@@ -188,9 +200,9 @@ def _need_of_streams(load: Load, config: ScalingConfig, memory: Memory) -> _Need
     coming = _in_full_replicas(load.stream_s * now_hz, load, config) * (coming_hz / now_hz if now_hz else 1.0)
     spare = config.headroom * math.sqrt(mean)
     needs = (
-        _Need((mean + spare) / load.slots, f"{mean:.1f} streams on average and {spare:.1f} to spare"),
-        _Need(lately / load.slots, f"{lately:.1f} streams lately, {load.waiting:.0f} waiting"),
-        _Need(coming / load.slots, f"{coming:.1f} streams soon, at {coming_hz:.1f} texts a second"),
+        _Need((mean + spare) / load.slots, "average", f"{mean:.1f} streams on average and {spare:.1f} to spare"),
+        _Need(lately / load.slots, "lately", f"{lately:.1f} streams lately, {load.waiting:.0f} waiting"),
+        _Need(coming / load.slots, "arrivals", f"{coming:.1f} streams soon, at {coming_hz:.1f} texts a second"),
     )
     return max(needs, key=lambda need: need.replicas)
 
@@ -245,6 +257,7 @@ def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -
     delay_s = config.downscale_to_zero_delay_s if present == 1 else config.downscale_delay_s
     if now_s - since_s < delay_s:
         reason = f"{most} would do for {now_s - since_s:.0f} s of {delay_s:g} s: {wanted.reason}"
-        return Decision(present, reason, replace(memory, less_since_s=since_s, less=most))
+        return Decision(present, wanted.cause, reason, replace(memory, less_since_s=since_s, less=most))
     last = present > 1 or load.ready == 0
-    return Decision(max(most, int(last)), wanted.reason, replace(memory, less_since_s=now_s, less=wanted.replicas))
+    kept = replace(memory, less_since_s=now_s, less=wanted.replicas)
+    return replace(wanted, replicas=max(most, int(last)), memory=kept)

@@ -41,10 +41,12 @@ class Dialect(Protocol):
     Attributes:
         name: in logs.
         errors_in_order: see :class:`serve_app.session.SessionSetup`.
+        encoding: of the audio as it leaves, where that is not what the session encodes it to.
     """
 
     name: str
     errors_in_order: bool
+    encoding: str | None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """What a client's frame says."""
@@ -60,6 +62,7 @@ class FullDialect:
 
     name = "full"
     errors_in_order = False
+    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """See :meth:`Dialect.read`."""
@@ -79,6 +82,7 @@ class ResearchDialect:
 
     name = "research"
     errors_in_order = True
+    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """See :meth:`Dialect.read`."""
@@ -111,6 +115,7 @@ class RawDialect:
 
     name = "raw"
     errors_in_order = True
+    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """See :meth:`Dialect.read`."""

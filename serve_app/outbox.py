@@ -18,6 +18,7 @@ class Send:
         message: in the words of dialect B; a dialect translates it.
         payload: encoded audio of an ``audio_chunk``; None for every other message.
         transport: how the client wants ``payload``.
+        encoding: of ``payload``.
         owner: number of the utterance that it is taken back with; 0 for what always goes out.
         samples: PCM samples of ``payload``.
         ends: number of the utterance that this is the end of; 0 for what ends none.
@@ -29,6 +30,7 @@ class Send:
     owner: int = 0
     samples: int = 0
     ends: int = 0
+    encoding: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,12 +73,14 @@ class Call:
         request: what is to be spoken.
         utterance_id: whose text it is.
         needed_by_s: when the listener has played all that was made for him.
+        asked_s: when the client asked for the utterance.
     """
 
     call_id: int
     request: SpeechRequest
     utterance_id: str
     needed_by_s: float
+    asked_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,7 +525,8 @@ class Session:
         request = utterance.next_request(self.setup.text)
         if request.voice == OWN_VOICE and self._own is not None:
             request = replace(request, clip=self._own)
-        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s))
+        asked_s = self._asked_s[utterance.number]
+        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
         """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""

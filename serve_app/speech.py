@@ -145,11 +145,15 @@ class AudioChunk:
         first_frame: index of its first frame within the stream.
         codes: [T, 16] int16; the caller keeps them to resume elsewhere.
         pcm: [T * 1920] float32 in [-1, 1], mono, 24 kHz.
+        timings_s: of a stream's first audio chunk, seconds of what came before it: ``prompt`` (finding the voice),
+            ``queue`` (waiting, for a slot and for the steps of others), ``prefill``, ``predictor``, ``codec``. Empty
+            with later ones.
     """
 
     first_frame: int
     codes: NDArray[np.int16]
     pcm: NDArray[np.float32]
+    timings_s: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +166,8 @@ class SpeechEnd:
         code: wire code of the error when ``finish_reason`` is ``error``.
         message: its text.
         retry_after_ms: when trying again helps.
-        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``first_audio``, ``paused``: ahead of its
-            listener, ``total``).
+        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``predictor`` and ``codec`` up to its first
+            audio, ``first_audio``, ``paused``: ahead of its listener, ``total``).
     """
 
     finish_reason: FinishReason

@@ -275,7 +275,8 @@ class Utterance:
             final=final,
         )
         self._seq += 1
-        return Send(message, payload, self.manner.transport, self.number, samples)
+        manner = self.manner
+        return Send(message, payload, manner.transport, self.number, samples, encoding=manner.encoding)
 
 
 def chunk_seed(seed: int, index: int) -> int:

@@ -219,6 +219,11 @@ class VoiceLibrary:
         """Every voice, in the order of their ids; ``ready`` means encoded by the model served last."""
         return [self._status(entry) for entry in self._entries.values()]
 
+    @property
+    def prompt_bytes(self) -> int:
+        """Of the prompts in memory."""
+        return self._prompts.bytes + self._uploaded_prompts.bytes
+
     def pending(self, fingerprint: str) -> list[str]:
         """Ids of the voices that have a reference and no prompt of this model yet."""
         self.serve(fingerprint)

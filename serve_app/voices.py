@@ -294,6 +294,11 @@ class BoundedCache(Generic[K, V]):
     """A least-recently-used map bounded by the bytes of its values, and by time if asked.
 
     The clock is an argument of every call; the map itself never looks at one.
+
+    Attributes:
+        bytes: of the values.
+        hits: times that :meth:`get` found its key.
+        misses: times that it did not.
     """
 
     def __init__(self, max_bytes: int, size_of: Callable[[V], int], ttl_s: float | None = None) -> None:
@@ -303,6 +308,8 @@ class BoundedCache(Generic[K, V]):
         self._ttl_s = ttl_s
         self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
         self.bytes = 0
+        self.hits = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -315,7 +322,9 @@ class BoundedCache(Generic[K, V]):
         self.expire(now_s)
         entry = self._entries.pop(key, None)
         if entry is None:
+            self.misses += 1
             return None
+        self.hits += 1
         self._entries[key] = (entry[0], now_s)
         return entry[0]
 

@@ -18,8 +18,10 @@ from serve_app.deployments.gate import Gate, Passage
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
 from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
+from serve_app.metrics import NoRecorder
 from serve_app.outbox import Close, Send
 from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Effect, Session
+from serve_app.session_meter import IngressMeter, SessionMeter
 from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ STREAM_CLOSE_S = 5.0
 
 LONGEST_WAIT_S = 3600.0
 """A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
+
+
+_GONE = Close(1000, "the client is gone")
 
 
 class ConnectionLostError(Exception):
@@ -76,6 +81,7 @@ class Service:
         clock: of both.
         clips: that sessions bring.
         learn_voices: asks for the voices again; sessions see the new ones when it returns.
+        meter: counts what they do.
     """
 
     backend: Backend
@@ -83,6 +89,7 @@ class Service:
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
+    meter: IngressMeter = field(default_factory=lambda: IngressMeter(NoRecorder()))
 
 
 class Driver:
@@ -115,6 +122,7 @@ class Driver:
         self._room = asyncio.Event()
         self._clips = service.clips
         self._learn_voices = service.learn_voices
+        self._meter = SessionMeter(service.meter, dialect)
         self._held: list[VoiceClip] = []
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
@@ -125,6 +133,18 @@ class Driver:
         Args:
             opening: what the client is taken to have said before its first frame.
         """
+        self._meter.opened()
+        last = Close(1012, "the server stops")
+        try:
+            last = await self._run(opening)
+        finally:
+            for clip in self._held:
+                self._clips.release(clip)
+            self._meter.closed(None if last is _GONE else last.code)
+            log.info("session %s: closed: %s", self._name, last.reason)
+
+    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> Close:
+        """The session until its end; how its connection was closed."""
         for message in opening:
             await self._learn(message)
             self._apply(self._session.receive(message, self._clock()))
@@ -138,16 +158,14 @@ class Driver:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._part(last)
-            for clip in self._held:
-                self._clips.release(clip)
-            log.info("session %s: closed: %s", self._name, last.reason)
+        return last
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
         """How the connection is to be closed, if the writer did not do it: by what ended first."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
-                return Close(1000, "the client is gone")
+                return _GONE
             if error is not None:
                 log.error("session %s: failed", self._name, exc_info=error)
                 return Close(1011, "internal error")
@@ -202,8 +220,10 @@ class Driver:
             if isinstance(item, Close):
                 await self._connection.close(item.code, item.reason)
                 return
-            for frame in self._dialect.write(item):
+            frames = self._dialect.write(item)
+            for frame in frames:
                 await self._connection.send(frame)
+            self._meter.sent(item, frames, self._clock())
             self._log(item)
             self._apply(self._session.sent(self._clock()))
 
@@ -234,6 +254,7 @@ class Driver:
         for effect in effects:
             match effect:
                 case Call():
+                    self._meter.called(effect, self._clock())
                     self._calls.put_nowait(effect)
                 case CancelCall():
                     self._cancel(effect.call_id)
@@ -263,6 +284,7 @@ class Driver:
     async def _consume(self, call: Call) -> None:
         try:
             async with self._gate.passage(call, self._key) as passage:
+                self._meter.started(call, self._clock())
                 stream = self._backend.speak(call.request)
                 try:
                     await self._take_all(call, stream, passage)
@@ -278,6 +300,7 @@ class Driver:
     async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Passage) -> None:
         async for event in stream:
             passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
+            self._meter.heard(call, event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
                 self._room.clear()

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
+from serve_app import metrics
 from serve_app.access import Scope
 from serve_app.admission import Admission
 from serve_app.config import AppConfig
@@ -25,7 +26,9 @@ from serve_app.deployments.gate import Gate
 from serve_app.dialects import Dialect
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.messages import MAX_SEED
+from serve_app.metrics import NoRecorder, Recorder
 from serve_app.session import Session, SessionSetup
+from serve_app.session_meter import IngressMeter
 from serve_app.utterance import Manner, TextPipeline
 from serve_app.voices import VoiceStatus
 
@@ -53,15 +56,18 @@ Refused = Callable[[SpeechError], Response]
 class Front:
     """One per ingress replica; lives on its event loop."""
 
-    def __init__(self, backend: Backend, config: AppConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, config: AppConfig, clock: Callable[[], float], recorder: Recorder | None = None
+    ) -> None:
+        self.meter = IngressMeter(recorder or NoRecorder())
         self.backend = backend
         self.config = config
         self.clock = clock
         self.sessions = 0
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
-        gate = Gate(Admission(config.admission, config.engine.slots), clock)
+        self._gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
-        self._service = Service(backend, gate, clock, self.clips, self.learn_voices)
+        self._service = Service(backend, self._gate, clock, self.clips, self.learn_voices, self.meter)
         self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
@@ -93,6 +99,7 @@ class Front:
                 self._doorkeeper.check(request, scope)
                 return await answer(request)
             except SpeechError as error:
+                self.meter.refused(error)
                 return refused(error)
 
         return ask
@@ -124,6 +131,7 @@ class Front:
                 for refresher in self._refreshers:
                     refresher.cancel()
                 self._refreshers.clear()
+                self._record_backlog()
 
     async def driver(self, dialect: Dialect, connection: Connection, caller: Caller) -> Driver:
         """A new session with its driver."""
@@ -153,12 +161,18 @@ class Front:
 
     async def _keep_room_fresh(self) -> None:
         while True:
+            self._record_backlog()
             try:
                 async with asyncio.timeout(VOICES_TIMEOUT_S):
-                    self._service.gate.resize(await self.backend.share_load(self._service.gate.backlog))
+                    self._gate.resize(await self.backend.share_load(self._gate.backlog))
             except Exception:
                 log.exception("how many streams may run could not be learnt; it stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
+
+    def _record_backlog(self) -> None:
+        backlog = self._gate.backlog
+        self.meter.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
+        self.meter.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
 
     async def learn_voices(self) -> None:
         """Ask again, for a voice that is not known here, unless somebody just did."""

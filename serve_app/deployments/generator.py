@@ -24,12 +24,14 @@ from ray.exceptions import RayError
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.fleet import REPORT_PERIOD_S, Bulletin, Demand, GeneratorStatus
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
-from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.generator_meter import GeneratorMeter
+from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.voice_library import VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
@@ -95,7 +97,9 @@ class Generator:
             RuntimeError: the checkpoint cannot be had, or no voice can be used; the message says what to do.
         """
         join_serve_log()
+        began_s = time.monotonic()
         context = serve.get_replica_context()
+        self._meter = GeneratorMeter(RayRecorder(), config.engine.slots)
         self._config = config
         self._scaling = config.scaling
         self._demand = Demand()
@@ -123,6 +127,7 @@ class Generator:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
             await self._store.report(self._state)
             raise
+        self._meter.loaded({"model": config.model.source, **self._speaker.labels}, time.monotonic() - began_s)
         await self._store.report(self._status())
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
@@ -131,22 +136,31 @@ class Generator:
         Whatever is wrong with the request comes as an end with its code. Closing or cancelling the generator
         cancels the stream, which frees its slot within a frame.
         """
+        began_s = time.monotonic()
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
             prompt = await (self._prompt(request.voice) if request.clip is None else self._prompt_of(request.clip))
             prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
+            prompt_s = time.monotonic() - began_s
             stream = self._speaker.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
+            self._meter.ended("error")
             yield _refused(refusal, request)
             return
+        reason: FinishReason = "cancelled"
         try:
             while True:
                 event = await events.get()
+                if isinstance(event, SpeechEnd):
+                    reason = event.finish_reason
+                elif event.timings_s:
+                    event.timings_s["prompt"] = prompt_s
                 yield event
                 if isinstance(event, SpeechEnd):
                     return
                 stream.consumed(len(event.codes))
         finally:
+            self._meter.ended(reason)
             stream.cancel()
 
     async def check_health(self) -> None:
@@ -286,6 +300,7 @@ class Generator:
         except Exception as error:
             log.exception("voice %s could not be encoded", reference.voice)
             raise SynthesisError(f"the voice could not be encoded: {type(error).__name__}") from error
+        self._meter.encoded(time.monotonic() - began_s)
         log.info(
             "voice %s: %.1f s of clip encoded in %.2f s into %d bytes",
             reference.voice,
@@ -314,16 +329,27 @@ class Generator:
         load = self._speaker.engine.load
         return replace(self._state, running=load.running, waiting=load.waiting)
 
+    def _measure(self) -> None:
+        """Carry what was counted since the last time to the metrics."""
+        if self._state.state != "ready":
+            return
+        runner = self._speaker.runner
+        self._meter.engine(self._speaker.engine, runner.graph_fallbacks)
+        self._meter.caches({"prompt": self._prompts, "own": self._own_prompts, "state": runner.voice_states})
+
     async def _report_always(self) -> None:
         """Tell the store how it is, every second; a store that is away is told the next time."""
         while True:
+            self._measure()
             try:
                 self._heed(await self._store.report(self._status()))
             except RayError as error:
                 self._demand = Demand()
+                self._meter.store_failed()
                 log.warning("the voice store did not take this replica's status: %s", error)
             except Exception:
                 self._demand = Demand()
+                self._meter.store_failed()
                 log.exception("this replica's status was not reported; it is again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 

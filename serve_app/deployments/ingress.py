@@ -18,16 +18,19 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
 
+from serve_app import metrics
 from serve_app.admission import Backlog
 from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
+from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.router import HEARD_OF
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
+from serve_app.metrics import Recorder
 from serve_app.resumption import Resumption
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voice_library import VoiceRefusal
@@ -78,9 +81,15 @@ class RayBackend:
     """Speaks through a generator handle, and asks the voice store for the rest."""
 
     def __init__(
-        self, config: AppConfig, generator: DeploymentHandle[Any], store: VoiceStoreClient, replica: str
+        self,
+        config: AppConfig,
+        generator: DeploymentHandle[Any],
+        store: VoiceStoreClient,
+        replica: str,
+        recorder: Recorder,
     ) -> None:
         """Take the handles of one application, and the id of this ingress among its like."""
+        self._recorder = recorder
         self._config = config
         self._replica = replica
         self._store = store
@@ -91,16 +100,21 @@ class RayBackend:
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """See :meth:`serve_app.deployments.backend.Backend.speak`; a replica that is lost costs time, no sample."""
         held = Resumption(request)
+        broken = False
         while True:
             try:
                 async with aclosing(self._stream(held)) as events:
                     async for event in events:
+                        if broken:
+                            broken = False
+                            self._recorder.add(metrics.STREAMS_RESUMED, outcome="resumed")
                         if isinstance(event, AudioChunk):
                             held.add(event)
                         yield event
             except _BrokeOffError as lost:
-                wait_s = held.broke_off()
+                broken, wait_s = True, held.broke_off()
                 if wait_s is None:
+                    self._recorder.add(metrics.STREAMS_RESUMED, outcome="given_up")
                     log.warning("a stream broke off again after %d frames and is given up: %s", held.frames, lost)
                     raise SynthesisError("the generator went away each time it was given this text") from lost
                 log.warning("a stream broke off after %d frames, trying again in %.1f s: %s", held.frames, wait_s, lost)
@@ -265,11 +279,12 @@ class Ingress:
         store = VoiceStoreClient(context.app_name, config.voices)
         await store.connect()
         self._config = config
-        self._backend = RayBackend(config, generator, store, context.replica_id.unique_id)
+        self._recorder = RayRecorder()
+        self._backend = RayBackend(config, generator, store, context.replica_id.unique_id, self._recorder)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
-        web = build_web(self._backend, self._config)
+        web = build_web(self._backend, self._config, recorder=self._recorder)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

@@ -54,6 +54,7 @@ class SpeechAnswer:
     errors_in_order = True
 
     def __init__(self, asked: SpeechBody, receive: Receive, send: Send) -> None:
+        self.encoding: str | None = asked.response_format
         self._asked = asked
         self._receive = receive
         self._send = send
@@ -142,6 +143,7 @@ class OpenAISpeech:
                 with self._front.admit(request) as caller, self._front.room():
                     await self._speak(request, send, caller)
         except SpeechError as error:
+            self._front.meter.refused(error)
             refusal = openai_error_response(error)
         except ClientDisconnect:
             return

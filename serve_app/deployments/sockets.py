@@ -87,6 +87,7 @@ class Sockets:
             with self._front.admit(socket) as caller, self._front.room():
                 await self._drive(socket, dialect, opening, caller)
         except SpeechError as error:
+            self._front.meter.refused(error)
             await _deny(socket, dialect, error)
 
     async def _drive(

@@ -71,7 +71,7 @@ class VoiceRoutes:
         async def answer(request: Request) -> Response:
             return JSONResponse(described(await self._known(request.path_params["voice"])), headers=_NO_STORE)
 
-        return await _answered(request, answer)
+        return await self._answered(request, answer)
 
     async def audio(self, request: Request) -> Response:
         """The clip of a voice, as it is encoded."""
@@ -80,15 +80,28 @@ class VoiceRoutes:
             voice = await self._known(request.path_params["voice"])
             return Response(await self._front.backend.voice_wav(voice.voice), media_type="audio/wav", headers=_NO_STORE)
 
-        return await _answered(request, answer)
+        return await self._answered(request, answer)
 
     async def add(self, request: Request) -> Response:
         """A new voice from a form: 201, or 200 where the same clip has that id already; 422 with the report."""
-        return await _answered(request, self._add)
+        return await self._answered(request, self._add)
 
     async def remove(self, request: Request) -> Response:
         """Forget an uploaded voice: 204."""
-        return await _answered(request, self._remove)
+        return await self._answered(request, self._remove)
+
+    async def _answered(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        try:
+            return await answer(request)
+        except VoiceInvalidError as error:
+            self._front.meter.refused(error)
+            body = {"code": error.code, "message": error.message, "report": list(error.report)}
+            return JSONResponse(body, status_code=error.http_status)
+        except SpeechError as error:
+            self._front.meter.refused(error)
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
 
     async def _add(self, request: Request) -> Response:
         backend = self._front.backend
@@ -147,18 +160,6 @@ def described(status: VoiceStatus) -> dict[str, object]:
     if report is not None:
         body |= {"verdict": report.verdict, "report": [check.model_dump() for check in report.checks]}
     return body
-
-
-async def _answered(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    try:
-        return await answer(request)
-    except VoiceInvalidError as error:
-        body = {"code": error.code, "message": error.message, "report": list(error.report)}
-        return JSONResponse(body, status_code=error.http_status)
-    except SpeechError as error:
-        return error_response(error)
-    except ClientDisconnect:
-        return Response(status_code=400)
 
 
 async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:

@@ -6,7 +6,9 @@ or reported again within a second. It translates; the decisions are the library'
 
 import asyncio
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +18,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from serve_app import metrics
 from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Room
+from serve_app.deployments.meter import RayRecorder
 from serve_app.user_cache import user_cache
 from serve_app.voice_library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
 from serve_app.voices import Reference, VoiceManifest, VoicePrompt, VoiceStatus
@@ -26,6 +30,9 @@ from serve_app.voices import Reference, VoiceManifest, VoicePrompt, VoiceStatus
 log = logging.getLogger(__name__)
 
 ACTOR_NAME = "voice_store"
+
+RECORD_PERIOD_S = 5.0
+"""How often what it holds goes to the metrics."""
 
 V = TypeVar("V")
 
@@ -52,6 +59,8 @@ class VoiceStore:
         uploads = Path(config.uploads) if config.uploads else Path(config.path) / UPLOADS
         self._library = VoiceLibrary(config, PromptFiles(user_cache() / "voices"), uploads / directory_of(application))
         self._fleet = Fleet()
+        self._recorder = RayRecorder(application=application)
+        self._recorded_s = -math.inf
 
     def config(self) -> VoicesConfig:
         """What it was started with; a store is never reconfigured, it is replaced."""
@@ -99,10 +108,21 @@ class VoiceStore:
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
         self._library.refresh(now_s)
+        self._measure(now_s)
         if status.fingerprint:
             self._library.serve(status.fingerprint)
         encode = self._library.unassigned(status.fingerprint, now_s) if status.state == "ready" else None
         return Bulletin(self._fleet.demand(now_s), self._library.version, encode)
+
+    def _measure(self, now_s: float) -> None:
+        """Record what the library holds; every few seconds, since there may be a thousand voices to count."""
+        if now_s - self._recorded_s < RECORD_PERIOD_S:
+            return
+        self._recorded_s = now_s
+        states = Counter(status.state for status in self._library.voices())
+        for state in ("ready", "pending", "unavailable"):
+            self._recorder.set(metrics.VOICES, states[state], state=state)
+        self._recorder.set(metrics.VOICE_STORE_BYTES, self._library.prompt_bytes)
 
     def share_load(self, status: IngressStatus) -> Room:
         """Take an ingress's status, and say how many streams it may have running, and whose."""

@@ -26,6 +26,7 @@ from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
+from serve_app.metrics import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,15 @@ PAGE_POLICY = (
 """The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
 
 
-def build_web(backend: Backend, config: AppConfig, *, clock: Callable[[], float] = time.monotonic) -> Starlette:
-    """The application of one ingress replica."""
-    front = Front(backend, config, clock)
+def build_web(
+    backend: Backend,
+    config: AppConfig,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    recorder: Recorder | None = None,
+) -> Starlette:
+    """The application of one ingress replica; without a recorder nothing is recorded."""
+    front = Front(backend, config, clock, recorder)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)

@@ -34,6 +34,7 @@ class WholeAnswer:
 
     name = "http"
     errors_in_order = True
+    encoding: str | None = "wav"
 
     def __init__(self, request: Request) -> None:
         self.pcm16: bytes | None = None
@@ -91,6 +92,7 @@ class WholeSpeech:
             with self._front.admit(request) as caller, self._front.room():
                 return await self._speak(request, caller)
         except SpeechError as error:
+            self._front.meter.refused(error)
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -99,7 +101,7 @@ class WholeSpeech:
         body = await bounded_body(request.stream(), self._front.config.session.max_message_bytes)
         asked = read_research(body)
         if isinstance(asked, Refusal):
-            return error_response(asked.error)
+            raise asked.error
         answer = WholeAnswer(request)
         driver = await self._front.driver(answer, answer, caller)
         speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)

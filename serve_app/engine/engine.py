@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +33,9 @@ _SETTLED_S = 2.0
 
 _NEAR_UNDERRUN_S = 0.25
 """A settled listener with less than this left is late; a stream that keeps up has about a second by then."""
+
+_STEPS_KEPT = 8192
+"""Steps remembered until somebody asks for them, which is every second; no device takes so many in it."""
 
 _STREAM_WEIGHT = 0.05
 """Weight of the latest stream in the mean of seconds in a slot: about the last forty count."""
@@ -64,6 +67,23 @@ class Hearing:
     listeners: int
     late: int
     slack_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeen:
+    """One step that the engine took.
+
+    Attributes:
+        stage: of its streams.
+        streams: that shared it.
+        seconds: that it took; a decode's, of one frame.
+        failed: it raised.
+    """
+
+    stage: Stage
+    streams: int
+    seconds: float
+    failed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +141,7 @@ class Engine:
         self._frame_since_prefill = True
         self._stopping = False
         self._failed_steps: Counter[Stage] = Counter()
+        self._steps_seen: deque[StepSeen] = deque(maxlen=_STEPS_KEPT)
         self._step_began_s: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -160,6 +181,10 @@ class Engine:
     def stream_s(self) -> float:
         """Seconds for which streams held their slots lately, on average; 0 until one has ended."""
         return self._stream_s
+
+    def steps_seen(self) -> list[StepSeen]:
+        """The steps taken since this was last asked; one asks, on any thread."""
+        return [self._steps_seen.popleft() for _ in range(len(self._steps_seen))]
 
     @property
     def costs(self) -> Costs:
@@ -296,6 +321,7 @@ class Engine:
         self._failed_steps["prefill"] = 0
         stream.timings_s["prefill"] = self._clock() - began_s
         self._costs.observe("prefill", stream.prepared.prefill_positions, stream.timings_s["prefill"])
+        self._steps_seen.append(StepSeen("prefill", 1, stream.timings_s["prefill"]))
         if stream.frames >= stream.prepared.max_frames:
             self._end(stream, "length")
 
@@ -306,19 +332,20 @@ class Engine:
             if step.stage == "predict":
                 self._frame_since_prefill |= any(stream.heard_until_s is not None for stream in streams)
                 self._note_pauses(streams, began_s)
-                self._predict(streams)
+                self._predict(streams, began_s)
             elif step.stage == "talk":
                 self._runner.talk(step.slots)
                 for stream in streams:
                     stream.stage = "predict"
             else:
-                self._decode(streams, step.frames)
+                self._decode(streams, step.frames, began_s)
         except Exception as error:  # noqa: BLE001 - the same
             self._failed(streams, step.stage, error)
             return
         self._failed_steps[step.stage] = 0
-        per_frame = step.frames if step.stage == "decode" else 1
-        self._costs.observe(step.stage, len(streams), (self._clock() - began_s) / per_frame)
+        per_frame_s = (self._clock() - began_s) / (step.frames if step.stage == "decode" else 1)
+        self._costs.observe(step.stage, len(streams), per_frame_s)
+        self._steps_seen.append(StepSeen(step.stage, len(streams), per_frame_s))
 
     def _note_pauses(self, streams: list[Stream], now_s: float) -> None:
         """Count how long streams that go on now were waiting for their listeners."""
@@ -328,32 +355,38 @@ class Engine:
                 stream.timings_s["paused"] = stream.timings_s.get("paused", 0.0) + paused_s
                 stream.paused_since_s = None
 
-    def _predict(self, streams: list[Stream]) -> None:
+    def _predict(self, streams: list[Stream], began_s: float) -> None:
         drawn = self._runner.predict([stream.slot for stream in streams])
+        took_s = self._clock() - began_s
         for stream, codes, ended in zip(streams, drawn.codes, drawn.ended.tolist(), strict=True):
             if ended:
                 stream.stage, stream.finish_reason = None, "eos"
                 if not stream.codes:
                     self._end(stream, "eos")
                 continue
+            if stream.heard_until_s is None:
+                stream.timings_s["predictor"] = stream.timings_s.get("predictor", 0.0) + took_s
             stream.codes.append(codes)
             stream.frames += 1
             stream.stage = "talk"
             if stream.frames >= stream.prepared.max_frames:
                 stream.stage, stream.finish_reason = None, "length"
 
-    def _decode(self, streams: list[Stream], frames: int) -> None:
+    def _decode(self, streams: list[Stream], frames: int, began_s: float) -> None:
         audio = self._runner.decode([stream.slot for stream in streams], frames)
         now_s = self._clock()
         for stream, pcm in zip(streams, audio, strict=True):
             assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame is 1920 samples"
             codes = np.stack(stream.codes[:frames])
             del stream.codes[:frames]
+            before_s: dict[str, float] = {}
             if stream.heard_until_s is None:
+                stream.timings_s["codec"] = now_s - began_s
                 stream.timings_s["first_audio"] = now_s - stream.arrived_s
                 stream.heard_until_s = now_s
+                before_s = _before_first_audio_s(stream)
             stream.heard_until_s = max(stream.heard_until_s, now_s) + frames * FRAME_S
-            stream.deliver(AudioChunk(stream.delivered, codes, pcm))
+            stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s))
             stream.delivered += frames
             if stream.prepared.request.listening and stream.heard_until_s - now_s > self._settings.max_lead_s:
                 stream.paused_since_s = now_s
@@ -365,6 +398,7 @@ class Engine:
     def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
         """A step raised: its streams end, everybody else's go on."""
         self._failed_steps[stage] += 1
+        self._steps_seen.append(StepSeen(stage, len(streams), 0.0, failed=True))
         message = "a %s step of %d streams failed (%d in a row)"
         log.error(message, stage, len(streams), self._failed_steps[stage], exc_info=error)
         for stream in streams:
@@ -401,3 +435,9 @@ class Engine:
 def _delivered_before(stream: Stream) -> int:
     codes = stream.prepared.request.delivered_codes
     return 0 if codes is None else len(codes)
+
+
+def _before_first_audio_s(stream: Stream) -> dict[str, float]:
+    """Seconds of a stream's own steps, and the rest: it waited for a slot, and for the steps of others."""
+    own_s = {part: stream.timings_s[part] for part in ("prefill", "predictor", "codec")}
+    return {**own_s, "queue": max(0.0, stream.timings_s["first_audio"] - sum(own_s.values()))}

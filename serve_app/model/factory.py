@@ -47,6 +47,12 @@ class Speaker:
         return f"{self.checkpoint.description[:-1]}; {self.form} weights{graphs})"
 
     @property
+    def labels(self) -> dict[str, str]:
+        """Where and how its weights are kept, for :data:`serve_app.metrics.MODEL_INFO`."""
+        kind, dtype = self.checkpoint.device.type, str(self.checkpoint.dtype).removeprefix("torch.")
+        return {"device": kind, "dtype": dtype, "weights": self.form}
+
+    @property
     def fingerprint(self) -> str:
         """Changes with everything that a voice prompt depends on."""
         return self.checkpoint.fingerprint

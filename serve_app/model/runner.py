@@ -99,7 +99,7 @@ class TorchRunner:
         self.predictor = CodePredictor(talker.code_predictor, slots=slots, form=form)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
-        self._voices = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
+        self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
         self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
@@ -293,13 +293,13 @@ class TorchRunner:
     @property
     def known_voices(self) -> frozenset[str]:
         """Digests of the voices whose state is at hand; may be asked for on any thread."""
-        return frozenset(self._voices)
+        return frozenset(self.voice_states)
 
     def _voice_state(self, voice: VoicePrompt) -> VoiceState:
         """The voice on the device, from the bounded cache or computed now."""
         key = voice.digest
         now_s = time.monotonic()
-        state = self._voices.get(key, now_s)
+        state = self.voice_states.get(key, now_s)
         if state is None:
             speaker = torch.from_numpy(voice.speaker_embedding).to(self._device, self.prompts.code_table.dtype)
             reference = codec = None
@@ -310,7 +310,7 @@ class TorchRunner:
                 self.codec.absorb(codes, spare)
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
-            self._voices.put(key, state, now_s)
+            self.voice_states.put(key, state, now_s)
             log.info("voice %s: its state was computed in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
         return state
 
