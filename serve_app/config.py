@@ -368,7 +368,7 @@ class TracingConfig(Settings):
     endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^@\s]+$",
-        description="Where spans go by OTLP over HTTP, as `http://collector:4318/v1/traces`. None: nowhere, at no cost.",
+        description="Where spans go by OTLP over HTTP, as `http://collector:4318/v1/traces`. None: nowhere.",
     )
     sample_ratio: float = Field(
         default=1.0,

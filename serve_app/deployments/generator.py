@@ -27,6 +27,8 @@ from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
+from serve_app.deployments.spans import StreamSpan
+from serve_app.deployments.tracing import tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
@@ -96,14 +98,16 @@ class Generator:
         Raises:
             RuntimeError: the checkpoint cannot be had, or no voice can be used; the message says what to do.
         """
-        join_serve_log()
         began_s = time.monotonic()
         context = serve.get_replica_context()
+        replica = context.replica_id.unique_id
+        join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
+        self._tracer = tracer_of(config.tracing, context.deployment, replica)
         self._meter = GeneratorMeter(RayRecorder(), config.engine.slots)
         self._config = config
         self._scaling = config.scaling
         self._demand = Demand()
-        self._replica = context.replica_id.unique_id
+        self._replica = replica
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
@@ -136,12 +140,26 @@ class Generator:
         Whatever is wrong with the request comes as an end with its code. Closing or cancelling the generator
         cancels the stream, which frees its slot within a frame.
         """
+        span = StreamSpan(self._tracer, request, time.monotonic)
+        try:
+            async with contextlib.aclosing(self._speak(request, span)) as events:
+                async for event in events:
+                    span.heard(event)
+                    yield event
+        except Exception:
+            span.broke()
+            raise
+        finally:
+            span.close()
+
+    async def _speak(self, request: SpeechRequest, span: StreamSpan) -> AsyncGenerator[SpeechEvent, None]:
         began_s = time.monotonic()
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
             prompt = await (self._prompt(request.voice) if request.clip is None else self._prompt_of(request.clip))
             prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
+            span.prepared()
             stream = self._speaker.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
             self._meter.ended("error")

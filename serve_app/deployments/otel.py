@@ -36,21 +36,20 @@ class OtelTracer:
         given = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
         # An empty context, not the task's: what Serve traces is another story.
         context = _W3C.extract({name: value for name, value in given.items() if value}, Context())
-        return OtelSpan(self._tracer, name, context, SpanKind.SERVER, attributes)
+        now_ns = time.time_ns()
+        named = _named(attributes)
+        span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes=named, start_time=now_ns)
+        return OtelSpan(self._tracer, span, now_ns)
 
 
 class OtelSpan:
     """See :class:`serve_app.deployments.tracing.Span`."""
 
-    def __init__(
-        self, tracer: Tracer, name: str, parent: Context, kind: SpanKind, attributes: dict[str, Value]
-    ) -> None:
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int) -> None:
         self._tracer = tracer
-        self._began_ns = time.time_ns()
-        self._span: Span = tracer.start_span(
-            name, parent, kind, attributes=_named(attributes), start_time=self._began_ns
-        )
-        self._inside = set_span_in_context(self._span, Context())
+        self._span = span
+        self._began_ns = began_ns
+        self._inside = set_span_in_context(span, Context())
 
     @property
     def context(self) -> TraceContext:
@@ -59,9 +58,11 @@ class OtelSpan:
         _W3C.inject(carrier, self._inside)
         return TraceContext(carrier.get("traceparent"), carrier.get("tracestate"))
 
-    def child(self, name: str, **attributes: Value) -> "OtelSpan":
+    def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> "OtelSpan":
         """See :meth:`Span.child`."""
-        return OtelSpan(self._tracer, name, self._inside, SpanKind.INTERNAL, attributes)
+        began_ns = time.time_ns() - round(ago_s * _NS)
+        span = self._tracer.start_span(name, self._inside, attributes=_named(attributes), start_time=began_ns)
+        return OtelSpan(self._tracer, span, began_ns)
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:
         """See :meth:`Span.stage`."""

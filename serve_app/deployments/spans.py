@@ -12,28 +12,30 @@ from dataclasses import replace
 
 from serve_app.deployments.logs import bind
 from serve_app.deployments.tracing import Span, Tracer
-from serve_app.errors import SpeechError
+from serve_app.errors import SpeechError, SynthesisError
 from serve_app.messages import Cancelled, Complete, ErrorMessage, ServerMessage
 from serve_app.outbox import Close
 from serve_app.session import Call
-from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, Trace, TraceContext
+from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest, Trace, TraceContext
 
 log = logging.getLogger(__name__)
 
 MAX_AUDIO_EVENTS = 16
 """Audio chunks of a stream that are events of its span; the rest is in the numbers at its end."""
 
-STAGES = ("queue", "prefill")
-"""Timings of a stream that follow each other from its submission on; what there is of them is a span."""
-
 
 class SessionSpans:
     """The spans of one session; on its driver's event loop."""
 
-    def __init__(self, tracer: Tracer, parent: TraceContext, session_id: str, dialect: str) -> None:
+    def __init__(
+        self, tracer: Tracer, parent: TraceContext, session_id: str, dialect: str, clock: Callable[[], float]
+    ) -> None:
+        """Begin the session's own."""
+        self._clock = clock
         self._session = tracer.span("session", parent, session_id=session_id, dialect=dialect)
         self._utterances: dict[str, Span] = {}
         self._chunk: Span | None = None
+        self._began_s = 0.0
         self._finish_reason = "cancelled"
         self._failed: str | None = None
         self._frames = 0
@@ -42,10 +44,16 @@ class SessionSpans:
     def begin(self, call: Call) -> Call:
         """A text chunk's turn has come; the same call with its trace in its request."""
         request, name = call.request, call.utterance_id
+        self._began_s = self._clock()
         utterance = self._utterances.get(name)
         if utterance is None:
             utterance = self._utterances[name] = self._session.child(
-                "utterance", utterance_id=name, voice=request.voice, language=request.language
+                "utterance",
+                ago_s=self._began_s - call.asked_s,
+                session_id=self.trace.session_id,
+                utterance_id=name,
+                voice=request.voice,
+                language=request.language,
             )
         self._chunk = utterance.child("text chunk", characters=len(request.text), priority=request.priority)
         self._finish_reason, self._failed, self._frames = "cancelled", None, 0
@@ -55,7 +63,7 @@ class SessionSpans:
     def admitted(self) -> None:
         """The text chunk is through the gate."""
         if self._chunk is not None:
-            self._chunk.event("admitted")
+            self._chunk.stage("gate", 0.0, self._clock() - self._began_s)
 
     def heard(self, event: SpeechEvent) -> None:
         """Its stream said something."""
@@ -103,7 +111,7 @@ class SessionSpans:
             utterance.end(finish_reason="cancelled")
         self._utterances.clear()
         self._session.end(
-            failed="SYNTHESIS_ERROR" if last.code == 1011 else None, close_code=last.code, reason=last.reason
+            failed=SynthesisError.code if last.code == 1011 else None, close_code=last.code, reason=last.reason
         )
 
 
@@ -149,6 +157,10 @@ class StreamSpan:
         if self._chunks <= MAX_AUDIO_EVENTS:
             self._span.event("audio chunk", first_frame=event.first_frame, frames=len(event.codes))
 
+    def broke(self) -> None:
+        """It raised what nobody expected; whoever calls it logs that."""
+        self._end = SpeechEnd("error", self._frames, SynthesisError.code)
+
     def close(self) -> None:
         """It is over: by its end, or because its caller went away."""
         end = self._end or SpeechEnd("cancelled", self._frames)
@@ -162,14 +174,23 @@ class StreamSpan:
         }
         if end.finish_reason != "error":
             log.info("stream finished: %s, %d frames", end.finish_reason, end.frames, extra=figures)
-        elif self._prepared_s is None or not end.timings_s:
-            log.info("stream refused: %s", end.code, extra=figures)
+        elif end.code == SynthesisError.code:
+            log.warning("stream failed after %d frames", end.frames, extra=figures)
         else:
-            log.warning("stream failed: %s after %d frames", end.code, end.frames, extra=figures)
+            log.info("stream refused: %s", end.code, extra=figures)
 
     def _stages(self, timings_s: dict[str, float]) -> None:
+        """Spans of what came before the first audio; between them others of the batch were served.
+
+        Prefill follows the wait for a slot, and the codec's step is the last; the predictor's stands before that one.
+        """
         at_s = self._prepared_s or 0.0
-        for name in STAGES:
-            if name in timings_s:
-                self._span.stage(name, at_s, at_s + timings_s[name])
-                at_s += timings_s[name]
+        if "queue" in timings_s:
+            taken_s = at_s + timings_s["queue"]
+            self._span.stage("queue", at_s, taken_s)
+            self._span.stage("prefill", taken_s, taken_s + timings_s.get("prefill", 0.0))
+        if "first_audio" in timings_s:
+            heard_s = at_s + timings_s["first_audio"]
+            decoding_s = heard_s - timings_s.get("codec", 0.0)
+            self._span.stage("first predict", decoding_s - timings_s.get("predictor", 0.0), decoding_s)
+            self._span.stage("first decode", decoding_s, heard_s)

@@ -28,8 +28,8 @@ class Span(Protocol):
         """What its children elsewhere are children of."""
         ...
 
-    def child(self, name: str, **attributes: Value) -> "Span":
-        """Begin a span within this one."""
+    def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> "Span":
+        """A span within this one, which began so long ago."""
         ...
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:
@@ -64,9 +64,9 @@ class NoSpan:
         """See :attr:`Span.context`."""
         return self._context
 
-    def child(self, name: str, **attributes: Value) -> Span:
+    def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> Span:
         """See :meth:`Span.child`."""
-        del name, attributes
+        del name, ago_s, attributes
         return self
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from collector import collecting
 from running_service import READY, ROOT, Launched, Service, free_port
 
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 """Where the launcher's processes find an application of the tests."""
+
+AT_ONCE = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+"""Serve writes a thousand lines at a time, and spans are sent every five seconds; tests do not wait for that."""
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +31,8 @@ def launch(tmp_path_factory):
         uploads = {"uploads": str(folder / "uploads")}
         for section, values in {"session": {"max_lead_s": 3600}, "voices": uploads, **args}.items():
             document["applications"][0]["args"].setdefault(section, {}).update(values)
+        if document["applications"][0]["args"]["logs"]["format"] == "json":
+            document["logging_config"] = {"encoding": "JSON"}
         document["applications"][0]["import_path"] = import_path or document["applications"][0]["import_path"]
         config = folder / "service.yaml"
         config.write_text(yaml.safe_dump(document))
@@ -35,7 +41,7 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
+                env={**os.environ, **AT_ONCE, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -48,9 +54,16 @@ def launch(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def service(launch):
+def collector():
+    """Where the spans of the service go."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def service(launch, collector):
     port = free_port()
-    launched = launch(port)
+    launched = launch(port, logs={"format": "json"}, tracing={"endpoint": collector.endpoint})
     launched.wait_for(READY)
     return Service(f"127.0.0.1:{port}", launched)
 

@@ -2,6 +2,8 @@ import asyncio
 import json
 import time
 
+from written_lines import written
+
 from serve_app.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.deployments.driver import Driver, Service
@@ -61,14 +63,15 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     assert codes == ["TTS_UNAVAILABLE"] * 3
 
 
-async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(caplog, monkeypatch):
+async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monkeypatch):
     monkeypatch.setattr("serve_app.deployments.driver.CLOSE_GRACE_S", 0.05)
-    caplog.set_level("INFO", "serve_app")
     client = DeafClient()
     client.says.put_nowait('{"type": "start"}')
     setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
     gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
-    await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+    with written() as lines:
+        await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
-    assert "session s-1: closed: SLOW_CLIENT" in caplog.text
+    (line,) = lines()
+    assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
