@@ -120,7 +120,7 @@ class Generator:
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
-        self._store = VoiceStoreClient(context.app_name, config.voices)
+        self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await self._store.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:

@@ -278,7 +278,7 @@ class Ingress:
         context = serve.get_replica_context()
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
-        store = VoiceStoreClient(context.app_name, config.voices)
+        store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await store.connect()
         self._config = config
         self._recorder = RayRecorder()

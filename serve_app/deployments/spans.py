@@ -173,7 +173,7 @@ class StreamSpan:
             "timings_ms": {name: round(1000 * value_s, 1) for name, value_s in end.timings_s.items()} or None,
         }
         if end.finish_reason != "error":
-            log.info("stream finished: %s, %d frames", end.finish_reason, end.frames, extra=figures)
+            log.info("stream ended: %s, %d frames", end.finish_reason, end.frames, extra=figures)
         elif end.code == SynthesisError.code:
             log.warning("stream failed after %d frames", end.frames, extra=figures)
         else:

@@ -291,7 +291,7 @@ async def test_a_stream_is_a_span_of_its_text_chunks_trace_with_its_stages():
     assert began_s == pytest.approx(0.5, abs=1e-6)
     assert [event.attributes["tts.frames"] for event in stream.events] == [1, 4]
     (line,) = lines()
-    assert line["message"] == "stream finished: eos, 5 frames"
+    assert line["message"] == "stream ended: eos, 5 frames"
     assert [line[name] for name in ("session_id", "utterance_id", "trace_id", "frames")] == ["s-1", "u-1", TRACE_ID, 5]
     assert line["timings_ms"]["first_audio"] == 500
     assert "Zanzibar" not in "".join(span.to_json() for span in kept.spans)
@@ -310,7 +310,7 @@ async def test_a_stream_that_goes_on_says_from_where():
     with written() as lines:
         await asyncio.create_task(spoken(generator(kept, [audio(7), SpeechEnd("eos", 8)]), held))
     assert kept.only("stream").attributes["tts.resumed_frames"] == 7
-    assert [line["message"] for line in lines()] == ["a stream goes on at frame 7", "stream finished: eos, 8 frames"]
+    assert [line["message"] for line in lines()] == ["a stream goes on at frame 7", "stream ended: eos, 8 frames"]
     assert {line["session_id"] for line in lines()} == {"s-1"}
 
 
