@@ -2,7 +2,8 @@
 # make run CONFIG=configs/cpu.yaml PORT=8080
 # make say TEXT="It is alive."   speak to the running service; writes speech.wav
 # make test     all tests        make check    all linters
-# make bench    the benchmarks   make clean    forget what was installed
+# make bench    the benchmarks   make docs     the pages of docs/ as a site, in site/
+# make clean    forget what was installed
 
 CONFIG ?= configs/local.yaml
 PORT ?=
@@ -15,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHECKPOINT := .venv/.checkpoint
 
-.PHONY: run say test bench check clean install
+.PHONY: run say test bench check docs clean install
 
 run: $(CHECKPOINT)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -43,6 +44,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/encoding.py --json bench-encoding.json
 	$(BIN)/python benchmarks/sockets.py --json bench-sockets.json
 
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/properdocs build
+
 install: $(INSTALLED)
 
 # Every dependency at a fixed version; installed again when the versions or the project's own metadata change.
@@ -60,5 +65,5 @@ $(CHECKPOINT): $(INSTALLED) $(wildcard serve_app/model/random_*.py) serve_app/mo
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build dist
+	rm -rf .venv .pytest_cache .ruff_cache build dist site
 	find serve_app tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -168,8 +168,10 @@ class TextConfig(Settings):
 class GeneratorConfig(Settings):
     """Replicas of the generator deployment."""
 
-    min_replicas: int = Field(default=1, ge=0)
-    max_replicas: int = Field(default=1, ge=1)
+    min_replicas: int = Field(default=1, ge=0, description="Generators that are always there; 0: none without work.")
+    max_replicas: int = Field(
+        default=1, ge=1, description="Most generators; the load decides where it is above `generator.min_replicas`."
+    )
     num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs that Ray reserves for a replica.")
     num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
     graceful_shutdown_timeout_s: float = Field(
@@ -188,7 +190,10 @@ class ScalingConfig(Settings):
         description="Slots to spare, in square roots of the streams of `look_back_s`: as many streams vary by one.",
     )
     cold_start_s: float = Field(
-        default=30.0, ge=0, description="From the order of a replica to its first stream; rising load is met so early."
+        default=30.0,
+        ge=0,
+        description="From the order of a replica to its first stream, a new node's start included; rising load is met"
+        " so early.",
     )
     crowding: float = Field(
         default=0.7,
@@ -199,7 +204,10 @@ class ScalingConfig(Settings):
     )
     drain_s: float = Field(default=10.0, gt=0, description="Work that waits is to be through within this time.")
     late_share: float = Field(
-        default=0.05, ge=0, le=1, description="Share of listeners near an underrun from which replicas are too full."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of listeners near an underrun from which replicas are too full; 1 switches it off.",
     )
     downscale_delay_s: float = Field(default=120.0, ge=0, description="Less need for so long ends replicas.")
     downscale_to_zero_delay_s: float = Field(
@@ -216,8 +224,8 @@ class ScalingConfig(Settings):
 class IngressConfig(Settings):
     """Replicas of the ingress deployment."""
 
-    replicas: int = Field(default=1, ge=1, le=64)
-    num_cpus: float = Field(default=0.5, ge=0)
+    replicas: int = Field(default=1, ge=1, le=64, description="Ingress replicas; a change cuts old sockets.")
+    num_cpus: float = Field(default=0.5, ge=0, description="Logical CPUs that Ray reserves for a replica.")
     max_sessions: int = Field(default=1000, ge=1, description="Sockets of one ingress replica.")
     graceful_shutdown_timeout_s: float = Field(
         default=600.0, gt=0, description="How long a leaving replica may keep its sockets: above the longest session."
@@ -232,7 +240,8 @@ class VoicesConfig(Settings):
     """The voice store: where voices lie, which one is spoken by default, how much is kept."""
 
     path: str = Field(
-        default="voices", description="Directory of `<id>/manifest.json`; see `serve_app.app` for relative ones."
+        default="voices",
+        description="Directory of `<id>/manifest.json`; docs/deploying.md says where a relative one is looked for.",
     )
     default: str = Field(default="makima", description="Voice of a client that names none.")
     uploads: str | None = Field(

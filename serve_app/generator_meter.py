@@ -28,7 +28,9 @@ class GeneratorMeter:
     def __init__(self, recorder: Recorder, slots: int) -> None:
         self._record = recorder
         self._recorded: Counter[tuple[str, str]] = Counter()
-        recorder.set(metrics.SLOTS, slots)
+        self._slots = slots
+        self._model: Mapping[str, str] = {}
+        self._load_s = 0.0
 
     def loaded(self, model: Mapping[str, str], seconds: float) -> None:
         """The model speaks, so long after the replica began.
@@ -37,8 +39,7 @@ class GeneratorMeter:
             model: the labels of :data:`serve_app.metrics.MODEL_INFO`.
             seconds: since the replica's start.
         """
-        self._record.set(metrics.MODEL_INFO, 1, **model)
-        self._record.set(metrics.LOAD_SECONDS, seconds)
+        self._model, self._load_s = model, seconds
 
     def ended(self, reason: FinishReason) -> None:
         """A stream is over, or was refused."""
@@ -53,8 +54,14 @@ class GeneratorMeter:
         self._record.add(metrics.STORE_ERRORS)
 
     def engine(self, engine: Engine, graph_fallbacks: int) -> None:
-        """The engine now, and the steps it took since the last time."""
+        """The engine now, once its model is loaded, and the steps it took since the last time.
+
+        What never changes is said again each time: what is not, Ray does not export for long.
+        """
         load, hearing = engine.load, engine.hearing
+        self._record.set(metrics.MODEL_INFO, 1, **self._model)
+        self._record.set(metrics.LOAD_SECONDS, self._load_s)
+        self._record.set(metrics.SLOTS, self._slots)
         self._record.set(metrics.ENGINE_UP, int(engine.healthy))
         self._record.set(metrics.STREAMS_RUNNING, load.running)
         self._record.set(metrics.STREAMS_WAITING, load.waiting)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app import metrics
+from serve_app.admission import Backlog
 from serve_app.audio import seconds
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import SpeechError
@@ -50,7 +51,13 @@ class IngressMeter:
     def count(self, dialect: str, change: int) -> None:
         """So many sessions more, or fewer."""
         self._open[dialect] += change
-        self.recorder.set(metrics.SESSIONS, self._open[dialect], dialect=dialect)
+
+    def now(self, backlog: Backlog) -> None:
+        """How things stand; said again every second, since what is not said again is not exported for long."""
+        for dialect, sessions in self._open.items():
+            self.recorder.set(metrics.SESSIONS, sessions, dialect=dialect)
+        self.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
+        self.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
 
     def refused(self, error: SpeechError) -> None:
         """What was told to somebody who has no session."""

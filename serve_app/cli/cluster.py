@@ -196,6 +196,7 @@ def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         f"             ws://{site.address}/ws/tts",
         f"  try        {say} --url ws://{site.address}/api/v1/speak --out speech.wav 'It is alive.'",
         "",
+        f"  metrics    http://{_metrics_address()}/metrics",
         f"  Ray        {context.gcs_address}, its logs in {context.get_temp_dir()}/session_latest/logs",
     ]
     if status.random_weights:
@@ -205,6 +206,12 @@ def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         ]
     lines += ["", "Ctrl-C ends everything."]
     print("\n".join(lines), flush=True)
+
+
+def _metrics_address() -> str:
+    """Where Prometheus finds this node's metrics, those of every replica among them."""
+    (node,) = ray.nodes()
+    return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
 
 def _beside_python(command: str) -> str:

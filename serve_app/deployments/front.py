@@ -14,7 +14,6 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app import metrics
 from serve_app.access import Scope
 from serve_app.admission import Admission
 from serve_app.config import AppConfig
@@ -47,6 +46,9 @@ VOICES_TIMEOUT_S = 2.0
 
 ROOM_REFRESH_S = 1.0
 """How often, while there are sessions, the others are told what runs and waits here, and how much may run is learnt."""
+
+RECORD_PERIOD_S = 1.0
+"""How often what stands still is recorded again."""
 
 FULL_RETRY_MS = 5000
 """When to try again at a replica that has all its sessions."""
@@ -142,7 +144,6 @@ class Front:
                 for refresher in self._refreshers:
                     refresher.cancel()
                 self._refreshers.clear()
-                self._record_backlog()
 
     async def driver(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> Driver:
         """A new session with its driver; ``headers`` may say which trace it is part of."""
@@ -175,7 +176,6 @@ class Front:
 
     async def _keep_room_fresh(self) -> None:
         while True:
-            self._record_backlog()
             try:
                 async with asyncio.timeout(VOICES_TIMEOUT_S):
                     self._gate.resize(await self.backend.share_load(self._gate.backlog))
@@ -183,10 +183,11 @@ class Front:
                 log.exception("how many streams may run could not be learnt; it stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
 
-    def _record_backlog(self) -> None:
-        backlog = self._gate.backlog
-        self.meter.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
-        self.meter.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
+    async def keep_recording(self) -> None:
+        """Say how things stand, as long as the replica lives."""
+        while True:
+            self.meter.now(self._gate.backlog)
+            await asyncio.sleep(RECORD_PERIOD_S)
 
     async def learn_voices(self) -> None:
         """Ask again, for a voice that is not known here, unless somebody just did."""

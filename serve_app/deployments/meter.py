@@ -1,6 +1,6 @@
 """Hands what is recorded to Ray, which exports it on the metrics port of the node; see :mod:`serve_app.metrics`."""
 
-from typing import Any
+from typing import cast
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
@@ -50,6 +50,6 @@ class RayRecorder:
             histogram.set_default_tags(dict(self._labels))
         histogram.observe(value, labels)
 
-    def _keys(self, metric: Metric) -> Any:
-        """A tuple of all label names; Ray's annotation wants exactly one."""
-        return (*self._labels, *metric.labels)
+    def _keys(self, metric: Metric) -> tuple[str]:
+        """All label names; Ray's annotation says one and means any number."""
+        return cast("tuple[str]", (*self._labels, *metric.labels))

@@ -59,16 +59,17 @@ class ReplicaStats:
 class ScaleGenerators:
     """The policy; Serve makes one whenever the deployment's configuration changes."""
 
-    def __init__(self, slots: int, scaling: dict[str, float]) -> None:
+    def __init__(self, slots: int, scaling: dict[str, float], recorder: Recorder | None = None) -> None:
         """Take what the application was built with.
 
         Args:
             slots: streams of a replica.
             scaling: a :class:`ScalingConfig`, in use until a replica reports another.
+            recorder: of its decisions; None: Ray's.
         """
         join_serve_log()
         self._slots = slots
-        self._made_recorder: Recorder | None = None
+        self._recorder = recorder
         self._scaling = ScalingConfig.model_validate(scaling)
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -79,21 +80,17 @@ class ScaleGenerators:
         bounds = Bounds(ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas)
         memory: Memory = ctx.policy_state.get("memory", Memory())
         decision = desired_replicas(load, bounds, self._scaling, memory, ctx.current_time or 0.0)
-        recorder = self._recorder(ctx)
-        recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
-        recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
+        if self._recorder is None:
+            # In Serve's controller, whose own labels say nothing of an application.
+            self._recorder = RayRecorder(application=ctx.app_name or "")
+        self._recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
+        self._recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
         if decision.replicas != ctx.target_num_replicas:
             direction = "up" if decision.replicas > ctx.target_num_replicas else "down"
-            recorder.add(metrics.DECISIONS, direction=direction, reason=decision.cause)
+            self._recorder.add(metrics.DECISIONS, direction=direction, reason=decision.cause)
             said = {"from": ctx.target_num_replicas, "to": decision.replicas, "reason": decision.reason, **asdict(load)}
             log.info("scaling %s", json.dumps({name: _rounded(value) for name, value in said.items()}))
         return decision.replicas, {"memory": decision.memory}
-
-    def _recorder(self, ctx: AutoscalingContext) -> Recorder:
-        """It is the controller that records, whose labels would say nothing of the application."""
-        if self._made_recorder is None:
-            self._made_recorder = RayRecorder(application=ctx.deployment_id.app_name)
-        return self._made_recorder
 
     def _load(self, ctx: AutoscalingContext, replicas: Sequence[ReplicaStats]) -> Load:
         """The replicas' numbers together, and what waits in Serve on its way from an ingress to one of them."""

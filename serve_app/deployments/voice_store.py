@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 ACTOR_NAME = "voice_store"
 
-RECORD_PERIOD_S = 5.0
-"""How often what it holds goes to the metrics."""
+RECORD_PERIOD_S = 1.0
+"""How often what it holds is recorded; every generator's report is an occasion."""
 
 V = TypeVar("V")
 
@@ -119,7 +119,7 @@ class VoiceStore:
         return Bulletin(self._fleet.demand(now_s), self._library.version, encode)
 
     def _measure(self, now_s: float) -> None:
-        """Record what the library holds; every few seconds, since there may be a thousand voices to count."""
+        """Record what the library holds, of which there may be a thousand voices to count."""
         if now_s - self._recorded_s < RECORD_PERIOD_S:
             return
         self._recorded_s = now_s

@@ -3,10 +3,12 @@
 Written against :class:`serve_app.deployments.backend.Backend`, so that it runs, and is tested, without Ray.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -60,7 +62,15 @@ def build_web(
     pages = _Pages()
     probes = _Probes(front)
     openai = OpenAISpeech(front)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        recording = asyncio.create_task(front.keep_recording())
+        yield
+        recording.cancel()
+
     return Starlette(
+        lifespan=lifespan,
         middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
         routes=[
             Route("/", pages.index),

@@ -15,8 +15,12 @@ from running_service import READY, ROOT, Launched, Service, free_port
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 """Where the launcher's processes find an application of the tests."""
 
-AT_ONCE = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1", "OTEL_BSP_SCHEDULE_DELAY": "200"}
-"""Serve writes a thousand lines at a time, and spans are sent every five seconds; tests do not wait for that."""
+QUICK = {
+    "RAY_metrics_report_interval_ms": "2000",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    "OTEL_BSP_SCHEDULE_DELAY": "200",
+}
+"""By default metrics are ten seconds old, Serve writes a thousand lines at a time, spans leave every five seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +45,7 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, **AT_ONCE, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
+                env={**os.environ, **QUICK, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

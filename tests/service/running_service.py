@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.request import urlopen
 
 import websockets
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.cli.processes import descendants
 from serve_app.speech import SAMPLES_PER_FRAME
@@ -67,6 +69,17 @@ class Service:
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+    def metrics(self) -> dict[str, list]:
+        """Samples of the metrics port by name, as Prometheus reads them."""
+        url = re.search(r"http://\S+/metrics", self.launched.printed)[0]
+        with urlopen(url, timeout=20) as answer:
+            text = answer.read().decode()
+        found: dict[str, list] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample)
+        return found
 
     def sessions(self) -> int:
         """Open sessions of the one ingress replica."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ray.exceptions import ActorUnavailableError, RayTaskError
+from recorded import Recorded
 
 from serve_app.admission import Backlog
 from serve_app.config import (
@@ -98,7 +99,7 @@ class Store:
 
 def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:
     config = AppConfig(admission=AdmissionConfig(start_deadline_s=deadline_s), engine=EngineConfig(slots=3))
-    return RayBackend(config, Handle(list(responses)), Store(ready=ready), "ingress-1")
+    return RayBackend(config, Handle(list(responses)), Store(ready=ready), "ingress-1", Recorded())
 
 
 async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
@@ -168,7 +169,7 @@ async def test_a_stream_that_stands_still_goes_on_elsewhere():
     frozen = Response([chunk(0)])
     handle = Handle([frozen, Response([chunk(1), END])])
     config = AppConfig(admission=AdmissionConfig(stall_timeout_s=0.2), engine=EngineConfig(max_lead_s=0.17))
-    events = await everything(RayBackend(config, handle, Store(), "ingress-1").speak(REQUEST))
+    events = await everything(RayBackend(config, handle, Store(), "ingress-1", Recorded()).speak(REQUEST))
     assert [getattr(event, "first_frame", None) for event in events] == [0, 1, None]
     assert len(handle.requests[1].delivered_codes) == 1
     assert frozen.cancelled
@@ -185,7 +186,7 @@ def gone() -> Exception:
 
 async def test_a_stream_whose_replica_is_lost_goes_on_at_the_next_frame():
     handle = Handle([Response([chunk(0), chunk(1), gone()]), Response([chunk(2), gone()]), Response([END])])
-    speaking = RayBackend(AppConfig(), handle, Store(), "ingress-1").speak(REQUEST)
+    speaking = RayBackend(AppConfig(), handle, Store(), "ingress-1", Recorded()).speak(REQUEST)
     events = await everything(speaking)
     assert [getattr(event, "first_frame", None) for event in events] == [0, 1, 2, None]
     assert [r.delivered_codes is not None and len(r.delivered_codes) for r in handle.requests] == [False, 2, 3]

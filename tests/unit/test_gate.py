@@ -16,7 +16,7 @@ def gate(room=1, **settings):
 
 
 def call(number, needed_by_s=0.0):
-    return Call(number, SpeechRequest("Hello.", "austen"), "u", needed_by_s)
+    return Call(number, SpeechRequest("Hello.", "austen"), "u", needed_by_s, 0.0)
 
 
 async def hold(made, log, number, until):

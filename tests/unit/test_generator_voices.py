@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recorded import Recorded
 
 from serve_app.errors import SynthesisError, VoiceNotFoundError
+from serve_app.generator_meter import GeneratorMeter
 from serve_app.speech import SpeechRequest, VoiceClip
 from serve_app.voice_library import VoiceInWork, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt
@@ -58,7 +60,8 @@ def generator(*answers, encode=prompt_of):
         BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(2)
     )
     made._fetching = {}
-    made._encoder = ThreadPoolExecutor(1, "encoder", be_nice)
+    made._background = ThreadPoolExecutor(1, "background", be_nice)
+    made._meter = GeneratorMeter(Recorded(), slots=1)
     made._store = Store(*answers)
     made.encoded = []
 

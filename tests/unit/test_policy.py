@@ -3,6 +3,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+from recorded import Recorded
 
 from serve_app.config import ScalingConfig
 
@@ -14,8 +15,8 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
 SCALING = ScalingConfig()
 
 
-def policy(**knobs) -> ScaleGenerators:
-    return ScaleGenerators(10, ScalingConfig(**knobs).model_dump())
+def policy(recorder=None, **knobs) -> ScaleGenerators:
+    return ScaleGenerators(10, ScalingConfig(**knobs).model_dump(), recorder or Recorded())
 
 
 def context(replicas, *, target=None, queued=0.0, state=None, now_s=0.0, bounds=(0, 8), scaling=SCALING):
@@ -105,3 +106,16 @@ def test_knobs_reach_the_policy_through_the_replicas_and_stay():
 def test_the_bounds_are_serves():
     crowd = ReplicaStats(running=10, stream_s=4.0, waiting_before=400, waiting_before_s=1600.0)
     assert policy()(context([crowd], bounds=(1, 3)))[0] == 3
+
+
+def test_what_is_wanted_and_why_is_recorded():
+    recorded = Recorded()
+    busy = ReplicaStats(running=10, stream_s=4.0, waiting_before=20, waiting_before_s=80.0)
+    asked = policy(recorded)
+    replicas, state = asked(context([busy]))
+    assert recorded.gauges == {"replicas_desired": replicas, "replicas_maximum": 8}
+    ((decision, times),) = recorded.counters.items()
+    assert decision.startswith("scaling_decisions up ")
+    assert times == 1
+    asked(context([busy], target=replicas, state=state))
+    assert sum(recorded.counters.values()) == 1, "it wants what there is going to be"
