@@ -39,7 +39,14 @@ LONGEST_WAIT_S = 3600.0
 """A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
 
 
+GONE_S = 0.05
+"""How long a session that was cancelled looks for the news that its client went away; it is there already, if so."""
+
+MOST_UNREAD = 64
+"""Messages that may lie before that news."""
+
 _GONE = Close(1000, "the client is gone")
+_STOPPED = Close(1012, "the server stops")
 
 
 class ConnectionLostError(Exception):
@@ -137,6 +144,7 @@ class Driver:
         self._learn_voices = service.learn_voices
         self._meter = SessionMeter(service.meter, dialect)
         self._held: list[VoiceClip] = []
+        self._last = _STOPPED
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
@@ -148,32 +156,44 @@ class Driver:
         """
         self._meter.opened()
         bind(self._spans.trace)
-        last = Close(1012, "the server stops")
         try:
-            last = await self._run(opening)
+            await self._run(opening)
         finally:
+            last = self._last
             for clip in self._held:
                 self._clips.release(clip)
             self._meter.closed(None if last is _GONE else last.code)
             self._spans.close(last)
             log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
 
-    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> Close:
-        """The session until its end; how its connection was closed."""
+    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> None:
+        """The session until its end, which :attr:`_last` says how it came about."""
         for message in opening:
             await self._learn(message)
             self._apply(self._session.receive(message, self._clock()))
         tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
-        last = Close(1012, "the server stops")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            last = self._verdict(done)
+            self._last = self._verdict(done)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._part(last)
-        return last
+            if self._last is _STOPPED and await self._is_gone():
+                self._last = _GONE
+            await self._part(self._last)
+
+    async def _is_gone(self) -> bool:
+        """Whether the client went away: Serve then cancels what it runs for it, as it does when it stops."""
+        try:
+            async with asyncio.timeout(GONE_S):
+                for _ in range(MOST_UNREAD):
+                    await self._connection.receive()
+        except ConnectionLostError:
+            return True
+        except TimeoutError:
+            pass
+        return False
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
         """How the connection is to be closed, if the writer did not do it: by what ended first."""

@@ -58,12 +58,19 @@ async def test_a_session_is_one_trace_from_its_proxy_to_the_generators_steps(ser
 async def test_lines_of_both_sides_name_the_session_the_utterance_and_the_trace(service, parent):
     async with service.connect(additional_headers={"traceparent": parent}) as connection:
         await speak(connection, TEXT, utterance_id="u-of-this-test")
+
+    def ending(sessions):
+        return [line for line in lines_of(service) if line.get("session_id") in sessions and "close_code" in line]
+
     mine = [line for line in lines_of(service) if line.get("utterance_id") == "u-of-this-test"]
     assert {line["deployment"] for line in mine} == {"Ingress", "Generator"}
     assert {line["trace_id"] for line in mine} == {parent.split("-")[1]}
     assert len({line["session_id"] for line in mine}) == 1
     assert {line["application"] for line in mine} == {"tts"}
     assert all(re.fullmatch(r"\S+T\S+Z", line["time"]) and line["replica"] and line["request_id"] for line in mine)
+    sessions = {line["session_id"] for line in mine}
+    await wait_for(lambda: ending(sessions))
+    assert [line["message"] for line in ending(sessions)] == ["closed: the client is gone"]
     (complete,) = [line for line in mine if line["deployment"] == "Ingress"]
     assert complete["ttfa_ms"] > 0
     assert all(line["timings_ms"]["prefill"] > 0 for line in mine if line["deployment"] == "Generator")

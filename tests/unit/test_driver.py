@@ -2,11 +2,12 @@ import asyncio
 import json
 import time
 
+import pytest
 from written_lines import written
 
 from serve_app.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
-from serve_app.deployments.driver import Driver, Service
+from serve_app.deployments.driver import ConnectionLostError, Driver, Service
 from serve_app.deployments.gate import Gate
 from serve_app.dialects import FullDialect
 from serve_app.errors import TtsUnavailableError
@@ -29,6 +30,20 @@ class Client:
 
     async def close(self, code, reason):
         self.heard.append((code, reason))
+
+
+class LeavingClient(Client):
+    """A client who goes away while its session is cancelled for that, as Serve does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = False
+
+    async def receive(self):
+        frame = await self.says.get() if not self.left or not self.says.empty() else None
+        if frame is None:
+            raise ConnectionLostError
+        return frame
 
 
 class DeafClient(Client):
@@ -75,3 +90,22 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
     assert client.heard == [(1008, "SLOW_CLIENT")]
     (line,) = lines()
     assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
+
+
+@pytest.mark.parametrize(
+    ("left", "said", "code"), [(True, "the client is gone", 1000), (False, "the server stops", 1012)]
+)
+async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said, code):
+    client = LeavingClient()
+    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(NobodyReady(), Gate(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    with written() as lines:
+        running = asyncio.create_task(Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run())
+        await asyncio.sleep(0.05)
+        client.left = left
+        for _ in range(2):
+            client.says.put_nowait('{"type": "start"}')
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (line,) = lines()
+    assert (line["message"], line["close_code"]) == (f"closed: {said}", code)

@@ -17,6 +17,7 @@ import soundfile as sf
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from written_lines import written
@@ -616,7 +617,7 @@ async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
     driver = await Front(backend, AppConfig(), time.monotonic).driver(
-        FullDialect(), connection, Caller("", lambda now_s: None)
+        FullDialect(), connection, Caller("", lambda now_s: None), Headers()
     )
     running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
     await asyncio.sleep(0.05)
