@@ -116,3 +116,9 @@ def join_serve_log(config: LogsConfig | None = None, **place: str) -> None:
         # later, in the midst of somebody else's request.
         at_once.filters = [*gathering.filters, add_ids]
         ours.addHandler(at_once)
+    if config is not None:
+        # What sends spans warns at each attempt that its collector is away; that it gave up a batch is enough.
+        exporter = logging.getLogger("opentelemetry.exporter.otlp")
+        exporter.setLevel(logging.ERROR)
+        exporter.propagate = False
+        exporter.handlers = ours.handlers[:]

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import threading
-from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import httpx
@@ -48,6 +47,16 @@ def test_a_line_is_an_object_with_its_time_in_utc_and_its_place():
         "replica": "abc",
         "frames": 3,
     }
+
+
+def test_a_collector_that_is_away_is_said_once_for_a_batch():
+    exporter = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    with written(replica="abc") as lines:
+        exporter.warning("Transient error, retrying")
+        exporter.error("Failed to export spans batch")
+    assert [(line["level"], line["message"], line["replica"]) for line in lines()] == [
+        ("ERROR", "Failed to export spans batch", "abc")
+    ]
 
 
 def test_an_exception_is_a_field_of_one_line():
@@ -144,7 +153,6 @@ async def test_serves_own_lines_look_the_same_and_keep_to_their_request():
     assert (ours["message"], ours["request_id"], ours["session_id"]) == ("ours", "r-of-ours", "s-1")
     assert (serves["logger"], serves["message"], serves["request_id"]) == ("ray.serve", "serves", "r-of-serves")
     assert "session_id" not in serves
-    assert all(isinstance(each, MemoryHandler) for each in logging.getLogger("serve_app").handlers)
 
 
 def test_every_field_that_is_given_is_written_and_explained():

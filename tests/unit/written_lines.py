@@ -14,6 +14,7 @@ from serve_app.deployments.logs import join_serve_log
 def written(level=logging.INFO, log_format="json", **place):
     """Stand for Serve's log file, as in its mode for throughput; yields a function that reads the lines so far."""
     ours, serves = logging.getLogger("serve_app"), logging.getLogger("ray.serve")
+    exporter = logging.getLogger("opentelemetry.exporter.otlp")
     before = ours.handlers[:], ours.propagate, ours.level, serves.handlers[:]
     file = logging.StreamHandler(io.StringIO())
     serves.handlers[:] = [MemoryHandler(1000, target=file)]
@@ -28,3 +29,4 @@ def written(level=logging.INFO, log_format="json", **place):
         yield lines
     finally:
         ours.handlers[:], ours.propagate, ours.level, serves.handlers[:] = before
+        exporter.handlers[:], exporter.propagate, exporter.level = [], True, logging.NOTSET
