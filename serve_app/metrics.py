@@ -84,7 +84,7 @@ SESSIONS_CLOSED = Metric(
 UTTERANCES = Metric(
     "tts_utterances",
     "counter",
-    "Utterances that ended: eos, length, stalled, cancelled, error",
+    "Utterances that ended: eos, length, stalled, cancelled, error, disconnected",
     "ingress",
     ("finish_reason",),
 )
@@ -114,7 +114,7 @@ SLACK_SECONDS = Metric(
     buckets=_SLACK_S,
 )
 AUDIO_SECONDS = Metric("tts_audio_seconds", "counter", "Audio sent to clients", "ingress", ("encoding",))
-AUDIO_BYTES = Metric("tts_audio_bytes", "counter", "The same in bytes, without framing", "ingress", ("encoding",))
+AUDIO_BYTES = Metric("tts_audio_bytes", "counter", "The same in bytes, as sent, framing included", "ingress", ("encoding",))
 TEXT_CHARACTERS = Metric(
     "tts_text_characters", "counter", "Characters of the text that generators were given", "ingress"
 )

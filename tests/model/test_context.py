@@ -122,7 +122,7 @@ def test_what_is_kept_of_a_voice_is_the_same_with_contexts_and_without(checkpoin
         for context in orders:
             job = prepare(fresh, voices, "Where was I?", "english", voice, context=context)
             ((codes, pcm),) = speak(fresh, [job], frames=6)
-        kept = fresh._voices.get(voices[voice].digest, 0.0)
+        kept = fresh.voice_states.get(voices[voice].digest, 0.0)
         return codes, pcm, fresh._prefixes, kept
 
     usual, other = contexts["usual"], contexts["few frames"]
