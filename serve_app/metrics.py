@@ -114,7 +114,9 @@ SLACK_SECONDS = Metric(
     buckets=_SLACK_S,
 )
 AUDIO_SECONDS = Metric("tts_audio_seconds", "counter", "Audio sent to clients", "ingress", ("encoding",))
-AUDIO_BYTES = Metric("tts_audio_bytes", "counter", "The same in bytes, as sent, framing included", "ingress", ("encoding",))
+AUDIO_BYTES = Metric(
+    "tts_audio_bytes", "counter", "The same in bytes, as sent, framing included", "ingress", ("encoding",)
+)
 TEXT_CHARACTERS = Metric(
     "tts_text_characters", "counter", "Characters of the text that generators were given", "ingress"
 )

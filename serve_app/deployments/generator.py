@@ -28,7 +28,7 @@ from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
 from serve_app.deployments.spans import StreamSpan
-from serve_app.deployments.tracing import tracer_of
+from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
@@ -91,6 +91,8 @@ def max_queued_events(engine: EngineConfig) -> int:
 
 class Generator:
     """A replica that speaks text chunks."""
+
+    _tracer: Tracer = NoTracer()
 
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode the voices that wait for it, speak a sentence. Ready means that it came out.
@@ -180,6 +182,10 @@ class Generator:
         finally:
             self._meter.ended(reason)
             stream.cancel()
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has nothing left to do, before it is killed."""
+        self._tracer.close()
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""

@@ -27,7 +27,7 @@ from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.router import HEARD_OF
-from serve_app.deployments.tracing import tracer_of
+from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
@@ -273,6 +273,8 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 class Ingress:
     """A replica that holds clients' sockets."""
 
+    _tracer: Tracer = NoTracer()
+
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
         """Find the application's voice store and hold the generators' handle."""
         context = serve.get_replica_context()
@@ -284,6 +286,10 @@ class Ingress:
         self._recorder = RayRecorder()
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
         self._backend = RayBackend(config, generator, store, replica, self._recorder)
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has no socket left, before it is killed."""
+        self._tracer.close()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""

@@ -29,6 +29,7 @@ class OtelTracer:
     """See :class:`serve_app.deployments.tracing.Tracer`."""
 
     def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
         self._tracer = provider.get_tracer("serve_app")
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> "OtelSpan":
@@ -40,6 +41,10 @@ class OtelTracer:
         named = _named(attributes)
         span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes=named, start_time=now_ns)
         return OtelSpan(self._tracer, span, now_ns)
+
+    def close(self) -> None:
+        """See :meth:`Tracer.close`."""
+        self._provider.shutdown()
 
 
 class OtelSpan:

@@ -46,10 +46,14 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Keeps spans; safe on any thread, never blocks, never raises."""
+    """Keeps spans; safe on any thread, never blocks but in ``close``, never raises."""
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> Span:
         """Begin a span whose parent is elsewhere, or which has none."""
+        ...
+
+    def close(self) -> None:
+        """Hand over what has ended; waits for that some seconds at most."""
         ...
 
 
@@ -86,6 +90,9 @@ class NoTracer:
         """See :meth:`Tracer.span`."""
         del name, attributes
         return NoSpan(parent)
+
+    def close(self) -> None:
+        """See :meth:`Tracer.close`."""
 
 
 def tracer_of(config: TracingConfig, deployment: str, replica: str) -> Tracer:

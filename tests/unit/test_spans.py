@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.datastructures import Headers
 from test_web import KnownBackend, hear, say, served_by, socket_to
@@ -205,6 +205,18 @@ def test_a_share_of_the_traces_is_kept_and_a_parents_decision_counts():
     assert sampled.context.traceparent.startswith(f"00-{TRACE_ID}-")
     assert sampled.context.traceparent.endswith("-01")
     assert sampled.child("utterance").context.trace_id == TRACE_ID
+
+
+def test_a_replica_that_leaves_hands_over_what_has_ended():
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+    made = Generator.__new__(Generator)
+    made._tracer = OtelTracer(provider)
+    made._tracer.span("stream", TraceContext()).end()
+    assert exporter.get_finished_spans() == ()
+    made.__del__()
+    assert [span.name for span in exporter.get_finished_spans()] == ["stream"]
+    made._tracer = NoTracer()
 
 
 def test_without_an_endpoint_there_is_no_tracer():
