@@ -53,7 +53,7 @@ class Tracer(Protocol):
         ...
 
     def close(self) -> None:
-        """Hand over what has ended; waits for that some seconds at most."""
+        """Hand over what has ended; waits ten seconds for that at most."""
         ...
 
 
