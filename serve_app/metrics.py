@@ -15,7 +15,8 @@ _LATENCY_S = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3
 _STEP_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4, 1.0, 5.0)
 _SLACK_S = (0.0001, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _RTF = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 4.0)
-_BATCH = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 16.0, 32.0, 64.0)
+_BATCH = (0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10.5, 16.5, 32.5, 64.5)
+"""Ray keeps of a value the middle of its bucket: these are the numbers themselves."""
 _ENCODE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -79,7 +80,7 @@ class NoRecorder:
 SESSIONS = Metric("tts_sessions", "gauge", "Sessions that are open, by dialect", "ingress", ("dialect",))
 SESSIONS_OPENED = Metric("tts_sessions_opened", "counter", "Sessions that were opened", "ingress", ("dialect",))
 SESSIONS_CLOSED = Metric(
-    "tts_sessions_closed", "counter", "Sessions by the close code they ended with", "ingress", ("code",)
+    "tts_sessions_closed", "counter", "Sessions by the close code they were sent, or gone", "ingress", ("code",)
 )
 UTTERANCES = Metric(
     "tts_utterances",
@@ -147,7 +148,7 @@ STREAM_SECONDS = Metric(
 LISTENERS = Metric("tts_listeners", "gauge", "Listeners past their first seconds", "generator")
 LISTENERS_LATE = Metric("tts_listeners_late", "gauge", "Those of them who are about to run dry", "generator")
 LEAST_SLACK_SECONDS = Metric(
-    "tts_least_slack_seconds", "gauge", "The least that a listener has left to play; absent without one", "generator"
+    "tts_least_slack_seconds", "gauge", "The least that a listener has left to play; 0 without one", "generator"
 )
 STEP_SECONDS = Metric(
     "tts_step_seconds",

@@ -64,13 +64,15 @@ def main() -> None:
     """Run until told to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
-    path: Path = parser.parse_args().config
+    parser.add_argument("--metrics-port", type=int)
+    arguments = parser.parse_args()
+    path: Path = arguments.config
     _clear_up_after_launcher(path.parent)
     began_s = time.monotonic()
     try:
         document = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
         site = site_of(document)
-        _start_ray(path.parent / "ray", site.args)
+        _start_ray(path.parent / "ray", site.args, arguments.metrics_port)
         deploy(document)
         status = wait_until_ready(site)
         announce(site, status, time.monotonic() - began_s)
@@ -99,7 +101,7 @@ def site_of(document: ServeDeploySchema) -> Site:
     return Site(application.name, http.host, http.port, AppConfig.model_validate(application.args))
 
 
-def _start_ray(directory: Path, args: AppConfig) -> None:
+def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> None:
     replicas, sockets = args.generator, args.ingress
     wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + sockets.replicas * sockets.num_cpus)
     ray.init(
@@ -113,6 +115,7 @@ def _start_ray(directory: Path, args: AppConfig) -> None:
         logging_level=logging.ERROR,
         runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
         _temp_dir=str(directory),
+        _metrics_export_port=metrics_port,
     )
     available = ray.cluster_resources().get("GPU", 0.0)
     if replicas.num_gpus > available:

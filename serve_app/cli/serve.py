@@ -43,19 +43,20 @@ def main() -> None:
         signal.signal(number, _interrupt)
     processes.adopt_orphans()
     try:
-        sys.exit(run(arguments.config, arguments.port))
+        sys.exit(run(arguments.config, arguments.port, arguments.metrics_port))
     except StartError as error:
         sys.exit(f"tts-serve: {error}")
     except KeyboardInterrupt:
         print("\ntts-serve: stopped")
 
 
-def run(config: Path, port: int | None) -> int:
+def run(config: Path, port: int | None, metrics_port: int | None = None) -> int:
     """Start the service and wait for its end; nothing of it is left when this returns.
 
     Args:
         config: a file that ``serve run`` takes as well.
         port: overrides the file's.
+        metrics_port: where Prometheus finds the metrics; a free one where it is None.
 
     Returns:
         The exit status of the cluster's process.
@@ -65,6 +66,8 @@ def run(config: Path, port: int | None) -> int:
         KeyboardInterrupt: somebody wants it to stop.
     """
     document = read_config(config, port)
+    if metrics_port is not None:
+        _check_free("127.0.0.1", metrics_port, "--metrics-port")
     directory = Path(tempfile.mkdtemp(prefix="tts-"))
     try:
         if len(str(directory)) > _LONGEST_DIRECTORY:
@@ -72,6 +75,8 @@ def run(config: Path, port: int | None) -> int:
         deployed = directory / "serve.yaml"
         deployed.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "serve_app.cli.cluster", str(deployed)]
+        if metrics_port is not None:
+            command.append(f"--metrics-port={metrics_port}")
         print("… Ray is being started", flush=True)
         environment = _environment(directory)
         with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
@@ -119,11 +124,11 @@ def read_config(path: Path, port: int | None) -> dict[str, Any]:
     http: dict[str, Any] = document.setdefault("http_options", {})
     http.setdefault("host", "127.0.0.1")
     http["port"] = port or http.get("port", 8000)
-    _check_free(http["host"], http["port"], path)
+    _check_free(http["host"], http["port"], f"--port or in {path} (http_options.port)")
     return document
 
 
-def _check_free(host: str, port: int, path: Path) -> None:
+def _check_free(host: str, port: int, where: str) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -131,7 +136,7 @@ def _check_free(host: str, port: int, path: Path) -> None:
         except OSError as error:
             raise StartError(
                 f"cannot listen on {host}:{port} ({error.strerror}). Stop the program that does, or choose another "
-                f"port with --port or in {path} (http_options.port)"
+                f"port with {where}"
             ) from error
 
 
@@ -157,6 +162,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tts-serve", description="Run the speech service on this machine.")
     parser.add_argument("config", type=Path, help="a file as in configs/; `serve run` takes the same")
     parser.add_argument("--port", type=int, help="listen on this port instead of the file's")
+    parser.add_argument("--metrics-port", type=int, help="Prometheus finds the metrics there; a free port without it")
     return parser.parse_args()
 
 

@@ -14,8 +14,8 @@ from manifests import KUBERAY, KUBERNETES, OVERLAYS, ROOT, crd_schema, only, pod
 from serve_app.cli.environment import Ports, serve_environment
 from serve_app.config import AppConfig
 
-# A monitor's schema belongs to the Prometheus operator, a RayService's to KubeRay.
-_NOT_CORE = {"PodMonitor", "RayService"}
+# A monitor's and a rule's schemas belong to the Prometheus operator, a RayService's to KubeRay.
+_NOT_CORE = {"PodMonitor", "PrometheusRule", "RayService"}
 
 
 @pytest.fixture(params=OVERLAYS)

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,10 @@ def test_a_wrong_file_of_keys_is_refused_before_anything_starts(tmp_path, conten
     assert part in str(refused.value)
     keys.write_text("[]")
     assert serve.read_config(path, environment.free_ports().ingress)
+
+
+def test_a_metrics_port_that_is_taken_is_refused_before_anything_starts():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(serve.StartError, match=f"{port}.*--metrics-port"):
+            serve.run(LOCAL, environment.free_ports().metrics, port)
