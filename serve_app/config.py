@@ -360,6 +360,33 @@ class AccessConfig(Settings):
     )
 
 
+class LogsConfig(Settings):
+    """What the replicas write; docs/logs.md."""
+
+    format: Literal["json", "text"] = Field(
+        default="json", description="`json`: one object for each line, of Serve's own lines too; `text`: for eyes."
+    )
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Of this package's own lines; those of Serve follow its `logging_config`."
+    )
+
+
+class TracingConfig(Settings):
+    """OpenTelemetry spans, off without an endpoint; docs/logs.md."""
+
+    endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@\s]+$",
+        description="Where spans go by OTLP over HTTP, as `http://collector:4318/v1/traces`. None: nowhere.",
+    )
+    sample_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the traces that begin here; one that comes with a request keeps what was decided there.",
+    )
+
+
 class AppConfig(Settings):
     """Arguments of :func:`serve_app.app.build_app`."""
 
@@ -373,6 +400,8 @@ class AppConfig(Settings):
     session: SessionConfig = SessionConfig()
     admission: AdmissionConfig = AdmissionConfig()
     access: AccessConfig = AccessConfig()
+    logs: LogsConfig = LogsConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -1,7 +1,7 @@
 """What the ingress and a generator tell each other: one request down, audio chunks and one end up.
 
 These values cross processes, so they are plain frozen dataclasses of numbers, strings and numpy arrays. Nothing
-here knows of sockets, Ray or torch.
+here knows of sockets, Ray or torch. Text is in no ``repr``, so that whatever logs one of them shows none.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class SpokenContext:
         codes: [F, 16] int16, all of its frames; at least one.
     """
 
-    text: str
+    text: str = field(repr=False)
     codes: NDArray[np.int16]
 
 
@@ -64,8 +64,41 @@ class VoiceClip:
     """
 
     pcm16: NDArray[np.int16]
-    transcript: str | None
+    transcript: str | None = field(repr=False)
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """W3C trace context: what new spans are children of.
+
+    Attributes:
+        traceparent: version, trace, span and flags, well-formed; None without one.
+        tracestate: what tracing systems say to each other beside it.
+    """
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hexadecimal digits."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Whose work something is, for log lines and spans alone: nothing is decided by it.
+
+    Attributes:
+        session_id: of the socket or the HTTP request.
+        utterance_id: the client's own name for it, or one that was made up; None outside of an utterance.
+        context: of the span around it.
+    """
+
+    session_id: str
+    utterance_id: str | None = None
+    context: TraceContext = TraceContext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +122,10 @@ class SpeechRequest:
         clip: the voice, where its session brought it itself; ``voice`` is not looked up then.
         voice_digest: of the clip that earlier audio of the utterance was spoken with: what follows is spoken with that
             one too, whatever has become of ``voice`` meanwhile. Empty where there was none: with that of now.
+        trace: for the generator's log lines and spans; None where nobody asks.
     """
 
-    text: str
+    text: str = field(repr=False)
     voice: str
     language: str = "auto"
     seed: int = 0
@@ -103,6 +137,7 @@ class SpeechRequest:
     context: SpokenContext | None = None
     clip: VoiceClip | None = None
     voice_digest: str = ""
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ python() {
             pip_install --no-deps --index-url "$CPU_INDEX" "$(pinned torch)" "$(pinned torchaudio)" ;;
         *) echo "install.sh python: '$1' is neither cuda nor cpu" >&2; exit 2 ;;
     esac
-    pip_install .
+    pip_install ".[tracing]"
     install -d /opt/tts/share
     cp -r configs voices /opt/tts/share/
 }

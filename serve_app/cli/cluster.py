@@ -133,6 +133,7 @@ def deploy(document: ServeDeploySchema) -> None:
         proxy_location=document.proxy_location,
         grpc_options=gRPCOptions(**document.grpc_options.model_dump()),
         controller_options=document.controller_options,
+        global_logging_config=document.logging_config,
     )
     client.deploy_apps(document, _blocking=False)
 

@@ -20,6 +20,9 @@ One that does not read holds megabytes in the kernel's buffers, and its socket i
 ended long before: what it was not sent cannot be taken back there. Whoever reads answers a ping every 20 s.
 """
 
+NOWHERE = "127.0.0.1:9"
+"""Where what is sent by UDP is discarded."""
+
 _SPAN = 1000
 """Ports that ingress replicas may take from their first on."""
 
@@ -119,6 +122,8 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         # A dead proxy is missed after three checks; the default of 10 s leaves the door shut for half a minute.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # Its access log has whole queries, keys in them too: it goes nowhere unless somebody says where.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get("RAY_SERVE_HAPROXY_LOG_TARGET", NOWHERE),
         # Two services on one machine keep out of each other's way.
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),

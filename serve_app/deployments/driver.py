@@ -15,6 +15,9 @@ from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Backend
 from serve_app.deployments.clips import Clips
 from serve_app.deployments.gate import Gate, Passage
+from serve_app.deployments.logs import bind
+from serve_app.deployments.spans import SessionSpans
+from serve_app.deployments.tracing import NoTracer, Tracer
 from serve_app.dialects import Dialect, Frame
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
 from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
@@ -22,7 +25,7 @@ from serve_app.metrics import NoRecorder
 from serve_app.outbox import Close, Send
 from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Effect, Session
 from serve_app.session_meter import IngressMeter, SessionMeter
-from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
+from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,14 @@ LONGEST_WAIT_S = 3600.0
 """A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
 
 
+GONE_S = 0.05
+"""How long a session that was cancelled looks for the news that its client went away; it is there already, if so."""
+
+MOST_UNREAD = 64
+"""Messages that may lie before that news."""
+
 _GONE = Close(1000, "the client is gone")
+_STOPPED = Close(1012, "the server stops")
 
 
 class ConnectionLostError(Exception):
@@ -82,6 +92,7 @@ class Service:
         clips: that sessions bring.
         learn_voices: asks for the voices again; sessions see the new ones when it returns.
         meter: counts what they do.
+        tracer: keeps their spans.
     """
 
     backend: Backend
@@ -90,13 +101,21 @@ class Service:
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
     meter: IngressMeter = field(default_factory=lambda: IngressMeter(NoRecorder()))
+    tracer: Tracer = field(default_factory=NoTracer)
 
 
 class Driver:
     """Runs one session over one connection until either ends."""
 
     def __init__(
-        self, session: Session, dialect: Dialect, connection: Connection, service: Service, *, key: str = ""
+        self,
+        session: Session,
+        dialect: Dialect,
+        connection: Connection,
+        service: Service,
+        *,
+        key: str = "",
+        context: TraceContext = TraceContext(),  # noqa: B008 - frozen
     ) -> None:
         """Take one session and what it needs.
 
@@ -106,6 +125,7 @@ class Driver:
             connection: to its client; closed by :meth:`run`.
             service: shared with other drivers.
             key: the caller's API key, hashed; empty without one.
+            context: the trace that the session is part of.
         """
         self._session = session
         self._dialect = dialect
@@ -114,7 +134,7 @@ class Driver:
         self._gate = service.gate
         self._key = key
         self._clock = service.clock
-        self._name = session.setup.session_id
+        self._spans = SessionSpans(service.tracer, context, session.setup.session_id, dialect.name, service.clock)
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self._cancelled: set[int] = set()
         self._consumer: tuple[int, asyncio.Task[None]] | None = None
@@ -124,6 +144,7 @@ class Driver:
         self._learn_voices = service.learn_voices
         self._meter = SessionMeter(service.meter, dialect)
         self._held: list[VoiceClip] = []
+        self._last = _STOPPED
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
@@ -134,31 +155,45 @@ class Driver:
             opening: what the client is taken to have said before its first frame.
         """
         self._meter.opened()
-        last = _GONE  # Serve also cancels the handler of a socket whose client has left
+        bind(self._spans.trace)
         try:
-            last = await self._run(opening)
+            await self._run(opening)
         finally:
+            last = self._last
             for clip in self._held:
                 self._clips.release(clip)
             self._meter.closed(None if last is _GONE else last.code)
-            log.info("session %s: closed: %s", self._name, last.reason)
+            self._spans.close(last)
+            log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
 
-    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> Close:
-        """The session until its end; how its connection was closed."""
+    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> None:
+        """The session until its end, which :attr:`_last` says how it came about."""
         for message in opening:
             await self._learn(message)
             self._apply(self._session.receive(message, self._clock()))
         tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
-        last = Close(1012, "the server stops")
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            last = self._verdict(done)
+            self._last = self._verdict(done)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._part(last)
-        return last
+            if self._last is _STOPPED and await self._is_gone():
+                self._last = _GONE
+            await self._part(self._last)
+
+    async def _is_gone(self) -> bool:
+        """Whether the client went away: Serve then cancels what it runs for it, as it does when it stops."""
+        try:
+            async with asyncio.timeout(GONE_S):
+                for _ in range(MOST_UNREAD):
+                    await self._connection.receive()
+        except ConnectionLostError:
+            return True
+        except TimeoutError:
+            pass
+        return False
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
         """How the connection is to be closed, if the writer did not do it: by what ended first."""
@@ -167,7 +202,7 @@ class Driver:
             if isinstance(error, ConnectionLostError):
                 return _GONE
             if error is not None:
-                log.error("session %s: failed", self._name, exc_info=error)
+                log.error("the session failed", exc_info=error)
                 return Close(1011, "internal error")
         return self._session.close or Close(1011, "internal error")
 
@@ -224,7 +259,8 @@ class Driver:
             for frame in frames:
                 await self._connection.send(frame)
             self._meter.sent(item, frames, self._clock())
-            self._log(item)
+            self._spans.said(item.message)
+            _log(item)
             self._apply(self._session.sent(self._clock()))
 
     async def _speak(self) -> None:
@@ -272,7 +308,7 @@ class Driver:
 
     async def _run_call(self, call: Call) -> None:
         """One generator call in a task of its own, so that it alone can be cancelled."""
-        consumer = asyncio.create_task(self._consume(call))
+        consumer = asyncio.create_task(self._consume(self._spans.begin(call)))
         self._consumer = (call.call_id, consumer)
         try:
             await asyncio.wait([consumer])
@@ -280,27 +316,33 @@ class Driver:
             consumer.cancel()
             await asyncio.gather(consumer, return_exceptions=True)
             self._consumer = None
+            self._spans.ended()
 
     async def _consume(self, call: Call) -> None:
+        bind(call.request.trace)
         try:
             async with self._gate.passage(call, self._key) as passage:
                 self._meter.started(call, self._clock())
+                self._spans.admitted()
                 stream = self._backend.speak(call.request)
                 try:
                     await self._take_all(call, stream, passage)
                 finally:
                     await self._close_stream(stream)
         except SpeechError as error:
+            self._spans.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
         except Exception:
-            log.exception("session %s: utterance %r: its generator call failed", self._name, call.utterance_id)
+            log.exception("a generator call failed")
             error = SynthesisError("the generator call failed")
+            self._spans.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
 
     async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Passage) -> None:
         async for event in stream:
             passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
             self._meter.heard(call, event)
+            self._spans.heard(event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
                 self._room.clear()
@@ -311,7 +353,7 @@ class Driver:
             async with asyncio.timeout(STREAM_CLOSE_S):
                 await stream.aclose()
         except Exception:
-            log.exception("session %s: a stream could not be closed", self._name)
+            log.exception("a stream could not be closed")
 
     def _message(self, frame: Frame) -> FullMessage | Refusal:
         limit_bytes = self._session.setup.limits.max_message_bytes
@@ -319,21 +361,25 @@ class Driver:
             return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
         return self._dialect.read(frame)
 
-    def _log(self, item: Send) -> None:
-        match item.message:
-            case Complete() as done:
-                log.info(
-                    "session %s: utterance %r complete: %d ms, TTFA %d ms, RTF %.3f, %s",
-                    self._name,
-                    done.utterance_id,
-                    done.duration_ms,
-                    done.ttfa_ms,
-                    done.rtf,
-                    done.finish_reason,
-                )
-            case Cancelled() as done:
-                log.info("session %s: utterance %r cancelled at %d ms", self._name, done.utterance_id, done.duration_ms)
-            case ErrorMessage() as error:
-                log.info("session %s: utterance %r: %s", self._name, error.utterance_id, error.code)
-            case _:
-                pass
+
+def _log(item: Send) -> None:
+    """How an utterance ended, once its client was sent that."""
+    match item.message:
+        case Complete() as done:
+            figures = {
+                "utterance_id": done.utterance_id,
+                "finish_reason": done.finish_reason,
+                "duration_ms": done.duration_ms,
+                "ttfa_ms": done.ttfa_ms,
+                "rtf": done.rtf,
+                "characters": done.characters,
+            }
+            said = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
+            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *said, extra=figures)
+        case Cancelled() as done:
+            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
+            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
+        case ErrorMessage() as error:
+            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
+        case _:
+            pass

@@ -7,6 +7,7 @@ import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -22,6 +23,7 @@ from serve_app.deployments.clips import Clips
 from serve_app.deployments.doorkeeper import Caller, Doorkeeper
 from serve_app.deployments.driver import Connection, Driver, Service
 from serve_app.deployments.gate import Gate
+from serve_app.deployments.tracing import NoTracer, Tracer, given_context
 from serve_app.dialects import Dialect
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.messages import MAX_SEED
@@ -59,7 +61,12 @@ class Front:
     """One per ingress replica; lives on its event loop."""
 
     def __init__(
-        self, backend: Backend, config: AppConfig, clock: Callable[[], float], recorder: Recorder | None = None
+        self,
+        backend: Backend,
+        config: AppConfig,
+        clock: Callable[[], float],
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.meter = IngressMeter(recorder or NoRecorder())
         self.backend = backend
@@ -69,7 +76,9 @@ class Front:
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
         self._gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
-        self._service = Service(backend, self._gate, clock, self.clips, self.learn_voices, self.meter)
+        self._service = Service(
+            backend, self._gate, clock, self.clips, self.learn_voices, self.meter, tracer or NoTracer()
+        )
         self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
@@ -123,7 +132,9 @@ class Front:
         self.sessions += 1
         if not self._refreshers:
             self._refreshers = [
-                asyncio.create_task(keep()) for keep in (self._keep_voices_fresh, self._keep_room_fresh)
+                # Theirs is nobody's request, although somebody's session begins them.
+                asyncio.create_task(keep(), context=Context())
+                for keep in (self._keep_voices_fresh, self._keep_room_fresh)
             ]
         try:
             yield
@@ -134,8 +145,8 @@ class Front:
                     refresher.cancel()
                 self._refreshers.clear()
 
-    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller) -> Driver:
-        """A new session with its driver."""
+    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> Driver:
+        """A new session with its driver; ``headers`` may say which trace it is part of."""
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
@@ -147,7 +158,10 @@ class Front:
             errors_in_order=dialect.errors_in_order,
             spend=caller.spend,
         )
-        return Driver(Session(setup, self.clock()), dialect, connection, self._service, key=caller.name)
+        context = given_context(headers)
+        return Driver(
+            Session(setup, self.clock()), dialect, connection, self._service, key=caller.name, context=context
+        )
 
     async def know_voices(self) -> dict[str, VoiceStatus]:
         """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""

@@ -27,6 +27,8 @@ from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.policy import ReplicaStats
 from serve_app.deployments.router import VOICES
+from serve_app.deployments.spans import StreamSpan
+from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
@@ -90,20 +92,24 @@ def max_queued_events(engine: EngineConfig) -> int:
 class Generator:
     """A replica that speaks text chunks."""
 
+    _tracer: Tracer = NoTracer()
+
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode the voices that wait for it, speak a sentence. Ready means that it came out.
 
         Raises:
             RuntimeError: the checkpoint cannot be had, or no voice can be used; the message says what to do.
         """
-        join_serve_log()
         began_s = time.monotonic()
         context = serve.get_replica_context()
+        replica = context.replica_id.unique_id
+        join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
+        self._tracer = tracer_of(config.tracing, context.deployment, replica)
         self._meter = GeneratorMeter(RayRecorder(), config.engine.slots)
         self._config = config
         self._scaling = config.scaling
         self._demand = Demand()
-        self._replica = context.replica_id.unique_id
+        self._replica = replica
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
@@ -120,7 +126,7 @@ class Generator:
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
-        self._store = VoiceStoreClient(context.app_name, config.voices)
+        self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await self._store.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:
@@ -140,6 +146,19 @@ class Generator:
         Whatever is wrong with the request comes as an end with its code. Closing or cancelling the generator
         cancels the stream, which frees its slot within a frame.
         """
+        span = StreamSpan(self._tracer, request, time.monotonic)
+        try:
+            async with contextlib.aclosing(self._speak(request, span)) as events:
+                async for event in events:
+                    span.heard(event)
+                    yield event
+        except Exception:
+            span.broke()
+            raise
+        finally:
+            span.close()
+
+    async def _speak(self, request: SpeechRequest, span: StreamSpan) -> AsyncGenerator[SpeechEvent, None]:
         began_s = time.monotonic()
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
@@ -150,6 +169,7 @@ class Generator:
             )
             prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
+            span.prepared()
             stream = self._speaker.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
             self._meter.ended("error")
@@ -170,6 +190,10 @@ class Generator:
         finally:
             self._meter.ended(reason)
             stream.cancel()
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has nothing left to do, before it is killed."""
+        self._tracer.close()
 
     async def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""

@@ -27,6 +27,7 @@ from serve_app.deployments.inbound import BoundedInbound
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.router import HEARD_OF
+from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
@@ -272,19 +273,27 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 class Ingress:
     """A replica that holds clients' sockets."""
 
+    _tracer: Tracer = NoTracer()
+
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
         """Find the application's voice store and hold the generators' handle."""
-        join_serve_log()
         context = serve.get_replica_context()
-        store = VoiceStoreClient(context.app_name, config.voices)
+        replica = context.replica_id.unique_id
+        join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
+        store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await store.connect()
         self._config = config
         self._recorder = RayRecorder()
-        self._backend = RayBackend(config, generator, store, context.replica_id.unique_id, self._recorder)
+        self._tracer = tracer_of(config.tracing, context.deployment, replica)
+        self._backend = RayBackend(config, generator, store, replica, self._recorder)
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has no socket left, before it is killed."""
+        self._tracer.close()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
-        web = build_web(self._backend, self._config, recorder=self._recorder)
+        web = build_web(self._backend, self._config, recorder=self._recorder, tracer=self._tracer)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

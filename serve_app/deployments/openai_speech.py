@@ -156,7 +156,7 @@ class OpenAISpeech:
         if isinstance(asked, Refusal):
             raise asked.error
         answer = SpeechAnswer(asked, request.receive, send)
-        driver = await self._front.driver(answer, answer, caller)
+        driver = await self._front.driver(answer, answer, caller, request.headers)
         await driver.run([asked.speak(), Stop()])
 
     async def models(self, request: Request) -> Response:

@@ -96,7 +96,7 @@ class Sockets:
         await _accept(socket)
         connection = SocketConnection(socket)
         try:
-            driver = await self._front.driver(dialect, connection, caller)
+            driver = await self._front.driver(dialect, connection, caller, socket.headers)
             await driver.run(opening)
         except Exception:
             log.exception("a session could not be run")

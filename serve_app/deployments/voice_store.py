@@ -19,9 +19,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RaySystemError
 
 from serve_app import metrics
-from serve_app.config import VoicesConfig
+from serve_app.config import LogsConfig, VoicesConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Room
+from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.user_cache import user_cache
 from serve_app.voice_library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
@@ -50,17 +51,20 @@ def directory_of(application: str) -> str:
 class VoiceStore:
     """The actor's class."""
 
-    def __init__(self, config: VoicesConfig, application: str) -> None:
+    def __init__(self, config: VoicesConfig, application: str, logs: LogsConfig | None = None) -> None:
         """Read the voices; also what happens, with the same configuration, whenever the actor is restarted.
 
         What is uploaded to an application lies in a directory of its name, and is no other's.
         """
+        if logs is not None:
+            join_serve_log(logs, application=application, component="voice store")
         self._config = config
         uploads = Path(config.uploads) if config.uploads else Path(config.path) / UPLOADS
         self._library = VoiceLibrary(config, PromptFiles(user_cache() / "voices"), uploads / directory_of(application))
         self._fleet = Fleet()
         self._recorder = RayRecorder(application=application)
         self._recorded_s = -math.inf
+        log.info("%d voices are in the store", len(self._library.voices()))
 
     def config(self) -> VoicesConfig:
         """What it was started with; a store is never reconfigured, it is replaced."""
@@ -148,10 +152,11 @@ class VoiceStore:
 class VoiceStoreClient:
     """An application's voice store as one of its replicas calls it."""
 
-    def __init__(self, application: str, config: VoicesConfig) -> None:
-        """Remember where the store is; :meth:`connect` comes before every other call."""
+    def __init__(self, application: str, config: VoicesConfig, logs: LogsConfig | None = None) -> None:
+        """Remember where the store is, and how it is to write; :meth:`connect` comes before every other call."""
         self._application = application
         self._config = config
+        self._logs = logs
         self._actor: Any = None
 
     async def connect(self) -> None:
@@ -248,6 +253,6 @@ class VoiceStoreClient:
             num_cpus=0,
         )
         try:
-            return named.remote(self._config, self._application)
+            return named.remote(self._config, self._application, self._logs)
         except ValueError as error:  # Ray's word for it, and none of its own errors
             raise RaySystemError(error) from error

@@ -26,6 +26,7 @@ from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
+from serve_app.deployments.tracing import Tracer
 from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
 from serve_app.metrics import Recorder
@@ -53,9 +54,10 @@ def build_web(
     *,
     clock: Callable[[], float] = time.monotonic,
     recorder: Recorder | None = None,
+    tracer: Tracer | None = None,
 ) -> Starlette:
-    """The application of one ingress replica; without a recorder nothing is recorded."""
-    front = Front(backend, config, clock, recorder)
+    """The application of one ingress replica; without a recorder nothing is recorded, nor traced without a tracer."""
+    front = Front(backend, config, clock, recorder, tracer)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)

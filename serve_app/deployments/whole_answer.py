@@ -103,7 +103,7 @@ class WholeSpeech:
         if isinstance(asked, Refusal):
             raise asked.error
         answer = WholeAnswer(request)
-        driver = await self._front.driver(answer, answer, caller)
+        driver = await self._front.driver(answer, answer, caller, request.headers)
         speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)
         await driver.run([speak, Stop()])
         return answer.response()

@@ -11,14 +11,19 @@ import pytest
 import pytest_asyncio
 import yaml
 from browser_page import CHROMIUM, MICROPHONE, NO_CHROMIUM
+from collector import collecting
 from playwright.async_api import async_playwright
 from running_service import READY, ROOT, Launched, Service, free_port
 
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 """Where the launcher's processes find an application of the tests."""
 
-QUICK_METRICS = {"RAY_metrics_report_interval_ms": "2000"}
-"""Ray's default is 10 s."""
+QUICK = {
+    "RAY_metrics_report_interval_ms": "2000",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    "OTEL_BSP_SCHEDULE_DELAY": "200",
+}
+"""By default metrics are ten seconds old, Serve writes a thousand lines at a time, spans leave every five seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +38,8 @@ def launch(tmp_path_factory):
         uploads = {"uploads": str(folder / "uploads")}
         for section, values in {"session": {"max_lead_s": 3600}, "voices": uploads, **args}.items():
             document["applications"][0]["args"].setdefault(section, {}).update(values)
+        if document["applications"][0]["args"]["logs"]["format"] == "json":
+            document["logging_config"] = {"encoding": "JSON"}
         document["applications"][0]["import_path"] = import_path or document["applications"][0]["import_path"]
         config = folder / "service.yaml"
         config.write_text(yaml.safe_dump(document))
@@ -41,7 +48,7 @@ def launch(tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app.cli.serve", str(config), "--port", str(port)],
                 cwd=ROOT,
-                env={**os.environ, **QUICK_METRICS, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
+                env={**os.environ, **QUICK, "RAY_AUTH_TOKEN": token, "PYTHONPATH": os.pathsep.join(PATHS)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -54,9 +61,16 @@ def launch(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def service(launch):
+def collector():
+    """Where the spans of the service go."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def service(launch, collector):
     port = free_port()
-    launched = launch(port)
+    launched = launch(port, logs={"format": "json"}, tracing={"endpoint": collector.endpoint})
     launched.wait_for(READY)
     return Service(f"127.0.0.1:{port}", launched)
 

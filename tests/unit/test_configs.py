@@ -35,3 +35,13 @@ def test_the_generators_of_the_gpu_file_fit_on_one_gpu():
     document = yaml.safe_load((CONFIGS[0].parent / "gpu.yaml").read_text())
     generator = AppConfig.model_validate(document["applications"][0]["args"]).generator
     assert generator.num_gpus * generator.max_replicas <= 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_file_says_how_its_lines_look_to_serve_and_to_the_application_alike(path):
+    document = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
+    config = AppConfig.model_validate(document.applications[0].args)
+    serves = "TEXT" if document.logging_config is None else document.logging_config.encoding
+    assert config.logs.format == serves.lower() == ("text" if path.name == "local.yaml" else "json")
+    assert config.logs.level == "INFO"
+    assert config.tracing.endpoint is None

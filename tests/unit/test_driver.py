@@ -2,9 +2,12 @@ import asyncio
 import json
 import time
 
+import pytest
+from written_lines import written
+
 from serve_app.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
-from serve_app.deployments.driver import Driver, Service
+from serve_app.deployments.driver import ConnectionLostError, Driver, Service
 from serve_app.deployments.gate import Gate
 from serve_app.dialects import FullDialect
 from serve_app.errors import TtsUnavailableError
@@ -27,6 +30,20 @@ class Client:
 
     async def close(self, code, reason):
         self.heard.append((code, reason))
+
+
+class LeavingClient(Client):
+    """A client who goes away while its session is cancelled for that, as Serve does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = False
+
+    async def receive(self):
+        frame = await self.says.get() if not self.left or not self.says.empty() else None
+        if frame is None:
+            raise ConnectionLostError
+        return frame
 
 
 class DeafClient(Client):
@@ -61,14 +78,34 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     assert codes == ["TTS_UNAVAILABLE"] * 3
 
 
-async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(caplog, monkeypatch):
+async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monkeypatch):
     monkeypatch.setattr("serve_app.deployments.driver.CLOSE_GRACE_S", 0.05)
-    caplog.set_level("INFO", "serve_app")
     client = DeafClient()
     client.says.put_nowait('{"type": "start"}')
     setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
     gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
-    await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+    with written() as lines:
+        await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
-    assert "session s-1: closed: SLOW_CLIENT" in caplog.text
+    (line,) = lines()
+    assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
+
+
+@pytest.mark.parametrize(
+    ("left", "said", "code"), [(True, "the client is gone", 1000), (False, "the server stops", 1012)]
+)
+async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said, code):
+    client = LeavingClient()
+    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(NobodyReady(), Gate(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    with written() as lines:
+        running = asyncio.create_task(Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run())
+        await asyncio.sleep(0.05)
+        client.left = left
+        for _ in range(2):
+            client.says.put_nowait('{"type": "start"}')
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (line,) = lines()
+    assert (line["message"], line["close_code"]) == (f"closed: {said}", code)

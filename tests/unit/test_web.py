@@ -17,8 +17,10 @@ import soundfile as sf
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from written_lines import written
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.deployments.backend import Readiness
@@ -106,11 +108,15 @@ class Server(uvicorn.Server):
         self.is_up.set()
 
 
+def served(backend, config, *, access_log=False):
+    return served_by(build_web(backend, config), access_log=access_log)
+
+
 @contextlib.asynccontextmanager
-async def served(backend, config, *, access_log=False):
+async def served_by(web, *, access_log=False):
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = uvicorn.Config(build_web(backend, config), lifespan="off", log_config=None, access_log=access_log)
+    options = uvicorn.Config(web, lifespan="off", log_config=None, access_log=access_log)
     server = Server(options)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await server.is_up.wait()
@@ -291,15 +297,17 @@ async def test_a_generator_that_raises_is_an_answer_and_the_socket_stays(host, b
     assert "Traceback" in caplog.text
 
 
-async def test_log_lines_carry_ids_and_never_text(host, caplog):
-    caplog.set_level(logging.DEBUG, logger="serve_app")
-    async with socket_to(host, "/api/v1/speak") as ws:
-        await say(ws, type="speak", text="Confidential words.", utterance_id="the-id")
-        await hear(ws)
-        await say(ws, type="speak", text="Confidential", unknown="Confidential")
-        await hear(ws, until=("error",))
-    assert "the-id" in caplog.text
-    assert "onfidential" not in caplog.text
+async def test_log_lines_carry_ids_and_never_text(host):
+    with written(logging.DEBUG) as lines:
+        async with socket_to(host, "/api/v1/speak") as ws:
+            await say(ws, type="speak", text="Confidential words.", utterance_id="the-id")
+            await hear(ws)
+            await say(ws, type="speak", text="Confidential", unknown="Confidential")
+            await hear(ws, until=("error",))
+    (complete,) = [line for line in lines() if line.get("finish_reason")]
+    assert (complete["utterance_id"], complete["finish_reason"], complete["characters"]) == ("the-id", "eos", 19)
+    assert {line["session_id"] for line in lines()} == {complete["session_id"]}
+    assert "onfidential" not in json.dumps(lines())
 
 
 async def test_wrong_frames_are_answered_and_the_socket_stays(host):
@@ -609,7 +617,7 @@ async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
     driver = await Front(backend, AppConfig(), time.monotonic).driver(
-        FullDialect(), connection, Caller("", lambda now_s: None)
+        FullDialect(), connection, Caller("", lambda now_s: None), Headers()
     )
     running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
     await asyncio.sleep(0.05)
