@@ -261,8 +261,9 @@ def generator(kept, events, refusal=None):
             deliver(event)
         return Stream()
 
-    async def prompt(voice):
+    async def prompt(voice, digest):
         await asyncio.sleep(0.02)
+        return SimpleNamespace(digest="d")
 
     made._prompt = prompt
     made._speaker = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=SimpleNamespace(submit=submit))
