@@ -33,13 +33,17 @@ class GeneratorMeter:
         self._load_s = 0.0
 
     def loaded(self, model: Mapping[str, str], seconds: float) -> None:
-        """The model speaks, so long after the replica began.
+        """The model speaks, so long after the replica began; counters of faults show themselves.
 
         Args:
             model: the labels of :data:`serve_app.metrics.MODEL_INFO`.
             seconds: since the replica's start.
         """
         self._model, self._load_s = model, seconds
+        self._record.add(metrics.STORE_ERRORS, 0)
+        self._record.add(metrics.GRAPH_FALLBACKS, 0)
+        for stage in ("prefill", "predict", "talk", "decode"):
+            self._record.add(metrics.STEPS_FAILED, 0, stage=stage)
 
     def ended(self, reason: FinishReason) -> None:
         """A stream is over, or was refused."""

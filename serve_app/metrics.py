@@ -50,7 +50,7 @@ class Recorder(Protocol):
     """Takes values; safe on any thread, never blocks, never raises."""
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """Count up."""
+        """Count up; by 0 a counter shows itself, so that its first count is an increase."""
         ...
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
@@ -96,7 +96,11 @@ UNDERRUNS = Metric("tts_underruns", "counter", "Times a listener ran dry before 
 UNDERRUN_SECONDS = Metric("tts_underrun_seconds", "counter", "Silence that listeners heard in underruns", "ingress")
 ERRORS = Metric("tts_errors", "counter", "Errors told to clients, by their wire code", "ingress", ("code",))
 TTFA_SECONDS = Metric(
-    "tts_ttfa_seconds", "histogram", "From a client's text to the first audio sent", "ingress", buckets=_LATENCY_S
+    "tts_ttfa_seconds",
+    "histogram",
+    "From text that can be spoken now to its first audio sent",
+    "ingress",
+    buckets=_LATENCY_S,
 )
 TTFA_PART_SECONDS = Metric(
     "tts_ttfa_part_seconds",
@@ -164,7 +168,11 @@ GRAPH_FALLBACKS = Metric(
     "tts_graph_fallbacks", "counter", "Captured CUDA graphs that differed from the plain path", "generator"
 )
 VOICE_HITS = Metric(
-    "tts_voice_hits", "counter", "Voices found in a replica's memory: prompt or state", "generator", ("cache",)
+    "tts_voice_hits",
+    "counter",
+    "Voices found in a replica's memory: prompt, own, earlier or state",
+    "generator",
+    ("cache",),
 )
 VOICE_MISSES = Metric("tts_voice_misses", "counter", "The same, not found", "generator", ("cache",))
 VOICE_CACHE_BYTES = Metric("tts_voice_cache_bytes", "gauge", "What those caches hold", "generator", ("cache",))

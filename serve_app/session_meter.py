@@ -12,12 +12,18 @@ from serve_app import metrics
 from serve_app.admission import Backlog
 from serve_app.audio import seconds
 from serve_app.dialects import Dialect, Frame
-from serve_app.errors import SpeechError
+from serve_app.errors import SpeechError, SynthesisError
 from serve_app.messages import AudioMessage, Cancelled, Complete, ErrorMessage
 from serve_app.metrics import Recorder
 from serve_app.outbox import Send
 from serve_app.session import Call
 from serve_app.speech import AudioChunk, SpeechEvent
+
+INTERNAL_ERROR = 1011
+"""Close code of a session that failed of itself."""
+
+ENDS = ("eos", "length", "stalled", "cancelled", "error", "disconnected")
+"""How an utterance can end."""
 
 GONE = "gone"
 """In place of a close code: the client went away without one."""
@@ -28,7 +34,7 @@ class _Playing:
     """One utterance from its first generator call to its end.
 
     Attributes:
-        asked_s: when its client asked for it, until its first audio left; None from then on.
+        asked_s: when its first text could be spoken, until its first audio left; None from then on.
         parts_s: seconds that are known of the time between the two.
         plays_until_s: when its listener has played all that was sent; None before the first audio, and where the text
             itself came too late.
@@ -45,8 +51,17 @@ class IngressMeter:
     """What the sessions of one ingress replica share: the recorder, and how many there are."""
 
     def __init__(self, recorder: Recorder) -> None:
+        """Show the counters that are watched, before anything happens that they count."""
         self.recorder = recorder
         self._open: Counter[str] = Counter()
+        for error in SpeechError.__subclasses__():
+            recorder.add(metrics.ERRORS, 0, code=error.code)
+        for reason in ENDS:
+            recorder.add(metrics.UTTERANCES, 0, finish_reason=reason)
+        for metric in (metrics.UTTERANCES_UNDERRUN, metrics.UNDERRUNS, metrics.UNDERRUN_SECONDS):
+            recorder.add(metric, 0)
+        for outcome in ("resumed", "given_up"):
+            recorder.add(metrics.STREAMS_RESUMED, 0, outcome=outcome)
 
     def count(self, dialect: str, change: int) -> None:
         """So many sessions more, or fewer."""
@@ -83,7 +98,8 @@ class SessionMeter:
         self._record.add(metrics.TEXT_CHARACTERS, len(call.request.text))
         playing = self._playing.get(call.utterance_id)
         if playing is None:
-            asked_s = call.asked_s if call.request.listening else None
+            # From here on it is up to the service: before, its client may still be writing, or hears something else.
+            asked_s = now_s if call.request.listening else None
             self._playing[call.utterance_id] = _Playing(asked_s, {})
         elif playing.plays_until_s is not None and playing.plays_until_s < now_s:
             # Its client sent this text after all before it was played: the silence is not of our making.
@@ -122,9 +138,12 @@ class SessionMeter:
                 pass
 
     def closed(self, code: int | None) -> None:
-        """The session is over; what it was speaking nobody heard to its end."""
+        """The session is over; what it was speaking nobody heard to its end, and with 1011 that is our fault."""
+        failed = code == INTERNAL_ERROR
+        if failed:
+            self._ingress.refused(SynthesisError("internal error"))
         for utterance_id in list(self._playing):
-            self._ended(utterance_id, "disconnected")
+            self._ended(utterance_id, "error" if failed else "disconnected")
         self._record.add(metrics.SESSIONS_CLOSED, code=GONE if code is None else str(code))
         self._ingress.count(self._dialect.name, -1)
 

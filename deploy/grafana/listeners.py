@@ -58,15 +58,16 @@ _FIRST_AUDIO = Row(
         Panel(
             "First audio",
             units.Seconds,
-            "From a client's text to the first audio: the middle one, the slowest 5 % and the slowest 1 %. When p99 "
-            "rises alone, some wait for a slot; when all rise, every replica is slow or full.",
+            "From text that can be spoken to its first audio: the middle one, the slowest 5 % and the slowest 1 %. "
+            "When p99 rises alone, some wait for a slot; when all rise, every replica is slow or full.",
             tuple(Query(quantile(q, metrics.TTFA_SECONDS), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)),
         ),
         Panel(
             "Where first audio waits, p95",
             units.Seconds,
             "The same time by its parts: queue (no slot is free), prompt (the voice is fetched or encoded), prefill, "
-            "predictor and codec (the model), transport (to the socket). The largest is where to look.",
+            "predictor and codec (the model), transport (the rest: routing, tries again, the socket). "
+            "The largest is where to look.",
             (Query(quantile(0.95, metrics.TTFA_PART_SECONDS, ("part",)), "{{part}}"),),
         ),
         Panel(

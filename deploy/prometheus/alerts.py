@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from objectives import error_share, underrun_share
+from objectives import FEW, OURS, error_share, underrun_share
 
 from serve_app import metrics
 from serve_app.errors import CapacityError
@@ -11,10 +11,13 @@ SERVE_HEALTHY = "ray_serve_deployment_replica_healthy"
 _THERE = f'sum(last_over_time({SERVE_HEALTHY}{{deployment="Generator"}}[1m]))'
 """Serve sets its gauge every ten seconds or so, and Ray forgets one that was not set in time."""
 
+_INGRESS = f'{SERVE_HEALTHY}{{deployment="Ingress"}}'
+_DOORS = f"sum(last_over_time({_INGRESS}[1m]))"
+
 _WANTED = f"max({metrics.REPLICAS_DESIRED.exported})"
 _ENGINES = metrics.ENGINE_UP.exported
 _TTFA = metrics.TTFA_SECONDS.exported
-_FEW = f"sum(increase({metrics.UTTERANCES.exported}[10m])) > 20"
+_FEW = f"sum(increase({metrics.UTTERANCES.exported}[10m])) > {FEW}"
 """Shares of a handful of utterances say nothing."""
 
 
@@ -63,7 +66,7 @@ ALERTS = (
     ),
     Alert(
         "TtsErrors",
-        f"{error_share('[10m]')} > 0.05 and on () sum(increase({metrics.ERRORS.exported}[10m])) > 5",
+        f'{error_share("[10m]")} > 0.05 and on () sum(increase({metrics.ERRORS.exported}{{code=~"{OURS}"}}[10m])) > 5',
         "5m",
         "critical",
         "{{ $value | humanizePercentage }} of utterances end with an error of ours",
@@ -104,6 +107,15 @@ ALERTS = (
         "0m",
         "warning",
         "{{ $value }} generators were replaced within half an hour",
+    ),
+    Alert(
+        "TtsIngressLost",
+        # Their number is fixed: one fewer is one that was lost. One that is replaced at once is seen by its new name.
+        f"quantile_over_time(0.5, {_DOORS}[30m:1m]) - ({_DOORS} or vector(0)) > 0"
+        f" or count(count by (replica) (count_over_time({_INGRESS}[30m]))) - quantile_over_time(0.5, {_DOORS}[30m:1m]) > 2",
+        "5m",
+        "warning",
+        "{{ $value }} ingresses of the last half hour are gone, or were replaced",
     ),
     Alert(
         "TtsVoiceStoreDown",

@@ -15,6 +15,9 @@ OURS = "|".join(error.code for error in (SynthesisError, TtsUnavailableError, Ca
 PROMPT_S = 0.5
 """First audio within this is prompt; a bound of the histogram's buckets, so that it is counted and not estimated."""
 
+FEW = 20
+"""Shares of no more utterances than this say nothing."""
+
 WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 
 
@@ -68,7 +71,14 @@ class Objective:
     def burning(self, burn: Burn) -> str:
         """PromQL that holds while the allowance burns too fast."""
         limit = f"{burn.factor * (1 - self.goal):.4g}"
-        return f"{self.recorded(burn.long)} > {limit} and {self.recorded(burn.short)} > {limit}"
+        many = f"{asked(f'[{burn.long}]')} > {FEW}"
+        return f"{self.recorded(burn.long)} > {limit} and {self.recorded(burn.short)} > {limit} and on () {many}"
+
+
+def asked(window: str) -> str:
+    """PromQL: how many utterances and errors of ours there were; refusals are no utterances."""
+    errors = f'(sum(increase({metrics.ERRORS.exported}{{code=~"{OURS}"}}{window})) or vector(0))'
+    return f"({errors} + (sum(increase({metrics.UTTERANCES.exported}{window})) or vector(0)))"
 
 
 def our_errors(window: str) -> str:

@@ -43,19 +43,20 @@ def main() -> None:
         signal.signal(number, _interrupt)
     processes.adopt_orphans()
     try:
-        sys.exit(run(arguments.config, arguments.port, arguments.metrics_port))
+        sys.exit(run(arguments.config, arguments.port, arguments.metrics_port, arguments.host))
     except StartError as error:
         sys.exit(f"tts-serve: {error}")
     except KeyboardInterrupt:
         print("\ntts-serve: stopped")
 
 
-def run(config: Path, port: int | None, metrics_port: int | None = None) -> int:
+def run(config: Path, port: int | None, metrics_port: int | None = None, host: str | None = None) -> int:
     """Start the service and wait for its end; nothing of it is left when this returns.
 
     Args:
         config: a file that ``serve run`` takes as well.
         port: overrides the file's.
+        host: overrides the file's.
         metrics_port: where Prometheus finds the metrics; a free one where it is None.
 
     Returns:
@@ -65,7 +66,7 @@ def run(config: Path, port: int | None, metrics_port: int | None = None) -> int:
         StartError: the file is wrong, or the port is taken.
         KeyboardInterrupt: somebody wants it to stop.
     """
-    document = read_config(config, port)
+    document = read_config(config, port, host)
     if metrics_port is not None:
         _check_free("127.0.0.1", metrics_port, "--metrics-port")
     directory = Path(tempfile.mkdtemp(prefix="tts-"))
@@ -97,7 +98,7 @@ def _exit_status(returned: int) -> int:
     return 1 if returned < 0 else returned
 
 
-def read_config(path: Path, port: int | None) -> dict[str, Any]:
+def read_config(path: Path, port: int | None, host: str | None = None) -> dict[str, Any]:
     """Read and check a configuration before anything is started.
 
     Returns:
@@ -122,7 +123,7 @@ def read_config(path: Path, port: int | None) -> dict[str, Any]:
             raise StartError(f"{path}: args: {error}") from error
         raise StartError(f"{path} has to hold one application, as configs/local.yaml does") from error
     http: dict[str, Any] = document.setdefault("http_options", {})
-    http.setdefault("host", "127.0.0.1")
+    http["host"] = host or http.get("host", "127.0.0.1")
     http["port"] = port or http.get("port", 8000)
     _check_free(http["host"], http["port"], f"--port or in {path} (http_options.port)")
     return document
@@ -162,6 +163,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tts-serve", description="Run the speech service on this machine.")
     parser.add_argument("config", type=Path, help="a file as in configs/; `serve run` takes the same")
     parser.add_argument("--port", type=int, help="listen on this port instead of the file's")
+    parser.add_argument("--host", help="listen on this address instead of the file's; 0.0.0.0: on all of them")
     parser.add_argument("--metrics-port", type=int, help="Prometheus finds the metrics there; a free port without it")
     return parser.parse_args()
 

@@ -175,6 +175,9 @@ class Generator:
             self._meter.ended("error")
             yield _refused(refusal, request)
             return
+        except Exception:
+            self._meter.ended("error")
+            raise
         reason: FinishReason = "cancelled"
         try:
             while True:
@@ -391,8 +394,8 @@ class Generator:
     async def _report_always(self) -> None:
         """Tell the store how it is, every second; a store that is away is told the next time."""
         while True:
-            self._measure()
             try:
+                self._measure()
                 self._heed(await self._store.report(self._status()))
             except RayError as error:
                 self._demand = Demand()

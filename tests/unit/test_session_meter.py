@@ -28,8 +28,8 @@ def meter(recorded):
     return made
 
 
-def call(number=1, asked_s=0.0, *, listening=True):
-    return Call(number, SpeechRequest("Hello.", "austen", listening=listening), "u", 0.0, asked_s)
+def call(number=1, *, listening=True):
+    return Call(number, SpeechRequest("Hello.", "austen", listening=listening), "u", 0.0, asked_s=0.0)
 
 
 def audio(meter, now_s):
@@ -48,12 +48,12 @@ def first(timings_s):
 
 
 def test_the_time_to_first_audio_is_the_sum_of_its_parts(meter, recorded):
-    meter.called(call(), 0.1)
-    meter.started(call(), 0.3)
+    meter.called(call(), 7.0)
+    meter.started(call(), 7.3)
     meter.heard(call(), first({"prompt": 0.01, "queue": 0.2, "prefill": 0.1, "predictor": 0.05, "codec": 0.04}))
     meter.heard(call(), first({}))
-    audio(meter, 1.0)
-    audio(meter, 1.1)
+    audio(meter, 8.0)
+    audio(meter, 8.1)
     assert recorded.histograms["ttfa_seconds"] == [1.0]
     parts = {key.split()[1]: values for key, values in recorded.histograms.items() if "part" in key}
     assert parts["queue"] == [pytest.approx(0.5)]
