@@ -122,6 +122,8 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         # A dead proxy is missed after three checks; the default of 10 s leaves the door shut for half a minute.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # On a busy machine it needs longer than the default of 5 s to start, and would be killed for it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         # Its access log has whole queries, keys in them too: it goes nowhere unless somebody says where.
         "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get("RAY_SERVE_HAPROXY_LOG_TARGET", NOWHERE),
         # Two services on one machine keep out of each other's way.
