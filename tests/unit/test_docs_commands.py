@@ -8,7 +8,7 @@ import pytest
 from pages import DOCS, ROOT, SCRIPTS, Block, blocks, documented_blocks, every_page, unnamed, workplace
 
 BLOCKS = documented_blocks()
-NEEDS = {"gpu", "cluster", "network", "k6"}
+NEEDS = {"gpu", "cluster", "docker", "network", "k6"}
 RUNS = {"alone", "service"}
 SHELLS_OWN = {"printf", "echo", "export", "cd"}
 FOLDERS = {"benchmarks", "configs", "deploy", "docs", "tests", "voices"}
