@@ -13,6 +13,7 @@ _THERE = f'sum(last_over_time({SERVE_HEALTHY}{{deployment="Generator"}}[1m]))'
 
 _INGRESS = f'{SERVE_HEALTHY}{{deployment="Ingress"}}'
 _DOORS = f"sum(last_over_time({_INGRESS}[1m]))"
+_USUAL_DOORS = f"quantile_over_time(0.5, {_DOORS}[30m:1m])"
 
 _WANTED = f"max({metrics.REPLICAS_DESIRED.exported})"
 _ENGINES = metrics.ENGINE_UP.exported
@@ -111,8 +112,8 @@ ALERTS = (
     Alert(
         "TtsIngressLost",
         # Their number is fixed: one fewer is one that was lost. One that is replaced at once is seen by its new name.
-        f"quantile_over_time(0.5, {_DOORS}[30m:1m]) - ({_DOORS} or vector(0)) > 0"
-        f" or count(count by (replica) (count_over_time({_INGRESS}[30m]))) - quantile_over_time(0.5, {_DOORS}[30m:1m]) > 2",
+        f"{_USUAL_DOORS} - ({_DOORS} or vector(0)) > 0"
+        f" or count(count by (replica) (count_over_time({_INGRESS}[30m]))) - {_USUAL_DOORS} > 2",
         "5m",
         "warning",
         "{{ $value }} ingresses of the last half hour are gone, or were replaced",
