@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
 from serve_app.engine.engine import Engine
 from serve_app.model import cpu_kernels
 from serve_app.model.checkpoint import Checkpoint
@@ -52,6 +52,7 @@ def main() -> None:
                 device=arguments.device,
             ),
             engine=EngineConfig(slots=max(streams), max_lead_s=1e9, stall_guard_s=None),
+            admission=AdmissionConfig(stall_timeout_s=2e9),
         ),
         keep_upstream=True,
     )
