@@ -186,10 +186,21 @@ def gone() -> Exception:
 
 async def test_a_stream_whose_replica_is_lost_goes_on_at_the_next_frame():
     handle = Handle([Response([chunk(0), chunk(1), gone()]), Response([chunk(2), gone()]), Response([END])])
-    speaking = RayBackend(AppConfig(), handle, Store(), "ingress-1", Recorded()).speak(REQUEST)
+    recorded = Recorded()
+    speaking = RayBackend(AppConfig(), handle, Store(), "ingress-1", recorded).speak(REQUEST)
     events = await everything(speaking)
     assert [getattr(event, "first_frame", None) for event in events] == [0, 1, 2, None]
+    assert recorded.counters == {"streams_resumed resumed": 2}
     assert [r.delivered_codes is not None and len(r.delivered_codes) for r in handle.requests] == [False, 2, 3]
+
+
+async def test_a_stream_that_broke_off_and_finds_no_other_is_counted_as_given_up():
+    refusal = SpeechEnd("error", 0, SynthesisError.code, "no")
+    recorded = Recorded()
+    handle = Handle([Response([chunk(0), gone()]), Response([refusal])])
+    with pytest.raises(SynthesisError):
+        await everything(RayBackend(AppConfig(), handle, Store(), "ingress-1", recorded).speak(REQUEST))
+    assert recorded.counters == {"streams_resumed given_up": 1}
 
 
 async def test_a_text_that_ends_its_replica_each_time_fails_alone(monkeypatch):

@@ -142,3 +142,17 @@ def test_nothing_is_kept_of_an_utterance_that_has_ended(meter):
         meter.called(call(), 0.0)
         complete(meter)
     assert meter._playing == {}
+
+
+def test_a_session_that_fails_of_itself_is_an_error_of_ours(meter, recorded):
+    meter.called(call(), 0.0)
+    meter.closed(1011)
+    assert recorded.counters["errors SYNTHESIS_ERROR"] == 1
+    assert recorded.counters["utterances error"] == 1
+    assert recorded.counters["sessions_closed 1011"] == 1
+
+
+def test_what_alerts_look_at_is_there_before_it_counts(recorded):
+    IngressMeter(recorded)
+    assert {"errors CAPACITY", "errors SYNTHESIS_ERROR", "utterances eos", "streams_resumed given_up"} <= recorded.seen
+    assert recorded.counters == {}
