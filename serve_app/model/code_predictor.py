@@ -9,7 +9,7 @@ from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.quiet import Upstream
-from serve_app.model.transformer import Stack
+from serve_app.model.transformer import make_stack
 
 
 class CodePredictor:
@@ -34,7 +34,7 @@ class CodePredictor:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self._stack = Stack(module.model, shape, self.steps + 1, form)
+        self._stack = make_stack(module.model, shape, self.steps + 1, form)
         self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
         self._project: Upstream = module.small_to_mtp_projection
         weight: Tensor = module.lm_head[0].weight

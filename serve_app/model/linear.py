@@ -5,15 +5,26 @@ Everything that a step costs on a CPU is reading weights, so the form of a weigh
 
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.cpu_kernels import dequantise, quantise
+from serve_app.model.compiled import HALF, array_at, float32_at, read
+from serve_app.model.int8_tiles import (
+    PRODUCT,
+    PRODUCTS,
+    STORE,
+    TILE,
+    TILE_ROWS,
+    Int8Weight,
+    multiply,
+    quantise,
+)
 from serve_app.model.quiet import Upstream
+from serve_app.model.team import TeamFunction, job_of, number, size, threads
 
 WeightForm = Literal["plain", "packed", "int8", "int4"]
-INT8_MOST = 127.0
 
 
 class Linear(Protocol):
@@ -67,32 +78,53 @@ class PackedLinear:
         return self._multiply.binary(x, residual, self._packed, self._bias, "add")
 
 
-class Int8Linear:
-    """A weight of one int8 per entry and one scale per row, on a CPU.
+_LINEAR = job_of("product", "given", "rows", "columns", "out", "codes", "most", "sums")
+_products_at = array_at(PRODUCTS)
 
-    Activations are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact: no
-    stream changes another's, a row of a batch equals the row alone to the last bit. The product alone, measured on 2
-    cores with AVX-512 VNNI over the talker's shapes: 2.2 times as fast at one row as torch's int8 product with
-    bfloat16 activations, and 3 times at ten.
+
+def _multiply_rows(job: Upstream) -> None:
+    me, team, rows = number(job.crew), size(job.crew), job.rows
+    product = _products_at(job.product, 1)[0]
+    codes, most = job.codes + me * rows * product.inputs, float32_at(job.most + 4 * me * rows, rows)
+    row = np.empty(job.columns, np.float32)
+    for r in range(rows):
+        read(job.given, r * row.size, HALF, row)
+        most[r] = quantise(row, codes + r * product.inputs)
+    sums = job.sums + 4 * me * TILE_ROWS * TILE
+    multiply(product, me, team, codes, most, sums, job.out, product.tiles * TILE, STORE)
+
+
+_MULTIPLY_ROWS = TeamFunction(_multiply_rows, _LINEAR)
+
+
+class Int8Linear:
+    """A weight of one int8 per entry and one scale per row, on a CPU; activations bfloat16, rounded to int8 too.
+
+    No stream changes another's: a row of a batch equals the row alone to the last bit.
     """
 
     def __init__(self, weight: Tensor) -> None:
         """Quantise a copy of ``weight`` [N, K], each row to its own largest magnitude."""
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / INT8_MOST  # [N]
-        quantised = (weight.float() / scale[:, None]).round().clamp(-INT8_MOST, INT8_MOST).to(torch.int8)  # [N, K]
-        self._scale = scale / INT8_MOST
-        self._transposed = quantised.t()  # [K, N], each column's entries together: twice as fast as the other way
+        self._weight = Int8Weight.of(weight)
         self._rows = len(weight)
-        self._multiply = _aten("_int_mm")
-        self.nbytes = quantised.numel() + 4 * scale.numel()
+        self._product = np.array([self._weight.addresses()], PRODUCT)
+        self.nbytes = self._weight.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Multiply [..., K] into [..., N] in the dtype of ``x``, plus ``residual``."""
-        rounded, most = quantise(x.contiguous())
-        out = x.new_empty((*x.shape[:-1], self._rows))
-        added = None if residual is None else residual.contiguous()
-        dequantise(self._multiply(rounded, self._transposed), self._scale, most, added, out)
-        return out
+        """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
+        x = x.contiguous()
+        columns = x.shape[-1]
+        rows, team = x.numel() // columns, threads()
+        out = torch.empty(rows, self._weight.outputs)
+        codes = torch.empty(team, rows, self._weight.inputs, dtype=torch.uint8)
+        most, sums = torch.empty(team, rows), torch.empty(team, TILE_ROWS, TILE, dtype=torch.int32)
+        job = np.zeros(1, _LINEAR)
+        room = (out, codes, most, sums)
+        addresses = [each.data_ptr() for each in room]
+        job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), rows, columns, *addresses)
+        _MULTIPLY_ROWS.run(job, team)
+        product = out[:, : self._rows].view(*x.shape[:-1], self._rows)
+        return (product if residual is None else product.add_(residual)).to(x.dtype)
 
 
 class Int4Linear:

@@ -6,7 +6,7 @@ from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.quiet import Upstream
-from serve_app.model.transformer import Stack
+from serve_app.model.transformer import make_stack
 
 
 class Talker:
@@ -31,7 +31,7 @@ class Talker:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = Stack(module.model, shape, positions, form)
+        self.stack = make_stack(module.model, shape, positions, form)
         weight: Tensor = module.codec_head.weight.detach()
         self._head = make_linear(weight, form)
         self.vocabulary = weight.shape[0]

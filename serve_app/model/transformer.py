@@ -1,57 +1,31 @@
 """The Qwen3 decoder stack that talker and code predictor share, over static keys and values.
 
-It takes its weights out of the upstream module once and never calls it again. Query, key and value are one product,
-gate and up another; each norm's weight is folded into the product behind it; query and key are normed and rotated as
-one tensor. On a CPU every small operation costs a few microseconds, and there are 103 layers to a frame.
+It takes its weights out of the upstream module once and never calls it again. On a CPU every small operation costs a
+few microseconds, and there are 103 layers to a frame.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
+from serve_app.model.int8_stack import Int8Stack
 from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.layer_weights import LayerWeights, take_layer
 from serve_app.model.linear import Linear, WeightForm, make_linear
 from serve_app.model.quiet import Upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Weights of one decoder layer; ``norm_qk`` [heads + kv_heads, D] scales normed queries and keys."""
-
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
-    norm_qk: Tensor
-
-
-class Stack:
+class Stack(Protocol):
     """Decoder layers and their final norm."""
-
-    def __init__(self, module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> None:
-        """Take the weights of an upstream model with ``layers`` and ``norm``.
-
-        Args:
-            module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
-            shape: its sizes.
-            positions: most positions that a slot will hold.
-            form: how the weights are kept.
-        """
-        self.shape = shape
-        self.layers = [_take_layer(layer, shape, form) for layer in module.layers]
-        self.norm: Tensor = module.norm.weight.detach()
-        self._kernels = make_kernels(shape, positions, self.norm.dtype, self.norm.device)
-        self._rotary = Rotary(shape, positions, self.norm.dtype, self.norm.device)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one pass reads, whatever its batch."""
-        return sum(
-            layer.qkv.nbytes + layer.out.nbytes + layer.gate_up.nbytes + layer.down.nbytes for layer in self.layers
-        )
+        ...
 
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
         """Run T new positions of neighbouring slots that all stand at the same position.
@@ -65,7 +39,7 @@ class Stack:
         Returns:
             [B, T, H], after the final norm.
         """
-        return self._run(x, cache, Aligned(self._rotary, x, rows, start))
+        ...
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
         """Run one new position of several slots, each at its own.
@@ -80,32 +54,75 @@ class Stack:
         Returns:
             [B, 1, H], after the final norm.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one decoder layer; ``norm_qk`` [heads + kv_heads, D] scales normed queries and keys."""
+
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+    norm_qk: Tensor
+
+
+class LinearStack:
+    """Layers of one operation after the other, with weights of any form on any device."""
+
+    def __init__(self, module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> None:
+        """See :func:`make_stack`."""
+        self._layers = [_make_layer(take_layer(layer, shape), form) for layer in module.layers]
+        self._norm: Tensor = module.norm.weight.detach()
+        self._kernels = make_kernels(shape, positions, self._norm.dtype, self._norm.device)
+        self._rotary = Rotary(shape, positions, self._norm.dtype, self._norm.device)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one pass reads, whatever its batch."""
+        return sum(
+            layer.qkv.nbytes + layer.out.nbytes + layer.gate_up.nbytes + layer.down.nbytes for layer in self._layers
+        )
+
+    def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
+        """Run T new positions of neighbouring slots that all stand at the same position."""
+        return self._run(x, cache, Aligned(self._rotary, x, rows, start))
+
+    def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
+        """Run one new position of several slots, each at its own."""
         return self._run(x, cache, Staggered(self._rotary, x, rows, positions, length))
 
     def _run(self, x: Tensor, cache: KvCache, span: Span) -> Tensor:
         kernels = self._kernels
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._layers):
             fused = layer.qkv(kernels.norm(x))
             attended = kernels.attend(fused, layer.norm_qk, cache.keys[number], cache.values[number], span)
             x = layer.out(attended, x)
             x = layer.down(kernels.swiglu(layer.gate_up(kernels.norm(x))), x)
-        return kernels.norm(x) * self.norm
+        return kernels.norm(x) * self._norm
 
 
-def _take_layer(layer: Upstream, shape: StackShape, form: WeightForm) -> Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-    norm_q, norm_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+def _make_layer(weights: LayerWeights, form: WeightForm) -> Layer:
     return Layer(
-        qkv=make_linear(_fold(qkv, layer.input_layernorm.weight), form),
-        out=make_linear(attention.o_proj.weight.detach(), form),
-        gate_up=make_linear(_fold(gate_up, layer.post_attention_layernorm.weight), form),
-        down=make_linear(mlp.down_proj.weight.detach(), form),
-        norm_qk=torch.cat([norm_q.expand(shape.heads, -1), norm_k.expand(shape.kv_heads, -1)]),
+        qkv=make_linear(weights.qkv, form),
+        out=make_linear(weights.out, form),
+        gate_up=make_linear(torch.cat([weights.gate, weights.up]), form),
+        down=make_linear(weights.down, form),
+        norm_qk=weights.norm_qk,
     )
 
 
-def _fold(weight: Tensor, norm: Tensor) -> Tensor:
-    """A product's weight [N, K] with the weight [K] of the norm before it."""
-    return (weight.detach().float() * norm.detach().float()).to(weight.dtype)
+def make_stack(module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> Stack:
+    """Take the weights of an upstream model with ``layers`` and ``norm``.
+
+    Args:
+        module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
+        shape: its sizes.
+        positions: most positions that a slot will hold.
+        form: how the weights are kept.
+    """
+    if form == "int8":
+        layers = (take_layer(layer, shape) for layer in module.layers)
+        return Int8Stack(layers, module.norm.weight.detach(), shape, positions)
+    return LinearStack(module, shape, positions, form)

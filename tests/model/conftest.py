@@ -46,6 +46,16 @@ def runner(checkpoint):
 
 
 @pytest.fixture(scope="session")
+def bfloat16_checkpoint():
+    return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
+
+
+@pytest.fixture(scope="session")
+def int8_runner(bfloat16_checkpoint):
+    return TorchRunner(bfloat16_checkpoint, EngineConfig(slots=10), "int8")
+
+
+@pytest.fixture(scope="session")
 def upstream_codes(checkpoint):
     """``(text, language, voice, frames) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
     item_of = import_qwen_tts().VoiceClonePromptItem

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from serve_app.model import cpu_kernels
 from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
-from serve_app.model.cpu_kernels import CpuKernels, dequantise, quantise, snake
+from serve_app.model.compiled import kernel
+from serve_app.model.cpu_kernels import CpuKernels, snake
 from serve_app.model.kernels import TorchKernels, make_kernels, make_snake, torch_snake
 from serve_app.model.kv_cache import as_rows, runs
 
@@ -116,7 +117,6 @@ def test_a_row_alone_equals_the_row_in_company_exactly(dtype, positions, slots):
     keys, values = cache(dtype, positions)
     attended = kernels.attend(fused, norm_qk, keys, values, together)
     norm, gated = kernels.norm(fused), kernels.swiglu(fused)
-    rounded, most = quantise(fused)
     for row, slot in enumerate(slots):
         one = fused[row : row + 1]
         own_keys, own_values = cache(dtype, positions)
@@ -125,9 +125,6 @@ def test_a_row_alone_equals_the_row_in_company_exactly(dtype, positions, slots):
         assert torch.equal(own_keys[slot], keys[slot])
         assert torch.equal(kernels.norm(one), norm[row : row + 1])
         assert torch.equal(kernels.swiglu(one), gated[row : row + 1])
-        own_rounded, own_most = quantise(one)
-        assert torch.equal(own_rounded[0], rounded[row])
-        assert own_most[0] == most[row]
 
 
 def test_a_span_that_would_leave_the_cache_is_refused():
@@ -136,32 +133,6 @@ def test_a_span_that_would_leave_the_cache_is_refused():
     beyond = Aligned(rotary, fused, slice(0, 1), FEW - 3)
     with pytest.raises(AssertionError, match="leave the cache"):
         CpuKernels(SHAPE, FEW).attend(fused, norm_qk, *cache(torch.float32, FEW), beyond)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 10])
-def test_quantising_is_torchs_to_the_last_bit(dtype, rows):
-    x = normal(rows, 1, 1000, dtype=dtype)
-    x[0, 0, :7] = torch.tensor([127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5])  # ties go to even
-    x[-1] *= 1e-12
-    rounded, most = quantise(x)
-    expected = x[:, 0].float().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
-    assert torch.equal(most, expected[:, 0])
-    assert torch.equal(rounded, torch.mul(x[:, 0].float(), 127.0 / expected).round().to(torch.int8))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 10])
-def test_dequantising_rounds_once_to_nearest_even(dtype, rows):
-    generator = torch.Generator().manual_seed(0)
-    product = torch.randint(-(2**24), 2**24, (rows, 1000), generator=generator, dtype=torch.int32)
-    ones, out = torch.ones(1000), torch.empty(rows, 1, 1000, dtype=dtype)
-    dequantise(product, ones, torch.ones(rows), None, out)
-    assert torch.equal(out[:, 0], product.float().to(dtype))
-    scale, most, residual = normal(1000, seed=1).abs(), normal(rows, seed=2).abs(), normal(rows, 1, 1000, dtype=dtype)
-    dequantise(product, scale, most, residual, out)
-    exact = product.double() * scale.double() * most.double()[:, None] + residual[:, 0].double()
-    torch.testing.assert_close(out[:, 0].double(), exact, atol=1e-6, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6)
 
 
 def test_a_kernel_is_compiled_once_for_all_shapes_and_dtypes():
@@ -181,7 +152,7 @@ def test_without_a_place_to_keep_them_kernels_are_compiled_anew(monkeypatch):
 
     monkeypatch.setattr(numba, "njit", homeless)
 
-    @cpu_kernels._kernel()
+    @kernel()
     def double(x):
         return 2 * x
 

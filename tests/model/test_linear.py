@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
-from serve_app.model.checkpoint import CheckpointError, load_checkpoint
+from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.factory import choose_form
 from serve_app.model.linear import Int4Linear, Int8Linear, PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
@@ -40,7 +40,7 @@ def test_an_int8_weight_is_off_by_its_steps_alone(rows):
     assert error < 0.015
     with_residual = Int8Linear(weight)(x, residual).float()
     assert (with_residual - exact - residual.float()).std() / exact.std() < 0.02
-    assert Int8Linear(weight).nbytes == weight.numel() + 4 * len(weight)
+    assert weight.numel() < Int8Linear(weight).nbytes < 2 * weight.numel()
 
 
 def test_an_int8_row_does_not_depend_on_its_company():
@@ -60,11 +60,6 @@ def test_an_int4_weight_is_off_by_its_coarser_steps(rows):
     with_residual = Int4Linear(weight)(x, residual).float()
     assert (with_residual - exact - residual.float()).std() / exact.std() < 0.13
     assert Int4Linear(weight).nbytes == weight.numel() // 2 + 4 * weight.numel() // 32
-
-
-@pytest.fixture(scope="module")
-def bfloat16_checkpoint():
-    return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
 
 
 def config(weights, slots=4):

@@ -1,0 +1,145 @@
+"""How a loop over rows is compiled for a CPU, and the parts of which such loops are made.
+
+It knows addresses and rows; never layers or streams. Inside everything is float32, rounded once at the end.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from serve_app.model.quiet import Upstream
+
+Row: TypeAlias = NDArray[np.float32]
+Function: TypeAlias = Callable[..., Any]
+
+HALF = 2
+"""Bytes of a bfloat16; a kernel's ``size`` is that, or 4 for float32."""
+
+ROUNDER = np.float32(12582912.0)
+"""1.5 * 2^23: a sum with it is rounded to a whole number, ties to even, which its lowest bits then hold."""
+
+# The error model "numpy" checks no divisor for zero: a check would keep the loop from being vectorised.
+
+
+def part(*fastmath: str) -> Callable[[Function], Function]:
+    """Compile what kernels call."""
+    return numba.njit(error_model="numpy", fastmath=set(fastmath))
+
+
+def kernel(*fastmath: str) -> Callable[[Function], Function]:
+    """Compile what Python calls, on any thread at once; kept on disk where there is a place for it."""
+
+    def compile_lazily(function: Function) -> Function:
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=set(fastmath))(function)
+        except RuntimeError:  # neither the folder of this file nor the user's cache can be written
+            return numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+
+    return compile_lazily
+
+
+def array_at(kind: Upstream) -> Function:
+    """Make ``(address, n) -> [n]``: memory that somebody else keeps alive, as an array of ``kind``."""
+
+    def pointer(_context: Upstream, _address: Upstream) -> Upstream:
+        def generate(context: Upstream, builder: Upstream, signature: Upstream, arguments: Upstream) -> Upstream:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), generate
+
+    pointer_to: Upstream = intrinsic(pointer)
+    carray: Upstream = numba.carray  # pyright: ignore[reportPrivateImportUsage]  # numba documents it under this name
+
+    @part()
+    def array(address: int, n: int) -> Upstream:
+        return carray(pointer_to(address), n)
+
+    return array
+
+
+bfloat16_at = array_at(types.uint16)
+float32_at = array_at(types.float32)
+uint8_at = array_at(types.uint8)
+int32_at = array_at(types.int32)
+int64_at = array_at(types.int64)
+
+
+@part()
+def read(address: int, start: int, size: int, row: Row) -> None:
+    """Fill ``row`` from element ``start`` of a tensor on."""
+    if size == HALF:
+        bits, halves = row.view(np.uint32), bfloat16_at(address + size * start, row.size)
+        for i in range(row.size):
+            bits[i] = np.uint32(halves[i]) << np.uint32(16)
+    else:
+        exact = float32_at(address + size * start, row.size)
+        for i in range(row.size):
+            row[i] = exact[i]
+
+
+@part()
+def write(address: int, start: int, size: int, row: Row, n: int) -> None:
+    """Put the first ``n`` of ``row`` into a tensor from element ``start`` on, rounded to nearest even as by torch."""
+    if size == HALF:
+        bits, halves = row.view(np.uint32), bfloat16_at(address + size * start, n)
+        for i in range(n):
+            halves[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    else:
+        exact = float32_at(address + size * start, n)
+        for i in range(n):
+            exact[i] = row[i]
+
+
+@part("reassoc", "contract")
+def dot(a: Row, b: Row) -> np.float32:
+    """Sum of the products of two rows."""
+    total = np.float32(0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@part()
+def normalise(row: Row, eps: float) -> None:
+    """Divide a row by its root mean square, in place."""
+    scale = np.float32(1) / np.sqrt(dot(row, row) / np.float32(row.size) + np.float32(eps))
+    for i in range(row.size):
+        row[i] *= scale
+
+
+@part("contract")
+def exp(x: np.float32) -> np.float32:
+    """e^x within 1e-7 of itself; x is cut to [-87.3, 88.3], between which e^x is a normal float32.
+
+    Source: Cephes, expf.c.
+    """
+    x = min(max(x, np.float32(-87.3)), np.float32(88.3))
+    shifted = x * np.float32(1.44269504) + ROUNDER
+    whole = shifted - ROUNDER
+    x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    power = np.float32(1.9875691500e-4)
+    power = power * x + np.float32(1.3981999507e-3)
+    power = power * x + np.float32(8.3334519073e-3)
+    power = power * x + np.float32(4.1665795894e-2)
+    power = power * x + np.float32(1.6666665459e-1)
+    power = power * x + np.float32(5.0000001201e-1)
+    power = power * x * x + x + np.float32(1)
+    exponent = (np.float32(shifted).view(np.uint32) + np.uint32(127)) << np.uint32(23)
+    return power * np.uint32(exponent).view(np.float32)
+
+
+@part()
+def softmax(row: Row) -> None:
+    """Make weights that sum to 1 of a row of logits, in place."""
+    most = row.max()
+    total = np.float32(0)
+    for i in range(row.size):
+        row[i] = exp(row[i] - most)
+        total += row[i]
+    for i in range(row.size):
+        row[i] /= total

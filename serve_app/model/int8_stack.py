@@ -1,0 +1,273 @@
+"""All layers of a stack with int8 weights in one compiled call, on all threads; never whose rows those are.
+
+A frame of one stream passes 103 layers, and what lies between their products took a quarter of its time as separate
+operations. Here the threads stay together: each makes its share of a product's outputs, or attends with its share of
+the heads, and they meet before the next reads what all have written. A row's result depends on that row and its slot
+alone, to the last bit: neither its company nor the threads, nor how a prompt is cut, change it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serve_app.model.attention import Rotary, StackShape
+from serve_app.model.compiled import (
+    HALF,
+    Row,
+    array_at,
+    bfloat16_at,
+    float32_at,
+    int64_at,
+    normalise,
+    part,
+    read,
+    softmax,
+    write,
+)
+from serve_app.model.int8_tiles import (
+    ADD,
+    GATE,
+    PRODUCT,
+    PRODUCTS,
+    STORE,
+    TILE,
+    TILE_ROWS,
+    Int8Weight,
+    multiply,
+    pair_up,
+    quantise,
+)
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.quiet import Upstream
+from serve_app.model.team import TeamFunction, job_of, meet, number, size, threads
+
+_EXACT = 4
+"""Bytes of a float32, beside ``HALF`` for bfloat16."""
+
+_PASS = job_of(
+    # constants
+    "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity",
+    # the cache
+    "keys", "values", "layer_bytes",
+    # rows and where they stand
+    "given", "result", "slots", "first_slot", "positions", "first_position", "batch", "new",
+    # room
+    "x", "x_width", "fused", "fused_width", "attended", "gated", "gated_width", "codes", "code_bytes", "most", "sums",
+    real=("eps",),
+)  # fmt: skip
+
+
+@part()
+def _digest(x: int, width: int, n: int, eps: float, codes: int, inputs: int, most: Row) -> None:
+    """Round the first ``n`` of rows [rows, width] float32 to int8, normed before unless ``eps`` is 0."""
+    row = np.empty(n, np.float32)
+    for r in range(most.size):
+        read(x, r * width, _EXACT, row)
+        if eps:
+            normalise(row, eps)
+        most[r] = quantise(row, codes + r * inputs)
+
+
+@part("contract")
+def _rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
+    half = row.size // 2
+    for i in range(half):
+        out[i] = row[i] * cos[i] + row[i + half] * sin[i]
+        out[i + half] = row[i + half] * cos[i + half] + row[i] * sin[i + half]
+
+
+@part("reassoc", "contract")
+def _dot_half(row: Row, halves: Upstream) -> np.float32:
+    total = np.float32(0)
+    for i in range(row.size):
+        total += row[i] * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
+    return total
+
+
+@part("contract")
+def _mix_halves(weights: Row, halves: Upstream, total: Row) -> None:
+    """Weigh rows of ``halves`` [P, D] bfloat16 and sum them into ``total`` [D]."""
+    total[:] = 0
+    for p in range(weights.size):
+        for i in range(total.size):
+            total[i] += weights[p] * np.uint32(np.uint32(halves[p, i]) << np.uint32(16)).view(np.float32)
+
+
+@part("contract")
+def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
+    """Norm, scale and rotate queries and keys, store keys and values, and attend, with a share of the heads."""
+    dim, group, new, kv_heads = job.dim, job.heads // job.kv_heads, job.new, job.kv_heads
+    scale = np.float32(1) / np.sqrt(np.float32(dim))
+    row, turned = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    scores = np.empty(job.capacity, np.float32)
+    norms = float32_at(job.norm_qk + _EXACT * layer * (job.heads + kv_heads) * dim, (job.heads + kv_heads) * dim)
+    for unit in range(job.batch * kv_heads * me // team, job.batch * kv_heads * (me + 1) // team):
+        b, head = unit // kv_heads, unit % kv_heads
+        slot = int64_at(job.slots, job.batch)[b] if job.slots else job.first_slot + b
+        begin = int64_at(job.positions, job.batch)[b] if job.positions else job.first_position
+        place = layer * job.layer_bytes + HALF * (slot * kv_heads + head) * job.capacity * dim
+        keys, values = job.keys + place, job.values + place
+        for t in range(new):
+            source = (b * new + t) * job.fused_width
+            read(job.fused, source + (job.heads + head) * dim, _EXACT, row)
+            normalise(row, job.eps)
+            for i in range(dim):
+                row[i] *= norms[(job.heads + head) * dim + i]
+            angle = _EXACT * (begin + t) * dim
+            _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
+            write(keys, (begin + t) * dim, HALF, turned, dim)
+            read(job.fused, source + (job.heads + kv_heads + head) * dim, _EXACT, row)
+            write(values, (begin + t) * dim, HALF, row, dim)
+        for t in range(new):
+            length = begin + t + 1
+            angle = _EXACT * (begin + t) * dim
+            for query in range(head * group, (head + 1) * group):
+                read(job.fused, (b * new + t) * job.fused_width + query * dim, _EXACT, row)
+                normalise(row, job.eps)
+                for i in range(dim):
+                    row[i] *= norms[query * dim + i]
+                _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
+                for p in range(length):
+                    scores[p] = scale * _dot_half(turned, bfloat16_at(keys + HALF * p * dim, dim))
+                softmax(scores[:length])
+                _mix_halves(scores[:length], bfloat16_at(values, length * dim).reshape(length, dim), row)
+                write(job.attended, ((b * new + t) * job.heads + query) * dim, _EXACT, row, dim)
+
+
+_products_at = array_at(PRODUCTS)
+
+
+def _run(job: Upstream) -> None:
+    crew = job.crew
+    me, team, rows = number(crew), size(crew), job.batch * job.new
+    codes, most = job.codes + me * rows * job.code_bytes, float32_at(job.most + _EXACT * me * rows, rows)
+    sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
+    row = np.empty(job.hidden, np.float32)
+    for r in range(me, rows, team):
+        read(job.given, r * job.hidden, HALF, row)
+        write(job.x, r * job.x_width, _EXACT, row, job.hidden)
+    products = _products_at(job.products, 4 * job.layers)
+    meet(crew)
+    for layer in range(job.layers):
+        first = 4 * layer
+        qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
+        _digest(job.x, job.x_width, job.hidden, job.eps, codes, qkv.inputs, most)
+        multiply(qkv, me, team, codes, most, sums, job.fused, job.fused_width, STORE)
+        meet(crew)
+        _attend(job, layer, me, team)
+        meet(crew)
+        _digest(job.attended, heads_width, heads_width, 0.0, codes, out.inputs, most)
+        multiply(out, me, team, codes, most, sums, job.x, job.x_width, ADD)
+        meet(crew)
+        _digest(job.x, job.x_width, job.hidden, job.eps, codes, gate_up.inputs, most)
+        multiply(gate_up, me, team, codes, most, sums, job.gated, job.gated_width, GATE)
+        meet(crew)
+        _digest(job.gated, job.gated_width, job.gated_width, 0.0, codes, down.inputs, most)
+        multiply(down, me, team, codes, most, sums, job.x, job.x_width, ADD)
+        meet(crew)
+    norm = float32_at(job.norm, job.hidden)
+    for r in range(me, rows, team):
+        read(job.x, r * job.x_width, _EXACT, row)
+        normalise(row, job.eps)
+        for i in range(row.size):
+            row[i] *= norm[i]
+        write(job.result, r * job.hidden, HALF, row, job.hidden)
+
+
+_RUN = TeamFunction(_run, _PASS)
+
+
+class Int8Stack:
+    """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values; one thread at a time may call it."""
+
+    def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
+        """Quantise copies of the weights.
+
+        Args:
+            layers: theirs.
+            norm: [H], of the final norm.
+            shape: the stack's sizes.
+            positions: most positions that a slot of its cache holds.
+        """
+        self._weights: list[Int8Weight] = []
+        norms: list[Tensor] = []
+        for layer in layers:
+            matrices = layer.qkv, layer.out, pair_up(layer.gate, layer.up), layer.down
+            self._weights += [Int8Weight.of(matrix) for matrix in matrices]
+            norms.append(layer.norm_qk.float())
+        self._products = np.array([weight.addresses() for weight in self._weights], PRODUCT)
+        self._norm_qk, self._norm = torch.stack(norms), norm.float()
+        rotary = Rotary(shape, positions, torch.float32, norm.device)
+        self._cos, self._sin = rotary.cos, rotary.sin
+        self._positions = positions
+        qkv, out, gate_up, down = self._weights[:4]
+        self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
+        self._code_bytes = max(weight.inputs for weight in (qkv, out, gate_up, down))
+        self._job = np.zeros(1, _PASS)
+        self._tell(
+            products=self._products.ctypes.data,
+            layers=shape.layers,
+            norm_qk=self._norm_qk.data_ptr(),
+            norm=self._norm.data_ptr(),
+            cos=self._cos.data_ptr(),
+            sin=self._sin.data_ptr(),
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            dim=shape.head_dim,
+            hidden=shape.hidden,
+            capacity=positions,
+            x_width=out.outputs,
+            fused_width=qkv.outputs,
+            gated_width=gate_up.outputs // 2,
+            code_bytes=self._code_bytes,
+            eps=shape.rms_eps,
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one pass reads, whatever its rows."""
+        return sum(weight.nbytes for weight in self._weights)
+
+    def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
+        """Run T new positions of neighbouring slots that all stand at the same position."""
+        assert start + x.shape[1] <= self._positions, "the new positions would leave the cache"
+        return self._run(x, cache, first_slot=rows.start, first_position=start, slots=0, positions=0)
+
+    def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
+        """Run one new position of several slots, each at its own."""
+        assert length <= self._positions, "the new positions would leave the cache"
+        first, slots = (rows.start, 0) if isinstance(rows, slice) else (0, rows.data_ptr())
+        return self._run(x, cache, first_slot=first, first_position=0, slots=slots, positions=positions.data_ptr())
+
+    def _run(self, x: Tensor, cache: KvCache, **where: int) -> Tensor:
+        """Run [B, T, H]; ``where``: the addresses of slots and positions [B] int64, or 0 and the first or only one."""
+        assert x.dtype == cache.keys.dtype == torch.bfloat16, "they are read as such"
+        x = x.contiguous()
+        batch, new, _ = x.shape
+        result, team, count = torch.empty_like(x), threads(), batch * new
+        room = [torch.empty(count, width) for width in self._widths]
+        codes = torch.empty(team, count, self._code_bytes, dtype=torch.uint8)
+        most, sums = torch.empty(team, count), torch.empty(team, TILE_ROWS, TILE, dtype=torch.int32)
+        self._tell(
+            keys=cache.keys.data_ptr(),
+            values=cache.values.data_ptr(),
+            layer_bytes=cache.keys[0].nbytes,
+            given=x.data_ptr(),
+            result=result.data_ptr(),
+            **where,
+            batch=batch,
+            new=new,
+            codes=codes.data_ptr(),
+            most=most.data_ptr(),
+            sums=sums.data_ptr(),
+            **{name: each.data_ptr() for name, each in zip(("x", "fused", "attended", "gated"), room, strict=True)},
+        )
+        _RUN.run(self._job, team)
+        return result
+
+    def _tell(self, **fields: float) -> None:
+        for field, value in fields.items():
+            self._job[field] = value

@@ -1,0 +1,54 @@
+"""A decoder layer's weights as they are taken out of the upstream module, once.
+
+Query, key and value are one product; each norm's weight is folded into the product behind it; query and key are normed
+and rotated as one tensor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from serve_app.model.attention import StackShape
+from serve_app.model.quiet import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """Weights of one layer.
+
+    Attributes:
+        qkv: [(heads + 2 * kv_heads) * D, H], queries, keys and values.
+        out: [H, heads * D].
+        gate: [N, H].
+        up: [N, H].
+        down: [H, N].
+        norm_qk: [heads + kv_heads, D], scales normed queries and keys.
+    """
+
+    qkv: Tensor
+    out: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    norm_qk: Tensor
+
+
+def take_layer(layer: Upstream, shape: StackShape) -> LayerWeights:
+    """Take the weights of a Qwen3TTSTalkerDecoderLayer or Qwen3TTSDecoderLayer."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+    norm_q, norm_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+    return LayerWeights(
+        qkv=_fold(qkv, layer.input_layernorm.weight),
+        out=attention.o_proj.weight.detach(),
+        gate=_fold(mlp.gate_proj.weight, layer.post_attention_layernorm.weight),
+        up=_fold(mlp.up_proj.weight, layer.post_attention_layernorm.weight),
+        down=mlp.down_proj.weight.detach(),
+        norm_qk=torch.cat([norm_q.expand(shape.heads, -1), norm_k.expand(shape.kv_heads, -1)]),
+    )
+
+
+def _fold(weight: Tensor, norm: Tensor) -> Tensor:
+    """A product's weight [N, K] with the weight [K] of the norm before it."""
+    return (weight.detach().float() * norm.detach().float()).to(weight.dtype)

@@ -1,0 +1,133 @@
+"""Runs a compiled function on all of the threads that torch computes with, at once.
+
+They are torch's own: a second pool of threads would wait for work on the very cores where torch's threads wait for
+theirs. OpenMP is asked for them as a compiler's output asks (GOMP_parallel); where the process has no such OpenMP,
+the function runs on the calling thread alone.
+
+Source: GCC, libgomp's ABI, GOMP_parallel and GOMP_barrier; LLVM's and Intel's OpenMP have both too.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from serve_app.model.compiled import Function, array_at, kernel, part
+from serve_app.model.quiet import Upstream
+
+_CREW = np.dtype([("number", np.int64), ("size", np.int64), ("barrier", np.int64)])
+
+
+def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
+    """What a function is told: whole and real numbers, behind what it needs to know its team; most are addresses."""
+    fields = [*((field, np.int64) for field in whole), *((field, np.float64) for field in real)]
+    return np.dtype([("crew", _CREW), *fields])
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenMP:
+    """Addresses of its functions, as they are called from compiled code, and how a team is started."""
+
+    start: Upstream
+    number: int
+    size: int
+    barrier: int
+
+
+@cache
+def _openmp() -> _OpenMP | None:
+    """The OpenMP that torch has loaded into this process."""
+    process = ctypes.CDLL(None)
+    try:
+        start = process.GOMP_parallel
+        functions = [process.omp_get_thread_num, process.omp_get_num_threads, process.GOMP_barrier]
+    except AttributeError:
+        return None
+    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    start.restype = None
+    return _OpenMP(start, *[ctypes.cast(each, ctypes.c_void_p).value or 0 for each in functions])
+
+
+def _call_of(result: Upstream) -> Function:
+    """Make ``(address) -> result``: calls a C function without arguments."""
+
+    def call(_context: Upstream, _address: Upstream) -> Upstream:
+        def generate(context: Upstream, builder: Upstream, signature: Upstream, arguments: Upstream) -> Upstream:
+            returned = ir.VoidType() if result is types.void else context.get_value_type(signature.return_type)
+            function = ir.FunctionType(returned, []).as_pointer()
+            value = builder.call(builder.inttoptr(arguments[0], function), [])
+            return context.get_dummy_value() if result is types.void else value
+
+        return result(types.int64), generate
+
+    made: Upstream = intrinsic(call)
+    return made
+
+
+_ask = _call_of(types.int32)
+_wait = _call_of(types.void)
+
+
+@part()
+def number(crew: Upstream) -> int:
+    """This thread's number in its team, from 0."""
+    return _ask(crew.number) if crew.number else 0
+
+
+@part()
+def size(crew: Upstream) -> int:
+    """How many threads the team has."""
+    return _ask(crew.size) if crew.size else 1
+
+
+@part()
+def meet(crew: Upstream) -> None:
+    """Wait until every thread of the team is here; what they wrote before is seen by all."""
+    if crew.barrier:
+        _wait(crew.barrier)
+
+
+class TeamFunction:
+    """A function of one job, compiled when it is first run, and kept on disk where there is a place for it."""
+
+    def __init__(self, function: Function, job: np.dtype[Any]) -> None:
+        """Take ``function(job)``, which reads the fields of ``job`` and returns nothing."""
+        jobs_at = array_at(numba.from_dtype(job))
+        body = kernel("contract")(function)
+
+        def entry(address: int) -> None:
+            body(jobs_at(address, 1)[0])
+
+        self._entry = entry
+        self._compiled: Upstream = None
+
+    def run(self, job: NDArray[Any], threads: int) -> None:
+        """Run it on ``threads`` threads, and wait for all of them; the interpreter's lock is released meanwhile.
+
+        Args:
+            job: [1], as :func:`job_of` made its dtype; its ``crew`` is overwritten.
+            threads: torch's, as many as this thread runs its operations on.
+        """
+        if self._compiled is None:
+            self._compiled = numba.cfunc(types.void(types.int64), error_model="numpy")(self._entry)
+        openmp = _openmp()
+        if openmp is None or threads == 1:
+            job["crew"] = (0, 0, 0)
+            self._compiled.ctypes(job.ctypes.data)
+        else:
+            job["crew"] = (openmp.number, openmp.size, openmp.barrier)
+            openmp.start(self._compiled.address, job.ctypes.data, threads, 0)
+
+
+def threads() -> int:
+    """How many threads torch computes with on this one."""
+    return torch.get_num_threads()
