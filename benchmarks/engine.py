@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
-from serve_app.engine.engine import Engine
 from serve_app.model import cpu_kernels
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.factory import Speaker, load_speaker
@@ -59,7 +58,7 @@ def main() -> None:
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     voice = speaker.encode(reference)
     speaker.runner.learn(voice)
-    speak(speaker, voice, 1, 4)
+    speak(speaker, voice, 1, 8, listening=False)  # as a replica's warm-up: what steps cost is learnt
     figures: dict[str, Any] = {
         "machine": {
             "processor": processor(),
@@ -156,11 +155,9 @@ def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argp
     }
 
 
-def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int) -> dict[str, float]:
-    """Speak ``count`` utterances of ``frames`` frames at once, through a fresh engine, on this thread."""
-    runner = speaker.runner
-    settings = EngineConfig(slots=runner.slots, max_lead_s=1e9, stall_guard_s=None)
-    engine = Engine(runner, settings)
+def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True) -> dict[str, float]:
+    """Speak ``count`` utterances of ``frames`` frames at once, on this thread."""
+    runner, engine = speaker.runner, speaker.engine
     began_s = time.perf_counter()
     firsts: dict[int, float] = {}
     ends: dict[int, SpeechEnd] = {}
@@ -175,7 +172,7 @@ def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int) -> dict
         return deliver
 
     for number in range(count):
-        request = SpeechRequest(TEXT, voice.voice, "english", seed=number)
+        request = SpeechRequest(TEXT, voice.voice, "english", seed=number, listening=listening)
         prepared = dataclasses.replace(runner.prepare(request, voice), max_frames=frames)
         engine.submit(prepared, listen(number))
     while len(ends) < count:

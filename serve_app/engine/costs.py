@@ -19,28 +19,29 @@ class Costs:
     """Smoothed durations per stage and size; an unseen size is judged from the nearest seen one.
 
     The size of a prefill is the positions that it computes, that of any other stage is its streams. Decoding is told
-    per frame of each stream, since its cost grows with the frames of an audio chunk.
+    and judged per frame of its audio chunks, of which it depends too how much a frame costs: the nearest seen number
+    of frames comes before the nearest number of streams.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[Stage, dict[int, float]] = defaultdict(dict)
+        self._seconds: dict[Stage, dict[tuple[int, int], float]] = defaultdict(dict)
 
-    def observe(self, stage: Stage, size: int, seconds: float) -> None:
-        """Take in one measured step."""
-        known, key = self._seconds[stage], _key(stage, size)
+    def observe(self, stage: Stage, size: int, seconds: float, frames: int = 1) -> None:
+        """Take in one measured step; of a decoding step, seconds per frame, and the frames of an audio chunk."""
+        known, key = self._seconds[stage], _key(stage, size, frames)
         before = known.get(key)
         known[key] = seconds if before is None else before + _SMOOTHING * (seconds - before)
 
-    def of(self, stage: Stage, size: int) -> float:
-        """Expected seconds of a step; 0 while the stage was never seen."""
-        known, key = self._seconds[stage], _key(stage, size)
+    def of(self, stage: Stage, size: int, frames: int = 1) -> float:
+        """Expected seconds of a step, of a decoding step per frame; 0 while the stage was never seen."""
+        known, key = self._seconds[stage], _key(stage, size, frames)
         if not known:
             return 0.0
         exact = known.get(key)
         if exact is not None:
             return exact
-        return known[min(known, key=lambda seen: (abs(seen - key), seen))]
+        return known[min(known, key=lambda seen: (abs(seen[0] - key[0]), abs(seen[1] - key[1]), seen))]
 
 
-def _key(stage: Stage, size: int) -> int:
-    return -(-size // _PREFILL_POSITIONS) if stage == "prefill" else size
+def _key(stage: Stage, size: int, frames: int) -> tuple[int, int]:
+    return frames, -(-size // _PREFILL_POSITIONS) if stage == "prefill" else size

@@ -343,8 +343,9 @@ class Engine:
             self._failed(streams, step.stage, error)
             return
         self._failed_steps[step.stage] = 0
-        per_frame_s = (self._clock() - began_s) / (step.frames if step.stage == "decode" else 1)
-        self._costs.observe(step.stage, len(streams), per_frame_s)
+        frames = max(1, step.frames)
+        per_frame_s = (self._clock() - began_s) / frames
+        self._costs.observe(step.stage, len(streams), per_frame_s, frames)
         self._steps_seen.append(StepSeen(step.stage, len(streams), per_frame_s))
 
     def _note_pauses(self, streams: list[Stream], now_s: float) -> None:

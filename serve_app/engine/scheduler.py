@@ -27,6 +27,9 @@ _SAFETY = 1.5
 _OVERDUE = 2.0
 """Somebody who has waited so many times the patience for a slot goes before listeners who barely keep up."""
 
+_CLEAR_GAIN = 0.1
+"""The part of a frame's cost that gathering frames for the codec must save, to be worth longer pauses."""
+
 RIDE_ALONG_S = 0.5
 """A stream that has its lead still takes part in steps that run for others, up to this much more: streams that
 pause one by one would otherwise go on one by one, and a batch costs hardly more than a single stream."""
@@ -176,7 +179,8 @@ def _frame_cost_s(state: State) -> float:
 def _need_s(view: SlotView, state: State) -> float:
     """Expected seconds until the stream's next audio chunk, served at once."""
     batch = max(1, len(state.slots))
-    need = state.costs.of("decode", batch) * max(1, view.undecoded)
+    frames = max(1, view.undecoded)
+    need = state.costs.of("decode", batch, frames) * frames
     if view.undecoded == 0:
         need += state.costs.of("predict", batch)
         if view.stage == "talk":
@@ -202,7 +206,8 @@ def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
 def _due(view: SlotView, state: State, now_s: float) -> bool:
     """Whether a stream's frames should be decoded now instead of gathering more.
 
-    The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for.
+    The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for, or where
+    nothing else can bring it back.
     """
     if view.undecoded == 0:
         return False
@@ -210,8 +215,21 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
         return True
     if view.listening and view.heard_until_s is None:
         return True
-    spare = slack_s(view, now_s) - _SAFETY * (_need_s(view, state) + _frame_cost_s(state))
-    return spare < 0
+    slack, need = slack_s(view, now_s), _need_s(view, state)
+    if slack < need:
+        return not _gains_by_gathering(state)
+    return slack < _SAFETY * (need + _frame_cost_s(state))
+
+
+def _gains_by_gathering(state: State) -> bool:
+    """Whether listeners who ran dry are better served by full audio chunks.
+
+    They are where one frame at a time would never catch up with them, and a frame costs clearly less among others.
+    """
+    batch = max(1, len(state.slots))
+    frame_s, single_s = _frame_cost_s(state), state.costs.of("decode", batch)
+    full_s = state.costs.of("decode", batch, state.settings.audio_chunk_max_frames)
+    return frame_s + single_s > FRAME_S and single_s - full_s > _CLEAR_GAIN * (frame_s + single_s)
 
 
 def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
