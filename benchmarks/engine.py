@@ -20,19 +20,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
-from serve_app.model import cpu_kernels
 from serve_app.model.checkpoint import Checkpoint
+from serve_app.model.compiled import cpu_kernels, team
+from serve_app.model.compiled.int8_stack import Int8Stack
+from serve_app.model.compiled.int8_tiles import PRODUCTS as PRODUCT_KIND
+from serve_app.model.compiled.int8_tiles import STORE, TILE, TILE_ROWS, multiply
+from serve_app.model.compiled.parts import array_at, float32_at
+from serve_app.model.compiled.team import TeamFunction
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import uniforms
 from serve_app.speech import CODE_GROUPS, FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import VoicePrompt, scan
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
 PRODUCTS = ("linear", "_mm", "addmm", "bmm", "matmul", "scaled_dot_product", "_attend", "convolution", "conv1d")
+INT8 = ("_run_layers", "_multiply_rows")
+"""Compiled functions that are nearly all products; what else is in them is measured apart."""
 
 
 def main() -> None:
@@ -88,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--codec-dtype", default="auto")
-    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "int4", "auto"])
+    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "auto"])
     parser.add_argument("--streams", default="1,2,4,8,10")
     parser.add_argument("--frames", type=int, default=62, help="frames of an utterance; 62 are five seconds")
     parser.add_argument("--rounds", type=int, default=2)
@@ -238,7 +246,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
             runner.decode(slots, 1)
         profiled_us = 1e6 * (time.perf_counter() - began_s)
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    products = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS))
+    products = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS + INT8))
     share, wall_share = 1 - products / sum(times.values()), 1 - products / profiled_us
     for slot in slots:
         runner.release(slot)
@@ -250,6 +258,9 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
         f" of what operations take, {100 * wall_share:.0f} % of all, with Python and the profiler itself"
         f" (sampling {medians['sampling']:.1f} ms, the rest norms, activations and copies)"
     )
+    if speaker.form == "int8":
+        medians["products_alone"] = products_alone_ms(speaker, count)
+        print(f"    the int8 layers' products with nothing between them: {medians['products_alone']:.0f} ms")
     return {"streams": count, **medians, "other_share": share, "other_share_of_wall": wall_share}
 
 
@@ -259,6 +270,7 @@ def compiled_kernels_seen() -> Generator[None]:
     kernels = {
         name: each for name, each in vars(cpu_kernels).items() if getattr(each, "targetoptions", {}).get("nogil")
     }
+    run = TeamFunction.run
 
     def recorded(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
         def call(*arguments: float) -> None:
@@ -267,13 +279,55 @@ def compiled_kernels_seen() -> Generator[None]:
 
         return call
 
+    def recorded_run(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
+        with torch.profiler.record_function(f"compiled {function.name}"):
+            run(function, job, threads)
+
     for name, kernel in kernels.items():
         setattr(cpu_kernels, name, recorded(name, kernel))
+    TeamFunction.run = recorded_run
     try:
         yield
     finally:
+        TeamFunction.run = run
         for name, kernel in kernels.items():
             setattr(cpu_kernels, name, kernel)
+
+
+PRODUCTS_ALONE = team.job_of("products", "count", "rows", "codes", "most", "sums", "out", "out_bytes")
+products_at = array_at(PRODUCT_KIND)
+
+
+def multiply_all(job: Upstream) -> None:
+    """Multiply ``rows`` rows by one weight after the other, and do nothing in between."""
+    me, crew, rows = team.number(job.crew), team.size(job.crew), job.rows
+    products = products_at(job.products, job.count)
+    for each in range(job.count):
+        product, most = products[each], float32_at(job.most, rows)
+        sums, out = job.sums + 4 * TILE_ROWS * TILE * me, job.out + job.out_bytes * me
+        multiply(product, me, crew, job.codes, most, sums, out, product.tiles * TILE, STORE)
+
+
+def products_alone_ms(speaker: Speaker, count: int) -> float:
+    """Milliseconds of a frame's products by int8 weights, were there nothing between them."""
+    runner = speaker.runner
+    run = TeamFunction(multiply_all, PRODUCTS_ALONE)
+    threads = torch.get_num_threads()
+    codes = torch.zeros(count, 1 << 16, dtype=torch.uint8)
+    most, sums = torch.ones(count), torch.empty(threads, TILE_ROWS, TILE, dtype=torch.int32)
+    out = torch.empty(threads, count, 1 << 13)
+    stacks = [runner.talker.stack, *[runner.predictor.stack] * runner.predictor.steps]
+    seconds: list[list[float]] = [[] for _ in stacks]
+    for _ in range(5):  # in a frame's order, so that the caches hold what they hold then
+        for place, stack in enumerate(stacks):
+            assert isinstance(stack, Int8Stack), "only int8 weights can be multiplied alone"
+            job = np.zeros(1, PRODUCTS_ALONE)
+            addresses = [each.data_ptr() for each in (codes, most, sums, out)]
+            job[0] = ((0, 0, 0), stack.products.ctypes.data, len(stack.products), count, *addresses, out[0].nbytes)
+            began_s = time.perf_counter()
+            run.run(job, threads)
+            seconds[place].append(time.perf_counter() - began_s)
+    return 1e3 * sum(float(np.median(each)) for each in seconds)
 
 
 def sampling_ms(speaker: Speaker, count: int) -> float:

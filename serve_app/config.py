@@ -47,10 +47,10 @@ class ModelConfig(Settings):
         default="auto",
         description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
     )
-    weights: Literal["auto", "plain", "int8", "int4"] = Field(
+    weights: Literal["auto", "plain", "int8"] = Field(
         default="plain",
-        description="On a CPU, int8: per-row quantised layers; int4: those of the code predictor in four bits, the"
-        " talker's in int8; `auto`: plain or int8, whichever is measured to be faster at `engine.slots` streams.",
+        description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `auto`:"
+        " plain or int8, whichever is measured to be faster at `engine.slots` streams.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

@@ -34,7 +34,7 @@ class CodePredictor:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self._stack = make_stack(module.model, shape, self.steps + 1, form)
+        self.stack = make_stack(module.model, shape, self.steps + 1, form)
         self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
         self._project: Upstream = module.small_to_mtp_projection
         weight: Tensor = module.lm_head[0].weight
@@ -52,7 +52,7 @@ class CodePredictor:
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one frame reads."""
-        return self.steps * self._stack.weight_bytes + sum(head.nbytes for head in self._heads)
+        return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
     def draw_frame(
         self,
@@ -77,7 +77,7 @@ class CodePredictor:
         x = torch.stack((hidden, embed(0, first)), dim=1)  # [B, 2, H]
         position = 0
         for codebook in range(1, self.steps + 1):
-            state = self._stack.run_aligned(self._project(x), self.cache, rows, position)[:, -1]
+            state = self.stack.run_aligned(self._project(x), self.cache, rows, position)[:, -1]
             codes.append(choose(codebook, self._heads[codebook - 1](state).float()))
             position += x.shape[1]
             if codebook < self.steps:

@@ -16,6 +16,7 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from serve_app.model.compiled.int8_tiles import this_cpus
 from serve_app.model.graphs import Captured, GraphedSteps, capture_cuda_graph
 from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
@@ -97,7 +98,8 @@ def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
     form = choose_form(config, checkpoint)
-    log.info("weights of talker and code predictor are kept %s", form)
+    how = f", multiplied by {this_cpus()}" if form == "int8" else ""
+    log.info("weights of talker and code predictor are kept %s%s", form, how)
     runner = TorchRunner(checkpoint, settings, form)
     if not keep_upstream:
         checkpoint.drop_generation()
@@ -116,20 +118,18 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         CheckpointError: int8 is asked for where it cannot be computed.
     """
     wanted = config.model.weights
-    packable = can_pack(checkpoint.dtype, checkpoint.device)
     quantisable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
-    if wanted in {"int8", "int4"} and not quantisable:
+    exact: WeightForm = "packed" if can_pack(checkpoint.dtype, checkpoint.device) else "plain"
+    if wanted == "int8" and not quantisable:
         raise CheckpointError(
-            f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
+            f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
         )
-    if not packable:
-        return "plain"
+    if wanted == "int8":
+        return "int8"
     if wanted == "plain" or not quantisable:
-        return "packed"
-    if wanted != "auto":
-        return wanted
+        return exact
     mlp = checkpoint.model.talker.model.layers[0].mlp
-    forms: tuple[WeightForm, WeightForm] = ("packed", "int8")
+    forms: tuple[WeightForm, WeightForm] = (exact, "int8")
     seconds = {
         form: _time_products([mlp.up_proj.weight, mlp.down_proj.weight], form, config.engine.slots) for form in forms
     }
@@ -137,7 +137,7 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     log.info(
         "weights at %d streams: bfloat16 %.2f ms, int8 %.2f ms for two products: taking %s",
         config.engine.slots,
-        1e3 * seconds["packed"],
+        1e3 * seconds[exact],
         1e3 * seconds["int8"],
         chosen,
     )

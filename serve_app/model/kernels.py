@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model import cpu_kernels, sampling
+from serve_app.model import sampling
 from serve_app.model.attention import Span, StackShape
-from serve_app.model.cpu_kernels import CpuKernels
+from serve_app.model.compiled import cpu_kernels
+from serve_app.model.compiled.cpu_kernels import CpuKernels
 from serve_app.model.sampling import DrawRows
 
 _COMPILED = {torch.float32, torch.bfloat16}
-_FEW_THREADS = 3
-"""The compiled snake runs on one thread, and is more than three times as fast as torch's on one."""
 
 
 class Kernels(Protocol):
@@ -108,7 +107,5 @@ def make_draw(device: torch.device) -> DrawCodes:
 
 
 def make_snake(dtype: torch.dtype, device: torch.device) -> Snake:
-    """Choose by device and by how many threads torch has for it."""
-    few_threads = torch.get_num_threads() <= _FEW_THREADS
-    compiled = device.type == "cpu" and dtype in _COMPILED and few_threads
-    return cpu_kernels.snake if compiled else torch_snake
+    """Choose by device."""
+    return cpu_kernels.snake if device.type == "cpu" and dtype in _COMPILED else torch_snake

@@ -85,7 +85,7 @@ class TorchRunner:
         Args:
             checkpoint: loaded; its language model may be dropped afterwards, its encoder is still needed.
             settings: the engine's configuration.
-            form: how the weights of talker and code predictor are kept; with ``int4`` the talker's are int8.
+            form: how the weights of talker and code predictor are kept.
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
@@ -94,8 +94,7 @@ class TorchRunner:
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
         self.prompts = PromptBuilder(checkpoint)
-        talker_form = "int8" if form == "int4" else form  # four bits are for the code predictor alone
-        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
+        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=form)
         self.predictor = CodePredictor(talker.code_predictor, slots=slots, form=form)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)

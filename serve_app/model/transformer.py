@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
-from serve_app.model.int8_stack import Int8Stack
+from serve_app.model.compiled.int8_stack import Int8Stack
 from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer

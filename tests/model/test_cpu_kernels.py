@@ -1,13 +1,15 @@
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from serve_app.model import cpu_kernels
 from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
-from serve_app.model.compiled import kernel
-from serve_app.model.cpu_kernels import CpuKernels, snake
+from serve_app.model.compiled import cpu_kernels, parts
+from serve_app.model.compiled.cpu_kernels import CpuKernels, snake
+from serve_app.model.compiled.parts import kernel
 from serve_app.model.kernels import TorchKernels, make_kernels, make_snake, torch_snake
 from serve_app.model.kv_cache import as_rows, runs
 
@@ -159,6 +161,28 @@ def test_without_a_place_to_keep_them_kernels_are_compiled_anew(monkeypatch):
     assert double(21) == 42
 
 
+def test_kernels_are_kept_apart_for_each_state_of_all_their_sources(tmp_path, monkeypatch):
+    """numba looks at a kernel's own file alone, and would go on using machine code of parts that have changed."""
+    (tmp_path / "one.py").write_text("a = 1")
+    (tmp_path / "two.py").write_text("b = 2")
+    before = parts._state_of(tmp_path)
+    assert before == parts._state_of(tmp_path)
+    (tmp_path / "two.py").write_text("b = 3")
+    assert parts._state_of(tmp_path) != before
+    monkeypatch.setattr(parts.config, "CACHE_DIR", str(tmp_path / "own"))
+    parts._folder.cache_clear()
+
+    @kernel()
+    def double(x):
+        return 2 * x
+
+    assert double(21) == 42
+    assert str(tmp_path / "own") == parts.config.CACHE_DIR
+    kept = tmp_path / "own" / parts._state_of(Path(parts.__file__).parent)
+    assert list(kept.rglob("*.nbi"))
+    parts._folder.cache_clear()
+
+
 def test_kernels_are_chosen_by_device_and_dtype():
     assert isinstance(make_kernels(SHAPE, FEW, torch.bfloat16, CPU), CpuKernels)
     assert isinstance(make_kernels(SHAPE, FEW, torch.float16, CPU), TorchKernels)
@@ -196,8 +220,20 @@ def test_a_snake_is_torchs_wherever_it_is_written(dtype, channels):
     torch.testing.assert_close(plain, exact)
 
 
-def test_a_snake_is_torchs_where_torch_has_threads_for_it(monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_snake_on_any_number_of_threads_is_the_same_to_the_last_bit(dtype, monkeypatch):
+    x = normal(3, 50, 96, dtype=dtype, size=30.0)
+    alpha, inverse_beta = (normal(96, seed=seed).exp().to(dtype) for seed in (1, 2))
+    written = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(cpu_kernels, "threads", lambda threads=threads: threads)
+        written.append(torch.full_like(x, torch.nan))
+        snake(x, alpha, inverse_beta, written[-1])
+    assert torch.equal(written[0], written[1])
+    assert torch.equal(written[0], written[2])
+
+
+def test_a_snake_is_chosen_by_device_and_dtype():
     assert make_snake(torch.float32, CPU) is snake
+    assert make_snake(torch.float16, CPU) is torch_snake
     assert make_snake(torch.float32, torch.device("meta")) is torch_snake
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert make_snake(torch.float32, CPU) is torch_snake

@@ -3,15 +3,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from serve_app.model import int8_stack, team
 from serve_app.model.attention import StackShape
-from serve_app.model.compiled import float32_at, int64_at, kernel
-from serve_app.model.int8_stack import Int8Stack
-from serve_app.model.int8_tiles import TILE, Int8Weight, make_tiles, pair_up, quantise, this_cpus
+from serve_app.model.compiled import int8_stack, team
+from serve_app.model.compiled.int8_stack import Int8Stack
+from serve_app.model.compiled.int8_tiles import TILE, Int8Weight, make_tiles, pair_up, quantise, this_cpus
+from serve_app.model.compiled.parts import float32_at, int64_at, kernel
+from serve_app.model.compiled.team import TeamFunction, job_of, meet, number, size
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.linear import Int8Linear
-from serve_app.model.team import TeamFunction, job_of, meet, number, size
 
 CPU = torch.device("cpu")
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=48, hidden=72, rms_eps=1e-6, rope_theta=1e4)

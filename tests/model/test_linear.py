@@ -4,7 +4,7 @@ import torch
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.factory import choose_form
-from serve_app.model.linear import Int4Linear, Int8Linear, PackedLinear, PlainLinear, can_pack, make_linear
+from serve_app.model.linear import Int8Linear, PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.speech import Sampling, SpeechRequest
 
@@ -52,16 +52,6 @@ def test_an_int8_row_does_not_depend_on_its_company():
         assert torch.equal(together[row : row + 1], alone)
 
 
-@pytest.mark.parametrize("rows", [1, 10])
-def test_an_int4_weight_is_off_by_its_coarser_steps(rows):
-    weight, x, residual = matrices(rows, torch.bfloat16)
-    exact = x.float() @ weight.float().T
-    assert 0.02 < (Int4Linear(weight)(x).float() - exact).std() / exact.std() < 0.12
-    with_residual = Int4Linear(weight)(x, residual).float()
-    assert (with_residual - exact - residual.float()).std() / exact.std() < 0.13
-    assert Int4Linear(weight).nbytes == weight.numel() // 2 + 4 * weight.numel() // 32
-
-
 def config(weights, slots=4):
     return AppConfig(model=ModelConfig(weights=weights), engine=EngineConfig(slots=slots, max_positions=512))
 
@@ -86,7 +76,7 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
 
 
 @needs_packing
-@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
+@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8")])
 def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
     assert choose_form(config(weights), bfloat16_checkpoint) == form
 
@@ -99,20 +89,9 @@ def test_auto_measures_and_says_what_it_took(bfloat16_checkpoint, caplog):
     assert f"taking {form}" in caplog.text
 
 
-@needs_packing
-def test_int4_is_the_code_predictors_alone(bfloat16_checkpoint):
-    weight_bytes = {}
-    for form in ("int8", "int4"):
-        runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)
-        weight_bytes[form] = runner.talker.weight_bytes, runner.predictor.weight_bytes
-    assert weight_bytes["int4"][0] == weight_bytes["int8"][0]
-    assert weight_bytes["int4"][1] < 0.7 * weight_bytes["int8"][1]
-
-
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_quantised_weights_are_refused_where_they_cannot_be_computed(checkpoint, weights):
+def test_int8_weights_are_refused_where_they_cannot_be_computed(checkpoint):
     with pytest.raises(CheckpointError, match="bfloat16"):
-        choose_form(config(weights), checkpoint)
+        choose_form(config("int8"), checkpoint)
 
 
 def test_make_linear_knows_every_form():

@@ -3,19 +3,27 @@
 It knows addresses and rows; never layers or streams. Inside everything is float32, rounded once at the end.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 from numba import types
+from numba.core import config as numba_config
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from serve_app.model.quiet import Upstream
+from serve_app.user_cache import user_cache
 
 Row: TypeAlias = NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]
+
+config: Upstream = numba_config
 
 HALF = 2
 """Bytes of a bfloat16; a kernel's ``size`` is that, or 4 for float32."""
@@ -35,12 +43,40 @@ def kernel(*fastmath: str) -> Callable[[Function], Function]:
     """Compile what Python calls, on any thread at once; kept on disk where there is a place for it."""
 
     def compile_lazily(function: Function) -> Function:
+        settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
         try:
-            return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=set(fastmath))(function)
-        except RuntimeError:  # neither the folder of this file nor the user's cache can be written
-            return numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+            with _kept_in(_folder()):
+                return numba.njit(cache=True, **settings)(function)
+        except (OSError, RuntimeError):  # no folder can be written
+            return numba.njit(**settings)(function)
 
     return compile_lazily
+
+
+@cache
+def _folder() -> Path:
+    """Where compiled kernels are kept: apart for each state of this package.
+
+    numba looks at the file of a kernel alone, and would go on using the machine code of parts that have changed.
+    """
+    own: str = config.CACHE_DIR  # NUMBA_CACHE_DIR
+    folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _state_of(package: Path) -> str:
+    sources = sorted(package.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Generator[None]:
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
 
 
 def array_at(kind: Upstream) -> Function:
@@ -133,13 +169,29 @@ def exp(x: np.float32) -> np.float32:
     return power * np.uint32(exponent).view(np.float32)
 
 
+@part("reassoc", "nnan", "nsz")
+def largest(row: Row) -> np.float32:
+    """The largest of a row, none of which may be NaN."""
+    most = row[0]
+    for i in range(row.size):
+        most = max(most, row[i])
+    return most
+
+
+@part("reassoc")
+def _total(row: Row) -> np.float32:
+    total = np.float32(0)
+    for i in range(row.size):
+        total += row[i]
+    return total
+
+
 @part()
 def softmax(row: Row) -> None:
     """Make weights that sum to 1 of a row of logits, in place."""
-    most = row.max()
-    total = np.float32(0)
+    most = largest(row)
     for i in range(row.size):
         row[i] = exp(row[i] - most)
-        total += row[i]
+    share = np.float32(1) / _total(row)
     for i in range(row.size):
-        row[i] /= total
+        row[i] *= share

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from serve_app.model import sampling
 from serve_app.model.attention import Span, StackShape
-from serve_app.model.compiled import (
+from serve_app.model.compiled.parts import (
     HALF,
     ROUNDER,
     Row,
@@ -30,10 +30,16 @@ from serve_app.model.compiled import (
     softmax,
     write,
 )
+from serve_app.model.compiled.team import TeamFunction, job_of, number, threads
+from serve_app.model.compiled.team import size as crew_size
+from serve_app.model.quiet import Upstream
 from serve_app.model.sampling import DrawRows
 
 _FEW_POSITIONS = 64
 """Positions of a cache up to which one thread attends in less time than torch's attention takes to begin."""
+
+_FEW_VALUES = 4096
+"""Values up to which one thread is through before another has begun."""
 
 _MANY_CODES = 256
 """Codes kept of a vocabulary from which on it is sorted faster by torch than here, one by one."""
@@ -182,30 +188,26 @@ def _wave(x: Row, alpha: Row, inverse_beta: Row, out: Row) -> None:
         out[i] = x[i] + sine * sine * inverse_beta[i]
 
 
-@kernel()
-def _snake(
-    x: int,
-    alpha: int,
-    inverse_beta: int,
-    out: int,
-    batch: int,
-    columns: int,
-    n: int,
-    stride: int,
-    size: int,
-) -> None:
+_SNAKE = job_of("x", "alpha", "inverse_beta", "out", "batch", "columns", "n", "stride", "size")
+
+
+def _snake(job: Upstream) -> None:
+    me, team, n, size = number(job.crew), crew_size(job.crew), job.n, job.size
     alphas, betas, row = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
-    read(alpha, 0, size, alphas)
-    read(inverse_beta, 0, size, betas)
-    for b in range(batch):
-        for column in range(columns):
-            source, target = (b * columns + column) * n, b * stride + column * n
-            if size == HALF:
-                read(x, source, size, row)
-                _wave(row, alphas, betas, row)
-                write(out, target, size, row, n)
-            else:
-                _wave(float32_at(x + size * source, n), alphas, betas, float32_at(out + size * target, n))
+    read(job.alpha, 0, size, alphas)
+    read(job.inverse_beta, 0, size, betas)
+    all_columns = job.batch * job.columns
+    for each in range(all_columns * me // team, all_columns * (me + 1) // team):
+        source, target = each * n, each // job.columns * job.stride + each % job.columns * n
+        if size == HALF:
+            read(job.x, source, size, row)
+            _wave(row, alphas, betas, row)
+            write(job.out, target, size, row, n)
+        else:
+            _wave(float32_at(job.x + size * source, n), alphas, betas, float32_at(job.out + size * target, n))
+
+
+_SNAKE_FUNCTION = TeamFunction(_snake, _SNAKE)
 
 
 @kernel()
@@ -283,7 +285,10 @@ def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
     assert out[0].is_contiguous(), "columns follow one another"
     batch, columns, n = x.shape
     inputs = (x.contiguous(), alpha, inverse_beta)
-    _snake(*[each.data_ptr() for each in inputs], out.data_ptr(), batch, columns, n, out.stride(0), x.itemsize)
+    job = np.zeros(1, _SNAKE)
+    addresses = [each.data_ptr() for each in inputs]
+    job[0] = ((0, 0, 0), *addresses, out.data_ptr(), batch, columns, n, out.stride(0), x.itemsize)
+    _SNAKE_FUNCTION.run(job, threads() if x.numel() > _FEW_VALUES else 1)
 
 
 def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int) -> Tensor:

@@ -13,20 +13,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
-from serve_app.model.compiled import (
-    HALF,
-    Row,
-    array_at,
-    bfloat16_at,
-    float32_at,
-    int64_at,
-    normalise,
-    part,
-    read,
-    softmax,
-    write,
-)
-from serve_app.model.int8_tiles import (
+from serve_app.model.compiled.int8_tiles import (
     ADD,
     GATE,
     PRODUCT,
@@ -39,10 +26,23 @@ from serve_app.model.int8_tiles import (
     pair_up,
     quantise,
 )
+from serve_app.model.compiled.parts import (
+    HALF,
+    Row,
+    array_at,
+    bfloat16_at,
+    float32_at,
+    int64_at,
+    normalise,
+    part,
+    read,
+    softmax,
+    write,
+)
+from serve_app.model.compiled.team import TeamFunction, job_of, meet, number, size, threads
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.quiet import Upstream
-from serve_app.model.team import TeamFunction, job_of, meet, number, size, threads
 
 _EXACT = 4
 """Bytes of a float32, beside ``HALF`` for bfloat16."""
@@ -79,21 +79,48 @@ def _rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
         out[i + half] = row[i + half] * cos[i + half] + row[i] * sin[i + half]
 
 
+@part()
+def _exactly(half: np.uint16) -> np.float32:
+    """A bfloat16 as the float32 that it is."""
+    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+
+
 @part("reassoc", "contract")
-def _dot_half(row: Row, halves: Upstream) -> np.float32:
-    total = np.float32(0)
-    for i in range(row.size):
-        total += row[i] * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
-    return total
+def _score(query: Row, keys: Upstream, scores: Row) -> None:
+    """Multiply ``query`` [D] with each of ``keys`` [P, D] bfloat16, four at a time: [P]."""
+    whole = scores.size // 4 * 4
+    for p in range(0, whole, 4):
+        first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for i in range(query.size):
+            first += query[i] * _exactly(keys[p, i])
+            second += query[i] * _exactly(keys[p + 1, i])
+            third += query[i] * _exactly(keys[p + 2, i])
+            fourth += query[i] * _exactly(keys[p + 3, i])
+        scores[p], scores[p + 1], scores[p + 2], scores[p + 3] = first, second, third, fourth
+    for p in range(whole, scores.size):
+        total = np.float32(0)
+        for i in range(query.size):
+            total += query[i] * _exactly(keys[p, i])
+        scores[p] = total
 
 
 @part("contract")
-def _mix_halves(weights: Row, halves: Upstream, total: Row) -> None:
-    """Weigh rows of ``halves`` [P, D] bfloat16 and sum them into ``total`` [D]."""
+def _mix(weights: Row, values: Upstream, total: Row) -> None:
+    """Weigh ``values`` [P, D] bfloat16 and sum them into ``total`` [D], four at a time."""
     total[:] = 0
-    for p in range(weights.size):
+    whole = weights.size // 4 * 4
+    for p in range(0, whole, 4):
+        first, second, third, fourth = weights[p], weights[p + 1], weights[p + 2], weights[p + 3]
         for i in range(total.size):
-            total[i] += weights[p] * np.uint32(np.uint32(halves[p, i]) << np.uint32(16)).view(np.float32)
+            total[i] += (
+                first * _exactly(values[p, i])
+                + second * _exactly(values[p + 1, i])
+                + third * _exactly(values[p + 2, i])
+                + fourth * _exactly(values[p + 3, i])
+            )
+    for p in range(whole, weights.size):
+        for i in range(total.size):
+            total[i] += weights[p] * _exactly(values[p, i])
 
 
 @part("contract")
@@ -130,17 +157,18 @@ def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 for i in range(dim):
                     row[i] *= norms[query * dim + i]
                 _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
-                for p in range(length):
-                    scores[p] = scale * _dot_half(turned, bfloat16_at(keys + HALF * p * dim, dim))
+                for i in range(dim):
+                    turned[i] *= scale
+                _score(turned, bfloat16_at(keys, length * dim).reshape(length, dim), scores[:length])
                 softmax(scores[:length])
-                _mix_halves(scores[:length], bfloat16_at(values, length * dim).reshape(length, dim), row)
+                _mix(scores[:length], bfloat16_at(values, length * dim).reshape(length, dim), row)
                 write(job.attended, ((b * new + t) * job.heads + query) * dim, _EXACT, row, dim)
 
 
 _products_at = array_at(PRODUCTS)
 
 
-def _run(job: Upstream) -> None:
+def _run_layers(job: Upstream) -> None:
     crew = job.crew
     me, team, rows = number(crew), size(crew), job.batch * job.new
     codes, most = job.codes + me * rows * job.code_bytes, float32_at(job.most + _EXACT * me * rows, rows)
@@ -177,11 +205,15 @@ def _run(job: Upstream) -> None:
         write(job.result, r * job.hidden, HALF, row, job.hidden)
 
 
-_RUN = TeamFunction(_run, _PASS)
+_RUN_LAYERS = TeamFunction(_run_layers, _PASS)
 
 
 class Int8Stack:
-    """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values; one thread at a time may call it."""
+    """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values; one thread at a time may call it.
+
+    Attributes:
+        products: [4 * layers], the weights as compiled code knows them, in the order in which they are read.
+    """
 
     def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
         """Quantise copies of the weights.
@@ -198,7 +230,7 @@ class Int8Stack:
             matrices = layer.qkv, layer.out, pair_up(layer.gate, layer.up), layer.down
             self._weights += [Int8Weight.of(matrix) for matrix in matrices]
             norms.append(layer.norm_qk.float())
-        self._products = np.array([weight.addresses() for weight in self._weights], PRODUCT)
+        self.products = np.array([weight.addresses() for weight in self._weights], PRODUCT)
         self._norm_qk, self._norm = torch.stack(norms), norm.float()
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
@@ -208,7 +240,7 @@ class Int8Stack:
         self._code_bytes = max(weight.inputs for weight in (qkv, out, gate_up, down))
         self._job = np.zeros(1, _PASS)
         self._tell(
-            products=self._products.ctypes.data,
+            products=self.products.ctypes.data,
             layers=shape.layers,
             norm_qk=self._norm_qk.data_ptr(),
             norm=self._norm.data_ptr(),
@@ -265,7 +297,7 @@ class Int8Stack:
             sums=sums.data_ptr(),
             **{name: each.data_ptr() for name, each in zip(("x", "fused", "attended", "gated"), room, strict=True)},
         )
-        _RUN.run(self._job, team)
+        _RUN_LAYERS.run(self._job, team)
         return result
 
     def _tell(self, **fields: float) -> None:

@@ -21,7 +21,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.compiled import Function, array_at, kernel, part
+from serve_app.model.compiled.parts import Function, array_at, kernel, part
 from serve_app.model.quiet import Upstream
 
 _CREW = np.dtype([("number", np.int64), ("size", np.int64), ("barrier", np.int64)])
@@ -97,11 +97,16 @@ def meet(crew: Upstream) -> None:
 
 
 class TeamFunction:
-    """A function of one job, compiled when it is first run, and kept on disk where there is a place for it."""
+    """A function of one job, compiled when it is first run, and kept on disk where there is a place for it.
+
+    Attributes:
+        name: the function's.
+    """
 
     def __init__(self, function: Function, job: np.dtype[Any]) -> None:
         """Take ``function(job)``, which reads the fields of ``job`` and returns nothing."""
         jobs_at = array_at(numba.from_dtype(job))
+        self.name = function.__name__
         body = kernel("contract")(function)
 
         def entry(address: int) -> None:
