@@ -21,6 +21,9 @@ class SimulatedCosts:
     predict_s: float = 0.02
     talk_s: float = 0.01
     decode_s: float = 0.004
+    """Of a frame."""
+    decode_call_s: float = 0.0
+    """Added to every decoding step, whatever its frames."""
     per_row: float = 0.05
     context_frame_s: float = 0.0
     """Added to a prefill for each frame of its context."""
@@ -80,7 +83,7 @@ class SimulatedRunner:
         self.waiting_for_talk -= set(slots)
 
     def decode(self, slots, frames: int):
-        self._spend("decode", tuple(slots), self.costs.decode_s * frames)
+        self._spend("decode", tuple(slots), self.costs.decode_call_s + self.costs.decode_s * frames)
         rows = []
         for slot in slots:
             begin = self.decoded[slot]

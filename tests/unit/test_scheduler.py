@@ -184,6 +184,46 @@ def test_one_slow_stage_is_measured_and_served_earlier():
     assert [listener.underruns for listener in sim.listeners] == [0, 0]
 
 
+def listener_of(**of_decoding):
+    """Somebody who hears 100 frames, each of which takes 50 ms before the codec; and how long that took."""
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(predict_s=0.033, talk_s=0.017, **of_decoding)))
+    sim.speak("w" * 5, listening=False)  # a replica's warm-up, in full audio chunks
+    sim.run()
+    began_s = sim.runner.now_s
+    listener = sim.speak("a" * 100)
+    sim.run()
+    return listener, sim.runner.now_s - began_s
+
+
+def test_who_ran_dry_is_served_full_audio_chunks_where_they_alone_keep_up():
+    listener, took_s = listener_of(decode_call_s=0.023, decode_s=0.022)  # alone a frame takes 95 ms, in fours 78 ms
+    sizes = [len(chunk.codes) for chunk in listener.chunks]
+    assert sizes[:2] == [1, 4]
+    assert np.mean(sizes[1:]) >= 3
+    assert took_s < 0.2 + 100 * 0.08 + 0.2, "in single frames it would be 9.7"
+    assert listener.underruns <= 3
+
+
+def test_who_ran_dry_is_served_single_frames_where_gathering_gains_little():
+    listener, _ = listener_of(decode_call_s=0.005, decode_s=0.05)
+    assert {len(chunk.codes) for chunk in listener.chunks} == {1}
+
+
+@pytest.mark.parametrize(
+    ("predict", "single", "full", "step"),
+    [
+        (0.03, 0.022, 0.007, Step("decode", (0,), 1)),  # single frames catch up
+        (0.05, 0.045, 0.040, Step("decode", (0,), 1)),  # they do not, and full chunks hardly cost less
+        (0.05, 0.045, 0.025, Step("talk", (0,))),
+    ],
+)
+def test_a_dry_listener_waits_for_a_full_audio_chunk_only_where_it_pays(predict, single, full, step):
+    known = costs(predict=predict, talk=0.015, decode=single)
+    known.observe("decode", 1, full, frames=4)
+    dry = view(0, "talk", undecoded=1, heard_until_s=98.0)
+    assert plan(State([dry], None, True, known, EngineConfig()), 99.0) == step
+
+
 def test_cancellations_in_a_crowd_leave_the_others_alone():
     sim = Simulation()
     crowd = [sim.speak(chr(97 + n) * 80) for n in range(10)]
@@ -203,6 +243,16 @@ def test_costs_of_an_unseen_batch_come_from_the_nearest_seen_one():
     assert [known.of("talk", batch) for batch in (1, 2, 4, 9)] == [1.0, 1.0, 1.0, 4.0]
     known.observe("talk", 2, 2.0)
     assert known.of("talk", 2) == pytest.approx(1.2)
+
+
+def test_a_decoded_frame_is_judged_by_audio_chunks_of_about_as_many_frames():
+    known = Costs()
+    known.observe("decode", 1, 0.045)
+    known.observe("decode", 1, 0.027, frames=4)
+    known.observe("decode", 10, 0.240)
+    assert [known.of("decode", 1, frames) for frames in (1, 2, 3, 4, 9)] == [0.045, 0.045, 0.027, 0.027, 0.027]
+    assert known.of("decode", 10) == 0.240
+    assert known.of("decode", 10, 4) == 0.027, "of as many frames, though of one stream"
 
 
 def test_prefills_are_judged_by_prefills_of_about_their_length():
