@@ -39,7 +39,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/codec.py --json bench-codec.json
 	$(BIN)/python benchmarks/engine.py --json bench-engine.json
-	$(BIN)/python benchmarks/engine.py --weights int8 --streams 1,2,4 --json bench-int8.json
+	$(BIN)/python benchmarks/engine.py --weights int8 --json bench-int8.json
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/encoding.py --json bench-encoding.json
 	$(BIN)/python benchmarks/sockets.py --json bench-sockets.json
