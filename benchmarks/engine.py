@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import Checkpoint
-from serve_app.model.compiled import cpu_kernels, team
-from serve_app.model.compiled.int8_stack import Int8Stack
-from serve_app.model.compiled.int8_tiles import PRODUCTS as PRODUCT_KIND
-from serve_app.model.compiled.int8_tiles import STORE, TILE, TILE_ROWS, multiply
+from serve_app.model.compiled import team
 from serve_app.model.compiled.parts import array_at, float32_at
+from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.team import TeamFunction
+from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
+from serve_app.model.compiled.tiles import STORE, TILE, TILE_ROWS, multiply
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import Upstream, import_qwen_tts
@@ -38,9 +38,18 @@ from serve_app.speech import CODE_GROUPS, FRAME_S, AudioChunk, SpeechEnd, Speech
 from serve_app.voices import VoicePrompt, scan
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
-PRODUCTS = ("linear", "_mm", "addmm", "bmm", "matmul", "scaled_dot_product", "_attend", "convolution", "conv1d")
-INT8 = ("_run_layers", "_multiply_rows")
-"""Compiled functions that are nearly all products; what else is in them is measured apart."""
+PRODUCTS = (
+    "linear",
+    "_mm",
+    "addmm",
+    "bmm",
+    "matmul",
+    "scaled_dot_product",
+    "_attend",
+    "convolution",
+    "conv1d",
+    "_multiply_rows",
+)
 
 
 def main() -> None:
@@ -224,7 +233,11 @@ def compare(figures: dict[str, Any]) -> None:
 
 
 def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
-    """Where a frame's time goes: by stage, and what is neither product, attention nor convolution."""
+    """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
+
+    A compiled stack cannot be looked into. Of its time counts as products what the same products take with nothing
+    between them, so that its attention counts as something else.
+    """
     runner = speaker.runner
     slots = list(range(count))
     for slot in slots:
@@ -237,97 +250,88 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
             marks.append(time.perf_counter())
         for stage, seconds in zip(stages, np.diff(marks).tolist(), strict=True):
             stages[stage].append(seconds)
+    medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
+    frames = 3
     activity = torch.profiler.ProfilerActivity.CPU
-    with compiled_kernels_seen(), torch.profiler.profile(activities=[activity]) as profile:
-        began_s = time.perf_counter()
-        for _ in range(3):
+    with compiled_functions_seen(), torch.profiler.profile(activities=[activity]) as profile:
+        for _ in range(frames):
             runner.predict(slots)
             runner.talk(slots)
             runner.decode(slots, 1)
-        profiled_us = 1e6 * (time.perf_counter() - began_s)
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    products = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS + INT8))
-    share, wall_share = 1 - products / sum(times.values()), 1 - products / profiled_us
+    products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3 / frames
+    compiled = isinstance(runner.talker.stack, CompiledStack)
+    alone_ms = products_alone_ms(speaker, slots) if compiled else 0.0
+    share = 1 - (products_ms + alone_ms) / sum(medians.values())
     for slot in slots:
         runner.release(slot)
-    medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
     medians["sampling"] = sampling_ms(speaker, count)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
-        f" codec {medians['codec']:.0f} ms; {100 * share:.0f} % outside products, attention and convolutions"
-        f" of what operations take, {100 * wall_share:.0f} % of all, with Python and the profiler itself"
-        f" (sampling {medians['sampling']:.1f} ms, the rest norms, activations and copies)"
+        f" codec {medians['codec']:.0f} ms; products {products_ms + alone_ms:.0f} ms, of which {alone_ms:.0f} ms in"
+        f" compiled stacks; {100 * share:.0f} % are norms, activations, copies, Python, sampling"
+        f" ({medians['sampling']:.1f} ms), and attention where it is compiled"
     )
-    if speaker.form == "int8":
-        medians["products_alone"] = products_alone_ms(speaker, count)
-        print(f"    the int8 layers' products with nothing between them: {medians['products_alone']:.0f} ms")
-    return {"streams": count, **medians, "other_share": share, "other_share_of_wall": wall_share}
+    return {"streams": count, **medians, "products": products_ms + alone_ms, "other_share": share}
 
 
 @contextlib.contextmanager
-def compiled_kernels_seen() -> Generator[None]:
-    """Let torch's profiler see the compiled kernels, which are none of its operations."""
-    kernels = {
-        name: each for name, each in vars(cpu_kernels).items() if getattr(each, "targetoptions", {}).get("nogil")
-    }
+def compiled_functions_seen() -> Generator[None]:
+    """Let torch's profiler see the compiled functions that all threads run, which are none of its operations."""
     run = TeamFunction.run
 
-    def recorded(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: float) -> None:
-            with torch.profiler.record_function(f"compiled {name}"):
-                kernel(*arguments)
-
-        return call
-
-    def recorded_run(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
+    def recorded(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
         with torch.profiler.record_function(f"compiled {function.name}"):
             run(function, job, threads)
 
-    for name, kernel in kernels.items():
-        setattr(cpu_kernels, name, recorded(name, kernel))
-    TeamFunction.run = recorded_run
+    TeamFunction.run = recorded
     try:
         yield
     finally:
         TeamFunction.run = run
-        for name, kernel in kernels.items():
-            setattr(cpu_kernels, name, kernel)
 
 
-PRODUCTS_ALONE = team.job_of("products", "count", "rows", "codes", "most", "sums", "out", "out_bytes")
+PRODUCTS_ALONE = team.job_of("products", "count", "rows", "taken", "factors", "sums", "out", "out_bytes")
 products_at = array_at(PRODUCT_KIND)
 
 
 def multiply_all(job: Upstream) -> None:
     """Multiply ``rows`` rows by one weight after the other, and do nothing in between."""
-    me, crew, rows = team.number(job.crew), team.size(job.crew), job.rows
+    me, threads, rows = team.thread_number(job.team), team.team_size(job.team), job.rows
     products = products_at(job.products, job.count)
     for each in range(job.count):
-        product, most = products[each], float32_at(job.most, rows)
+        product, factors = products[each], float32_at(job.factors, rows)
         sums, out = job.sums + 4 * TILE_ROWS * TILE * me, job.out + job.out_bytes * me
-        multiply(product, me, crew, job.codes, most, sums, out, product.tiles * TILE, STORE)
+        multiply(product, me, threads, job.taken, factors, sums, out, product.tiles * TILE, STORE)
 
 
-def products_alone_ms(speaker: Speaker, count: int) -> float:
-    """Milliseconds of a frame's products by int8 weights, were there nothing between them."""
-    runner = speaker.runner
-    run = TeamFunction(multiply_all, PRODUCTS_ALONE)
-    threads = torch.get_num_threads()
-    codes = torch.zeros(count, 1 << 16, dtype=torch.uint8)
-    most, sums = torch.ones(count), torch.empty(threads, TILE_ROWS, TILE, dtype=torch.int32)
-    out = torch.empty(threads, count, 1 << 13)
-    stacks = [runner.talker.stack, *[runner.predictor.stack] * runner.predictor.steps]
-    seconds: list[list[float]] = [[] for _ in stacks]
-    for _ in range(5):  # in a frame's order, so that the caches hold what they hold then
-        for place, stack in enumerate(stacks):
-            assert isinstance(stack, Int8Stack), "only int8 weights can be multiplied alone"
+def products_alone_ms(speaker: Speaker, slots: list[int]) -> float:
+    """Milliseconds of a frame's products in compiled stacks, were there nothing between them.
+
+    The codec runs in turn with them, as in a frame, so that the caches hold what they hold then.
+    """
+    runner, count, threads = speaker.runner, len(slots), torch.get_num_threads()
+    alone = TeamFunction(multiply_all, PRODUCTS_ALONE)
+    stacks = [*[runner.predictor.stack] * runner.predictor.steps, runner.talker.stack]
+    products = [stack.products for stack in stacks if isinstance(stack, CompiledStack)]
+    taken = torch.zeros(count, 4 * max(int(each["steps"].max()) for each in products), dtype=torch.uint8)
+    out = torch.empty(threads, count, TILE * max(int(each["tiles"].max()) for each in products))
+    factors, sums = torch.ones(count), torch.empty(threads, TILE_ROWS, TILE)
+    addresses = [each.data_ptr() for each in (taken, factors, sums, out)]
+    rounds: list[float] = []
+    for _ in range(6):
+        seconds = 0.0
+        for each in products:
             job = np.zeros(1, PRODUCTS_ALONE)
-            addresses = [each.data_ptr() for each in (codes, most, sums, out)]
-            job[0] = ((0, 0, 0), stack.products.ctypes.data, len(stack.products), count, *addresses, out[0].nbytes)
+            job[0] = ((0, 0, 0), each.ctypes.data, len(each), count, *addresses, out[0].nbytes)
             began_s = time.perf_counter()
-            run.run(job, threads)
-            seconds[place].append(time.perf_counter() - began_s)
-    return 1e3 * sum(float(np.median(each)) for each in seconds)
+            alone.run(job, threads)
+            seconds += time.perf_counter() - began_s
+        rounds.append(seconds)
+        runner.predict(slots)
+        runner.talk(slots)
+        runner.decode(slots, 1)
+    return 1e3 * float(np.median(rounds[1:]))
 
 
 def sampling_ms(speaker: Speaker, count: int) -> float:

@@ -15,22 +15,34 @@ _PREFILL_POSITIONS = 32
 """Prefills are told apart by as many positions: one with a context costs several times one without."""
 
 
+_MOST_RISE = 1.5
+"""What one measurement may count for, times the estimate so far: a machine's hiccup is no cost."""
+
+
 class Costs:
     """Smoothed durations per stage and size; an unseen size is judged from the nearest seen one.
 
     The size of a prefill is the positions that it computes, that of any other stage is its streams. Decoding is told
-    and judged per frame of its audio chunks, of which it depends too how much a frame costs: the nearest seen number
-    of frames comes before the nearest number of streams.
+    and judged per frame, and apart for each number of frames of an audio chunk.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[Stage, dict[tuple[int, int], float]] = defaultdict(dict)
+        self._first: set[tuple[Stage, tuple[int, int]]] = set()
 
     def observe(self, stage: Stage, size: int, seconds: float, frames: int = 1) -> None:
         """Take in one measured step; of a decoding step, seconds per frame, and the frames of an audio chunk."""
         known, key = self._seconds[stage], _key(stage, size, frames)
         before = known.get(key)
-        known[key] = seconds if before is None else before + _SMOOTHING * (seconds - before)
+        if before is None:
+            known[key] = seconds
+            self._first.add((stage, key))
+            return
+        if (stage, key) in self._first and seconds < before:  # the first of all is where things are compiled
+            known[key] = seconds
+        else:
+            known[key] = before + _SMOOTHING * (min(seconds, _MOST_RISE * before) - before)
+        self._first.discard((stage, key))
 
     def of(self, stage: Stage, size: int, frames: int = 1) -> float:
         """Expected seconds of a step, of a decoding step per frame; 0 while the stage was never seen."""
@@ -42,6 +54,17 @@ class Costs:
             return exact
         return known[min(known, key=lambda seen: (abs(seen[0] - key[0]), abs(seen[1] - key[1]), seen))]
 
+    def of_gathered(self, size: int) -> float | None:
+        """Expected seconds of a frame among others of its audio chunk, at the best; None while none was decoded so.
+
+        Of the nearest number of streams that was ever decoded so: to be tried once for each.
+        """
+        known = {key: seconds for key, seconds in self._seconds["decode"].items() if key[1] > 1}
+        if not known:
+            return None
+        nearest = min((key[0] for key in known), key=lambda streams: (abs(streams - size), streams))
+        return min(seconds for key, seconds in known.items() if key[0] == nearest)
+
 
 def _key(stage: Stage, size: int, frames: int) -> tuple[int, int]:
-    return frames, -(-size // _PREFILL_POSITIONS) if stage == "prefill" else size
+    return -(-size // _PREFILL_POSITIONS) if stage == "prefill" else size, frames

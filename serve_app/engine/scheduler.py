@@ -206,8 +206,8 @@ def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
 def _due(view: SlotView, state: State, now_s: float) -> bool:
     """Whether a stream's frames should be decoded now instead of gathering more.
 
-    The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for, or where
-    nothing else can bring it back.
+    The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for, and
+    where there is none left and single frames would not bring any.
     """
     if view.undecoded == 0:
         return False
@@ -222,14 +222,16 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
 
 
 def _gains_by_gathering(state: State) -> bool:
-    """Whether listeners who ran dry are better served by full audio chunks.
+    """Whether listeners who ran dry had better wait for a full audio chunk.
 
-    They are where one frame at a time would never catch up with them, and a frame costs clearly less among others.
+    They had where one frame at a time never catches up with them, and a frame costs clearly less among others.
     """
     batch = max(1, len(state.slots))
     frame_s, single_s = _frame_cost_s(state), state.costs.of("decode", batch)
-    full_s = state.costs.of("decode", batch, state.settings.audio_chunk_max_frames)
-    return frame_s + single_s > FRAME_S and single_s - full_s > _CLEAR_GAIN * (frame_s + single_s)
+    gathered_s = state.costs.of_gathered(batch)
+    if gathered_s is None or frame_s + single_s <= FRAME_S:
+        return False
+    return single_s - gathered_s > _CLEAR_GAIN * (frame_s + single_s)
 
 
 def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:

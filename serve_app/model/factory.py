@@ -16,7 +16,7 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from serve_app.model.compiled.int8_tiles import this_cpus
+from serve_app.model.compiled.tiles import this_cpus
 from serve_app.model.graphs import Captured, GraphedSteps, capture_cuda_graph
 from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner

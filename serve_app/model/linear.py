@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.compiled.int8_linear import Int8Linear
+from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.quiet import Upstream
 
 WeightForm = Literal["plain", "packed", "int8"]
@@ -69,9 +69,9 @@ class PackedLinear:
 def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     """Put a weight [N, K] into a form; the tensor itself is not changed."""
     if form == "int8":
-        return Int8Linear(weight)
+        return TiledLinear(weight, "int8")
     if form == "packed":
-        return PackedLinear(weight)
+        return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else PackedLinear(weight)
     return PlainLinear(weight)
 
 

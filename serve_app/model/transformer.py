@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
-from serve_app.model.compiled.int8_stack import Int8Stack
+from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.tiles import TileForm
 from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer
@@ -122,7 +123,10 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, form: Weight
         positions: most positions that a slot will hold.
         form: how the weights are kept.
     """
-    if form == "int8":
-        layers = (take_layer(layer, shape) for layer in module.layers)
-        return Int8Stack(layers, module.norm.weight.detach(), shape, positions)
-    return LinearStack(module, shape, positions, form)
+    norm: Tensor = module.norm.weight.detach()
+    tiled: TileForm | None = "int8" if form == "int8" else None
+    if form == "packed" and norm.dtype == torch.bfloat16:
+        tiled = "bfloat16"
+    if tiled is None:
+        return LinearStack(module, shape, positions, form)
+    return CompiledStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions, tiled)

@@ -50,9 +50,10 @@ def bfloat16_checkpoint():
     return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
 
 
-@pytest.fixture(scope="session")
-def int8_runner(bfloat16_checkpoint):
-    return TorchRunner(bfloat16_checkpoint, EngineConfig(slots=10), "int8")
+@pytest.fixture(scope="session", params=["packed", "int8"])
+def exact_runner(bfloat16_checkpoint, request):
+    """One whose streams' codes depend on nobody else, to the last bit."""
+    return TorchRunner(bfloat16_checkpoint, EngineConfig(slots=10), request.param)
 
 
 @pytest.fixture(scope="session")

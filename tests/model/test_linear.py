@@ -3,9 +3,12 @@ import torch
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import CheckpointError
+from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.factory import choose_form
-from serve_app.model.linear import Int8Linear, PackedLinear, PlainLinear, can_pack, make_linear
+from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
+from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling, SpeechRequest
 
 CPU = torch.device("cpu")
@@ -36,19 +39,19 @@ def test_a_packed_weight_multiplies_like_a_plain_one(rows, dtype):
 def test_an_int8_weight_is_off_by_its_steps_alone(rows):
     weight, x, residual = matrices(rows, torch.bfloat16)
     exact = x.float() @ weight.float().T
-    error = (Int8Linear(weight)(x).float() - exact).std() / exact.std()
+    error = (TiledLinear(weight, "int8")(x).float() - exact).std() / exact.std()
     assert error < 0.015
-    with_residual = Int8Linear(weight)(x, residual).float()
+    with_residual = TiledLinear(weight, "int8")(x, residual).float()
     assert (with_residual - exact - residual.float()).std() / exact.std() < 0.02
-    assert weight.numel() < Int8Linear(weight).nbytes < 2 * weight.numel()
+    assert weight.numel() < TiledLinear(weight, "int8").nbytes < 2 * weight.numel()
 
 
 def test_an_int8_row_does_not_depend_on_its_company():
     weight, x, residual = matrices(10, torch.bfloat16)
     x[3] *= 1000  # a scale of the batch would crush the others
-    together = Int8Linear(weight)(x, residual)
+    together = TiledLinear(weight, "int8")(x, residual)
     for row in range(10):
-        alone = Int8Linear(weight)(x[row : row + 1], residual[row : row + 1])
+        alone = TiledLinear(weight, "int8")(x[row : row + 1], residual[row : row + 1])
         assert torch.equal(together[row : row + 1], alone)
 
 
@@ -94,7 +97,24 @@ def test_int8_weights_are_refused_where_they_cannot_be_computed(checkpoint):
         choose_form(config("int8"), checkpoint)
 
 
+@needs_packing
 def test_make_linear_knows_every_form():
-    weight = torch.randn(8, 8).bfloat16()
+    weight = torch.randn(8, 8)
     assert isinstance(make_linear(weight, "plain"), PlainLinear)
-    assert isinstance(make_linear(weight, "int8"), Int8Linear)
+    assert isinstance(make_linear(weight, "packed"), PackedLinear)
+    assert isinstance(make_linear(weight.bfloat16(), "packed"), TiledLinear)
+    assert isinstance(make_linear(weight.bfloat16(), "int8"), TiledLinear)
+
+
+@pytest.mark.parametrize(
+    ("form", "stack"), [("plain", LinearStack), ("packed", CompiledStack), ("int8", CompiledStack)]
+)
+def test_a_bfloat16_stack_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
+    runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)
+    assert isinstance(runner.talker.stack, stack)
+    assert isinstance(runner.predictor.stack, stack)
+
+
+def test_a_float32_stack_is_torchs(checkpoint):
+    runner = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), "packed")
+    assert isinstance(runner.talker.stack, LinearStack)

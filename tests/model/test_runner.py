@@ -161,21 +161,21 @@ def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voice
         np.testing.assert_allclose(rest_pcm, pcm[cut * 1920 :], atol=1e-5)
 
 
-def test_int8_streams_are_exact_in_company_and_resumed(int8_runner, voices):
-    """Sums of integers are exact, so that not even a tie could tip; samples are the codec's, in float32 or not."""
+def test_streams_of_compiled_stacks_are_exact_in_company_and_resumed(exact_runner, voices):
+    """In bfloat16 too, where torch's products round differently for another number of rows."""
     jobs = [
-        prepare(int8_runner, voices, "Where was I?", "english", voice, seed=seed, sampling=Sampling())
+        prepare(exact_runner, voices, "Where was I?", "english", voice, seed=seed, sampling=Sampling())
         for seed, voice in enumerate(["austen", "xvector", "short"] * 3)
     ]
-    together = speak(int8_runner, jobs, frames=14)
+    together = speak(exact_runner, jobs, frames=14)
     for job, (codes, _) in zip(jobs, together, strict=True):
-        ((alone, _),) = speak(int8_runner, [job], frames=14)
+        ((alone, _),) = speak(exact_runner, [job], frames=14)
         np.testing.assert_array_equal(codes, alone)
     codes, _ = together[0]
     for cut in range(1, len(codes)):
         fields = {"seed": 0, "sampling": Sampling(), "delivered_codes": codes[:cut]}
-        resumed = prepare(int8_runner, voices, "Where was I?", "english", "austen", **fields)
-        ((rest, _),) = speak(int8_runner, [resumed], frames=len(codes) - cut)
+        resumed = prepare(exact_runner, voices, "Where was I?", "english", "austen", **fields)
+        ((rest, _),) = speak(exact_runner, [resumed], frames=len(codes) - cut)
         np.testing.assert_array_equal(rest, codes[cut:])
 
 

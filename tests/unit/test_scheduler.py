@@ -242,7 +242,7 @@ def test_costs_of_an_unseen_batch_come_from_the_nearest_seen_one():
     known.observe("talk", 8, 4.0)
     assert [known.of("talk", batch) for batch in (1, 2, 4, 9)] == [1.0, 1.0, 1.0, 4.0]
     known.observe("talk", 2, 2.0)
-    assert known.of("talk", 2) == pytest.approx(1.2)
+    assert known.of("talk", 2) == pytest.approx(1.1), "a rise counts by halves at the most"
 
 
 def test_a_decoded_frame_is_judged_by_audio_chunks_of_about_as_many_frames():
@@ -251,8 +251,52 @@ def test_a_decoded_frame_is_judged_by_audio_chunks_of_about_as_many_frames():
     known.observe("decode", 1, 0.027, frames=4)
     known.observe("decode", 10, 0.240)
     assert [known.of("decode", 1, frames) for frames in (1, 2, 3, 4, 9)] == [0.045, 0.045, 0.027, 0.027, 0.027]
-    assert known.of("decode", 10) == 0.240
-    assert known.of("decode", 10, 4) == 0.027, "of as many frames, though of one stream"
+    assert [known.of("decode", 10, frames) for frames in (1, 4)] == [0.240, 0.240], "a crowd is judged by crowds"
+
+
+def test_gathering_is_tried_once_for_every_number_of_streams():
+    known = Costs()
+    known.observe("decode", 1, 0.045)
+    assert known.of_gathered(1) is None
+    known.observe("decode", 1, 0.027, frames=4)
+    known.observe("decode", 1, 0.033, frames=2)
+    assert known.of_gathered(10) == 0.027
+    known.observe("decode", 10, 0.230, frames=4)
+    assert known.of_gathered(10) == 0.230
+
+
+def test_one_slow_step_is_no_cost_and_the_first_may_have_compiled():
+    known = Costs()
+    known.observe("decode", 1, 0.027, frames=4)
+    known.observe("decode", 1, 0.300, frames=4)
+    assert known.of("decode", 1, 4) < 0.030
+    known.observe("prefill", 12, 8.0)
+    known.observe("prefill", 12, 0.1)
+    assert known.of("prefill", 12) == 0.1
+
+
+def test_one_slow_step_does_not_end_gathering():
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(0.2, 0.033, 0.017, 0.022, decode_call_s=0.023)))
+    for text in ("w" * 5, "a" * 30):
+        sim.speak(text, listening=len(text) > 5)
+        sim.run()
+    sim.runner.costs.decode_call_s += 0.3
+    sim.runner.decode = slow_once(sim.runner, sim.runner.decode)
+    listener = sim.speak("b" * 60)
+    sim.run()
+    assert np.mean([len(chunk.codes) for chunk in listener.chunks][1:]) > 2.5
+
+
+def slow_once(runner, decode):
+    """The first decoding of several frames takes 0.3 s longer than the others."""
+
+    def decoded(slots, frames):
+        result = decode(slots, frames)
+        if frames > 1:
+            runner.costs.decode_call_s, runner.decode = 0.023, decode
+        return result
+
+    return decoded
 
 
 def test_prefills_are_judged_by_prefills_of_about_their_length():

@@ -30,8 +30,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, number, threads
-from serve_app.model.compiled.team import size as crew_size
+from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
 from serve_app.model.quiet import Upstream
 from serve_app.model.sampling import DrawRows
 
@@ -192,7 +191,7 @@ _SNAKE = job_of("x", "alpha", "inverse_beta", "out", "batch", "columns", "n", "s
 
 
 def _snake(job: Upstream) -> None:
-    me, team, n, size = number(job.crew), crew_size(job.crew), job.n, job.size
+    me, team, n, size = thread_number(job.team), team_size(job.team), job.n, job.size
     alphas, betas, row = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     read(job.alpha, 0, size, alphas)
     read(job.inverse_beta, 0, size, betas)

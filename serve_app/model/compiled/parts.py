@@ -4,6 +4,7 @@ It knows addresses and rows; never layers or streams. Inside everything is float
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
@@ -62,6 +63,8 @@ def _folder() -> Path:
     own: str = config.CACHE_DIR  # NUMBA_CACHE_DIR
     folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent)
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # numba would go on to folders of its own, which are the same for each state
+        raise PermissionError(folder)
     return folder
 
 

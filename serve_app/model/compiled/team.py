@@ -8,6 +8,7 @@ Source: GCC, libgomp's ABI, GOMP_parallel and GOMP_barrier; LLVM's and Intel's O
 """
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,13 +25,15 @@ from numpy.typing import NDArray
 from serve_app.model.compiled.parts import Function, array_at, kernel, part
 from serve_app.model.quiet import Upstream
 
-_CREW = np.dtype([("number", np.int64), ("size", np.int64), ("barrier", np.int64)])
+log = logging.getLogger(__name__)
+
+_TEAM = np.dtype([("number", np.int64), ("size", np.int64), ("barrier", np.int64)])
 
 
 def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
     """What a function is told: whole and real numbers, behind what it needs to know its team; most are addresses."""
     fields = [*((field, np.int64) for field in whole), *((field, np.float64) for field in real)]
-    return np.dtype([("crew", _CREW), *fields])
+    return np.dtype([("team", _TEAM), *fields])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ def _openmp() -> _OpenMP | None:
         start = process.GOMP_parallel
         functions = [process.omp_get_thread_num, process.omp_get_num_threads, process.GOMP_barrier]
     except AttributeError:
+        log.warning("no OpenMP with GOMP_parallel is loaded: compiled layers run on one thread")
         return None
     start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     start.restype = None
@@ -78,22 +82,22 @@ _wait = _call_of(types.void)
 
 
 @part()
-def number(crew: Upstream) -> int:
+def thread_number(team: Upstream) -> int:
     """This thread's number in its team, from 0."""
-    return _ask(crew.number) if crew.number else 0
+    return _ask(team.number) if team.number else 0
 
 
 @part()
-def size(crew: Upstream) -> int:
+def team_size(team: Upstream) -> int:
     """How many threads the team has."""
-    return _ask(crew.size) if crew.size else 1
+    return _ask(team.size) if team.size else 1
 
 
 @part()
-def meet(crew: Upstream) -> None:
+def meet(team: Upstream) -> None:
     """Wait until every thread of the team is here; what they wrote before is seen by all."""
-    if crew.barrier:
-        _wait(crew.barrier)
+    if team.barrier:
+        _wait(team.barrier)
 
 
 class TeamFunction:
@@ -119,17 +123,17 @@ class TeamFunction:
         """Run it on ``threads`` threads, and wait for all of them; the interpreter's lock is released meanwhile.
 
         Args:
-            job: [1], as :func:`job_of` made its dtype; its ``crew`` is overwritten.
+            job: [1], as :func:`job_of` made its dtype; its ``team`` is overwritten.
             threads: torch's, as many as this thread runs its operations on.
         """
         if self._compiled is None:
             self._compiled = numba.cfunc(types.void(types.int64), error_model="numpy")(self._entry)
         openmp = _openmp()
         if openmp is None or threads == 1:
-            job["crew"] = (0, 0, 0)
+            job["team"] = (0, 0, 0)
             self._compiled.ctypes(job.ctypes.data)
         else:
-            job["crew"] = (openmp.number, openmp.size, openmp.barrier)
+            job["team"] = (openmp.number, openmp.size, openmp.barrier)
             openmp.start(self._compiled.address, job.ctypes.data, threads, 0)
 
 

@@ -1,4 +1,4 @@
-"""All layers of a stack with int8 weights in one compiled call, on all threads; never whose rows those are.
+"""All layers of a stack in one compiled call, on all of torch's threads; never whose rows those are.
 
 A frame of one stream passes 103 layers, and what lies between their products took a quarter of its time as separate
 operations. Here the threads stay together: each makes its share of a product's outputs, or attends with its share of
@@ -13,19 +13,6 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
-from serve_app.model.compiled.int8_tiles import (
-    ADD,
-    GATE,
-    PRODUCT,
-    PRODUCTS,
-    STORE,
-    TILE,
-    TILE_ROWS,
-    Int8Weight,
-    multiply,
-    pair_up,
-    quantise,
-)
 from serve_app.model.compiled.parts import (
     HALF,
     Row,
@@ -39,7 +26,21 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, meet, number, size, threads
+from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number, threads
+from serve_app.model.compiled.tiles import (
+    ADD,
+    GATE,
+    PRODUCT,
+    PRODUCTS,
+    STORE,
+    TILE,
+    TILE_ROWS,
+    TiledWeight,
+    TileForm,
+    multiply,
+    pair_up,
+    take,
+)
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.quiet import Upstream
@@ -55,20 +56,21 @@ _PASS = job_of(
     # rows and where they stand
     "given", "result", "slots", "first_slot", "positions", "first_position", "batch", "new",
     # room
-    "x", "x_width", "fused", "fused_width", "attended", "gated", "gated_width", "codes", "code_bytes", "most", "sums",
+    "x", "x_width", "fused", "fused_width", "attended", "gated", "gates", "gated_width",
+    "taken", "taken_bytes", "factors", "sums",
     real=("eps",),
 )  # fmt: skip
 
 
 @part()
-def _digest(x: int, width: int, n: int, eps: float, codes: int, inputs: int, most: Row) -> None:
-    """Round the first ``n`` of rows [rows, width] float32 to int8, normed before unless ``eps`` is 0."""
+def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: int, factors: Row) -> None:
+    """Take the first ``n`` of rows [rows, width] float32 as a product's inputs, normed before unless ``eps`` is 0."""
     row = np.empty(n, np.float32)
-    for r in range(most.size):
+    for r in range(factors.size):
         read(x, r * width, _EXACT, row)
         if eps:
             normalise(row, eps)
-        most[r] = quantise(row, codes + r * inputs)
+        factors[r] = take(row, product, taken + r * 4 * product.steps)
 
 
 @part("contract")
@@ -169,33 +171,32 @@ _products_at = array_at(PRODUCTS)
 
 
 def _run_layers(job: Upstream) -> None:
-    crew = job.crew
-    me, team, rows = number(crew), size(crew), job.batch * job.new
-    codes, most = job.codes + me * rows * job.code_bytes, float32_at(job.most + _EXACT * me * rows, rows)
+    me, team, rows = thread_number(job.team), team_size(job.team), job.batch * job.new
+    taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + _EXACT * me * rows, rows)
     sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
     row = np.empty(job.hidden, np.float32)
     for r in range(me, rows, team):
         read(job.given, r * job.hidden, HALF, row)
         write(job.x, r * job.x_width, _EXACT, row, job.hidden)
     products = _products_at(job.products, 4 * job.layers)
-    meet(crew)
+    meet(job.team)
     for layer in range(job.layers):
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
-        _digest(job.x, job.x_width, job.hidden, job.eps, codes, qkv.inputs, most)
-        multiply(qkv, me, team, codes, most, sums, job.fused, job.fused_width, STORE)
-        meet(crew)
+        _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
+        multiply(qkv, me, team, taken, factors, sums, job.fused, job.fused_width, STORE)
+        meet(job.team)
         _attend(job, layer, me, team)
-        meet(crew)
-        _digest(job.attended, heads_width, heads_width, 0.0, codes, out.inputs, most)
-        multiply(out, me, team, codes, most, sums, job.x, job.x_width, ADD)
-        meet(crew)
-        _digest(job.x, job.x_width, job.hidden, job.eps, codes, gate_up.inputs, most)
-        multiply(gate_up, me, team, codes, most, sums, job.gated, job.gated_width, GATE)
-        meet(crew)
-        _digest(job.gated, job.gated_width, job.gated_width, 0.0, codes, down.inputs, most)
-        multiply(down, me, team, codes, most, sums, job.x, job.x_width, ADD)
-        meet(crew)
+        meet(job.team)
+        _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
+        multiply(out, me, team, taken, factors, sums, job.x, job.x_width, ADD)
+        meet(job.team)
+        _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
+        multiply(gate_up, me, team, taken, factors, sums, job.gated, job.gated_width, GATE)
+        meet(job.team)
+        _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
+        multiply(down, me, team, taken, factors, sums, job.x, job.x_width, ADD)
+        meet(job.team)
     norm = float32_at(job.norm, job.hidden)
     for r in range(me, rows, team):
         read(job.x, r * job.x_width, _EXACT, row)
@@ -208,36 +209,40 @@ def _run_layers(job: Upstream) -> None:
 _RUN_LAYERS = TeamFunction(_run_layers, _PASS)
 
 
-class Int8Stack:
+class CompiledStack:
     """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values; one thread at a time may call it.
 
     Attributes:
         products: [4 * layers], the weights as compiled code knows them, in the order in which they are read.
     """
 
-    def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
-        """Quantise copies of the weights.
+    def __init__(
+        self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int, form: TileForm
+    ) -> None:
+        """Lay out copies of the weights.
 
         Args:
             layers: theirs.
             norm: [H], of the final norm.
             shape: the stack's sizes.
             positions: most positions that a slot of its cache holds.
+            form: of the weights' entries.
         """
-        self._weights: list[Int8Weight] = []
-        norms: list[Tensor] = []
+        self._weights: list[TiledWeight] = []
+        norms, gates = list[Tensor](), 0
         for layer in layers:
             matrices = layer.qkv, layer.out, pair_up(layer.gate, layer.up), layer.down
-            self._weights += [Int8Weight.of(matrix) for matrix in matrices]
+            self._weights += [TiledWeight.of(matrix, form) for matrix in matrices]
             norms.append(layer.norm_qk.float())
-        self.products = np.array([weight.addresses() for weight in self._weights], PRODUCT)
+            gates = len(layer.gate)
+        self.products = np.array([weight.fields() for weight in self._weights], PRODUCT)
         self._norm_qk, self._norm = torch.stack(norms), norm.float()
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._positions = positions
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
-        self._code_bytes = max(weight.inputs for weight in (qkv, out, gate_up, down))
+        self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
         self._job = np.zeros(1, _PASS)
         self._tell(
             products=self.products.ctypes.data,
@@ -253,8 +258,9 @@ class Int8Stack:
             capacity=positions,
             x_width=out.outputs,
             fused_width=qkv.outputs,
+            gates=gates,
             gated_width=gate_up.outputs // 2,
-            code_bytes=self._code_bytes,
+            taken_bytes=self._taken_bytes,
             eps=shape.rms_eps,
         )
 
@@ -277,12 +283,13 @@ class Int8Stack:
     def _run(self, x: Tensor, cache: KvCache, **where: int) -> Tensor:
         """Run [B, T, H]; ``where``: the addresses of slots and positions [B] int64, or 0 and the first or only one."""
         assert x.dtype == cache.keys.dtype == torch.bfloat16, "they are read as such"
+        assert cache.positions == self._positions, "the cache is another stack's"
         x = x.contiguous()
         batch, new, _ = x.shape
         result, team, count = torch.empty_like(x), threads(), batch * new
         room = [torch.empty(count, width) for width in self._widths]
-        codes = torch.empty(team, count, self._code_bytes, dtype=torch.uint8)
-        most, sums = torch.empty(team, count), torch.empty(team, TILE_ROWS, TILE, dtype=torch.int32)
+        taken = torch.empty(team, count, self._taken_bytes, dtype=torch.uint8)
+        factors, sums = torch.empty(team, count), torch.empty(team, TILE_ROWS, TILE)
         self._tell(
             keys=cache.keys.data_ptr(),
             values=cache.values.data_ptr(),
@@ -292,8 +299,8 @@ class Int8Stack:
             **where,
             batch=batch,
             new=new,
-            codes=codes.data_ptr(),
-            most=most.data_ptr(),
+            taken=taken.data_ptr(),
+            factors=factors.data_ptr(),
             sums=sums.data_ptr(),
             **{name: each.data_ptr() for name, each in zip(("x", "fused", "attended", "gated"), room, strict=True)},
         )

@@ -4,18 +4,19 @@ import torch
 from torch.nn import functional
 
 from serve_app.model.attention import StackShape
-from serve_app.model.compiled import int8_stack, team
-from serve_app.model.compiled.int8_stack import Int8Stack
-from serve_app.model.compiled.int8_tiles import TILE, Int8Weight, make_tiles, pair_up, quantise, this_cpus
+from serve_app.model.compiled import stack as stack_module
+from serve_app.model.compiled import team
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
-from serve_app.model.compiled.team import TeamFunction, job_of, meet, number, size
+from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number
+from serve_app.model.compiled.tiled_linear import TiledLinear
+from serve_app.model.compiled.tiles import TILE, TiledWeight, make_tiles, pair_up, quantise, this_cpus
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.linear import Int8Linear
 
 CPU = torch.device("cpu")
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=48, hidden=72, rms_eps=1e-6, rope_theta=1e4)
-GATED = 75  # no width here fills its last tile
+GATED = 301  # no width here fills its last tile, and this is the widest input of a product
 POSITIONS, SLOTS = 40, 12
 FLAVOURS = {"portable": ("portable",), "avx_vnni": ("portable", "avx_vnni")}
 RUN_HERE = FLAVOURS.get(this_cpus(), ("portable", "avx_vnni", "avx512_vnni"))
@@ -27,7 +28,7 @@ def normal(*shape, seed=0, size=1.0):
 
 @pytest.fixture
 def threads(request, monkeypatch):
-    monkeypatch.setattr(int8_stack, "threads", lambda: request.param)
+    monkeypatch.setattr(stack_module, "threads", lambda: request.param)
     return request.param
 
 
@@ -67,8 +68,13 @@ def test_quantising_is_torchs_to_the_last_bit():
         assert torch.equal(codes.to(torch.int16) - 128, rounded)
 
 
-def product(x, weight):
-    """[..., K] by [N, K], both rounded to int8 as float32 rounds them, in float64 otherwise."""
+FORMS = ["bfloat16", "int8"]
+
+
+def product(x, weight, form):
+    """[..., K] by [N, K] in float64; for int8 both rounded before, as float32 rounds them."""
+    if form == "bfloat16":
+        return x.double() @ weight.double().T
     most = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
     codes = (weight.float() / (most / 127)).round()
     x_most = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
@@ -76,15 +82,25 @@ def product(x, weight):
     return (x_codes.double() @ codes.double().T) * x_most.double() * most[:, 0].double() / 127**2
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 9, 30])
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 64), (128, 70), (1, 4), (130, 1025)])
-def test_a_product_is_that_of_rounded_inputs_and_weights(rows, outputs, inputs):
+def test_a_product_is_exact_but_for_the_rounding_of_its_form(form, rows, outputs, inputs):
     weight, x = normal(outputs, inputs).bfloat16(), normal(rows, 1, inputs, seed=1).bfloat16()
-    given, exact = Int8Linear(weight)(x), product(x.double(), weight)
-    assert given.dtype == torch.bfloat16
-    torch.testing.assert_close(given.double(), exact, atol=1e-5, rtol=2**-7)
+    linear, exact = TiledLinear(weight, form), product(x.double(), weight, form)
+    assert linear(x).dtype == torch.bfloat16
+    torch.testing.assert_close(linear(x).double(), exact, atol=1e-5, rtol=2**-7)
     residual = normal(rows, 1, outputs, seed=2).bfloat16()
-    torch.testing.assert_close(Int8Linear(weight)(x, residual).double(), exact + residual, atol=1e-5, rtol=2**-7)
+    torch.testing.assert_close(linear(x, residual).double(), exact + residual, atol=1e-5, rtol=2**-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_that_would_be_misread_are_refused(form):
+    linear = TiledLinear(normal(48, 64).bfloat16(), form)
+    with pytest.raises(AssertionError, match="read as such"):
+        linear(normal(1, 64))
+    with pytest.raises(AssertionError, match="another width"):
+        linear(normal(1, 128).bfloat16())
 
 
 def layers():
@@ -103,9 +119,14 @@ def layers():
 NORM = 1 + normal(SHAPE.hidden, seed=99, size=0.2)
 
 
+@pytest.fixture(scope="module", params=FORMS)
+def form(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def stack():
-    return Int8Stack(layers(), NORM.bfloat16(), SHAPE, POSITIONS)
+def stack(form):
+    return CompiledStack(layers(), NORM.bfloat16(), SHAPE, POSITIONS, form)
 
 
 def empty_cache():
@@ -125,27 +146,27 @@ def turned(x):
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
 
-def expected(x):
-    """What upstream's layers give for one prompt [T, H] with rounded weights and inputs of every product."""
+def expected(x, form):
+    """What upstream's layers give for one prompt [T, H] with every product as :func:`product` makes it."""
     for layer in layers():
-        fused = product(rms(x), layer.qkv).unflatten(1, (-1, SHAPE.head_dim))
+        fused = product(rms(x), layer.qkv, form).unflatten(1, (-1, SHAPE.head_dim))
         queries_keys = turned(rms(fused[:, : -SHAPE.kv_heads]) * layer.norm_qk.double())
         keys = queries_keys[:, SHAPE.heads :].bfloat16().double()
         values = fused[:, -SHAPE.kv_heads :].bfloat16().double()
         seen = [each.transpose(0, 1)[None] for each in (queries_keys[:, : SHAPE.heads], keys, values)]
         attended = functional.scaled_dot_product_attention(*seen, is_causal=True, enable_gqa=True)
-        x = x + product(attended[0].transpose(0, 1).flatten(1), layer.out)
-        gated = functional.silu(product(rms(x), layer.gate)) * product(rms(x), layer.up)
-        x = x + product(gated, layer.down)
+        x = x + product(attended[0].transpose(0, 1).flatten(1), layer.out, form)
+        gated = functional.silu(product(rms(x), layer.gate, form)) * product(rms(x), layer.up, form)
+        x = x + product(gated, layer.down, form)
     return rms(x) * NORM.bfloat16().double()
 
 
-def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack):
+def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack, form):
     """Unless a rounding to int8 falls to the other side: what follows moves by a step. Not in all of five prompts."""
     means = []
     for seed in range(7, 12):
         x = normal(1, 20, SHAPE.hidden, seed=seed).bfloat16()
-        given, exact = stack.run_aligned(x, empty_cache(), slice(3, 4), 0)[0].double(), expected(x[0].double())
+        given, exact = stack.run_aligned(x, empty_cache(), slice(3, 4), 0)[0].double(), expected(x[0].double(), form)
         means.append((given - exact).abs().mean().item())
     assert min(means) < 0.002
     assert max(means) < 0.03
@@ -160,7 +181,7 @@ def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, monkey
         stack.run_aligned(x[:, begin:end], cache, slice(3, 4), begin)
         for begin, end in zip([0, *cuts], [*cuts, 20], strict=True)
     ]
-    monkeypatch.setattr(int8_stack, "threads", lambda: 1)
+    monkeypatch.setattr(stack_module, "threads", lambda: 1)
     assert torch.equal(torch.cat(parts, dim=1), stack.run_aligned(x, whole, slice(3, 4), 0))
     assert torch.equal(cache.keys, whole.keys)
     assert torch.equal(cache.values, whole.values)
@@ -201,22 +222,22 @@ def test_gates_lie_before_what_they_gate():
     assert paired[64:].tolist() == [*range(32, 40), *[0] * 24, *range(1032, 1040), *[0] * 24]
 
 
-def test_a_weight_takes_a_byte_an_entry_and_eight_a_row():
-    weight = Int8Weight.of(normal(128, 64))
-    assert weight.nbytes == 128 * 64 + 8 * 128
+def test_a_weight_takes_two_bytes_an_entry_or_one_and_eight_a_row():
+    assert TiledWeight.of(normal(128, 64), "bfloat16").nbytes == 2 * 128 * 64
+    assert TiledWeight.of(normal(128, 64), "int8").nbytes == 128 * 64 + 8 * 128
 
 
 ROLL = job_of("here", "sums", real=("factor",))
 
 
 def _call_the_roll(job):
-    me, total = number(job.crew), 0.0
+    me, total = thread_number(job.team), 0.0
     here = int64_at(job.here, 8)
     here[me] = me + 1
-    meet(job.crew)
+    meet(job.team)
     for i in range(8):
         total += here[i] * job.factor
-    float32_at(job.sums, 8)[me] = total + 100 * size(job.crew)
+    float32_at(job.sums, 8)[me] = total + 100 * team_size(job.team)
 
 
 @pytest.mark.parametrize("crew", [1, 2, 3, 7])

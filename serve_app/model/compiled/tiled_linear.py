@@ -1,0 +1,69 @@
+"""One product by a weight in tiles, on all of torch's threads."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serve_app.model.compiled.parts import HALF, array_at, float32_at, read
+from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
+from serve_app.model.compiled.tiles import (
+    PRODUCT,
+    PRODUCTS,
+    STORE,
+    TILE,
+    TILE_ROWS,
+    TiledWeight,
+    TileForm,
+    multiply,
+    take,
+)
+from serve_app.model.quiet import Upstream
+
+_LINEAR = job_of("product", "given", "rows", "columns", "out", "taken", "factors", "sums")
+_products_at = array_at(PRODUCTS)
+
+
+def _multiply_rows(job: Upstream) -> None:
+    me, team, rows = thread_number(job.team), team_size(job.team), job.rows
+    product = _products_at(job.product, 1)[0]
+    row_bytes = 4 * product.steps
+    taken, factors = job.taken + me * rows * row_bytes, float32_at(job.factors + 4 * me * rows, rows)
+    row = np.empty(job.columns, np.float32)
+    for r in range(rows):
+        read(job.given, r * row.size, HALF, row)
+        factors[r] = take(row, product, taken + r * row_bytes)
+    sums = job.sums + 4 * me * TILE_ROWS * TILE
+    multiply(product, me, team, taken, factors, sums, job.out, product.tiles * TILE, STORE)
+
+
+_MULTIPLY_ROWS = TeamFunction(_multiply_rows, _LINEAR)
+
+
+class TiledLinear:
+    """:class:`serve_app.model.linear.Linear` for bfloat16 activations on a CPU.
+
+    No stream changes another's: a row of a batch equals the row alone to the last bit.
+    """
+
+    def __init__(self, weight: Tensor, form: TileForm) -> None:
+        """Lay out a copy of ``weight`` [N, K]."""
+        self._weight = TiledWeight.of(weight, form)
+        self._rows, self._columns = weight.shape
+        self._product = np.array([self._weight.fields()], PRODUCT)
+        self.nbytes = self._weight.nbytes
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
+        assert x.dtype == torch.bfloat16, "they are read as such"
+        x, columns = x.contiguous(), self._columns
+        assert x.shape[-1] == columns, "rows of another width"
+        rows, team = x.numel() // columns, threads()
+        out = torch.empty(rows, self._weight.outputs)
+        taken = torch.empty(team, rows, self._weight.row_bytes, dtype=torch.uint8)
+        factors, sums = torch.empty(team, rows), torch.empty(team, TILE_ROWS, TILE)
+        job = np.zeros(1, _LINEAR)
+        addresses = [each.data_ptr() for each in (out, taken, factors, sums)]
+        job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), rows, columns, *addresses)
+        _MULTIPLY_ROWS.run(job, team)
+        product = out[:, : self._rows].view(*x.shape[:-1], self._rows)
+        return (product if residual is None else product.add_(residual)).to(x.dtype)
