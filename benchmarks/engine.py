@@ -26,7 +26,7 @@ from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConf
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.compiled import team
 from serve_app.model.compiled.parts import array_at, float32_at
-from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.stack import PASS, CompiledStack, attend
 from serve_app.model.compiled.team import TeamFunction
 from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.compiled.tiles import STORE, TILE, TILE_ROWS, multiply
@@ -236,7 +236,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
 
     A compiled stack cannot be looked into. Of its time counts as products what the same products take with nothing
-    between them, so that its attention counts as something else.
+    between them, and as attention what the same attention takes.
     """
     runner = speaker.runner
     slots = list(range(count))
@@ -261,18 +261,24 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3 / frames
     compiled = isinstance(runner.talker.stack, CompiledStack)
-    alone_ms = products_alone_ms(speaker, slots) if compiled else 0.0
-    share = 1 - (products_ms + alone_ms) / sum(medians.values())
+    alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
+    share = 1 - (products_ms + alone_ms + attention_ms) / sum(medians.values())
     for slot in slots:
         runner.release(slot)
     medians["sampling"] = sampling_ms(speaker, count)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
-        f" codec {medians['codec']:.0f} ms; products {products_ms + alone_ms:.0f} ms, of which {alone_ms:.0f} ms in"
-        f" compiled stacks; {100 * share:.0f} % are norms, activations, copies, Python, sampling"
-        f" ({medians['sampling']:.1f} ms), and attention where it is compiled"
+        f" codec {medians['codec']:.0f} ms; products, attention and convolutions {products_ms:.0f} ms, in compiled"
+        f" stacks {alone_ms:.0f} + {attention_ms:.0f} ms; {100 * share:.0f} % are norms, activations, copies, Python"
+        f" and sampling ({medians['sampling']:.1f} ms)"
     )
-    return {"streams": count, **medians, "products": products_ms + alone_ms, "other_share": share}
+    return {
+        "streams": count,
+        **medians,
+        "products": products_ms + alone_ms,
+        "compiled_attention": attention_ms,
+        "other_share": share,
+    }
 
 
 @contextlib.contextmanager
@@ -305,33 +311,66 @@ def multiply_all(job: Upstream) -> None:
         multiply(product, me, threads, job.taken, factors, sums, out, product.tiles * TILE, STORE)
 
 
-def products_alone_ms(speaker: Speaker, slots: list[int]) -> float:
-    """Milliseconds of a frame's products in compiled stacks, were there nothing between them.
+def attend_all(job: Upstream) -> None:
+    """Attend in one layer after the other, to what the cache holds."""
+    me, threads = team.thread_number(job.team), team.team_size(job.team)
+    for layer in range(job.layers):
+        attend(job, layer, me, threads)
 
-    The codec runs in turn with them, as in a frame, so that the caches hold what they hold then.
+
+MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all, PRODUCTS_ALONE), TeamFunction(attend_all, PASS)
+
+
+def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
+    """Milliseconds of a frame's products in compiled stacks, and of its attention, with nothing between them.
+
+    A whole frame is computed in turn with them, so that the caches hold what they hold then.
     """
-    runner, count, threads = speaker.runner, len(slots), torch.get_num_threads()
-    alone = TeamFunction(multiply_all, PRODUCTS_ALONE)
+    runner = speaker.runner
     stacks = [*[runner.predictor.stack] * runner.predictor.steps, runner.talker.stack]
-    products = [stack.products for stack in stacks if isinstance(stack, CompiledStack)]
-    taken = torch.zeros(count, 4 * max(int(each["steps"].max()) for each in products), dtype=torch.uint8)
-    out = torch.empty(threads, count, TILE * max(int(each["tiles"].max()) for each in products))
-    factors, sums = torch.ones(count), torch.empty(threads, TILE_ROWS, TILE)
-    addresses = [each.data_ptr() for each in (taken, factors, sums, out)]
-    rounds: list[float] = []
+    compiled = [stack for stack in stacks if isinstance(stack, CompiledStack)]
+    rounds: list[tuple[float, float]] = []
     for _ in range(6):
-        seconds = 0.0
-        for each in products:
-            job = np.zeros(1, PRODUCTS_ALONE)
-            job[0] = ((0, 0, 0), each.ctypes.data, len(each), count, *addresses, out[0].nbytes)
-            began_s = time.perf_counter()
-            alone.run(job, threads)
-            seconds += time.perf_counter() - began_s
-        rounds.append(seconds)
         runner.predict(slots)
         runner.talk(slots)
+        stand = runner.slot_tensors.positions[torch.tensor(slots)] - 1
+        attention_s = sum(attention_of(stack, stand) for stack in compiled)
         runner.decode(slots, 1)
-    return 1e3 * float(np.median(rounds[1:]))
+        rounds.append((sum(products_of(stack, len(slots)) for stack in compiled), attention_s))
+    products_s, attention_s = np.median(rounds[1:], axis=0).tolist()
+    return 1e3 * products_s, 1e3 * attention_s
+
+
+def products_of(stack: CompiledStack, rows: int) -> float:
+    """Seconds of a stack's products alone."""
+    products, threads = stack.products, torch.get_num_threads()
+    taken = torch.zeros(rows, 4 * int(products["steps"].max()), dtype=torch.uint8)
+    out = torch.zeros(threads, rows, TILE * int(products["tiles"].max()))
+    factors, sums = torch.ones(rows), torch.zeros(threads, TILE_ROWS, TILE)
+    job = np.zeros(1, PRODUCTS_ALONE)
+    addresses = [each.data_ptr() for each in (taken, factors, sums, out)]
+    job[0] = ((0, 0, 0), products.ctypes.data, len(products), rows, *addresses, out[0].nbytes)
+    began_s = time.perf_counter()
+    MULTIPLY_ALL.run(job, threads)
+    return time.perf_counter() - began_s
+
+
+def attention_of(stack: CompiledStack, stand: torch.Tensor) -> float:
+    """Seconds of a stack's attention alone, where the last pass left its rows; what it finds there is overwritten.
+
+    Norms and rotations of queries and keys are counted with it. Rows that stood apart then ``stand`` there.
+    """
+    job, rows = stack.last_pass.copy(), len(stand)
+    fused = torch.randn(rows, int(job["fused_width"][0]))
+    attended = torch.zeros(rows, int(job["heads"][0] * job["dim"][0]))
+    apart = bool(job["positions"][0])
+    slots, positions = torch.arange(rows), stand if apart else torch.full_like(stand, int(job["first_position"][0]))
+    job["fused"], job["attended"] = fused.data_ptr(), attended.data_ptr()
+    job["slots"], job["positions"] = slots.data_ptr(), positions.data_ptr()
+    job["batch"], job["new"] = rows, 1
+    began_s = time.perf_counter()
+    ATTEND_ALL.run(job, torch.get_num_threads())
+    return time.perf_counter() - began_s
 
 
 def sampling_ms(speaker: Speaker, count: int) -> float:

@@ -50,7 +50,8 @@ class ModelConfig(Settings):
     weights: Literal["auto", "plain", "int8"] = Field(
         default="plain",
         description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `auto`:"
-        " plain or int8, whichever is measured to be faster at `engine.slots` streams.",
+        " plain or int8, whichever is measured to be faster at `engine.slots` streams. Replicas should agree: what a"
+        " stream says depends on it.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

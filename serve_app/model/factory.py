@@ -118,15 +118,15 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         CheckpointError: int8 is asked for where it cannot be computed.
     """
     wanted = config.model.weights
-    quantisable = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
-    exact: WeightForm = "packed" if can_pack(checkpoint.dtype, checkpoint.device) else "plain"
-    if wanted == "int8" and not quantisable:
+    tiled = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
+    exact: WeightForm = "packed" if tiled or can_pack(checkpoint.dtype, checkpoint.device) else "plain"
+    if wanted == "int8" and not tiled:
         raise CheckpointError(
             f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
         )
     if wanted == "int8":
         return "int8"
-    if wanted == "plain" or not quantisable:
+    if wanted == "plain" or not tiled:
         return exact
     mlp = checkpoint.model.talker.model.layers[0].mlp
     forms: tuple[WeightForm, WeightForm] = (exact, "int8")

@@ -48,7 +48,7 @@ from serve_app.model.quiet import Upstream
 _EXACT = 4
 """Bytes of a float32, beside ``HALF`` for bfloat16."""
 
-_PASS = job_of(
+PASS = job_of(
     # constants
     "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity",
     # the cache
@@ -60,6 +60,7 @@ _PASS = job_of(
     "taken", "taken_bytes", "factors", "sums",
     real=("eps",),
 )  # fmt: skip
+"""What compiled code is told of a pass."""
 
 
 @part()
@@ -126,7 +127,7 @@ def _mix(weights: Row, values: Upstream, total: Row) -> None:
 
 
 @part("contract")
-def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
+def attend(job: Upstream, layer: int, me: int, team: int) -> None:
     """Norm, scale and rotate queries and keys, store keys and values, and attend, with a share of the heads."""
     dim, group, new, kv_heads = job.dim, job.heads // job.kv_heads, job.new, job.kv_heads
     scale = np.float32(1) / np.sqrt(np.float32(dim))
@@ -186,7 +187,7 @@ def _run_layers(job: Upstream) -> None:
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
         multiply(qkv, me, team, taken, factors, sums, job.fused, job.fused_width, STORE)
         meet(job.team)
-        _attend(job, layer, me, team)
+        attend(job, layer, me, team)
         meet(job.team)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
         multiply(out, me, team, taken, factors, sums, job.x, job.x_width, ADD)
@@ -206,7 +207,7 @@ def _run_layers(job: Upstream) -> None:
         write(job.result, r * job.hidden, HALF, row, job.hidden)
 
 
-_RUN_LAYERS = TeamFunction(_run_layers, _PASS)
+_RUN_LAYERS = TeamFunction(_run_layers, PASS)
 
 
 class CompiledStack:
@@ -214,6 +215,7 @@ class CompiledStack:
 
     Attributes:
         products: [4 * layers], the weights as compiled code knows them, in the order in which they are read.
+        last_pass: [1] :data:`PASS`, what compiled code was last told; addresses of rows and room are no longer valid.
     """
 
     def __init__(
@@ -243,7 +245,7 @@ class CompiledStack:
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
-        self._job = np.zeros(1, _PASS)
+        self.last_pass = np.zeros(1, PASS)
         self._tell(
             products=self.products.ctypes.data,
             layers=shape.layers,
@@ -304,9 +306,9 @@ class CompiledStack:
             sums=sums.data_ptr(),
             **{name: each.data_ptr() for name, each in zip(("x", "fused", "attended", "gated"), room, strict=True)},
         )
-        _RUN_LAYERS.run(self._job, team)
+        _RUN_LAYERS.run(self.last_pass, team)
         return result
 
     def _tell(self, **fields: float) -> None:
         for field, value in fields.items():
-            self._job[field] = value
+            self.last_pass[field] = value
