@@ -1,4 +1,4 @@
-"""A decoder layer's weights as they are taken out of the upstream module, once.
+"""A decoder layer's weights as they are taken out of the upstream module, once; never how they are multiplied.
 
 Query, key and value are one product; each norm's weight is folded into the product behind it; query and key are normed
 and rotated as one tensor.

@@ -1,4 +1,4 @@
-"""Runs a compiled function on all of the threads that torch computes with, at once.
+"""Runs a compiled function on all of the threads that torch computes with, at once; never what it computes.
 
 They are torch's own: a second pool of threads would wait for work on the very cores where torch's threads wait for
 theirs. OpenMP is asked for them as a compiler's output asks (GOMP_parallel); where the process has no such OpenMP,

@@ -1,4 +1,4 @@
-"""One product by a weight in tiles, on all of torch's threads."""
+"""One product by a weight in tiles, on all of torch's threads; never what it is part of."""
 
 import numpy as np
 import torch
