@@ -14,6 +14,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ PRODUCTS = (
     "conv1d",
     "_multiply_rows",
 )
+DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
+"""Parts of the names of a GPU's kernels that are those."""
 
 
 def main() -> None:
@@ -127,12 +130,9 @@ def floor(speaker: Speaker) -> dict[str, float]:
     """Bytes of weights that a frame reads, over the bandwidth of reading memory as measured now."""
     runner = speaker.runner
     weight_bytes = runner.talker.weight_bytes + runner.predictor.weight_bytes
-    block = torch.ones(1 << 28)  # 1 GiB of float32, far more than the caches
-    seconds = []
-    for _ in range(5):
-        began_s = time.perf_counter()
-        block.sum()
-        seconds.append(time.perf_counter() - began_s)
+    device = speaker.checkpoint.device
+    block = torch.ones(1 << 28, device=device)  # 1 GiB of float32, far more than the caches
+    seconds = [seconds_of(block.sum, device) for _ in range(5)]
     bandwidth = block.nbytes / min(seconds)
     figures = {
         "weight_bytes_per_frame": float(weight_bytes),
@@ -144,6 +144,15 @@ def floor(speaker: Speaker) -> dict[str, float]:
         f" = {figures['floor_ms_per_frame']:.0f} ms, for any number of streams"
     )
     return figures
+
+
+def seconds_of(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a step takes, on a GPU until it is through with it."""
+    began_s = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began_s
 
 
 def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argparse.Namespace) -> dict[str, float]:
@@ -226,8 +235,8 @@ def compare(figures: dict[str, Any]) -> None:
         row["times_upstream"] = row["audio_s_per_s"] / upstream["audio_s_per_s"]
         row["utterance_over_ttfa"] = upstream["utterance_s"] / row["ttfa_s"]
         print(
-            f"{row['streams']:7d}  {row['ms_per_frame']:8.0f}  {row['audio_s_per_s']:9.2f}"
-            f"  {row['times_upstream']:10.2f}  {row['rtf_of_a_stream']:10.2f}  {row['ttfa_s']:6.2f}"
+            f"{row['streams']:7d}  {row['ms_per_frame']:8.1f}  {row['audio_s_per_s']:9.2f}"
+            f"  {row['times_upstream']:10.2f}  {row['rtf_of_a_stream']:10.3f}  {row['ttfa_s']:6.3f}"
             f"  {row['utterance_over_ttfa']:25.1f}"
         )
 
@@ -238,26 +247,28 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     A compiled stack cannot be looked into. Of its time counts as products what the same products take with nothing
     between them, and as attention what the same attention takes.
     """
-    runner = speaker.runner
+    runner, device = speaker.runner, speaker.checkpoint.device
     slots = list(range(count))
     for slot in slots:
         runner.prefill(slot, runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice))
-    stages: dict[str, list[float]] = {"predict": [], "talk": [], "codec": []}
-    for _ in range(8):
-        marks = [time.perf_counter()]
-        for step in (lambda: runner.predict(slots), lambda: runner.talk(slots), lambda: runner.decode(slots, 1)):
-            step()
-            marks.append(time.perf_counter())
-        for stage, seconds in zip(stages, np.diff(marks).tolist(), strict=True):
-            stages[stage].append(seconds)
-    medians = {stage: 1e3 * float(np.median(seconds)) for stage, seconds in stages.items()}
+    steps: dict[str, Callable[[], object]] = {
+        "predict": lambda: runner.predict(slots),
+        "talk": lambda: runner.talk(slots),
+        "codec": lambda: runner.decode(slots, 1),
+    }
+    rounds = [[seconds_of(step, device) for step in steps.values()] for _ in range(8)]
+    medians = dict(zip(steps, (1e3 * np.median(rounds, axis=0)).tolist(), strict=True))
+    if device.type == "cuda":
+        medians |= kernels_of(steps, sum(medians.values()), count)
+        for slot in slots:
+            runner.release(slot)
+        return {"streams": count, **medians}
     frames = 3
     activity = torch.profiler.ProfilerActivity.CPU
     with compiled_functions_seen(), torch.profiler.profile(activities=[activity]) as profile:
         for _ in range(frames):
-            runner.predict(slots)
-            runner.talk(slots)
-            runner.decode(slots, 1)
+            for step in steps.values():
+                step()
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3 / frames
     compiled = isinstance(runner.talker.stack, CompiledStack)
@@ -279,6 +290,30 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
         "compiled_attention": attention_ms,
         "other_share": share,
     }
+
+
+def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: int) -> dict[str, float]:
+    """How many kernels a frame is on a GPU, how long they take, and how much of that is products and attention."""
+    frames = 3
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(frames):
+            for step in steps.values():
+                seconds_of(step, torch.device("cuda"))
+    kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy_ms = sum(event.self_device_time_total for event in kernels) / 1e3 / frames
+    named = [event for event in kernels if any(name in event.name for name in DEVICE_PRODUCTS)]
+    products_ms = sum(event.self_device_time_total for event in named) / 1e3 / frames
+    print(
+        f"{count} streams, one frame: {frame_ms:.2f} ms; {len(kernels) / frames:.0f} kernels, busy for {busy_ms:.2f} ms,"
+        f" products, attention and convolutions {products_ms:.2f} ms of it"
+    )
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for event in kernels:
+        by_name[event.name].append(event.self_device_time_total / frames)
+    for name, times_us in sorted(by_name.items(), key=lambda item: -sum(item[1]))[:12]:
+        print(f"    {sum(times_us) / 1e3:6.3f} ms in {len(times_us) / frames:5.0f} x {name[:110]}")
+    return {"kernels": len(kernels) / frames, "busy_ms": busy_ms, "products_ms": products_ms}
 
 
 @contextlib.contextmanager

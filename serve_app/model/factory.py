@@ -17,7 +17,7 @@ from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from serve_app.model.compiled.tiles import this_cpus
-from serve_app.model.graphs import Captured, GraphedSteps, capture_cuda_graph
+from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
 from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
@@ -104,7 +104,7 @@ def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
     if not keep_upstream:
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
-        use_graphs(runner, checkpoint, settings, capture_cuda_graph)
+        use_graphs(runner, checkpoint, settings, CudaGraphs())
     return Speaker(Engine(runner, settings), runner, checkpoint, form)
 
 
@@ -162,11 +162,15 @@ def _time_products(weights: list[Tensor], form: WeightForm, rows: int) -> float:
 def use_graphs(
     runner: TorchRunner, checkpoint: Checkpoint, settings: EngineConfig, capture: Callable[[Captured], Captured]
 ) -> None:
-    """Capture every step, and keep the graphs only if they give what the plain steps give on a probe."""
+    """Capture every step, and keep the graphs only if they give on a probe what the same shapes give uncaptured.
+
+    In other shapes, as the plain steps choose them, bfloat16 rounds differently and draws other codes.
+    """
     began_s = time.monotonic()
     graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture)
     choice = Choice(checkpoint.talker_draw.top_k, checkpoint.predictor_draw.top_k)
     captured = graphs.capture_all(choice, settings.audio_chunk_max_frames)
+    runner.use_graphs(GraphedSteps(runner.steps, runner.slots, settings.max_positions, lambda step: step))
     plain_codes, plain_pcm = _probe(runner)
     runner.use_graphs(graphs)
     codes, pcm = _probe(runner)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from serve_app.model.quiet import Upstream
 from serve_app.model.steps import Choice, Steps
 
 Captured = Callable[[], Tensor]
@@ -34,7 +35,7 @@ class GraphedSteps:
             steps: what is computed; it has a spare row behind its ``slots``.
             slots: most slots of a step.
             positions: most positions of a slot.
-            capture: makes a step fast; :func:`capture_cuda_graph`, or the identity where it is tested without a GPU.
+            capture: makes a step fast; :class:`CudaGraphs`, or the identity where it is tested without a GPU.
         """
         self._steps = steps
         self._slots = slots
@@ -45,7 +46,7 @@ class GraphedSteps:
         self._rows = [torch.full((batch,), slots, dtype=torch.int64, device=device) for batch in range(1, slots + 1)]
 
     def draw(self, slots: list[int], choice: Choice) -> Tensor:
-        """Draw the next frame of some slots: [B, 16] int64, overwritten by the next draw of as many."""
+        """Draw the next frame of some slots: [B, 16] int64, overwritten by the next step."""
         shape = Choice(
             talker_keep=_SMALL_KEEP if (choice.talker_keep or 1) <= _SMALL_KEEP else self._steps.talker_vocabulary,
             predictor_keep=(
@@ -68,7 +69,7 @@ class GraphedSteps:
         self._run(("talk", len(slots), bucket), slots, step)
 
     def decode(self, slots: list[int], frames: int) -> Tensor:
-        """Decode frames of some slots: [B, frames * 1920] float32, overwritten by the next decode of that shape."""
+        """Decode frames of some slots: [B, frames * 1920] float32, overwritten by the next step."""
         return self._run(("decode", len(slots), frames), slots, lambda rows: self._steps.decode(rows, frames))
 
     def capture_all(self, choice: Choice, most_frames: int) -> int:
@@ -96,13 +97,26 @@ class GraphedSteps:
         return self._captured[shape]()
 
 
-def capture_cuda_graph(step: Captured) -> Captured:
-    """Capture a step as a CUDA graph.
+class CudaGraphs:
+    """Captures steps as CUDA graphs that share one pool of memory.
 
-    The step runs twice before, to warm up its libraries; its caller points it at the spare slot for that.
-
-    Source: torch.cuda.CUDAGraph's documentation: warm-up on a side stream, then capture.
+    The pool is as large as the largest step needs, not as all together; so what a step returns holds until the next
+    one runs, and no longer. Everything else that a step leaves behind lies in static tensors.
     """
+
+    def __init__(self) -> None:
+        """Nothing is captured yet, and the pool is empty."""
+        self._pool: Upstream = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Captured) -> Captured:
+        """Capture a step, which runs twice before, to warm up its libraries; its caller lets it run on the spare slot.
+
+        Source: torch.cuda.CUDAGraph's documentation: warm-up on a side stream, then capture.
+        """
+        return _capture(step, self._pool)
+
+
+def _capture(step: Captured, pool: Upstream) -> Captured:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -110,7 +124,7 @@ def capture_cuda_graph(step: Captured) -> Captured:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         output = step()
 
     def replay() -> Tensor:
