@@ -1,14 +1,15 @@
 """Products by constant weights, laid out so that a CPU reads them once from front to end, and sums every row alike.
 
-A tile is 64 outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
+A tile is some outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
 knows rows and weights, never layers. There are two forms of weights:
 
 - bfloat16, multiplied with float32 inputs and summed in float32;
-- int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A row is
-  kept with 128 added to each of its codes, since a CPU's instruction for such sums (VNNI) takes one factor without a
-  sign; what that adds to a sum is known from the weights and taken off again.
+- int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A CPU's
+  instructions for such sums take one factor without a sign. For VNNI a row is kept with 128 added to each of its
+  codes; what that adds to a sum is known from the weights and taken off again. For AVX2, whose sums of two products
+  have 16 bits, the signs of the weights are moved to the row, which fits since no code is -128.
 
-Source: Intel's instruction set reference, VPDPBUSD.
+Source: Intel's instruction set reference, VPDPBUSD, VPSIGNB and VPMADDUBSW.
 """
 
 from dataclasses import dataclass
@@ -26,30 +27,53 @@ from torch import Tensor
 from serve_app.model.compiled.parts import ROUNDER, Function, Row, config, exp, float32_at, int32_at, part, uint8_at
 from serve_app.model.quiet import Upstream
 
-TILE = 64
-"""Outputs that are summed together: four registers of sixteen sums."""
-
-TILE_ROWS = 4
-"""Rows that share one reading of a tile's weights: sixteen sums, and registers to spare."""
+_LANES = 16
+"""Outputs whose sums lie side by side: one register, or two of a CPU whose registers are half as wide."""
 
 _STEP_BYTES = 4
-"""Bytes of a row that are multiplied at a time with 64 outputs' weights."""
+"""Bytes of a row that are multiplied at a time with a tile's weights."""
 
 _INT8_STEP = 4
 """Inputs in them where they are int8."""
-
-_OFFSET = 128
 
 _AHEAD = 4096
 """Bytes between what is multiplied and what the cache is told to fetch: a fifth less time for four rows (measured)."""
 
 _MOST = 127.0
 
-Flavour = Literal["avx512_vnni", "avx_vnni", "portable"]
+Flavour = Literal["avx512_vnni", "avx_vnni", "avx2", "portable"]
 """How bytes are multiplied and summed."""
 
 TileForm = Literal["bfloat16", "int8"]
 _BFLOAT16, _INT8 = 0, 1
+
+
+def _features() -> Upstream:
+    """What this CPU has that numba compiles for, by LLVM's names."""
+    if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
+        return {}  # numba was told to compile for another
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM knows none of this host
+        return {}
+
+
+def this_cpus() -> Flavour:
+    """The instructions that this CPU has, and numba compiles for."""
+    features = _features()
+    if features.get("avx512vnni") and features.get("avx512vl"):
+        return "avx512_vnni"
+    if features.get("avxvnni"):
+        return "avx_vnni"
+    return "avx2" if features.get("avx2") else "portable"
+
+
+_OFFSET = 0 if this_cpus() == "avx2" else 128
+"""What is added to each of a row's codes."""
+
+TILE, TILE_ROWS = (64, 4) if _features().get("avx512f") else (32, 3)
+"""Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
+of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +82,11 @@ class TiledWeight:
 
     Attributes:
         form: of its entries.
-        packed: the tiles, one after the other; bfloat16 [tiles, K, 2, 16, 2]: of each input the outputs 0 and 16, 1 and
-            17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles, K / 4, 64, 4]: of four inputs each
-            output.
-        scales: int8's: [tiles * 64] float32, what a sum is multiplied with besides its row's largest magnitude.
-        added: int8's: [tiles * 64] int32, what the offset of the rows adds to a sum.
+        packed: the tiles, one after the other; bfloat16 [tiles, K, TILE / 32, 16, 2]: of each input the outputs 0 and
+            16, 1 and 17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles, K / 4, TILE, 4]: of four
+            inputs each output.
+        scales: int8's: [tiles * TILE] float32, what a sum is multiplied with besides its row's largest magnitude.
+        added: int8's: [tiles * TILE] int32, what the offset of the rows adds to a sum.
     """
 
     form: TileForm
@@ -78,7 +102,7 @@ class TiledWeight:
         if form == "bfloat16":
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
-            packed = filled.view(-1, 2, 2, 16, columns).permute(0, 4, 1, 3, 2).contiguous()
+            packed = filled.view(-1, TILE // (2 * _LANES), 2, _LANES, columns).permute(0, 4, 1, 3, 2).contiguous()
             return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
@@ -118,23 +142,12 @@ PRODUCT = np.dtype(
 PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
 """The same, as compiled code names it."""
 
-_BYTE, _WORD, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BIT, _BYTE, _WORD, _LONG = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_WORD, 16)
 _HALF_SUMS = ir.VectorType(_WORD, 8)
+_HALF_PAIRS = ir.VectorType(ir.IntType(16), 16)
+_HALF_BYTES = ir.VectorType(_BYTE, 32)
 _REALS = ir.VectorType(ir.FloatType(), 16)
-
-
-def this_cpus() -> Flavour:
-    """The instructions that this CPU has, and numba compiles for."""
-    if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
-        return "portable"  # numba was told to compile for another
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # LLVM knows none of this host
-        return "portable"
-    if features.get("avx512vnni") and features.get("avx512vl"):
-        return "avx512_vnni"
-    return "avx_vnni" if features.get("avxvnni") else "portable"
 
 
 def _by_vnni(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
@@ -142,13 +155,35 @@ def _by_vnni(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstr
 
 
 def _by_half_vnni(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
-    halves = [
-        builder.call(
-            _vnni(builder, _HALF_SUMS, 256),
-            [_shuffle(builder, each, range(first, first + 8)) for each in (sums, inputs, weights)],
+    def sum_half(*half: Upstream) -> Upstream:
+        return builder.call(_vnni(builder, _HALF_SUMS, 256), half)
+
+    return _in_halves(builder, sum_half, sums, inputs, weights)
+
+
+def _by_avx2(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
+    def call(name: str, result: Upstream, *given: Upstream) -> Upstream:
+        function = ir.FunctionType(result, [each.type for each in given])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.{name}"), given)
+
+    def sum_half(sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
+        signed, given = builder.bitcast(weights, _HALF_BYTES), builder.bitcast(inputs, _HALF_BYTES)
+        magnitudes = builder.call(
+            cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(_HALF_BYTES, [_HALF_BYTES, _BIT]), "llvm.abs.v32i8"
+            ),
+            [signed, _BIT(0)],
         )
-        for first in (0, 8)
-    ]
+        pairs = call("avx2.pmadd.ub.sw", _HALF_PAIRS, magnitudes, call("avx2.psign.b", _HALF_BYTES, given, signed))
+        fours = call("avx2.pmadd.wd", _HALF_SUMS, pairs, ir.Constant(_HALF_PAIRS, [1] * 16))
+        return builder.add(sums, fours)
+
+    return _in_halves(builder, sum_half, sums, inputs, weights)
+
+
+def _in_halves(builder: Upstream, of_half: Function, *vectors: Upstream) -> Upstream:
+    """What ``of_half`` makes of the lower and of the upper eight lanes of some vectors of sixteen."""
+    halves = [of_half(*[_shuffle(builder, each, range(first, first + 8)) for each in vectors]) for first in (0, 8)]
     return builder.shuffle_vector(*halves, ir.Constant(_SUMS, list(range(16))))
 
 
@@ -184,7 +219,8 @@ def _by_float32(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Up
     return builder.call(fma, [inputs, weights, sums])
 
 
-_SUMMED_BY = {"bfloat16": _by_float32, "avx512_vnni": _by_vnni, "avx_vnni": _by_half_vnni, "portable": _portably}
+_SUMMED_BY = {"bfloat16": _by_float32, "avx512_vnni": _by_vnni, "avx_vnni": _by_half_vnni, "avx2": _by_avx2}
+_SUMMED_BY["portable"] = _portably
 
 
 def _at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
@@ -196,12 +232,13 @@ def _at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
 
 
 def _read_weights(builder: Upstream, address: Upstream, how: str) -> list[Upstream]:
-    """One step's weights: four registers of sixteen outputs each, as they are multiplied."""
+    """One step's weights: vectors of sixteen outputs each, as they are multiplied."""
     if how != "bfloat16":
-        return [builder.load(_at(builder, _SUMS, address, _LONG(64 * quarter)), align=64) for quarter in range(4)]
+        vectors = range(TILE // _LANES)
+        return [builder.load(_at(builder, _SUMS, address, _LONG(64 * each)), align=64) for each in vectors]
     registers: list[Upstream] = []
-    for half in range(2):
-        pairs = builder.load(_at(builder, _SUMS, address, _LONG(64 * half)), align=64)
+    for pair in range(TILE // (2 * _LANES)):
+        pairs = builder.load(_at(builder, _SUMS, address, _LONG(64 * pair)), align=64)
         low = builder.shl(pairs, ir.Constant(_SUMS, [16] * 16))
         high = builder.and_(pairs, ir.Constant(_SUMS, [0xFFFF0000] * 16))
         registers += [builder.bitcast(low, _REALS), builder.bitcast(high, _REALS)]
@@ -218,7 +255,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: str) -> N
     builder.branch(loop)
     builder.position_at_end(loop)
     step = builder.phi(_LONG)
-    running = [[builder.phi(vector) for _ in range(4)] for _ in range(rows)]
+    running = [[builder.phi(vector) for _ in range(TILE // _LANES)] for _ in range(rows)]
     address = builder.add(weights, builder.mul(step, _LONG(bytes_a_step)))
     read = _read_weights(builder, address, how)
     if rows > 1:  # one row waits for memory alone, which then is read no faster
@@ -233,8 +270,8 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: str) -> N
         given = builder.load(_at(builder, vector.element, inputs, offset), align=4)
         given = builder.insert_element(ir.Constant(vector, ir.Undefined), given, _WORD(0))
         given = builder.shuffle_vector(given, given, ir.Constant(_SUMS, [0] * 16))
-        for quarter, before_step in enumerate(sums_of_row):
-            totals.append(_SUMMED_BY[how](builder, before_step, given, read[quarter]))
+        for weights_read, before_step in zip(read, sums_of_row, strict=True):
+            totals.append(_SUMMED_BY[how](builder, before_step, given, weights_read))
             before_step.add_incoming(zeros, before)
             before_step.add_incoming(totals[-1], loop)
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
@@ -244,10 +281,10 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: str) -> N
 
 
 def _tile_of(rows: int, how: str) -> Function:
-    """Make ``(weights, inputs, stride, steps, sums)``: the 64 sums of a tile for each of ``rows`` rows.
+    """Make ``(weights, inputs, stride, steps, sums)``: the sums of a tile for each of ``rows`` rows.
 
     Args of the made function: addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the sums
-    [rows, 64] int32 or float32; bytes from row to row; steps to a sum.
+    [rows, TILE] int32 or float32; bytes from row to row; steps to a sum.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -264,8 +301,8 @@ def _tile_of(rows: int, how: str) -> Function:
 
 
 def make_tiles(how: Flavour | Literal["bfloat16"]) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)`` for one to four rows; see :func:`_tile_of`."""
-    one, two, three, four = [_tile_of(rows, how) for rows in range(1, TILE_ROWS + 1)]
+    """Make ``(rows, weights, inputs, stride, steps, sums)`` for 1 to ``TILE_ROWS`` rows; see :func:`_tile_of`."""
+    one, two, three, four = [_tile_of(min(rows, TILE_ROWS), how) for rows in range(1, 5)]
 
     @part()
     def tiles(rows: int, weights: int, inputs: int, stride: int, steps: int, sums: int) -> None:
@@ -285,7 +322,7 @@ _int8_tiles = make_tiles(this_cpus())
 _bfloat16_tiles = make_tiles("bfloat16")
 
 STORE, ADD, GATE = 0, 1, 2
-"""What becomes of a product: it is written, added to what is there, or, where a tile holds 32 gates and the 32 values
+"""What becomes of a product: it is written, added to what is there, or, where a tile holds gates and then the values
 that they gate, silu(gate) * value is written."""
 
 
@@ -344,7 +381,7 @@ def multiply(
         team: threads.
         taken: address of the rows as :func:`take` left them.
         factors: [rows], as it returned them.
-        sums: address of room for [4, 64] float32 or int32, this thread's.
+        sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
         out: address of [rows, width] float32.
         width: from row to row of ``out``.
         kind: what becomes of it.
@@ -393,7 +430,7 @@ def _settle(values: Row, out: int, row: int, width: int, tile: int, kind: int) -
 
 
 def pair_up(gate: Tensor, up: Tensor) -> Tensor:
-    """Lay 32 rows of ``gate`` [N, K] before the 32 of ``up`` that they gate, and so on; N is filled with zeros."""
+    """Lay half a tile of rows of ``gate`` [N, K] before those of ``up`` that they gate, and so on; zeros fill N."""
     half = TILE // 2
     rows = -(-len(gate) // half) * half
     filled = [torch.nn.functional.pad(each, (0, 0, 0, rows - len(each))) for each in (gate, up)]
