@@ -71,7 +71,10 @@ def this_cpus() -> Flavour:
 _OFFSET = 0 if this_cpus() == "avx2" else 128
 """What is added to each of a row's codes."""
 
-TILE, TILE_ROWS = (64, 4) if _features().get("avx512f") else (32, 3)
+WIDE = bool(_features().get("avx512f"))
+"""Whether there are 32 registers of 16 lanes, and not 16 of 8."""
+
+TILE, TILE_ROWS = (64, 4) if WIDE else (32, 3)
 """Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
 of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""
 
