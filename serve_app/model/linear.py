@@ -12,7 +12,7 @@ from torch.nn import functional
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.quiet import Upstream
 
-WeightForm = Literal["plain", "packed", "int8"]
+WeightForm = Literal["plain", "packed", "int8", "int4"]
 
 
 class Linear(Protocol):
@@ -67,8 +67,12 @@ class PackedLinear:
 
 
 def make_linear(weight: Tensor, form: WeightForm) -> Linear:
-    """Put a weight [N, K] into a form; the tensor itself is not changed."""
-    if form == "int8":
+    """Put a weight [N, K] into a form; the tensor itself is not changed.
+
+    Beside a stack of int4 weights a single product, which is a head's, has int8: it is little of what is read, and
+    codes are drawn from its outputs.
+    """
+    if form in ("int8", "int4"):
         return TiledLinear(weight, "int8")
     if form == "packed":
         return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else PackedLinear(weight)

@@ -124,7 +124,7 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, form: Weight
         form: how the weights are kept.
     """
     norm: Tensor = module.norm.weight.detach()
-    tiled: TileForm | None = "int8" if form == "int8" else None
+    tiled: TileForm | None = form if form in ("int8", "int4") else None
     if form == "packed" and norm.dtype == torch.bfloat16:
         tiled = "bfloat16"
     if tiled is None:

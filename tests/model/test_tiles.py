@@ -6,11 +6,13 @@ from torch.nn import functional
 from serve_app.model.attention import StackShape
 from serve_app.model.compiled import stack as stack_module
 from serve_app.model.compiled import team
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS, this_cpus
+from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import TILE, TILE_ROWS, TiledWeight, make_tiles, pair_up, quantise, this_cpus
+from serve_app.model.compiled.tiles import TiledWeight, make_tiles, pair_up, quantise
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.layer_weights import LayerWeights
 
@@ -53,6 +55,30 @@ def test_a_tiles_sums_are_exact(flavour, rows):
     assert torch.equal(sums.long(), inputs.long() @ codes.long().T)
 
 
+@pytest.mark.parametrize("rows", range(1, TILE_ROWS + 1))
+@pytest.mark.parametrize("flavour", RUN_HERE)
+def test_an_int4_tiles_sums_are_those_of_its_groups(flavour, rows):
+    weight = normal(TILE, 256, seed=rows)
+    weight[0], weight[1] = 1.0, -1.0  # the largest sums there are
+    codes = torch.randint(-127, 128, (rows, 4, 64), generator=torch.Generator().manual_seed(rows))
+    codes[0], codes[:, :, 0] = 127, -127
+    words = torch.empty(rows, 4, GROUP_WORDS, dtype=torch.int32)
+    words[..., :-1] = codes.to(torch.int8).view(torch.int32)
+    words[..., -1] = codes.sum(dim=2)
+    packed, tiles = pack(weight), make_int4_tiles(flavour)
+
+    @kernel()
+    def run(weights, given, sums):
+        tiles(rows, weights, given, 4 * 4 * GROUP_WORDS, 4, sums)
+
+    sums = torch.full((rows, TILE), float("nan"))
+    run(packed.data_ptr(), words.data_ptr(), sums.data_ptr())
+    scales = (weight.view(TILE, 4, 64).abs().amax(dim=2) / 7).bfloat16().float()  # [TILE, 4]
+    whole = (weight.view(TILE, 4, 64) / scales[..., None]).round().clamp(-7, 7)
+    expected = torch.einsum("tgk,rgk,tg->rt", whole.double(), codes.double(), scales.double())
+    torch.testing.assert_close(sums.double(), expected, atol=1e-3, rtol=1e-6)
+
+
 def test_quantising_is_torchs_to_the_last_bit():
     @kernel()
     def run(row, codes):
@@ -70,13 +96,19 @@ def test_quantising_is_torchs_to_the_last_bit():
         assert torch.equal((codes - offset).view(torch.int8).to(torch.int16), rounded)
 
 
-FORMS = ["bfloat16", "int8"]
+FORMS = ["bfloat16", "int8", "int4"]
 
 
 def product(x, weight, form):
-    """[..., K] by [N, K] in float64; for int8 both rounded before, as float32 rounds them."""
+    """[..., K] by [N, K] in float64; for int8 and int4 both rounded before, as float32 rounds them."""
     if form == "bfloat16":
         return x.double() @ weight.double().T
+    if form == "int4":
+        groups = functional.pad(weight.float(), (0, -weight.shape[1] % 64)).unflatten(1, (-1, 64))
+        scales = (groups.abs().amax(dim=2, keepdim=True) / 7).clamp(min=1e-8).bfloat16().float()
+        rounded = ((groups / scales).round().clamp(-7, 7) * scales).flatten(1)[:, : weight.shape[1]]
+        x_most = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
+        return (x.float() * (1 / x_most * 127)).round().double() @ rounded.double().T * x_most.double() / 127
     most = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
     codes = (weight.float() / (most / 127)).round()
     x_most = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
@@ -226,9 +258,10 @@ def test_gates_lie_before_what_they_gate():
     assert paired[2 * half :].tolist() == [*range(half, end), *filled, *range(1000 + half, 1000 + end), *filled]
 
 
-def test_a_weight_takes_two_bytes_an_entry_or_one_and_eight_a_row():
+def test_a_weight_takes_its_forms_bytes_an_entry_and_little_more():
     assert TiledWeight.of(normal(128, 64), "bfloat16").nbytes == 2 * 128 * 64
     assert TiledWeight.of(normal(128, 64), "int8").nbytes == 128 * 64 + 8 * 128
+    assert TiledWeight.of(normal(128, 128), "int4").nbytes == 128 * (64 + 4)
 
 
 ROLL = job_of("here", "sums", real=("factor",))

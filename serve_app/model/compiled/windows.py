@@ -13,9 +13,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+from serve_app.model.compiled.instructions import WIDE
 from serve_app.model.compiled.parts import Function, float32_at, part
 from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
-from serve_app.model.compiled.tiles import WIDE
 from serve_app.model.quiet import Upstream
 
 _LANES, _ROWS = (16, 8) if WIDE else (8, 6)
