@@ -12,7 +12,8 @@ from torch.nn import functional
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.quiet import Upstream
 
-WeightForm = Literal["plain", "packed", "int8"]
+WeightForm = Literal["plain", "packed", "int8", "fused"]
+"""``packed`` and ``int8`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
 
 
 class Linear(Protocol):
@@ -30,7 +31,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """The weight as it is; for CUDA, and for float32 where results are compared."""
+    """The weight as it is; for float32 on CUDA, and where results are compared."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Keep ``weight`` [N, K] without a copy."""
@@ -68,6 +69,10 @@ class PackedLinear:
 
 def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     """Put a weight [N, K] into a form; the tensor itself is not changed."""
+    if form == "fused":
+        from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
+
+        return FusedLinear(weight)
     if form == "int8":
         return TiledLinear(weight, "int8")
     if form == "packed":
