@@ -17,6 +17,7 @@ from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from serve_app.model.compiled.instructions import this_cpus
+from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
 from serve_app.model.linear import WeightForm, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
@@ -118,6 +119,10 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         CheckpointError: int8 or int4 is asked for where it cannot be computed.
     """
     wanted = config.model.weights
+    if wanted == "torch":
+        return "plain"
+    if wanted in ("plain", "auto") and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
+        return _form_on_gpu(checkpoint.device)
     tiled = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
     exact: WeightForm = "packed" if tiled or can_pack(checkpoint.dtype, checkpoint.device) else "plain"
     if wanted in ("int8", "int4"):
@@ -142,6 +147,15 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         chosen,
     )
     return chosen
+
+
+def _form_on_gpu(device: torch.device) -> WeightForm:
+    """Of bfloat16: our own kernels where they can be compiled."""
+    missing = what_is_missing(device)
+    if missing is None:
+        return "fused"
+    log.warning("slower, and no longer exact in company: kernels cannot be compiled here, as %s", missing)
+    return "plain"
 
 
 def _time_products(weights: list[Tensor], form: WeightForm, rows: int) -> float:

@@ -39,7 +39,7 @@ class GraphedSteps:
         """
         self._steps = steps
         self._slots = slots
-        self._positions = positions
+        self._lengths = _lengths(positions) if steps.reads_length else [positions]
         self._capture = capture
         self._captured: dict[tuple[object, ...], Captured] = {}
         device = steps.device
@@ -57,10 +57,7 @@ class GraphedSteps:
 
     def talk(self, slots: list[int], length: int) -> None:
         """Run the talker over the newest frame of some slots."""
-        bucket = _SHORTEST_LENGTH
-        while bucket < length:
-            bucket *= 2
-        bucket = min(bucket, self._positions)
+        bucket = next(most for most in self._lengths if most >= length)
 
         def step(rows: Tensor) -> Tensor:
             self._steps.talk(rows, bucket)
@@ -77,11 +74,8 @@ class GraphedSteps:
         for batch in range(1, self._slots + 1):
             nobody = [self._slots] * batch
             self.draw(nobody, choice)
-            length = _SHORTEST_LENGTH
-            while length < self._positions:
+            for length in self._lengths:
                 self.talk(nobody, length)
-                length *= 2
-            self.talk(nobody, self._positions)
             for frames in range(1, most_frames + 1):
                 self.decode(nobody, frames)
         return len(self._captured)
@@ -95,6 +89,16 @@ class GraphedSteps:
         numbers = torch.tensor(slots)
         rows.copy_(numbers.pin_memory() if rows.is_cuda else numbers, non_blocking=True)
         return self._captured[shape]()
+
+
+def _lengths(positions: int) -> list[int]:
+    """Lengths of talker graphs, up to ``positions``."""
+    lengths: list[int] = []
+    length = _SHORTEST_LENGTH
+    while length < positions:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, positions]
 
 
 class CudaGraphs:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.quiet import Upstream
 
-WeightForm = Literal["plain", "packed", "int8", "int4"]
+WeightForm = Literal["plain", "packed", "int8", "int4", "fused"]
+"""``packed``, ``int8`` and ``int4`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
 
 
 class Linear(Protocol):
@@ -30,7 +31,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """The weight as it is; for CUDA, and for float32 where results are compared."""
+    """The weight as it is; for float32 on CUDA, and where results are compared."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Keep ``weight`` [N, K] without a copy."""
@@ -72,6 +73,10 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     Beside a stack of int4 weights a single product, which is a head's, has int8: it is little of what is read, and
     codes are drawn from its outputs.
     """
+    if form == "fused":
+        from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
+
+        return FusedLinear(weight)
     if form in ("int8", "int4"):
         return TiledLinear(weight, "int8")
     if form == "packed":

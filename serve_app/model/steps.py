@@ -101,6 +101,7 @@ class Steps:
         self._all_rows = torch.arange(len(slots.hidden), device=device)
         self._draw_codes = make_draw(device)
         self.device = device
+        self.reads_length = talker.reads_length
         self.talker_vocabulary = talker.vocabulary
         self.predictor_vocabulary = predictor.vocabulary
 

@@ -50,6 +50,11 @@ class Talker:
         """Bytes of weights that one step reads."""
         return self.stack.weight_bytes + self._head.nbytes
 
+    @property
+    def reads_length(self) -> bool:
+        """Whether :meth:`step` costs more for a larger ``length``; else one that is large enough serves for all."""
+        return self.stack.reads_length
+
     def prefill(self, x: Tensor, slot: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Fill a slot with a prompt.
 

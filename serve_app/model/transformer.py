@@ -28,6 +28,11 @@ class Stack(Protocol):
         """Bytes of weights that one pass reads, whatever its batch."""
         ...
 
+    @property
+    def reads_length(self) -> bool:
+        """Whether ``run_staggered`` looks at as many positions as it is told, else at each slot's own alone."""
+        ...
+
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
         """Run T new positions of neighbouring slots that all stand at the same position.
 
@@ -86,6 +91,11 @@ class LinearStack:
             layer.qkv.nbytes + layer.out.nbytes + layer.gate_up.nbytes + layer.down.nbytes for layer in self._layers
         )
 
+    @property
+    def reads_length(self) -> bool:
+        """It does: torch's attention is told how far, and masks what is behind a slot's own position."""
+        return True
+
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
         """Run T new positions of neighbouring slots that all stand at the same position."""
         return self._run(x, cache, Aligned(self._rotary, x, rows, start))
@@ -124,6 +134,10 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, form: Weight
         form: how the weights are kept.
     """
     norm: Tensor = module.norm.weight.detach()
+    if form == "fused":
+        from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
+
+        return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
     tiled: TileForm | None = form if form in ("int8", "int4") else None
     if form == "packed" and norm.dtype == torch.bfloat16:
         tiled = "bfloat16"

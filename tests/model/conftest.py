@@ -1,5 +1,6 @@
 """The tiny checkpoint, loaded once for all model tests, and qwen-tts's own answers to compare with."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
 from serve_app.voices import Reference, scan
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which is later than here
 
 VOICES = Path(__file__).parents[2] / "voices"
 

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from test_runner import COMBINATIONS, GREEDY, prepare, speak, whole_decode
+from test_runner import (
+    COMBINATIONS,
+    GREEDY,
+    check_that_company_and_resumption_change_no_code,
+    prepare,
+    speak,
+    whole_decode,
+)
 
 from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.codec import Codec
 from serve_app.model.factory import load_speaker
 from serve_app.model.runner import TorchRunner
+from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -90,5 +98,50 @@ def test_any_cut_of_a_code_sequence_gives_the_samples_of_one_whole_decode(checkp
     np.testing.assert_allclose(torch.cat(parts, dim=1).numpy(), expected.numpy(), atol=1e-5)
 
 
-def test_graphs_are_kept_in_bfloat16_too():
-    assert load("bfloat16").runner.graph_fallbacks == 0
+def test_graphs_are_kept_with_torchs_products_of_bfloat16():
+    speaker = load("bfloat16", weights="torch")
+    assert speaker.form == "plain"
+    assert isinstance(speaker.runner.talker.stack, LinearStack)
+    assert speaker.runner.graph_fallbacks == 0
+
+
+@pytest.fixture(scope="module")
+def fused():
+    return load("bfloat16")
+
+
+def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
+    assert fused.form == "fused"
+    assert fused.runner.graph_fallbacks == 0
+    talks = [shape for shape in fused.runner._graphs._captured if shape[0] == "talk"]
+    assert len(talks) == fused.runner.slots
+
+
+def test_in_bfloat16_company_and_resumption_change_no_code(fused, voices):
+    check_that_company_and_resumption_change_no_code(fused.runner, voices)
+
+
+def test_graphs_change_no_code_of_a_bfloat16_stream(fused, voices):
+    jobs = [prepare(fused.runner, voices, *combination, sampling=Sampling()) for combination in COMBINATIONS[:6]]
+    captured, graphs = speak(fused.runner, jobs, stagger=2), fused.runner._graphs
+    fused.runner.use_graphs(None)
+    try:
+        plain = speak(fused.runner, jobs, stagger=2)
+    finally:
+        fused.runner.use_graphs(graphs)
+    for (codes, _), (expected, _) in zip(captured, plain, strict=True):
+        np.testing.assert_array_equal(codes, expected)
+
+
+def test_our_own_kernels_are_no_farther_from_float32_than_torchs(checkpoint):
+    """The same prompt through three talkers; the bound on each is of sharp random weights."""
+    x = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
+    exact = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), "plain").talker.prefill(x.float(), 0)
+    source = load_checkpoint(ModelConfig(source="tiny", device="cuda", dtype="bfloat16"))
+    moved = {}
+    for form in ("plain", "fused"):
+        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form).talker
+        given = talker.prefill(x.cuda(), 0)
+        moved[form] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
+    assert max(moved["fused"]) < 0.05
+    assert all(ours < 1.2 * torchs for ours, torchs in zip(moved["fused"], moved["plain"], strict=True))

@@ -1,11 +1,16 @@
+import dataclasses
+import importlib.util
+
 import pytest
 import torch
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.model import factory
 from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.factory import choose_form
+from serve_app.model.fused import requirements
 from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.model.transformer import LinearStack
@@ -111,6 +116,42 @@ def test_auto_measures_and_says_what_it_took(bfloat16_checkpoint, caplog):
     assert f"taking {form}" in caplog.text
 
 
+@pytest.mark.parametrize("weights", ["plain", "auto"])
+def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_checkpoint, monkeypatch, caplog, weights):
+    on_gpu = dataclasses.replace(bfloat16_checkpoint, device=torch.device("cuda"))
+    monkeypatch.setattr(factory, "what_is_missing", lambda device: None)
+    assert choose_form(config(weights), on_gpu) == "fused"
+    assert choose_form(config("torch"), on_gpu) == "plain"
+    assert choose_form(config(weights), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
+    assert not caplog.text
+    monkeypatch.setattr(factory, "what_is_missing", lambda device: "there is no Triton")
+    assert choose_form(config(weights), on_gpu) == "plain"
+    assert "there is no Triton" in caplog.text
+
+
+def test_torchs_products_are_taken_where_they_are_asked_for(bfloat16_checkpoint):
+    assert choose_form(config("torch"), bfloat16_checkpoint) == "plain"
+
+
+def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_path):
+    gpu, capability, found = torch.device("cuda"), [(7, 5)], [None]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: found[0])
+    monkeypatch.setattr(requirements.shutil, "which", {}.get)
+    monkeypatch.setattr(requirements, "_python_headers", lambda: tmp_path)
+    monkeypatch.delenv("CC", raising=False)
+    assert "bfloat16" in requirements.what_is_missing(gpu)
+    capability[0] = (9, 0)
+    assert "Triton is not installed" in requirements.what_is_missing(gpu)
+    found[0] = "a specification"
+    assert "compiler" in requirements.what_is_missing(gpu)
+    monkeypatch.setenv("CC", "cc")
+    assert str(tmp_path) in requirements.what_is_missing(gpu)
+    (tmp_path / "Python.h").touch()
+    assert requirements.what_is_missing(gpu) is None
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, weights):
     with pytest.raises(CheckpointError, match=f"'{weights}', which needs a CPU and bfloat16"):
@@ -133,6 +174,16 @@ def test_a_bfloat16_stack_is_compiled_unless_its_weights_stay_as_they_are(bfloat
     runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)
     assert isinstance(runner.talker.stack, stack)
     assert isinstance(runner.predictor.stack, stack)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch's CPU wheels come without Triton")
+def test_a_fused_runner_has_fused_stacks_and_heads(bfloat16_checkpoint):
+    runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), "fused")
+    plain = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), "plain")
+    for ours, torchs in ((runner.talker, plain.talker), (runner.predictor, plain.predictor)):
+        assert type(ours.stack).__name__ == "FusedStack"
+        assert ours.weight_bytes == torchs.weight_bytes
+    assert type(runner.talker._head).__name__ == "FusedLinear"
 
 
 def test_a_float32_stack_is_torchs(checkpoint):

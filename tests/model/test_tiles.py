@@ -1,6 +1,9 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
+from reference_stack import ReferenceStack, normal
 from torch.nn import functional
 
 from serve_app.model.attention import StackShape
@@ -13,19 +16,13 @@ from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import TiledWeight, make_tiles, pair_up, quantise
-from serve_app.model.kv_cache import KvCache
-from serve_app.model.layer_weights import LayerWeights
 
-CPU = torch.device("cpu")
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=44, hidden=72, rms_eps=1e-6, rope_theta=1e4)
 GATED = 301  # no width here fills its last tile, and this is the widest input of a product
-POSITIONS, SLOTS = 40, 12
+POSITIONS = 40
+REFERENCE = ReferenceStack(SHAPE, GATED, POSITIONS, slots=12)
 FLAVOURS = ("portable", "avx2", "avx_vnni", "avx512_vnni")  # a CPU that has one has those before it
 RUN_HERE = FLAVOURS[: FLAVOURS.index(this_cpus()) + 1]
-
-
-def normal(*shape, seed=0, size=1.0):
-    return size * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -137,22 +134,6 @@ def test_inputs_that_would_be_misread_are_refused(form):
         linear(normal(1, 128).bfloat16())
 
 
-def layers():
-    qkv = (SHAPE.heads + 2 * SHAPE.kv_heads) * SHAPE.head_dim
-    for seed in range(SHAPE.layers):
-        yield LayerWeights(
-            qkv=normal(qkv, SHAPE.hidden, seed=10 * seed, size=0.1).bfloat16(),
-            out=normal(SHAPE.hidden, SHAPE.heads * SHAPE.head_dim, seed=10 * seed + 1, size=0.05).bfloat16(),
-            gate=normal(GATED, SHAPE.hidden, seed=10 * seed + 2, size=0.2).bfloat16(),
-            up=normal(GATED, SHAPE.hidden, seed=10 * seed + 3, size=0.2).bfloat16(),
-            down=normal(SHAPE.hidden, GATED, seed=10 * seed + 4, size=0.2).bfloat16(),
-            norm_qk=(1 + normal(SHAPE.heads + SHAPE.kv_heads, SHAPE.head_dim, seed=10 * seed + 5, size=0.2)).bfloat16(),
-        )
-
-
-NORM = 1 + normal(SHAPE.hidden, seed=99, size=0.2)
-
-
 @pytest.fixture(scope="module", params=FORMS)
 def form(request):
     return request.param
@@ -160,39 +141,11 @@ def form(request):
 
 @pytest.fixture(scope="module")
 def stack(form):
-    return CompiledStack(layers(), NORM.bfloat16(), SHAPE, POSITIONS, form)
-
-
-def empty_cache():
-    sizes = {"kv_heads": SHAPE.kv_heads, "positions": POSITIONS, "head_dim": SHAPE.head_dim}
-    return KvCache(layers=SHAPE.layers, slots=SLOTS, dtype=torch.bfloat16, device=CPU, **sizes)
-
-
-def rms(x):
-    return x / (x.square().mean(-1, keepdim=True) + SHAPE.rms_eps).sqrt()
-
-
-def turned(x):
-    """[T, heads, D], the position of each along T."""
-    half = SHAPE.head_dim // 2
-    angle = torch.arange(len(x))[:, None] / SHAPE.rope_theta ** (torch.arange(half) / half)
-    cos, sin = torch.cat([angle.cos()] * 2, 1)[:, None], torch.cat([angle.sin()] * 2, 1)[:, None]
-    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+    return CompiledStack(REFERENCE.layers(), REFERENCE.norm, SHAPE, POSITIONS, form)
 
 
 def expected(x, form):
-    """What upstream's layers give for one prompt [T, H] with every product as :func:`product` makes it."""
-    for layer in layers():
-        fused = product(rms(x), layer.qkv, form).unflatten(1, (-1, SHAPE.head_dim))
-        queries_keys = turned(rms(fused[:, : -SHAPE.kv_heads]) * layer.norm_qk.double())
-        keys = queries_keys[:, SHAPE.heads :].bfloat16().double()
-        values = fused[:, -SHAPE.kv_heads :].bfloat16().double()
-        seen = [each.transpose(0, 1)[None] for each in (queries_keys[:, : SHAPE.heads], keys, values)]
-        attended = functional.scaled_dot_product_attention(*seen, is_causal=True, enable_gqa=True)
-        x = x + product(attended[0].transpose(0, 1).flatten(1), layer.out, form)
-        gated = functional.silu(product(rms(x), layer.gate, form)) * product(rms(x), layer.up, form)
-        x = x + product(gated, layer.down, form)
-    return rms(x) * NORM.bfloat16().double()
+    return REFERENCE.expected(x, functools.partial(product, form=form))
 
 
 def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack, form):
@@ -200,8 +153,8 @@ def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack
     means = []
     for seed in range(7, 12):
         x = normal(1, 20, SHAPE.hidden, seed=seed).bfloat16()
-        given, exact = stack.run_aligned(x, empty_cache(), slice(3, 4), 0)[0].double(), expected(x[0].double(), form)
-        means.append((given - exact).abs().mean().item())
+        given = stack.run_aligned(x, REFERENCE.empty_cache(), slice(3, 4), 0)[0].double()
+        means.append((given - expected(x[0].double(), form)).abs().mean().item())
     assert min(means) < 0.002
     assert max(means) < 0.03
 
@@ -210,7 +163,7 @@ def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack
 @pytest.mark.parametrize("cuts", [[], [1], [7, 8, 19], list(range(1, 20))])
 def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, monkeypatch, threads, cuts):
     x = normal(1, 20, SHAPE.hidden, seed=7).bfloat16()
-    whole, cache = empty_cache(), empty_cache()
+    whole, cache = REFERENCE.empty_cache(), REFERENCE.empty_cache()
     parts = [
         stack.run_aligned(x[:, begin:end], cache, slice(3, 4), begin)
         for begin, end in zip([0, *cuts], [*cuts, 20], strict=True)
@@ -224,7 +177,7 @@ def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, monkey
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("slots", [list(range(10)), [11, 3, 4, 5, 0, 1, 9, 10, 2, 7]], ids=["neighbours", "apart"])
 def test_a_row_in_company_is_the_row_alone_to_the_last_bit(stack, threads, slots):
-    together, alone = empty_cache(), empty_cache()
+    together, alone = REFERENCE.empty_cache(), REFERENCE.empty_cache()
     starts = [3, 17, 1, 2, 30, 9, 9, 4, 25, 6]
     for cache in (together, alone):
         for slot, start in zip(slots, starts, strict=True):
@@ -244,9 +197,9 @@ def test_a_row_in_company_is_the_row_alone_to_the_last_bit(stack, threads, slots
 def test_positions_that_would_leave_the_cache_are_refused(stack):
     x = normal(1, 5, SHAPE.hidden).bfloat16()
     with pytest.raises(AssertionError, match="leave the cache"):
-        stack.run_aligned(x, empty_cache(), slice(0, 1), POSITIONS - 4)
+        stack.run_aligned(x, REFERENCE.empty_cache(), slice(0, 1), POSITIONS - 4)
     with pytest.raises(AssertionError, match="leave the cache"):
-        stack.run_staggered(x[:, :1], empty_cache(), slice(0, 1), torch.tensor([POSITIONS]), POSITIONS + 1)
+        stack.run_staggered(x[:, :1], REFERENCE.empty_cache(), slice(0, 1), torch.tensor([POSITIONS]), POSITIONS + 1)
 
 
 def test_gates_lie_before_what_they_gate():

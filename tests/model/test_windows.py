@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_tiles import normal
+from reference_stack import normal
 
 from serve_app.model.compiled import windows
 from serve_app.model.compiled.windows import WindowLinear

@@ -270,6 +270,11 @@ class CompiledStack:
         """Bytes of weights that one pass reads, whatever its rows."""
         return sum(weight.nbytes for weight in self._weights)
 
+    @property
+    def reads_length(self) -> bool:
+        """It does not: each row is attended to as far as its own position."""
+        return False
+
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
         """Run T new positions of neighbouring slots that all stand at the same position."""
         assert start + x.shape[1] <= self._positions, "the new positions would leave the cache"

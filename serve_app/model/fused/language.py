@@ -1,0 +1,49 @@
+"""What all kernels share: how they are compiled, and how they round to bfloat16 and multiply it.
+
+On a GPU Triton compiles them. Where TRITON_INTERPRET is set before Triton is imported, as tests do without a GPU, it
+interprets them on tensors of the CPU.
+"""
+
+from collections.abc import Callable
+
+import triton
+import triton.language as tl
+
+from serve_app.model.quiet import Upstream
+
+_triton: Upstream = triton
+
+INTERPRETED = tl.constexpr(_triton.knobs.runtime.interpret)
+"""Whether kernels are interpreted; there bfloat16 is kept as bare 16 bits."""
+
+
+def kernel(*varying: str) -> Callable[[Callable[..., None]], Upstream]:
+    """Compile a kernel, once for all values of the integers named: another for some of them might round otherwise."""
+    return _triton.jit(do_not_specialize=varying)
+
+
+def part(function: Callable[..., Upstream]) -> Upstream:
+    """Compile a function as a part of those kernels that call it."""
+    return _triton.jit(function)
+
+
+@part
+def to_bfloat16(x: "Upstream") -> "Upstream":
+    """Round float32 to the nearest bfloat16, ties to even; the interpreter's own conversion cuts off."""
+    if INTERPRETED:
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        half = rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        half = x.to(tl.bfloat16)
+    return half
+
+
+@part
+def multiply_add(a: "Upstream", b: "Upstream", sums: "Upstream") -> "Upstream":
+    """``sums`` [P, M, N] float32 plus ``a`` [P, M, K] by ``b`` [P, K, N], both bfloat16."""
+    if INTERPRETED:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), sums, input_precision="ieee")
+    else:
+        total = tl.dot(a, b, sums)
+    return total
