@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.compiled import team
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at
 from serve_app.model.compiled.stack import PASS, CompiledStack, attend
 from serve_app.model.compiled.team import TeamFunction
 from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
-from serve_app.model.compiled.tiles import STORE, TILE, TILE_ROWS, multiply
+from serve_app.model.compiled.tiles import STORE, multiply
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import Upstream, import_qwen_tts
@@ -50,6 +51,7 @@ PRODUCTS = (
     "convolution",
     "conv1d",
     "_multiply_rows",
+    "_multiply_windows",
 )
 DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
 FUSED_PRODUCTS = ("_multiply", "_attend")
@@ -109,7 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--codec-dtype", default="auto")
-    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "auto", "torch"])
+    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "int4", "auto", "torch"])
     parser.add_argument("--streams", default="1,2,4,8,10")
     parser.add_argument("--frames", type=int, default=62, help="frames of an utterance; 62 are five seconds")
     parser.add_argument("--rounds", type=int, default=2)
@@ -306,8 +308,8 @@ def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: i
     named = [event for event in kernels if any(name in event.name for name in DEVICE_PRODUCTS + FUSED_PRODUCTS)]
     products_ms = sum(event.self_device_time_total for event in named) / 1e3 / frames
     print(
-        f"{count} streams, one frame: {frame_ms:.2f} ms; {len(kernels) / frames:.0f} kernels, busy for"
-        f" {busy_ms:.2f} ms, products, attention and convolutions {products_ms:.2f} ms of it"
+        f"{count} streams, one frame: {frame_ms:.2f} ms; {len(kernels) / frames:.0f} kernels, busy {busy_ms:.2f} ms,"
+        f" products, attention and convolutions {products_ms:.2f} ms of it"
     )
     by_name: dict[str, list[float]] = defaultdict(list)
     for event in kernels:

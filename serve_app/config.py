@@ -47,11 +47,12 @@ class ModelConfig(Settings):
         default="auto",
         description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
     )
-    weights: Literal["auto", "plain", "int8", "torch"] = Field(
+    weights: Literal["auto", "plain", "int8", "int4", "torch"] = Field(
         default="plain",
-        description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `auto`:"
-        " plain or int8, whichever is measured to be faster at `engine.slots` streams; `torch`: plain, multiplied by"
-        " torch's own kernels alone, to compare with. Replicas should agree: what a stream says depends on it.",
+        description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `int4`:"
+        " the code predictor's layers to 4 bits, which nobody has heard yet; `auto`: plain or int8, whichever is"
+        " measured to be faster at `engine.slots` streams; `torch`: plain, multiplied by torch's own kernels alone, to"
+        " compare with. Replicas should agree: what a stream says depends on it.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

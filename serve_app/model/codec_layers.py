@@ -7,12 +7,14 @@ columns. What a layer must remember is then the input columns before the next on
 Source: qwen-tts 0.1.1, qwen_tts/core/tokenizer_12hz/modeling_qwen3_tts_tokenizer_v2.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
 from serve_app.model.quiet import Upstream
@@ -84,6 +86,7 @@ class Builder:
         self.width = 0
         self.rate = 1  # input columns per frame of the layer that is built next
         self.memory_frames = 0.0  # frames that the layers so far look back, one after the other
+        self._compiled = device.type == "cpu" and dtype == torch.float32
 
     def tensor(self, values: Tensor) -> Tensor:
         """Return detached ``values`` as the layers compute with them."""
@@ -92,9 +95,18 @@ class Builder:
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make a matrix product of [C_out, C_in] and [C_out]."""
         kept = None if bias is None else self.tensor(bias)
+        if self._compiled:
+            return WindowLinear(self.tensor(weight), kept)
         if can_pack(self.dtype, self.device):
             return PackedLinear(self.tensor(weight), kept)
         return PlainLinear(self.tensor(weight), kept)
+
+    def window_product(self, weights: "ConvWeights") -> "WindowProduct":
+        """Make the product of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out]."""
+        if self._compiled:
+            matrix, bias = self.tensor(weights.matrix), self.tensor(weights.bias)
+            return WindowLinear(matrix, bias, weights.taps, weights.dilation)
+        return GatheredProduct(self.linear(weights.matrix, weights.bias), weights.taps, weights.dilation)
 
     def history(self, columns: int, channels: int) -> History:
         """Reserve the next place in a row of state."""
@@ -154,20 +166,37 @@ class ConvWeights:
         return ConvWeights(matrix, bias, self.taps, self.dilation, self.stride)
 
 
-class Conv:
-    """A causal convolution, plain or transposed: gathers its taps, then multiplies once.
+WindowProduct = Callable[[Tensor], Tensor]
+"""[B, history + T, C_in] -> [B, T, N]."""
+
+
+class GatheredProduct:
+    """Gathers a convolution's taps, then multiplies once.
 
     Gathering costs 2 to 15 % of the product; oneDNN's own convolution saves that, but its weight layout
     is chosen for one input size and costs tenfold at another (measured), and sizes vary here.
     """
 
+    def __init__(self, linear: Linear, taps: int, dilation: int) -> None:
+        self._linear = linear
+        self._dilation = dilation
+        self._span = (taps - 1) * dilation + 1
+
+    def __call__(self, window: Tensor) -> Tensor:
+        """[B, history + T, C_in] -> [B, T, N]."""
+        columns = window.unfold(1, self._span, 1)[..., :: self._dilation]  # [B, T, C_in, taps]
+        return self._linear(columns.transpose(2, 3).flatten(2))
+
+
+class Conv:
+    """A causal convolution, plain or transposed, as one product over windows."""
+
     def __init__(self, builder: Builder, weights: ConvWeights) -> None:
-        self._dilation = weights.dilation
         self._stride = weights.stride
         self._span = (weights.taps - 1) * weights.dilation + 1
         self.history = builder.history(self._span - 1, weights.matrix.shape[1] // weights.taps)
         builder.rate *= weights.stride
-        self._linear = builder.linear(weights.matrix, weights.bias)
+        self._product = builder.window_product(weights)
 
     def over(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C_in] -> [B, T * stride, C_out], with the remembered columns before x."""
@@ -175,9 +204,7 @@ class Conv:
 
     def __call__(self, window: Tensor) -> Tensor:
         """[B, history + T, C_in] -> [B, T * stride, C_out]."""
-        columns = window.unfold(1, self._span, 1)[..., :: self._dilation]  # [B, T, C_in, taps]
-        out = self._linear(columns.transpose(2, 3).flatten(2))
-        return out.unflatten(2, (self._stride, -1)).flatten(1, 2)
+        return self._product(window).unflatten(2, (self._stride, -1)).flatten(1, 2)
 
 
 class Snake:

@@ -16,7 +16,7 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from serve_app.model.compiled.tiles import this_cpus
+from serve_app.model.compiled.instructions import this_cpus
 from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
 from serve_app.model.linear import WeightForm, can_pack, make_linear
@@ -99,7 +99,7 @@ def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
     form = choose_form(config, checkpoint)
-    how = f", multiplied by {this_cpus()}" if form == "int8" else ""
+    how = f", multiplied by {this_cpus()}" if form in ("int8", "int4") else ""
     log.info("weights of talker and code predictor are kept %s%s", form, how)
     runner = TorchRunner(checkpoint, settings, form)
     if not keep_upstream:
@@ -116,21 +116,21 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     a layer's products at the number of streams that the replica is configured for.
 
     Raises:
-        CheckpointError: int8 is asked for where it cannot be computed.
+        CheckpointError: int8 or int4 is asked for where it cannot be computed.
     """
     wanted = config.model.weights
     if wanted == "torch":
         return "plain"
-    if wanted != "int8" and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
+    if wanted in ("plain", "auto") and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
         return _form_on_gpu(checkpoint.device)
     tiled = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
     exact: WeightForm = "packed" if tiled or can_pack(checkpoint.dtype, checkpoint.device) else "plain"
-    if wanted == "int8" and not tiled:
-        raise CheckpointError(
-            f"model.weights is 'int8', which needs a CPU and bfloat16; this is {checkpoint.description}"
-        )
-    if wanted == "int8":
-        return "int8"
+    if wanted in ("int8", "int4"):
+        if not tiled:
+            raise CheckpointError(
+                f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
+            )
+        return wanted
     if wanted == "plain" or not tiled:
         return exact
     mlp = checkpoint.model.talker.model.layers[0].mlp

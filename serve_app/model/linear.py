@@ -12,8 +12,8 @@ from torch.nn import functional
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.quiet import Upstream
 
-WeightForm = Literal["plain", "packed", "int8", "fused"]
-"""``packed`` and ``int8`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
+WeightForm = Literal["plain", "packed", "int8", "int4", "fused"]
+"""``packed``, ``int8`` and ``int4`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
 
 
 class Linear(Protocol):
@@ -68,12 +68,16 @@ class PackedLinear:
 
 
 def make_linear(weight: Tensor, form: WeightForm) -> Linear:
-    """Put a weight [N, K] into a form; the tensor itself is not changed."""
+    """Put a weight [N, K] into a form; the tensor itself is not changed.
+
+    Beside a stack of int4 weights a single product, which is a head's, has int8: it is little of what is read, and
+    codes are drawn from its outputs.
+    """
     if form == "fused":
         from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
 
         return FusedLinear(weight)
-    if form == "int8":
+    if form in ("int8", "int4"):
         return TiledLinear(weight, "int8")
     if form == "packed":
         return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else PackedLinear(weight)

@@ -94,7 +94,9 @@ class TorchRunner:
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
         self.prompts = PromptBuilder(checkpoint)
-        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=form)
+        # int4 is the code predictor's, which is read fifteen times a frame.
+        talker_form = "int8" if form == "int4" else form
+        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
         self.predictor = CodePredictor(talker.code_predictor, slots=slots, form=form)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)

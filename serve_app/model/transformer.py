@@ -138,7 +138,7 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, form: Weight
         from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
 
         return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
-    tiled: TileForm | None = "int8" if form == "int8" else None
+    tiled: TileForm | None = form if form in ("int8", "int4") else None
     if form == "packed" and norm.dtype == torch.bfloat16:
         tiled = "bfloat16"
     if tiled is None:

@@ -64,7 +64,6 @@ def config(weights, slots=4):
     return AppConfig(model=ModelConfig(weights=weights), engine=EngineConfig(slots=slots, max_positions=512))
 
 
-@needs_packing
 def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_checkpoint, voices):
     """The bound is this checkpoint's: sharp random weights magnify every rounding, trained ones are smoother."""
     logits = {}
@@ -83,13 +82,33 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
     assert moved["bfloat16"] < moved["int8"] < 0.25
 
 
-@needs_packing
-@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8")])
+def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat16_checkpoint):
+    """Of all fifteen codebooks, the same codes forced; the bounds are this checkpoint's, see above."""
+    forms = {"plain": checkpoint, "packed": bfloat16_checkpoint, "int8": bfloat16_checkpoint}
+    logits = {}
+    for form, source in {**forms, "int4": bfloat16_checkpoint}.items():
+        runner, seen = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form), []
+
+        def choose(codebook, row, seen=seen):
+            seen.append(row[0])
+            return torch.tensor([17 * codebook])
+
+        width = runner.prompts.code_table.shape[1]
+        hidden = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(source.dtype)
+        with torch.inference_mode():
+            runner.predictor.draw_frame(hidden, torch.tensor([5]), runner.prompts.embed_code, choose)
+        logits[form] = torch.stack(seen)
+    moved = {form: ((rows - logits["plain"]).std() / logits["plain"].std()).item() for form, rows in logits.items()}
+    assert moved["packed"] < moved["int8"] < moved["int4"]
+    assert moved["int8"] < 0.1
+    assert moved["int4"] < 0.5
+
+
+@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
 def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
     assert choose_form(config(weights), bfloat16_checkpoint) == form
 
 
-@needs_packing
 def test_auto_measures_and_says_what_it_took(bfloat16_checkpoint, caplog):
     caplog.set_level("INFO")
     form = choose_form(config("auto"), bfloat16_checkpoint)
@@ -133,12 +152,12 @@ def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_pat
     assert requirements.what_is_missing(gpu) is None
 
 
-def test_int8_weights_are_refused_where_they_cannot_be_computed(checkpoint):
-    with pytest.raises(CheckpointError, match="bfloat16"):
-        choose_form(config("int8"), checkpoint)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, weights):
+    with pytest.raises(CheckpointError, match=f"'{weights}', which needs a CPU and bfloat16"):
+        choose_form(config(weights), checkpoint)
 
 
-@needs_packing
 def test_make_linear_knows_every_form():
     weight = torch.randn(8, 8)
     assert isinstance(make_linear(weight, "plain"), PlainLinear)
@@ -148,7 +167,8 @@ def test_make_linear_knows_every_form():
 
 
 @pytest.mark.parametrize(
-    ("form", "stack"), [("plain", LinearStack), ("packed", CompiledStack), ("int8", CompiledStack)]
+    ("form", "stack"),
+    [("plain", LinearStack), ("packed", CompiledStack), ("int8", CompiledStack), ("int4", CompiledStack)],
 )
 def test_a_bfloat16_stack_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
     runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)

@@ -4,22 +4,25 @@ import numpy as np
 import pytest
 import torch
 from reference_stack import ReferenceStack, normal
+from torch.nn import functional
 
 from serve_app.model.attention import StackShape
 from serve_app.model.compiled import stack as stack_module
 from serve_app.model.compiled import team
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS, this_cpus
+from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import TILE, TiledWeight, make_tiles, pair_up, quantise, this_cpus
+from serve_app.model.compiled.tiles import TiledWeight, make_tiles, pair_up, quantise
 
-SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=48, hidden=72, rms_eps=1e-6, rope_theta=1e4)
+SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=44, hidden=72, rms_eps=1e-6, rope_theta=1e4)
 GATED = 301  # no width here fills its last tile, and this is the widest input of a product
 POSITIONS = 40
 REFERENCE = ReferenceStack(SHAPE, GATED, POSITIONS, slots=12)
-FLAVOURS = {"portable": ("portable",), "avx_vnni": ("portable", "avx_vnni")}
-RUN_HERE = FLAVOURS.get(this_cpus(), ("portable", "avx_vnni", "avx512_vnni"))
+FLAVOURS = ("portable", "avx2", "avx_vnni", "avx512_vnni")  # a CPU that has one has those before it
+RUN_HERE = FLAVOURS[: FLAVOURS.index(this_cpus()) + 1]
 
 
 @pytest.fixture
@@ -28,15 +31,16 @@ def threads(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", range(1, TILE_ROWS + 1))
 @pytest.mark.parametrize("flavour", RUN_HERE)
 def test_a_tiles_sums_are_exact(flavour, rows):
     generator = torch.Generator().manual_seed(rows)
     codes = torch.randint(-127, 128, (TILE, 1000), generator=generator, dtype=torch.int8)
     codes[0], codes[1] = 127, -127  # the largest sums there are
     packed = codes.view(1, TILE, 250, 4).transpose(1, 2).contiguous()
-    inputs = torch.randint(0, 256, (rows, 1000), generator=generator, dtype=torch.uint8)
-    inputs[0] = 255
+    inputs = torch.randint(-127, 128, (rows, 1000), generator=generator)
+    inputs[0], inputs[:, 0] = 127, -127
+    inputs = inputs.to(torch.int8) if flavour == "avx2" else (inputs + 128).to(torch.uint8)
     tiles = make_tiles(flavour)
 
     @kernel()
@@ -48,11 +52,36 @@ def test_a_tiles_sums_are_exact(flavour, rows):
     assert torch.equal(sums.long(), inputs.long() @ codes.long().T)
 
 
+@pytest.mark.parametrize("rows", range(1, TILE_ROWS + 1))
+@pytest.mark.parametrize("flavour", RUN_HERE)
+def test_an_int4_tiles_sums_are_those_of_its_groups(flavour, rows):
+    weight = normal(TILE, 256, seed=rows)
+    weight[0], weight[1] = 1.0, -1.0  # the largest sums there are
+    codes = torch.randint(-127, 128, (rows, 4, 64), generator=torch.Generator().manual_seed(rows))
+    codes[0], codes[:, :, 0] = 127, -127
+    words = torch.empty(rows, 4, GROUP_WORDS, dtype=torch.int32)
+    words[..., :-1] = codes.to(torch.int8).view(torch.int32)
+    words[..., -1] = codes.sum(dim=2)
+    packed, tiles = pack(weight), make_int4_tiles(flavour)
+
+    @kernel()
+    def run(weights, given, sums):
+        tiles(rows, weights, given, 4 * 4 * GROUP_WORDS, 4, sums)
+
+    sums = torch.full((rows, TILE), float("nan"))
+    run(packed.data_ptr(), words.data_ptr(), sums.data_ptr())
+    scales = (weight.view(TILE, 4, 64).abs().amax(dim=2) / 7).bfloat16().float()  # [TILE, 4]
+    whole = (weight.view(TILE, 4, 64) / scales[..., None]).round().clamp(-7, 7)
+    expected = torch.einsum("tgk,rgk,tg->rt", whole.double(), codes.double(), scales.double())
+    torch.testing.assert_close(sums.double(), expected, atol=1e-3, rtol=1e-6)
+
+
 def test_quantising_is_torchs_to_the_last_bit():
     @kernel()
     def run(row, codes):
         return quantise(row, codes)
 
+    offset = 0 if this_cpus() == "avx2" else 128
     for seed in range(20):
         x = normal(1003, seed=seed, size=10.0 ** (seed - 14))
         x[:7] = x.abs().max() / 127.0 * torch.tensor([127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -126.5])  # ties go to even
@@ -61,16 +90,22 @@ def test_quantising_is_torchs_to_the_last_bit():
         expected = x.abs().max().clamp(min=1e-8)
         assert most == expected.item()
         rounded = torch.mul(x, torch.tensor(1.0) / expected * 127.0).round().to(torch.int16)
-        assert torch.equal(codes.to(torch.int16) - 128, rounded)
+        assert torch.equal((codes - offset).view(torch.int8).to(torch.int16), rounded)
 
 
-FORMS = ["bfloat16", "int8"]
+FORMS = ["bfloat16", "int8", "int4"]
 
 
 def product(x, weight, form):
-    """[..., K] by [N, K] in float64; for int8 both rounded before, as float32 rounds them."""
+    """[..., K] by [N, K] in float64; for int8 and int4 both rounded before, as float32 rounds them."""
     if form == "bfloat16":
         return x.double() @ weight.double().T
+    if form == "int4":
+        groups = functional.pad(weight.float(), (0, -weight.shape[1] % 64)).unflatten(1, (-1, 64))
+        scales = (groups.abs().amax(dim=2, keepdim=True) / 7).clamp(min=1e-8).bfloat16().float()
+        rounded = ((groups / scales).round().clamp(-7, 7) * scales).flatten(1)[:, : weight.shape[1]]
+        x_most = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
+        return (x.float() * (1 / x_most * 127)).round().double() @ rounded.double().T * x_most.double() / 127
     most = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
     codes = (weight.float() / (most / 127)).round()
     x_most = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-8)
@@ -168,15 +203,18 @@ def test_positions_that_would_leave_the_cache_are_refused(stack):
 
 
 def test_gates_lie_before_what_they_gate():
-    paired = pair_up(torch.arange(40.0)[:, None], torch.arange(40.0)[:, None] + 1000)[:, 0]
-    assert paired[:32].tolist() == list(range(32))
-    assert paired[32:64].tolist() == list(range(1000, 1032))
-    assert paired[64:].tolist() == [*range(32, 40), *[0] * 24, *range(1032, 1040), *[0] * 24]
+    half = TILE // 2
+    end, filled = half + 8, [0] * (half - 8)
+    paired = pair_up(torch.arange(end)[:, None], torch.arange(end)[:, None] + 1000)[:, 0]
+    assert paired[:half].tolist() == list(range(half))
+    assert paired[half : 2 * half].tolist() == list(range(1000, 1000 + half))
+    assert paired[2 * half :].tolist() == [*range(half, end), *filled, *range(1000 + half, 1000 + end), *filled]
 
 
-def test_a_weight_takes_two_bytes_an_entry_or_one_and_eight_a_row():
+def test_a_weight_takes_its_forms_bytes_an_entry_and_little_more():
     assert TiledWeight.of(normal(128, 64), "bfloat16").nbytes == 2 * 128 * 64
     assert TiledWeight.of(normal(128, 64), "int8").nbytes == 128 * 64 + 8 * 128
+    assert TiledWeight.of(normal(128, 128), "int4").nbytes == 128 * (64 + 4)
 
 
 ROLL = job_of("here", "sums", real=("factor",))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import (
     HALF,
     Row,
@@ -33,8 +34,6 @@ from serve_app.model.compiled.tiles import (
     PRODUCT,
     PRODUCTS,
     STORE,
-    TILE,
-    TILE_ROWS,
     TiledWeight,
     TileForm,
     multiply,

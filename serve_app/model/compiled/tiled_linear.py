@@ -4,14 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import HALF, array_at, float32_at, read
 from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
 from serve_app.model.compiled.tiles import (
     PRODUCT,
     PRODUCTS,
     STORE,
-    TILE,
-    TILE_ROWS,
     TiledWeight,
     TileForm,
     multiply,

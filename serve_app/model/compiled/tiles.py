@@ -1,14 +1,14 @@
 """Products by constant weights, laid out so that a CPU reads them once from front to end, and sums every row alike.
 
-A tile is 64 outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
-knows rows and weights, never layers. There are two forms of weights:
+A tile is some outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
+knows rows and weights, never layers. There are three forms of weights:
 
 - bfloat16, multiplied with float32 inputs and summed in float32;
-- int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A row is
-  kept with 128 added to each of its codes, since a CPU's instruction for such sums (VNNI) takes one factor without a
-  sign; what that adds to a sum is known from the weights and taken off again.
-
-Source: Intel's instruction set reference, VPDPBUSD.
+- int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A CPU's
+  instructions for such sums take one factor without a sign. For VNNI a row is kept with 128 added to each of its
+  codes; what that adds to a sum is known from the weights and taken off again. For AVX2, whose sums of two products
+  have 16 bits, the signs of the weights are moved to the row, which fits since no code is -128;
+- int4, see ``nibbles``, of half as many bytes.
 """
 
 from dataclasses import dataclass
@@ -17,39 +17,53 @@ from typing import Literal
 import numba
 import numpy as np
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from serve_app.model.compiled.parts import ROUNDER, Function, Row, config, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.compiled.instructions import (
+    ADD_PRODUCTS,
+    LANES,
+    LONG,
+    REALS,
+    SUMS,
+    TILE,
+    TILE_ROWS,
+    Flavour,
+    add_signed_products,
+    at,
+    broadcast,
+    by_rows,
+    fetch,
+    fused_multiply_add,
+    splat,
+    this_cpus,
+)
+from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
+from serve_app.model.compiled.parts import ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
 from serve_app.model.quiet import Upstream
 
-TILE = 64
-"""Outputs that are summed together: four registers of sixteen sums."""
-
-TILE_ROWS = 4
-"""Rows that share one reading of a tile's weights: sixteen sums, and registers to spare."""
-
 _STEP_BYTES = 4
-"""Bytes of a row that are multiplied at a time with 64 outputs' weights."""
+"""Bytes of a row that are multiplied at a time with a tile's weights."""
 
 _INT8_STEP = 4
 """Inputs in them where they are int8."""
-
-_OFFSET = 128
 
 _AHEAD = 4096
 """Bytes between what is multiplied and what the cache is told to fetch: a fifth less time for four rows (measured)."""
 
 _MOST = 127.0
 
-Flavour = Literal["avx512_vnni", "avx_vnni", "portable"]
-"""How bytes are multiplied and summed."""
+_ROUNDED = 0x4B400000
+"""The bits of :data:`ROUNDER`."""
 
-TileForm = Literal["bfloat16", "int8"]
-_BFLOAT16, _INT8 = 0, 1
+TileForm = Literal["bfloat16", "int8", "int4"]
+_BFLOAT16, _INT8, _INT4 = 0, 1, 2
+
+
+_OFFSET = 0 if this_cpus() == "avx2" else 128
+"""What is added to each of a row's codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +72,11 @@ class TiledWeight:
 
     Attributes:
         form: of its entries.
-        packed: the tiles, one after the other; bfloat16 [tiles, K, 2, 16, 2]: of each input the outputs 0 and 16, 1 and
-            17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles, K / 4, 64, 4]: of four inputs each
-            output.
-        scales: int8's: [tiles * 64] float32, what a sum is multiplied with besides its row's largest magnitude.
-        added: int8's: [tiles * 64] int32, what the offset of the rows adds to a sum.
+        packed: the tiles, one after the other; bfloat16 [tiles, K, TILE / 32, 16, 2]: of each input the outputs 0 and
+            16, 1 and 17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles, K / 4, TILE, 4]: of four
+            inputs each output; int4 as ``nibbles.pack`` leaves them.
+        scales: int8's: [tiles * TILE] float32, what a sum is multiplied with besides its row's largest magnitude.
+        added: int8's: [tiles * TILE] int32, what the offset of the rows adds to a sum.
     """
 
     form: TileForm
@@ -73,12 +87,14 @@ class TiledWeight:
     @classmethod
     def of(cls, weight: Tensor, form: TileForm) -> "TiledWeight":
         """Lay out a copy of ``weight``; for int8 quantised, each row to its own largest magnitude."""
+        if form == "int4":
+            return cls(form, pack(weight), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
         filled_rows = -(-rows // TILE) * TILE
         if form == "bfloat16":
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
-            packed = filled.view(-1, 2, 2, 16, columns).permute(0, 4, 1, 3, 2).contiguous()
+            packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2).contiguous()
             return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
@@ -96,7 +112,11 @@ class TiledWeight:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of inputs as :func:`take` leaves it."""
-        return _STEP_BYTES * self.packed.shape[1]
+        return _STEP_BYTES * self._steps
+
+    @property
+    def _steps(self) -> int:
+        return self.packed.shape[1] * (GROUP_WORDS if self.form == "int4" else 1)
 
     @property
     def nbytes(self) -> int:
@@ -106,148 +126,79 @@ class TiledWeight:
     def fields(self) -> tuple[int, ...]:
         """As :data:`PRODUCT` has them."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
-        tiles, steps = self.packed.shape[:2]
-        return *addresses, tiles, steps, self.packed[0].nbytes, _INT8 if self.form == "int8" else _BFLOAT16
+        form = {"bfloat16": _BFLOAT16, "int8": _INT8, "int4": _INT4}[self.form]
+        return *addresses, len(self.packed), self._steps, self.packed[0].nbytes, form
 
 
 PRODUCT = np.dtype(
     [(field, np.int64) for field in ("packed", "scales", "added", "tiles", "steps", "tile_bytes", "form")]
 )
-"""A :class:`TiledWeight` for compiled code; a step is four bytes of a row: one input, or int8's four."""
+"""A :class:`TiledWeight` for compiled code; a step is four bytes of a row: one input, int8's four, or a sum of them."""
 
 PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
 """The same, as compiled code names it."""
 
-_BYTE, _WORD, _LONG = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_SUMS = ir.VectorType(_WORD, 16)
-_HALF_SUMS = ir.VectorType(_WORD, 8)
-_REALS = ir.VectorType(ir.FloatType(), 16)
-
-
-def this_cpus() -> Flavour:
-    """The instructions that this CPU has, and numba compiles for."""
-    if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
-        return "portable"  # numba was told to compile for another
-    try:
-        features = binding.get_host_cpu_features()
-    except RuntimeError:  # LLVM knows none of this host
-        return "portable"
-    if features.get("avx512vnni") and features.get("avx512vl"):
-        return "avx512_vnni"
-    return "avx_vnni" if features.get("avxvnni") else "portable"
-
-
-def _by_vnni(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
-    return builder.call(_vnni(builder, _SUMS, 512), [sums, inputs, weights])
-
-
-def _by_half_vnni(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
-    halves = [
-        builder.call(
-            _vnni(builder, _HALF_SUMS, 256),
-            [_shuffle(builder, each, range(first, first + 8)) for each in (sums, inputs, weights)],
-        )
-        for first in (0, 8)
-    ]
-    return builder.shuffle_vector(*halves, ir.Constant(_SUMS, list(range(16))))
-
-
-def _vnni(builder: Upstream, sums: Upstream, bits: int) -> Upstream:
-    function = ir.FunctionType(sums, [sums, sums, sums])
-    return cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.avx512.vpdpbusd.{bits}")
-
-
-def _portably(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
-    """Of each word of four bytes in turn: the weight with its sign, the input without, multiplied and added."""
-    for byte in range(_INT8_STEP):
-        left, right = (ir.Constant(_SUMS, [shift] * 16) for shift in (24 - 8 * byte, 24))
-        weight = builder.ashr(builder.shl(weights, left), right)
-        sums = builder.add(sums, builder.mul(weight, builder.lshr(builder.shl(inputs, left), right)))
-    return sums
-
-
-def _fetch(builder: Upstream, address: Upstream) -> None:
-    """Have the cache line at an address fetched for reading, to stay near."""
-    function = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _WORD, _WORD, _WORD])
-    fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-    builder.call(fetch, [address, _WORD(0), _WORD(3), _WORD(1)])
-
-
-def _shuffle(builder: Upstream, vector: Upstream, lanes: range) -> Upstream:
-    indices = ir.Constant(ir.VectorType(_WORD, len(lanes)), list(lanes))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
-
-
-def _by_float32(builder: Upstream, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
-    function = ir.FunctionType(_REALS, [_REALS, _REALS, _REALS])
-    fma = cgutils.get_or_insert_function(builder.module, function, "llvm.fma.v16f32")
-    return builder.call(fma, [inputs, weights, sums])
-
-
-_SUMMED_BY = {"bfloat16": _by_float32, "avx512_vnni": _by_vnni, "avx_vnni": _by_half_vnni, "portable": _portably}
-
-
-def _at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
-    """The sum of some numbers as the address of a ``kind``."""
-    total = addends[0]
-    for addend in addends[1:]:
-        total = builder.add(total, addend)
-    return builder.inttoptr(total, kind.as_pointer())
-
 
 def _read_weights(builder: Upstream, address: Upstream, how: str) -> list[Upstream]:
-    """One step's weights: four registers of sixteen outputs each, as they are multiplied."""
+    """One step's weights: vectors of sixteen outputs each, as they are multiplied."""
     if how != "bfloat16":
-        return [builder.load(_at(builder, _SUMS, address, _LONG(64 * quarter)), align=64) for quarter in range(4)]
+        return [builder.load(at(builder, SUMS, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
     registers: list[Upstream] = []
-    for half in range(2):
-        pairs = builder.load(_at(builder, _SUMS, address, _LONG(64 * half)), align=64)
-        low = builder.shl(pairs, ir.Constant(_SUMS, [16] * 16))
-        high = builder.and_(pairs, ir.Constant(_SUMS, [0xFFFF0000] * 16))
-        registers += [builder.bitcast(low, _REALS), builder.bitcast(high, _REALS)]
+    for pair in range(TILE // (2 * LANES)):
+        pairs = builder.load(at(builder, SUMS, address, LONG(64 * pair)), align=64)
+        low, high = builder.shl(pairs, splat(16)), builder.and_(pairs, splat(0xFFFF0000))
+        registers += [builder.bitcast(low, REALS), builder.bitcast(high, REALS)]
     return registers
 
 
-def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: str) -> None:
+def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: Flavour | Literal["bfloat16"]) -> None:
     """Write the loop over the steps: of each the weights of all outputs, and of each row four bytes."""
     weights, inputs, stride, steps, sums = arguments
-    vector, bytes_a_step = (_REALS, 2 * TILE) if how == "bfloat16" else (_SUMS, _INT8_STEP * TILE)
-    zeros = ir.Constant(vector, [0] * 16)
+    vector, bytes_a_step = (REALS, 2 * TILE) if how == "bfloat16" else (SUMS, _INT8_STEP * TILE)
+    zeros = ir.Constant(vector, [0] * LANES)
     before = builder.block
     loop, after = builder.append_basic_block("tile"), builder.append_basic_block("tile_end")
     builder.branch(loop)
     builder.position_at_end(loop)
-    step = builder.phi(_LONG)
-    running = [[builder.phi(vector) for _ in range(4)] for _ in range(rows)]
-    address = builder.add(weights, builder.mul(step, _LONG(bytes_a_step)))
+    step = builder.phi(LONG)
+    running = [[builder.phi(vector) for _ in range(TILE // LANES)] for _ in range(rows)]
+    address = builder.add(weights, builder.mul(step, LONG(bytes_a_step)))
     read = _read_weights(builder, address, how)
     if rows > 1:  # one row waits for memory alone, which then is read no faster
         for line in range(bytes_a_step // 64):
-            _fetch(builder, _at(builder, _BYTE, address, _LONG(64 * line + _AHEAD)))
-    following = builder.add(step, _LONG(1))
-    step.add_incoming(_LONG(0), before)
+            fetch(builder, builder.add(address, LONG(64 * line + _AHEAD)))
+    following = builder.add(step, LONG(1))
+    step.add_incoming(LONG(0), before)
     step.add_incoming(following, loop)
     totals: list[Upstream] = []
     for row, sums_of_row in enumerate(running):
-        offset = builder.add(builder.mul(stride, _LONG(row)), builder.mul(step, _LONG(_STEP_BYTES)))
-        given = builder.load(_at(builder, vector.element, inputs, offset), align=4)
-        given = builder.insert_element(ir.Constant(vector, ir.Undefined), given, _WORD(0))
-        given = builder.shuffle_vector(given, given, ir.Constant(_SUMS, [0] * 16))
-        for quarter, before_step in enumerate(sums_of_row):
-            totals.append(_SUMMED_BY[how](builder, before_step, given, read[quarter]))
+        offset = builder.add(builder.mul(stride, LONG(row)), builder.mul(step, LONG(_STEP_BYTES)))
+        given = broadcast(builder, vector, builder.add(inputs, offset))
+        for weights_read, before_step in zip(read, sums_of_row, strict=True):
+            totals.append(_add_products(builder, how, before_step, given, weights_read))
             before_step.add_incoming(zeros, before)
             before_step.add_incoming(totals[-1], loop)
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
     builder.position_at_end(after)
     for place, total in enumerate(totals):
-        builder.store(total, _at(builder, vector, sums, _LONG(64 * place)), align=4)
+        builder.store(total, at(builder, vector, sums, LONG(64 * place)), align=4)
 
 
-def _tile_of(rows: int, how: str) -> Function:
-    """Make ``(weights, inputs, stride, steps, sums)``: the 64 sums of a tile for each of ``rows`` rows.
+def _add_products(
+    builder: Upstream, how: Flavour | Literal["bfloat16"], sums: Upstream, inputs: Upstream, weights: Upstream
+) -> Upstream:
+    if how == "bfloat16":
+        return fused_multiply_add(builder, inputs, weights, sums)
+    if how == "avx2":
+        return add_signed_products(builder, sums, weights, inputs)
+    return ADD_PRODUCTS[how](builder, sums, inputs, weights)
+
+
+def _tile_of(rows: int, how: Flavour | Literal["bfloat16"]) -> Function:
+    """Make ``(weights, inputs, stride, steps, sums)``: the sums of a tile for each of ``rows`` rows.
 
     Args of the made function: addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the sums
-    [rows, 64] int32 or float32; bytes from row to row; steps to a sum.
+    [rows, TILE] int32 or float32; bytes from row to row; steps to a sum.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -264,28 +215,15 @@ def _tile_of(rows: int, how: str) -> Function:
 
 
 def make_tiles(how: Flavour | Literal["bfloat16"]) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)`` for one to four rows; see :func:`_tile_of`."""
-    one, two, three, four = [_tile_of(rows, how) for rows in range(1, TILE_ROWS + 1)]
-
-    @part()
-    def tiles(rows: int, weights: int, inputs: int, stride: int, steps: int, sums: int) -> None:
-        if rows == 1:
-            one(weights, inputs, stride, steps, sums)
-        elif rows == 2:
-            two(weights, inputs, stride, steps, sums)
-        elif rows == 3:
-            three(weights, inputs, stride, steps, sums)
-        else:
-            four(weights, inputs, stride, steps, sums)
-
-    return tiles
+    """Make ``(rows, weights, inputs, stride, steps, sums)``; see :func:`_tile_of`."""
+    return by_rows(lambda rows: _tile_of(rows, how))
 
 
-_int8_tiles = make_tiles(this_cpus())
+_int8_tiles, _int4_tiles = make_tiles(this_cpus()), make_int4_tiles(this_cpus())
 _bfloat16_tiles = make_tiles("bfloat16")
 
 STORE, ADD, GATE = 0, 1, 2
-"""What becomes of a product: it is written, added to what is there, or, where a tile holds 32 gates and the 32 values
+"""What becomes of a product: it is written, added to what is there, or, where a tile holds gates and then the values
 that they gate, silu(gate) * value is written."""
 
 
@@ -303,6 +241,8 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
     """
     if product.form == _INT8:
         return quantise(row, taken)
+    if product.form == _INT4:
+        return quantise_groups(row, taken) / np.float32(_MOST)
     copied = float32_at(taken, row.size)
     for i in range(row.size):
         copied[i] = row[i]
@@ -320,7 +260,41 @@ def quantise(row: Row, codes: int) -> np.float32:
     Returns:
         The largest magnitude, 1e-8 at the least.
     """
-    magnitudes, written = row.view(np.uint32), uint8_at(codes, row.size)
+    most, rounded, written = _round(row), row.view(np.uint32), uint8_at(codes, row.size)
+    for i in range(row.size):
+        written[i] = np.uint8(rounded[i] + np.uint32(_OFFSET))
+    return most
+
+
+@part()
+def quantise_groups(row: Row, groups: int) -> np.float32:
+    """Round a row to int8, so that its largest magnitude becomes 127, and sum the codes of each group.
+
+    Args:
+        row: [K] float32; overwritten.
+        groups: address of [K / GROUP, GROUP_WORDS] int32: of each group the codes with their signs, zeros where K ends,
+            and their sum.
+
+    Returns:
+        The largest magnitude, 1e-8 at the least.
+    """
+    most, rounded = _round(row), row.view(np.uint32)
+    for group in range(-(-row.size // GROUP)):
+        place, first = groups + _STEP_BYTES * GROUP_WORDS * group, GROUP * group
+        written, count, total = uint8_at(place, GROUP), min(GROUP, row.size - first), np.int32(0)
+        for i in range(count):
+            written[i] = np.uint8(rounded[first + i])
+            total += np.int32(rounded[first + i]) - np.int32(_ROUNDED)
+        for i in range(count, GROUP):
+            written[i] = 0
+        int32_at(place + GROUP, 1)[0] = total
+    return most
+
+
+@part()
+def _round(row: Row) -> np.float32:
+    """Scale a row so that its largest magnitude becomes 127, and round it: its lowest bits then hold the codes."""
+    magnitudes = row.view(np.uint32)
     bits = np.uint32(0)  # read as whole numbers, magnitudes keep their order, and are vectorised
     for i in range(row.size):
         bits = max(bits, magnitudes[i] & np.uint32(0x7FFFFFFF))
@@ -328,7 +302,6 @@ def quantise(row: Row, codes: int) -> np.float32:
     scale = np.float32(1) / most * np.float32(_MOST)
     for i in range(row.size):
         row[i] = row[i] * scale + ROUNDER
-        written[i] = np.uint8(magnitudes[i] + np.uint32(_OFFSET))
     return most
 
 
@@ -344,7 +317,7 @@ def multiply(
         team: threads.
         taken: address of the rows as :func:`take` left them.
         factors: [rows], as it returned them.
-        sums: address of room for [4, 64] float32 or int32, this thread's.
+        sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
         out: address of [rows, width] float32.
         width: from row to row of ``out``.
         kind: what becomes of it.
@@ -358,12 +331,19 @@ def multiply(
             first, end = rows * each // parts, rows * (each + 1) // parts
             if product.form == _INT8:
                 _int8_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
+            elif product.form == _INT4:
+                _int4_tiles(end - first, weights, taken + first * stride, stride, product.steps // GROUP_WORDS, sums)
             else:
                 _bfloat16_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
             for row in range(first, end):
                 place = sums + 4 * TILE * (row - first)
                 if product.form == _INT8:
                     _scale(product, tile, place, factors[row], values)
+                    _settle(values, out, row, width, tile, kind)
+                elif product.form == _INT4:
+                    found = float32_at(place, TILE)
+                    for i in range(TILE):
+                        values[i] = found[i] * factors[row]
                     _settle(values, out, row, width, tile, kind)
                 else:
                     _settle(float32_at(place, TILE), out, row, width, tile, kind)
@@ -393,7 +373,7 @@ def _settle(values: Row, out: int, row: int, width: int, tile: int, kind: int) -
 
 
 def pair_up(gate: Tensor, up: Tensor) -> Tensor:
-    """Lay 32 rows of ``gate`` [N, K] before the 32 of ``up`` that they gate, and so on; N is filled with zeros."""
+    """Lay half a tile of rows of ``gate`` [N, K] before those of ``up`` that they gate, and so on; zeros fill N."""
     half = TILE // 2
     rows = -(-len(gate) // half) * half
     filled = [torch.nn.functional.pad(each, (0, 0, 0, rows - len(each))) for each in (gate, up)]

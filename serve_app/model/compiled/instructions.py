@@ -1,0 +1,180 @@
+"""A CPU's vector instructions as compiled tiles use them, by what it has; never what is multiplied, or how it lies.
+
+A vector here has sixteen lanes: one register of AVX-512, or two of a CPU whose registers are half as wide.
+
+Source: Intel's instruction set reference, VPDPBUSD, VPSIGNB, VPMADDUBSW and VPMADDWD.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from llvmlite import binding, ir
+from numba.core import cgutils
+
+from serve_app.model.compiled.parts import Function, config, part
+from serve_app.model.quiet import Upstream
+
+LANES = 16
+"""Outputs whose sums lie side by side in a vector."""
+
+Flavour = Literal["avx512_vnni", "avx_vnni", "avx2", "portable"]
+"""How bytes are multiplied and summed."""
+
+
+def _features() -> Upstream:
+    """What this CPU has that numba compiles for, by LLVM's names."""
+    if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
+        return {}  # numba was told to compile for another
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM knows none of this host
+        return {}
+
+
+def this_cpus() -> Flavour:
+    """The instructions that this CPU has, and numba compiles for."""
+    features = _features()
+    if features.get("avx512vnni") and features.get("avx512vl"):
+        return "avx512_vnni"
+    if features.get("avxvnni"):
+        return "avx_vnni"
+    return "avx2" if features.get("avx2") else "portable"
+
+
+WIDE = bool(_features().get("avx512f"))
+"""Whether there are 32 registers of 16 lanes, and not 16 of 8."""
+
+TILE, TILE_ROWS = (64, 4) if WIDE else (32, 3)
+"""Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
+of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""
+
+_BIT, BYTE, WORD, LONG = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+SUMS = ir.VectorType(WORD, LANES)
+REALS = ir.VectorType(ir.FloatType(), LANES)
+_HALF_SUMS = ir.VectorType(WORD, LANES // 2)
+_HALF_PAIRS = ir.VectorType(ir.IntType(16), LANES)
+_HALF_BYTES = ir.VectorType(BYTE, 2 * LANES)
+
+AddProducts = Callable[[Upstream, Upstream, Upstream, Upstream], Upstream]
+"""``(builder, sums, unsigned, signed) -> sums``: to each lane the four products of its bytes are added."""
+
+
+def splat(value: int) -> Upstream:
+    """A whole number in every lane."""
+    return ir.Constant(SUMS, [value] * LANES)
+
+
+def at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
+    """The sum of some numbers as the address of a ``kind``."""
+    total = addends[0]
+    for addend in addends[1:]:
+        total = builder.add(total, addend)
+    return builder.inttoptr(total, kind.as_pointer())
+
+
+def broadcast(builder: Upstream, vector: Upstream, address: Upstream) -> Upstream:
+    """Read one value into every lane of a ``vector``."""
+    value = builder.load(at(builder, vector.element, address), align=4)
+    value = builder.insert_element(ir.Constant(vector, ir.Undefined), value, WORD(0))
+    return builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(WORD, vector.count), [0] * vector.count))
+
+
+def fetch(builder: Upstream, address: Upstream) -> None:
+    """Have the cache line at an address fetched for reading, to stay near."""
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(builder, BYTE, address), WORD(0), WORD(3), WORD(1))
+
+
+def fused_multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
+    """One * other + sums of vectors of float32, rounded once."""
+    return _call(builder, f"llvm.fma.v{sums.type.count}f32", sums.type, one, other, sums)
+
+
+def _call(builder: Upstream, name: str, result: Upstream, *given: Upstream) -> Upstream:
+    function = ir.FunctionType(result, [each.type for each in given])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), given)
+
+
+def _in_halves(builder: Upstream, of_half: Function, *vectors: Upstream) -> Upstream:
+    """What ``of_half`` makes of the lower and of the upper eight lanes of some vectors of sixteen."""
+
+    def lanes(vector: Upstream, first: int) -> Upstream:
+        indices = ir.Constant(_HALF_SUMS, list(range(first, first + LANES // 2)))
+        return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
+
+    halves = [of_half(*[lanes(each, first) for each in vectors]) for first in (0, LANES // 2)]
+    return builder.shuffle_vector(*halves, ir.Constant(SUMS, list(range(LANES))))
+
+
+def _by_vnni(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+    return _call(builder, "llvm.x86.avx512.vpdpbusd.512", SUMS, sums, unsigned, signed)
+
+
+def _by_half_vnni(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+    def of_half(*half: Upstream) -> Upstream:
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.256", _HALF_SUMS, *half)
+
+    return _in_halves(builder, of_half, sums, unsigned, signed)
+
+
+def _by_avx2(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+    """Sums of two products have 16 bits here: none may be larger than 32767."""
+
+    def of_half(sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+        given = [builder.bitcast(each, _HALF_BYTES) for each in (unsigned, signed)]
+        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _HALF_PAIRS, *given)
+        ones = ir.Constant(_HALF_PAIRS, [1] * LANES)
+        return builder.add(sums, _call(builder, "llvm.x86.avx2.pmadd.wd", _HALF_SUMS, pairs, ones))
+
+    return _in_halves(builder, of_half, sums, unsigned, signed)
+
+
+def _portably(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+    for byte in range(4):
+        left, right = splat(24 - 8 * byte), splat(24)
+        one = builder.lshr(builder.shl(unsigned, left), right)
+        other = builder.ashr(builder.shl(signed, left), right)
+        sums = builder.add(sums, builder.mul(one, other))
+    return sums
+
+
+ADD_PRODUCTS: Mapping[Flavour, AddProducts] = {
+    "avx512_vnni": _by_vnni,
+    "avx_vnni": _by_half_vnni,
+    "avx2": _by_avx2,
+    "portable": _portably,
+}
+
+
+def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other: Upstream) -> Upstream:
+    """To each lane add the four products of its bytes, both with a sign and none -128, by AVX2.
+
+    The signs of ``one`` are moved to ``other``, so that the other two have room in 16 bits.
+    """
+
+    def magnitudes(one: Upstream) -> Upstream:
+        found = _call(builder, "llvm.abs.v32i8", _HALF_BYTES, builder.bitcast(one, _HALF_BYTES), _BIT(0))
+        return builder.bitcast(found, _HALF_SUMS)
+
+    def turned(one: Upstream, other: Upstream) -> Upstream:
+        given = [builder.bitcast(each, _HALF_BYTES) for each in (other, one)]
+        return builder.bitcast(_call(builder, "llvm.x86.avx2.psign.b", _HALF_BYTES, *given), _HALF_SUMS)
+
+    return _by_avx2(builder, sums, _in_halves(builder, magnitudes, one), _in_halves(builder, turned, one, other))
+
+
+def by_rows(tile_of: Callable[[int], Function]) -> Function:
+    """Make ``(rows, weights, inputs, stride, steps, sums)`` for 1 to ``TILE_ROWS`` rows of what is made for each."""
+    one, two, three, four = [tile_of(min(rows, TILE_ROWS)) for rows in range(1, 5)]
+
+    @part()
+    def tiles(rows: int, weights: int, inputs: int, stride: int, steps: int, sums: int) -> None:
+        if rows == 1:
+            one(weights, inputs, stride, steps, sums)
+        elif rows == 2:
+            two(weights, inputs, stride, steps, sums)
+        elif rows == 3:
+            three(weights, inputs, stride, steps, sums)
+        else:
+            four(weights, inputs, stride, steps, sums)
+
+    return tiles

@@ -1,0 +1,156 @@
+"""int4 weights in tiles: how they lie, and how a tile's sums are made; never what becomes of them.
+
+Of every 64 inputs the weights of an output share a scale. A row is rounded to int8 as for int8 weights. Sums of a group
+are whole numbers and exact; groups are added in one order, in float32. A weight is kept with 8 added to it, so that it
+has no sign, as a CPU's instructions want one factor; what that adds to a sum is known from the row and taken off again.
+"""
+
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from serve_app.model.compiled.instructions import (
+    ADD_PRODUCTS,
+    LANES,
+    LONG,
+    REALS,
+    SUMS,
+    TILE,
+    TILE_ROWS,
+    Flavour,
+    at,
+    broadcast,
+    by_rows,
+    fetch,
+    fused_multiply_add,
+    splat,
+)
+from serve_app.model.compiled.parts import Function
+from serve_app.model.quiet import Upstream
+
+GROUP = 64
+"""Inputs that share a scale."""
+
+GROUP_WORDS = GROUP // 4 + 1
+"""Words of four bytes that a row has for a group: its codes, and their sum."""
+
+_PAIRS = GROUP // 8
+_PAIR_BYTES = 4 * TILE
+_SCALE_BYTES = 2 * TILE
+_GROUP_BYTES = _SCALE_BYTES + _PAIRS * _PAIR_BYTES
+_AHEAD = 2048
+_MOST, _OFFSET = 7, 8
+
+
+def pack(weight: Tensor) -> Tensor:
+    """Round a weight to int4 and lay it out.
+
+    Args:
+        weight: [N, K].
+
+    Returns:
+        [tiles, groups, (2 + 32) * TILE] uint8: of each group the outputs' scales in bfloat16, then of eight inputs each
+        output's four bytes, the first four inputs in their lower halves.
+    """
+    rows, columns = weight.shape
+    tiles, groups = -(-rows // TILE), -(-columns // GROUP)
+    filled = torch.zeros(tiles * TILE, groups * GROUP)
+    filled[:rows, :columns] = weight
+    grouped = filled.view(tiles, TILE, groups, GROUP)
+    scales = (grouped.abs().amax(dim=3) / _MOST).clamp(min=1e-8).bfloat16()  # [tiles, TILE, groups]
+    codes = (grouped / scales.float()[..., None]).round().clamp(-_MOST, _MOST).add(_OFFSET).to(torch.uint8)
+    halves = codes.view(tiles, TILE, groups, _PAIRS, 2, 4)
+    bytes_of = (halves[..., 0, :] | (halves[..., 1, :] << 4)).permute(0, 2, 3, 1, 4).reshape(tiles, groups, -1)
+    return torch.cat([scales.transpose(1, 2).contiguous().view(torch.uint8), bytes_of], dim=2).contiguous()
+
+
+def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavour) -> None:
+    """Write the loop over the groups, and in it the one over eight inputs at a time."""
+    weights, inputs, stride, groups, sums = arguments
+    add_products, vectors = ADD_PRODUCTS[flavour], range(TILE // LANES)
+    places = [at(builder, REALS, sums, LONG(64 * place)) for place in range(rows * len(vectors))]
+    for place in places:
+        builder.store(ir.Constant(REALS, [0.0] * LANES), place, align=4)
+    before = builder.block
+    group_loop, loop = builder.append_basic_block("group"), builder.append_basic_block("pair")
+    group_end, after = builder.append_basic_block("group_end"), builder.append_basic_block("end")
+    builder.branch(group_loop)
+
+    builder.position_at_end(group_loop)
+    group = builder.phi(LONG)
+    first = builder.add(weights, builder.mul(group, LONG(_GROUP_BYTES)))
+    given = builder.add(inputs, builder.mul(group, LONG(4 * GROUP_WORDS)))
+    begins = [builder.add(given, builder.mul(stride, LONG(row))) for row in range(rows)]
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    pair = builder.phi(LONG)
+    running = [builder.phi(SUMS) for _ in places]
+    codes = builder.add(first, builder.add(builder.mul(pair, LONG(_PAIR_BYTES)), LONG(_SCALE_BYTES)))
+    if rows > 1:
+        for line in range(_PAIR_BYTES // 64):
+            fetch(builder, builder.add(codes, LONG(64 * line + _AHEAD)))
+    words = [builder.add(begin, builder.mul(pair, LONG(8))) for begin in begins]
+    read = [[broadcast(builder, SUMS, builder.add(word, LONG(4 * half))) for half in range(2)] for word in words]
+    totals = list(running)
+    for vector in vectors:
+        packed = builder.load(at(builder, SUMS, codes, LONG(64 * vector)), align=64)
+        low = builder.and_(packed, splat(0x0F0F0F0F))
+        high = builder.and_(builder.lshr(packed, splat(4)), splat(0x0F0F0F0F))
+        for row in range(rows):
+            place = row * len(vectors) + vector
+            for half, code in enumerate((low, high)):
+                totals[place] = add_products(builder, totals[place], code, read[row][half])
+    following = builder.add(pair, LONG(1))
+    builder.cbranch(builder.icmp_signed("<", following, LONG(_PAIRS)), loop, group_end)
+
+    builder.position_at_end(group_end)
+    for row, begin in enumerate(begins):
+        offset = builder.mul(broadcast(builder, SUMS, builder.add(begin, LONG(GROUP))), splat(_OFFSET))
+        for vector in vectors:
+            number = row * len(vectors) + vector
+            halves = ir.VectorType(ir.IntType(16), LANES)
+            scale = builder.zext(builder.load(at(builder, halves, first, LONG(32 * vector)), align=32), SUMS)
+            scale = builder.bitcast(builder.shl(scale, splat(16)), REALS)
+            total = builder.sitofp(builder.sub(totals[number], offset), REALS)
+            before_group = builder.load(places[number], align=4)
+            builder.store(fused_multiply_add(builder, total, scale, before_group), places[number], align=4)
+    next_group = builder.add(group, LONG(1))
+    builder.cbranch(builder.icmp_signed("<", next_group, groups), group_loop, after)
+
+    for phi, block, entering, again, going_on in (
+        (group, before, LONG(0), group_end, next_group),
+        (pair, group_loop, LONG(0), loop, following),
+        *((phi, group_loop, splat(0), loop, total) for phi, total in zip(running, totals, strict=True)),
+    ):
+        phi.add_incoming(entering, block)
+        phi.add_incoming(going_on, again)
+    builder.position_at_end(after)
+
+
+def _tile_of(rows: int, flavour: Flavour) -> Function:
+    """Make ``(weights, inputs, stride, groups, sums)``: the sums of a tile for each of ``rows`` rows.
+
+    Args of the made function: addresses of the tile's weights as :func:`pack` lays them, 64-byte aligned, of the rows'
+    inputs [groups, GROUP_WORDS] and of the sums [rows, TILE] float32; bytes from row to row; groups.
+    """
+    assert rows <= TILE_ROWS, "their sums have no registers"
+
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        _emit_tile(builder, arguments, rows, flavour)
+        return context.get_dummy_value()
+
+    def tile(
+        _context: Upstream, _weights: Upstream, _inputs: Upstream, _stride: Upstream, _groups: Upstream, _sums: Upstream
+    ) -> Upstream:
+        return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
+
+    made: Upstream = intrinsic(tile)
+    return made
+
+
+def make_int4_tiles(flavour: Flavour) -> Function:
+    """Make ``(rows, weights, inputs, stride, groups, sums)``; see :func:`_tile_of`."""
+    return by_rows(lambda rows: _tile_of(rows, flavour))

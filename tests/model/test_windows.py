@@ -1,0 +1,61 @@
+import pytest
+import torch
+from test_tiles import normal
+
+from serve_app.model.compiled import windows
+from serve_app.model.compiled.windows import WindowLinear
+
+
+def expected(window, weight, bias, taps, dilation):
+    """[B, history + T, C] by [N, taps * C] in float64."""
+    span = (taps - 1) * dilation + 1
+    columns = window.double().unfold(1, span, 1)[..., ::dilation]  # [B, T, C, taps]
+    return columns.transpose(2, 3).flatten(2) @ weight.double().T + bias.double()
+
+
+CASES = [
+    # streams, columns, channels, taps, dilation, outputs
+    (1, 1, 512, 1, 1, 40),
+    (3, 5, 96, 7, 1, 33),
+    (2, 13, 24, 7, 9, 130),
+    (1, 64, 48, 2, 1, 64),
+    (10, 1, 70, 1, 1, 7),
+    (4, 3, 1024, 1, 1, 16),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_a_product_over_windows_is_that_of_float64(case, threads, monkeypatch):
+    streams, columns, channels, taps, dilation, outputs = case
+    monkeypatch.setattr(windows, "threads", lambda: threads)
+    weight, bias = normal(outputs, taps * channels, size=0.05), normal(outputs, seed=1)
+    window = normal(streams, (taps - 1) * dilation + columns, channels, seed=2)
+    residual = normal(streams, columns, outputs, seed=3)
+    exact = expected(window, weight, bias, taps, dilation)
+    product = WindowLinear(weight, bias, taps, dilation)
+    assert product(window).shape == (streams, columns, outputs)
+    torch.testing.assert_close(product(window).double(), exact, atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(product(window, residual).double(), exact + residual, atol=2e-6, rtol=1e-6)
+    without = WindowLinear(weight, None, taps, dilation)(window)
+    torch.testing.assert_close(without.double(), exact - bias, atol=2e-6, rtol=1e-6)
+
+
+def test_a_column_depends_on_its_own_window_to_the_last_bit():
+    product = WindowLinear(normal(50, 7 * 40), normal(50, seed=1), taps=7, dilation=3)
+    window = normal(3, 18 + 20, 40, seed=2)
+    together = product(window)
+    for stream in range(3):
+        for column in range(20):
+            alone = product(window[stream : stream + 1, column : column + 19])
+            assert torch.equal(alone[0, 0], together[stream, column])
+
+
+def test_windows_that_would_be_misread_are_refused():
+    product = WindowLinear(normal(50, 7 * 40), None, taps=7)
+    with pytest.raises(AssertionError, match="read as such"):
+        product(normal(1, 9, 40).double())
+    with pytest.raises(AssertionError, match="another width"):
+        product(normal(1, 9, 41))
+    with pytest.raises(AssertionError, match="as it lies"):
+        product(normal(1, 9, 40), normal(1, 2, 50))
