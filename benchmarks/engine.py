@@ -308,8 +308,8 @@ def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: i
     named = [event for event in kernels if any(name in event.name for name in DEVICE_PRODUCTS + FUSED_PRODUCTS)]
     products_ms = sum(event.self_device_time_total for event in named) / 1e3 / frames
     print(
-        f"{count} streams, one frame: {frame_ms:.2f} ms; {len(kernels) / frames:.0f} kernels, busy for"
-        f" {busy_ms:.2f} ms, products, attention and convolutions {products_ms:.2f} ms of it"
+        f"{count} streams, one frame: {frame_ms:.2f} ms; {len(kernels) / frames:.0f} kernels, busy {busy_ms:.2f} ms,"
+        f" products, attention and convolutions {products_ms:.2f} ms of it"
     )
     by_name: dict[str, list[float]] = defaultdict(list)
     for event in kernels:
