@@ -2,9 +2,10 @@
 # The install steps of the image: the Dockerfile's stages and try-install.sh run this file, so that they cannot differ.
 #
 #   install.sh system            the runtime's Debian packages and its user (Debian 12, as root)
+#   install.sh compiler          what Triton compiles a GPU's kernels with when the service starts
 #   install.sh python cuda|cpu   /opt/tts: a virtual environment with every dependency of constraints.txt and this package
 #
-# The second expects the source tree (pyproject.toml, constraints.txt, serve_app/ …) in the working directory.
+# The last expects the source tree (pyproject.toml, constraints.txt, serve_app/ …) in the working directory.
 set -eu
 
 # On PyPI torch's x86-64 wheels carry CUDA, some gigabytes of it; the CPU's come from PyTorch's own index.
@@ -21,6 +22,12 @@ system() {
     useradd --uid 1000 --gid 1000 --home-dir /cache --no-create-home --shell /usr/sbin/nologin tts
     # Everything that is ever written lies here, in /tmp and in /dev/shm; the rest may be read-only.
     install -d -o tts -g tts /cache /weights
+}
+
+compiler() {
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc libc6-dev python3-dev
+    rm -rf /var/lib/apt/lists/*
 }
 
 python() {

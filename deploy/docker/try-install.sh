@@ -31,6 +31,7 @@ cd /source
 export PIP_CERT=/lent/ca-certificates.crt
 [ -x /opt/tts/bin/tts-serve ] || {
     id tts >/dev/null 2>&1 || sh install.sh system
+    [ "$1" = cpu ] || sh install.sh compiler
     sh install.sh python "$1"
 }
 rm -rf ~root/.config

@@ -29,7 +29,7 @@ def test_what_is_copied_exists_and_is_let_through():
 def test_the_trial_takes_the_same_files_and_steps():
     (parts,) = re.findall(r"^for part in (.+); do$", TRY, re.MULTILINE)
     assert set(parts.split()) == _copied()
-    for step in ("install.sh system", "install.sh python"):
+    for step in ("install.sh system", "install.sh compiler", "install.sh python"):
         assert re.search(rf"^RUN {step}", DOCKERFILE, re.MULTILINE)
         assert f"sh {step}" in TRY
 
@@ -38,7 +38,11 @@ def test_every_image_is_pinned_and_none_runs_as_root():
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:12.11-slim"}
     assert stages[-1] == ("runtime", "cuda")
-    assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
+    for stage in ("cpu", "cuda"):
+        (instructions,) = re.findall(rf"^FROM runtime AS {stage}\n((?:(?!FROM).*\n?)*)", DOCKERFILE, re.MULTILINE)
+        assert re.findall(r"^USER (.+)$", instructions, re.MULTILINE) == ["1000:1000"]
+        assert "RUN" not in instructions.split("USER")[1]
+    assert DOCKERFILE.count("\nUSER ") == 2
     assert "HEALTHCHECK" in DOCKERFILE
 
 
