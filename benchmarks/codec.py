@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from serve_app.model.codec import Codec
+from serve_app.model.linear import can_pack
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 
@@ -141,19 +142,20 @@ def time_dtype(decoder: nn.Module, dtype: str, plan: Plan) -> list[Timing]:
     return [Timing(name, dtype, ms, ms / best[0]) for (name, _, _), ms in zip(runs, best, strict=True)]
 
 
-def measure_accuracy(decoder: nn.Module, frames: int) -> list[Accuracy]:
-    """Compare every way of decoding with upstream's float32 whole decode; leaves the decoder in bfloat16."""
+def measure_accuracy(decoder: nn.Module, frames: int, dtypes: list[str]) -> list[Accuracy]:
+    """Compare every way of decoding with upstream's float32 whole decode; may leave the decoder in bfloat16."""
     codes = codes_of(1, frames)
     golden = whole(decoder, codes)
     exact = Codec(decoder, rows=1, dtype=torch.float32, device=torch.device("cpu"))
-    rounded = Codec(decoder, rows=1, dtype=torch.bfloat16, device=torch.device("cpu"))
     results = {
         f"ours, float32, cut into {sizes}": in_chunks(exact, codes, sizes)
         for sizes in ([frames], [1], [4], [1, 2, 3, 5, 8, 13, 21, 34])
     }
-    for sizes in ([frames], [1], [4]):
-        results[f"ours, bfloat16, cut into {sizes}"] = in_chunks(rounded, codes, sizes)
-    results["qwen-tts, bfloat16, whole"] = whole(decoder.to(torch.bfloat16), codes)
+    if "bfloat16" in dtypes:
+        rounded = Codec(decoder, rows=1, dtype=torch.bfloat16, device=torch.device("cpu"))
+        for sizes in ([frames], [1], [4]):
+            results[f"ours, bfloat16, cut into {sizes}"] = in_chunks(rounded, codes, sizes)
+        results["qwen-tts, bfloat16, whole"] = whole(decoder.to(torch.bfloat16), codes)
     return [_accuracy(name, samples, golden) for name, samples in results.items()]
 
 
@@ -178,7 +180,11 @@ def main() -> None:
     report: dict[str, object] = {"threads": args.threads, "torch": torch.__version__}
     plan = Plan(args.frames, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
     timings: list[Timing] = []
-    for dtype in DTYPES if args.dtype == "both" else (args.dtype,):
+    dtypes = [*DTYPES] if args.dtype == "both" else [args.dtype]
+    if args.dtype == "both" and not can_pack(torch.bfloat16, torch.device("cpu")):
+        print("float32 alone: this CPU multiplies bfloat16 a hundred times slower (--dtype bfloat16 takes an hour)")
+        dtypes = ["float32"]
+    for dtype in dtypes:
         timings += time_dtype(build_decoder(), dtype, plan)
         gc.collect()
     for timing in timings:
@@ -188,7 +194,7 @@ def main() -> None:
         state_bytes = Codec(decoder, rows=1, dtype=kind, device=torch.device("cpu")).state_bytes_per_row
         print(f"{dtype:9} state of a row: {state_bytes:,} bytes")
         report[f"state_bytes_per_row_{dtype}"] = state_bytes
-    accuracies = measure_accuracy(decoder, args.exact_frames) if args.exact_frames else []
+    accuracies = measure_accuracy(decoder, args.exact_frames, dtypes) if args.exact_frames else []
     for accuracy in accuracies:
         print(f"{accuracy.name:48} max difference {accuracy.max_difference:.2e}  SNR {accuracy.snr_db:6.1f} dB")
     report |= {"timings": [asdict(t) for t in timings], "accuracies": [asdict(a) for a in accuracies]}
