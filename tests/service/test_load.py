@@ -96,7 +96,7 @@ async def test_a_load_is_heard_to_its_last_sample(service, tmp_path):
         assert one["samples"] % 1920 == 0  # whole frames
         assert one["connect_s"] > 0
     assert summary["complete"] == summary["arrivals"] == len(utterances)
-    assert summary["samples"] == sum(one["samples"] for one in utterances) == summary["audio_s"] * 24_000
+    assert summary["samples"] == sum(one["samples"] for one in utterances) == round(summary["audio_s"] * 24_000)
     assert summary["figures"]["errors"] == 0
     assert f"{len(utterances)} complete, 0 failed, 0 not sent" in printed
     assert "TTFA, ms" in printed
