@@ -9,6 +9,7 @@ from serve_app.model import factory
 from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
+from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.factory import choose_form
 from serve_app.model.fused import requirements
 from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
@@ -161,7 +162,7 @@ def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, w
 def test_make_linear_knows_every_form():
     weight = torch.randn(8, 8)
     assert isinstance(make_linear(weight, "plain"), PlainLinear)
-    assert isinstance(make_linear(weight, "packed"), PackedLinear)
+    assert isinstance(make_linear(weight, "packed"), WindowLinear)
     assert isinstance(make_linear(weight.bfloat16(), "packed"), TiledLinear)
     assert isinstance(make_linear(weight.bfloat16(), "int8"), TiledLinear)
 

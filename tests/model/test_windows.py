@@ -51,6 +51,16 @@ def test_a_column_depends_on_its_own_window_to_the_last_bit():
             assert torch.equal(alone[0, 0], together[stream, column])
 
 
+def test_rows_of_any_shape_are_multiplied_as_windows_of_one_column():
+    weight, rows, residual = normal(50, 40), normal(6, 40, seed=1), normal(6, 50, seed=2)
+    product = WindowLinear(weight, None)
+    expected = product(rows[None], residual[None])[0]
+    assert torch.equal(product(rows, residual), expected)
+    assert torch.equal(product(rows.view(3, 2, 1, 40), residual.view(3, 2, 1, 50)), expected.view(3, 2, 1, 50))
+    for row in range(6):
+        assert torch.equal(product(rows[row]), product(rows)[row])
+
+
 def test_windows_that_would_be_misread_are_refused():
     product = WindowLinear(normal(50, 7 * 40), None, taps=7)
     with pytest.raises(AssertionError, match="read as such"):
