@@ -176,7 +176,7 @@ _MULTIPLY_WINDOWS = TeamFunction(_multiply_windows, _PRODUCT)
 
 
 class WindowLinear:
-    """Products of windows by one weight, float32 on a CPU.
+    """Products of windows by one weight, float32 on a CPU; one thread at a time may call it.
 
     Attributes:
         nbytes: bytes of the weight.
@@ -194,9 +194,9 @@ class WindowLinear:
         assert weight.dtype == torch.float32, "it is read as such"
         self._outputs, inputs = weight.shape
         self._taps, self._dilation, self._channels = taps, dilation, inputs // taps
-        self._segments, self._segment_bytes, self._length = taps, 4 * dilation * self._channels, self._channels
+        segments, segment_bytes, length = taps, 4 * dilation * self._channels, self._channels
         if taps == 1 and inputs % _SEGMENT == 0:
-            self._segments, self._segment_bytes, self._length = inputs // _SEGMENT, 4 * _SEGMENT, _SEGMENT
+            segments, segment_bytes, length = inputs // _SEGMENT, 4 * _SEGMENT, _SEGMENT
         tiles = -(-self._outputs // _OUTPUTS)
         filled = torch.zeros(tiles * _OUTPUTS, inputs)
         filled[: self._outputs] = weight
@@ -205,6 +205,19 @@ class WindowLinear:
         if bias is not None:
             self._bias[: self._outputs] = bias
         self.nbytes = weight.nbytes
+        self._job = np.zeros(1, _PRODUCT)
+        for field, value in (
+            ("column_bytes", 4 * self._channels),
+            ("segments", segments),
+            ("segment_bytes", segment_bytes),
+            ("length", length),
+            ("weights", self._packed.data_ptr()),
+            ("bias", self._bias.data_ptr()),
+            ("tiles", tiles),
+            ("tile_bytes", self._packed[0].nbytes),
+            ("outputs", self._outputs),
+        ):
+            self._job[field] = value
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N].
@@ -224,12 +237,8 @@ class WindowLinear:
         kept = None if residual is None else residual.contiguous()
         assert kept is None or kept.shape == out.shape, "it is added as it lies"
         rows_of_stream = new if self._taps > 1 else batch * new  # without a history all streams' columns are neighbours
-        job = np.zeros(1, _PRODUCT)
-        job[0] = (
-            (0, 0, 0), x.data_ptr(), batch * new, rows_of_stream, 4 * columns * channels, 4 * channels,
-            self._segments, self._segment_bytes, self._length,
-            self._packed.data_ptr(), self._bias.data_ptr(), len(self._packed), self._packed[0].nbytes, self._outputs,
-            out.data_ptr(), 0 if kept is None else kept.data_ptr(),
-        )  # fmt: skip
+        job = self._job
+        job["x"], job["out"], job["residual"] = x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr()
+        job["rows"], job["rows_of_stream"], job["stream_bytes"] = batch * new, rows_of_stream, 4 * columns * channels
         _MULTIPLY_WINDOWS.run(job, threads())
         return out
