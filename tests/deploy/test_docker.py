@@ -34,6 +34,12 @@ def test_the_trial_takes_the_same_files_and_steps():
         assert f"sh {step}" in TRY
 
 
+def test_what_is_installed_behind_the_path_of_the_image_finds_its_script_and_dpkgs_programs():
+    _, after = DOCKERFILE.split("ENV PATH=")
+    assert "RUN install.sh compiler" in after
+    assert {"/usr/local/sbin", "/usr/sbin", "/sbin"} <= set(after.split()[0].split(":"))
+
+
 def test_every_image_is_pinned_and_none_runs_as_root():
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:12.11-slim"}
