@@ -49,9 +49,8 @@ class PlainLinear:
 class PackedLinear:
     """A weight in oneDNN's own blocked order, on a CPU.
 
-    A plain weight is packed anew in every call; this one was packed at load. Measured on 2 cores: 1.3 to 1.6 times as
-    fast as plain at 1 to 10 rows of the talker's shapes, twice as fast for the codec's widest at one frame, and no
-    slower at thousands of rows.
+    For a codec in bfloat16. A plain weight is packed anew in every call; this one was packed at load. Measured on 2
+    cores: twice as fast as plain for the codec's widest at one frame, and no slower at thousands of rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -81,7 +80,7 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     if form in ("int8", "int4"):
         return TiledLinear(weight, "int8")
     if form == "packed":
-        # oneDNN sums in another order for another number of rows, which in float32 tips a draw in some ten thousand.
+        # oneDNN sums in another order for another number of rows, which in float32 tips a draw now and then (docs/engine.md).
         return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else WindowLinear(weight, None)
     return PlainLinear(weight)
 

@@ -251,11 +251,11 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
 
 @part()
 def quantise(row: Row, codes: int) -> np.float32:
-    """Round a row to int8, so that its largest magnitude becomes 127; 128 is added to each.
+    """Round a row to int8, so that its largest magnitude becomes 127; ``_OFFSET`` is added to each.
 
     Args:
         row: [K] float32; overwritten.
-        codes: address of [K] uint8.
+        codes: address of [K] bytes, with a sign where the offset is 0.
 
     Returns:
         The largest magnitude, 1e-8 at the least.
