@@ -80,7 +80,7 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     if form in ("int8", "int4"):
         return TiledLinear(weight, "int8")
     if form == "packed":
-        # oneDNN sums in another order for another number of rows, which in float32 tips a draw now and then (docs/engine.md).
+        # oneDNN sums in another order for another number of rows, which now and then tips a draw (docs/engine.md).
         return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else WindowLinear(weight, None)
     return PlainLinear(weight)
 
