@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from llvmlite import binding, ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from serve_app.model.compiled.parts import Function, config, part
 from serve_app.model.quiet import Upstream
@@ -162,9 +164,13 @@ def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other:
     return _by_avx2(builder, sums, _in_halves(builder, magnitudes, one), _in_halves(builder, turned, one, other))
 
 
-def by_rows(tile_of: Callable[[int], Function]) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)`` for 1 to ``TILE_ROWS`` rows of what is made for each."""
-    one, two, three, four = [tile_of(min(rows, TILE_ROWS)) for rows in range(1, 5)]
+def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
+    """Make ``(rows, weights, inputs, stride, steps, sums)`` of what is written for each of 1 to ``TILE_ROWS`` rows.
+
+    Args:
+        emit: ``(builder, arguments, rows)`` writes the instructions for so many; the arguments are those but the first.
+    """
+    one, two, three, four = [_function_of(emit, min(rows, TILE_ROWS)) for rows in range(1, 5)]
 
     @part()
     def tiles(rows: int, weights: int, inputs: int, stride: int, steps: int, sums: int) -> None:
@@ -178,3 +184,17 @@ def by_rows(tile_of: Callable[[int], Function]) -> Function:
             four(weights, inputs, stride, steps, sums)
 
     return tiles
+
+
+def _function_of(emit: Callable[[Upstream, Upstream, int], None], rows: int) -> Function:
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        emit(builder, arguments, rows)
+        return context.get_dummy_value()
+
+    def tile(
+        _context: Upstream, _weights: Upstream, _inputs: Upstream, _stride: Upstream, _steps: Upstream, _sums: Upstream
+    ) -> Upstream:
+        return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
+
+    made: Upstream = intrinsic(tile)
+    return made

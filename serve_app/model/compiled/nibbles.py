@@ -7,8 +7,6 @@ has no sign, as a CPU's instructions want one factor; what that adds to a sum is
 
 import torch
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from serve_app.model.compiled.instructions import (
@@ -18,7 +16,6 @@ from serve_app.model.compiled.instructions import (
     REALS,
     SUMS,
     TILE,
-    TILE_ROWS,
     Flavour,
     at,
     broadcast,
@@ -130,27 +127,10 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
     builder.position_at_end(after)
 
 
-def _tile_of(rows: int, flavour: Flavour) -> Function:
-    """Make ``(weights, inputs, stride, groups, sums)``: the sums of a tile for each of ``rows`` rows.
-
-    Args of the made function: addresses of the tile's weights as :func:`pack` lays them, 64-byte aligned, of the rows'
-    inputs [groups, GROUP_WORDS] and of the sums [rows, TILE] float32; bytes from row to row; groups.
-    """
-    assert rows <= TILE_ROWS, "their sums have no registers"
-
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
-        _emit_tile(builder, arguments, rows, flavour)
-        return context.get_dummy_value()
-
-    def tile(
-        _context: Upstream, _weights: Upstream, _inputs: Upstream, _stride: Upstream, _groups: Upstream, _sums: Upstream
-    ) -> Upstream:
-        return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
-
-    made: Upstream = intrinsic(tile)
-    return made
-
-
 def make_int4_tiles(flavour: Flavour) -> Function:
-    """Make ``(rows, weights, inputs, stride, groups, sums)``; see :func:`_tile_of`."""
-    return by_rows(lambda rows: _tile_of(rows, flavour))
+    """Make ``(rows, weights, inputs, stride, groups, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
+
+    Args of the made function: rows; addresses of the tile's weights as :func:`pack` lays them, 64-byte aligned, of the
+    rows' inputs [groups, GROUP_WORDS] int32 and of the sums [rows, TILE] float32; bytes from row to row; groups.
+    """
+    return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, flavour))

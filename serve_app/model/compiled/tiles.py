@@ -18,8 +18,6 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from serve_app.model.compiled.instructions import (
@@ -194,29 +192,13 @@ def _add_products(
     return ADD_PRODUCTS[how](builder, sums, inputs, weights)
 
 
-def _tile_of(rows: int, how: Flavour | Literal["bfloat16"]) -> Function:
-    """Make ``(weights, inputs, stride, steps, sums)``: the sums of a tile for each of ``rows`` rows.
-
-    Args of the made function: addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the sums
-    [rows, TILE] int32 or float32; bytes from row to row; steps to a sum.
-    """
-
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
-        _emit_tile(builder, arguments, rows, how)
-        return context.get_dummy_value()
-
-    def tile(
-        _context: Upstream, _weights: Upstream, _inputs: Upstream, _stride: Upstream, _steps: Upstream, _sums: Upstream
-    ) -> Upstream:
-        return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
-
-    made: Upstream = intrinsic(tile)
-    return made
-
-
 def make_tiles(how: Flavour | Literal["bfloat16"]) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)``; see :func:`_tile_of`."""
-    return by_rows(lambda rows: _tile_of(rows, how))
+    """Make ``(rows, weights, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
+
+    Args of the made function: rows; addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the
+    sums [rows, TILE] int32 or float32; bytes from row to row; steps to a sum.
+    """
+    return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, how))
 
 
 _int8_tiles, _int4_tiles = make_tiles(this_cpus()), make_int4_tiles(this_cpus())
