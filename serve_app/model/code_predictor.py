@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache
@@ -36,7 +36,7 @@ class CodePredictor:
         )
         self.stack = make_stack(module.model, shape, self.steps + 1, form)
         self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
-        self._project: Upstream = module.small_to_mtp_projection
+        self._project = _projection(module.small_to_mtp_projection, form)
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self.cache = KvCache(
@@ -83,3 +83,11 @@ class CodePredictor:
             if codebook < self.steps:
                 x = embed(codebook, codes[-1])[:, None]
         return torch.stack(codes, dim=1)
+
+
+def _projection(module: Upstream, form: WeightForm) -> Callable[[Tensor], Tensor]:
+    """Make the product that brings a wider talker's states to the predictor's width; in 0.6B they are as wide."""
+    if isinstance(module, nn.Identity):
+        return lambda x: x
+    linear, bias = make_linear(module.weight.detach(), form), module.bias.detach()
+    return lambda x: linear(x, bias.expand(*x.shape[:-1], -1))

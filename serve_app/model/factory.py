@@ -19,7 +19,7 @@ from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpo
 from serve_app.model.compiled.instructions import this_cpus
 from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
-from serve_app.model.linear import WeightForm, can_pack, make_linear
+from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
@@ -123,8 +123,9 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
         return "plain"
     if wanted in ("plain", "auto") and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
         return _form_on_gpu(checkpoint.device)
-    tiled = checkpoint.device.type == "cpu" and checkpoint.dtype == torch.bfloat16
-    exact: WeightForm = "packed" if tiled or can_pack(checkpoint.dtype, checkpoint.device) else "plain"
+    on_cpu = checkpoint.device.type == "cpu"
+    tiled = on_cpu and checkpoint.dtype == torch.bfloat16
+    exact: WeightForm = "packed" if on_cpu else "plain"
     if wanted in ("int8", "int4"):
         if not tiled:
             raise CheckpointError(

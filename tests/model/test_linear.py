@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import importlib.util
 
@@ -7,6 +8,7 @@ import torch
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model import factory
 from serve_app.model.checkpoint import CheckpointError
+from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.windows import WindowLinear
@@ -136,13 +138,15 @@ def test_torchs_products_are_taken_where_they_are_asked_for(bfloat16_checkpoint)
 
 def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_path):
     gpu, capability, found = torch.device("cuda"), [(7, 5)], [None]
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "built for something else" in requirements.what_is_missing(gpu)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
     monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: found[0])
     monkeypatch.setattr(requirements.shutil, "which", {}.get)
     monkeypatch.setattr(requirements, "_python_headers", lambda: tmp_path)
     monkeypatch.delenv("CC", raising=False)
-    assert "bfloat16" in requirements.what_is_missing(gpu)
+    assert "compute capability 7.5, and they need 8.0" in requirements.what_is_missing(gpu)
     capability[0] = (9, 0)
     assert "Triton is not installed" in requirements.what_is_missing(gpu)
     found[0] = "a specification"
@@ -151,6 +155,35 @@ def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_pat
     assert str(tmp_path) in requirements.what_is_missing(gpu)
     (tmp_path / "Python.h").touch()
     assert requirements.what_is_missing(gpu) is None
+
+
+@pytest.mark.parametrize("form", ["packed", "int8"])
+def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_company(bfloat16_checkpoint, form):
+    upstream = bfloat16_checkpoint.model.talker.code_predictor
+    talker = copy.deepcopy(bfloat16_checkpoint.model.talker.config)
+    talker.hidden_size = 2 * upstream.config.hidden_size
+    torch.manual_seed(0)
+    module = type(upstream)(upstream.config, talker).eval().bfloat16()
+    torch.nn.init.normal_(module.small_to_mtp_projection.bias)
+    predictor = CodePredictor(module, slots=3, form=form)
+    states, embedded = torch.randn(2, 3, talker.hidden_size).bfloat16()
+
+    def logits_of(rows):
+        seen = []
+
+        def choose(_codebook, logits):
+            seen.append(logits)
+            return logits.argmax(-1)
+
+        predictor.draw_frame(states[rows], torch.zeros(3, dtype=torch.int64)[rows], lambda *_: embedded[rows], choose)
+        return torch.stack(seen)
+
+    together = logits_of(slice(0, 3))
+    for row in range(3):
+        assert torch.equal(logits_of(slice(row, row + 1))[:, 0], together[:, row])
+    inputs = module.small_to_mtp_projection(torch.stack((states, embedded), dim=1))
+    expected = module.lm_head[0](module.model(inputs_embeds=inputs).last_hidden_state[:, -1]).float()
+    assert (together[0] - expected).std() / expected.std() < (0.02 if form == "packed" else 0.1)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

@@ -1,3 +1,8 @@
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from reference_stack import normal
@@ -69,3 +74,18 @@ def test_windows_that_would_be_misread_are_refused():
         product(normal(1, 9, 41))
     with pytest.raises(AssertionError, match="as it lies"):
         product(normal(1, 9, 40), normal(1, 2, 50))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others have it")
+def test_a_cpu_without_fused_multiply_add_multiplies_and_adds():
+    program = (
+        "import torch\n"
+        "from serve_app.model.compiled import windows\n"
+        "weight, x = torch.full((5, 40), 0.5), torch.ones(1, 3, 40)\n"
+        "assert windows.WindowLinear(weight, None)(x).eq(20).all()\n"
+        "print(windows._MULTIPLY_WINDOWS._compiled._library.get_asm_str())\n"
+    )
+    plain = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    made = subprocess.run([sys.executable, "-c", program], env=plain, capture_output=True, text=True, check=True).stdout
+    assert "mulps" in made
+    assert "fma" not in made  # a call of the C library for each number

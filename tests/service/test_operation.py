@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_service import ROOT, free_port, speak, wait_until
+from running_service import ROOT, START_TIMEOUT_S, free_port, speak, wait_until
 
 from serve_app.cli.processes import descendants
 
@@ -98,7 +98,13 @@ def test_a_taken_port_is_one_clear_message():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "a killed launcher"])
 def test_nothing_is_left_behind(launch, number):
     launched = launch(free_port())
-    wait_until(lambda: b"haproxy.cfg" in b"".join(commands_below(launched.process.pid)), 120, "HAProxy runs")
+    pid = launched.process.pid
+    wait_until(
+        lambda: b"haproxy.cfg" in b"".join(commands_below(pid)) or launched.process.poll() is not None,
+        START_TIMEOUT_S,
+        "HAProxy runs",
+    )
+    assert launched.process.poll() is None, launched.printed
     (cluster,) = [command for command in commands_below(launched.process.pid) if b"serve_app.cli.cluster" in command]
     directory = Path(cluster.split(b"\0")[-2].decode()).parent
     assert directory.is_dir()

@@ -86,9 +86,9 @@ def fetch(builder: Upstream, address: Upstream) -> None:
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(builder, BYTE, address), WORD(0), WORD(3), WORD(1))
 
 
-def fused_multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums of vectors of float32, rounded once."""
-    return _call(builder, f"llvm.fma.v{sums.type.count}f32", sums.type, one, other, sums)
+def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
+    """One * other + sums of vectors of float32, rounded once where the CPU can do so: else that would be a slow call."""
+    return _call(builder, f"llvm.fmuladd.v{sums.type.count}f32", sums.type, one, other, sums)
 
 
 def _call(builder: Upstream, name: str, result: Upstream, *given: Upstream) -> Upstream:

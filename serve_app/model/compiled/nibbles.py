@@ -21,7 +21,7 @@ from serve_app.model.compiled.instructions import (
     broadcast,
     by_rows,
     fetch,
-    fused_multiply_add,
+    multiply_add,
     splat,
 )
 from serve_app.model.compiled.parts import Function
@@ -113,7 +113,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
             scale = builder.bitcast(builder.shl(scale, splat(16)), REALS)
             total = builder.sitofp(builder.sub(totals[number], offset), REALS)
             before_group = builder.load(places[number], align=4)
-            builder.store(fused_multiply_add(builder, total, scale, before_group), places[number], align=4)
+            builder.store(multiply_add(builder, total, scale, before_group), places[number], align=4)
     next_group = builder.add(group, LONG(1))
     builder.cbranch(builder.icmp_signed("<", next_group, groups), group_loop, after)
 

@@ -34,7 +34,7 @@ from serve_app.model.compiled.instructions import (
     broadcast,
     by_rows,
     fetch,
-    fused_multiply_add,
+    multiply_add,
     splat,
     this_cpus,
 )
@@ -186,7 +186,7 @@ def _add_products(
     builder: Upstream, how: Flavour | Literal["bfloat16"], sums: Upstream, inputs: Upstream, weights: Upstream
 ) -> Upstream:
     if how == "bfloat16":
-        return fused_multiply_add(builder, inputs, weights, sums)
+        return multiply_add(builder, inputs, weights, sums)
     if how == "avx2":
         return add_signed_products(builder, sums, weights, inputs)
     return ADD_PRODUCTS[how](builder, sums, inputs, weights)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import WIDE
+from serve_app.model.compiled.instructions import WIDE, multiply_add
 from serve_app.model.compiled.parts import Function, float32_at, part
 from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
 from serve_app.model.quiet import Upstream
@@ -66,9 +65,6 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
     def at(kind: Upstream, address: Upstream, offset: Upstream) -> Upstream:
         return builder.inttoptr(builder.add(address, offset), kind.as_pointer())
 
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_REALS, [_REALS, _REALS, _REALS]), f"llvm.fma.v{_LANES}f32"
-    )
     begins = [builder.load(at(_LONG, starts, _LONG(8 * row))) for row in range(rows)]
     places = [at(_REALS, sums, _LONG(4 * _LANES * number)) for number in range(2 * rows)]
     before = builder.block
@@ -91,7 +87,7 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
         value = builder.load(at(ir.FloatType(), addresses[row], builder.mul(step, _LONG(4))), align=4)
         value = builder.insert_element(ir.Constant(_REALS, ir.Undefined), value, ir.IntType(32)(0))
         value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES))
-        totals += [builder.call(fma, [value, read[half], running[2 * row + half]]) for half in range(2)]
+        totals += [multiply_add(builder, value, read[half], running[2 * row + half]) for half in range(2)]
     following, weight_after = builder.add(step, _LONG(1)), builder.add(weight, _LONG(4 * _OUTPUTS))
     builder.cbranch(builder.icmp_signed("<", following, length), loop, segment_end)
 
