@@ -3,7 +3,7 @@
 import os
 
 _SPINS = "3000"
-"""Rounds, some tens of microseconds in all, for which a thread asks anew whether the others are there, before it sleeps.
+"""Rounds, some tens of microseconds in all, for which a thread asks whether the others are there before it sleeps.
 
 By itself GNU's OpenMP asks for 3 ms: a thread whose partner has lost its processor to another process then keeps the
 other processor from that partner, hundreds of times a frame (docs/performance.md).

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.windows import WindowLinear
+from serve_app.model.compiled.tiles import TileForm
 from serve_app.model.quiet import Upstream
 
 WeightForm = Literal["plain", "packed", "int8", "int4", "fused"]
@@ -81,8 +81,13 @@ def make_linear(weight: Tensor, form: WeightForm) -> Linear:
         return TiledLinear(weight, "int8")
     if form == "packed":
         # oneDNN sums in another order for another number of rows, which now and then tips a draw (docs/engine.md).
-        return TiledLinear(weight, "bfloat16") if weight.dtype == torch.bfloat16 else WindowLinear(weight, None)
+        return TiledLinear(weight, exact_form(weight))
     return PlainLinear(weight)
+
+
+def exact_form(weight: Tensor) -> TileForm:
+    """The form of a CPU's tiles that loses nothing of a weight."""
+    return "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:

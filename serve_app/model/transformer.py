@@ -12,11 +12,10 @@ from torch import Tensor
 
 from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
 from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.tiles import TileForm
 from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer
-from serve_app.model.linear import Linear, WeightForm, make_linear
+from serve_app.model.linear import PlainLinear, WeightForm, exact_form
 from serve_app.model.quiet import Upstream
 
 
@@ -67,19 +66,19 @@ class Stack(Protocol):
 class Layer:
     """Weights of one decoder layer; ``norm_qk`` [heads + kv_heads, D] scales normed queries and keys."""
 
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
+    qkv: PlainLinear
+    out: PlainLinear
+    gate_up: PlainLinear
+    down: PlainLinear
     norm_qk: Tensor
 
 
 class LinearStack:
-    """Layers of one operation after the other, with weights of any form on any device."""
+    """Layers of one operation after the other, with torch's own products on any device."""
 
-    def __init__(self, module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, shape: StackShape, positions: int) -> None:
         """See :func:`make_stack`."""
-        self._layers = [_make_layer(take_layer(layer, shape), form) for layer in module.layers]
+        self._layers = [_make_layer(take_layer(layer, shape)) for layer in module.layers]
         self._norm: Tensor = module.norm.weight.detach()
         self._kernels = make_kernels(shape, positions, self._norm.dtype, self._norm.device)
         self._rotary = Rotary(shape, positions, self._norm.dtype, self._norm.device)
@@ -114,12 +113,12 @@ class LinearStack:
         return kernels.norm(x) * self._norm
 
 
-def _make_layer(weights: LayerWeights, form: WeightForm) -> Layer:
+def _make_layer(weights: LayerWeights) -> Layer:
     return Layer(
-        qkv=make_linear(weights.qkv, form),
-        out=make_linear(weights.out, form),
-        gate_up=make_linear(torch.cat([weights.gate, weights.up]), form),
-        down=make_linear(weights.down, form),
+        qkv=PlainLinear(weights.qkv),
+        out=PlainLinear(weights.out),
+        gate_up=PlainLinear(torch.cat([weights.gate, weights.up])),
+        down=PlainLinear(weights.down),
         norm_qk=weights.norm_qk,
     )
 
@@ -138,9 +137,7 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, form: Weight
         from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
 
         return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
-    tiled: TileForm | None = form if form in ("int8", "int4") else None
-    if form == "packed" and norm.dtype == torch.bfloat16:
-        tiled = "bfloat16"
-    if tiled is None:
-        return LinearStack(module, shape, positions, form)
+    if form == "plain":
+        return LinearStack(module, shape, positions)
+    tiled = exact_form(norm) if form == "packed" else form
     return CompiledStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions, tiled)

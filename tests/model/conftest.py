@@ -46,6 +46,12 @@ def voices(checkpoint):
 
 @pytest.fixture(scope="session")
 def runner(checkpoint):
+    return TorchRunner(checkpoint, EngineConfig(slots=10), "packed")
+
+
+@pytest.fixture(scope="session")
+def plain_runner(checkpoint):
+    """One with torch's own products, as in float32 on a GPU."""
     return TorchRunner(checkpoint, EngineConfig(slots=10), "plain")
 
 
@@ -54,10 +60,12 @@ def bfloat16_checkpoint():
     return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
 
 
-@pytest.fixture(scope="session", params=["packed", "int8"])
-def exact_runner(bfloat16_checkpoint, request):
+@pytest.fixture(scope="session", params=["float32", "bfloat16", "int8"])
+def exact_runner(checkpoint, bfloat16_checkpoint, request):
     """One whose streams' codes depend on nobody else, to the last bit."""
-    return TorchRunner(bfloat16_checkpoint, EngineConfig(slots=10), request.param)
+    form = "int8" if request.param == "int8" else "packed"
+    taken = checkpoint if request.param == "float32" else bfloat16_checkpoint
+    return TorchRunner(taken, EngineConfig(slots=10), form)
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,11 @@ class ReferenceStack:
     gated: int
     positions: int
     slots: int
+    dtype: torch.dtype = torch.bfloat16
 
     @property
     def norm(self):
-        return (1 + normal(self.shape.hidden, seed=99, size=0.2)).bfloat16()
+        return (1 + normal(self.shape.hidden, seed=99, size=0.2)).to(self.dtype)
 
     def layers(self):
         shape, gated = self.shape, self.gated
@@ -36,20 +37,18 @@ class ReferenceStack:
         for seed in range(0, 10 * shape.layers, 10):
             norm_qk = 1 + normal(shape.heads + shape.kv_heads, shape.head_dim, seed=seed + 5, size=0.2)
             yield LayerWeights(
-                qkv=normal(qkv, shape.hidden, seed=seed, size=0.1).bfloat16(),
-                out=normal(shape.hidden, shape.heads * shape.head_dim, seed=seed + 1, size=0.05).bfloat16(),
-                gate=normal(gated, shape.hidden, seed=seed + 2, size=0.2).bfloat16(),
-                up=normal(gated, shape.hidden, seed=seed + 3, size=0.2).bfloat16(),
-                down=normal(shape.hidden, gated, seed=seed + 4, size=0.2).bfloat16(),
-                norm_qk=norm_qk.bfloat16(),
+                qkv=normal(qkv, shape.hidden, seed=seed, size=0.1).to(self.dtype),
+                out=normal(shape.hidden, shape.heads * shape.head_dim, seed=seed + 1, size=0.05).to(self.dtype),
+                gate=normal(gated, shape.hidden, seed=seed + 2, size=0.2).to(self.dtype),
+                up=normal(gated, shape.hidden, seed=seed + 3, size=0.2).to(self.dtype),
+                down=normal(shape.hidden, gated, seed=seed + 4, size=0.2).to(self.dtype),
+                norm_qk=norm_qk.to(self.dtype),
             )
 
     def empty_cache(self, device="cpu"):
         shape = self.shape
         sizes = {"kv_heads": shape.kv_heads, "positions": self.positions, "head_dim": shape.head_dim}
-        return KvCache(
-            layers=shape.layers, slots=self.slots, dtype=torch.bfloat16, device=torch.device(device), **sizes
-        )
+        return KvCache(layers=shape.layers, slots=self.slots, dtype=self.dtype, device=torch.device(device), **sizes)
 
     def rms(self, x):
         return x / (x.square().mean(-1, keepdim=True) + self.shape.rms_eps).sqrt()
@@ -67,8 +66,8 @@ class ReferenceStack:
         for layer in self.layers():
             fused = product(self.rms(x), layer.qkv).unflatten(1, (-1, self.shape.head_dim))
             queries_keys = self.turned(self.rms(fused[:, :-kv_heads]) * layer.norm_qk.double())
-            keys = queries_keys[:, heads:].bfloat16().double()
-            values = fused[:, -kv_heads:].bfloat16().double()
+            keys = queries_keys[:, heads:].to(self.dtype).double()
+            values = fused[:, -kv_heads:].to(self.dtype).double()
             seen = [each.transpose(0, 1)[None] for each in (queries_keys[:, :heads], keys, values)]
             attended = functional.scaled_dot_product_attention(*seen, is_causal=True, enable_gqa=True)
             x = x + product(attended[0].transpose(0, 1).flatten(1), layer.out)

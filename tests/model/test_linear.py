@@ -11,7 +11,6 @@ from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.factory import choose_form
 from serve_app.model.fused import requirements
 from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
@@ -195,7 +194,7 @@ def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, w
 def test_make_linear_knows_every_form():
     weight = torch.randn(8, 8)
     assert isinstance(make_linear(weight, "plain"), PlainLinear)
-    assert isinstance(make_linear(weight, "packed"), WindowLinear)
+    assert isinstance(make_linear(weight, "packed"), TiledLinear)
     assert isinstance(make_linear(weight.bfloat16(), "packed"), TiledLinear)
     assert isinstance(make_linear(weight.bfloat16(), "int8"), TiledLinear)
 
@@ -204,10 +203,16 @@ def test_make_linear_knows_every_form():
     ("form", "stack"),
     [("plain", LinearStack), ("packed", CompiledStack), ("int8", CompiledStack), ("int4", CompiledStack)],
 )
-def test_a_bfloat16_stack_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
+def test_a_stack_on_a_cpu_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
     runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)
     assert isinstance(runner.talker.stack, stack)
     assert isinstance(runner.predictor.stack, stack)
+
+
+def test_a_float32_stack_is_compiled_too(checkpoint):
+    runner = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), choose_form(config("plain"), checkpoint))
+    assert isinstance(runner.talker.stack, CompiledStack)
+    assert isinstance(runner.predictor.stack, CompiledStack)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch's CPU wheels come without Triton")
@@ -218,8 +223,3 @@ def test_a_fused_runner_has_fused_stacks_and_heads(bfloat16_checkpoint):
         assert type(ours.stack).__name__ == "FusedStack"
         assert ours.weight_bytes == torchs.weight_bytes
     assert type(runner.talker._head).__name__ == "FusedLinear"
-
-
-def test_a_float32_stack_is_torchs(checkpoint):
-    runner = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), "packed")
-    assert isinstance(runner.talker.stack, LinearStack)

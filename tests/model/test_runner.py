@@ -96,7 +96,9 @@ def test_greedy_codes_and_audio_equal_upstreams(runner, checkpoint, voices, upst
 
 
 @pytest.mark.parametrize("stagger", [0, 2, 7])
-def test_streams_that_shared_a_batch_equal_upstream_alone(runner, checkpoint, voices, upstream_codes, stagger):
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_streams_that_shared_a_batch_equal_upstream_alone(request, checkpoint, voices, upstream_codes, form, stagger):
+    runner = request.getfixturevalue({"packed": "runner", "plain": "plain_runner"}[form])
     spoken = speak(runner, [prepare(runner, voices, *combination) for combination in COMBINATIONS], stagger)
     for (text, language, voice), (codes, pcm) in zip(COMBINATIONS, spoken, strict=True):
         np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))

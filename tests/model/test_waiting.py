@@ -7,7 +7,8 @@ import pytest
 
 
 def spins_of(**given):
-    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    asked = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in asked}
     program = "import serve_app.model.linear"
     done = subprocess.run(
         [sys.executable, "-c", program],

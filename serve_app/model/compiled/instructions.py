@@ -87,7 +87,7 @@ def fetch(builder: Upstream, address: Upstream) -> None:
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums of vectors of float32, rounded once where the CPU can do so: else that would be a slow call."""
+    """One * other + sums of vectors of float32, rounded once where the CPU can: elsewhere that would be a slow call."""
     return _call(builder, f"llvm.fmuladd.v{sums.type.count}f32", sums.type, one, other, sums)
 
 

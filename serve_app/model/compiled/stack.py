@@ -10,12 +10,15 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numba import types
+from numba.extending import overload
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import (
     HALF,
+    Function,
     Row,
     array_at,
     bfloat16_at,
@@ -49,7 +52,7 @@ _EXACT = 4
 
 PASS = job_of(
     # constants
-    "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity",
+    "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity", "size",
     # the cache
     "keys", "values", "layer_bytes",
     # rows and where they stand
@@ -81,15 +84,21 @@ def _rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
         out[i + half] = row[i + half] * cos[i + half] + row[i] * sin[i + half]
 
 
-@part()
-def _exactly(half: np.uint16) -> np.float32:
-    """A bfloat16 as the float32 that it is."""
-    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+def _exactly(stored: Upstream) -> Upstream:
+    """A float32, or a bfloat16 as the float32 that it is."""
+    raise NotImplementedError(stored)  # for compiled code alone
+
+
+@overload(_exactly, strict=False)  # strictly it would compare annotations
+def _compile_exactly(stored: Upstream) -> Function:
+    if isinstance(stored, types.Float):
+        return lambda stored: stored
+    return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
 
 @part("reassoc", "contract")
 def _score(query: Row, keys: Upstream, scores: Row) -> None:
-    """Multiply ``query`` [D] with each of ``keys`` [P, D] bfloat16, four at a time: [P]."""
+    """Multiply ``query`` [D] with each of ``keys`` [P, D], four at a time: [P]."""
     whole = scores.size // 4 * 4
     for p in range(0, whole, 4):
         first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -108,7 +117,7 @@ def _score(query: Row, keys: Upstream, scores: Row) -> None:
 
 @part("contract")
 def _mix(weights: Row, values: Upstream, total: Row) -> None:
-    """Weigh ``values`` [P, D] bfloat16 and sum them into ``total`` [D], four at a time."""
+    """Weigh ``values`` [P, D] and sum them into ``total`` [D], four at a time."""
     total[:] = 0
     whole = weights.size // 4 * 4
     for p in range(0, whole, 4):
@@ -125,6 +134,14 @@ def _mix(weights: Row, values: Upstream, total: Row) -> None:
             total[i] += weights[p] * _exactly(values[p, i])
 
 
+@part()
+def _look_at(keys: Upstream, values: Upstream, query: Row, scores: Row, attended: Row) -> None:
+    """Attend with one query [D] to ``keys`` and ``values`` [P, D]; ``scores`` [P] is room."""
+    _score(query, keys, scores)
+    softmax(scores)
+    _mix(scores, values, attended)
+
+
 @part("contract")
 def attend(job: Upstream, layer: int, me: int, team: int) -> None:
     """Norm, scale and rotate queries and keys, store keys and values, and attend, with a share of the heads."""
@@ -137,7 +154,7 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
         b, head = unit // kv_heads, unit % kv_heads
         slot = int64_at(job.slots, job.batch)[b] if job.slots else job.first_slot + b
         begin = int64_at(job.positions, job.batch)[b] if job.positions else job.first_position
-        place = layer * job.layer_bytes + HALF * (slot * kv_heads + head) * job.capacity * dim
+        place = layer * job.layer_bytes + job.size * (slot * kv_heads + head) * job.capacity * dim
         keys, values = job.keys + place, job.values + place
         for t in range(new):
             source = (b * new + t) * job.fused_width
@@ -147,9 +164,9 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 row[i] *= norms[(job.heads + head) * dim + i]
             angle = _EXACT * (begin + t) * dim
             _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
-            write(keys, (begin + t) * dim, HALF, turned, dim)
+            write(keys, (begin + t) * dim, job.size, turned, dim)
             read(job.fused, source + (job.heads + kv_heads + head) * dim, _EXACT, row)
-            write(values, (begin + t) * dim, HALF, row, dim)
+            write(values, (begin + t) * dim, job.size, row, dim)
         for t in range(new):
             length = begin + t + 1
             angle = _EXACT * (begin + t) * dim
@@ -161,9 +178,16 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
                 for i in range(dim):
                     turned[i] *= scale
-                _score(turned, bfloat16_at(keys, length * dim).reshape(length, dim), scores[:length])
-                softmax(scores[:length])
-                _mix(scores[:length], bfloat16_at(values, length * dim).reshape(length, dim), row)
+                if job.size == HALF:
+                    half_keys, half_values = bfloat16_at(keys, length * dim), bfloat16_at(values, length * dim)
+                    _look_at(
+                        half_keys.reshape(length, dim), half_values.reshape(length, dim), turned, scores[:length], row
+                    )
+                else:
+                    whole_keys, whole_values = float32_at(keys, length * dim), float32_at(values, length * dim)
+                    _look_at(
+                        whole_keys.reshape(length, dim), whole_values.reshape(length, dim), turned, scores[:length], row
+                    )
                 write(job.attended, ((b * new + t) * job.heads + query) * dim, _EXACT, row, dim)
 
 
@@ -176,7 +200,7 @@ def _run_layers(job: Upstream) -> None:
     sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
     row = np.empty(job.hidden, np.float32)
     for r in range(me, rows, team):
-        read(job.given, r * job.hidden, HALF, row)
+        read(job.given, r * job.hidden, job.size, row)
         write(job.x, r * job.x_width, _EXACT, row, job.hidden)
     products = _products_at(job.products, 4 * job.layers)
     meet(job.team)
@@ -203,14 +227,16 @@ def _run_layers(job: Upstream) -> None:
         normalise(row, job.eps)
         for i in range(row.size):
             row[i] *= norm[i]
-        write(job.result, r * job.hidden, HALF, row, job.hidden)
+        write(job.result, r * job.hidden, job.size, row, job.hidden)
 
 
 _RUN_LAYERS = TeamFunction(_run_layers, PASS)
 
 
 class CompiledStack:
-    """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values; one thread at a time may call it.
+    """:class:`serve_app.model.transformer.Stack` on a CPU; one thread at a time may call it.
+
+    Activations, keys and values are float32 where the weights are, and bfloat16 elsewhere.
 
     Attributes:
         products: [4 * layers], the weights as compiled code knows them, in the order in which they are read.
@@ -241,6 +267,7 @@ class CompiledStack:
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._positions = positions
+        self._dtype = torch.float32 if form == "float32" else torch.bfloat16
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
@@ -257,6 +284,7 @@ class CompiledStack:
             dim=shape.head_dim,
             hidden=shape.hidden,
             capacity=positions,
+            size=self._dtype.itemsize,
             x_width=out.outputs,
             fused_width=qkv.outputs,
             gates=gates,
@@ -288,7 +316,7 @@ class CompiledStack:
 
     def _run(self, x: Tensor, cache: KvCache, **where: int) -> Tensor:
         """Run [B, T, H]; ``where``: the addresses of slots and positions [B] int64, or 0 and the first or only one."""
-        assert x.dtype == cache.keys.dtype == torch.bfloat16, "they are read as such"
+        assert x.dtype == cache.keys.dtype == self._dtype, "they are read as such"
         assert cache.positions == self._positions, "the cache is another stack's"
         x = x.contiguous()
         batch, new, _ = x.shape

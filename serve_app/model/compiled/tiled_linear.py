@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import HALF, array_at, float32_at, read
+from serve_app.model.compiled.parts import array_at, float32_at, read
 from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
 from serve_app.model.compiled.tiles import (
     PRODUCT,
@@ -18,7 +18,7 @@ from serve_app.model.compiled.tiles import (
 )
 from serve_app.model.quiet import Upstream
 
-_LINEAR = job_of("product", "given", "rows", "columns", "out", "taken", "factors", "sums")
+_LINEAR = job_of("product", "given", "size", "rows", "columns", "out", "taken", "factors", "sums")
 _products_at = array_at(PRODUCTS)
 
 
@@ -29,7 +29,7 @@ def _multiply_rows(job: Upstream) -> None:
     taken, factors = job.taken + me * rows * row_bytes, float32_at(job.factors + 4 * me * rows, rows)
     row = np.empty(job.columns, np.float32)
     for r in range(rows):
-        read(job.given, r * row.size, HALF, row)
+        read(job.given, r * row.size, job.size, row)
         factors[r] = take(row, product, taken + r * row_bytes)
     sums = job.sums + 4 * me * TILE_ROWS * TILE
     multiply(product, me, team, taken, factors, sums, job.out, product.tiles * TILE, STORE)
@@ -39,7 +39,7 @@ _MULTIPLY_ROWS = TeamFunction(_multiply_rows, _LINEAR)
 
 
 class TiledLinear:
-    """:class:`serve_app.model.linear.Linear` for bfloat16 activations on a CPU.
+    """:class:`serve_app.model.linear.Linear` on a CPU, for activations of float32 or, with any other form, bfloat16.
 
     No stream changes another's: a row of a batch equals the row alone to the last bit.
     """
@@ -49,11 +49,12 @@ class TiledLinear:
         self._weight = TiledWeight.of(weight, form)
         self._rows, self._columns = weight.shape
         self._product = np.array([self._weight.fields()], PRODUCT)
+        self._dtype = torch.float32 if form == "float32" else torch.bfloat16
         self.nbytes = self._weight.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
-        assert x.dtype == torch.bfloat16, "they are read as such"
+        """Multiply [..., K] into [..., N] of the same dtype, plus ``residual``."""
+        assert x.dtype == self._dtype, "they are read as such"
         x, columns = x.contiguous(), self._columns
         assert x.shape[-1] == columns, "rows of another width"
         rows, team = x.numel() // columns, threads()
@@ -62,7 +63,7 @@ class TiledLinear:
         factors, sums = torch.empty(team, rows), torch.empty(team, TILE_ROWS, TILE)
         job = np.zeros(1, _LINEAR)
         addresses = [each.data_ptr() for each in (out, taken, factors, sums)]
-        job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), rows, columns, *addresses)
+        job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), x.itemsize, rows, columns, *addresses)
         _MULTIPLY_ROWS.run(job, team)
         product = out[:, : self._rows].view(*x.shape[:-1], self._rows)
-        return (product if residual is None else product.add_(residual)).to(x.dtype)
+        return (product if residual is None else product.add_(residual)).to(x.dtype).contiguous()

@@ -1,9 +1,9 @@
 """Products by constant weights, laid out so that a CPU reads them once from front to end, and sums every row alike.
 
 A tile is some outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
-knows rows and weights, never layers. There are three forms of weights:
+knows rows and weights, never layers. There are four forms of weights:
 
-- bfloat16, multiplied with float32 inputs and summed in float32;
+- float32, and bfloat16, multiplied with float32 inputs and summed in float32;
 - int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A CPU's
   instructions for such sums take one factor without a sign. For VNNI a row is kept with 128 added to each of its
   codes; what that adds to a sum is known from the weights and taken off again. For AVX2, whose sums of two products
@@ -56,8 +56,15 @@ _MOST = 127.0
 _ROUNDED = 0x4B400000
 """The bits of :data:`ROUNDER`."""
 
-TileForm = Literal["bfloat16", "int8", "int4"]
-_BFLOAT16, _INT8, _INT4 = 0, 1, 2
+TileForm = Literal["float32", "bfloat16", "int8", "int4"]
+_FORMS: dict[TileForm, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+_FLOAT32, _INT8, _INT4 = _FORMS["float32"], _FORMS["int8"], _FORMS["int4"]
+
+_How = Flavour | Literal["float32", "bfloat16"]
+"""How a tile's products are made and summed."""
+
+_BYTES_A_STEP: dict[_How, int] = {"float32": 4 * TILE, "bfloat16": 2 * TILE}
+"""Bytes of a tile's weights that are multiplied at a time; four int8 of each output by default."""
 
 
 _OFFSET = 0 if this_cpus() == "avx2" else 128
@@ -70,9 +77,9 @@ class TiledWeight:
 
     Attributes:
         form: of its entries.
-        packed: the tiles, one after the other; bfloat16 [tiles, K, TILE / 32, 16, 2]: of each input the outputs 0 and
-            16, 1 and 17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles, K / 4, TILE, 4]: of four
-            inputs each output; int4 as ``nibbles.pack`` leaves them.
+        packed: the tiles, one after the other; float32 [tiles, K, TILE]; bfloat16 [tiles, K, TILE / 32, 16, 2]: of each
+            input the outputs 0 and 16, 1 and 17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles,
+            K / 4, TILE, 4]: of four inputs each output; int4 as ``nibbles.pack`` leaves them.
         scales: int8's: [tiles * TILE] float32, what a sum is multiplied with besides its row's largest magnitude.
         added: int8's: [tiles * TILE] int32, what the offset of the rows adds to a sum.
     """
@@ -93,6 +100,11 @@ class TiledWeight:
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
             packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2).contiguous()
+            return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
+        if form == "float32":
+            exact = torch.zeros(filled_rows, columns)
+            exact[:rows] = weight
+            packed = exact.view(-1, TILE, columns).transpose(1, 2).contiguous()
             return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
@@ -124,8 +136,7 @@ class TiledWeight:
     def fields(self) -> tuple[int, ...]:
         """As :data:`PRODUCT` has them."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
-        form = {"bfloat16": _BFLOAT16, "int8": _INT8, "int4": _INT4}[self.form]
-        return *addresses, len(self.packed), self._steps, self.packed[0].nbytes, form
+        return *addresses, len(self.packed), self._steps, self.packed[0].nbytes, _FORMS[self.form]
 
 
 PRODUCT = np.dtype(
@@ -137,10 +148,11 @@ PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
 """The same, as compiled code names it."""
 
 
-def _read_weights(builder: Upstream, address: Upstream, how: str) -> list[Upstream]:
+def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstream]:
     """One step's weights: vectors of sixteen outputs each, as they are multiplied."""
     if how != "bfloat16":
-        return [builder.load(at(builder, SUMS, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
+        kind = REALS if how == "float32" else SUMS
+        return [builder.load(at(builder, kind, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
     registers: list[Upstream] = []
     for pair in range(TILE // (2 * LANES)):
         pairs = builder.load(at(builder, SUMS, address, LONG(64 * pair)), align=64)
@@ -149,10 +161,10 @@ def _read_weights(builder: Upstream, address: Upstream, how: str) -> list[Upstre
     return registers
 
 
-def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: Flavour | Literal["bfloat16"]) -> None:
+def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> None:
     """Write the loop over the steps: of each the weights of all outputs, and of each row four bytes."""
     weights, inputs, stride, steps, sums = arguments
-    vector, bytes_a_step = (REALS, 2 * TILE) if how == "bfloat16" else (SUMS, _INT8_STEP * TILE)
+    vector, bytes_a_step = SUMS if how in ADD_PRODUCTS else REALS, _BYTES_A_STEP.get(how, _INT8_STEP * TILE)
     zeros = ir.Constant(vector, [0] * LANES)
     before = builder.block
     loop, after = builder.append_basic_block("tile"), builder.append_basic_block("tile_end")
@@ -182,17 +194,15 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: Flavour |
         builder.store(total, at(builder, vector, sums, LONG(64 * place)), align=4)
 
 
-def _add_products(
-    builder: Upstream, how: Flavour | Literal["bfloat16"], sums: Upstream, inputs: Upstream, weights: Upstream
-) -> Upstream:
-    if how == "bfloat16":
+def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
+    if how in ("float32", "bfloat16"):
         return multiply_add(builder, inputs, weights, sums)
     if how == "avx2":
         return add_signed_products(builder, sums, weights, inputs)
     return ADD_PRODUCTS[how](builder, sums, inputs, weights)
 
 
-def make_tiles(how: Flavour | Literal["bfloat16"]) -> Function:
+def make_tiles(how: _How) -> Function:
     """Make ``(rows, weights, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
     Args of the made function: rows; addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the
@@ -202,7 +212,7 @@ def make_tiles(how: Flavour | Literal["bfloat16"]) -> Function:
 
 
 _int8_tiles, _int4_tiles = make_tiles(this_cpus()), make_int4_tiles(this_cpus())
-_bfloat16_tiles = make_tiles("bfloat16")
+_float32_tiles, _bfloat16_tiles = make_tiles("float32"), make_tiles("bfloat16")
 
 STORE, ADD, GATE = 0, 1, 2
 """What becomes of a product: it is written, added to what is there, or, where a tile holds gates and then the values
@@ -315,6 +325,8 @@ def multiply(
                 _int8_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
             elif product.form == _INT4:
                 _int4_tiles(end - first, weights, taken + first * stride, stride, product.steps // GROUP_WORDS, sums)
+            elif product.form == _FLOAT32:
+                _float32_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
             else:
                 _bfloat16_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
             for row in range(first, end):
