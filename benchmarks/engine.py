@@ -34,7 +34,7 @@ from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.compiled.tiles import STORE, multiply
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
-from serve_app.model.quiet import Upstream, import_qwen_tts
+from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
 from serve_app.speech import CODE_GROUPS, FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import VoicePrompt, scan
@@ -338,11 +338,12 @@ def compiled_functions_seen() -> Generator[None]:
 
 
 PRODUCTS_ALONE = team.job_of("products", "count", "rows", "taken", "factors", "sums", "out", "out_bytes")
-products_at = array_at(PRODUCT_KIND)
+products_at, jobs_at, passes_at = array_at(PRODUCT_KIND), team.jobs_at(PRODUCTS_ALONE), team.jobs_at(PASS)
 
 
-def multiply_all(job: Upstream) -> None:
+def multiply_all(address: int) -> None:
     """Multiply ``rows`` rows by one weight after the other, and do nothing in between."""
+    job = jobs_at(address, 1)[0]
     me, threads, rows = team.thread_number(job.team), team.team_size(job.team), job.rows
     products = products_at(job.products, job.count)
     for each in range(job.count):
@@ -351,14 +352,15 @@ def multiply_all(job: Upstream) -> None:
         multiply(product, me, threads, job.taken, factors, sums, out, product.tiles * TILE, STORE)
 
 
-def attend_all(job: Upstream) -> None:
+def attend_all(address: int) -> None:
     """Attend in one layer after the other, to what the cache holds."""
+    job = passes_at(address, 1)[0]
     me, threads = team.thread_number(job.team), team.team_size(job.team)
     for layer in range(job.layers):
         attend(job, layer, me, threads)
 
 
-MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all, PRODUCTS_ALONE), TeamFunction(attend_all, PASS)
+MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all), TeamFunction(attend_all)
 
 
 def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from serve_app.model.compiled.instructions import TILE, TILE_ROWS, this_cpus
 from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
 from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import TiledWeight, make_tiles, pair_up, quantise
 
@@ -228,7 +228,11 @@ def test_a_weight_takes_its_forms_bytes_an_entry_and_little_more():
 ROLL = job_of("here", "sums", real=("factor",))
 
 
-def _call_the_roll(job):
+_rolls_at = jobs_at(ROLL)
+
+
+def _call_the_roll(address):
+    job = _rolls_at(address, 1)[0]
     me, total = thread_number(job.team), 0.0
     here = int64_at(job.here, 8)
     here[me] = me + 1
@@ -242,7 +246,7 @@ def _call_the_roll(job):
 def test_a_team_meets_before_it_goes_on(crew):
     here, sums, job = np.zeros(8, np.int64), np.zeros(8, np.float32), np.zeros(1, ROLL)
     job["here"], job["sums"], job["factor"] = here.ctypes.data, sums.ctypes.data, 0.5
-    roll = TeamFunction(_call_the_roll, ROLL)
+    roll = TeamFunction(_call_the_roll)
     for _ in range(50):
         here[:], sums[:] = 0, 0
         roll.run(job, crew)
@@ -254,7 +258,7 @@ def test_without_an_openmp_one_thread_does_it_all(monkeypatch):
     monkeypatch.setattr(team, "_openmp", lambda: None)
     here, sums, job = np.zeros(8, np.int64), np.zeros(8, np.float32), np.zeros(1, ROLL)
     job["here"], job["sums"], job["factor"] = here.ctypes.data, sums.ctypes.data, 0.5
-    TeamFunction(_call_the_roll, ROLL).run(job, 4)
+    TeamFunction(_call_the_roll).run(job, 4)
     assert here.tolist() == [1, *[0] * 7]
     assert sums[0] == 100.5
 

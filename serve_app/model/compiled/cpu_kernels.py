@@ -30,8 +30,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
-from serve_app.model.quiet import Upstream
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 from serve_app.model.sampling import DrawRows
 
 _FEW_POSITIONS = 64
@@ -188,9 +187,11 @@ def _wave(x: Row, alpha: Row, inverse_beta: Row, out: Row) -> None:
 
 
 _SNAKE = job_of("x", "alpha", "inverse_beta", "out", "batch", "columns", "n", "stride", "size")
+_snakes_at = jobs_at(_SNAKE)
 
 
-def _snake(job: Upstream) -> None:
+def _snake(address: int) -> None:
+    job = _snakes_at(address, 1)[0]
     me, team, n, size = thread_number(job.team), team_size(job.team), job.n, job.size
     alphas, betas, row = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     read(job.alpha, 0, size, alphas)
@@ -206,7 +207,7 @@ def _snake(job: Upstream) -> None:
             _wave(float32_at(job.x + size * source, n), alphas, betas, float32_at(job.out + size * target, n))
 
 
-_SNAKE_FUNCTION = TeamFunction(_snake, _SNAKE)
+_SNAKE_FUNCTION = TeamFunction(_snake)
 
 
 @kernel()

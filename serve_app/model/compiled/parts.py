@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,16 +42,21 @@ def part(*fastmath: str) -> Callable[[Function], Function]:
 
 def kernel(*fastmath: str) -> Callable[[Function], Function]:
     """Compile what Python calls, on any thread at once; kept on disk where there is a place for it."""
+    return partial(_kept_if_possible, partial(numba.njit, nogil=True, error_model="numpy", fastmath=set(fastmath)))
 
-    def compile_lazily(function: Function) -> Function:
-        settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-        try:
-            with _kept_in(_folder()):
-                return numba.njit(cache=True, **settings)(function)
-        except (OSError, RuntimeError):  # no folder can be written
-            return numba.njit(**settings)(function)
 
-    return compile_lazily
+def entry_point(function: Function) -> Function:
+    """Compile ``(address)`` of a module as C calls it, at once; kept on disk where there is a place for it."""
+    compiler = partial(numba.cfunc, types.void(types.int64), error_model="numpy", fastmath={"contract"})
+    return _kept_if_possible(compiler, function)
+
+
+def _kept_if_possible(compiler: Function, function: Function) -> Function:
+    try:
+        with _kept_in(_folder()):
+            return compiler(cache=True)(function)
+    except (OSError, RuntimeError):  # no folder can be written
+        return compiler()(function)
 
 
 @cache

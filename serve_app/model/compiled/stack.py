@@ -30,7 +30,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, meet, team_size, thread_number, threads
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number, threads
 from serve_app.model.compiled.tiles import (
     ADD,
     GATE,
@@ -192,9 +192,11 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
 
 
 _products_at = array_at(PRODUCTS)
+_passes_at = jobs_at(PASS)
 
 
-def _run_layers(job: Upstream) -> None:
+def _run_layers(address: int) -> None:
+    job = _passes_at(address, 1)[0]
     me, team, rows = thread_number(job.team), team_size(job.team), job.batch * job.new
     taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + _EXACT * me * rows, rows)
     sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
@@ -230,7 +232,7 @@ def _run_layers(job: Upstream) -> None:
         write(job.result, r * job.hidden, job.size, row, job.hidden)
 
 
-_RUN_LAYERS = TeamFunction(_run_layers, PASS)
+_RUN_LAYERS = TeamFunction(_run_layers)
 
 
 class CompiledStack:

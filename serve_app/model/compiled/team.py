@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.compiled.parts import Function, array_at, kernel, part
+from serve_app.model.compiled.parts import Function, array_at, entry_point, part
 from serve_app.model.quiet import Upstream
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,11 @@ def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
     """What a function is told: whole and real numbers, behind what it needs to know its team; most are addresses."""
     fields = [*((field, np.int64) for field in whole), *((field, np.float64) for field in real)]
     return np.dtype([("team", _TEAM), *fields])
+
+
+def jobs_at(job: np.dtype[Any]) -> Function:
+    """Make ``(address, n) -> [n]`` of such jobs."""
+    return array_at(numba.from_dtype(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,33 +106,27 @@ def meet(team: Upstream) -> None:
 
 
 class TeamFunction:
-    """A function of one job, compiled when it is first run, and kept on disk where there is a place for it.
+    """A function of one job's address, compiled when it is first run, and kept on disk where there is a place for it.
 
     Attributes:
         name: the function's.
     """
 
-    def __init__(self, function: Function, job: np.dtype[Any]) -> None:
-        """Take ``function(job)``, which reads the fields of ``job`` and returns nothing."""
-        jobs_at = array_at(numba.from_dtype(job))
+    def __init__(self, function: Function) -> None:
+        """Take ``function(address)`` of a module, which returns nothing."""
         self.name = function.__name__
-        body = kernel("contract")(function)
-
-        def entry(address: int) -> None:
-            body(jobs_at(address, 1)[0])
-
-        self._entry = entry
+        self._function = function
         self._compiled: Upstream = None
 
     def run(self, job: NDArray[Any], threads: int) -> None:
         """Run it on ``threads`` threads, and wait for all of them; the interpreter's lock is released meanwhile.
 
         Args:
-            job: [1], as :func:`job_of` made its dtype; its ``team`` is overwritten.
+            job: [1], of the dtype that the function expects, as :func:`job_of` makes it; its ``team`` is overwritten.
             threads: torch's, as many as this thread runs its operations on.
         """
         if self._compiled is None:
-            self._compiled = numba.cfunc(types.void(types.int64), error_model="numpy")(self._entry)
+            self._compiled = entry_point(self._function)
         openmp = _openmp()
         if openmp is None or threads == 1:
             job["team"] = (0, 0, 0)

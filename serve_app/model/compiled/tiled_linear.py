@@ -6,7 +6,7 @@ from torch import Tensor
 
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at, read
-from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 from serve_app.model.compiled.tiles import (
     PRODUCT,
     PRODUCTS,
@@ -16,13 +16,14 @@ from serve_app.model.compiled.tiles import (
     multiply,
     take,
 )
-from serve_app.model.quiet import Upstream
 
 _LINEAR = job_of("product", "given", "size", "rows", "columns", "out", "taken", "factors", "sums")
 _products_at = array_at(PRODUCTS)
+_jobs_at = jobs_at(_LINEAR)
 
 
-def _multiply_rows(job: Upstream) -> None:
+def _multiply_rows(address: int) -> None:
+    job = _jobs_at(address, 1)[0]
     me, team, rows = thread_number(job.team), team_size(job.team), job.rows
     product = _products_at(job.product, 1)[0]
     row_bytes = 4 * product.steps
@@ -35,7 +36,7 @@ def _multiply_rows(job: Upstream) -> None:
     multiply(product, me, team, taken, factors, sums, job.out, product.tiles * TILE, STORE)
 
 
-_MULTIPLY_ROWS = TeamFunction(_multiply_rows, _LINEAR)
+_MULTIPLY_ROWS = TeamFunction(_multiply_rows)
 
 
 class TiledLinear:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from serve_app.model.compiled.instructions import WIDE, multiply_add
 from serve_app.model.compiled.parts import Function, float32_at, part
-from serve_app.model.compiled.team import TeamFunction, job_of, team_size, thread_number, threads
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 from serve_app.model.quiet import Upstream
 
 _LANES, _ROWS = (16, 8) if WIDE else (8, 6)
@@ -137,9 +137,11 @@ _PRODUCT = job_of(
     "x", "rows", "rows_of_stream", "stream_bytes", "column_bytes", "segments", "segment_bytes", "length",
     "weights", "bias", "tiles", "tile_bytes", "outputs", "out", "residual",
 )  # fmt: skip
+_jobs_at = jobs_at(_PRODUCT)
 
 
-def _multiply_windows(job: Upstream) -> None:
+def _multiply_windows(address: int) -> None:
+    job = _jobs_at(address, 1)[0]
     me, team, rows = thread_number(job.team), team_size(job.team), job.rows
     starts, sums = np.empty(_ROWS, np.int64), np.empty((_ROWS, _OUTPUTS), np.float32)
     parts = -(-rows // _ROWS)
@@ -168,7 +170,7 @@ def _multiply_windows(job: Upstream) -> None:
                         written[i] = sums[row - first, i]
 
 
-_MULTIPLY_WINDOWS = TeamFunction(_multiply_windows, _PRODUCT)
+_MULTIPLY_WINDOWS = TeamFunction(_multiply_windows)
 
 
 class WindowLinear:
