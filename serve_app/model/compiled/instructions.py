@@ -5,7 +5,7 @@ A vector here has sixteen lanes: one register of AVX-512, or two of a CPU whose 
 Source: Intel's instruction set reference, VPDPBUSD, VPSIGNB, VPMADDUBSW and VPMADDWD.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from llvmlite import binding, ir
@@ -170,20 +170,31 @@ def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
     Args:
         emit: ``(builder, arguments, rows)`` writes the instructions for so many; the arguments are those but the first.
     """
-    one, two, three, four = [_function_of(emit, min(rows, TILE_ROWS)) for rows in range(1, 5)]
+    return choice_by_rows([_function_of(emit, rows) for rows in range(1, TILE_ROWS + 1)])
+
+
+def choice_by_rows(functions: Sequence[Function]) -> Function:
+    """Make ``(rows, ...)`` of what is called with the rest for 1 row, for 2 rows and so on."""
+    *fewer, most = functions
 
     @part()
-    def tiles(rows: int, weights: int, inputs: int, stride: int, steps: int, sums: int) -> None:
-        if rows == 1:
-            one(weights, inputs, stride, steps, sums)
-        elif rows == 2:
-            two(weights, inputs, stride, steps, sums)
-        elif rows == 3:
-            three(weights, inputs, stride, steps, sums)
-        else:
-            four(weights, inputs, stride, steps, sums)
+    def chosen(_rows: int, *given: int) -> None:
+        most(*given)
 
-    return tiles
+    for rows in range(len(fewer), 0, -1):
+        chosen = _either(rows, fewer[rows - 1], chosen)
+    return chosen
+
+
+def _either(rows: int, this: Function, other: Function) -> Function:
+    @part()
+    def chosen(asked: int, *given: int) -> None:
+        if asked == rows:
+            this(*given)
+        else:
+            other(asked, *given)
+
+    return chosen
 
 
 def _function_of(emit: Callable[[Upstream, Upstream, int], None], rows: int) -> Function:

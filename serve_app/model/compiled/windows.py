@@ -12,8 +12,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import WIDE, multiply_add
-from serve_app.model.compiled.parts import Function, float32_at, part
+from serve_app.model.compiled.instructions import WIDE, choice_by_rows, multiply_add
+from serve_app.model.compiled.parts import Function, float32_at
 from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 from serve_app.model.quiet import Upstream
 
@@ -110,28 +110,7 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
     builder.position_at_end(after)
 
 
-_one, _two, _three, _four, _five, _six, _seven, _eight = [_tile_of(min(rows, _ROWS)) for rows in range(1, 9)]
-
-
-@part()
-def _tile(rows: int, weights: int, starts: int, segments: int, stride: int, length: int, sums: int) -> None:
-    if rows == 1:
-        _one(weights, starts, segments, stride, length, sums)
-    elif rows == 2:
-        _two(weights, starts, segments, stride, length, sums)
-    elif rows == 3:
-        _three(weights, starts, segments, stride, length, sums)
-    elif rows == 4:
-        _four(weights, starts, segments, stride, length, sums)
-    elif rows == 5:
-        _five(weights, starts, segments, stride, length, sums)
-    elif rows == 6:
-        _six(weights, starts, segments, stride, length, sums)
-    elif rows == 7:
-        _seven(weights, starts, segments, stride, length, sums)
-    else:
-        _eight(weights, starts, segments, stride, length, sums)
-
+_tile = choice_by_rows([_tile_of(rows) for rows in range(1, _ROWS + 1)])
 
 _PRODUCT = job_of(
     "x", "rows", "rows_of_stream", "stream_bytes", "column_bytes", "segments", "segment_bytes", "length",
