@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numba
@@ -181,6 +184,16 @@ def test_kernels_are_kept_apart_for_each_state_of_all_their_sources(tmp_path, mo
     kept = tmp_path / "own" / parts._state_of(Path(parts.__file__).parent)
     assert list(kept.rglob("*.nbi"))
     parts._folder.cache_clear()
+
+
+def test_what_a_team_runs_is_compiled_by_the_first_process_alone(tmp_path):
+    program = (
+        "from serve_app.model.compiled import parts, tiled_linear\n"
+        "print(parts.entry_point(tiled_linear._multiply_rows).cache_hits)\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    printed = [subprocess.check_output([sys.executable, "-c", program], env=environment, text=True) for _ in range(2)]
+    assert printed == ["0\n", "1\n"]
 
 
 def test_kernels_are_chosen_by_device_and_dtype():
