@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache
-from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.linear import PlainLinear, WeightForm, make_linear
 from serve_app.model.quiet import Upstream
 from serve_app.model.transformer import make_stack
 
@@ -51,7 +51,7 @@ class CodePredictor:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one frame reads."""
+        """Bytes of weights that one frame reads, but for a wider talker's projection."""
         return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
     def draw_frame(
@@ -89,5 +89,8 @@ def _projection(module: Upstream, form: WeightForm) -> Callable[[Tensor], Tensor
     """Make the product that brings a wider talker's states to the predictor's width; in 0.6B they are as wide."""
     if isinstance(module, nn.Identity):
         return lambda x: x
-    linear, bias = make_linear(module.weight.detach(), form), module.bias.detach()
+    weight, bias = module.weight.detach(), module.bias.detach()
+    if form == "plain":
+        return PlainLinear(weight, bias)
+    linear = make_linear(weight, form)
     return lambda x: linear(x, bias.expand(*x.shape[:-1], -1))

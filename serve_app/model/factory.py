@@ -124,15 +124,15 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     if wanted in ("plain", "auto") and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
         return _form_on_gpu(checkpoint.device)
     on_cpu = checkpoint.device.type == "cpu"
-    tiled = on_cpu and checkpoint.dtype == torch.bfloat16
+    roundable = on_cpu and checkpoint.dtype == torch.bfloat16
     exact: WeightForm = "packed" if on_cpu else "plain"
     if wanted in ("int8", "int4"):
-        if not tiled:
+        if not roundable:
             raise CheckpointError(
                 f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
             )
         return wanted
-    if wanted == "plain" or not tiled:
+    if wanted == "plain" or not roundable:
         return exact
     mlp = checkpoint.model.talker.model.layers[0].mlp
     forms: tuple[WeightForm, WeightForm] = (exact, "int8")

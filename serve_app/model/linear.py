@@ -32,7 +32,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """The weight as it is; for float32 on CUDA, and where results are compared."""
+    """The weight as it is, multiplied by torch."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Keep ``weight`` [N, K] without a copy."""
@@ -54,7 +54,7 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Pack a copy of ``weight`` [N, K], float32 or bfloat16."""
+        """Pack a copy of ``weight`` [N, K] bfloat16."""
         self.nbytes = weight.numel() * weight.element_size()
         self._packed = _onednn("_reorder_linear_weight")(weight.contiguous(), None)
         self._bias = bias
@@ -70,7 +70,7 @@ class PackedLinear:
 def make_linear(weight: Tensor, form: WeightForm) -> Linear:
     """Put a weight [N, K] into a form; the tensor itself is not changed.
 
-    Beside a stack of int4 weights a single product, which is a head's, has int8: it is little of what is read, and
+    Beside a stack of int4 weights a single product has int8, a head's above all: it is little of what is read, and
     codes are drawn from its outputs.
     """
     if form == "fused":
@@ -94,7 +94,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether oneDNN packs weights of this dtype here."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn("_is_mkldnn_bf16_supported")())
+    return dtype == torch.bfloat16 and _onednn("_is_mkldnn_bf16_supported")()
 
 
 def _onednn(name: str) -> Upstream:

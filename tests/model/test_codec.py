@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.masking_utils import create_sliding_window_causal_mask
 
-from serve_app.model import codec_layers
 from serve_app.model.codec import Codec
 from serve_app.model.codec_transformer import sliding_mask
 from serve_app.model.quiet import import_qwen_tts
@@ -227,12 +226,6 @@ def test_reset_row_is_that_of_a_fresh_stream(codec, decoder):
     codec.reset(2)
     fresh = Codec(decoder, rows=1, dtype=torch.float32, device=CPU)
     assert identical(codec.snapshot(2), fresh.snapshot(0))
-
-
-def test_unpacked_weights_give_the_same_samples(decoder, codes, golden, monkeypatch):
-    monkeypatch.setattr(codec_layers, "can_pack", lambda dtype, device: False)
-    plain = Codec(decoder, rows=1, dtype=torch.float32, device=CPU)
-    assert_same(plain.decode(codes[:, :90], slice(0, 1)), golden[:, : 90 * 1920])
 
 
 def test_fewer_key_heads_than_query_heads_equal_the_whole_decode():

@@ -30,14 +30,12 @@ def matrices(rows, dtype, seed=0):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10, 100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @needs_packing
-def test_a_packed_weight_multiplies_like_a_plain_one(rows, dtype):
-    weight, x, residual = matrices(rows, dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.1
-    torch.testing.assert_close(PackedLinear(weight)(x), PlainLinear(weight)(x), atol=tolerance, rtol=0.01)
+def test_a_packed_weight_multiplies_like_a_plain_one(rows):
+    weight, x, residual = matrices(rows, torch.bfloat16)
+    torch.testing.assert_close(PackedLinear(weight)(x), PlainLinear(weight)(x), atol=0.1, rtol=0.01)
     torch.testing.assert_close(
-        PackedLinear(weight)(x, residual), PlainLinear(weight)(x) + residual, atol=tolerance, rtol=0.01
+        PackedLinear(weight)(x, residual), PlainLinear(weight)(x) + residual, atol=0.1, rtol=0.01
     )
     assert PackedLinear(weight).nbytes == weight.nbytes
 

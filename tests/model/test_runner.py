@@ -32,6 +32,7 @@ TEXTS = [
     ("x", "auto"),
     (LONG, "auto"),
 ]
+FIXTURES = {"packed": "runner", "plain": "plain_runner"}
 COMBINATIONS = [(text, language, voice) for text, language in TEXTS for voice in ("austen", "xvector", "short")]
 
 
@@ -98,7 +99,7 @@ def test_greedy_codes_and_audio_equal_upstreams(runner, checkpoint, voices, upst
 @pytest.mark.parametrize("stagger", [0, 2, 7])
 @pytest.mark.parametrize("form", ["packed", "plain"])
 def test_streams_that_shared_a_batch_equal_upstream_alone(request, checkpoint, voices, upstream_codes, form, stagger):
-    runner = request.getfixturevalue({"packed": "runner", "plain": "plain_runner"}[form])
+    runner = request.getfixturevalue(FIXTURES[form])
     spoken = speak(runner, [prepare(runner, voices, *combination) for combination in COMBINATIONS], stagger)
     for (text, language, voice), (codes, pcm) in zip(COMBINATIONS, spoken, strict=True):
         np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
@@ -260,7 +261,9 @@ def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
 @pytest.mark.parametrize(
     "sampling", [GREEDY, Sampling(), Sampling(top_k=0)], ids=["greedy", "seeded", "whole-vocabulary"]
 )
-def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(runner, voices, sampling):
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, form, sampling):
+    runner = request.getfixturevalue(FIXTURES[form])
     jobs = [prepare(runner, voices, *combination, seed=3, sampling=sampling) for combination in COMBINATIONS[:6]]
     plain = speak(runner, jobs, stagger=2)
     replays = []

