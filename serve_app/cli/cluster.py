@@ -26,6 +26,7 @@ from ray.serve.config import gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.cli import processes
+from serve_app.cli.environment import RAY_DID_NOT_START
 from serve_app.config import AppConfig
 from serve_app.deployments.fleet import GeneratorStatus
 from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
@@ -36,6 +37,10 @@ _OBJECT_STORE_BYTES = 128 << 20
 
 class DeployError(Exception):
     """The application did not come up; the message is for the person who started it."""
+
+
+class StartupError(Exception):
+    """Ray's own processes did not come up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,9 @@ def main() -> None:
         _watch(site)
     except DeployError as error:
         sys.exit(f"tts-serve: {error}")
+    except StartupError as error:
+        print(f"tts-serve: Ray did not start: {error}", file=sys.stderr)
+        sys.exit(RAY_DID_NOT_START)
 
 
 def _clear_up_after_launcher(directory: Path) -> None:
@@ -104,19 +112,22 @@ def site_of(document: ServeDeploySchema) -> Site:
 def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> None:
     replicas, sockets = args.generator, args.ingress
     wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + sockets.replicas * sockets.num_cpus)
-    ray.init(
-        address="local",
-        namespace="serve",
-        # Logical CPUs only count: a small machine must not wait for ever for a processor that it does not have.
-        num_cpus=max(os.cpu_count() or 1, wanted),
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
-        _temp_dir=str(directory),
-        _metrics_export_port=metrics_port,
-    )
+    try:
+        ray.init(
+            address="local",
+            namespace="serve",
+            # Logical CPUs only count: a small machine must not wait for ever for a processor that it does not have.
+            num_cpus=max(os.cpu_count() or 1, wanted),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
+            _temp_dir=str(directory),
+            _metrics_export_port=metrics_port,
+        )
+    except Exception as error:  # Ray raises no narrower one when its node is not there within 30 s
+        raise StartupError(error) from error
     available = ray.cluster_resources().get("GPU", 0.0)
     if replicas.num_gpus > available:
         raise DeployError(

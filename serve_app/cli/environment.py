@@ -23,6 +23,9 @@ ended long before: what it was not sent cannot be taken back there. Whoever read
 NOWHERE = "127.0.0.1:9"
 """Where what is sent by UDP is discarded."""
 
+RAY_DID_NOT_START = os.EX_TEMPFAIL
+"""Exit status of the process that holds Ray where it may come up at another try."""
+
 _SPAN = 1000
 """Ports that ingress replicas may take from their first on."""
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +23,14 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.cli import processes
-from serve_app.cli.environment import free_ports, serve_environment, write_haproxy_wrapper
+from serve_app.cli.environment import RAY_DID_NOT_START, free_ports, serve_environment, write_haproxy_wrapper
 from serve_app.config import AppConfig
 from serve_app.deployments.doorkeeper import read_keys_file
 from serve_app.errors import KeysFileError
 from serve_app.paths import found
+
+_TRIES = 3
+"""Ray gives up when its node is not there within 30 s, and no setting changes that; a busy machine may need longer."""
 
 _LONGEST_DIRECTORY = 22
 """Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
@@ -39,8 +43,7 @@ class StartError(Exception):
 def main() -> None:
     """Run the command."""
     arguments = _parse()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a script would ignore SIGINT
-        signal.signal(number, _interrupt)
+    _hear_interrupts()
     processes.adopt_orphans()
     try:
         sys.exit(run(arguments.config, arguments.port, arguments.metrics_port, arguments.host))
@@ -79,17 +82,43 @@ def run(config: Path, port: int | None, metrics_port: int | None = None, host: s
         if metrics_port is not None:
             command.append(f"--metrics-port={metrics_port}")
         print("… Ray is being started", flush=True)
-        environment = _environment(directory)
-        with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
-            try:
-                return _exit_status(cluster.wait())
-            finally:
-                # A second Ctrl-C must not stop the clearing up.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                processes.end_descendants(processes.PATIENCE_S)
+        return started(lambda: _run_cluster(command, directory))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def started(start: Callable[[], int], tries: int = _TRIES) -> int:
+    """Start until Ray comes up, at most ``tries`` times.
+
+    Args:
+        start: runs the cluster to its end, and returns its exit status.
+        tries: how often that is done.
+
+    Returns:
+        The last exit status.
+    """
+    status = start()
+    for _ in range(tries - 1):
+        if status != RAY_DID_NOT_START:
+            break
+        print("… Ray is being started again", flush=True)
+        status = start()
+    return status
+
+
+def _run_cluster(command: Sequence[str], directory: Path) -> int:
+    """Start the cluster's process and wait for its end; nothing of it is left but the file that it was given."""
+    _hear_interrupts()
+    environment = _environment(directory)
+    with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
+        try:
+            return _exit_status(cluster.wait())
+        finally:
+            # A second Ctrl-C must not stop the clearing up.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            processes.end_descendants(processes.PATIENCE_S)
+            shutil.rmtree(directory / "ray", ignore_errors=True)
 
 
 def _exit_status(returned: int) -> int:
@@ -153,6 +182,11 @@ def _environment(directory: Path) -> dict[str, str]:
         **serve_environment(directory, ports, haproxy, connections),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
+
+
+def _hear_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a script would ignore SIGINT
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -153,3 +153,18 @@ def test_a_metrics_port_that_is_taken_is_refused_before_anything_starts():
         port = taken.getsockname()[1]
         with pytest.raises(serve.StartError, match=f"{port}.*--metrics-port"):
             serve.run(LOCAL, environment.free_ports().metrics, port)
+
+
+@pytest.mark.parametrize(
+    ("ends", "returned", "starts"),
+    [
+        ([0], 0, 1),
+        ([1], 1, 1),
+        ([environment.RAY_DID_NOT_START, 0], 0, 2),
+        ([environment.RAY_DID_NOT_START] * 5, 75, 3),
+    ],
+)
+def test_ray_is_started_again_when_it_did_not_come_up_and_for_no_other_reason(ends, returned, starts):
+    left = iter(ends)
+    assert serve.started(lambda: next(left)) == returned
+    assert len(list(left)) == len(ends) - starts
