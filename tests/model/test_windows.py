@@ -26,6 +26,9 @@ CASES = [
     (1, 64, 48, 2, 1, 64),
     (10, 1, 70, 1, 1, 7),
     (4, 3, 1024, 1, 1, 16),
+    (2, 150, 96, 7, 9, 100),  # columns for each thread, in blocks
+    (1, 40, 1024, 7, 1, 20),  # a tile in groups of taps
+    (3, 70, 520, 2, 1, 530),  # tiles for each thread, several blocks of columns for each
 ]
 
 
@@ -34,7 +37,7 @@ CASES = [
 def test_a_product_over_windows_is_that_of_float64(case, threads, monkeypatch):
     streams, columns, channels, taps, dilation, outputs = case
     monkeypatch.setattr(windows, "threads", lambda: threads)
-    weight, bias = normal(outputs, taps * channels, size=0.05), normal(outputs, seed=1)
+    weight, bias = normal(outputs, taps * channels, size=0.5 * (taps * channels) ** -0.5), normal(outputs, seed=1)
     window = normal(streams, (taps - 1) * dilation + columns, channels, seed=2)
     residual = normal(streams, columns, outputs, seed=3)
     exact = expected(window, weight, bias, taps, dilation)
