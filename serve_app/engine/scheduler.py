@@ -122,11 +122,11 @@ def plan(state: State, now_s: float) -> Step | Sleep:
         return Step("prefill")
     urgent = [view for view in runnable if _can_be_saved(view, state, now_s)]
     if urgent:
-        return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state.settings)
+        return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state)
     newcomers = [view for view in runnable if view.listening and view.heard_until_s is None]
     oldest = min(newcomers, key=lambda view: view.arrived_s, default=None)
     if oldest is not None and (state.waiting_since_s is None or now_s - oldest.arrived_s > patience_s):
-        return _serve(oldest, runnable, state.settings)
+        return _serve(oldest, runnable, state)
     late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return Step("prefill")
@@ -153,12 +153,12 @@ def slack_s(view: SlotView, now_s: float) -> float:
     return 0.0 if view.heard_until_s is None else view.heard_until_s - now_s
 
 
-def _serve(first: SlotView, runnable: Sequence[SlotView], settings: EngineConfig) -> Step:
+def _serve(first: SlotView, runnable: Sequence[SlotView], state: State) -> Step:
     """The next stage of one stream, with everybody who can share it."""
-    if first.undecoded:
-        return _decode(first, runnable, settings)
+    if first.undecoded and not _gathers(first, state):
+        return _decode(first, runnable, state.settings)
     assert first.stage is not None, "a stream without frames left or to come is no longer in its slot"
-    most = settings.audio_chunk_max_frames
+    most = state.settings.audio_chunk_max_frames
     rows = [view for view in runnable if view.stage == first.stage and view.undecoded < most]
     return Step(first.stage, tuple(view.slot for view in rows))
 
@@ -179,6 +179,9 @@ def _frame_cost_s(state: State) -> float:
 def _need_s(view: SlotView, state: State) -> float:
     """Expected seconds until the stream's next audio chunk, served at once."""
     batch = max(1, len(state.slots))
+    if _gathers(view, state):
+        frames = state.settings.audio_chunk_max_frames
+        return state.costs.of("decode", batch, frames) * frames + _frame_cost_s(state) * (frames - view.undecoded)
     frames = max(1, view.undecoded)
     need = state.costs.of("decode", batch, frames) * frames
     if view.undecoded == 0:
@@ -207,22 +210,28 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
     """Whether a stream's frames should be decoded now instead of gathering more.
 
     The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for, and
-    where there is none left and single frames would not bring any.
+    where single frames would only lose it.
     """
-    if view.undecoded == 0:
+    if view.undecoded == 0 or _gathers(view, state):
         return False
     if view.stage is None or view.undecoded >= state.settings.audio_chunk_max_frames:
         return True
     if view.listening and view.heard_until_s is None:
         return True
-    slack, need = slack_s(view, now_s), _need_s(view, state)
-    if slack < need:
-        return not _gains_by_gathering(state)
-    return slack < _SAFETY * (need + _frame_cost_s(state))
+    return slack_s(view, now_s) < _SAFETY * (_need_s(view, state) + _frame_cost_s(state))
+
+
+def _gathers(view: SlotView, state: State) -> bool:
+    """Whether a stream's next audio chunk is a full one, whatever its listener has left to play."""
+    if view.stage is None or view.undecoded >= state.settings.audio_chunk_max_frames:
+        return False
+    if view.listening and view.heard_until_s is None:
+        return False
+    return _gains_by_gathering(state)
 
 
 def _gains_by_gathering(state: State) -> bool:
-    """Whether listeners who ran dry had better wait for a full audio chunk.
+    """Whether listeners had better wait for full audio chunks.
 
     They had where one frame at a time never catches up with them, and a frame costs clearly less among others.
     """

@@ -217,11 +217,24 @@ def test_who_ran_dry_is_served_single_frames_where_gathering_gains_little():
         (0.05, 0.045, 0.025, Step("talk", (0,))),
     ],
 )
-def test_a_dry_listener_waits_for_a_full_audio_chunk_only_where_it_pays(predict, single, full, step):
+@pytest.mark.parametrize("heard_until_s", [98.0, 99.05])
+def test_who_runs_dry_or_soon_will_waits_for_a_full_audio_chunk_only_where_it_pays(
+    predict, single, full, step, heard_until_s
+):
     known = costs(predict=predict, talk=0.015, decode=single)
     known.observe("decode", 1, full, frames=4)
-    dry = view(0, "talk", undecoded=1, heard_until_s=98.0)
-    assert plan(State([dry], None, True, known, EngineConfig()), 99.0) == step
+    listener = view(0, "talk", undecoded=1, heard_until_s=heard_until_s)
+    assert plan(State([listener], None, True, known, EngineConfig()), 99.0) == step
+
+
+def test_a_full_audio_chunk_is_urgent_while_all_its_frames_can_still_be_made():
+    known = costs(predict=0.035, talk=0.015, decode=0.045)  # alone a frame takes 95 ms, in fours 75 ms
+    known.observe("decode", 1, 0.025, frames=4)
+    for undecoded, heard_until_s, stage in ((1, 99.3, "talk"), (4, 99.11, "decode")):
+        listener = view(0, "talk", undecoded=undecoded, heard_until_s=heard_until_s)
+        newcomer = view(1, "predict", heard_until_s=None)
+        assert plan(State([listener, newcomer], None, True, known, EngineConfig()), 99.0).stage == stage
+        assert plan(State([newcomer], None, True, known, EngineConfig()), 99.0).stage == "predict"
 
 
 def test_cancellations_in_a_crowd_leave_the_others_alone():
