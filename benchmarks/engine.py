@@ -266,19 +266,8 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
         for slot in slots:
             runner.release(slot)
         return {"streams": count, **medians}
-    frames = 3
-    activity = torch.profiler.ProfilerActivity.CPU
-    with compiled_functions_seen(), torch.profiler.profile(activities=[activity]) as profile:
-        began_s = time.perf_counter()
-        for _ in range(frames):
-            for step in steps.values():
-                step()
-        profiled_ms = 1e3 * (time.perf_counter() - began_s) / frames
-    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3 / frames
-    compiled = isinstance(runner.talker.stack, CompiledStack)
-    alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
-    share = 1 - (products_ms + alone_ms + attention_ms) / profiled_ms
+    looks = [look_into(speaker, steps, slots) for _ in range(7)]  # a machine's speed changes from one to the next
+    products_ms, alone_ms, attention_ms, share = np.median(looks, axis=0).tolist()
     for slot in slots:
         runner.release(slot)
     medians["sampling"] = sampling_ms(speaker, count)
@@ -295,6 +284,21 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
         "compiled_attention": attention_ms,
         "other_share": share,
     }
+
+
+def look_into(speaker: Speaker, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
+    """Milliseconds of a frame's products outside compiled stacks, in them, and of attention there; the rest's share."""
+    activity = torch.profiler.ProfilerActivity.CPU
+    with compiled_functions_seen(), torch.profiler.profile(activities=[activity]) as profile:
+        began_s = time.perf_counter()
+        for step in steps.values():
+            step()
+        profiled_ms = 1e3 * (time.perf_counter() - began_s)
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3
+    compiled = isinstance(speaker.runner.talker.stack, CompiledStack)
+    alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
+    return products_ms, alone_ms, attention_ms, 1 - (products_ms + alone_ms + attention_ms) / profiled_ms
 
 
 def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: int) -> dict[str, float]:
@@ -372,14 +376,14 @@ def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
     stacks = [*[runner.predictor.stack] * runner.predictor.steps, runner.talker.stack]
     compiled = [stack for stack in stacks if isinstance(stack, CompiledStack)]
     rounds: list[tuple[float, float]] = []
-    for _ in range(6):
+    for _ in range(2):
         runner.predict(slots)
         runner.talk(slots)
         stand = runner.slot_tensors.positions[torch.tensor(slots)] - 1
         attention_s = sum(attention_of(stack, stand) for stack in compiled)
         runner.decode(slots, 1)
         rounds.append((sum(products_of(stack, len(slots)) for stack in compiled), attention_s))
-    products_s, attention_s = np.median(rounds[1:], axis=0).tolist()
+    products_s, attention_s = np.mean(rounds, axis=0).tolist()
     return 1e3 * products_s, 1e3 * attention_s
 
 
