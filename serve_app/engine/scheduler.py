@@ -15,6 +15,7 @@ and nothing ever waits for a batch to fill.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from serve_app.config import EngineConfig
 from serve_app.engine.costs import Costs, Stage
@@ -60,7 +61,7 @@ class SlotView:
     arrived_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """All that a decision depends on, besides the clock.
 
@@ -79,6 +80,26 @@ class State:
     costs: Costs
     settings: EngineConfig
     waiting_positions: int = 0
+
+    @cached_property
+    def frame_cost_s(self) -> float:
+        """Expected seconds of one frame of everybody, codec excluded."""
+        batch = max(1, len(self.slots))
+        return self.costs.of("talk", batch) + self.costs.of("predict", batch)
+
+    @cached_property
+    def gains_by_gathering(self) -> bool:
+        """Whether listeners had better wait for full audio chunks; asked of every stream, and the same for all.
+
+        They had where one frame at a time never catches up with them, and a frame costs clearly less among others.
+        """
+        batch = max(1, len(self.slots))
+        single_s = self.costs.of("decode", batch)
+        alone_s = self.frame_cost_s + single_s
+        if alone_s <= FRAME_S:
+            return False
+        gathered_s = self.costs.of_gathered(batch)
+        return gathered_s is not None and single_s - gathered_s > _CLEAR_GAIN * alone_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +191,12 @@ def _decode(first: SlotView, runnable: Sequence[SlotView], settings: EngineConfi
     return Step("decode", tuple(view.slot for view in runnable if min(view.undecoded, most) == frames), frames)
 
 
-def _frame_cost_s(state: State) -> float:
-    """Expected seconds of one frame of everybody, codec excluded."""
-    batch = max(1, len(state.slots))
-    return state.costs.of("talk", batch) + state.costs.of("predict", batch)
-
-
 def _need_s(view: SlotView, state: State) -> float:
     """Expected seconds until the stream's next audio chunk, served at once."""
     batch = max(1, len(state.slots))
     if _gathers(view, state):
         frames = state.settings.audio_chunk_max_frames
-        return state.costs.of("decode", batch, frames) * frames + _frame_cost_s(state) * (frames - view.undecoded)
+        return state.costs.of("decode", batch, frames) * frames + state.frame_cost_s * (frames - view.undecoded)
     frames = max(1, view.undecoded)
     need = state.costs.of("decode", batch, frames) * frames
     if view.undecoded == 0:
@@ -218,7 +233,7 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
         return True
     if view.listening and view.heard_until_s is None:
         return True
-    return slack_s(view, now_s) < _SAFETY * (_need_s(view, state) + _frame_cost_s(state))
+    return slack_s(view, now_s) < _SAFETY * (_need_s(view, state) + state.frame_cost_s)
 
 
 def _gathers(view: SlotView, state: State) -> bool:
@@ -227,20 +242,7 @@ def _gathers(view: SlotView, state: State) -> bool:
         return False
     if view.listening and view.heard_until_s is None:
         return False
-    return _gains_by_gathering(state)
-
-
-def _gains_by_gathering(state: State) -> bool:
-    """Whether listeners had better wait for full audio chunks.
-
-    They had where one frame at a time never catches up with them, and a frame costs clearly less among others.
-    """
-    batch = max(1, len(state.slots))
-    frame_s, single_s = _frame_cost_s(state), state.costs.of("decode", batch)
-    gathered_s = state.costs.of_gathered(batch)
-    if gathered_s is None or frame_s + single_s <= FRAME_S:
-        return False
-    return single_s - gathered_s > _CLEAR_GAIN * (frame_s + single_s)
+    return state.gains_by_gathering
 
 
 def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:

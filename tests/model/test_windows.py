@@ -59,6 +59,19 @@ def test_a_column_depends_on_its_own_window_to_the_last_bit():
             assert torch.equal(alone[0, 0], together[stream, column])
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_product_is_the_same_on_any_number_of_threads_to_the_last_bit(case, monkeypatch):
+    streams, columns, channels, taps, dilation, outputs = case
+    product = WindowLinear(normal(outputs, taps * channels), normal(outputs, seed=1), taps, dilation)
+    window = normal(streams, (taps - 1) * dilation + columns, channels, seed=2)
+    results = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(windows, "threads", lambda count=count: count)
+        results.append(product(window))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
 def test_windows_that_would_be_misread_are_refused():
     product = WindowLinear(normal(50, 7 * 40), None, taps=7)
     with pytest.raises(AssertionError, match="read as such"):
