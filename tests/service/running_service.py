@@ -113,12 +113,27 @@ class Log:
         self._before = {file: file.stat().st_size for file in self._files()}
 
     def text(self) -> str:
-        parts = []
+        return "\n".join(self._written().values())
+
+    def tracebacks(self) -> list[str]:
+        """The beginning of what each replica's and actor's file has from its first traceback on, after its name.
+
+        Ray's daemons have some of their own: its agent, of a dashboard that is off, once a disk is 95 % full.
+        """
+        return [
+            f"{file.name}: {text[at:][:4000]}"
+            for file, text in self._written().items()
+            if file.parent.name == "serve" or file.name.startswith("worker-")
+            if (at := text.find("Traceback")) >= 0
+        ]
+
+    def _written(self) -> dict[Path, str]:
+        written = {}
         for file in self._files():
             with file.open("rb") as stream:
                 stream.seek(self._before.get(file, 0))
-                parts.append(stream.read().decode(errors="replace"))
-        return "\n".join(parts)
+                written[file] = stream.read().decode(errors="replace")
+        return written
 
     def _files(self) -> list[Path]:
         return [file for file in self._folder.rglob("*") if file.is_file() and file.suffix in {".log", ".out", ".err"}]
