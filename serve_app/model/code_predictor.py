@@ -6,20 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from serve_app.model.attention import StackShape
-from serve_app.model.kv_cache import KvCache
+from serve_app.model.code_embedding import CodeEmbedding
+from serve_app.model.compiled.draws import can_draw
+from serve_app.model.compiled.frame import CompiledFrame
+from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.tiled_linear import TiledLinear
+from serve_app.model.kernels import make_draw
+from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import PlainLinear, WeightForm, make_linear
 from serve_app.model.quiet import Upstream
+from serve_app.model.sampling import DrawRows
 from serve_app.model.transformer import make_stack
 
 
 class CodePredictor:
     """The 5-layer stack with a head and an embedding of each codebook; its keys and values last one frame."""
 
-    def __init__(self, module: Upstream, *, slots: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, form: WeightForm) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
+            embedding: of all codebooks; not copied.
             slots: most rows of a pass.
             form: how the weights are kept.
         """
@@ -39,6 +47,8 @@ class CodePredictor:
         self._project = _projection(module.small_to_mtp_projection, form)
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
+        self._embedding = embedding
+        self._draw_codes = make_draw(weight.device)
         self.cache = KvCache(
             layers=shape.layers,
             slots=slots,
@@ -48,6 +58,7 @@ class CodePredictor:
             dtype=weight.dtype,
             device=weight.device,
         )
+        self.frame = self._compile_frame(isinstance(module.small_to_mtp_projection, nn.Identity))
 
     @property
     def weight_bytes(self) -> int:
@@ -55,23 +66,41 @@ class CodePredictor:
         return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
     def draw_frame(
-        self,
-        hidden: Tensor,
-        first: Tensor,
-        embed: Callable[[int, Tensor], Tensor],
-        choose: Callable[[int, Tensor], Tensor],
+        self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
         """Draw the codes 1 to 15 of one frame of several streams.
 
         Args:
             hidden: [B, H], the talker's last state.
             first: [B] int64, codebook 0.
-            embed: (codebook, [B] codes) -> [B, H].
+            uniform: [B, 16] float32 in [0, 1), a number for each codebook.
+            draws: how every slot draws.
+            rows: the B slots.
+            keep: most codes that any of them may choose among; None where all are greedy.
+
+        Returns:
+            [B, 16] int64, codebook 0 included.
+        """
+        if self.frame is not None and can_draw(keep):
+            return self.frame.draw(hidden, first, uniform, draws, rows, keep)
+
+        def choose(codebook: int, logits: Tensor) -> Tensor:
+            return self._draw_codes(logits, uniform[:, codebook], draws, rows, keep)
+
+        return self.step_through(hidden, first, choose)
+
+    def step_through(self, hidden: Tensor, first: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Do the same one codebook after the other.
+
+        Args:
+            hidden: [B, H], the talker's last state.
+            first: [B] int64, codebook 0.
             choose: (codebook, [B, V] float32 logits) -> [B] codes.
 
         Returns:
             [B, 16] int64, codebook 0 included.
         """
+        embed = self._embedding.of_codebook
         rows = slice(0, hidden.shape[0])
         codes = [first]
         x = torch.stack((hidden, embed(0, first)), dim=1)  # [B, 2, H]
@@ -83,6 +112,13 @@ class CodePredictor:
             if codebook < self.steps:
                 x = embed(codebook, codes[-1])[:, None]
         return torch.stack(codes, dim=1)
+
+    def _compile_frame(self, as_wide: bool) -> CompiledFrame | None:
+        """All steps as one, where the stack and all of what lies between its passes are compiled."""
+        heads = [head for head in self._heads if isinstance(head, TiledLinear)]
+        if not (as_wide and isinstance(self.stack, CompiledStack) and len(heads) == self.steps):
+            return None
+        return CompiledFrame(self.stack, heads, self._embedding, self.cache)
 
 
 def _projection(module: Upstream, form: WeightForm) -> Callable[[Tensor], Tensor]:

@@ -202,7 +202,7 @@ def use_graphs(
 
 def _probe(runner: TorchRunner) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Codes and audio of a few frames of two streams that do not share their beginning."""
-    width = runner.prompts.code_table.shape[1]
+    width = runner.prompts.codes.table.shape[1]
     voice = VoicePrompt("probe", "probe", np.zeros(width, np.float32), None, None)
     requests = [SpeechRequest(text, voice.voice, seed=seed) for seed, text in enumerate(("One.", "Two, and a bit."))]
     codes: list[NDArray[np.int16]] = []

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from serve_app.model import sampling
 from serve_app.model.attention import Span, StackShape
-from serve_app.model.compiled import cpu_kernels
+from serve_app.model.compiled import cpu_kernels, draws
 from serve_app.model.compiled.cpu_kernels import CpuKernels
 from serve_app.model.sampling import DrawRows
 
@@ -45,7 +45,9 @@ class Kernels(Protocol):
 class DrawCodes(Protocol):
     """As :func:`serve_app.model.sampling.draw`."""
 
-    def __call__(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int) -> Tensor:
+    def __call__(
+        self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None
+    ) -> Tensor:
         """Draw one code a row."""
         ...
 
@@ -103,7 +105,7 @@ def make_kernels(shape: StackShape, positions: int, dtype: torch.dtype, device: 
 
 def make_draw(device: torch.device) -> DrawCodes:
     """Choose by device."""
-    return cpu_kernels.draw if device.type == "cpu" else sampling.draw
+    return draws.draw if device.type == "cpu" else sampling.draw
 
 
 def make_snake(dtype: torch.dtype, device: torch.device) -> Snake:

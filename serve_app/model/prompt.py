@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.checkpoint import Checkpoint
+from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.quiet import Upstream
 from serve_app.voices import VoicePrompt
 
@@ -53,11 +54,7 @@ class PromptBuilder:
         special = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special)) if special else None
         self._device = checkpoint.device
-        predictor_tables = model.talker.code_predictor.model.codec_embedding
-        tables = [model.talker.model.codec_embedding.weight, *(table.weight for table in predictor_tables)]
-        sizes = [len(table) for table in tables]
-        self.code_table = torch.cat([table.detach() for table in tables])  # [V0 + 15 * V, H]
-        self.code_offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self._device)  # [16]
+        self.codes = CodeEmbedding(model.talker)
         tags = [self._config.tts_bos_token_id, self._config.tts_eos_token_id, self._config.tts_pad_token_id]
         self._text_bos, self._text_eos, self.text_pad = self._embed_text(tags)[:, None]  # each [1, H]
 
@@ -99,21 +96,6 @@ class PromptBuilder:
         over_codes = 0 if voice.codes is None else min(tokens.voice_tokens, len(voice.codes))
         return _ROLE_TOKENS + tags + 2 + over_codes
 
-    def embed_codes(self, codes: Tensor) -> Tensor:
-        """Sum the 16 embeddings of each frame.
-
-        Args:
-            codes: [..., 16] int64.
-
-        Returns:
-            [..., H].
-        """
-        return torch.nn.functional.embedding(codes + self.code_offsets, self.code_table).sum(dim=-2)
-
-    def embed_code(self, codebook: int, codes: Tensor) -> Tensor:
-        """Embed codes [B] of one codebook into [B, H]."""
-        return torch.nn.functional.embedding(codes + self.code_offsets[codebook], self.code_table)
-
     def embed_reference(self, codes: Tensor, before: Tensor | None = None) -> Tensor:
         """The reference's part of an ICL prompt without its text.
 
@@ -125,7 +107,7 @@ class PromptBuilder:
             [1 + S + T, H], the codec's begin mark first.
         """
         begun = self._tag(self._talker_config.codec_bos_id) if before is None else before
-        return torch.cat([begun, self.embed_codes(codes)])
+        return torch.cat([begun, self.codes.of_frames(codes)])
 
     def build(
         self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None
@@ -179,7 +161,7 @@ class PromptBuilder:
         return self._text_projection(self._text_table(torch.tensor(ids, device=self._device)))
 
     def _tag(self, *ids: int) -> Tensor:
-        return self.code_table[torch.tensor(ids, device=self._device)]
+        return self.codes.table[torch.tensor(ids, device=self._device)]
 
 
 def join_texts(first: str, second: str) -> str:

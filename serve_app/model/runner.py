@@ -97,7 +97,7 @@ class TorchRunner:
         # int4 is the code predictor's, which is read fifteen times a frame.
         talker_form = "int8" if form == "int4" else form
         self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
-        self.predictor = CodePredictor(talker.code_predictor, slots=slots, form=form)
+        self.predictor = CodePredictor(talker.code_predictor, self.prompts.codes, slots=slots, form=form)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
@@ -184,7 +184,7 @@ class TorchRunner:
         state.text[slot, : len(text)] = text
         state.seen[slot] = False
         if len(delivered):
-            x = torch.cat([x, self.prompts.embed_codes(delivered) + state.text[slot, : len(delivered)]])
+            x = torch.cat([x, self.prompts.codes.of_frames(delivered) + state.text[slot, : len(delivered)]])
             state.seen[slot, delivered[:, 0]] = True
         self._fill_codec(slot, voice, torch.cat([context, delivered]))
         hidden, logits = self._fill_talker(slot, source, request.language, x)
@@ -302,7 +302,7 @@ class TorchRunner:
         now_s = time.monotonic()
         state = self.voice_states.get(key, now_s)
         if state is None:
-            speaker = torch.from_numpy(voice.speaker_embedding).to(self._device, self.prompts.code_table.dtype)
+            speaker = torch.from_numpy(voice.speaker_embedding).to(self._device, self.prompts.codes.table.dtype)
             reference = codec = None
             if voice.codes is not None:
                 codes, spare = self._on_device(voice.codes), self.slots

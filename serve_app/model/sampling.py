@@ -104,7 +104,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * rows, logits / rows), logits)
 
 
-def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int) -> Tensor:
+def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
     """Draw one code a row: temperature, then top-k, then top-p, as upstream orders them.
 
     Args:
@@ -112,7 +112,7 @@ def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tenso
         uniform: [B] float32 in [0, 1).
         rows: parameters of every slot.
         indices: the B slots.
-        keep: from :meth:`DrawRows.most_kept`.
+        keep: from :meth:`DrawRows.most_kept`; None where every row is greedy.
 
     Returns:
         [B] int64.
@@ -124,6 +124,8 @@ def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tenso
     Source: transformers 4.57.3, generation/logits_process.py, TemperatureLogitsWarper, TopKLogitsWarper,
         TopPLogitsWarper.
     """
+    if keep is None:
+        return logits.argmax(dim=-1)
     temperature = rows.temperature[indices][:, None]
     greedy = temperature == 0
     scaled = logits / torch.where(greedy, torch.ones_like(temperature), temperature)

@@ -53,7 +53,7 @@ class SlotTensors:
             talker: tells the vocabulary.
             positions: most positions of a slot.
         """
-        table, vocabulary = prompts.code_table, talker.vocabulary
+        table, vocabulary = prompts.codes.table, talker.vocabulary
         device, dtype, width = table.device, table.dtype, table.shape[1]
         self.hidden = torch.zeros(rows, width, dtype=dtype, device=device)
         self.logits = torch.zeros(rows, vocabulary, device=device)
@@ -126,12 +126,10 @@ class Steps:
         logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
         logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = self._choose(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
-
-        def choose(codebook: int, logits: Tensor) -> Tensor:
-            return self._choose(logits, uniform[:, codebook], slots.predictor_draws, rows, choice.predictor_keep)
-
-        codes = self._predictor.draw_frame(slots.hidden[rows], first, self._prompts.embed_code, choose)
+        first = self._draw_codes(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
+        codes = self._predictor.draw_frame(
+            slots.hidden[rows], first, uniform, slots.predictor_draws, rows, choice.predictor_keep
+        )
         indices = self._all_rows[rows]
         slots.seen.index_put_((indices, first), self._true)
         slots.codes.index_put_((indices, frames % CODE_RING_FRAMES), codes)
@@ -148,7 +146,7 @@ class Steps:
         slots, indices = self._slots, self._all_rows[rows]
         newest, positions = slots.frames[rows] - 1, slots.positions[rows].clone()
         codes = slots.codes[indices, newest % CODE_RING_FRAMES]  # [B, 16]
-        x = self._prompts.embed_codes(codes) + slots.text[indices, newest]
+        x = self._prompts.codes.of_frames(codes) + slots.text[indices, newest]
         slots.hidden[rows], slots.logits[rows] = self._talker.step(x, rows, positions, length)
         slots.positions[rows] = positions + 1
 
@@ -165,7 +163,3 @@ class Steps:
         pcm = self._codec.decode(slots.codes[indices[:, None], places], rows)
         slots.decoded[rows] = decoded + frames
         return pcm
-
-    def _choose(self, logits: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None) -> Tensor:
-        """Draw [B] codes; ``keep`` is None where every row is greedy."""
-        return logits.argmax(dim=-1) if keep is None else self._draw_codes(logits, uniform, draws, rows, keep)

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,10 +94,10 @@ def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat
             seen.append(row[0])
             return torch.tensor([17 * codebook])
 
-        width = runner.prompts.code_table.shape[1]
+        width = runner.prompts.codes.table.shape[1]
         hidden = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(source.dtype)
         with torch.inference_mode():
-            runner.predictor.draw_frame(hidden, torch.tensor([5]), runner.prompts.embed_code, choose)
+            runner.predictor.step_through(hidden, torch.tensor([5]), choose)
         logits[form] = torch.stack(seen)
     moved = {form: ((rows - logits["plain"]).std() / logits["plain"].std()).item() for form, rows in logits.items()}
     assert moved["packed"] < moved["int8"] < moved["int4"]
@@ -162,8 +163,10 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
     torch.manual_seed(0)
     module = type(upstream)(upstream.config, talker).eval().bfloat16()
     torch.nn.init.normal_(module.small_to_mtp_projection.bias)
-    predictor = CodePredictor(module, slots=3, form=form)
     states, embedded = torch.randn(2, 3, talker.hidden_size).bfloat16()
+    embedding = SimpleNamespace(of_codebook=lambda _codebook, codes: embedded[codes % 3])
+    predictor = CodePredictor(module, embedding, slots=3, form=form)
+    assert predictor.frame is None
 
     def logits_of(rows):
         seen = []
@@ -172,7 +175,8 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
             seen.append(logits)
             return logits.argmax(-1)
 
-        predictor.draw_frame(states[rows], torch.zeros(3, dtype=torch.int64)[rows], lambda *_: embedded[rows], choose)
+        firsts = torch.arange(3)  # whose embeddings are those of the states
+        predictor.step_through(states[rows], firsts[rows], choose)
         return torch.stack(seen)
 
     together = logits_of(slice(0, 3))

@@ -10,10 +10,8 @@ Addresses and not arrays are passed, since to see a tensor as an array costs ano
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model import sampling
 from serve_app.model.attention import Span, StackShape
 from serve_app.model.compiled.parts import (
     HALF,
@@ -31,16 +29,12 @@ from serve_app.model.compiled.parts import (
     write,
 )
 from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
-from serve_app.model.sampling import DrawRows
 
 _FEW_POSITIONS = 64
 """Positions of a cache up to which one thread attends in less time than torch's attention takes to begin."""
 
 _FEW_VALUES = 4096
 """Values up to which one thread is through before another has begun."""
-
-_MANY_CODES = 256
-"""Codes kept of a vocabulary from which on it is sorted faster by torch than here, one by one."""
 
 
 @kernel()
@@ -210,69 +204,6 @@ def _snake(address: int) -> None:
 _SNAKE_FUNCTION = TeamFunction(_snake)
 
 
-@kernel()
-def _draw(
-    logits: int,
-    uniform: int,
-    temperature: int,
-    top_k: int,
-    top_p: int,
-    drawn: int,
-    batch: int,
-    vocabulary: int,
-    keep: int,
-) -> None:
-    row, weights = np.empty(vocabulary, np.float32), np.empty(vocabulary, np.float64)
-    values, codes = np.empty(keep, np.float32), np.empty(keep, np.int64)
-    for b in range(batch):
-        heat, kept = float32_at(temperature, batch)[b], int64_at(top_k, batch)[b]
-        read(logits, b * vocabulary, 4, row)
-        if heat == 0:
-            int64_at(drawn, batch)[b] = row.argmax()
-            continue
-        for code in range(vocabulary):
-            row[code] /= heat
-        kept = min(kept, keep) if kept > 0 else keep
-        _take_largest(row, values[:kept], codes[:kept])
-        mass = np.exp((values[:kept] - values[0]).astype(np.float64))
-        mass /= mass.sum()
-        before = 0.0
-        weights[:] = 0
-        for rank in range(kept):
-            if rank == 0 or before < float32_at(top_p, batch)[b]:
-                weights[codes[rank]] += mass[rank]
-            before += mass[rank]
-        target = np.float64(float32_at(uniform, batch)[b]) * weights.sum()
-        int64_at(drawn, batch)[b] = _first_beyond(weights, target)
-
-
-@part()
-def _take_largest(row: Row, values: Row, codes: NDArray[np.int64]) -> None:
-    """Fill ``values`` and ``codes`` with the largest of ``row``, in falling order."""
-    values[:] = -np.inf
-    codes[:] = 0
-    for code in range(row.size):
-        place = values.size - 1
-        if row[code] > values[place]:
-            while place > 0 and row[code] > values[place - 1]:
-                values[place], codes[place] = values[place - 1], codes[place - 1]
-                place -= 1
-            values[place], codes[place] = row[code], code
-
-
-@part()
-def _first_beyond(weights: NDArray[np.float64], target: float) -> int:
-    """The first code up to which the weights sum to more than ``target``; the last with a weight if rounding hid it."""
-    total, last = 0.0, 0
-    for code in range(weights.size):
-        if weights[code] > 0:
-            total += weights[code]
-            last = code
-            if total > target:
-                break
-    return last
-
-
 def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
     """Write x + sin(alpha * x)^2 / beta.
 
@@ -289,17 +220,6 @@ def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
     addresses = [each.data_ptr() for each in inputs]
     job[0] = ((0, 0, 0), *addresses, out.data_ptr(), batch, columns, n, out.stride(0), x.itemsize)
     _SNAKE_FUNCTION.run(job, threads() if x.numel() > _FEW_VALUES else 1)
-
-
-def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int) -> Tensor:
-    """Draw one code a row; see :func:`serve_app.model.sampling.draw`, which this is unless very many codes are kept."""
-    if keep > _MANY_CODES:
-        return sampling.draw(logits, uniform, rows, indices, keep)
-    logits, uniform = logits.contiguous(), uniform.contiguous()
-    parameters = (logits, uniform, rows.temperature[indices], rows.top_k[indices], rows.top_p[indices])
-    drawn = torch.empty_like(parameters[3])
-    _draw(*[each.data_ptr() for each in parameters], drawn.data_ptr(), *logits.shape, keep)
-    return drawn
 
 
 class CpuKernels:

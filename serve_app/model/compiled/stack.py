@@ -7,11 +7,13 @@ alone, to the last bit: neither its company nor the threads, nor how a prompt is
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from numba import types
 from numba.extending import overload
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
@@ -191,48 +193,66 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 write(job.attended, ((b * new + t) * job.heads + query) * dim, _EXACT, row, dim)
 
 
-_products_at = array_at(PRODUCTS)
-_passes_at = jobs_at(PASS)
+products_at = array_at(PRODUCTS)
+passes_at = jobs_at(PASS)
 
 
-def _run_layers(address: int) -> None:
-    job = _passes_at(address, 1)[0]
-    me, team, rows = thread_number(job.team), team_size(job.team), job.batch * job.new
+@part("contract")
+def run_layers(job: Upstream, threads: Upstream) -> None:
+    """Run rows through all layers; each thread begins with every so many'th of them, from its own number on.
+
+    Args:
+        job: one of :data:`PASS`; ``given`` [batch * new, hidden] is read, ``x`` of that shape written.
+        threads: the team whose threads all call this.
+    """
+    me, team, rows = thread_number(threads), team_size(threads), job.batch * job.new
     taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + _EXACT * me * rows, rows)
     sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
     row = np.empty(job.hidden, np.float32)
     for r in range(me, rows, team):
         read(job.given, r * job.hidden, job.size, row)
         write(job.x, r * job.x_width, _EXACT, row, job.hidden)
-    products = _products_at(job.products, 4 * job.layers)
-    meet(job.team)
+    products = products_at(job.products, 4 * job.layers)
+    meet(threads)
     for layer in range(job.layers):
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
         multiply(qkv, me, team, taken, factors, sums, job.fused, job.fused_width, STORE)
-        meet(job.team)
+        meet(threads)
         attend(job, layer, me, team)
-        meet(job.team)
+        meet(threads)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
         multiply(out, me, team, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(job.team)
+        meet(threads)
         _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
         multiply(gate_up, me, team, taken, factors, sums, job.gated, job.gated_width, GATE)
-        meet(job.team)
+        meet(threads)
         _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
         multiply(down, me, team, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(job.team)
+        meet(threads)
+
+
+@part("contract")
+def finish(job: Upstream, r: int, row: Row) -> None:
+    """Take row ``r`` out of the layers, through the final norm, into ``row`` [hidden]."""
     norm = float32_at(job.norm, job.hidden)
-    for r in range(me, rows, team):
-        read(job.x, r * job.x_width, _EXACT, row)
-        normalise(row, job.eps)
-        for i in range(row.size):
-            row[i] *= norm[i]
+    read(job.x, r * job.x_width, _EXACT, row)
+    normalise(row, job.eps)
+    for i in range(row.size):
+        row[i] *= norm[i]
+
+
+def _run_stack(address: int) -> None:
+    job = passes_at(address, 1)[0]
+    run_layers(job, job.team)
+    row = np.empty(job.hidden, np.float32)
+    for r in range(thread_number(job.team), job.batch * job.new, team_size(job.team)):
+        finish(job, r, row)
         write(job.result, r * job.hidden, job.size, row, job.hidden)
 
 
-_RUN_LAYERS = TeamFunction(_run_layers)
+_RUN_STACK = TeamFunction(_run_stack)
 
 
 class CompiledStack:
@@ -274,7 +294,8 @@ class CompiledStack:
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
         self.last_pass = np.zeros(1, PASS)
-        self._tell(
+        tell(
+            self.last_pass,
             products=self.products.ctypes.data,
             layers=shape.layers,
             norm_qk=self._norm_qk.data_ptr(),
@@ -322,27 +343,32 @@ class CompiledStack:
         assert cache.positions == self._positions, "the cache is another stack's"
         x = x.contiguous()
         batch, new, _ = x.shape
-        result, team, count = torch.empty_like(x), threads(), batch * new
-        room = [torch.empty(count, width) for width in self._widths]
-        taken = torch.empty(team, count, self._taken_bytes, dtype=torch.uint8)
-        factors, sums = torch.empty(team, count), torch.empty(team, TILE_ROWS, TILE)
-        self._tell(
-            keys=cache.keys.data_ptr(),
-            values=cache.values.data_ptr(),
-            layer_bytes=cache.keys[0].nbytes,
-            given=x.data_ptr(),
-            result=result.data_ptr(),
-            **where,
-            batch=batch,
-            new=new,
-            taken=taken.data_ptr(),
-            factors=factors.data_ptr(),
-            sums=sums.data_ptr(),
-            **{name: each.data_ptr() for name, each in zip(("x", "fused", "attended", "gated"), room, strict=True)},
-        )
-        _RUN_LAYERS.run(self.last_pass, team)
+        result, team = torch.empty_like(x), threads()
+        room = self.make_room(batch * new, team)
+        addresses = {name: each.data_ptr() for name, each in room.items()}
+        tell(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
+        tell(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
+        _RUN_STACK.run(self.last_pass, team)
         return result
 
-    def _tell(self, **fields: float) -> None:
-        for field, value in fields.items():
-            self.last_pass[field] = value
+    def make_room(self, rows: int, team: int) -> dict[str, Tensor]:
+        """Allocate what a pass of up to so many rows writes on its way, by the names of :data:`PASS`."""
+        names = ("x", "fused", "attended", "gated")
+        return {
+            **{name: torch.empty(rows, width) for name, width in zip(names, self._widths, strict=True)},
+            "taken": torch.empty(team, rows, self._taken_bytes, dtype=torch.uint8),
+            "factors": torch.empty(team, rows),
+            "sums": torch.empty(team, TILE_ROWS, TILE),
+        }
+
+
+def cache_fields(cache: KvCache) -> dict[str, int]:
+    """Where a cache lies, by the names of :data:`PASS`."""
+    keys, values = cache.keys, cache.values
+    return {"keys": keys.data_ptr(), "values": values.data_ptr(), "layer_bytes": keys[0].nbytes}
+
+
+def tell(jobs: NDArray[Any], /, **fields: object) -> None:
+    """Set fields of one or several jobs, each to a number for all or to one for each."""
+    for field, value in fields.items():
+        jobs[field] = value

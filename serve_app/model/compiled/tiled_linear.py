@@ -43,15 +43,20 @@ class TiledLinear:
     """:class:`serve_app.model.linear.Linear` on a CPU, for activations of float32 or, with any other form, bfloat16.
 
     No stream changes another's: a row of a batch equals the row alone to the last bit.
+
+    Attributes:
+        weight: in tiles.
+        outputs: N, of each row.
+        nbytes: that one product reads.
     """
 
     def __init__(self, weight: Tensor, form: TileForm) -> None:
         """Lay out a copy of ``weight`` [N, K]."""
-        self._weight = TiledWeight.of(weight, form)
-        self._rows, self._columns = weight.shape
-        self._product = np.array([self._weight.fields()], PRODUCT)
+        self.weight = TiledWeight.of(weight, form)
+        self.outputs, self._columns = weight.shape
+        self._product = np.array([self.weight.fields()], PRODUCT)
         self._dtype = torch.float32 if form == "float32" else torch.bfloat16
-        self.nbytes = self._weight.nbytes
+        self.nbytes = self.weight.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply [..., K] into [..., N] of the same dtype, plus ``residual``."""
@@ -59,12 +64,12 @@ class TiledLinear:
         x, columns = x.contiguous(), self._columns
         assert x.shape[-1] == columns, "rows of another width"
         rows, team = x.numel() // columns, threads()
-        out = torch.empty(rows, self._weight.outputs)
-        taken = torch.empty(team, rows, self._weight.row_bytes, dtype=torch.uint8)
+        out = torch.empty(rows, self.weight.outputs)
+        taken = torch.empty(team, rows, self.weight.row_bytes, dtype=torch.uint8)
         factors, sums = torch.empty(team, rows), torch.empty(team, TILE_ROWS, TILE)
         job = np.zeros(1, _LINEAR)
         addresses = [each.data_ptr() for each in (out, taken, factors, sums)]
         job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), x.itemsize, rows, columns, *addresses)
         _MULTIPLY_ROWS.run(job, team)
-        product = out[:, : self._rows].view(*x.shape[:-1], self._rows)
+        product = out[:, : self.outputs].view(*x.shape[:-1], self.outputs)
         return (product if residual is None else product.add_(residual)).to(x.dtype).contiguous()

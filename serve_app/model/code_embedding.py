@@ -1,0 +1,31 @@
+"""The embeddings of the codes of all sixteen codebooks."""
+
+import torch
+from torch import Tensor
+
+from serve_app.model.quiet import Upstream
+
+
+class CodeEmbedding:
+    """The talker's table of codebook 0 and the code predictor's of the others, as one.
+
+    Attributes:
+        table: [V0 + 15 * V, H].
+        offsets: [16] int64, where each codebook begins in it.
+    """
+
+    def __init__(self, talker: Upstream) -> None:
+        """Copy the tables of a Qwen3TTSTalkerForConditionalGeneration."""
+        others = talker.code_predictor.model.codec_embedding
+        tables = [talker.model.codec_embedding.weight, *(table.weight for table in others)]
+        sizes = [len(table) for table in tables]
+        self.table = torch.cat([table.detach() for table in tables])
+        self.offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self.table.device)
+
+    def of_frames(self, codes: Tensor) -> Tensor:
+        """Sum the 16 embeddings of each frame: [..., 16] int64 into [..., H]."""
+        return torch.nn.functional.embedding(codes + self.offsets, self.table).sum(dim=-2)
+
+    def of_codebook(self, codebook: int, codes: Tensor) -> Tensor:
+        """Embed codes [B] of one codebook into [B, H]."""
+        return torch.nn.functional.embedding(codes + self.offsets[codebook], self.table)

@@ -1,0 +1,134 @@
+"""The codes 1 to 15 of a frame in one compiled call, on all of torch's threads; never whose rows those are.
+
+Between two passes of the code predictor's stack lie a head's product, a draw and an embedding. As calls of their own
+they took a tenth of one stream's frame, and the weights of their products a tenth of that.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serve_app.model.code_embedding import CodeEmbedding
+from serve_app.model.compiled.draws import draw_row
+from serve_app.model.compiled.instructions import TILE, TILE_ROWS
+from serve_app.model.compiled.parts import HALF, Row, float32_at, int64_at, part, read, write
+from serve_app.model.compiled.stack import CompiledStack, cache_fields, finish, passes_at, products_at, run_layers, tell
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number, threads
+from serve_app.model.compiled.tiled_linear import TiledLinear
+from serve_app.model.compiled.tiles import PRODUCT, STORE, multiply, take
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.sampling import DrawRows
+
+_FRAME = job_of(
+    "passes", "heads", "steps", "vocabulary", "logits", "logits_width", "table", "offsets",
+    "codes", "uniform", "temperature", "top_k", "top_p", "keep",
+)  # fmt: skip
+_frames_at = jobs_at(_FRAME)
+
+
+@part()
+def _round(row: Row, size: int) -> None:
+    """Round a row to what a tensor of that size an element would hold."""
+    if size == HALF:
+        bits = row.view(np.uint32)
+        for i in range(row.size):
+            rounded = bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))
+            bits[i] = rounded & np.uint32(0xFFFF0000)
+
+
+def _draw_frame(address: int) -> None:
+    job = _frames_at(address, 1)[0]
+    passes, heads = passes_at(job.passes, job.steps), products_at(job.heads, job.steps)
+    me, team, batch, groups = thread_number(job.team), team_size(job.team), passes[0].batch, job.steps + 1
+    hidden, size = passes[0].hidden, passes[0].size
+    row, logits = np.empty(hidden, np.float32), np.empty(job.vocabulary, np.float32)
+    for step in range(job.steps):
+        stack, head = passes[step], heads[step]
+        run_layers(stack, job.team)
+        taken, factors = stack.taken + me * batch * stack.taken_bytes, float32_at(stack.factors + 4 * me * batch, batch)
+        for b in range(batch):
+            finish(stack, (b + 1) * stack.new - 1, row)
+            _round(row, size)
+            factors[b] = take(row, head, taken + b * 4 * head.steps)
+        sums = stack.sums + 4 * me * TILE_ROWS * TILE
+        multiply(head, me, team, taken, factors, sums, job.logits, job.logits_width, STORE)
+        meet(job.team)
+        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
+        for b in range(me, batch, team):
+            read(job.logits, b * job.logits_width, 4, logits)
+            _round(logits, size)
+            code = draw_row(
+                logits,
+                float32_at(job.uniform, batch * groups)[b * groups + step + 1],
+                float32_at(job.temperature, batch)[b],
+                int64_at(job.top_k, batch)[b],
+                float32_at(job.top_p, batch)[b],
+                job.keep,
+            )
+            int64_at(job.codes, batch * groups)[b * groups + step + 1] = code
+            if step + 1 < job.steps:
+                place = int64_at(job.offsets, groups)[step + 1] + code
+                read(job.table, place * hidden, size, row)
+                write(passes[step + 1].given, b * hidden, size, row, hidden)
+
+
+_DRAW_FRAME = TeamFunction(_draw_frame)
+
+
+class CompiledFrame:
+    """A code predictor's steps over a compiled stack; one thread at a time may call it.
+
+    Attributes:
+        heads: [steps] :data:`serve_app.model.compiled.tiles.PRODUCT`.
+        passes: [steps] :data:`serve_app.model.compiled.stack.PASS`, what compiled code was last told; addresses of rows
+            and room are no longer valid.
+    """
+
+    def __init__(
+        self, stack: CompiledStack, heads: Sequence[TiledLinear], embedding: CodeEmbedding, cache: KvCache
+    ) -> None:
+        """Draw through ``stack`` and a head for each codebook but the first; ``cache`` is written."""
+        self._stack, self._heads, self._embedding, self._cache = stack, heads, embedding, cache
+        self.heads = np.array([head.weight.fields() for head in heads], PRODUCT)
+        self.passes = np.repeat(stack.last_pass, len(heads))
+        first = np.arange(len(heads)) == 0
+        tell(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
+        head = heads[0].weight
+        tell(self.passes, taken_bytes=np.maximum(self.passes["taken_bytes"], head.row_bytes))
+        self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
+
+    def draw(
+        self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
+    ) -> Tensor:
+        """Draw the codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
+        batch, team, steps = len(first), threads(), len(self.passes)
+        x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
+        drawn = torch.empty_like(hidden)  # a code's embedding, on its way into the next pass
+        codes = torch.empty(batch, steps + 1, dtype=torch.int64)
+        codes[:, 0] = first
+        logits, uniform = torch.empty(batch, self._logits_width), uniform.contiguous()
+        parameters = [each[rows] for each in (draws.temperature, draws.top_k, draws.top_p)]
+        room = self._stack.make_room(2 * batch, team)
+        addresses = {name: each.data_ptr() for name, each in room.items()}
+        given = [x.data_ptr(), *[drawn.data_ptr()] * (steps - 1)]
+        tell(self.passes, **cache_fields(self._cache), **addresses, given=given, batch=batch)
+        job = np.zeros(1, _FRAME)
+        tell(
+            job,
+            passes=self.passes.ctypes.data,
+            heads=self.heads.ctypes.data,
+            steps=steps,
+            vocabulary=self._vocabulary,
+            logits=logits.data_ptr(),
+            logits_width=self._logits_width,
+            table=self._embedding.table.data_ptr(),
+            offsets=self._embedding.offsets.data_ptr(),
+            codes=codes.data_ptr(),
+            uniform=uniform.data_ptr(),
+            keep=keep or 1,
+            **{name: each.data_ptr() for name, each in zip(("temperature", "top_k", "top_p"), parameters, strict=True)},
+        )
+        _DRAW_FRAME.run(job, team)
+        return codes
