@@ -372,24 +372,28 @@ def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
 
     A whole frame is computed in turn with them, so that the caches hold what they hold then.
     """
-    runner = speaker.runner
-    stacks = [*[runner.predictor.stack] * runner.predictor.steps, runner.talker.stack]
-    compiled = [stack for stack in stacks if isinstance(stack, CompiledStack)]
+    runner, talker, predictor = speaker.runner, speaker.runner.talker.stack, speaker.runner.predictor.stack
+    frame = speaker.runner.predictor.frame
+    assert isinstance(talker, CompiledStack)
+    assert isinstance(predictor, CompiledStack)
+    assert frame is not None, "only a wider talker's predictor has none"
+    products = [*[predictor.products] * len(frame.passes), frame.heads, talker.products]
     rounds: list[tuple[float, float]] = []
     for _ in range(2):
         runner.predict(slots)
         runner.talk(slots)
         stand = runner.slot_tensors.positions[torch.tensor(slots)] - 1
-        attention_s = sum(attention_of(stack, stand) for stack in compiled)
+        passes = [*[frame.passes[n : n + 1] for n in range(len(frame.passes))], talker.last_pass]
+        attention_s = sum(attention_of(each, stand) for each in passes)
         runner.decode(slots, 1)
-        rounds.append((sum(products_of(stack, len(slots)) for stack in compiled), attention_s))
+        rounds.append((sum(products_of(each, len(slots)) for each in products), attention_s))
     products_s, attention_s = np.mean(rounds, axis=0).tolist()
     return 1e3 * products_s, 1e3 * attention_s
 
 
-def products_of(stack: CompiledStack, rows: int) -> float:
-    """Seconds of a stack's products alone."""
-    products, threads = stack.products, torch.get_num_threads()
+def products_of(products: NDArray[Any], rows: int) -> float:
+    """Seconds of products alone, one after the other."""
+    threads = torch.get_num_threads()
     taken = torch.zeros(rows, 4 * int(products["steps"].max()), dtype=torch.uint8)
     out = torch.zeros(threads, rows, TILE * int(products["tiles"].max()))
     factors, sums = torch.ones(rows), torch.zeros(threads, TILE_ROWS, TILE)
@@ -401,12 +405,12 @@ def products_of(stack: CompiledStack, rows: int) -> float:
     return time.perf_counter() - began_s
 
 
-def attention_of(stack: CompiledStack, stand: torch.Tensor) -> float:
-    """Seconds of a stack's attention alone, where the last pass left its rows; what it finds there is overwritten.
+def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
+    """Seconds of a pass's attention alone, where it left its rows; what it finds there is overwritten.
 
     Norms and rotations of queries and keys are counted with it. Rows that stood apart then ``stand`` there.
     """
-    job, rows = stack.last_pass.copy(), len(stand)
+    job, rows = last_pass.copy(), len(stand)
     fused = torch.randn(rows, int(job["fused_width"][0]))
     attended = torch.zeros(rows, int(job["heads"][0] * job["dim"][0]))
     apart = bool(job["positions"][0])

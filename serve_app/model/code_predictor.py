@@ -58,7 +58,7 @@ class CodePredictor:
             dtype=weight.dtype,
             device=weight.device,
         )
-        self.frame = self._compile_frame(isinstance(module.small_to_mtp_projection, nn.Identity))
+        self.frame = self._compile_frame(module)
 
     @property
     def weight_bytes(self) -> int:
@@ -113,9 +113,10 @@ class CodePredictor:
                 x = embed(codebook, codes[-1])[:, None]
         return torch.stack(codes, dim=1)
 
-    def _compile_frame(self, as_wide: bool) -> CompiledFrame | None:
+    def _compile_frame(self, module: Upstream) -> CompiledFrame | None:
         """All steps as one, where the stack and all of what lies between its passes are compiled."""
         heads = [head for head in self._heads if isinstance(head, TiledLinear)]
+        as_wide = isinstance(module.small_to_mtp_projection, nn.Identity)
         if not (as_wide and isinstance(self.stack, CompiledStack) and len(heads) == self.steps):
             return None
         return CompiledFrame(self.stack, heads, self._embedding, self.cache)

@@ -13,6 +13,7 @@ from serve_app.errors import TextTooLongError
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner
+from serve_app.model.sampling import Draw, DrawRows, draw
 from serve_app.speech import AudioChunk, Sampling, SpeechRequest
 
 GREEDY = Sampling(temperature=0.0)
@@ -282,3 +283,30 @@ def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, fo
     for (codes, pcm), (expected, expected_pcm) in zip(graphed, plain, strict=True):
         np.testing.assert_array_equal(codes, expected)
         np.testing.assert_allclose(pcm, expected_pcm, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 4), torch.tensor([4, 0, 2])])
+@pytest.mark.parametrize(("dtype", "form"), [("float32", "packed"), ("bfloat16", "packed"), ("bfloat16", "int4")])
+def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
+    checkpoint, bfloat16_checkpoint, dtype, form, rows
+):
+    source = checkpoint if dtype == "float32" else bfloat16_checkpoint
+    predictor = TorchRunner(source, EngineConfig(slots=5, max_positions=512), form).predictor
+    draws = DrawRows(5, torch.device("cpu"))
+    for slot, each in enumerate((Draw(0.9, 50, 1.0), Draw(0.0, 50, 1.0), Draw(1.2, 7, 0.8), Draw(0.7, 1, 0.5))):
+        draws.set(slot, each)  # the last is greedy, as all are to begin with
+    batch = len(torch.arange(5)[rows])
+    generator = torch.Generator().manual_seed(batch)
+    width = predictor.frame.passes["hidden"][0]
+    hidden = torch.randn(batch, width, generator=generator).to(source.dtype)
+    uniform, first = torch.rand(batch, 16, generator=generator), torch.arange(batch)
+
+    def choose(codebook, logits):
+        return draw(logits, uniform[:, codebook], draws, rows, 50)
+
+    with torch.inference_mode():
+        stepped = predictor.step_through(hidden, first, choose)
+        assert torch.equal(predictor.draw_frame(hidden, first, uniform, draws, rows, 50), stepped)
+        greedy = predictor.step_through(hidden, first, lambda _codebook, logits: logits.argmax(dim=-1))
+        assert torch.equal(predictor.draw_frame(hidden, first, uniform, DrawRows(5, hidden.device), rows, None), greedy)
+    assert not torch.equal(stepped, greedy) or batch == 1
