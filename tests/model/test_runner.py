@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
+from serve_app.model.compiled.draws import draw
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner
-from serve_app.model.sampling import Draw, DrawRows, draw
+from serve_app.model.sampling import Draw, DrawRows
 from serve_app.speech import AudioChunk, Sampling, SpeechRequest
 
 GREEDY = Sampling(temperature=0.0)

@@ -26,7 +26,7 @@ def draw_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: fl
         keep: most codes kept.
     """
     if temperature == 0:
-        return row.argmax()
+        return int(row.argmax())
     kept = min(top_k, keep) if top_k > 0 else keep
     values, codes, weights = np.empty(kept, np.float32), np.empty(kept, np.int64), np.zeros(row.size, np.float64)
     for code in range(row.size):
