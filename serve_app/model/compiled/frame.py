@@ -96,7 +96,7 @@ class CompiledFrame:
         first = np.arange(len(heads)) == 0
         tell(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
         head = heads[0].weight
-        tell(self.passes, taken_bytes=np.maximum(self.passes["taken_bytes"], head.row_bytes))
+        assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs are put where a layer's are"
         self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
 
     def draw(
@@ -105,7 +105,7 @@ class CompiledFrame:
         """Draw the codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
         batch, team, steps = len(first), threads(), len(self.passes)
         x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
-        drawn = torch.empty_like(hidden)  # a code's embedding, on its way into the next pass
+        drawn = x.new_empty(hidden.shape)  # a code's embedding, on its way into the next pass
         codes = torch.empty(batch, steps + 1, dtype=torch.int64)
         codes[:, 0] = first
         logits, uniform = torch.empty(batch, self._logits_width), uniform.contiguous()
