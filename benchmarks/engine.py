@@ -376,14 +376,17 @@ def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
     frame = speaker.runner.predictor.frame
     assert isinstance(talker, CompiledStack)
     assert isinstance(predictor, CompiledStack)
-    assert frame is not None, "only a wider talker's predictor has none"
-    products = [*[predictor.products] * len(frame.passes), frame.heads, talker.products]
+    steps = runner.predictor.steps
+    products = [*[predictor.products] * steps, talker.products]
+    passes = [*[predictor.last_pass] * steps, talker.last_pass]
+    if frame is not None:  # its heads are in the same call
+        products.append(frame.heads)
+        passes[:steps] = [frame.passes[n : n + 1] for n in range(steps)]
     rounds: list[tuple[float, float]] = []
     for _ in range(2):
         runner.predict(slots)
         runner.talk(slots)
         stand = runner.slot_tensors.positions[torch.tensor(slots)] - 1
-        passes = [*[frame.passes[n : n + 1] for n in range(len(frame.passes))], talker.last_pass]
         attention_s = sum(attention_of(each, stand) for each in passes)
         runner.decode(slots, 1)
         rounds.append((sum(products_of(each, len(slots)) for each in products), attention_s))

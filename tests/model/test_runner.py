@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
+from serve_app.model.compiled import frame as frame_module
 from serve_app.model.compiled.draws import draw
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
@@ -286,11 +287,13 @@ def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, fo
         np.testing.assert_allclose(pcm, expected_pcm, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 4), torch.tensor([4, 0, 2])])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 5), torch.tensor([4, 0, 2])])
 @pytest.mark.parametrize(("dtype", "form"), [("float32", "packed"), ("bfloat16", "packed"), ("bfloat16", "int4")])
 def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
-    checkpoint, bfloat16_checkpoint, dtype, form, rows
+    checkpoint, bfloat16_checkpoint, dtype, form, rows, threads, monkeypatch
 ):
+    monkeypatch.setattr(frame_module, "threads", lambda: threads)
     source = checkpoint if dtype == "float32" else bfloat16_checkpoint
     predictor = TorchRunner(source, EngineConfig(slots=5, max_positions=512), form).predictor
     draws = DrawRows(5, torch.device("cpu"))

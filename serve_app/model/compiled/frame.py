@@ -13,7 +13,7 @@ from torch import Tensor
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.compiled.draws import draw_row
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import HALF, Row, float32_at, int64_at, part, read, write
+from serve_app.model.compiled.parts import float32_at, int64_at, read, round_to, write
 from serve_app.model.compiled.stack import CompiledStack, cache_fields, finish, passes_at, products_at, run_layers, tell
 from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number, threads
 from serve_app.model.compiled.tiled_linear import TiledLinear
@@ -28,16 +28,6 @@ _FRAME = job_of(
 _frames_at = jobs_at(_FRAME)
 
 
-@part()
-def _round(row: Row, size: int) -> None:
-    """Round a row to what a tensor of that size an element would hold."""
-    if size == HALF:
-        bits = row.view(np.uint32)
-        for i in range(row.size):
-            rounded = bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))
-            bits[i] = rounded & np.uint32(0xFFFF0000)
-
-
 def _draw_frame(address: int) -> None:
     job = _frames_at(address, 1)[0]
     passes, heads = passes_at(job.passes, job.steps), products_at(job.heads, job.steps)
@@ -50,7 +40,7 @@ def _draw_frame(address: int) -> None:
         taken, factors = stack.taken + me * batch * stack.taken_bytes, float32_at(stack.factors + 4 * me * batch, batch)
         for b in range(batch):
             finish(stack, (b + 1) * stack.new - 1, row)
-            _round(row, size)
+            round_to(size, row)
             factors[b] = take(row, head, taken + b * 4 * head.steps)
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, me, team, taken, factors, sums, job.logits, job.logits_width, STORE)
@@ -58,7 +48,7 @@ def _draw_frame(address: int) -> None:
         # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
         for b in range(me, batch, team):
             read(job.logits, b * job.logits_width, 4, logits)
-            _round(logits, size)
+            round_to(size, logits)
             code = draw_row(
                 logits,
                 float32_at(job.uniform, batch * groups)[b * groups + step + 1],
@@ -93,6 +83,8 @@ class CompiledFrame:
         self._stack, self._heads, self._embedding, self._cache = stack, heads, embedding, cache
         self.heads = np.array([head.weight.fields() for head in heads], PRODUCT)
         self.passes = np.repeat(stack.last_pass, len(heads))
+        assert cache.keys.itemsize == embedding.table.itemsize == self.passes["size"][0], "they are read as such"
+        assert cache.positions == self.passes["capacity"][0] == len(heads) + 1, "the cache is another stack's"
         first = np.arange(len(heads)) == 0
         tell(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
         head = heads[0].weight
@@ -105,6 +97,9 @@ class CompiledFrame:
         """Draw the codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
         batch, team, steps = len(first), threads(), len(self.passes)
         x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
+        assert x.dtype == self._cache.keys.dtype, "they are read as such"
+        assert batch <= self._cache.keys.shape[1], "more rows than the cache has slots"
+        assert uniform.shape == (batch, steps + 1), "one number for each code"
         drawn = x.new_empty(hidden.shape)  # a code's embedding, on its way into the next pass
         codes = torch.empty(batch, steps + 1, dtype=torch.int64)
         codes[:, 0] = first

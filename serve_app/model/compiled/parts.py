@@ -132,12 +132,26 @@ def read(address: int, start: int, size: int, row: Row) -> None:
 
 
 @part()
+def _to_half(bits: np.uint32) -> np.uint32:
+    return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@part()
+def round_to(size: int, row: Row) -> None:
+    """Round a row in place to what :func:`write` would leave of it in a tensor."""
+    if size == HALF:
+        bits = row.view(np.uint32)
+        for i in range(row.size):
+            bits[i] = _to_half(bits[i]) << np.uint32(16)
+
+
+@part()
 def write(address: int, start: int, size: int, row: Row, n: int) -> None:
     """Put the first ``n`` of ``row`` into a tensor from element ``start`` on, rounded to nearest even as by torch."""
     if size == HALF:
         bits, halves = row.view(np.uint32), bfloat16_at(address + size * start, n)
         for i in range(n):
-            halves[i] = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            halves[i] = _to_half(bits[i])
     else:
         exact = float32_at(address + size * start, n)
         for i in range(n):

@@ -198,14 +198,15 @@ passes_at = jobs_at(PASS)
 
 
 @part("contract")
-def run_layers(job: Upstream, threads: Upstream) -> None:
-    """Run rows through all layers; each thread begins with every so many'th of them, from its own number on.
+def run_layers(job: Upstream, team_of: Upstream) -> None:
+    """Run rows through all layers.
 
     Args:
-        job: one of :data:`PASS`; ``given`` [batch * new, hidden] is read, ``x`` of that shape written.
-        threads: the team whose threads all call this.
+        job: one of :data:`PASS`; ``given`` [batch * new, hidden] is read, ``x`` of that shape written. Row r is read by
+            thread r modulo the team, before the threads meet.
+        team_of: the team whose threads all call this.
     """
-    me, team, rows = thread_number(threads), team_size(threads), job.batch * job.new
+    me, team, rows = thread_number(team_of), team_size(team_of), job.batch * job.new
     taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + _EXACT * me * rows, rows)
     sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
     row = np.empty(job.hidden, np.float32)
@@ -213,24 +214,24 @@ def run_layers(job: Upstream, threads: Upstream) -> None:
         read(job.given, r * job.hidden, job.size, row)
         write(job.x, r * job.x_width, _EXACT, row, job.hidden)
     products = products_at(job.products, 4 * job.layers)
-    meet(threads)
+    meet(team_of)
     for layer in range(job.layers):
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
         multiply(qkv, me, team, taken, factors, sums, job.fused, job.fused_width, STORE)
-        meet(threads)
+        meet(team_of)
         attend(job, layer, me, team)
-        meet(threads)
+        meet(team_of)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
         multiply(out, me, team, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(threads)
+        meet(team_of)
         _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
         multiply(gate_up, me, team, taken, factors, sums, job.gated, job.gated_width, GATE)
-        meet(threads)
+        meet(team_of)
         _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
         multiply(down, me, team, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(threads)
+        meet(team_of)
 
 
 @part("contract")
