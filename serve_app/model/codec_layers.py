@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from serve_app.model.compiled.codec_block import CompiledBlock, SnakeProduct
 from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
@@ -86,7 +87,7 @@ class Builder:
         self.width = 0
         self.rate = 1  # input columns per frame of the layer that is built next
         self.memory_frames = 0.0  # frames that the layers so far look back, one after the other
-        self._compiled = device.type == "cpu" and dtype == torch.float32
+        self.compiled = device.type == "cpu" and dtype == torch.float32
 
     def tensor(self, values: Tensor) -> Tensor:
         """Return detached ``values`` as the layers compute with them."""
@@ -95,7 +96,7 @@ class Builder:
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """Make a matrix product of [C_out, C_in] and [C_out]."""
         kept = None if bias is None else self.tensor(bias)
-        if self._compiled:
+        if self.compiled:
             return WindowLinear(self.tensor(weight), kept)
         if can_pack(self.dtype, self.device):
             return PackedLinear(self.tensor(weight), kept)
@@ -103,7 +104,7 @@ class Builder:
 
     def window_product(self, weights: "ConvWeights") -> "WindowProduct":
         """Make the product of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out]."""
-        if self._compiled:
+        if self.compiled:
             matrix, bias = self.tensor(weights.matrix), self.tensor(weights.bias)
             return WindowLinear(matrix, bias, weights.taps, weights.dilation)
         return GatheredProduct(self.linear(weights.matrix, weights.bias), weights.taps, weights.dilation)
@@ -196,7 +197,7 @@ class Conv:
         self._span = (weights.taps - 1) * weights.dilation + 1
         self.history = builder.history(self._span - 1, weights.matrix.shape[1] // weights.taps)
         builder.rate *= weights.stride
-        self._product = builder.window_product(weights)
+        self.product = builder.window_product(weights)
 
     def over(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C_in] -> [B, T * stride, C_out], with the remembered columns before x."""
@@ -204,7 +205,7 @@ class Conv:
 
     def __call__(self, window: Tensor) -> Tensor:
         """[B, history + T, C_in] -> [B, T * stride, C_out]."""
-        return self._product(window).unflatten(2, (self._stride, -1)).flatten(1, 2)
+        return self.product(window).unflatten(2, (self._stride, -1)).flatten(1, 2)
 
 
 class Snake:
@@ -214,21 +215,21 @@ class Snake:
     """
 
     def __init__(self, builder: Builder, snake: Upstream) -> None:
-        self._alpha = builder.tensor(snake.alpha.float().exp())
-        self._inverse_beta = builder.tensor(1.0 / (snake.beta.float().exp() + snake.no_div_by_zero))
+        self.alpha = builder.tensor(snake.alpha.float().exp())
+        self.inverse_beta = builder.tensor(1.0 / (snake.beta.float().exp() + snake.no_div_by_zero))
         self._activate = make_snake(builder.dtype, builder.device)
 
     def into(self, conv: Conv, step: Step, x: Tensor) -> Tensor:
         """Activate x [B, T, C] into the window of the convolution that follows, and remember its end."""
         window = conv.history.open(step, x.shape[1])
-        self._activate(x, self._alpha, self._inverse_beta, window[:, conv.history.columns :])
+        self._activate(x, self.alpha, self.inverse_beta, window[:, conv.history.columns :])
         conv.history.close(step, window)
         return window
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         out = torch.empty_like(x)
-        self._activate(x, self._alpha, self._inverse_beta, out)
+        self._activate(x, self.alpha, self.inverse_beta, out)
         return out
 
 
@@ -236,14 +237,14 @@ class ResidualUnit:
     """Snake, a convolution of 7 taps, snake, a product per column; added to its input."""
 
     def __init__(self, builder: Builder, unit: Upstream) -> None:
-        self._snakes = Snake(builder, unit.act1), Snake(builder, unit.act2)
-        self._conv = Conv(builder, ConvWeights.of(unit.conv1.conv))
-        self._linear = builder.linear(unit.conv2.conv.weight[:, :, 0], unit.conv2.conv.bias)
+        self.snakes = Snake(builder, unit.act1), Snake(builder, unit.act2)
+        self.conv = Conv(builder, ConvWeights.of(unit.conv1.conv))
+        self.linear = builder.linear(unit.conv2.conv.weight[:, :, 0], unit.conv2.conv.bias)
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        hidden = self._conv(self._snakes[0].into(self._conv, step, x))
-        return self._linear(self._snakes[1](hidden), residual=x)
+        hidden = self.conv(self.snakes[0].into(self.conv, step, x))
+        return self.linear(self.snakes[1](hidden), residual=x)
 
 
 class UpsamplingBlock:
@@ -254,13 +255,28 @@ class UpsamplingBlock:
         self._snake = Snake(builder, snake)
         self._conv = Conv(builder, ConvWeights.of(conv.conv))
         self._units = [ResidualUnit(builder, unit) for unit in units]
+        self._compiled = CompiledBlock(self._layers(), conv.conv.stride[0]) if builder.compiled else None
+
+    def _layers(self) -> list[SnakeProduct]:
+        layers = [_layer(self._snake, self._conv.product, self._conv.history.start)]
+        for unit in self._units:
+            layers.append(_layer(unit.snakes[0], unit.conv.product, unit.conv.history.start))
+            layers.append(_layer(unit.snakes[1], unit.linear, 0))
+        return layers
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C_in] -> [B, T * rate, C_out]."""
+        if self._compiled is not None:
+            return self._compiled(x, step.state, step.frames, step.n_frames)
         x = self._conv(self._snake.into(self._conv, step, x))
         for unit in self._units:
             x = unit(step, x)
         return x
+
+
+def _layer(snake: Snake, product: WindowProduct | Linear, remembered: int) -> SnakeProduct:
+    assert isinstance(product, WindowLinear), "a codec that is compiled has no others"
+    return SnakeProduct(snake.alpha, snake.inverse_beta, product, remembered)
 
 
 class ConvNeXt:

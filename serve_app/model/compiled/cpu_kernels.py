@@ -161,7 +161,7 @@ def _mix(weights: Row, rows: Row, total: Row) -> None:
 
 
 @part("contract")
-def _wave(x: Row, alpha: Row, inverse_beta: Row, out: Row) -> None:
+def wave(x: Row, alpha: Row, inverse_beta: Row, out: Row) -> None:
     """X + sin(alpha * x)^2 / beta; the sine's sign is lost in its square, so that whole half-turns are taken off.
 
     Source: SLEEF, sinf of 3.5 units in the last place.
@@ -195,10 +195,10 @@ def _snake(address: int) -> None:
         source, target = each * n, each // job.columns * job.stride + each % job.columns * n
         if size == HALF:
             read(job.x, source, size, row)
-            _wave(row, alphas, betas, row)
+            wave(row, alphas, betas, row)
             write(job.out, target, size, row, n)
         else:
-            _wave(float32_at(job.x + size * source, n), alphas, betas, float32_at(job.out + size * target, n))
+            wave(float32_at(job.x + size * source, n), alphas, betas, float32_at(job.out + size * target, n))
 
 
 _SNAKE_FUNCTION = TeamFunction(_snake)

@@ -14,8 +14,17 @@ from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.compiled.draws import draw_row
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import float32_at, int64_at, read, round_to, write
-from serve_app.model.compiled.stack import CompiledStack, cache_fields, finish, passes_at, products_at, run_layers, tell
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number, threads
+from serve_app.model.compiled.stack import CompiledStack, cache_fields, finish, passes_at, products_at, run_layers
+from serve_app.model.compiled.team import (
+    TeamFunction,
+    job_of,
+    jobs_at,
+    meet,
+    team_size,
+    tell,
+    thread_number,
+    threads,
+)
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import PRODUCT, STORE, multiply, take
 from serve_app.model.kv_cache import KvCache, Rows
@@ -45,8 +54,9 @@ def _draw_frame(address: int) -> None:
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, me, team, taken, factors, sums, job.logits, job.logits_width, STORE)
         meet(job.team)
-        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
-        for b in range(me, batch, team):
+        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that. Of
+        # fewer rows than threads each thread draws all: one that waits for a draw sleeps, and takes longer to wake.
+        for b in range(me, batch, team) if batch >= team else range(0, batch, 1):
             read(job.logits, b * job.logits_width, 4, logits)
             round_to(size, logits)
             code = draw_row(

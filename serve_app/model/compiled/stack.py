@@ -7,13 +7,11 @@ alone, to the last bit: neither its company nor the threads, nor how a prompt is
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 from numba import types
 from numba.extending import overload
-from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
@@ -32,7 +30,16 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number, threads
+from serve_app.model.compiled.team import (
+    TeamFunction,
+    job_of,
+    jobs_at,
+    meet,
+    team_size,
+    tell,
+    thread_number,
+    threads,
+)
 from serve_app.model.compiled.tiles import (
     ADD,
     GATE,
@@ -367,9 +374,3 @@ def cache_fields(cache: KvCache) -> dict[str, int]:
     """Where a cache lies, by the names of :data:`PASS`."""
     keys, values = cache.keys, cache.values
     return {"keys": keys.data_ptr(), "values": values.data_ptr(), "layer_bytes": keys[0].nbytes}
-
-
-def tell(jobs: NDArray[Any], /, **fields: object) -> None:
-    """Set fields of one or several jobs, each to a number for all or to one for each."""
-    for field, value in fields.items():
-        jobs[field] = value

@@ -41,6 +41,12 @@ def jobs_at(job: np.dtype[Any]) -> Function:
     return array_at(numba.from_dtype(job))
 
 
+def tell(jobs: NDArray[Any], /, **fields: object) -> None:
+    """Set fields of one or several jobs, each to a number for all or to one for each."""
+    for field, value in fields.items():
+        jobs[field] = value
+
+
 @dataclass(frozen=True, slots=True)
 class _OpenMP:
     """Addresses of its functions, as they are called from compiled code, and how a team is started."""

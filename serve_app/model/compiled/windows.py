@@ -6,11 +6,14 @@ columns passes; meanwhile those that follow are fetched, so that memory and arit
 A column's sums are made in one order whatever the columns beside it: of each segment of its inputs, then of those.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, choice_by_rows, fetch, multiply_add
@@ -154,11 +157,11 @@ def _outputs_of(addends: int) -> Function:
 
 _copy, _add = _outputs_of(1), _outputs_of(2)
 
-_PRODUCT = job_of(
+WINDOW_PRODUCT = job_of(
     "x", "rows", "rows_of_stream", "stream_bytes", "column_bytes", "segments", "segment_bytes", "length", "group",
     "weights", "bias", "tiles", "tile_bytes", "outputs", "out", "residual", "by_columns",
 )  # fmt: skip
-_jobs_at = jobs_at(_PRODUCT)
+window_products_at = jobs_at(WINDOW_PRODUCT)
 
 
 @part()
@@ -222,9 +225,15 @@ def _multiply_block(job: Upstream, tile: int, first: int, starts: Upstream, sums
         _put(job, first + row, place, sums[row].ctypes.data)
 
 
-def _multiply_windows(address: int) -> None:
-    job = _jobs_at(address, 1)[0]
-    me, team = thread_number(job.team), team_size(job.team)
+@part()
+def multiply_windows(job: Upstream, me: int, team: int) -> None:
+    """Multiply one thread's share of windows: some of their columns, or some outputs of all of them.
+
+    Args:
+        job: one of :data:`WINDOW_PRODUCT`.
+        me: the thread's number.
+        team: threads.
+    """
     first_row, end_row, first_tile, end_tile = 0, job.rows, 0, job.tiles
     if job.by_columns:
         first_row, end_row = job.rows * me // team, job.rows * (me + 1) // team
@@ -243,6 +252,11 @@ def _multiply_windows(address: int) -> None:
         _multiply_block(job, first_tile + tile, first, these, sums, more)
 
 
+def _multiply_windows(address: int) -> None:
+    job = window_products_at(address, 1)[0]
+    multiply_windows(job, thread_number(job.team), team_size(job.team))
+
+
 _MULTIPLY_WINDOWS = TeamFunction(_multiply_windows)
 
 
@@ -251,6 +265,9 @@ class WindowLinear:
 
     Attributes:
         nbytes: bytes of the weight.
+        channels: C, values of a column.
+        history: columns of a window before those that are made.
+        outputs: N, values of a column that is made.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, taps: int = 1, dilation: int = 1) -> None:
@@ -263,22 +280,22 @@ class WindowLinear:
             dilation: columns from one of them to the next.
         """
         assert weight.dtype == torch.float32, "it is read as such"
-        self._outputs, inputs = weight.shape
-        self._taps, self._dilation, self._channels = taps, dilation, inputs // taps
-        segments, segment_bytes, length = taps, 4 * dilation * self._channels, self._channels
+        self.outputs, inputs = weight.shape
+        self._taps, self.history, self.channels = taps, (taps - 1) * dilation, inputs // taps
+        segments, segment_bytes, length = taps, 4 * dilation * self.channels, self.channels
         if taps == 1 and inputs % _SEGMENT == 0:
             segments, segment_bytes, length = inputs // _SEGMENT, 4 * _SEGMENT, _SEGMENT
-        tiles = -(-self._outputs // _OUTPUTS)
+        tiles = -(-self.outputs // _OUTPUTS)
         filled = torch.zeros(tiles * _OUTPUTS, inputs)
-        filled[: self._outputs] = weight
+        filled[: self.outputs] = weight
         self._packed = filled.view(tiles, _OUTPUTS, inputs).transpose(1, 2).contiguous()
         self._bias = torch.zeros(tiles * _OUTPUTS)
         if bias is not None:
-            self._bias[: self._outputs] = bias
+            self._bias[: self.outputs] = bias
         self.nbytes = weight.nbytes
-        self._job = np.zeros(1, _PRODUCT)
+        self._job = np.zeros(1, WINDOW_PRODUCT)
         for field, value in (
-            ("column_bytes", 4 * self._channels),
+            ("column_bytes", 4 * self.channels),
             ("segments", segments),
             ("segment_bytes", segment_bytes),
             ("length", length),
@@ -287,25 +304,34 @@ class WindowLinear:
             ("bias", self._bias.data_ptr()),
             ("tiles", tiles),
             ("tile_bytes", self._packed[0].nbytes),
-            ("outputs", self._outputs),
+            ("outputs", self.outputs),
         ):
             self._job[field] = value
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
         assert x.dtype == torch.float32, "they are read as such"
-        assert x.shape[2] == self._channels, "columns of another width"
+        assert x.shape[2] == self.channels, "columns of another width"
         x = x.contiguous()
-        batch, columns, channels = x.shape
-        new = columns - (self._taps - 1) * self._dilation
-        out = x.new_empty(batch, new, self._outputs)
+        batch, columns, _ = x.shape
+        new = columns - self.history
+        out = x.new_empty(batch, new, self.outputs)
         kept = None if residual is None else residual.contiguous()
         assert kept is None or kept.shape == out.shape, "it is added as it lies"
-        rows_of_stream = new if self._taps > 1 else batch * new  # without a history all streams' columns are neighbours
-        job = self._job
-        job["x"], job["out"], job["residual"] = x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr()
-        job["rows"], job["rows_of_stream"], job["stream_bytes"] = batch * new, rows_of_stream, 4 * columns * channels
         team = threads()
-        job["by_columns"] = self.nbytes <= _COMMON_BYTES and batch * new >= team * _BLOCK_ROWS // 2
+        job = self.product(batch, new, team)
+        job["x"], job["out"], job["residual"] = x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr()
         _MULTIPLY_WINDOWS.run(job, team)
         return out
+
+    def product(self, batch: int, new: int, team: int) -> NDArray[Any]:
+        """Describe the product of ``batch`` windows that make ``new`` columns each, for so many threads.
+
+        Returns:
+            [1] :data:`WINDOW_PRODUCT`, of whose addresses only those of the weight are set.
+        """
+        job, rows = self._job.copy(), batch * new
+        job["rows"], job["stream_bytes"] = rows, 4 * (self.history + new) * self.channels
+        job["rows_of_stream"] = new if self._taps > 1 else rows  # without a history all streams' columns are neighbours
+        job["by_columns"] = self.nbytes <= _COMMON_BYTES and rows >= team * _BLOCK_ROWS // 2
+        return job
