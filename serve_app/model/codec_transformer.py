@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model.codec_layers import Builder, Step
+from serve_app.model.compiled.codec_transformer import AttentionLayer, CompiledTransformer
+from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.quiet import Upstream
 
 
@@ -36,7 +38,7 @@ class Layer:
 
     def __init__(self, builder: Builder, layer: Upstream, config: Upstream) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._heads = config.num_attention_heads
+        self._heads: int = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._head_dim = attention.head_dim
         self._eps = config.rms_norm_eps
@@ -49,6 +51,12 @@ class Layer:
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         self._gate_up = builder.linear(gate_up.float() * layer.post_attention_layernorm.weight, None)
         self._down = builder.linear(mlp.down_proj.weight.float() * layer.mlp_layer_scale.scale[:, None], None)
+
+    def compiled(self) -> AttentionLayer:
+        """The same for :class:`CompiledTransformer`."""
+        products = self._qkv, self._output, self._gate_up, self._down
+        qkv, output, gate_up, down = [each for each in products if isinstance(each, WindowLinear)]
+        return AttentionLayer(qkv, output, gate_up, down, self._history.start)
 
     def __call__(self, step: Step, places: Places, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
@@ -89,23 +97,29 @@ class Transformer:
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         self._frequencies = (1.0 / config.rope_theta**exponent).to(builder.device)
         self._layers = [Layer(builder, layer, config) for layer in transformer.layers]
+        self._compiled: CompiledTransformer | None = None
+        if builder.compiled:
+            layers = [layer.compiled() for layer in self._layers]
+            heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+            self._compiled = CompiledTransformer(layers, heads, kv_heads, self._window, self._eps)
 
     def __call__(self, step: Step, position: Tensor, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]; ``position`` [B] int64 counts the frames each row has had before."""
-        places = self._places(position, x)
+        cosine, sine = self._angles(position, x.shape[1])
+        if self._compiled is not None:
+            return self._compiled(x, step.state, position, step.n_frames, cosine, sine)
+        mask = sliding_mask(position, x.shape[1], self._window)
+        places = Places(cosine[:, :, None].to(x.dtype), sine[:, :, None].to(x.dtype), mask.to(x.dtype))
         for layer in self._layers:
             x = layer(step, places, x)
         return functional.rms_norm(x, (x.shape[2],), eps=self._eps)
 
-    def _places(self, position: Tensor, x: Tensor) -> Places:
-        frame = torch.arange(x.shape[1], device=x.device)
-        angle = (position[:, None] + frame).float()[:, :, None, None] * self._frequencies
+    def _angles(self, position: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [B, T, head_dim] float32, the first half of the sines negated."""
+        frame = torch.arange(frames, device=position.device)
+        angle = (position[:, None] + frame).float()[:, :, None] * self._frequencies
         cosine, sine = angle.cos(), angle.sin()
-        return Places(
-            torch.cat([cosine, cosine], dim=3).to(x.dtype),
-            torch.cat([-sine, sine], dim=3).to(x.dtype),
-            sliding_mask(position, x.shape[1], self._window).to(x.dtype),
-        )
+        return torch.cat([cosine, cosine], dim=2), torch.cat([-sine, sine], dim=2)
 
 
 def sliding_mask(position: Tensor, frames: int, window: int) -> Tensor:

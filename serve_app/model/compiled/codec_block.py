@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.compiled.cpu_kernels import wave
-from serve_app.model.compiled.parts import float32_at, int64_at, part
+from serve_app.model.compiled.parts import copy, float32_at, int64_at, part
 from serve_app.model.compiled.team import (
     TeamFunction,
     job_of,
@@ -39,19 +39,12 @@ _blocks_at = jobs_at(_BLOCK)
 
 
 @part()
-def _copy(source: int, target: int, n: int) -> None:
-    given, written = float32_at(source, n), float32_at(target, n)
-    for i in range(n):
-        written[i] = given[i]
-
-
-@part()
 def _activate(snake: Upstream, job: Upstream, me: int, team: int) -> None:
     """Write one thread's share of the windows: of some streams the past, and some of all new columns."""
     n, past = snake.channels, snake.history * snake.channels
     window_bytes = _REAL * (past + snake.new * n)
     for b in range(me, job.batch, team):
-        _copy(job.state + b * job.state_bytes + snake.remembered, snake.window + b * window_bytes, past)
+        copy(job.state + b * job.state_bytes + snake.remembered, snake.window + b * window_bytes, past)
     alpha, inverse_beta = float32_at(snake.alpha, n), float32_at(snake.inverse_beta, n)
     columns = job.batch * snake.new
     for each in range(columns * me // team, columns * (me + 1) // team):
@@ -66,7 +59,7 @@ def _remember(snake: Upstream, job: Upstream, me: int, team: int) -> None:
     for b in range(me, job.batch, team):
         real = int64_at(job.n_frames, job.batch)[b] * (snake.new // job.frames) if job.n_frames else snake.new
         window = snake.window + _REAL * b * (past + snake.new * n)
-        _copy(window + _REAL * real * n, job.state + b * job.state_bytes + snake.remembered, past)
+        copy(window + _REAL * real * n, job.state + b * job.state_bytes + snake.remembered, past)
 
 
 def _run_block(address: int) -> None:
@@ -128,6 +121,7 @@ class CompiledBlock:
         """
         assert x.dtype == state.dtype == torch.float32, "they are read as such"
         assert state.stride(1) == 1, "what a layer remembers is contiguous"
+        assert len(state) == len(x), "a row of state for each stream"
         batch, columns, _ = x.shape
         assert columns % frames == 0, "frames have as many columns each"
         team = threads()

@@ -119,6 +119,14 @@ int64_at = array_at(types.int64)
 
 
 @part()
+def copy(source: int, target: int, n: int) -> None:
+    """Copy that many float32 from one address to another."""
+    given, written = float32_at(source, n), float32_at(target, n)
+    for i in range(n):
+        written[i] = given[i]
+
+
+@part()
 def read(address: int, start: int, size: int, row: Row) -> None:
     """Fill ``row`` from element ``start`` of a tensor on."""
     if size == HALF:
@@ -173,6 +181,15 @@ def normalise(row: Row, eps: float) -> None:
     scale = np.float32(1) / np.sqrt(dot(row, row) / np.float32(row.size) + np.float32(eps))
     for i in range(row.size):
         row[i] *= scale
+
+
+@part("contract")
+def rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
+    """Turn a head's row [D] by its position's angles; the first half of ``sin`` is negated."""
+    half = row.size // 2
+    for i in range(half):
+        out[i] = row[i] * cos[i] + row[i + half] * sin[i]
+        out[i + half] = row[i + half] * cos[i + half] + row[i] * sin[i + half]
 
 
 @part("contract")

@@ -27,6 +27,7 @@ from serve_app.model.compiled.parts import (
     normalise,
     part,
     read,
+    rotate,
     softmax,
     write,
 )
@@ -83,14 +84,6 @@ def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: in
         if eps:
             normalise(row, eps)
         factors[r] = take(row, product, taken + r * 4 * product.steps)
-
-
-@part("contract")
-def _rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
-    half = row.size // 2
-    for i in range(half):
-        out[i] = row[i] * cos[i] + row[i + half] * sin[i]
-        out[i + half] = row[i + half] * cos[i + half] + row[i] * sin[i + half]
 
 
 def _exactly(stored: Upstream) -> Upstream:
@@ -172,7 +165,7 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
             for i in range(dim):
                 row[i] *= norms[(job.heads + head) * dim + i]
             angle = _EXACT * (begin + t) * dim
-            _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
+            rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
             write(keys, (begin + t) * dim, job.size, turned, dim)
             read(job.fused, source + (job.heads + kv_heads + head) * dim, _EXACT, row)
             write(values, (begin + t) * dim, job.size, row, dim)
@@ -184,7 +177,7 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 normalise(row, job.eps)
                 for i in range(dim):
                     row[i] *= norms[query * dim + i]
-                _rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
+                rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
                 for i in range(dim):
                     turned[i] *= scale
                 if job.size == HALF:
