@@ -10,6 +10,7 @@ come from one run, the two sides taking turns.
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import json
 import platform
@@ -32,6 +33,7 @@ from serve_app.model.compiled.stack import PASS, CompiledStack, attend
 from serve_app.model.compiled.team import TeamFunction
 from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.compiled.tiles import STORE, multiply
+from serve_app.model.compiled.windows import WINDOW_PRODUCT, multiply_windows, window_products_at
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import import_qwen_tts
@@ -53,6 +55,8 @@ PRODUCTS = (
     "_multiply_rows",
     "_multiply_windows",
 )
+CODEC_FUNCTIONS = {"_run_block": 1, "_run_codec_transformer": 4}
+"""Compiled functions that multiply windows between other things, and how often in a layer."""
 DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
 FUSED_PRODUCTS = ("_multiply", "_attend")
 """Parts of the names of a GPU's kernels that are those; what is fused with ours counts as theirs."""
@@ -73,7 +77,12 @@ def main() -> None:
                 weights=arguments.weights,
                 device=arguments.device,
             ),
-            engine=EngineConfig(slots=max(streams), max_lead_s=1e9, stall_guard_s=None),
+            engine=EngineConfig(
+                slots=max(streams),
+                max_lead_s=1e9,
+                stall_guard_s=None,
+                audio_chunk_max_frames=arguments.audio_chunk_max_frames,
+            ),
             admission=AdmissionConfig(stall_timeout_s=2e9),
         ),
         keep_upstream=True,
@@ -115,6 +124,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--streams", default="1,2,4,8,10")
     parser.add_argument("--frames", type=int, default=62, help="frames of an utterance; 62 are five seconds")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--audio-chunk-max-frames", type=int, default=EngineConfig.model_fields["audio_chunk_max_frames"].default
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json")
     return parser.parse_args()
@@ -247,8 +259,8 @@ def compare(figures: dict[str, Any]) -> None:
 def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
 
-    A compiled stack cannot be looked into. Of its time counts as products what the same products take with nothing
-    between them, and as attention what the same attention takes.
+    Compiled stacks and the codec's compiled layers cannot be looked into. Of their time counts as products what the
+    same products take with nothing between them, and as attention what the stacks' attention takes.
     """
     runner, device = speaker.runner, speaker.checkpoint.device
     slots = list(range(count))
@@ -274,7 +286,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
         f" codec {medians['codec']:.0f} ms; products, attention and convolutions {products_ms:.0f} ms, in compiled"
-        f" stacks {alone_ms:.0f} + {attention_ms:.0f} ms; {100 * share:.0f} % are norms, activations, copies, Python"
+        f" layers {alone_ms:.0f} + {attention_ms:.0f} ms; {100 * share:.0f} % are norms, activations, copies, Python"
         f" and sampling ({medians['sampling']:.1f} ms)"
     )
     return {
@@ -289,7 +301,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
 def look_into(speaker: Speaker, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
     """Milliseconds of a frame's products outside compiled stacks, in them, and of attention there; the rest's share."""
     activity = torch.profiler.ProfilerActivity.CPU
-    with compiled_functions_seen(), torch.profiler.profile(activities=[activity]) as profile:
+    with compiled_functions_seen() as windows, torch.profiler.profile(activities=[activity]) as profile:
         began_s = time.perf_counter()
         for step in steps.values():
             step()
@@ -298,6 +310,7 @@ def look_into(speaker: Speaker, steps: dict[str, Callable[[], object]], slots: l
     products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3
     compiled = isinstance(speaker.runner.talker.stack, CompiledStack)
     alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
+    alone_ms += 1e3 * sum(windows_of(products) for products in windows)
     return products_ms, alone_ms, attention_ms, 1 - (products_ms + alone_ms + attention_ms) / profiled_ms
 
 
@@ -326,17 +339,25 @@ def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: i
 
 
 @contextlib.contextmanager
-def compiled_functions_seen() -> Generator[None]:
-    """Let torch's profiler see the compiled functions that all threads run, which are none of its operations."""
-    run = TeamFunction.run
+def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
+    """Let torch's profiler see the compiled functions that all threads run, which are none of its operations.
+
+    Yields:
+        The products over windows of each of the codec's functions that cannot be looked into, once they have run.
+    """
+    run, windows = TeamFunction.run, list[NDArray[Any]]()
 
     def recorded(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
         with torch.profiler.record_function(f"compiled {function.name}"):
             run(function, job, threads)
+        if function.name in CODEC_FUNCTIONS:
+            count = int(job["layers"][0]) * CODEC_FUNCTIONS[function.name]
+            given = (ctypes.c_byte * (count * WINDOW_PRODUCT.itemsize)).from_address(int(job["products"][0]))
+            windows.append(np.frombuffer(given, WINDOW_PRODUCT).copy())
 
     TeamFunction.run = recorded
     try:
-        yield
+        yield windows
     finally:
         TeamFunction.run = run
 
@@ -364,7 +385,20 @@ def attend_all(address: int) -> None:
         attend(job, layer, me, threads)
 
 
+WINDOWS_ALONE = team.job_of("products", "count")
+windows_alone_at = team.jobs_at(WINDOWS_ALONE)
+
+
+def multiply_all_windows(address: int) -> None:
+    """Multiply windows by one weight after the other, and do nothing in between."""
+    job = windows_alone_at(address, 1)[0]
+    products = window_products_at(job.products, job.count)
+    for each in range(job.count):
+        multiply_windows(products[each], team.thread_number(job.team), team.team_size(job.team))
+
+
 MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all), TeamFunction(attend_all)
+MULTIPLY_ALL_WINDOWS = TeamFunction(multiply_all_windows)
 
 
 def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
@@ -405,6 +439,20 @@ def products_of(products: NDArray[Any], rows: int) -> float:
     job[0] = ((0, 0, 0), products.ctypes.data, len(products), rows, *addresses, out[0].nbytes)
     began_s = time.perf_counter()
     MULTIPLY_ALL.run(job, threads)
+    return time.perf_counter() - began_s
+
+
+def windows_of(products: NDArray[Any]) -> float:
+    """Seconds of products over windows alone, one after the other, over what lies in some memory."""
+    streams = products["rows"] // products["rows_of_stream"]
+    x = torch.zeros(int((streams * products["stream_bytes"]).max()) // 4)
+    out = torch.zeros(int((products["rows"] * products["outputs"]).max()))
+    products["x"], products["out"] = x.data_ptr(), out.data_ptr()
+    products["residual"] = np.where(products["residual"] == 0, 0, out.data_ptr())
+    job = np.zeros(1, WINDOWS_ALONE)
+    job[0] = ((0, 0, 0), products.ctypes.data, len(products))
+    began_s = time.perf_counter()
+    MULTIPLY_ALL_WINDOWS.run(job, torch.get_num_threads())
     return time.perf_counter() - began_s
 
 

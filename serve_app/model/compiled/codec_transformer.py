@@ -47,10 +47,8 @@ def _normalise(job: Upstream, source: int, target: int, me: int, team: int) -> N
     """Norm one thread's share of the rows [batch * new, hidden]."""
     for r in range(me, job.batch * job.new, team):
         place = _REAL * r * job.hidden
-        given, written = float32_at(source + place, job.hidden), float32_at(target + place, job.hidden)
-        for i in range(job.hidden):
-            written[i] = given[i]
-        normalise(written, job.eps)
+        copy(source + place, target + place, job.hidden)
+        normalise(float32_at(target + place, job.hidden), job.eps)
 
 
 @part("contract")
@@ -102,9 +100,8 @@ def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
             keys[k] = state + 2 * k * to_value
         for t in range(new):
             _turn(job, b * new + t, job.heads + head, row)
-            keys[past + t] = job.fused + _REAL * dim * (
-                (b * new + t) * (job.heads + 2 * job.kv_heads) + job.heads + head
-            )
+            place = (b * new + t) * (job.heads + 2 * job.kv_heads) + job.heads + head
+            keys[past + t] = job.fused + _REAL * dim * place
             copy(row.ctypes.data, keys[past + t], dim)
         for t in range(new):
             first, end = max(t, past - int64_at(job.positions, job.batch)[b]), past + t + 1
