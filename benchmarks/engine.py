@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import Checkpoint
-from serve_app.model.compiled import team
+from serve_app.model.compiled import codec_block, codec_transformer, team
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at
 from serve_app.model.compiled.stack import PASS, CompiledStack, attend
@@ -55,7 +55,7 @@ PRODUCTS = (
     "_multiply_rows",
     "_multiply_windows",
 )
-CODEC_FUNCTIONS = {"_run_block": 1, "_run_codec_transformer": 4}
+CODEC_FUNCTIONS = {codec_block.RUN_BLOCK.name: 1, codec_transformer.RUN_CODEC_TRANSFORMER.name: 4}
 """Compiled functions that multiply windows between other things, and how often in a layer."""
 DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
 FUSED_PRODUCTS = ("_multiply", "_attend")
@@ -99,6 +99,7 @@ def main() -> None:
             "model": speaker.description,
             "weights": arguments.weights,
             "codec": str(speaker.checkpoint.codec_dtype),
+            "audio_chunk_max_frames": arguments.audio_chunk_max_frames,
         }
     }
     print(json.dumps(figures["machine"], indent=2))
@@ -299,7 +300,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
 
 
 def look_into(speaker: Speaker, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
-    """Milliseconds of a frame's products outside compiled stacks, in them, and of attention there; the rest's share."""
+    """Milliseconds of a frame's products outside compiled layers, in them, of stacks' attention; the rest's share."""
     activity = torch.profiler.ProfilerActivity.CPU
     with compiled_functions_seen() as windows, torch.profiler.profile(activities=[activity]) as profile:
         began_s = time.perf_counter()
@@ -445,8 +446,8 @@ def products_of(products: NDArray[Any], rows: int) -> float:
 def windows_of(products: NDArray[Any]) -> float:
     """Seconds of products over windows alone, one after the other, over what lies in some memory."""
     streams = products["rows"] // products["rows_of_stream"]
-    x = torch.zeros(int((streams * products["stream_bytes"]).max()) // 4)
-    out = torch.zeros(int((products["rows"] * products["outputs"]).max()))
+    windows = np.maximum(streams * products["stream_bytes"], products["rows"] * products["column_bytes"])
+    x, out = torch.ones(int(windows.max()) // 4), torch.ones(int((products["rows"] * products["outputs"]).max()))
     products["x"], products["out"] = x.data_ptr(), out.data_ptr()
     products["residual"] = np.where(products["residual"] == 0, 0, out.data_ptr())
     job = np.zeros(1, WINDOWS_ALONE)

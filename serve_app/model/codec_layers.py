@@ -87,6 +87,7 @@ class Builder:
         self.width = 0
         self.rate = 1  # input columns per frame of the layer that is built next
         self.memory_frames = 0.0  # frames that the layers so far look back, one after the other
+        # Whether layers are compiled calls, which read float32 on a CPU.
         self.compiled = device.type == "cpu" and dtype == torch.float32
 
     def tensor(self, values: Tensor) -> Tensor:
@@ -275,8 +276,15 @@ class UpsamplingBlock:
 
 
 def _layer(snake: Snake, product: WindowProduct | Linear, remembered: int) -> SnakeProduct:
-    assert isinstance(product, WindowLinear), "a codec that is compiled has no others"
-    return SnakeProduct(snake.alpha, snake.inverse_beta, product, remembered)
+    (compiled,) = compiled_products(product)
+    return SnakeProduct(snake.alpha, snake.inverse_beta, compiled, remembered)
+
+
+def compiled_products(*products: WindowProduct | Linear) -> list[WindowLinear]:
+    """The same products, known to be those of a builder whose layers are compiled."""
+    compiled = [product for product in products if isinstance(product, WindowLinear)]
+    assert len(compiled) == len(products), "layers that are compiled have no others"
+    return compiled
 
 
 class ConvNeXt:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.codec_layers import Builder, Step
+from serve_app.model.codec_layers import Builder, Step, compiled_products
 from serve_app.model.compiled.codec_transformer import AttentionLayer, CompiledTransformer
-from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.quiet import Upstream
 
 
@@ -38,7 +37,7 @@ class Layer:
 
     def __init__(self, builder: Builder, layer: Upstream, config: Upstream) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._heads: int = config.num_attention_heads
+        self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._head_dim = attention.head_dim
         self._eps = config.rms_norm_eps
@@ -53,9 +52,8 @@ class Layer:
         self._down = builder.linear(mlp.down_proj.weight.float() * layer.mlp_layer_scale.scale[:, None], None)
 
     def compiled(self) -> AttentionLayer:
-        """The same for :class:`CompiledTransformer`."""
-        products = self._qkv, self._output, self._gate_up, self._down
-        qkv, output, gate_up, down = [each for each in products if isinstance(each, WindowLinear)]
+        """This layer's products, and where it remembers, as a compiled call takes them."""
+        qkv, output, gate_up, down = compiled_products(self._qkv, self._output, self._gate_up, self._down)
         return AttentionLayer(qkv, output, gate_up, down, self._history.start)
 
     def __call__(self, step: Step, places: Places, x: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ import torch
 from reference_stack import normal
 from test_codec import CPU, build, codes_of, states
 
+from serve_app.model import codec_layers
 from serve_app.model.codec import Codec
 from serve_app.model.codec_layers import Builder, Step, UpsamplingBlock
 from serve_app.model.codec_transformer import Transformer
-from serve_app.model.compiled import codec_block, codec_transformer, windows
+from serve_app.model.compiled import codec_block, codec_transformer, cpu_kernels, windows
+from serve_app.model.kernels import torch_snake
 
 
 class TorchBuilder(Builder):
@@ -17,15 +19,19 @@ class TorchBuilder(Builder):
         self.compiled = False
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    return build()
+@pytest.fixture(scope="module", params=[2, 1], ids=["heads alike", "fewer key heads"])
+def decoder(request):
+    return build(num_key_value_heads=request.param)
+
+
+def use_threads(monkeypatch, count):
+    for module in (codec_block, codec_transformer, cpu_kernels, windows):
+        monkeypatch.setattr(module, "threads", lambda: count)
 
 
 @pytest.fixture(params=[1, 2, 5])
 def threads(request, monkeypatch):
-    for module in (codec_block, codec_transformer, windows):
-        monkeypatch.setattr(module, "threads", lambda: request.param)
+    use_threads(monkeypatch, request.param)
 
 
 def make_block(builder, decoder, number):
@@ -34,16 +40,17 @@ def make_block(builder, decoder, number):
 
 def make_transformer(builder, decoder, _number):
     layers = Transformer(builder, decoder.pre_transformer, decoder.config)
-    return lambda step, x: layers(step, torch.tensor([0, 40, 300])[: len(x)], x)
+    return lambda step, x, positions: layers(step, positions, x)
 
 
-def both(make, decoder, number):
-    """The same layers compiled and by torch, each with the width of its state."""
-    made = []
-    for kind in (Builder, TorchBuilder):
-        builder = kind(torch.float32, CPU)
-        made.append((make(builder, decoder, number), builder.width))
-    return made
+POSITIONS = torch.tensor([0, 40, 300])
+
+
+def run(layers, make, state, x, frames, real=None, streams=slice(None)):
+    step = Step(state[streams], frames, None if real is None else real[streams])
+    more = [POSITIONS[: len(x)][streams]] if make is make_transformer else []
+    with torch.inference_mode():
+        return layers(step, x[streams], *more)
 
 
 CASES = [
@@ -58,57 +65,84 @@ CASES = [
 ]
 
 
+def made_of(case, builder, decoder):
+    """Layers, and the width of a state in which they are not the first."""
+    make, number, *_ = case
+    builder.history(3, 5)
+    layers = make(builder, decoder, number)
+    builder.history(2, 7)
+    return layers, builder.width
+
+
+def columns_and_state(case, width):
+    """New columns, and states whose rows lie further apart than they are wide."""
+    _, _, streams, frames, rate, channels = case
+    x = normal(streams, channels, frames * rate).transpose(1, 2)
+    return x, normal(streams, width + 11, seed=1)[:, :width]
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("partly", [False, True])
-def test_compiled_layers_are_torchs(decoder, case, partly, threads):
-    make, number, streams, frames, rate, channels = case
-    (compiled, width), (torchs, same_width) = both(make, decoder, number)
+def test_compiled_layers_are_torchs(decoder, case, partly, threads, monkeypatch):
+    make, _, streams, frames, *_ = case
+    monkeypatch.setattr(codec_layers, "make_snake", lambda _dtype, _device: torch_snake)
+    torchs, width = made_of(case, TorchBuilder(torch.float32, CPU), decoder)
+    compiled, same_width = made_of(case, Builder(torch.float32, CPU), decoder)
     assert width == same_width
-    x, state = normal(streams, frames * rate, channels), normal(streams, width, seed=1)
-    real = torch.tensor([frames, 0, frames // 2])[:streams] if partly else None
+    x, state = columns_and_state(case, width)
     expected_state = state.clone()
-    with torch.inference_mode():
-        expected = torchs(Step(expected_state, frames, real), x)
-        found = compiled(Step(state, frames, real), x)
-    counts = [frames] * streams if real is None else real.tolist()
-    for row, count in enumerate(counts):
-        columns = count * expected.shape[1] // frames
-        torch.testing.assert_close(found[row, :columns], expected[row, :columns], atol=2e-5, rtol=1e-5)
+    real = torch.tensor([frames // 2, 9, frames, 9, 0, 9])[::2][:streams] if partly else None
+    expected = run(torchs, make, expected_state, x, frames, real)
+    found = run(compiled, make, state, x, frames, real)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(state, expected_state, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_stream_is_the_same_in_any_company_to_the_last_bit(decoder, case):
-    make, number, streams, frames, rate, channels = case
-    layers, width = both(make, decoder, number)[0]
-    x, state = normal(streams, frames * rate, channels), normal(streams, width, seed=1)
-    alone = state[:1].clone()
-    with torch.inference_mode():
-        together = layers(Step(state, frames, None), x)
-        assert torch.equal(layers(Step(alone, frames, None), x[:1])[0], together[0])
-    assert torch.equal(alone[0], state[0])
+@pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1])
+@pytest.mark.parametrize("partly", [False, True])
+def test_a_stream_is_the_same_in_any_company_to_the_last_bit(decoder, case, partly, threads):
+    make, _, streams, frames, *_ = case
+    layers, width = made_of(case, Builder(torch.float32, CPU), decoder)
+    x, state = columns_and_state(case, width)
+    real = torch.tensor([frames // 2, frames, 0])[:streams] if partly else None
+    alone = state.clone()
+    together = run(layers, make, state, x, frames, real)
+    for stream in range(streams):
+        itself = slice(stream, stream + 1)
+        assert torch.equal(run(layers, make, alone, x, frames, real, itself), together[itself])
+    assert torch.equal(alone, state)
 
 
 def test_a_codec_is_the_same_on_any_number_of_threads_to_the_last_bit(decoder, monkeypatch):
     codes, n_frames = codes_of(3, 7), torch.tensor([7, 3, 0])
     seen = []
     for count in (1, 2, 5):
-        for module in (codec_block, codec_transformer, windows):
-            monkeypatch.setattr(module, "threads", lambda count=count: count)
+        use_threads(monkeypatch, count)
         codec = Codec(decoder, rows=4, dtype=torch.float32, device=CPU)
         samples = [codec.decode(codes, slice(0, 3)), codec.decode(codes, torch.tensor([2, 0, 1]), n_frames)]
+        codec.absorb(codes_of(1, 90)[0], 3)
         seen.append([*samples, *[state.history for state in states(codec)]])
     for others in seen[1:]:
         assert all(torch.equal(one, other) for one, other in zip(seen[0], others, strict=True))
 
 
-def test_rows_that_would_be_misread_are_refused(decoder):
-    (block, width), _ = both(make_block, decoder, 1)
-    with torch.inference_mode(), pytest.raises(AssertionError, match="read as such"):
-        block(Step(normal(1, width).double(), 1, None), normal(1, 4, 64))
-    with torch.inference_mode(), pytest.raises(AssertionError, match="contiguous"):
-        block(Step(normal(width, 2).T, 1, None), normal(2, 4, 64))
-    with torch.inference_mode(), pytest.raises(AssertionError, match="as many columns"):
-        block(Step(normal(1, width), 3, None), normal(1, 4, 64))
-    with torch.inference_mode(), pytest.raises(AssertionError, match="state for each"):
-        block(Step(normal(1, width), 1, None), normal(2, 4, 64))
+@pytest.mark.parametrize("case", [CASES[1], CASES[5]])
+def test_what_would_be_misread_is_refused(decoder, case):
+    make, _, streams, frames, _, _ = case
+    layers, width = made_of(case, Builder(torch.float32, CPU), decoder)
+    x, state = columns_and_state(case, width)
+    for message, other_x, other_state, real in (
+        ("read as such", x.double(), state, None),
+        ("read as such", x, state.double(), None),
+        ("another width", x[:, :, 1:], state, None),
+        ("state for each", x, state[1:], None),
+        ("contiguous", x, normal(width, streams).T, None),
+        ("remember more", x, state[:, : width - 15], None),
+        ("read as such", x, state, torch.ones(streams, dtype=torch.int32)),
+        ("number for each", x, state, torch.ones(1, dtype=torch.int64)),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            run(layers, make, other_state, other_x, frames, real)
+    if make is make_block:
+        with pytest.raises(AssertionError, match="as many columns"):
+            run(layers, make, state, x, 3)

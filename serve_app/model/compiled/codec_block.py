@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.compiled.cpu_kernels import wave
-from serve_app.model.compiled.parts import copy, float32_at, int64_at, part
+from serve_app.model.compiled.parts import REAL, copy, float32_at, int64_at, part
 from serve_app.model.compiled.team import (
     TeamFunction,
     job_of,
@@ -25,11 +25,8 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.windows import WindowLinear, multiply_windows, window_products_at
+from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state, window_products_at
 from serve_app.model.quiet import Upstream
-
-_REAL = 4
-"""Bytes of a float32."""
 
 _SNAKE = job_of("x", "window", "alpha", "inverse_beta", "channels", "new", "history", "remembered")
 _snakes_at = jobs_at(_SNAKE)
@@ -42,14 +39,14 @@ _blocks_at = jobs_at(_BLOCK)
 def _activate(snake: Upstream, job: Upstream, me: int, team: int) -> None:
     """Write one thread's share of the windows: of some streams the past, and some of all new columns."""
     n, past = snake.channels, snake.history * snake.channels
-    window_bytes = _REAL * (past + snake.new * n)
+    window_bytes = REAL * (past + snake.new * n)
     for b in range(me, job.batch, team):
         copy(job.state + b * job.state_bytes + snake.remembered, snake.window + b * window_bytes, past)
     alpha, inverse_beta = float32_at(snake.alpha, n), float32_at(snake.inverse_beta, n)
     columns = job.batch * snake.new
     for each in range(columns * me // team, columns * (me + 1) // team):
-        place = snake.window + each // snake.new * window_bytes + _REAL * (past + each % snake.new * n)
-        wave(float32_at(snake.x + _REAL * each * n, n), alpha, inverse_beta, float32_at(place, n))
+        place = snake.window + each // snake.new * window_bytes + REAL * (past + each % snake.new * n)
+        wave(float32_at(snake.x + REAL * each * n, n), alpha, inverse_beta, float32_at(place, n))
 
 
 @part()
@@ -58,8 +55,8 @@ def _remember(snake: Upstream, job: Upstream, me: int, team: int) -> None:
     n, past = snake.channels, snake.history * snake.channels
     for b in range(me, job.batch, team):
         real = int64_at(job.n_frames, job.batch)[b] * (snake.new // job.frames) if job.n_frames else snake.new
-        window = snake.window + _REAL * b * (past + snake.new * n)
-        copy(window + _REAL * real * n, job.state + b * job.state_bytes + snake.remembered, past)
+        window = snake.window + REAL * b * (past + snake.new * n)
+        copy(window + REAL * real * n, job.state + b * job.state_bytes + snake.remembered, past)
 
 
 def _run_block(address: int) -> None:
@@ -74,7 +71,7 @@ def _run_block(address: int) -> None:
         meet(job.team)
 
 
-_RUN_BLOCK = TeamFunction(_run_block)
+RUN_BLOCK = TeamFunction(_run_block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +101,10 @@ class CompiledBlock:
         """Run ``layers``: the first makes ``rate`` columns of one, each two that follow are a unit."""
         self._layers, self._rate = layers, rate
         self._channels = layers[0].product.outputs // rate
+        assert all(layer.product.outputs == self._channels for layer in layers[1:]), "units keep the width"
+        self._width = max(layer.remembered + layer.product.history * layer.product.channels for layer in layers)
         self._shaped: dict[tuple[int, int, int], tuple[NDArray[Any], NDArray[Any]]] = {}
-        """By batch, columns and threads: what compiled code is told of snakes and of products, but for addresses."""
+        """By batch, columns and threads: what compiled code was last told; addresses of columns are no longer valid."""
 
     def __call__(self, x: Tensor, state: Tensor, frames: int, n_frames: Tensor | None) -> Tensor:
         """Run some streams' new columns through the block.
@@ -119,16 +118,14 @@ class CompiledBlock:
         Returns:
             [B, T * rate, C'].
         """
-        assert x.dtype == state.dtype == torch.float32, "they are read as such"
-        assert state.stride(1) == 1, "what a layer remembers is contiguous"
-        assert len(state) == len(x), "a row of state for each stream"
+        kept = rows_of_state(x, state, self._width, n_frames)
+        assert x.shape[2] == self._layers[0].product.channels, "columns of another width"
         batch, columns, _ = x.shape
         assert columns % frames == 0, "frames have as many columns each"
         team = threads()
         snakes, products = self._of_shape(batch, columns, team)
         x, out = x.contiguous(), x.new_empty(batch, columns * self._rate, self._channels)
-        room, hidden = x.new_empty(batch * int(products["stream_bytes"].max()) // _REAL), torch.empty_like(out)
-        kept = None if n_frames is None else n_frames.contiguous()
+        room, hidden = x.new_empty(batch * int(products["stream_bytes"].max()) // REAL), torch.empty_like(out)
         units = (len(products) - 1) // 2
         given, between, made = x.data_ptr(), hidden.data_ptr(), out.data_ptr()
         tell(snakes, x=[given, *[made, between] * units], window=room.data_ptr())
@@ -142,14 +139,14 @@ class CompiledBlock:
             batch=batch,
             frames=frames,
             state=state.data_ptr(),
-            state_bytes=_REAL * state.stride(0),
+            state_bytes=REAL * state.stride(0),
             n_frames=0 if kept is None else kept.data_ptr(),
         )
-        _RUN_BLOCK.run(job, team)
+        RUN_BLOCK.run(job, team)
         return out
 
     def _of_shape(self, batch: int, columns: int, team: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """What compiled code is told of snakes and products, of whose addresses only those that stay are set."""
+        """What compiled code is told of snakes and products, but for where their columns lie now."""
         shape = batch, columns, team
         if shape not in self._shaped:
             new = [columns, *[columns * self._rate] * (len(self._layers) - 1)]
@@ -161,7 +158,7 @@ class CompiledBlock:
                 channels=[layer.product.channels for layer in self._layers],
                 new=new,
                 history=[layer.product.history for layer in self._layers],
-                remembered=[_REAL * layer.remembered for layer in self._layers],
+                remembered=[REAL * layer.remembered for layer in self._layers],
             )
             products = [layer.product.product(batch, each, team) for layer, each in zip(self._layers, new, strict=True)]
             self._shaped[shape] = snakes, np.concatenate(products)

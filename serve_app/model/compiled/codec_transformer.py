@@ -1,7 +1,7 @@
 """The codec's transformer in one compiled call, on all of torch's threads; never whose streams those are.
 
-A window's keys and values are read and kept where a row's state has them: nothing is gathered. A row's result depends
-on that row alone, to the last bit: neither on its batch nor on the threads.
+A window's keys and values are read and kept where a stream's state has them: nothing is gathered. A stream's columns
+depend on that stream alone, to the last bit: neither on its batch nor on the threads.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.parts import Row, copy, dot, exp, float32_at, int64_at, normalise, part, rotate, softmax
+from serve_app.model.compiled.parts import (
+    REAL,
+    Row,
+    copy,
+    dot,
+    exp,
+    float32_at,
+    int64_at,
+    normalise,
+    part,
+    rotate,
+    softmax,
+)
 from serve_app.model.compiled.team import (
     TeamFunction,
     job_of,
@@ -24,11 +36,8 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.windows import WindowLinear, multiply_windows, window_products_at
+from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state, window_products_at
 from serve_app.model.quiet import Upstream
-
-_REAL = 4
-"""Bytes of a float32."""
 
 _PASS = job_of(
     # constants
@@ -43,20 +52,20 @@ _passes_at = jobs_at(_PASS)
 
 
 @part()
-def _normalise(job: Upstream, source: int, target: int, me: int, team: int) -> None:
-    """Norm one thread's share of the rows [batch * new, hidden]."""
+def _normalise_all(job: Upstream, source: int, target: int, me: int, team: int) -> None:
+    """Norm one thread's share of the columns [batch * new, hidden]."""
     for r in range(me, job.batch * job.new, team):
-        place = _REAL * r * job.hidden
+        place = REAL * r * job.hidden
         copy(source + place, target + place, job.hidden)
         normalise(float32_at(target + place, job.hidden), job.eps)
 
 
 @part("contract")
 def _gate(job: Upstream, me: int, team: int) -> None:
-    """Multiply silu of the first half of one thread's share of the rows with their second half."""
+    """Multiply silu of the first half of one thread's share of the columns with their second half."""
     for r in range(me, job.batch * job.new, team):
-        row = float32_at(job.gated + _REAL * 2 * r * job.gates, 2 * job.gates)
-        written = float32_at(job.activated + _REAL * r * job.gates, job.gates)
+        row = float32_at(job.gated + REAL * 2 * r * job.gates, 2 * job.gates)
+        written = float32_at(job.activated + REAL * r * job.gates, job.gates)
         for i in range(job.gates):
             written[i] = row[i] / (np.float32(1) + exp(-row[i])) * row[i + job.gates]
 
@@ -70,8 +79,8 @@ def _mix(weight: np.float32, values: Row, total: Row) -> None:
 @part()
 def _turn(job: Upstream, column: int, head: int, row: Row) -> None:
     """Rotate a head of a new column, a query's or a key's."""
-    given = job.fused + _REAL * job.dim * (column * (job.heads + 2 * job.kv_heads) + head)
-    angle = _REAL * job.dim * column
+    given = job.fused + REAL * job.dim * (column * (job.heads + 2 * job.kv_heads) + head)
+    angle = REAL * job.dim * column
     rotate(float32_at(given, job.dim), float32_at(job.cos + angle, job.dim), float32_at(job.sin + angle, job.dim), row)
 
 
@@ -90,18 +99,18 @@ def _look_at(keys: NDArray[np.int64], to_value: int, query: Row, scores: Row, to
 def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
     """Rotate queries and keys, attend to the window, and remember its end, with a share of the heads."""
     dim, group, past, new = job.dim, job.heads // job.kv_heads, job.window - 1, job.new
-    to_value = _REAL * job.kv_heads * dim  # from a key, where it is remembered and where its product puts it
+    to_value = REAL * job.kv_heads * dim  # from a key, where it is remembered and where its product puts it
     scale = np.float32(1) / np.sqrt(np.float32(dim))
     row, scores, keys = np.empty(dim, np.float32), np.empty(job.window, np.float32), np.empty(past + new, np.int64)
     for unit in range(job.batch * job.kv_heads * me // team, job.batch * job.kv_heads * (me + 1) // team):
         b, head = unit // job.kv_heads, unit % job.kv_heads
-        state = job.state + b * job.state_bytes + int64_at(job.remembered, job.layers)[layer] + _REAL * head * dim
+        state = job.state + b * job.state_bytes + int64_at(job.remembered, job.layers)[layer] + REAL * head * dim
         for k in range(past):
             keys[k] = state + 2 * k * to_value
         for t in range(new):
             _turn(job, b * new + t, job.heads + head, row)
             place = (b * new + t) * (job.heads + 2 * job.kv_heads) + job.heads + head
-            keys[past + t] = job.fused + _REAL * dim * place
+            keys[past + t] = job.fused + REAL * dim * place
             copy(row.ctypes.data, keys[past + t], dim)
         for t in range(new):
             first, end = max(t, past - int64_at(job.positions, job.batch)[b]), past + t + 1
@@ -109,7 +118,7 @@ def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
                 _turn(job, b * new + t, each, row)
                 for i in range(dim):
                     row[i] *= scale
-                attended = float32_at(job.attended + _REAL * dim * ((b * new + t) * job.heads + each), dim)
+                attended = float32_at(job.attended + REAL * dim * ((b * new + t) * job.heads + each), dim)
                 _look_at(keys[first:end], to_value, row, scores[: end - first], attended)
         real = int64_at(job.n_frames, job.batch)[b] if job.n_frames else new
         for k in range(past if real > 0 else 0):
@@ -122,7 +131,7 @@ def _run_codec_transformer(address: int) -> None:
     me, team = thread_number(job.team), team_size(job.team)
     products = window_products_at(job.products, 4 * job.layers)
     for layer in range(job.layers):
-        _normalise(job, job.x if layer else job.given, job.normed, me, team)
+        _normalise_all(job, job.x if layer else job.given, job.normed, me, team)
         meet(job.team)
         multiply_windows(products[4 * layer], me, team)
         meet(job.team)
@@ -130,7 +139,7 @@ def _run_codec_transformer(address: int) -> None:
         meet(job.team)
         multiply_windows(products[4 * layer + 1], me, team)
         meet(job.team)
-        _normalise(job, job.x, job.normed, me, team)
+        _normalise_all(job, job.x, job.normed, me, team)
         meet(job.team)
         multiply_windows(products[4 * layer + 2], me, team)
         meet(job.team)
@@ -138,10 +147,10 @@ def _run_codec_transformer(address: int) -> None:
         meet(job.team)
         multiply_windows(products[4 * layer + 3], me, team)
         meet(job.team)
-    _normalise(job, job.x, job.result, me, team)
+    _normalise_all(job, job.x, job.result, me, team)
 
 
-_RUN_CODEC_TRANSFORMER = TeamFunction(_run_codec_transformer)
+RUN_CODEC_TRANSFORMER = TeamFunction(_run_codec_transformer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,7 @@ class CompiledTransformer:
     def __init__(self, layers: Sequence[AttentionLayer], heads: int, kv_heads: int, window: int, eps: float) -> None:
         """Run ``layers``, of whose keys a query sees ``window``, its own included."""
         self._products = [each for layer in layers for each in (layer.qkv, layer.output, layer.gate_up, layer.down)]
-        self._remembered = np.array([_REAL * layer.remembered for layer in layers], np.int64)
+        self._remembered = np.array([REAL * layer.remembered for layer in layers], np.int64)
         self._hidden, self._gates = layers[0].qkv.channels, layers[0].down.channels
         self._widths = {
             "x": self._hidden,
@@ -195,8 +204,11 @@ class CompiledTransformer:
             window=window,
             eps=eps,
         )
+        past = (window - 1) * 2 * kv_heads * (layers[0].output.channels // heads)
+        self._width = max(layer.remembered for layer in layers) + past
         self._shaped: dict[tuple[int, int], NDArray[Any]] = {}
-        """By rows and threads: what compiled code is told of the products, but for where rows lie."""
+        """By columns and threads: what compiled code was last told of the products; addresses of columns are no longer
+        valid."""
 
     def __call__(
         self, x: Tensor, state: Tensor, positions: Tensor, n_frames: Tensor | None, cosine: Tensor, sine: Tensor
@@ -214,14 +226,16 @@ class CompiledTransformer:
         Returns:
             [B, T, C].
         """
-        for each in (x, state, cosine, sine):
-            assert each.dtype == torch.float32, "they are read as such"
-        assert state.stride(1) == 1, "what a layer remembers is contiguous"
-        assert len(state) == len(x), "a row of state for each stream"
+        real = rows_of_state(x, state, self._width, n_frames)
         batch, new, _ = x.shape
+        dim = int(self._pass["dim"][0])
+        assert x.shape[2] == self._hidden, "columns of another width"
+        assert cosine.dtype == sine.dtype == torch.float32, "they are read as such"
+        assert cosine.shape == sine.shape == (batch, new, dim), "angles for each column"
+        assert positions.dtype == torch.int64, "they are read as such"
+        assert positions.shape == (batch,), "a position for each stream"
         rows, team = batch * new, threads()
         inputs = [x.contiguous(), positions.contiguous(), cosine.contiguous(), sine.contiguous()]
-        real = None if n_frames is None else n_frames.contiguous()
         room = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
         result = torch.empty_like(inputs[0])
         at = {name: each.data_ptr() for name, each in room.items()}
@@ -236,13 +250,13 @@ class CompiledTransformer:
         tell(
             self._pass, **at, given=given, result=result.data_ptr(), batch=batch, new=new, products=products.ctypes.data
         )
-        tell(self._pass, state=state.data_ptr(), state_bytes=_REAL * state.stride(0), positions=at_positions)
+        tell(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
         tell(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
-        _RUN_CODEC_TRANSFORMER.run(self._pass, team)
+        RUN_CODEC_TRANSFORMER.run(self._pass, team)
         return result
 
     def _of_shape(self, rows: int, team: int) -> NDArray[Any]:
-        """What compiled code is told of the products, of whose addresses only those of weights are set."""
+        """What compiled code is told of the products, but for where their columns lie now."""
         if (rows, team) not in self._shaped:
             self._shaped[rows, team] = np.concatenate([each.product(1, rows, team) for each in self._products])
         return self._shaped[rows, team]

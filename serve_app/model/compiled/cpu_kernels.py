@@ -25,6 +25,7 @@ from serve_app.model.compiled.parts import (
     normalise,
     part,
     read,
+    rotate,
     softmax,
     write,
 )
@@ -84,7 +85,6 @@ def _place(
     cosine, sine = np.empty(dim, np.float32), np.empty(dim, np.float32)
     scales = np.empty((heads + kv_heads, dim), np.float32)
     read(norm_qk, 0, size, scales.ravel())
-    half = dim // 2
     for b in range(batch):
         slot = int64_at(slots, batch)[b] if slots else first_slot + b
         for t in range(new):
@@ -98,9 +98,7 @@ def _place(
                 normalise(row, eps)
                 for i in range(dim):
                     row[i] *= scales[head, i]
-                for i in range(half):
-                    turned[i] = row[i] * cosine[i] + row[i + half] * sine[i]
-                    turned[i + half] = row[i + half] * cosine[i + half] + row[i] * sine[i + half]
+                rotate(row, cosine, sine, turned)
                 if head < heads:
                     write(queries, ((b * new + t) * heads + head) * dim, size, turned, dim)
                 else:

@@ -54,9 +54,9 @@ def _draw_frame(address: int) -> None:
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, me, team, taken, factors, sums, job.logits, job.logits_width, STORE)
         meet(job.team)
-        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that. Of
-        # fewer rows than threads each thread draws all: one that waits for a draw sleeps, and takes longer to wake.
-        for b in range(me, batch, team) if batch >= team else range(0, batch, 1):
+        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
+        # Threads that are left over draw rows of others and write the same: one that waits sleeps, and is slow to wake.
+        for b in range(me % batch, batch, team):
             read(job.logits, b * job.logits_width, 4, logits)
             round_to(size, logits)
             code = draw_row(

@@ -33,6 +33,9 @@ _one_folder = Lock()
 HALF = 2
 """Bytes of a bfloat16; a kernel's ``size`` is that, or 4 for float32."""
 
+REAL = 4
+"""Bytes of a float32."""
+
 ROUNDER = np.float32(12582912.0)
 """1.5 * 2^23: a sum with it is rounded to a whole number, ties to even, which its lowest bits then hold."""
 

@@ -18,6 +18,7 @@ from serve_app.model.attention import Rotary, StackShape
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import (
     HALF,
+    REAL,
     Function,
     Row,
     array_at,
@@ -57,9 +58,6 @@ from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.quiet import Upstream
 
-_EXACT = 4
-"""Bytes of a float32, beside ``HALF`` for bfloat16."""
-
 PASS = job_of(
     # constants
     "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity", "size",
@@ -80,7 +78,7 @@ def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: in
     """Take the first ``n`` of rows [rows, width] float32 as a product's inputs, normed before unless ``eps`` is 0."""
     row = np.empty(n, np.float32)
     for r in range(factors.size):
-        read(x, r * width, _EXACT, row)
+        read(x, r * width, REAL, row)
         if eps:
             normalise(row, eps)
         factors[r] = take(row, product, taken + r * 4 * product.steps)
@@ -151,7 +149,7 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
     scale = np.float32(1) / np.sqrt(np.float32(dim))
     row, turned = np.empty(dim, np.float32), np.empty(dim, np.float32)
     scores = np.empty(job.capacity, np.float32)
-    norms = float32_at(job.norm_qk + _EXACT * layer * (job.heads + kv_heads) * dim, (job.heads + kv_heads) * dim)
+    norms = float32_at(job.norm_qk + REAL * layer * (job.heads + kv_heads) * dim, (job.heads + kv_heads) * dim)
     for unit in range(job.batch * kv_heads * me // team, job.batch * kv_heads * (me + 1) // team):
         b, head = unit // kv_heads, unit % kv_heads
         slot = int64_at(job.slots, job.batch)[b] if job.slots else job.first_slot + b
@@ -160,20 +158,20 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
         keys, values = job.keys + place, job.values + place
         for t in range(new):
             source = (b * new + t) * job.fused_width
-            read(job.fused, source + (job.heads + head) * dim, _EXACT, row)
+            read(job.fused, source + (job.heads + head) * dim, REAL, row)
             normalise(row, job.eps)
             for i in range(dim):
                 row[i] *= norms[(job.heads + head) * dim + i]
-            angle = _EXACT * (begin + t) * dim
+            angle = REAL * (begin + t) * dim
             rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
             write(keys, (begin + t) * dim, job.size, turned, dim)
-            read(job.fused, source + (job.heads + kv_heads + head) * dim, _EXACT, row)
+            read(job.fused, source + (job.heads + kv_heads + head) * dim, REAL, row)
             write(values, (begin + t) * dim, job.size, row, dim)
         for t in range(new):
             length = begin + t + 1
-            angle = _EXACT * (begin + t) * dim
+            angle = REAL * (begin + t) * dim
             for query in range(head * group, (head + 1) * group):
-                read(job.fused, (b * new + t) * job.fused_width + query * dim, _EXACT, row)
+                read(job.fused, (b * new + t) * job.fused_width + query * dim, REAL, row)
                 normalise(row, job.eps)
                 for i in range(dim):
                     row[i] *= norms[query * dim + i]
@@ -190,7 +188,7 @@ def attend(job: Upstream, layer: int, me: int, team: int) -> None:
                     _look_at(
                         whole_keys.reshape(length, dim), whole_values.reshape(length, dim), turned, scores[:length], row
                     )
-                write(job.attended, ((b * new + t) * job.heads + query) * dim, _EXACT, row, dim)
+                write(job.attended, ((b * new + t) * job.heads + query) * dim, REAL, row, dim)
 
 
 products_at = array_at(PRODUCTS)
@@ -207,12 +205,12 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
         team_of: the team whose threads all call this.
     """
     me, team, rows = thread_number(team_of), team_size(team_of), job.batch * job.new
-    taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + _EXACT * me * rows, rows)
-    sums, heads_width = job.sums + _EXACT * me * TILE_ROWS * TILE, job.heads * job.dim
+    taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + REAL * me * rows, rows)
+    sums, heads_width = job.sums + REAL * me * TILE_ROWS * TILE, job.heads * job.dim
     row = np.empty(job.hidden, np.float32)
     for r in range(me, rows, team):
         read(job.given, r * job.hidden, job.size, row)
-        write(job.x, r * job.x_width, _EXACT, row, job.hidden)
+        write(job.x, r * job.x_width, REAL, row, job.hidden)
     products = products_at(job.products, 4 * job.layers)
     meet(team_of)
     for layer in range(job.layers):
@@ -238,7 +236,7 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
 def finish(job: Upstream, r: int, row: Row) -> None:
     """Take row ``r`` out of the layers, through the final norm, into ``row`` [hidden]."""
     norm = float32_at(job.norm, job.hidden)
-    read(job.x, r * job.x_width, _EXACT, row)
+    read(job.x, r * job.x_width, REAL, row)
     normalise(row, job.eps)
     for i in range(row.size):
         row[i] *= norm[i]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, choice_by_rows, fetch, multiply_add
 from serve_app.model.compiled.parts import Function, float32_at, part
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
+from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, tell, thread_number, threads
 from serve_app.model.quiet import Upstream
 
 _LANES, _ROWS = (16, 8) if WIDE else (8, 6)
@@ -161,6 +161,9 @@ WINDOW_PRODUCT = job_of(
     "x", "rows", "rows_of_stream", "stream_bytes", "column_bytes", "segments", "segment_bytes", "length", "group",
     "weights", "bias", "tiles", "tile_bytes", "outputs", "out", "residual", "by_columns",
 )  # fmt: skip
+"""What compiled code is told of a product: of ``rows`` columns that are made, each stream's read from a window of
+``stream_bytes``. A window without a history has none of its own: all are one stream's then."""
+
 window_products_at = jobs_at(WINDOW_PRODUCT)
 
 
@@ -261,7 +264,7 @@ _MULTIPLY_WINDOWS = TeamFunction(_multiply_windows)
 
 
 class WindowLinear:
-    """Products of windows by one weight, float32 on a CPU; one thread at a time may call it.
+    """Products of windows by one weight, float32 on a CPU.
 
     Attributes:
         nbytes: bytes of the weight.
@@ -294,19 +297,19 @@ class WindowLinear:
             self._bias[: self.outputs] = bias
         self.nbytes = weight.nbytes
         self._job = np.zeros(1, WINDOW_PRODUCT)
-        for field, value in (
-            ("column_bytes", 4 * self.channels),
-            ("segments", segments),
-            ("segment_bytes", segment_bytes),
-            ("length", length),
-            ("group", max(1, _GROUP_BYTES // (4 * _OUTPUTS * length))),
-            ("weights", self._packed.data_ptr()),
-            ("bias", self._bias.data_ptr()),
-            ("tiles", tiles),
-            ("tile_bytes", self._packed[0].nbytes),
-            ("outputs", self.outputs),
-        ):
-            self._job[field] = value
+        tell(
+            self._job,
+            column_bytes=4 * self.channels,
+            segments=segments,
+            segment_bytes=segment_bytes,
+            length=length,
+            group=max(1, _GROUP_BYTES // (4 * _OUTPUTS * length)),
+            weights=self._packed.data_ptr(),
+            bias=self._bias.data_ptr(),
+            tiles=tiles,
+            tile_bytes=self._packed[0].nbytes,
+            outputs=self.outputs,
+        )
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
@@ -335,3 +338,26 @@ class WindowLinear:
         job["rows_of_stream"] = new if self._taps > 1 else rows  # without a history all streams' columns are neighbours
         job["by_columns"] = self.nbytes <= _COMMON_BYTES and rows >= team * _BLOCK_ROWS // 2
         return job
+
+
+def rows_of_state(x: Tensor, state: Tensor, width: int, n_frames: Tensor | None) -> Tensor | None:
+    """Check what compiled layers read and write by address alone.
+
+    Args:
+        x: [B, T, C], the streams' new columns.
+        state: [B, W], what the streams remember; rows may lie further apart than they are wide.
+        width: that the layers need of W.
+        n_frames: [B] int64, how many of the new frames are real, or None.
+
+    Returns:
+        ``n_frames``, contiguous.
+    """
+    assert x.dtype == state.dtype == torch.float32, "they are read as such"
+    assert len(state) == len(x), "a row of state for each stream"
+    assert state.stride(1) == 1, "what a layer remembers is contiguous"
+    assert state.shape[1] >= width, "the layers remember more"
+    if n_frames is None:
+        return None
+    assert n_frames.dtype == torch.int64, "they are read as such"
+    assert n_frames.shape == (len(x),), "a number for each stream"
+    return n_frames.contiguous()
