@@ -14,6 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as a replica's do
+
+# isort: split
 import torch
 from torch import Tensor, nn
 

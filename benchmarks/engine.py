@@ -20,6 +20,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as a replica's do
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -69,7 +69,8 @@ class Recent(Generic[V]):
         async with self._asking:
             if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
                 try:
-                    self._answer = await asyncio.wait_for(self._ask(), _STORE_TIMEOUT_S)
+                    async with asyncio.timeout(_STORE_TIMEOUT_S):
+                        self._answer = await self._ask()
                 except (RayError, TimeoutError) as error:
                     log.warning("the voice store does not answer: %r", error)
                 self._asked_s = time.monotonic()
@@ -205,7 +206,9 @@ class RayBackend:
             SpeechError: it was refused.
         """
         try:
-            event = await asyncio.wait_for(_next(response), deadline_s)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(deadline_s):
+                event = await _next(response)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
             raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
@@ -231,7 +234,8 @@ async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
         SpeechError: it refuses, or does not answer.
     """
     try:
-        given = await asyncio.wait_for(answer, _STORE_CHANGE_TIMEOUT_S)
+        async with asyncio.timeout(_STORE_CHANGE_TIMEOUT_S):
+            given = await answer
     except (RayError, TimeoutError) as error:
         raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
     if isinstance(given, VoiceRefusal):

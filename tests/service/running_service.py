@@ -162,7 +162,9 @@ async def speak(connection, text: str, *, patience_s: float = 60, **fields) -> S
     spoken, began_s = Spoken(), time.monotonic()
     await connection.send(json.dumps({"type": "speak", "text": text, **fields}))
     while True:
-        message = await asyncio.wait_for(connection.recv(), patience_s)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with a message.
+        async with asyncio.timeout(patience_s):
+            message = await connection.recv()
         if isinstance(message, str):
             spoken.messages.append(json.loads(message))
             message = base64.b64decode(spoken.end.get("data", ""))

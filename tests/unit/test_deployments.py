@@ -309,6 +309,29 @@ def test_a_relative_file_of_keys_is_found_and_keeps_its_links(tmp_path):
     assert app.with_absolute_paths(AppConfig(), tmp_path).access.keys_file is None
 
 
+class OneEvent:
+    """A stream whose event comes when it is told to."""
+
+    def __init__(self):
+        self.came = asyncio.get_running_loop().create_future()
+
+    async def __anext__(self):
+        return await self.came
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_cancellation_that_comes_together_with_the_first_event_is_not_lost(turns):
+    response = OneEvent()
+    waiting = asyncio.create_task(backend()._first(response, 60))
+    await asyncio.sleep(0.01)
+    response.came.set_result(chunk(0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if waiting.cancel():  # it has not ended yet
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
 def test_an_application_is_built_without_a_cluster():
     application = app.build_app(AppConfig())
     assert application is not None
