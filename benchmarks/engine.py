@@ -36,7 +36,8 @@ from serve_app.model.compiled.stack import PASS, CompiledStack, attend
 from serve_app.model.compiled.team import TeamFunction
 from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.compiled.tiles import STORE, multiply
-from serve_app.model.compiled.windows import WINDOW_PRODUCT, multiply_windows, window_products_at
+from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
+from serve_app.model.compiled.windows import multiply_windows
 from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import import_qwen_tts

@@ -25,7 +25,8 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state, window_products_at
+from serve_app.model.compiled.window_tiles import window_products_at
+from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.quiet import Upstream
 
 _SNAKE = job_of("x", "window", "alpha", "inverse_beta", "channels", "new", "history", "remembered")
