@@ -93,7 +93,7 @@ class TorchRunner:
         self._settings = settings
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
-        self.prompts = PromptBuilder(checkpoint)
+        self.prompts = PromptBuilder(checkpoint, form)
         # int4 is the code predictor's, which is read fifteen times a frame.
         talker_form = "int8" if form == "int4" else form
         self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
