@@ -49,6 +49,46 @@ def test_a_product_over_windows_is_that_of_float64(case, threads, monkeypatch):
     torch.testing.assert_close(without.double(), exact - bias, atol=2e-6, rtol=1e-6)
 
 
+WINOGRAD_CASES = [
+    # streams, columns, channels, dilation, outputs
+    (1, 1, 24, 1, 40),
+    (3, 4, 96, 1, 33),
+    (2, 21, 8, 3, 8),
+    (1, 37, 40, 9, 16),  # one column more than a group of units makes
+    (3, 160, 130, 9, 130),
+    (2, 700, 96, 3, 96),  # units for each thread, in blocks
+    (1, 450, 300, 9, 300),  # tiles for each thread, in blocks
+]
+
+
+@pytest.mark.parametrize("case", WINOGRAD_CASES)
+def test_a_convolution_of_half_the_products_is_that_of_float64(case, monkeypatch):
+    streams, columns, channels, dilation, outputs = case
+    weight, bias = normal(outputs, 7 * channels, size=0.5 * (7 * channels) ** -0.5), normal(outputs, seed=1)
+    window = normal(streams, 6 * dilation + columns, channels, seed=2)
+    exact = expected(window, weight, bias, 7, dilation)
+    product = WindowLinear(weight, bias, 7, dilation, winograd=True)
+    results = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(windows, "threads", lambda count=count: count)
+        results.append(product(window))
+    torch.testing.assert_close(results[0].double(), exact, atol=1e-5, rtol=1e-6)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    for stream in range(streams):
+        assert torch.equal(product(window[stream : stream + 1]), results[0][stream : stream + 1])
+
+
+def test_half_the_products_round_about_four_times_as_much():
+    weight, window = normal(96, 7 * 96, size=0.04), normal(1, 600, 96, seed=2)
+    exact = expected(window, weight, torch.zeros(96), 7, 1)
+    errors = [
+        (WindowLinear(weight, None, 7, winograd=winograd)(window) - exact).square().mean().sqrt()
+        for winograd in (False, True)
+    ]
+    assert errors[1] < 5 * errors[0]
+
+
 def test_a_column_depends_on_its_own_window_to_the_last_bit():
     product = WindowLinear(normal(50, 7 * 40), normal(50, seed=1), taps=7, dilation=3)
     window = normal(3, 18 + 20, 40, seed=2)

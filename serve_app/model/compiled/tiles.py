@@ -18,6 +18,9 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from torch import Tensor
 
 from serve_app.model.compiled.instructions import (
@@ -40,6 +43,7 @@ from serve_app.model.compiled.instructions import (
 )
 from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.quiet import Upstream
 
 _STEP_BYTES = 4
@@ -55,7 +59,7 @@ _ROUNDED = 0x4B400000
 
 TileForm = Literal["float32", "bfloat16", "int8", "int4"]
 _FORMS: dict[TileForm, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
-_FLOAT32, _INT8, _INT4 = _FORMS["float32"], _FORMS["int8"], _FORMS["int4"]
+_FLOAT32, _BFLOAT16, _INT8, _INT4 = (_FORMS[form] for form in ("float32", "bfloat16", "int8", "int4"))
 
 _How = Flavour | Literal["float32", "bfloat16"]
 """How a tile's products are made and summed."""
@@ -209,6 +213,82 @@ def make_tiles(how: _How) -> Function:
 _int8_tiles, _int4_tiles = make_tiles(this_cpus()), make_int4_tiles(this_cpus())
 _float32_tiles, _bfloat16_tiles = make_tiles("float32"), make_tiles("bfloat16")
 
+_CHUNK = 256
+"""Inputs of which a tile's weights stay in a core's nearest cache, as float32, while many rows pass."""
+
+_PANELS = TILE // OUTPUTS
+
+
+def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
+    """Make ``(weights, steps, panels)``: some steps' weights of a tile as float32 [PANELS, CHUNK, OUTPUTS].
+
+    Args of the made function: address of the weights, steps of them, and the address where the panels begin.
+    """
+
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        weights, steps, panels = arguments
+        with cgutils.for_range(builder, steps) as loop:
+            read = _read_weights(builder, builder.add(weights, builder.mul(loop.index, LONG(_BYTES_A_STEP[how]))), how)
+            for number, vector in enumerate(read):
+                panel, place = divmod(LANES * number, OUTPUTS)
+                row = builder.add(LONG(panel * _CHUNK), loop.index)
+                offset = builder.mul(builder.add(builder.mul(row, LONG(OUTPUTS)), LONG(place)), LONG(4))
+                builder.store(vector, at(builder, REALS, panels, offset), align=4)
+        return context.get_dummy_value()
+
+    def unpack(_context: Upstream, _weights: Upstream, _steps: Upstream, _panels: Upstream) -> Upstream:
+        return types.void(*[types.int64] * 3), generate
+
+    made: Upstream = intrinsic(unpack)
+    return made
+
+
+_unpack_float32, _unpack_bfloat16 = _unpack_of("float32"), _unpack_of("bfloat16")
+
+
+@part()
+def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, panels: Upstream, sums: Upstream) -> None:
+    """A tile's float32 sums of many rows, in the order in which each has them alone.
+
+    Args:
+        product: one of :data:`PRODUCT`, of float32 or bfloat16.
+        weights: address of the tile's.
+        taken: address of the rows as :func:`take` left them.
+        starts: [rows] int64, room.
+        panels: [PANELS, CHUNK, OUTPUTS] float32, room.
+        sums: [PANELS, rows, OUTPUTS] float32, overwritten.
+    """
+    rows, stride = starts.size, _STEP_BYTES * product.steps
+    parts, step_bytes = -(-rows // ROWS), product.tile_bytes // product.steps
+    pace = -(-step_bytes // (parts * _PANELS))
+    sums[:] = np.float32(0)
+    for first in range(0, product.steps, _CHUNK):
+        count = min(_CHUNK, product.steps - first)
+        here = weights + step_bytes * first
+        if product.form == _FLOAT32:
+            _unpack_float32(here, count, panels.ctypes.data)
+        else:
+            _unpack_bfloat16(here, count, panels.ctypes.data)
+        for row in range(rows):
+            starts[row] = taken + stride * row + _STEP_BYTES * first
+        ahead = here + step_bytes * count  # what is unpacked next is fetched meanwhile
+        for panel in range(_PANELS):
+            for each in range(parts):
+                begin, end = rows * each // parts, rows * (each + 1) // parts
+                go_on(
+                    end - begin,
+                    panels[panel].ctypes.data,
+                    starts[begin:].ctypes.data,
+                    1,
+                    0,
+                    count,
+                    sums[panel, begin].ctypes.data,
+                    ahead,
+                    pace,
+                )
+                ahead += pace * count
+
+
 STORE, ADD, GATE = 0, 1, 2
 """What becomes of a product: it is written, added to what is there, or, where a tile holds gates and then the values
 that they gate, silu(gate) * value is written."""
@@ -309,6 +389,9 @@ def multiply(
         width: from row to row of ``out``.
         kind: what becomes of it.
     """
+    if factors.size > 2 * TILE_ROWS and (product.form == _FLOAT32 or product.form == _BFLOAT16):
+        _multiply_many(product, me, team, taken, factors.size, out, width, kind)
+        return
     rows, stride = factors.size, _STEP_BYTES * product.steps
     parts = -(-rows // TILE_ROWS)
     values = np.empty(TILE, np.float32)
@@ -336,6 +419,21 @@ def multiply(
                     _settle(values, out, row, width, tile, kind)
                 else:
                     _settle(float32_at(place, TILE), out, row, width, tile, kind)
+
+
+@part("contract")
+def _multiply_many(
+    product: Upstream, me: int, team: int, taken: int, rows: int, out: int, width: int, kind: int
+) -> None:
+    """The same of so many rows that float32 or bfloat16 weights had better be unpacked once for all of them."""
+    starts, panels = np.empty(rows, np.int64), np.empty((_PANELS, _CHUNK, OUTPUTS), np.float32)
+    sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
+    for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
+        _sum_many(product, product.packed + product.tile_bytes * tile, taken, starts, panels, sums)
+        for row in range(rows):
+            for panel in range(_PANELS):
+                values[panel] = sums[panel, row]
+            _settle(values.reshape(TILE), out, row, width, tile, kind)
 
 
 @part()

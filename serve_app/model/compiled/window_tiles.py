@@ -34,17 +34,17 @@ _LINE_BYTES = 64
 _REALS = ir.VectorType(ir.FloatType(), _LANES)
 
 
-def _tile_of(rows: int) -> Function:
+def _tile_of(rows: int, going_on: bool) -> Function:
     """Make ``(weights, starts, segments, stride, length, sums, ahead, pace)``: a tile's sums of ``rows`` columns.
 
     Args of the made function: addresses of the tile's weights [segments * length, OUTPUTS], of the addresses [rows] of
     where each column's inputs begin, and of the sums [rows, OUTPUTS] float32, which are added to; the inputs are
     ``segments`` times ``length`` values, ``stride`` bytes apart. With each of them what lies ``ahead`` is fetched,
-    which moves on by ``pace`` bytes.
+    which moves on by ``pace`` bytes. Each segment is summed by itself, or ``going_on`` from the sums that there are.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
-        _emit_tile(builder, rows, arguments)
+        _emit_tile(builder, rows, going_on, arguments)
         return context.get_dummy_value()
 
     def tile(
@@ -64,7 +64,7 @@ def _tile_of(rows: int) -> Function:
     return made
 
 
-def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
+def _emit_tile(builder: Upstream, rows: int, going_on: bool, arguments: Upstream) -> None:
     """Write the loop over the inputs of all segments: of each the tile's weights, and of each column one value."""
     weights, starts, segments, stride, length, sums, ahead, pace = arguments
     begins = [builder.load(at(builder, LONG, starts, LONG(8 * row))) for row in range(rows)]
@@ -78,6 +78,8 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
     segment, first_weight, first_ahead = builder.phi(LONG), builder.phi(LONG), builder.phi(LONG)
     offset = builder.mul(segment, stride)
     addresses = [builder.add(begin, offset) for begin in begins]
+    zero = ir.Constant(_REALS, [0.0] * _LANES)
+    first_sums = [builder.load(place, align=4) if going_on else zero for place in places]
     builder.branch(loop)
 
     builder.position_at_end(loop)
@@ -96,26 +98,27 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream) -> None:
 
     builder.position_at_end(segment_end)
     for place, total in zip(places, totals, strict=True):
-        builder.store(builder.fadd(builder.load(place, align=4), total), place, align=4)
+        builder.store(total if going_on else builder.fadd(builder.load(place, align=4), total), place, align=4)
     next_segment = builder.add(segment, LONG(1))
     builder.cbranch(builder.icmp_signed("<", next_segment, segments), segment_loop, after)
 
-    zero = ir.Constant(_REALS, [0.0] * _LANES)
-    for phi, block, entering, again, going_on in (
+    for phi, block, entering, again, next_value in (
         (segment, before, LONG(0), segment_end, next_segment),
         (first_weight, before, weights, segment_end, weight_after),
         (first_ahead, before, ahead, segment_end, wanted_after),
         (step, segment_loop, LONG(0), loop, following),
         (weight, segment_loop, first_weight, loop, weight_after),
         (wanted, segment_loop, first_ahead, loop, wanted_after),
-        *((phi, segment_loop, zero, loop, total) for phi, total in zip(running, totals, strict=True)),
+        *((phi, segment_loop, sums, loop, total) for phi, sums, total in zip(running, first_sums, totals, strict=True)),
     ):
         phi.add_incoming(entering, block)
-        phi.add_incoming(going_on, again)
+        phi.add_incoming(next_value, again)
     builder.position_at_end(after)
 
 
-_tile = choice_by_rows([_tile_of(rows) for rows in range(1, ROWS + 1)])
+_tile = choice_by_rows([_tile_of(rows, going_on=False) for rows in range(1, ROWS + 1)])
+go_on = choice_by_rows([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)])
+"""``(rows, weights, starts, segments, stride, length, sums, ahead, pace)``, as :func:`_tile_of` makes them."""
 
 
 def _outputs_of(addends: int) -> Function:
