@@ -103,14 +103,14 @@ class Builder:
             return PackedLinear(self.tensor(weight), kept)
         return PlainLinear(self.tensor(weight), kept)
 
-    def window_product(self, weights: "ConvWeights", winograd: bool = False) -> "WindowProduct":
+    def window_product(self, weights: "ConvWeights", *, winograd: bool = False) -> "WindowProduct":
         """Make the product of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out].
 
         With ``winograd`` compiled layers multiply half as often, by twice the weights.
         """
         if self.compiled:
             matrix, bias = self.tensor(weights.matrix), self.tensor(weights.bias)
-            return WindowLinear(matrix, bias, weights.taps, weights.dilation, winograd)
+            return WindowLinear(matrix, bias, weights.taps, weights.dilation, winograd=winograd)
         return GatheredProduct(self.linear(weights.matrix, weights.bias), weights.taps, weights.dilation)
 
     def history(self, columns: int, channels: int) -> History:
@@ -196,12 +196,12 @@ class GatheredProduct:
 class Conv:
     """A causal convolution, plain or transposed, as one product over windows."""
 
-    def __init__(self, builder: Builder, weights: ConvWeights, winograd: bool = False) -> None:
+    def __init__(self, builder: Builder, weights: ConvWeights, *, winograd: bool = False) -> None:
         self._stride = weights.stride
         self._span = (weights.taps - 1) * weights.dilation + 1
         self.history = builder.history(self._span - 1, weights.matrix.shape[1] // weights.taps)
         builder.rate *= weights.stride
-        self.product = builder.window_product(weights, winograd)
+        self.product = builder.window_product(weights, winograd=winograd)
 
     def over(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C_in] -> [B, T * stride, C_out], with the remembered columns before x."""

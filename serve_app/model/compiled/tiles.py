@@ -373,25 +373,10 @@ def _round(row: Row) -> np.float32:
 
 
 @part("contract")
-def multiply(
+def _multiply_few(
     product: Upstream, me: int, team: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
-    """One thread's share of the product of some rows by a weight.
-
-    Args:
-        product: one of :data:`PRODUCT`.
-        me: the thread's number.
-        team: threads.
-        taken: address of the rows as :func:`take` left them.
-        factors: [rows], as it returned them.
-        sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
-        out: address of [rows, width] float32.
-        width: from row to row of ``out``.
-        kind: what becomes of it.
-    """
-    if factors.size > 2 * TILE_ROWS and (product.form == _FLOAT32 or product.form == _BFLOAT16):
-        _multiply_many(product, me, team, taken, factors.size, out, width, kind)
-        return
+    """:func:`multiply` by weights that are read again for every ``TILE_ROWS`` rows."""
     rows, stride = factors.size, _STEP_BYTES * product.steps
     parts = -(-rows // TILE_ROWS)
     values = np.empty(TILE, np.float32)
@@ -425,7 +410,7 @@ def multiply(
 def _multiply_many(
     product: Upstream, me: int, team: int, taken: int, rows: int, out: int, width: int, kind: int
 ) -> None:
-    """The same of so many rows that float32 or bfloat16 weights had better be unpacked once for all of them."""
+    """:func:`multiply` by float32 or bfloat16 weights, unpacked once for all rows: it takes some to be worth it."""
     starts, panels = np.empty(rows, np.int64), np.empty((_PANELS, _CHUNK, OUTPUTS), np.float32)
     sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
     for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
@@ -434,6 +419,29 @@ def _multiply_many(
             for panel in range(_PANELS):
                 values[panel] = sums[panel, row]
             _settle(values.reshape(TILE), out, row, width, tile, kind)
+
+
+@part("contract")
+def multiply(
+    product: Upstream, me: int, team: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+) -> None:
+    """One thread's share of the product of some rows by a weight.
+
+    Args:
+        product: one of :data:`PRODUCT`.
+        me: the thread's number.
+        team: threads.
+        taken: address of the rows as :func:`take` left them.
+        factors: [rows], as it returned them.
+        sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
+        out: address of [rows, width] float32.
+        width: from row to row of ``out``.
+        kind: what becomes of it.
+    """
+    if factors.size > 2 * TILE_ROWS and product.form in (_FLOAT32, _BFLOAT16):
+        _multiply_many(product, me, team, taken, factors.size, out, width, kind)
+    else:
+        _multiply_few(product, me, team, taken, factors, sums, out, width, kind)
 
 
 @part()

@@ -34,7 +34,7 @@ _LINE_BYTES = 64
 _REALS = ir.VectorType(ir.FloatType(), _LANES)
 
 
-def _tile_of(rows: int, going_on: bool) -> Function:
+def _tile_of(rows: int, *, going_on: bool) -> Function:
     """Make ``(weights, starts, segments, stride, length, sums, ahead, pace)``: a tile's sums of ``rows`` columns.
 
     Args of the made function: addresses of the tile's weights [segments * length, OUTPUTS], of the addresses [rows] of
@@ -44,7 +44,7 @@ def _tile_of(rows: int, going_on: bool) -> Function:
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
-        _emit_tile(builder, rows, going_on, arguments)
+        _emit_tile(builder, rows, arguments, going_on=going_on)
         return context.get_dummy_value()
 
     def tile(
@@ -64,7 +64,7 @@ def _tile_of(rows: int, going_on: bool) -> Function:
     return made
 
 
-def _emit_tile(builder: Upstream, rows: int, going_on: bool, arguments: Upstream) -> None:
+def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: bool) -> None:
     """Write the loop over the inputs of all segments: of each the tile's weights, and of each column one value."""
     weights, starts, segments, stride, length, sums, ahead, pace = arguments
     begins = [builder.load(at(builder, LONG, starts, LONG(8 * row))) for row in range(rows)]

@@ -108,7 +108,7 @@ class WindowLinear:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, taps: int = 1, dilation: int = 1, winograd: bool = False
+        self, weight: Tensor, bias: Tensor | None, taps: int = 1, dilation: int = 1, *, winograd: bool = False
     ) -> None:
         """Lay out a copy of a weight.
 

@@ -118,7 +118,7 @@ def _blend(reads: Upstream, factors: Upstream, blended: Upstream) -> None:
 
 @part("contract")
 def _unblend(sums: Upstream, unit: int, bias: Upstream, made: Upstream) -> None:
-    """Make a unit's columns of one tile: column k is the sum of point^k times each point's sum, infinity's but the last.
+    """Make a unit's columns of one tile: column k sums point^k times each point's sum, the last infinity's besides.
 
     Args:
         sums: [SUMS, UNITS, OUTPUTS] float32.
