@@ -120,6 +120,10 @@ def test_windows_that_would_be_misread_are_refused():
         product(normal(1, 9, 41))
     with pytest.raises(AssertionError, match="as it lies"):
         product(normal(1, 9, 40), normal(1, 2, 50))
+    with pytest.raises(AssertionError, match="added to nothing"):
+        WindowLinear(normal(50, 7 * 40), None, taps=7, winograd=True)(normal(1, 9, 40), normal(1, 3, 50))
+    with pytest.raises(AssertionError, match="as many taps"):
+        WindowLinear(normal(50, 3 * 40), None, taps=3, winograd=True)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others have it")

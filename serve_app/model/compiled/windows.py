@@ -151,6 +151,7 @@ class WindowLinear:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
         assert x.dtype == torch.float32, "they are read as such"
         assert x.shape[2] == self.channels, "columns of another width"
+        assert residual is None or not self._winograd, "units are added to nothing"
         x = x.contiguous()
         batch, columns, _ = x.shape
         new = columns - self.history
