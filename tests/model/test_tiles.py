@@ -12,10 +12,11 @@ from serve_app.model.compiled import team
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS, this_cpus
 from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
-from serve_app.model.compiled.stack import CompiledStack
+from serve_app.model.compiled.stack import CompiledStack, products_at
+from serve_app.model.compiled.strands import STRANDS, deal
 from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import TiledWeight, make_tiles, pair_up, quantise
+from serve_app.model.compiled.tiles import PRODUCT, STORE, TiledWeight, make_tiles, multiply, pair_up, quantise, take
 
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=44, hidden=72, rms_eps=1e-6, rope_theta=1e4)
 GATED = 301  # no width here fills its last tile, and this is the widest input of a product
@@ -36,18 +37,19 @@ def test_a_tiles_sums_are_exact(flavour, rows):
     generator = torch.Generator().manual_seed(rows)
     codes = torch.randint(-127, 128, (TILE, 1000), generator=generator, dtype=torch.int8)
     codes[0], codes[1] = 127, -127  # the largest sums there are
-    packed = codes.view(1, TILE, 250, 4).transpose(1, 2).contiguous()
+    packed = deal(codes.view(1, TILE, 250, 4).transpose(1, 2))
     inputs = torch.randint(-127, 128, (rows, 1000), generator=generator)
     inputs[0], inputs[:, 0] = 127, -127
     inputs = inputs.to(torch.int8) if flavour == "avx2" else (inputs + 128).to(torch.uint8)
-    tiles = make_tiles(flavour)
+    given = functional.pad(inputs, (0, 8), value=99)  # what fills the last steps is multiplied by zeros
+    tiles, apart = make_tiles(flavour), packed[0].nbytes
 
     @kernel()
     def run(weights, given, sums):
-        tiles(rows, weights, given, 1000, 250, sums)
+        tiles(rows, weights, apart, given, 1008, 252, sums)
 
     sums = torch.empty(rows, TILE, dtype=torch.int32)
-    run(packed.data_ptr(), inputs.data_ptr(), sums.data_ptr())
+    run(packed.data_ptr(), given.data_ptr(), sums.data_ptr())
     assert torch.equal(sums.long(), inputs.long() @ codes.long().T)
 
 
@@ -61,11 +63,12 @@ def test_an_int4_tiles_sums_are_those_of_its_groups(flavour, rows):
     words = torch.empty(rows, 4, GROUP_WORDS, dtype=torch.int32)
     words[..., :-1] = codes.to(torch.int8).view(torch.int32)
     words[..., -1] = codes.sum(dim=2)
-    packed, tiles = pack(weight), make_int4_tiles(flavour)
+    packed, tiles = deal(pack(weight)), make_int4_tiles(flavour)
+    apart = packed[0].nbytes
 
     @kernel()
     def run(weights, given, sums):
-        tiles(rows, weights, given, 4 * 4 * GROUP_WORDS, 4, sums)
+        tiles(rows, weights, apart, given, 4 * 4 * GROUP_WORDS, 4, sums)
 
     sums = torch.full((rows, TILE), float("nan"))
     run(packed.data_ptr(), words.data_ptr(), sums.data_ptr())
@@ -222,7 +225,43 @@ def test_gates_lie_before_what_they_gate():
 def test_a_weight_takes_its_forms_bytes_an_entry_and_little_more():
     assert TiledWeight.of(normal(128, 64), "bfloat16").nbytes == 2 * 128 * 64
     assert TiledWeight.of(normal(128, 64), "int8").nbytes == 128 * 64 + 8 * 128
-    assert TiledWeight.of(normal(128, 128), "int4").nbytes == 128 * (64 + 4)
+    assert TiledWeight.of(normal(128, 256), "int4").nbytes == 128 * (128 + 8)
+
+
+def test_steps_are_dealt_out_one_to_each_strand_in_turn():
+    tiles = torch.arange(1, 1 + 2 * 10 * 3).view(2, 10, 3)
+    dealt = deal(tiles)
+    assert dealt.shape == (STRANDS, 2, -(-10 // STRANDS), 3)
+    assert dealt.is_contiguous()
+    for step in range(10):
+        assert torch.equal(dealt[step % STRANDS, :, step // STRANDS], tiles[:, step])
+    assert dealt.sum() == tiles.sum()  # zeros fill the rest
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_fills_the_last_steps_adds_nothing(form):
+    weight, x = normal(TILE, 65), normal(1, 65, seed=1)  # 65 inputs fill no step of any form
+    tiled = TiledWeight.of(weight, form)
+    products, taken = np.array([tiled.fields()], PRODUCT), torch.full((tiled.row_bytes,), 0xFF, dtype=torch.uint8)
+    sums, out = torch.empty(TILE_ROWS, TILE), torch.empty(1, TILE)
+
+    @kernel()
+    def run(row, product, taken, factors, sums, out):
+        of = products_at(product, 1)[0]
+        factors[0] = take(row, of, taken)
+        multiply(of, 0, 1, taken, factors, sums, out, TILE, STORE)
+
+    # Bytes of 0xFF are no number as float32, and -1 or 255 as int8: whatever lay there before.
+    run(
+        x[0].clone().numpy(),
+        products.ctypes.data,
+        taken.data_ptr(),
+        np.empty(1, np.float32),
+        sums.data_ptr(),
+        out.data_ptr(),
+    )
+    tolerance = 1e-2 if form == "bfloat16" else 1e-3
+    torch.testing.assert_close(out.double(), product(x, weight, form), atol=tolerance, rtol=tolerance)
 
 
 ROLL = job_of("here", "sums", real=("factor",))

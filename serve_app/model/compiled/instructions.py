@@ -177,7 +177,7 @@ def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other:
 
 
 def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)`` of what is written for each of 1 to ``TILE_ROWS`` rows.
+    """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` of what is written for 1 to ``TILE_ROWS`` rows each.
 
     Args:
         emit: ``(builder, arguments, rows)`` writes the instructions for so many; the arguments are those but the first.
@@ -215,9 +215,15 @@ def _function_of(emit: Callable[[Upstream, Upstream, int], None], rows: int) -> 
         return context.get_dummy_value()
 
     def tile(
-        _context: Upstream, _weights: Upstream, _inputs: Upstream, _stride: Upstream, _steps: Upstream, _sums: Upstream
+        _context: Upstream,
+        _weights: Upstream,
+        _apart: Upstream,
+        _inputs: Upstream,
+        _stride: Upstream,
+        _steps: Upstream,
+        _sums: Upstream,
     ) -> Upstream:
-        return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
+        return types.void(*[types.int64] * 6), generate
 
     made: Upstream = intrinsic(tile)
     return made

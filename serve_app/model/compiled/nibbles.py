@@ -25,6 +25,7 @@ from serve_app.model.compiled.instructions import (
     splat,
 )
 from serve_app.model.compiled.parts import Function
+from serve_app.model.compiled.strands import STRANDS
 from serve_app.model.quiet import Upstream
 
 GROUP = 64
@@ -64,7 +65,7 @@ def pack(weight: Tensor) -> Tensor:
 
 def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavour) -> None:
     """Write the loop over the groups, and in it the one over eight inputs at a time."""
-    weights, inputs, stride, groups, sums = arguments
+    weights, apart, inputs, stride, groups, sums = arguments
     add_products, vectors = ADD_PRODUCTS[flavour], range(TILE // LANES)
     places = [at(builder, REALS, sums, LONG(64 * place)) for place in range(rows * len(vectors))]
     for place in places:
@@ -76,7 +77,9 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
 
     builder.position_at_end(group_loop)
     group = builder.phi(LONG)
-    first = builder.add(weights, builder.mul(group, LONG(_GROUP_BYTES)))
+    strand = builder.mul(apart, builder.urem(group, LONG(STRANDS)))
+    place = builder.mul(builder.udiv(group, LONG(STRANDS)), LONG(_GROUP_BYTES))
+    first = builder.add(weights, builder.add(strand, place))
     given = builder.add(inputs, builder.mul(group, LONG(4 * GROUP_WORDS)))
     begins = [builder.add(given, builder.mul(stride, LONG(row))) for row in range(rows)]
     builder.branch(loop)
@@ -125,9 +128,10 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
 
 
 def make_int4_tiles(flavour: Flavour) -> Function:
-    """Make ``(rows, weights, inputs, stride, groups, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
+    """Make ``(rows, weights, apart, inputs, stride, groups, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
-    Args of the made function: rows; addresses of the tile's weights as :func:`pack` lays them, 64-byte aligned, of the
-    rows' inputs [groups, GROUP_WORDS] int32 and of the sums [rows, TILE] float32; bytes from row to row; groups.
+    Args of the made function: rows; address of the tile's weights in the first strand, groups as :func:`pack` lays
+    them, 64-byte aligned; bytes from strand to strand; address of the rows' inputs [groups, GROUP_WORDS] int32; bytes
+    from row to row; groups; address of the sums [rows, TILE] float32.
     """
     return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, flavour))

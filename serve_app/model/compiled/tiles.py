@@ -43,6 +43,7 @@ from serve_app.model.compiled.instructions import (
 )
 from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.compiled.strands import STRANDS, deal
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.quiet import Upstream
 
@@ -78,9 +79,10 @@ class TiledWeight:
 
     Attributes:
         form: of its entries.
-        packed: the tiles, one after the other; float32 [tiles, K, TILE]; bfloat16 [tiles, K, TILE / 32, 16, 2]: of each
-            input the outputs 0 and 16, 1 and 17 and so on up to 15 and 31, then 32 and 48 and so on; int8 [tiles,
-            K / 4, TILE, 4]: of four inputs each output; int4 as ``nibbles.pack`` leaves them.
+        packed: [STRANDS, tiles, steps / STRANDS, ...], as ``strands.deal`` deals out the steps of the tiles. A step of
+            float32 is [TILE] of an input; of bfloat16 [TILE / 32, 16, 2]: of an input the outputs 0 and 16, 1 and 17
+            and so on up to 15 and 31, then 32 and 48 and so on; of int8 [TILE, 4]: of four inputs each output; of int4
+            a group of inputs as ``nibbles.pack`` leaves it.
         scales: int8's: [tiles * TILE] float32, what a sum is multiplied with besides its row's largest magnitude.
         added: int8's: [tiles * TILE] int32, what the offset of the rows adds to a sum.
     """
@@ -94,31 +96,31 @@ class TiledWeight:
     def of(cls, weight: Tensor, form: TileForm) -> "TiledWeight":
         """Lay out a copy of ``weight``; for int8 quantised, each row to its own largest magnitude."""
         if form == "int4":
-            return cls(form, pack(weight), torch.empty(0), torch.empty(0, dtype=torch.int32))
+            return cls(form, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
         filled_rows = -(-rows // TILE) * TILE
         if form == "bfloat16":
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
-            packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2).contiguous()
-            return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
+            packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2)
+            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
         if form == "float32":
             exact = torch.zeros(filled_rows, columns)
             exact[:rows] = weight
-            packed = exact.view(-1, TILE, columns).transpose(1, 2).contiguous()
-            return cls(form, packed, torch.empty(0), torch.empty(0, dtype=torch.int32))
+            packed = exact.view(-1, TILE, columns).transpose(1, 2)
+            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
         codes[:rows, :columns] = (weight.float() / scale[:, None]).round().clamp(-_MOST, _MOST).to(torch.int8)
         scales = torch.zeros(filled_rows)
         scales[:rows] = scale / _MOST
-        packed = codes.view(-1, TILE, codes.shape[1] // _INT8_STEP, _INT8_STEP).transpose(1, 2).contiguous()
-        return cls(form, packed, scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
+        packed = codes.view(-1, TILE, codes.shape[1] // _INT8_STEP, _INT8_STEP).transpose(1, 2)
+        return cls(form, deal(packed), scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
 
     @property
     def outputs(self) -> int:
         """Outputs that a product writes: N, and what filled the last tile."""
-        return len(self.packed) * TILE
+        return self.packed.shape[1] * TILE
 
     @property
     def row_bytes(self) -> int:
@@ -127,7 +129,7 @@ class TiledWeight:
 
     @property
     def _steps(self) -> int:
-        return self.packed.shape[1] * (GROUP_WORDS if self.form == "int4" else 1)
+        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.form == "int4" else 1)
 
     @property
     def nbytes(self) -> int:
@@ -137,13 +139,14 @@ class TiledWeight:
     def fields(self) -> tuple[int, ...]:
         """As :data:`PRODUCT` has them."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
-        return *addresses, len(self.packed), self._steps, self.packed[0].nbytes, _FORMS[self.form]
+        strand = self.packed[0]
+        return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMS[self.form]
 
 
-PRODUCT = np.dtype(
-    [(field, np.int64) for field in ("packed", "scales", "added", "tiles", "steps", "tile_bytes", "form")]
-)
-"""A :class:`TiledWeight` for compiled code; a step is four bytes of a row: one input, int8's four, or a sum of them."""
+_FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "form"
+PRODUCT = np.dtype([(field, np.int64) for field in _FIELDS])
+"""A :class:`TiledWeight` for compiled code; a step is four bytes of a row: one input, int8's four, or a sum of them.
+``tile_bytes`` are a tile's in one strand."""
 
 PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
 """The same, as compiled code names it."""
@@ -163,34 +166,41 @@ def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstr
 
 
 def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> None:
-    """Write the loop over the steps: of each the weights of all outputs, and of each row four bytes."""
-    weights, inputs, stride, steps, sums = arguments
+    """Write the loop over the steps, a step of each strand in turn: all outputs' weights, four bytes of each row."""
+    weights, apart, inputs, stride, steps, sums = arguments
     vector, bytes_a_step = SUMS if how in ADD_PRODUCTS else REALS, _BYTES_A_STEP.get(how, _INT8_STEP * TILE)
-    zeros = ir.Constant(vector, [0] * LANES)
+    vectors = TILE // LANES
     before = builder.block
     loop, after = builder.append_basic_block("tile"), builder.append_basic_block("tile_end")
     builder.branch(loop)
     builder.position_at_end(loop)
-    step = builder.phi(LONG)
-    running = [[builder.phi(vector) for _ in range(TILE // LANES)] for _ in range(rows)]
-    address = builder.add(weights, builder.mul(step, LONG(bytes_a_step)))
-    read = _read_weights(builder, address, how)
-    fetch_ahead(builder, address, bytes_a_step)
-    following = builder.add(step, LONG(1))
-    step.add_incoming(LONG(0), before)
-    step.add_incoming(following, loop)
-    totals: list[Upstream] = []
-    for row, sums_of_row in enumerate(running):
-        offset = builder.add(builder.mul(stride, LONG(row)), builder.mul(step, LONG(_STEP_BYTES)))
-        given = broadcast(builder, vector, builder.add(inputs, offset))
-        for weights_read, before_step in zip(read, sums_of_row, strict=True):
-            totals.append(_add_products(builder, how, before_step, given, weights_read))
-            before_step.add_incoming(zeros, before)
-            before_step.add_incoming(totals[-1], loop)
+    step, place = builder.phi(LONG), builder.phi(LONG)
+    running = [builder.phi(vector) for _ in range(rows * vectors)]
+    totals = running
+    for strand in range(STRANDS):
+        address = builder.add(place, builder.mul(apart, LONG(strand)))
+        read = _read_weights(builder, address, how)
+        fetch_ahead(builder, address, bytes_a_step)
+        bytes_before = builder.mul(builder.add(step, LONG(strand)), LONG(_STEP_BYTES))
+        begins = [builder.add(inputs, builder.mul(stride, LONG(row))) for row in range(rows)]
+        given = [broadcast(builder, vector, builder.add(begin, bytes_before)) for begin in begins]
+        totals = [
+            _add_products(builder, how, total, given[number // vectors], read[number % vectors])
+            for number, total in enumerate(totals)
+        ]
+    following, place_after = builder.add(step, LONG(STRANDS)), builder.add(place, LONG(bytes_a_step))
     builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
+    zeros = ir.Constant(vector, [0] * LANES)
+    for phi, entering, going_on in (
+        (step, LONG(0), following),
+        (place, weights, place_after),
+        *((phi, zeros, total) for phi, total in zip(running, totals, strict=True)),
+    ):
+        phi.add_incoming(entering, before)
+        phi.add_incoming(going_on, loop)
     builder.position_at_end(after)
-    for place, total in enumerate(totals):
-        builder.store(total, at(builder, vector, sums, LONG(64 * place)), align=4)
+    for number, total in enumerate(totals):
+        builder.store(total, at(builder, vector, sums, LONG(64 * number)), align=4)
 
 
 def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
@@ -202,10 +212,11 @@ def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream
 
 
 def make_tiles(how: _How) -> Function:
-    """Make ``(rows, weights, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
+    """Make ``(rows, weights, apart, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
-    Args of the made function: rows; addresses of the tile's weights, 64-byte aligned, of the rows' inputs and of the
-    sums [rows, TILE] int32 or float32; bytes from row to row; steps to a sum.
+    Args of the made function: rows; address of the tile's weights in the first strand, 64-byte aligned; bytes from
+    strand to strand; address of the rows' inputs; bytes from row to row; steps to a sum, of all strands; address of the
+    sums [rows, TILE] int32 or float32.
     """
     return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, how))
 
@@ -220,24 +231,30 @@ _PANELS = TILE // OUTPUTS
 
 
 def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
-    """Make ``(weights, steps, panels)``: some steps' weights of a tile as float32 [PANELS, CHUNK, OUTPUTS].
+    """Make ``(weights, apart, steps, panels)``: some steps' weights of a tile as float32 [PANELS, CHUNK, OUTPUTS].
 
-    Args of the made function: address of the weights, steps of them, and the address where the panels begin.
+    Args of the made function: address of the weights in the first strand, bytes from strand to strand, steps of all
+    strands, and the address where the panels begin.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
-        weights, steps, panels = arguments
-        with cgutils.for_range(builder, steps) as loop:
-            read = _read_weights(builder, builder.add(weights, builder.mul(loop.index, LONG(_BYTES_A_STEP[how]))), how)
-            for number, vector in enumerate(read):
-                panel, place = divmod(LANES * number, OUTPUTS)
-                row = builder.add(LONG(panel * _CHUNK), loop.index)
-                offset = builder.mul(builder.add(builder.mul(row, LONG(OUTPUTS)), LONG(place)), LONG(4))
-                builder.store(vector, at(builder, REALS, panels, offset), align=4)
+        weights, apart, steps, panels = arguments
+        with cgutils.for_range(builder, builder.udiv(steps, LONG(STRANDS))) as loop:
+            place = builder.add(weights, builder.mul(loop.index, LONG(_BYTES_A_STEP[how])))
+            for strand in range(STRANDS):
+                step = builder.add(builder.mul(loop.index, LONG(STRANDS)), LONG(strand))
+                read = _read_weights(builder, builder.add(place, builder.mul(apart, LONG(strand))), how)
+                for number, vector in enumerate(read):
+                    panel, output = divmod(LANES * number, OUTPUTS)
+                    row = builder.add(LONG(panel * _CHUNK), step)
+                    offset = builder.mul(builder.add(builder.mul(row, LONG(OUTPUTS)), LONG(output)), LONG(4))
+                    builder.store(vector, at(builder, REALS, panels, offset), align=4)
         return context.get_dummy_value()
 
-    def unpack(_context: Upstream, _weights: Upstream, _steps: Upstream, _panels: Upstream) -> Upstream:
-        return types.void(*[types.int64] * 3), generate
+    def unpack(
+        _context: Upstream, _weights: Upstream, _apart: Upstream, _steps: Upstream, _panels: Upstream
+    ) -> Upstream:
+        return types.void(*[types.int64] * 4), generate
 
     made: Upstream = intrinsic(unpack)
     return made
@@ -259,34 +276,35 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
         sums: [PANELS, rows, OUTPUTS] float32, overwritten.
     """
     rows, stride = starts.size, _STEP_BYTES * product.steps
-    parts, step_bytes = -(-rows // ROWS), product.tile_bytes // product.steps
-    pace = -(-step_bytes // (parts * _PANELS))
+    parts, step_bytes = -(-rows // ROWS), STRANDS * product.tile_bytes // product.steps
+    calls = _PANELS * parts // STRANDS  # of which each fetches a part of what a strand is read for next
+    pace = -(-step_bytes // (STRANDS * calls))
     sums[:] = np.float32(0)
     for first in range(0, product.steps, _CHUNK):
         count = min(_CHUNK, product.steps - first)
-        here = weights + step_bytes * first
+        here = weights + step_bytes * first // STRANDS
         if product.form == _FLOAT32:
-            _unpack_float32(here, count, panels.ctypes.data)
+            _unpack_float32(here, product.strand_bytes, count, panels.ctypes.data)
         else:
-            _unpack_bfloat16(here, count, panels.ctypes.data)
+            _unpack_bfloat16(here, product.strand_bytes, count, panels.ctypes.data)
         for row in range(rows):
             starts[row] = taken + stride * row + _STEP_BYTES * first
-        ahead = here + step_bytes * count  # what is unpacked next is fetched meanwhile
-        for panel in range(_PANELS):
-            for each in range(parts):
-                begin, end = rows * each // parts, rows * (each + 1) // parts
-                go_on(
-                    end - begin,
-                    panels[panel].ctypes.data,
-                    starts[begin:].ctypes.data,
-                    1,
-                    0,
-                    count,
-                    sums[panel, begin].ctypes.data,
-                    ahead,
-                    pace,
-                )
-                ahead += pace * count
+        following = here + step_bytes * count // STRANDS
+        for call in range(_PANELS * parts):
+            panel, each = call // parts, call % parts
+            begin, end = rows * each // parts, rows * (each + 1) // parts
+            strand, turn = min(call // calls, STRANDS - 1), call % calls
+            go_on(
+                end - begin,
+                panels[panel].ctypes.data,
+                starts[begin:].ctypes.data,
+                1,
+                0,
+                count,
+                sums[panel, begin].ctypes.data,
+                following + product.strand_bytes * strand + pace * count * turn,
+                pace,
+            )
 
 
 STORE, ADD, GATE = 0, 1, 2
@@ -309,10 +327,12 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
     if product.form == _INT8:
         return quantise(row, taken)
     if product.form == _INT4:
-        return quantise_groups(row, taken) / np.float32(_MOST)
-    copied = float32_at(taken, row.size)
+        return quantise_groups(row, product.steps // GROUP_WORDS, taken) / np.float32(_MOST)
+    copied = float32_at(taken, product.steps)
     for i in range(row.size):
         copied[i] = row[i]
+    for i in range(row.size, product.steps):
+        copied[i] = np.float32(0)
     return np.float32(1)
 
 
@@ -334,25 +354,25 @@ def quantise(row: Row, codes: int) -> np.float32:
 
 
 @part()
-def quantise_groups(row: Row, groups: int) -> np.float32:
+def quantise_groups(row: Row, count: int, groups: int) -> np.float32:
     """Round a row to int8, so that its largest magnitude becomes 127, and sum the codes of each group.
 
     Args:
         row: [K] float32; overwritten.
-        groups: address of [K / GROUP, GROUP_WORDS] int32: of each group the codes with their signs, zeros where K ends,
-            and their sum.
+        count: groups, of K inputs and then zeros.
+        groups: address of [count, GROUP_WORDS] int32: of each group the codes with their signs, and their sum.
 
     Returns:
         The largest magnitude, 1e-8 at the least.
     """
     most, rounded = _round(row), row.view(np.uint32)
-    for group in range(-(-row.size // GROUP)):
+    for group in range(count):
         place, first = groups + _STEP_BYTES * GROUP_WORDS * group, GROUP * group
-        written, count, total = uint8_at(place, GROUP), min(GROUP, row.size - first), np.int32(0)
-        for i in range(count):
+        written, here, total = uint8_at(place, GROUP), max(0, min(GROUP, row.size - first)), np.int32(0)
+        for i in range(here):
             written[i] = np.uint8(rounded[first + i])
             total += np.int32(rounded[first + i]) - np.int32(_ROUNDED)
-        for i in range(count, GROUP):
+        for i in range(here, GROUP):
             written[i] = 0
         int32_at(place + GROUP, 1)[0] = total
     return most
@@ -377,21 +397,22 @@ def _multiply_few(
     product: Upstream, me: int, team: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """:func:`multiply` by weights that are read again for every ``TILE_ROWS`` rows."""
-    rows, stride = factors.size, _STEP_BYTES * product.steps
+    rows, stride, apart = factors.size, _STEP_BYTES * product.steps, product.strand_bytes
     parts = -(-rows // TILE_ROWS)
     values = np.empty(TILE, np.float32)
     for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
         weights = product.packed + product.tile_bytes * tile
         for each in range(parts):
             first, end = rows * each // parts, rows * (each + 1) // parts
+            given = taken + first * stride
             if product.form == _INT8:
-                _int8_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
+                _int8_tiles(end - first, weights, apart, given, stride, product.steps, sums)
             elif product.form == _INT4:
-                _int4_tiles(end - first, weights, taken + first * stride, stride, product.steps // GROUP_WORDS, sums)
+                _int4_tiles(end - first, weights, apart, given, stride, product.steps // GROUP_WORDS, sums)
             elif product.form == _FLOAT32:
-                _float32_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
+                _float32_tiles(end - first, weights, apart, given, stride, product.steps, sums)
             else:
-                _bfloat16_tiles(end - first, weights, taken + first * stride, stride, product.steps, sums)
+                _bfloat16_tiles(end - first, weights, apart, given, stride, product.steps, sums)
             for row in range(first, end):
                 place = sums + 4 * TILE * (row - first)
                 if product.form == _INT8:
