@@ -56,24 +56,25 @@ def test_a_tiles_sums_are_exact(flavour, rows):
 @pytest.mark.parametrize("rows", range(1, TILE_ROWS + 1))
 @pytest.mark.parametrize("flavour", RUN_HERE)
 def test_an_int4_tiles_sums_are_those_of_its_groups(flavour, rows):
-    weight = normal(TILE, 256, seed=rows)
+    weight = normal(TILE, 6 * 64, seed=rows)
     weight[0], weight[1] = 1.0, -1.0  # the largest sums there are
-    codes = torch.randint(-127, 128, (rows, 4, 64), generator=torch.Generator().manual_seed(rows))
+    codes = torch.randint(-127, 128, (rows, 6, 64), generator=torch.Generator().manual_seed(rows))
     codes[0], codes[:, :, 0] = 127, -127
-    words = torch.empty(rows, 4, GROUP_WORDS, dtype=torch.int32)
-    words[..., :-1] = codes.to(torch.int8).view(torch.int32)
-    words[..., -1] = codes.sum(dim=2)
+    # Two groups in some strands, and a row's last two are zeros.
+    words = torch.zeros(rows, 8, GROUP_WORDS, dtype=torch.int32)
+    words[:, :6, :-1] = codes.to(torch.int8).view(torch.int32)
+    words[:, :6, -1] = codes.sum(dim=2)
     packed, tiles = deal(pack(weight)), make_int4_tiles(flavour)
     apart = packed[0].nbytes
 
     @kernel()
     def run(weights, given, sums):
-        tiles(rows, weights, apart, given, 4 * 4 * GROUP_WORDS, 4, sums)
+        tiles(rows, weights, apart, given, 8 * 4 * GROUP_WORDS, 8, sums)
 
     sums = torch.full((rows, TILE), float("nan"))
     run(packed.data_ptr(), words.data_ptr(), sums.data_ptr())
-    scales = (weight.view(TILE, 4, 64).abs().amax(dim=2) / 7).bfloat16().float()  # [TILE, 4]
-    whole = (weight.view(TILE, 4, 64) / scales[..., None]).round().clamp(-7, 7)
+    scales = (weight.view(TILE, 6, 64).abs().amax(dim=2) / 7).bfloat16().float()  # [TILE, 6]
+    whole = (weight.view(TILE, 6, 64) / scales[..., None]).round().clamp(-7, 7)
     expected = torch.einsum("tgk,rgk,tg->rt", whole.double(), codes.double(), scales.double())
     torch.testing.assert_close(sums.double(), expected, atol=1e-3, rtol=1e-6)
 
@@ -225,7 +226,7 @@ def test_gates_lie_before_what_they_gate():
 def test_a_weight_takes_its_forms_bytes_an_entry_and_little_more():
     assert TiledWeight.of(normal(128, 64), "bfloat16").nbytes == 2 * 128 * 64
     assert TiledWeight.of(normal(128, 64), "int8").nbytes == 128 * 64 + 8 * 128
-    assert TiledWeight.of(normal(128, 256), "int4").nbytes == 128 * (128 + 8)
+    assert TiledWeight.of(normal(128, 256), "int4").nbytes == 128 * (128 + 8)  # four groups, one for each strand
 
 
 def test_steps_are_dealt_out_one_to_each_strand_in_turn():
@@ -239,29 +240,23 @@ def test_steps_are_dealt_out_one_to_each_strand_in_turn():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_fills_the_last_steps_adds_nothing(form):
-    weight, x = normal(TILE, 65), normal(1, 65, seed=1)  # 65 inputs fill no step of any form
-    tiled = TiledWeight.of(weight, form)
-    products, taken = np.array([tiled.fields()], PRODUCT), torch.full((tiled.row_bytes,), 0xFF, dtype=torch.uint8)
-    sums, out = torch.empty(TILE_ROWS, TILE), torch.empty(1, TILE)
+@pytest.mark.parametrize("rows", [1, 2 * TILE_ROWS + 1])
+def test_what_fills_the_last_steps_adds_nothing(form, rows):
+    weight, x = normal(TILE, 65).to(dtype_of(form)), normal(rows, 65, seed=1)  # 65 inputs fill no strand of any form
+    tiled, given = TiledWeight.of(weight, form), x.numpy().copy()
+    products = np.array([tiled.fields()], PRODUCT)
+    taken = torch.full((rows, tiled.row_bytes), 0xFF, dtype=torch.uint8)  # as float32 that is no number
+    factors, sums, out = np.empty(rows, np.float32), torch.empty(TILE_ROWS, TILE), torch.empty(rows, TILE)
 
     @kernel()
-    def run(row, product, taken, factors, sums, out):
+    def run(given, product, taken, row_bytes, factors, sums, out):
         of = products_at(product, 1)[0]
-        factors[0] = take(row, of, taken)
+        for row in range(factors.size):
+            factors[row] = take(given[row], of, taken + row * row_bytes)
         multiply(of, 0, 1, taken, factors, sums, out, TILE, STORE)
 
-    # Bytes of 0xFF are no number as float32, and -1 or 255 as int8: whatever lay there before.
-    run(
-        x[0].clone().numpy(),
-        products.ctypes.data,
-        taken.data_ptr(),
-        np.empty(1, np.float32),
-        sums.data_ptr(),
-        out.data_ptr(),
-    )
-    tolerance = 1e-2 if form == "bfloat16" else 1e-3
-    torch.testing.assert_close(out.double(), product(x, weight, form), atol=tolerance, rtol=tolerance)
+    run(given, products.ctypes.data, taken.data_ptr(), tiled.row_bytes, factors, sums.data_ptr(), out.data_ptr())
+    torch.testing.assert_close(out.double(), product(x, weight, form), atol=1e-4, rtol=1e-4)
 
 
 ROLL = job_of("here", "sums", real=("factor",))

@@ -177,10 +177,11 @@ def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other:
 
 
 def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
-    """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` of what is written for 1 to ``TILE_ROWS`` rows each.
+    """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` of what is written for each of some rows.
 
     Args:
-        emit: ``(builder, arguments, rows)`` writes the instructions for so many; the arguments are those but the first.
+        emit: ``(builder, arguments, rows)`` writes the instructions for so many, 1 to ``TILE_ROWS``; the arguments are
+            those but the first.
     """
     return choice_by_rows([_function_of(emit, rows) for rows in range(1, TILE_ROWS + 1)])
 

@@ -1,4 +1,4 @@
-"""Products by constant weights, laid out so that a CPU reads them once from front to end, and sums every row alike.
+"""Products by constant weights, laid out so that a CPU reads them once, in order, and sums every row alike.
 
 A tile is some outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
 knows rows and weights, never layers. There are four forms of weights:
@@ -42,7 +42,7 @@ from serve_app.model.compiled.instructions import (
     this_cpus,
 )
 from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
-from serve_app.model.compiled.parts import ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.compiled.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
 from serve_app.model.compiled.strands import STRANDS, deal
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.quiet import Upstream
@@ -215,8 +215,8 @@ def make_tiles(how: _How) -> Function:
     """Make ``(rows, weights, apart, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
     Args of the made function: rows; address of the tile's weights in the first strand, 64-byte aligned; bytes from
-    strand to strand; address of the rows' inputs; bytes from row to row; steps to a sum, of all strands; address of the
-    sums [rows, TILE] int32 or float32.
+    strand to strand; address of the rows' inputs; bytes from row to row; steps to a sum, of which each strand has as
+    many; address of the sums [rows, TILE] int32 or float32.
     """
     return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, how))
 
@@ -229,12 +229,14 @@ _CHUNK = 256
 
 _PANELS = TILE // OUTPUTS
 
+assert _PANELS * -(-(2 * TILE_ROWS + 1) // ROWS) >= STRANDS, "many rows fetch what lies ahead in every strand"
+
 
 def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
     """Make ``(weights, apart, steps, panels)``: some steps' weights of a tile as float32 [PANELS, CHUNK, OUTPUTS].
 
-    Args of the made function: address of the weights in the first strand, bytes from strand to strand, steps of all
-    strands, and the address where the panels begin.
+    Args of the made function: address of the weights in the first strand, bytes from strand to strand, steps, of which
+    each strand has as many, and the address where the panels begin.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -272,12 +274,12 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
         weights: address of the tile's.
         taken: address of the rows as :func:`take` left them.
         starts: [rows] int64, room.
-        panels: [PANELS, CHUNK, OUTPUTS] float32, room.
+        panels: [PANELS, CHUNK, OUTPUTS] float32, room; aligned like a row of it.
         sums: [PANELS, rows, OUTPUTS] float32, overwritten.
     """
     rows, stride = starts.size, _STEP_BYTES * product.steps
     parts, step_bytes = -(-rows // ROWS), STRANDS * product.tile_bytes // product.steps
-    calls = _PANELS * parts // STRANDS  # of which each fetches a part of what a strand is read for next
+    calls = _PANELS * parts // STRANDS  # to a strand, of which each fetches a part of what is read there next
     pace = -(-step_bytes // (STRANDS * calls))
     sums[:] = np.float32(0)
     for first in range(0, product.steps, _CHUNK):
@@ -293,7 +295,9 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
         for call in range(_PANELS * parts):
             panel, each = call // parts, call % parts
             begin, end = rows * each // parts, rows * (each + 1) // parts
-            strand, turn = min(call // calls, STRANDS - 1), call % calls
+            ahead, strand = here, call // calls
+            if strand < STRANDS:
+                ahead = following + product.strand_bytes * strand + pace * count * (call % calls)
             go_on(
                 end - begin,
                 panels[panel].ctypes.data,
@@ -302,8 +306,8 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
                 0,
                 count,
                 sums[panel, begin].ctypes.data,
-                following + product.strand_bytes * strand + pace * count * turn,
-                pace,
+                ahead,
+                pace if strand < STRANDS else 0,
             )
 
 
@@ -432,7 +436,10 @@ def _multiply_many(
     product: Upstream, me: int, team: int, taken: int, rows: int, out: int, width: int, kind: int
 ) -> None:
     """:func:`multiply` by float32 or bfloat16 weights, unpacked once for all rows: it takes some to be worth it."""
-    starts, panels = np.empty(rows, np.int64), np.empty((_PANELS, _CHUNK, OUTPUTS), np.float32)
+    room = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
+    skipped = OUTPUTS - room.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
+    panels = room[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
+    starts = np.empty(rows, np.int64)
     sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
     for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
         _sum_many(product, product.packed + product.tile_bytes * tile, taken, starts, panels, sums)
