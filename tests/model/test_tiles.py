@@ -300,4 +300,4 @@ def test_without_an_openmp_one_thread_does_it_all(monkeypatch):
 def test_torchs_openmp_is_found_on_linux():
     found = team._openmp()
     assert found is not None
-    assert all((found.number, found.size, found.barrier))
+    assert all((found.number, found.size, found.give_way))

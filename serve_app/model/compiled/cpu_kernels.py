@@ -29,7 +29,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
+from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 
 _FEW_POSITIONS = 64
 """Positions of a cache up to which one thread attends in less time than torch's attention takes to begin."""
@@ -216,7 +216,7 @@ def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
     inputs = (x.contiguous(), alpha, inverse_beta)
     job = np.zeros(1, _SNAKE)
     addresses = [each.data_ptr() for each in inputs]
-    job[0] = ((0, 0, 0), *addresses, out.data_ptr(), batch, columns, n, out.stride(0), x.itemsize)
+    job[0] = (NO_TEAM, *addresses, out.data_ptr(), batch, columns, n, out.stride(0), x.itemsize)
     _SNAKE_FUNCTION.run(job, threads() if x.numel() > _FEW_VALUES else 1)
 
 

@@ -4,11 +4,16 @@ They are torch's own: a second pool of threads would wait for work on the very c
 theirs. OpenMP is asked for them as a compiler's output asks (GOMP_parallel); where the process has no such OpenMP,
 the function runs on the calling thread alone.
 
-Source: GCC, libgomp's ABI, GOMP_parallel and GOMP_barrier; LLVM's and Intel's OpenMP have both too.
+Where the threads meet they do not sleep, as OpenMP's would after some tens of microseconds: in a virtual machine with
+busy neighbours one is often late by more than that, and to wake a thread takes longer still. Who waits offers its core
+to whoever wants it, again and again.
+
+Source: GCC, libgomp's ABI, GOMP_parallel; LLVM's and Intel's OpenMP have it too.
 """
 
 import ctypes
 import logging
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,15 +24,25 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.compiled.parts import Function, array_at, entry_point, part
+from serve_app.model.compiled.parts import Function, array_at, entry_point, int64_at, part
 from serve_app.model.quiet import Upstream
 
 log = logging.getLogger(__name__)
 
-_TEAM = np.dtype([("number", np.int64), ("size", np.int64), ("barrier", np.int64)])
+_LONG = ir.IntType(64)
+
+_TEAM = np.dtype([(field, np.int64) for field in ("number", "size", "give_way", "meeting", "arrived", "meetings")])
+"""Addresses of OpenMP's functions and the system's, address of the last two, and who has come to how many meetings."""
+
+NO_TEAM = (0,) * len(_TEAM)
+"""A job's before it is run."""
+
+_ASKED = 1000
+"""How often a thread asks for the others before it offers its core, some tens of microseconds."""
 
 
 def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
@@ -49,12 +64,12 @@ def tell(jobs: NDArray[Any], /, **fields: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _OpenMP:
-    """Addresses of its functions, as they are called from compiled code, and how a team is started."""
+    """How a team is started, and addresses of functions as they are called from compiled code."""
 
     start: Upstream
     number: int
     size: int
-    barrier: int
+    give_way: int
 
 
 @cache
@@ -63,7 +78,7 @@ def _openmp() -> _OpenMP | None:
     process = ctypes.CDLL(None)
     try:
         start = process.GOMP_parallel
-        functions = [process.omp_get_thread_num, process.omp_get_num_threads, process.GOMP_barrier]
+        functions = [process.omp_get_thread_num, process.omp_get_num_threads, process.sched_yield]
     except AttributeError:
         log.warning("no OpenMP with GOMP_parallel is loaded: compiled layers run on one thread")
         return None
@@ -72,24 +87,50 @@ def _openmp() -> _OpenMP | None:
     return _OpenMP(start, *[ctypes.cast(each, ctypes.c_void_p).value or 0 for each in functions])
 
 
-def _call_of(result: Upstream) -> Function:
-    """Make ``(address) -> result``: calls a C function without arguments."""
+@intrinsic
+def _ask(_context: Upstream, _address: Upstream) -> Upstream:
+    """Call a C function without arguments that returns an int."""
 
-    def call(_context: Upstream, _address: Upstream) -> Upstream:
-        def generate(context: Upstream, builder: Upstream, signature: Upstream, arguments: Upstream) -> Upstream:
-            returned = ir.VoidType() if result is types.void else context.get_value_type(signature.return_type)
-            function = ir.FunctionType(returned, []).as_pointer()
-            value = builder.call(builder.inttoptr(arguments[0], function), [])
-            return context.get_dummy_value() if result is types.void else value
+    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        function = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        return builder.call(builder.inttoptr(arguments[0], function), [])
 
-        return result(types.int64), generate
-
-    made: Upstream = intrinsic(call)
-    return made
+    return types.int32(types.int64), generate
 
 
-_ask = _call_of(types.int32)
-_wait = _call_of(types.void)
+@intrinsic
+def _pause(_context: Upstream) -> Upstream:
+    """Let a core's other thread go first, where a CPU has a word for that."""
+
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, _arguments: Upstream) -> Upstream:
+        if platform.machine() in ("x86_64", "AMD64"):
+            function = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def _count(_context: Upstream, _address: Upstream) -> Upstream:
+    """Add one to the whole number at an address, for all threads to see, and return what it was."""
+
+    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        place = builder.inttoptr(arguments[0], _LONG.as_pointer())
+        return builder.atomic_rmw("add", place, _LONG(1), "acq_rel")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _look(_context: Upstream, _address: Upstream) -> Upstream:
+    """Read the whole number at an address, and see all that was written before another thread counted it up."""
+
+    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        place = builder.inttoptr(arguments[0], _LONG.as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.int64), generate
 
 
 @part()
@@ -107,8 +148,21 @@ def team_size(team: Upstream) -> int:
 @part()
 def meet(team: Upstream) -> None:
     """Wait until every thread of the team is here; what they wrote before is seen by all."""
-    if team.barrier:
-        _wait(team.barrier)
+    if not team.meeting:
+        return
+    arrived, meetings = team.meeting, team.meeting + 8
+    number = _look(meetings)
+    if _count(arrived) + 1 == team_size(team):
+        int64_at(arrived, 1)[0] = 0  # before the others may come to the next one
+        _count(meetings)
+        return
+    asked = 0
+    while _look(meetings) == number:
+        if asked < _ASKED:
+            asked += 1
+            _pause()
+        else:
+            _ask(team.give_way)
 
 
 class TeamFunction:
@@ -135,10 +189,11 @@ class TeamFunction:
             self._compiled = entry_point(self._function)
         openmp = _openmp()
         if openmp is None or threads == 1:
-            job["team"] = (0, 0, 0)
+            job["team"] = NO_TEAM
             self._compiled.ctypes(job.ctypes.data)
         else:
-            job["team"] = (openmp.number, openmp.size, openmp.barrier)
+            meeting = job.ctypes.data + _TEAM.fields["arrived"][1]
+            job["team"] = (openmp.number, openmp.size, openmp.give_way, meeting, 0, 0)
             openmp.start(self._compiled.address, job.ctypes.data, threads, 0)
 
 

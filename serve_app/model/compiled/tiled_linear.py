@@ -6,7 +6,7 @@ from torch import Tensor
 
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at, read
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, team_size, thread_number, threads
+from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 from serve_app.model.compiled.tiles import (
     PRODUCT,
     PRODUCTS,
@@ -69,7 +69,7 @@ class TiledLinear:
         factors, sums = torch.empty(team, rows), torch.empty(team, TILE_ROWS, TILE)
         job = np.zeros(1, _LINEAR)
         addresses = [each.data_ptr() for each in (out, taken, factors, sums)]
-        job[0] = ((0, 0, 0), self._product.ctypes.data, x.data_ptr(), x.itemsize, rows, columns, *addresses)
+        job[0] = (NO_TEAM, self._product.ctypes.data, x.data_ptr(), x.itemsize, rows, columns, *addresses)
         _MULTIPLY_ROWS.run(job, team)
         product = out[:, : self.outputs].view(*x.shape[:-1], self.outputs)
         return (product if residual is None else product.add_(residual)).to(x.dtype).contiguous()
