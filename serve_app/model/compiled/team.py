@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 _LONG = ir.IntType(64)
 
-_TEAM = np.dtype([(field, np.int64) for field in ("number", "size", "give_way", "meeting", "arrived", "meetings")])
+_FIELDS = "number", "size", "give_way", "meeting", "arrived", "meetings"
+_TEAM = np.dtype([(field, np.int64) for field in _FIELDS])
 """Addresses of OpenMP's functions and the system's, address of the last two, and who has come to how many meetings."""
 
-NO_TEAM = (0,) * len(_TEAM)
+NO_TEAM = (0,) * len(_FIELDS)
 """A job's before it is run."""
 
 _ASKED = 1000
@@ -87,8 +88,7 @@ def _openmp() -> _OpenMP | None:
     return _OpenMP(start, *[ctypes.cast(each, ctypes.c_void_p).value or 0 for each in functions])
 
 
-@intrinsic
-def _ask(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_ask(_context: Upstream, _address: Upstream) -> Upstream:
     """Call a C function without arguments that returns an int."""
 
     def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -98,8 +98,7 @@ def _ask(_context: Upstream, _address: Upstream) -> Upstream:
     return types.int32(types.int64), generate
 
 
-@intrinsic
-def _pause(_context: Upstream) -> Upstream:
+def _make_pause(_context: Upstream) -> Upstream:
     """Let a core's other thread go first, where a CPU has a word for that."""
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, _arguments: Upstream) -> Upstream:
@@ -111,8 +110,7 @@ def _pause(_context: Upstream) -> Upstream:
     return types.void(), generate
 
 
-@intrinsic
-def _count(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_count(_context: Upstream, _address: Upstream) -> Upstream:
     """Add one to the whole number at an address, for all threads to see, and return what it was."""
 
     def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -122,8 +120,7 @@ def _count(_context: Upstream, _address: Upstream) -> Upstream:
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def _look(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_look(_context: Upstream, _address: Upstream) -> Upstream:
     """Read the whole number at an address, and see all that was written before another thread counted it up."""
 
     def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -131,6 +128,12 @@ def _look(_context: Upstream, _address: Upstream) -> Upstream:
         return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(types.int64), generate
+
+
+_ask: Upstream = intrinsic(_make_ask)
+_pause: Upstream = intrinsic(_make_pause)
+_count: Upstream = intrinsic(_make_count)
+_look: Upstream = intrinsic(_make_look)
 
 
 @part()
@@ -192,7 +195,7 @@ class TeamFunction:
             job["team"] = NO_TEAM
             self._compiled.ctypes(job.ctypes.data)
         else:
-            meeting = job.ctypes.data + _TEAM.fields["arrived"][1]
+            meeting = job.ctypes.data + _FIELDS.index("arrived") * np.dtype(np.int64).itemsize
             job["team"] = (openmp.number, openmp.size, openmp.give_way, meeting, 0, 0)
             openmp.start(self._compiled.address, job.ctypes.data, threads, 0)
 
