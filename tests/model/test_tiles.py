@@ -288,6 +288,33 @@ def test_a_team_meets_before_it_goes_on(crew):
         assert sums.tolist() == [*[crew * (crew + 1) / 4 + 100 * crew] * crew, *[0] * (8 - crew)]
 
 
+ROUNDS = 300
+
+
+def _call_the_roll_again_and_again(address):
+    job = _rolls_at(address, 1)[0]
+    me, size = thread_number(job.team), team_size(job.team)
+    here, missed = int64_at(job.here, 8), 0
+    for number in range(1, ROUNDS + 1):
+        here[me] = number
+        meet(job.team)
+        for i in range(size):
+            missed += here[i] != number
+        meet(job.team)
+    float32_at(job.sums, 8)[me] = missed
+
+
+@pytest.mark.parametrize("crew", [2, 3, 7])
+def test_a_team_that_meets_often_waits_each_time(crew):
+    here, sums, job = np.zeros(8, np.int64), np.zeros(8, np.float32), np.zeros(1, ROLL)
+    job["here"], job["sums"] = here.ctypes.data, sums.ctypes.data
+    roll = TeamFunction(_call_the_roll_again_and_again)
+    for _ in range(3):
+        sums[:crew] = -1
+        roll.run(job, crew)
+        assert not sums.any()
+
+
 def test_without_an_openmp_one_thread_does_it_all(monkeypatch):
     monkeypatch.setattr(team, "_openmp", lambda: None)
     here, sums, job = np.zeros(8, np.int64), np.zeros(8, np.float32), np.zeros(1, ROLL)
