@@ -441,7 +441,7 @@ def products_of(products: NDArray[Any], rows: int) -> float:
     factors, sums = torch.ones(rows), torch.zeros(threads, TILE_ROWS, TILE)
     job = np.zeros(1, PRODUCTS_ALONE)
     addresses = [each.data_ptr() for each in (taken, factors, sums, out)]
-    job[0] = ((0, 0, 0), products.ctypes.data, len(products), rows, *addresses, out[0].nbytes)
+    job[0] = (team.NO_TEAM, products.ctypes.data, len(products), rows, *addresses, out[0].nbytes)
     began_s = time.perf_counter()
     MULTIPLY_ALL.run(job, threads)
     return time.perf_counter() - began_s
@@ -455,7 +455,7 @@ def windows_of(products: NDArray[Any]) -> float:
     products["x"], products["out"] = x.data_ptr(), out.data_ptr()
     products["residual"] = np.where(products["residual"] == 0, 0, out.data_ptr())
     job = np.zeros(1, WINDOWS_ALONE)
-    job[0] = ((0, 0, 0), products.ctypes.data, len(products))
+    job[0] = (team.NO_TEAM, products.ctypes.data, len(products))
     began_s = time.perf_counter()
     MULTIPLY_ALL_WINDOWS.run(job, torch.get_num_threads())
     return time.perf_counter() - began_s
