@@ -372,14 +372,15 @@ products_at, jobs_at, passes_at = array_at(PRODUCT_KIND), team.jobs_at(PRODUCTS_
 
 
 def multiply_all(address: int) -> None:
-    """Multiply ``rows`` rows by one weight after the other, and do nothing in between."""
+    """Multiply ``rows`` rows by one weight after the other, and do nothing in between but meet."""
     job = jobs_at(address, 1)[0]
-    me, threads, rows = team.thread_number(job.team), team.team_size(job.team), job.rows
+    me, rows = team.thread_number(job.team), job.rows
     products = products_at(job.products, job.count)
     for each in range(job.count):
         product, factors = products[each], float32_at(job.factors, rows)
         sums, out = job.sums + 4 * TILE_ROWS * TILE * me, job.out + job.out_bytes * me
-        multiply(product, me, threads, job.taken, factors, sums, out, product.tiles * TILE, STORE)
+        multiply(product, job.team, job.taken, factors, sums, out, product.tiles * TILE, STORE)
+        team.meet(job.team)
 
 
 def attend_all(address: int) -> None:

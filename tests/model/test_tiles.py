@@ -14,7 +14,7 @@ from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import float32_at, int64_at, kernel
 from serve_app.model.compiled.stack import CompiledStack, products_at
 from serve_app.model.compiled.strands import STRANDS, deal
-from serve_app.model.compiled.team import TeamFunction, job_of, jobs_at, meet, team_size, thread_number
+from serve_app.model.compiled.team import TeamFunction, claim, job_of, jobs_at, meet, team_size, thread_number
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import PRODUCT, STORE, TiledWeight, make_tiles, multiply, pair_up, quantise, take
 
@@ -239,23 +239,32 @@ def test_steps_are_dealt_out_one_to_each_strand_in_turn():
     assert dealt.sum() == tiles.sum()  # zeros fill the rest
 
 
+FILLED = job_of("product", "given", "columns", "rows", "taken", "row_bytes", "factors", "sums", "out")
+_filled_at = jobs_at(FILLED)
+
+
+def _take_and_multiply(address):
+    job = _filled_at(address, 1)[0]
+    of, factors = products_at(job.product, 1)[0], float32_at(job.factors, job.rows)
+    for row in range(job.rows):
+        given = float32_at(job.given + 4 * row * job.columns, job.columns)
+        factors[row] = take(given, of, job.taken + row * job.row_bytes)
+    multiply(of, job.team, job.taken, factors, job.sums, job.out, TILE, STORE)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [1, 2 * TILE_ROWS + 1])
 def test_what_fills_the_last_steps_adds_nothing(form, rows):
     weight, x = normal(TILE, 65).to(dtype_of(form)), normal(rows, 65, seed=1)  # 65 inputs fill no strand of any form
-    tiled, given = TiledWeight.of(weight, form), x.numpy().copy()
+    tiled, given = TiledWeight.of(weight, form), x.clone()
     products = np.array([tiled.fields()], PRODUCT)
     taken = torch.full((rows, tiled.row_bytes), 0xFF, dtype=torch.uint8)  # as float32 that is no number
-    factors, sums, out = np.empty(rows, np.float32), torch.empty(TILE_ROWS, TILE), torch.empty(rows, TILE)
-
-    @kernel()
-    def run(given, product, taken, row_bytes, factors, sums, out):
-        of = products_at(product, 1)[0]
-        for row in range(factors.size):
-            factors[row] = take(given[row], of, taken + row * row_bytes)
-        multiply(of, 0, 1, taken, factors, sums, out, TILE, STORE)
-
-    run(given, products.ctypes.data, taken.data_ptr(), tiled.row_bytes, factors, sums.data_ptr(), out.data_ptr())
+    factors, sums, out = torch.empty(rows), torch.empty(TILE_ROWS, TILE), torch.empty(rows, TILE)
+    job = np.zeros(1, FILLED)
+    team.tell(job, product=products.ctypes.data, columns=65, rows=rows, row_bytes=tiled.row_bytes)
+    team.tell(job, given=given.data_ptr(), taken=taken.data_ptr(), factors=factors.data_ptr())
+    team.tell(job, sums=sums.data_ptr(), out=out.data_ptr())
+    TeamFunction(_take_and_multiply).run(job, 1)
     torch.testing.assert_close(out.double(), product(x, weight, form), atol=1e-4, rtol=1e-4)
 
 
@@ -313,6 +322,39 @@ def test_a_team_that_meets_often_waits_each_time(crew):
         sums[:crew] = -1
         roll.run(job, crew)
         assert not sums.any()
+
+
+UNITS, CLAIMING_ROUNDS, PATIENCE = 23, 40, 1 << 24
+SHARES = job_of("makers", "made", "rounds")
+_shares_at = jobs_at(SHARES)
+
+
+def _make_shares(address):
+    """Note who makes each of the units; thread 0 makes one in each round, and waits until all others are made."""
+    job = _shares_at(address, 1)[0]
+    me, size = thread_number(job.team), team_size(job.team)
+    makers = int64_at(job.makers, job.rounds * UNITS)
+    for number in range(job.rounds):
+        for turn in range(size):
+            unit = claim(job.team, turn, UNITS)
+            while unit >= 0:
+                makers[number * UNITS + unit] += me + 1
+                made, asked = team._count(job.made) + 1, 0
+                while me == 0 and size > 1 and made < (number + 1) * UNITS and asked < PATIENCE:
+                    made, asked = team._look(job.made), asked + 1
+                unit = claim(job.team, turn, UNITS)
+        meet(job.team)
+
+
+@pytest.mark.parametrize("crew", [1, 2, 3, 7])
+def test_who_is_through_with_its_share_helps_with_the_others_and_nothing_is_made_twice(crew):
+    makers, made, job = np.zeros((CLAIMING_ROUNDS, UNITS), np.int64), np.zeros(1, np.int64), np.zeros(1, SHARES)
+    team.tell(job, makers=makers.ctypes.data, made=made.ctypes.data, rounds=CLAIMING_ROUNDS)
+    TeamFunction(_make_shares).run(job, crew)
+    assert made[0] == CLAIMING_ROUNDS * UNITS
+    assert makers.min() >= 1  # so that none was made twice
+    if crew > 1:
+        assert ((makers == 1).sum(axis=1) <= 1).all()  # a late thread's share is made by the others
 
 
 def test_without_an_openmp_one_thread_does_it_all(monkeypatch):

@@ -52,7 +52,7 @@ def _draw_frame(address: int) -> None:
             round_to(size, row)
             factors[b] = take(row, head, taken + b * 4 * head.steps)
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
-        multiply(head, me, team, taken, factors, sums, job.logits, job.logits_width, STORE)
+        multiply(head, job.team, taken, factors, sums, job.logits, job.logits_width, STORE)
         meet(job.team)
         # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
         # Threads that are left over draw rows of others and write the same: one that waits sleeps, and is slow to wake.

@@ -217,18 +217,18 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
-        multiply(qkv, me, team, taken, factors, sums, job.fused, job.fused_width, STORE)
+        multiply(qkv, team_of, taken, factors, sums, job.fused, job.fused_width, STORE)
         meet(team_of)
         attend(job, layer, me, team)
         meet(team_of)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
-        multiply(out, me, team, taken, factors, sums, job.x, job.x_width, ADD)
+        multiply(out, team_of, taken, factors, sums, job.x, job.x_width, ADD)
         meet(team_of)
         _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
-        multiply(gate_up, me, team, taken, factors, sums, job.gated, job.gated_width, GATE)
+        multiply(gate_up, team_of, taken, factors, sums, job.gated, job.gated_width, GATE)
         meet(team_of)
         _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
-        multiply(down, me, team, taken, factors, sums, job.x, job.x_width, ADD)
+        multiply(down, team_of, taken, factors, sums, job.x, job.x_width, ADD)
         meet(team_of)
 
 

@@ -35,9 +35,13 @@ log = logging.getLogger(__name__)
 
 _LONG = ir.IntType(64)
 
-_FIELDS = "number", "size", "give_way", "meeting", "arrived", "meetings"
+_FIELDS = "number", "size", "give_way", "claims", "meeting", "arrived", "meetings"
 _TEAM = np.dtype([(field, np.int64) for field in _FIELDS])
-"""Addresses of OpenMP's functions and the system's, address of the last two, and who has come to how many meetings."""
+"""Addresses of OpenMP's functions and the system's, of what is claimed of each thread's share and of the last two, and
+who has come to how many meetings."""
+
+_LINE_BYTES = 64
+"""From one thread's count of claims to the next: a core's caches keep its own."""
 
 NO_TEAM = (0,) * len(_FIELDS)
 """A job's before it is run."""
@@ -149,14 +153,39 @@ def team_size(team: Upstream) -> int:
 
 
 @part()
+def claim(team: Upstream, turn: int, units: int) -> int:
+    """Claim one of a product's units, which nobody else then has.
+
+    A thread begins with a share of its own, whose units are neighbours and are read one after the other; when that is
+    through, it helps with the others'. Neighbours on the host keep now this core busy, now that, and a thread that has
+    made its share would wait for the other.
+
+    Args:
+        team: of which this thread is one.
+        turn: 0 for its own share, then 1 and so on for those of the threads behind it, up to the team's last.
+        units: of all shares, the same for all threads from one meeting to the next.
+
+    Returns:
+        The unit, or -1 where the share is through.
+    """
+    size = team_size(team)
+    share = (thread_number(team) + turn) % size
+    unit = units * share // size + _count(team.claims + _LINE_BYTES * share)
+    return unit if unit < units * (share + 1) // size else -1
+
+
+@part()
 def meet(team: Upstream) -> None:
-    """Wait until every thread of the team is here; what they wrote before is seen by all."""
+    """Wait until every thread of the team is here; what they wrote before is seen by all. Nothing is claimed then."""
     if not team.meeting:
+        int64_at(team.claims, 1)[0] = 0
         return
     arrived, meetings = team.meeting, team.meeting + 8
     number = _look(meetings)
     if _count(arrived) + 1 == team_size(team):
         int64_at(arrived, 1)[0] = 0  # before the others may come to the next one
+        for share in range(team_size(team)):
+            int64_at(team.claims + _LINE_BYTES * share, 1)[0] = 0
         _count(meetings)
         return
     asked = 0
@@ -191,12 +220,13 @@ class TeamFunction:
         if self._compiled is None:
             self._compiled = entry_point(self._function)
         openmp = _openmp()
+        claims = np.zeros((threads, _LINE_BYTES // 8), np.int64)
         if openmp is None or threads == 1:
-            job["team"] = NO_TEAM
+            job["team"] = (0, 0, 0, claims.ctypes.data, 0, 0, 0)
             self._compiled.ctypes(job.ctypes.data)
         else:
             meeting = job.ctypes.data + _FIELDS.index("arrived") * np.dtype(np.int64).itemsize
-            job["team"] = (openmp.number, openmp.size, openmp.give_way, meeting, 0, 0)
+            job["team"] = (openmp.number, openmp.size, openmp.give_way, claims.ctypes.data, meeting, 0, 0)
             openmp.start(self._compiled.address, job.ctypes.data, threads, 0)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at, read
-from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
+from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, thread_number, threads
 from serve_app.model.compiled.tiles import (
     PRODUCT,
     PRODUCTS,
@@ -24,7 +24,7 @@ _jobs_at = jobs_at(_LINEAR)
 
 def _multiply_rows(address: int) -> None:
     job = _jobs_at(address, 1)[0]
-    me, team, rows = thread_number(job.team), team_size(job.team), job.rows
+    me, rows = thread_number(job.team), job.rows
     product = _products_at(job.product, 1)[0]
     row_bytes = 4 * product.steps
     taken, factors = job.taken + me * rows * row_bytes, float32_at(job.factors + 4 * me * rows, rows)
@@ -33,7 +33,7 @@ def _multiply_rows(address: int) -> None:
         read(job.given, r * row.size, job.size, row)
         factors[r] = take(row, product, taken + r * row_bytes)
     sums = job.sums + 4 * me * TILE_ROWS * TILE
-    multiply(product, me, team, taken, factors, sums, job.out, product.tiles * TILE, STORE)
+    multiply(product, job.team, taken, factors, sums, job.out, product.tiles * TILE, STORE)
 
 
 _MULTIPLY_ROWS = TeamFunction(_multiply_rows)

@@ -44,6 +44,7 @@ from serve_app.model.compiled.instructions import (
 from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.compiled.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
 from serve_app.model.compiled.strands import STRANDS, deal
+from serve_app.model.compiled.team import claim, team_size
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.quiet import Upstream
 
@@ -397,68 +398,78 @@ def _round(row: Row) -> np.float32:
 
 
 @part("contract")
-def _multiply_few(
-    product: Upstream, me: int, team: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+def _multiply_tile(
+    product: Upstream, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
 ) -> None:
-    """:func:`multiply` by weights that are read again for every ``TILE_ROWS`` rows."""
+    """One tile of a product by weights that are read again for every ``TILE_ROWS`` rows; ``values`` [TILE] is room."""
     rows, stride, apart = factors.size, _STEP_BYTES * product.steps, product.strand_bytes
-    parts = -(-rows // TILE_ROWS)
-    values = np.empty(TILE, np.float32)
-    for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
-        weights = product.packed + product.tile_bytes * tile
-        for each in range(parts):
-            first, end = rows * each // parts, rows * (each + 1) // parts
-            given = taken + first * stride
+    parts, weights = -(-rows // TILE_ROWS), product.packed + product.tile_bytes * tile
+    for each in range(parts):
+        first, end = rows * each // parts, rows * (each + 1) // parts
+        given = taken + first * stride
+        if product.form == _INT8:
+            _int8_tiles(end - first, weights, apart, given, stride, product.steps, sums)
+        elif product.form == _INT4:
+            _int4_tiles(end - first, weights, apart, given, stride, product.steps // GROUP_WORDS, sums)
+        elif product.form == _FLOAT32:
+            _float32_tiles(end - first, weights, apart, given, stride, product.steps, sums)
+        else:
+            _bfloat16_tiles(end - first, weights, apart, given, stride, product.steps, sums)
+        for row in range(first, end):
+            place = sums + 4 * TILE * (row - first)
             if product.form == _INT8:
-                _int8_tiles(end - first, weights, apart, given, stride, product.steps, sums)
+                _scale(product, tile, place, factors[row], values)
+                _settle(values, out, row, width, tile, kind)
             elif product.form == _INT4:
-                _int4_tiles(end - first, weights, apart, given, stride, product.steps // GROUP_WORDS, sums)
-            elif product.form == _FLOAT32:
-                _float32_tiles(end - first, weights, apart, given, stride, product.steps, sums)
+                found = float32_at(place, TILE)
+                for i in range(TILE):
+                    values[i] = found[i] * factors[row]
+                _settle(values, out, row, width, tile, kind)
             else:
-                _bfloat16_tiles(end - first, weights, apart, given, stride, product.steps, sums)
-            for row in range(first, end):
-                place = sums + 4 * TILE * (row - first)
-                if product.form == _INT8:
-                    _scale(product, tile, place, factors[row], values)
-                    _settle(values, out, row, width, tile, kind)
-                elif product.form == _INT4:
-                    found = float32_at(place, TILE)
-                    for i in range(TILE):
-                        values[i] = found[i] * factors[row]
-                    _settle(values, out, row, width, tile, kind)
-                else:
-                    _settle(float32_at(place, TILE), out, row, width, tile, kind)
+                _settle(float32_at(place, TILE), out, row, width, tile, kind)
 
 
 @part("contract")
-def _multiply_many(
-    product: Upstream, me: int, team: int, taken: int, rows: int, out: int, width: int, kind: int
+def _multiply_few(
+    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
+    """:func:`multiply` of few rows, or by weights that are no floating-point numbers."""
+    values = np.empty(TILE, np.float32)
+    for turn in range(team_size(team)):
+        tile = claim(team, turn, product.tiles)
+        while tile >= 0:
+            _multiply_tile(product, tile, taken, factors, sums, out, width, kind, values)
+            tile = claim(team, turn, product.tiles)
+
+
+@part("contract")
+def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out: int, width: int, kind: int) -> None:
     """:func:`multiply` by float32 or bfloat16 weights, unpacked once for all rows: it takes some to be worth it."""
     room = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
     skipped = OUTPUTS - room.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
     panels = room[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
     starts = np.empty(rows, np.int64)
     sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
-    for tile in range(product.tiles * me // team, product.tiles * (me + 1) // team):
-        _sum_many(product, product.packed + product.tile_bytes * tile, taken, starts, panels, sums)
-        for row in range(rows):
-            for panel in range(_PANELS):
-                values[panel] = sums[panel, row]
-            _settle(values.reshape(TILE), out, row, width, tile, kind)
+    for turn in range(team_size(team)):
+        tile = claim(team, turn, product.tiles)
+        while tile >= 0:
+            _sum_many(product, product.packed + product.tile_bytes * tile, taken, starts, panels, sums)
+            for row in range(rows):
+                for panel in range(_PANELS):
+                    values[panel] = sums[panel, row]
+                _settle(values.reshape(TILE), out, row, width, tile, kind)
+            tile = claim(team, turn, product.tiles)
 
 
 @part("contract")
 def multiply(
-    product: Upstream, me: int, team: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """One thread's share of the product of some rows by a weight.
 
     Args:
         product: one of :data:`PRODUCT`.
-        me: the thread's number.
-        team: threads.
+        team: whose threads all call this, and meet before they multiply again.
         taken: address of the rows as :func:`take` left them.
         factors: [rows], as it returned them.
         sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
@@ -467,9 +478,9 @@ def multiply(
         kind: what becomes of it.
     """
     if factors.size > 2 * TILE_ROWS and product.form in (_FLOAT32, _BFLOAT16):
-        _multiply_many(product, me, team, taken, factors.size, out, width, kind)
+        _multiply_many(product, team, taken, factors.size, out, width, kind)
     else:
-        _multiply_few(product, me, team, taken, factors, sums, out, width, kind)
+        _multiply_few(product, team, taken, factors, sums, out, width, kind)
 
 
 @part()
