@@ -265,7 +265,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
 
     Compiled stacks and the codec's compiled layers cannot be looked into. Of their time counts as products what the
-    same products take with nothing between them, and as attention what the stacks' attention takes.
+    same products take with nothing between them but that the threads meet, and as attention what the stacks' takes.
     """
     runner, device = speaker.runner, speaker.checkpoint.device
     slots = list(range(count))
@@ -408,7 +408,7 @@ MULTIPLY_ALL_WINDOWS = TeamFunction(multiply_all_windows)
 
 
 def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
-    """Milliseconds of a frame's products in compiled stacks, and of its attention, with nothing between them.
+    """Milliseconds of a frame's products in compiled stacks, between which threads meet, and of its attention.
 
     A whole frame is computed in turn with them, so that the caches hold what they hold then.
     """

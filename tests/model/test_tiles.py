@@ -324,7 +324,7 @@ def test_a_team_that_meets_often_waits_each_time(crew):
         assert not sums.any()
 
 
-UNITS, CLAIMING_ROUNDS, PATIENCE = 23, 40, 1 << 24
+UNITS, CLAIMING_ROUNDS, PATIENCE = 23, 40, 1 << 22
 SHARES = job_of("makers", "made", "rounds")
 _shares_at = jobs_at(SHARES)
 
@@ -341,6 +341,7 @@ def _make_shares(address):
                 makers[number * UNITS + unit] += me + 1
                 made, asked = team._count(job.made) + 1, 0
                 while me == 0 and size > 1 and made < (number + 1) * UNITS and asked < PATIENCE:
+                    team._ask(job.team.give_way)
                     made, asked = team._look(job.made), asked + 1
                 unit = claim(job.team, turn, UNITS)
         meet(job.team)

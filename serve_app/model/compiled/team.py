@@ -154,10 +154,10 @@ def team_size(team: Upstream) -> int:
 
 @part()
 def claim(team: Upstream, turn: int, units: int) -> int:
-    """Claim one of a product's units, which nobody else then has.
+    """Claim one of the units of some work, which nobody else then has.
 
-    A thread begins with a share of its own, whose units are neighbours and are read one after the other; when that is
-    through, it helps with the others'. Neighbours on the host keep now this core busy, now that, and a thread that has
+    A thread begins with a share of its own, whose units are neighbours in memory as well; when that is through, it
+    helps with the others'. Neighbours on the host keep now this core busy, now that, and a thread that has
     made its share would wait for the other.
 
     Args:

@@ -465,12 +465,12 @@ def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out
 def multiply(
     product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
-    """One thread's share of the product of some rows by a weight.
+    """One thread's part of the product of some rows by a weight: its share, and what is left of the others'.
 
     Args:
         product: one of :data:`PRODUCT`.
-        team: whose threads all call this, and meet before they multiply again.
-        taken: address of the rows as :func:`take` left them.
+        team: whose threads all call this with the same product and rows, and meet before they multiply again.
+        taken: address of the rows as :func:`take` left them, the same bytes for each thread.
         factors: [rows], as it returned them.
         sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
         out: address of [rows, width] float32.
