@@ -10,7 +10,8 @@ Laws, whatever the order of calls:
 - one generator call at most runs or is being cancelled;
 - utterances are spoken in the order of their first ``speak``, and their audio never interleaves;
 - an utterance ends once: ``complete``, ``cancelled`` or ``error``; nothing of it is sent after that;
-- a completed utterance has exactly one audio chunk with ``final``, and it is the last.
+- a completed utterance has exactly one audio chunk with ``final``, and it is the last; once that has left, a cancel
+  comes too late.
 """
 
 import math
@@ -33,6 +34,7 @@ from serve_app.errors import (
     error_of_code,
 )
 from serve_app.messages import (
+    AudioMessage,
     Cancel,
     Cancelled,
     Flush,
@@ -599,6 +601,8 @@ class Session:
         if owner is not None:
             owner.sent_samples += item.samples
         self._leaving.pop(item.ends, None)
+        if isinstance(item.message, AudioMessage) and item.message.final:
+            self._leaving.pop(item.owner, None)  # only its ``complete`` is left, which no cancel takes back
 
     def _end(self, error: SpeechError) -> None:
         """Close the session for ``error``: what waits is dropped, the client is told, the call is cancelled."""

@@ -784,6 +784,21 @@ def _check_laws(items):
     return spoken
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_cancel_after_the_final_audio_has_left_comes_too_late(whole):
+    kind = SpeakWhole if whole else Speak
+    bench = Bench().say(kind(text="One.", utterance_id="a"))
+    bench.audio(2).send()
+    (*_, last) = bench.end().send(1)
+    assert isinstance(last, AudioMessage)
+    assert last.final
+    bench.say(Cancel(), Cancel(utterance_id="a"))
+    (done,) = bench.send()
+    assert isinstance(done, Complete)
+    assert done.duration_ms == 160
+    assert bench.say(Stop()).send()[-1] == Close(1000, "stopped")
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_keeps_the_laws(steps):
