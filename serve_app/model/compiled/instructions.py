@@ -99,8 +99,9 @@ def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums of vectors of float32, rounded once where the CPU can: elsewhere that would be a slow call."""
-    return _call(builder, f"llvm.fmuladd.v{sums.type.count}f32", sums.type, one, other, sums)
+    """One * other + sums, float32 or vectors of it, rounded once where the CPU can: elsewhere that would be a slow call."""
+    lanes = f"v{sums.type.count}" if isinstance(sums.type, ir.VectorType) else ""
+    return _call(builder, f"llvm.fmuladd.{lanes}f32", sums.type, one, other, sums)
 
 
 def _call(builder: Upstream, name: str, result: Upstream, *given: Upstream) -> Upstream:

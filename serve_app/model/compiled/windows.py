@@ -117,7 +117,7 @@ class WindowLinear:
             bias: [N], or None.
             taps: columns that an output reads.
             dilation: columns from one of them to the next.
-            winograd: multiply half as often, by twice the weights: for windows of many columns, and seven taps.
+            winograd: multiply a third as often, by twice the weights: for windows of many columns, and seven taps.
         """
         assert weight.dtype == torch.float32, "it is read as such"
         self.outputs, inputs = weight.shape
@@ -133,7 +133,7 @@ class WindowLinear:
         tell(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
         if winograd:
             assert taps == TAPS, "units are of as many taps"
-            segments, segment_bytes, length = 2, REAL * self.channels, self.channels
+            segments, segment_bytes, length = 1, 0, self.channels
             self._packed = blended_weights(weight)
             self._job["dilation"] = dilation
         else:

@@ -1,63 +1,107 @@
-"""Convolutions of seven taps with half of the products, on one thread; never which convolutions those are.
+"""Convolutions of seven taps with a third of the products, on one thread; never which convolutions those are.
 
-A unit is four columns that are made, each as far from the next as two taps, of the ten columns that those read. Four
-columns of seven taps are 28 products of a column by a weight. Here blends of the ten columns are multiplied by blends
-of the weights, 13 times, and the columns are blends of the sums: the first four taps by seven products, Winograd's
-F(4, 4), the last three by six, F(4, 3), whose sums are made together with those of the first where they are blended
-alike. A convolution rounds about four times as much as by all 28, and the codec's samples come as near to a decode in
-float64 as before; with F(4, 7), of ten products, they are up to three times farther from it (measured, random weights).
+A unit is six columns that are made, each as far from the next as two taps, of the twelve columns that those read. Six
+columns of seven taps are 42 products of a column by a weight. Here blends of the twelve columns are multiplied by blends
+of the weights, 14 times, and the columns are blends of the sums. It is Winograd's F(6, 7): polynomials are multiplied
+by what is left of them at 0, infinity, plus and minus 1/2, 1 and 2, and modulo x^2 + x + 1 and x^2 - x + 1. These two
+take three products where two more points each would take two, but all other points make sums of very different sizes:
+a convolution rounds here about three times as much as by all 42 products, by points alone eleven times (measured).
 
-Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016; the blends by Toom and Cook's method.
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016; Barabasz and Gregg, Winograd
+Convolution for DNNs: Beyond Linear Polynomials, 2019; the blends by Toom and Cook's method.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.parts import REAL, float32_at, part
+from serve_app.model.compiled.instructions import LONG, at, choice_by_rows, multiply_add
+from serve_app.model.compiled.parts import REAL, Function, part
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
 from serve_app.model.quiet import Upstream
 
 TAPS = 7
 
 UNITS = 8 * ROWS
-"""Units of a block: their blends stay in a core's own cache while a weight passes."""
+"""Units of a block at most: a group of their blends stays in a core's own cache while a weight passes."""
 
-_COLUMNS = 4
-_FIRST_TAPS = 4
+_COLUMNS = 6
 _READS = _COLUMNS + TAPS - 1
-_SUMS = _COLUMNS + _FIRST_TAPS - 1
-
-_POINTS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0)
-"""Where Toom and Cook's polynomials are evaluated, besides infinity; powers of two, so that blends are hardly rounded.
-:func:`_unblend` counts on these. The last three taps go without the last of them."""
 
 
-def _blends(taps: int, points: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of F(4, taps): how weights [sums, taps] and columns [sums, 3 + taps] are blended; infinity's are the last."""
-    sums = len(points) + 1
-    of_weights, of_columns = np.zeros((sums, taps)), np.zeros((sums, sums))
-    for number, point in enumerate(points):
-        others = [other for other in points if other != point]
-        of_weights[number] = point ** np.arange(taps) / np.prod([point - other for other in others])
-        of_columns[number, :-1] = np.poly(others)[::-1]
-    of_weights[-1, -1] = 1.0
-    of_columns[-1] = np.poly(points)[::-1]
-    return of_weights, of_columns
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Blends that are made together, each of sums over every other column.
+
+    Attributes:
+        factors: of columns ``first + i``, ``first + i + 2`` and so on in a sum i.
+        first: column of the first sum.
+        blends: [blends, sums], what each sum is multiplied by.
+        unblend: [blends, COLUMNS], what part of each column that is made a blend's product is.
+    """
+
+    factors: NDArray[np.float64]
+    first: int
+    blends: NDArray[np.float64]
+    unblend: NDArray[np.float64]
+
+    def of_columns(self) -> NDArray[np.float64]:
+        """What each blend [blends, READS] is of the columns."""
+        sums = np.zeros((self.blends.shape[1], _READS))
+        for number, row in enumerate(sums):
+            row[self.first + number :: 2][: len(self.factors)] = self.factors
+        return self.blends @ sums
 
 
-def _in_order(first: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Blends of the first taps with that of the point which the last taps lack behind all others."""
-    return first[[*range(_SUMS - 2), _SUMS - 1, _SUMS - 2]]
+def _with_roots(*roots: float) -> NDArray[np.float64]:
+    """Coefficients of the polynomial with such roots, the constant first."""
+    return np.poly(roots)[::-1]
 
 
-_OF_FIRST_WEIGHTS, _of_first_columns = map(_in_order, _blends(_FIRST_TAPS, _POINTS))
-_OF_LAST_WEIGHTS, _of_last_columns = _blends(TAPS - _FIRST_TAPS, _POINTS[:-1])
-_OF_COLUMNS = np.zeros((_SUMS, 2, _SUMS), np.float32)
-"""Of each sum, how the unit's columns 0 to 6 are blended for the first taps, and its columns 3 to 9 for the last."""
-_OF_COLUMNS[:, 0] = _of_first_columns
-_OF_COLUMNS[:-1, 1, 1:] = _of_last_columns
+def _groups() -> list[_Group]:
+    # The product of all that is divided by is x * N(x^2), N(y) = (y^3 - 1)(y - 1/4)(y - 4): a blend is a column of
+    # what is left when one of its factors is taken away, and the odd columns of it are summed as the even ones.
+    powers = np.arange(_COLUMNS)
+    squares = _with_roots(0.25, 4.0)
+    all_of_them = np.convolve(squares, [-1.0, 0.0, 0.0, 1.0])
+    ends = np.zeros((2, _COLUMNS))
+    ends[0, 0] = ends[1, -1] = 1.0
+    groups = [_Group(all_of_them, 0, np.eye(2), ends)]
+    for point in (1.0, 0.5, 2.0):
+        others = np.polydiv(all_of_them[::-1], [1.0, -(point**2)])[0][::-1]
+        both = np.array([point, -point])
+        groups.append(_Group(others, 1, np.array([[point, 1.0], [-point, 1.0]]), both[:, None] ** powers))
+    others = np.convolve(squares, [-1.0, 1.0])
+    for sign in (1.0, -1.0):  # x^2 + sign * x + 1; what is left of x^k, and a third product by Karatsuba
+        left = np.array([[1.0, 0.0, -1.0, sign, 0.0, -sign], [0.0, 1.0, -sign, 0.0, sign, -1.0]])
+        blends = np.array([[1.0, 0.0, 0.0, sign], [1.0, -sign, 1.0, 0.0], [0.0, 1.0, -sign, 1.0]])
+        groups.append(_Group(others, 1, blends, np.vstack([left, left[0] - sign * left[1]])))
+    return groups
+
+
+_GROUPS = _groups()
+_SUMS = sum(len(group.blends) for group in _GROUPS)
+_FIRST_OF_GROUP = np.cumsum([0, *(len(group.blends) for group in _GROUPS)])
+_MOST_BLENDS = max(len(group.blends) for group in _GROUPS)
+_OF_COLUMNS = np.vstack([group.of_columns() for group in _GROUPS])
+_OF_PRODUCTS = np.vstack([group.unblend for group in _GROUPS])
+
+
+def _of_weights() -> NDArray[np.float64]:
+    """What each blend [SUMS, TAPS] is of the taps, so that column i is the sum of tap j times what column i + j reads."""
+    known = np.einsum("pi,pk->ikp", _OF_PRODUCTS, _OF_COLUMNS).reshape(-1, _SUMS)
+    wanted = np.array([np.eye(_READS, TAPS, -column) for column in range(_COLUMNS)]).reshape(-1, TAPS)
+    return np.linalg.lstsq(known, wanted)[0]
+
+
+_OF_WEIGHTS = _of_weights()
 
 
 def blended_weights(weight: Tensor) -> Tensor:
@@ -67,20 +111,14 @@ def blended_weights(weight: Tensor) -> Tensor:
         weight: [N, 7 * C] float32, the oldest column first.
 
     Returns:
-        [13 * C * tiles * OUTPUTS]: of each sum but the last [tiles, 2 * C, OUTPUTS], of the last [tiles, C, OUTPUTS].
+        [SUMS, tiles, C, OUTPUTS] float32.
     """
     outputs, inputs = weight.shape
     tiles = -(-outputs // OUTPUTS)
     filled = torch.zeros(tiles * OUTPUTS, TAPS, inputs // TAPS, dtype=torch.float64)
     filled[:outputs] = weight.view(outputs, TAPS, -1)
-
-    def blend(of_weights: NDArray[np.float64], taps: Tensor) -> Tensor:
-        blended = torch.einsum("st,ntc->snc", torch.from_numpy(of_weights), taps).float()
-        return blended.unflatten(1, (tiles, OUTPUTS)).transpose(2, 3)  # [sums, tiles, C, OUTPUTS]
-
-    first = blend(_OF_FIRST_WEIGHTS, filled[:, :_FIRST_TAPS])
-    last = blend(_OF_LAST_WEIGHTS, filled[:, _FIRST_TAPS:])
-    return torch.cat([torch.cat([first[:-1], last], dim=2).flatten(), first[-1].flatten()])
+    blended = torch.einsum("st,ntc->snc", torch.from_numpy(_OF_WEIGHTS), filled).float()
+    return blended.unflatten(1, (tiles, OUTPUTS)).transpose(2, 3).contiguous()
 
 
 def units_of(columns: int, dilation: int) -> int:
@@ -89,69 +127,119 @@ def units_of(columns: int, dilation: int) -> int:
     return columns // group * dilation + min(columns % group, dilation)
 
 
-@part()
-def _column_of(job: Upstream, unit: int) -> int:
-    """The first column that one of a stream's units makes."""
-    return unit // job.dilation * _COLUMNS * job.dilation + unit % job.dilation
+_REALS = ir.VectorType(ir.FloatType(), OUTPUTS // 2)
+
+
+def _add(builder: Upstream, total: Upstream, factor: float, value: Upstream) -> Upstream:
+    """Emit total + factor * value, of vectors or numbers; a total of None is nothing."""
+    if factor == 0:
+        return total
+    if total is None:
+        return value if factor == 1 else builder.fmul(_constant(value.type, factor), value)
+    if abs(factor) == 1:
+        return builder.fadd(total, value) if factor > 0 else builder.fsub(total, value)
+    return multiply_add(builder, _constant(value.type, factor), value, total)
+
+
+def _constant(kind: Upstream, value: float) -> Upstream:
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _blend_of(group: _Group) -> Function:
+    """Make ``(reads, n, blended, apart)``: a group's blends of the ``n`` values of columns.
+
+    Args of the made function: addresses of the addresses [READS] of the columns, and of the first blend, and how many
+    bytes behind it the next lies.
+    """
+
+    def emit(builder: Upstream, kind: Upstream, columns: list[Upstream], place: Upstream, outs: list[Upstream]) -> None:
+        sums: list[Upstream] = [None] * group.blends.shape[1]
+        for number in range(len(sums)):
+            for each, factor in enumerate(group.factors):
+                address = columns[group.first + number + 2 * each]
+                value = builder.load(at(builder, kind, address, place), align=REAL)
+                sums[number] = _add(builder, sums[number], factor, value)
+        for out, factors in zip(outs, group.blends, strict=True):
+            total = None
+            for factor, value in zip(factors, sums, strict=True):
+                total = _add(builder, total, factor, value)
+            builder.store(total, at(builder, kind, out, place), align=REAL)
+
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        reads, n, blended, apart = arguments
+        columns = [builder.load(at(builder, LONG, reads, LONG(8 * read))) for read in range(_READS)]
+        outs = [builder.add(blended, builder.mul(LONG(number), apart)) for number in range(len(group.blends))]
+        end = builder.mul(n, LONG(REAL))
+        whole = builder.and_(end, LONG(-REAL * _REALS.count))
+        for kind, begin, stop in ((_REALS, LONG(0), whole), (_REALS.element, whole, end)):
+            step = LONG(REAL * getattr(kind, "count", 1))
+            with cgutils.for_range_slice(builder, begin, stop, step) as (place, _):
+                emit(builder, kind, columns, place, outs)
+        return context.get_dummy_value()
+
+    def blend(
+        _context: Upstream, _reads: Upstream, _n: Upstream, _blended: Upstream, _apart: Upstream
+    ) -> Upstream:
+        return types.void(*[types.int64] * 4), generate
+
+    made: Upstream = intrinsic(blend)
+    return made
+
+
+_blend = choice_by_rows([_blend_of(group) for group in _GROUPS])
+"""``(number, reads, n, blended, apart)``: of the group of that number, from 1."""
+
+
+def _make_unblend(_context: Upstream, _sums: Upstream, _apart: Upstream, _bias: Upstream, _made: Upstream) -> Upstream:
+    """Make ``(sums, apart, bias, made)``: a unit's columns of one tile.
+
+    Args of the made function: addresses of the first of its sums [OUTPUTS], of the bias [OUTPUTS] and of the columns
+    [COLUMNS, OUTPUTS] float32, and how many bytes behind the first sum the next lies.
+    """
+
+    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+        sums, apart, bias, made = arguments
+        for half in range(2):
+            offset = LONG(REAL * _REALS.count * half)
+            columns = [builder.load(at(builder, _REALS, bias, offset), align=REAL)] * _COLUMNS
+            for number, factors in enumerate(_OF_PRODUCTS):
+                address = at(builder, _REALS, sums, builder.mul(LONG(number), apart), offset)
+                value = builder.load(address, align=REAL)
+                columns = [_add(builder, total, factor, value) for total, factor in zip(columns, factors, strict=True)]
+            for number, column in enumerate(columns):
+                place = LONG(REAL * OUTPUTS * number)
+                builder.store(column, at(builder, _REALS, made, place, offset), align=REAL)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
+_unblend: Upstream = intrinsic(_make_unblend)
 
 
 @part()
-def _find(job: Upstream, unit: int, reads: Upstream) -> None:
-    """Fill in where the columns lie that a unit reads; those behind the window are zeros."""
-    stream = unit // job.units_of_stream
-    column, window = _column_of(job, unit % job.units_of_stream), job.x + stream * job.stream_bytes
+def _find(job: Upstream, unit: int, reads: Upstream, outs: Upstream) -> None:
+    """Fill in where the columns lie that a unit reads and makes; behind the window are zeros, and nothing is wanted."""
+    stream, each = unit // job.units_of_stream, unit % job.units_of_stream
+    column = each // job.dilation * _COLUMNS * job.dilation + each % job.dilation
+    window = job.x + stream * job.stream_bytes
     for i in range(_READS):
         place = window + job.column_bytes * (column + i * job.dilation)
         reads[i] = place if place < window + job.stream_bytes else job.nothing
-
-
-@part("contract")
-def _blend(reads: Upstream, factors: Upstream, blended: Upstream) -> None:
-    """Sum seven columns, each times its factor."""
-    n = blended.size
-    a, b, c, d = (float32_at(reads[0], n), float32_at(reads[1], n), float32_at(reads[2], n), float32_at(reads[3], n))
-    e, f, g = (float32_at(reads[4], n), float32_at(reads[5], n), float32_at(reads[6], n))
-    t, u, v, w, x, y, z = factors[0], factors[1], factors[2], factors[3], factors[4], factors[5], factors[6]
-    for i in range(n):
-        blended[i] = t * a[i] + u * b[i] + v * c[i] + w * d[i] + x * e[i] + y * f[i] + z * g[i]
-
-
-@part("contract")
-def _unblend(sums: Upstream, unit: int, bias: Upstream, made: Upstream) -> None:
-    """Make a unit's columns of one tile: column k sums point^k times each point's sum, the last infinity's besides.
-
-    Args:
-        sums: [SUMS, UNITS, OUTPUTS] float32.
-        unit: of those.
-        bias: [OUTPUTS].
-        made: [COLUMNS, OUTPUTS], overwritten.
-    """
-    half, quarter, eighth = np.float32(0.5), np.float32(0.25), np.float32(0.125)
-    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
-    for i in range(OUTPUTS):
-        ones, halves = sums[1, unit, i] + sums[2, unit, i], sums[3, unit, i] + sums[4, unit, i]
-        apart, halves_apart = sums[1, unit, i] - sums[2, unit, i], sums[3, unit, i] - sums[4, unit, i]
-        twos = sums[6, unit, i]
-        made[0, i] = bias[i] + sums[0, unit, i] + ones + halves + twos
-        made[1, i] = bias[i] + apart + half * halves_apart + two * twos
-        made[2, i] = bias[i] + ones + quarter * halves + four * twos
-        made[3, i] = bias[i] + apart + eighth * halves_apart + eight * twos + sums[5, unit, i]
+    for i in range(_COLUMNS):
+        row, beyond = column + i * job.dilation, stream * job.rows_of_stream
+        outs[i] = job.out + REAL * job.outputs * (beyond + row) if row < job.rows_of_stream else 0
 
 
 @part()
-def _put_tile(job: Upstream, first: int, count: int, tile: int, sums: Upstream, made: Upstream) -> None:
+def _put_tile(job: Upstream, outs: Upstream, tile: int, sums: Upstream, made: Upstream) -> None:
     """Write what some units make of one tile, but for columns that nobody wants."""
     place = OUTPUTS * tile
-    bias = float32_at(job.bias + REAL * place, OUTPUTS)
-    for unit in range(count):
-        stream, unit_of_stream = (first + unit) // job.units_of_stream, (first + unit) % job.units_of_stream
-        column = _column_of(job, unit_of_stream)
-        _unblend(sums, unit, bias, made)
+    for unit in range(len(outs)):
+        _unblend(sums[0, unit].ctypes.data, REAL * OUTPUTS * UNITS, job.bias + REAL * place, made.ctypes.data)
         for each in range(_COLUMNS):
-            if column + each * job.dilation < job.rows_of_stream:
-                row = stream * job.rows_of_stream + column + each * job.dilation
-                out = job.out + REAL * (row * job.outputs + place)
-                put_outputs(made[each].ctypes.data, 0, out, job.outputs - place)
+            if outs[unit, each]:
+                put_outputs(made[each].ctypes.data, 0, outs[unit, each] + REAL * place, job.outputs - place)
 
 
 @part()
@@ -169,27 +257,27 @@ def multiply_units(job: Upstream, me: int, team: int) -> None:
         first_unit, end_unit = units * me // team, units * (me + 1) // team
     else:
         first_tile, end_tile = job.tiles * me // team, job.tiles * (me + 1) // team
-    n = job.length
-    reads, starts = np.empty((UNITS, _READS), np.int64), np.empty(UNITS, np.int64)
-    blended, made = np.empty((UNITS, 2 * n), np.float32), np.empty((_COLUMNS, OUTPUTS), np.float32)
+    n, mine = job.length, end_unit - first_unit
+    reads, outs = np.empty((UNITS, _READS), np.int64), np.empty((UNITS, _COLUMNS), np.int64)
+    starts, made = np.empty(UNITS, np.int64), np.empty((_COLUMNS, OUTPUTS), np.float32)
+    blended = np.empty((_MOST_BLENDS, UNITS, n), np.float32)
     sums = np.empty((end_tile - first_tile, _SUMS, UNITS, OUTPUTS), np.float32)
-    for first in range(first_unit, end_unit, UNITS):
-        count = min(UNITS, end_unit - first)
+    blocks = -(-mine // UNITS)
+    for block in range(blocks):
+        first = first_unit + mine * block // blocks
+        count = first_unit + mine * (block + 1) // blocks - first
         for unit in range(count):
-            _find(job, first + unit, reads[unit])
-        for number in range(_SUMS):
-            segments = 2 if number < _SUMS - 1 else 1
+            _find(job, first + unit, reads[unit], outs[unit])
+        for group in range(len(_FIRST_OF_GROUP) - 1):
             for unit in range(count):
-                for each in range(segments):
-                    columns, blend = reads[unit, 3 * each :], blended[unit, n * each : n * each + n]
-                    _blend(columns, _OF_COLUMNS[number, each], blend)
-            weights, tile_bytes = job.weights + number * job.tiles * job.tile_bytes, job.tile_bytes // 2 * segments
-            for tile in range(first_tile, end_tile):
+                _blend(group + 1, reads[unit].ctypes.data, n, blended[0, unit].ctypes.data, REAL * UNITS * n)
+            for number in range(_FIRST_OF_GROUP[group], _FIRST_OF_GROUP[group + 1]):
                 for unit in range(count):
-                    starts[unit] = blended[unit].ctypes.data
-                these = sums[tile - first_tile, number, :count]
-                these[:] = np.float32(0)
-                address, more = weights + tile * tile_bytes, tile + 1 < end_tile
-                add_tile(address, segments, job.segment_bytes, n, starts[:count], these, more)
+                    starts[unit] = blended[number - _FIRST_OF_GROUP[group], unit].ctypes.data
+                for tile in range(first_tile, end_tile):
+                    these = sums[tile - first_tile, number, :count]
+                    these[:] = np.float32(0)
+                    address = job.weights + job.tile_bytes * (number * job.tiles + tile)
+                    add_tile(address, 1, 0, n, starts[:count], these, tile + 1 < end_tile or job.by_columns)
         for tile in range(first_tile, end_tile):
-            _put_tile(job, first, count, tile, sums[tile - first_tile], made)
+            _put_tile(job, outs[:count], tile, sums[tile - first_tile], made)
