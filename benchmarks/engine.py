@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
 from serve_app.model.checkpoint import Checkpoint
-from serve_app.model.compiled import codec_block, codec_transformer, team
+from serve_app.model.compiled import codec_layers, codec_transformer, team
 from serve_app.model.compiled.instructions import TILE, TILE_ROWS
 from serve_app.model.compiled.parts import array_at, float32_at
 from serve_app.model.compiled.stack import PASS, CompiledStack, attend
@@ -59,8 +59,6 @@ PRODUCTS = (
     "_multiply_rows",
     "_multiply_windows",
 )
-CODEC_FUNCTIONS = {codec_block.RUN_BLOCK.name: 1, codec_transformer.RUN_CODEC_TRANSFORMER.name: 4}
-"""Compiled functions that multiply windows between other things, and how often in a layer."""
 DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
 FUSED_PRODUCTS = ("_multiply", "_attend")
 """Parts of the names of a GPU's kernels that are those; what is fused with ours counts as theirs."""
@@ -355,16 +353,25 @@ def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
     def recorded(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
         with torch.profiler.record_function(f"compiled {function.name}"):
             run(function, job, threads)
-        if function.name in CODEC_FUNCTIONS:
-            count = int(job["layers"][0]) * CODEC_FUNCTIONS[function.name]
-            given = (ctypes.c_byte * (count * WINDOW_PRODUCT.itemsize)).from_address(int(job["products"][0]))
-            windows.append(np.frombuffer(given, WINDOW_PRODUCT).copy())
+        if function is codec_transformer.RUN_CODEC_TRANSFORMER:
+            windows.append(window_products(job, 4 * int(job["layers"][0])))
+        elif function is codec_layers.RUN_CODEC_LAYERS:
+            count, wide = int(job["count"][0]), int(job["wide"][0])
+            narrow = np.tile(np.arange(wide, count), int(job["streams"][0] * job["frames"][0]))  # frame by frame
+            made = window_products(job, count)[[*range(wide), *narrow]]
+            windows.append(made[made["rows"] > 0])  # other layers have none
 
     TeamFunction.run = recorded
     try:
         yield windows
     finally:
         TeamFunction.run = run
+
+
+def window_products(job: NDArray[Any], count: int) -> NDArray[Any]:
+    """What a compiled function was told of that many products over windows."""
+    given = (ctypes.c_byte * (count * WINDOW_PRODUCT.itemsize)).from_address(int(job["products"][0]))
+    return np.frombuffer(given, WINDOW_PRODUCT).copy()
 
 
 PRODUCTS_ALONE = team.job_of("products", "count", "rows", "taken", "factors", "sums", "out", "out_bytes")

@@ -18,8 +18,12 @@ from torch.nn import functional
 
 from serve_app.model.codec_layers import (
     Builder,
+    CompiledStages,
     Conv,
     ConvWeights,
+    FirstConv,
+    Layers,
+    Stage,
     Step,
     Upsampling,
     UpsamplingBlock,
@@ -34,9 +38,6 @@ _CPU_STEP_FRAMES = 16
 _DEVICE_STEP_FRAMES = 64
 
 _TAIL_BLOCKS = 2
-
-Stage = Callable[[Step, Tensor], Tensor]
-"""What is behind the transformer, layer by layer: [B, T * rate, C] -> [B, T * rate', C']."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +130,24 @@ class Codec:
                 partial(Upsampling, builder, weights, block[1])
                 for weights, block in zip(ups, source.upsample, strict=True)
             ),
-            lambda: Conv(builder, ConvWeights.of(conv.conv)).over,
+            partial(FirstConv, builder, ConvWeights.of(conv.conv)),
             *(partial(UpsamplingBlock, builder, block) for block in blocks),
             partial(WaveHead, builder, snake, head.conv),
         ]
-        self._stages: list[Stage] = []
+        stages: list[Stage] = []
         before: list[float] = []
         for make in makers:
             before.append(builder.memory_frames)
-            self._stages.append(make())
+            stages.append(make())
         # Frames that a stage and all behind it look back: 10, 7, 5, 4, 1, 1, 1, 1 in the release.
         self._reach_frames = [math.ceil(builder.memory_frames - frames) for frames in before]
-        self._tail_stages = 1 + min(_TAIL_BLOCKS, len(blocks) - 1)
+        tail = 1 + min(_TAIL_BLOCKS, len(blocks) - 1)
+        self._wide, self._tail = stages[:-tail], stages[-tail:]
+        self._stages: list[Layers] = [*stages]
+        self._compiled: CompiledStages | None = None
+        if builder.compiled:
+            self._stages = [*(CompiledStages([stage]) for stage in stages[:-1]), CompiledStages([], stages[-1:])]
+            self._compiled = CompiledStages(self._wide, self._tail)
         self._device = device
         self._step_frames = _CPU_STEP_FRAMES if device.type == "cpu" else _DEVICE_STEP_FRAMES
         self._pool = torch.zeros(rows, builder.width, dtype=dtype, device=device)
@@ -224,19 +231,19 @@ class Codec:
             real = (frame < step.n_frames[:, None])[:, :, None]  # [B, T, 1]
             codes = torch.where(real, codes, 0)
         x = self._attend(step, position, codes)
-        for stage in self._stages[: -self._tail_stages]:
-            x = stage(step, x)
-        samples = self._tail(step, x)
+        samples = self._behind(step, x) if self._compiled is None else self._compiled(step, x)
         if real is None:
             return samples
         return torch.where(real, samples.unflatten(1, (step.frames, -1)), 0.0).flatten(1)
 
-    def _tail(self, step: Step, x: Tensor) -> Tensor:
-        """The last blocks and the head, [B, T * rate, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
+    def _behind(self, step: Step, x: Tensor) -> Tensor:
+        """All stages, [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
 
-        Their weights are small and their activations large: on a CPU one frame of one row at a time, which stays in
-        its caches. At ten rows that saves a sixth of the whole (measured).
+        The weights of the last blocks and the head are small and their activations large: on a CPU one frame of one row
+        at a time, which stays in its caches. At ten rows that saves a sixth of the whole (measured).
         """
+        for stage in self._wide:
+            x = stage(step, x)
         if self._device.type != "cpu":
             return self._tail_of(step, x)
         rate = x.shape[1] // step.frames
@@ -251,7 +258,7 @@ class Codec:
         return torch.cat(rows)
 
     def _tail_of(self, step: Step, x: Tensor) -> Tensor:
-        for stage in self._stages[-self._tail_stages :]:
+        for stage in self._tail:
             x = stage(step, x)
         return x
 

@@ -7,14 +7,15 @@ columns. What a layer must remember is then the input columns before the next on
 Source: qwen-tts 0.1.1, qwen_tts/core/tokenizer_12hz/modeling_qwen3_tts_tokenizer_v2.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.compiled.codec_block import CompiledBlock, SnakeProduct
+from serve_app.model.compiled.codec_layers import Activation, CompiledLayer, CompiledLayers, Depthwise, Wave
 from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
@@ -76,6 +77,35 @@ class History:
     def _past(self, step: Step) -> Tensor:
         end = self.start + self.columns * self.channels
         return step.state[:, self.start : end].unflatten(1, (self.columns, self.channels))
+
+
+Layers = Callable[[Step, Tensor], Tensor]
+"""Of what is behind the transformer, [B, T * rate, C] -> [B, T * rate', C']; mutates the step's state."""
+
+
+class Stage(Protocol):
+    """Layers behind the transformer, one by one or compiled."""
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        """[B, T * rate, C] -> [B, T * rate', C']."""
+        ...
+
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        ...
+
+
+class CompiledStages:
+    """Stages in one compiled call, float32 on a CPU; one thread at a time may call it."""
+
+    def __init__(self, wide: Sequence[Stage], narrow: Sequence[Stage] = ()) -> None:
+        """Run ``wide``, then ``narrow``, which end in a wave head, over one frame of one stream at a time."""
+        of_all, of_frames = [[layer for stage in stages for layer in stage.compiled()] for stages in (wide, narrow)]
+        self._layers = CompiledLayers(of_all, of_frames)
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        """[B, T * rate, C] -> [B, T * rate', C'], or samples [B, T * rate']; mutates ``step.state``."""
+        return self._layers(x, step.state, step.frames, step.n_frames)
 
 
 class Builder:
@@ -211,6 +241,13 @@ class Conv:
         """[B, history + T, C_in] -> [B, T * stride, C_out]."""
         return self.product(window).unflatten(2, (self._stride, -1)).flatten(1, 2)
 
+    def compiled(self, snake: "Snake | None" = None) -> CompiledLayer:
+        """Return the same as a layer of a compiled call, behind an activation."""
+        (product,) = compiled_products(self.product)
+        if snake is None:
+            return CompiledLayer(product, remembered=self.history.start, rate=self._stride)
+        return CompiledLayer(product, Activation.SNAKE, snake.factors, self.history.start, self._stride)
+
 
 class Snake:
     """SnakeBeta: x + sin(alpha * x)^2 / beta per channel, alpha and beta stored as logarithms.
@@ -219,21 +256,22 @@ class Snake:
     """
 
     def __init__(self, builder: Builder, snake: Upstream) -> None:
-        self.alpha = builder.tensor(snake.alpha.float().exp())
-        self.inverse_beta = builder.tensor(1.0 / (snake.beta.float().exp() + snake.no_div_by_zero))
+        alpha = builder.tensor(snake.alpha.float().exp())
+        inverse_beta = builder.tensor(1.0 / (snake.beta.float().exp() + snake.no_div_by_zero))
+        self.factors = alpha, inverse_beta  # [C] each
         self._activate = make_snake(builder.dtype, builder.device)
 
     def into(self, conv: Conv, step: Step, x: Tensor) -> Tensor:
         """Activate x [B, T, C] into the window of the convolution that follows, and remember its end."""
         window = conv.history.open(step, x.shape[1])
-        self._activate(x, self.alpha, self.inverse_beta, window[:, conv.history.columns :])
+        self._activate(x, *self.factors, window[:, conv.history.columns :])
         conv.history.close(step, window)
         return window
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         out = torch.empty_like(x)
-        self._activate(x, self.alpha, self.inverse_beta, out)
+        self._activate(x, *self.factors, out)
         return out
 
 
@@ -241,14 +279,20 @@ class ResidualUnit:
     """Snake, a convolution of 7 taps, snake, a product per column; added to its input."""
 
     def __init__(self, builder: Builder, unit: Upstream) -> None:
-        self.snakes = Snake(builder, unit.act1), Snake(builder, unit.act2)
-        self.conv = Conv(builder, ConvWeights.of(unit.conv1.conv), winograd=True)
-        self.linear = builder.linear(unit.conv2.conv.weight[:, :, 0], unit.conv2.conv.bias)
+        self._snakes = Snake(builder, unit.act1), Snake(builder, unit.act2)
+        self._conv = Conv(builder, ConvWeights.of(unit.conv1.conv), winograd=True)
+        self._linear = builder.linear(unit.conv2.conv.weight[:, :, 0], unit.conv2.conv.bias)
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        hidden = self.conv(self.snakes[0].into(self.conv, step, x))
-        return self.linear(self.snakes[1](hidden), residual=x)
+        hidden = self._conv(self._snakes[0].into(self._conv, step, x))
+        return self._linear(self._snakes[1](hidden), residual=x)
+
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        (linear,) = compiled_products(self._linear)
+        last = CompiledLayer(linear, Activation.SNAKE, self._snakes[1].factors, residual=1)
+        return [self._conv.compiled(self._snakes[0]), last]
 
 
 class UpsamplingBlock:
@@ -259,28 +303,17 @@ class UpsamplingBlock:
         self._snake = Snake(builder, snake)
         self._conv = Conv(builder, ConvWeights.of(conv.conv))
         self._units = [ResidualUnit(builder, unit) for unit in units]
-        self._compiled = CompiledBlock(self._layers(), conv.conv.stride[0]) if builder.compiled else None
-
-    def _layers(self) -> list[SnakeProduct]:
-        layers = [_layer(self._snake, self._conv.product, self._conv.history.start)]
-        for unit in self._units:
-            layers.append(_layer(unit.snakes[0], unit.conv.product, unit.conv.history.start))
-            layers.append(_layer(unit.snakes[1], unit.linear, 0))
-        return layers
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C_in] -> [B, T * rate, C_out]."""
-        if self._compiled is not None:
-            return self._compiled(x, step.state, step.frames, step.n_frames)
         x = self._conv(self._snake.into(self._conv, step, x))
         for unit in self._units:
             x = unit(step, x)
         return x
 
-
-def _layer(snake: Snake, product: WindowProduct | Linear, remembered: int) -> SnakeProduct:
-    (compiled,) = compiled_products(product)
-    return SnakeProduct(snake.alpha, snake.inverse_beta, compiled, remembered)
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        return [self._conv.compiled(self._snake), *(layer for unit in self._units for layer in unit.compiled())]
 
 
 def compiled_products(*products: WindowProduct | Linear) -> list[WindowLinear]:
@@ -313,6 +346,16 @@ class ConvNeXt:
         hidden = functional.layer_norm(hidden, self._channels, eps=self._eps)
         return self._down(functional.gelu(self._up(hidden)), residual=x)
 
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        up, down = compiled_products(self._up, self._down)
+        taps = self._taps[:, 0].T.contiguous()
+        return [
+            CompiledLayer(Depthwise(taps, self._bias, self._eps), remembered=self._history.start),
+            CompiledLayer(up),
+            CompiledLayer(down, Activation.GELU, residual=2),
+        ]
+
 
 class Upsampling:
     """A transposed convolution and a ConvNeXt block."""
@@ -324,6 +367,25 @@ class Upsampling:
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T * rate, C]."""
         return self._block(step, self._conv.over(step, x))
+
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        return [self._conv.compiled(), *self._block.compiled()]
+
+
+class FirstConv:
+    """The convolution before the upsampling blocks."""
+
+    def __init__(self, builder: Builder, weights: ConvWeights) -> None:
+        self._conv = Conv(builder, weights)
+
+    def __call__(self, step: Step, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C']."""
+        return self._conv.over(step, x)
+
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        return [self._conv.compiled()]
 
 
 class WaveHead:
@@ -347,3 +409,8 @@ class WaveHead:
         span = products.shape[2]
         diagonal = products.unfold(1, span, 1).diagonal(dim1=2, dim2=3)  # [B, T, taps]
         return diagonal.sum(2).add_(self._bias).clamp_(-1.0, 1.0)
+
+    def compiled(self) -> list[CompiledLayer]:
+        """Return the same as layers of one compiled call."""
+        wave = Wave(self._taps, self._bias)
+        return [CompiledLayer(wave, Activation.SNAKE, self._snake.factors, self._history.start)]

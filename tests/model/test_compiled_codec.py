@@ -1,4 +1,4 @@
-"""The codec's compiled blocks and transformer, against its layers as torch computes them."""
+"""The codec's compiled stages and transformer, against its layers as torch computes them."""
 
 import pytest
 import torch
@@ -7,9 +7,19 @@ from test_codec import CPU, build, codes_of, states
 
 from serve_app.model import codec_layers
 from serve_app.model.codec import Codec
-from serve_app.model.codec_layers import Builder, Step, UpsamplingBlock
+from serve_app.model.codec_layers import (
+    Builder,
+    CompiledStages,
+    ConvWeights,
+    FirstConv,
+    Step,
+    Upsampling,
+    UpsamplingBlock,
+    WaveHead,
+)
 from serve_app.model.codec_transformer import Transformer
-from serve_app.model.compiled import codec_block, codec_transformer, cpu_kernels, windows
+from serve_app.model.compiled import codec_layers as compiled_layers
+from serve_app.model.compiled import codec_transformer, cpu_kernels, windows
 from serve_app.model.kernels import torch_snake
 
 
@@ -25,7 +35,7 @@ def decoder(request):
 
 
 def use_threads(monkeypatch, count):
-    for module in (codec_block, codec_transformer, cpu_kernels, windows):
+    for module in (compiled_layers, codec_transformer, cpu_kernels, windows):
         monkeypatch.setattr(module, "threads", lambda: count)
 
 
@@ -35,7 +45,33 @@ def threads(request, monkeypatch):
 
 
 def make_block(builder, decoder, number):
-    return UpsamplingBlock(builder, decoder.decoder[number])
+    block = UpsamplingBlock(builder, decoder.decoder[number])
+    return CompiledStages([block]) if builder.compiled else block
+
+
+def make_upsampling(builder, decoder, number):
+    conv, block = decoder.upsample[number]
+    stage = Upsampling(builder, ConvWeights.of(conv.conv), block)
+    return CompiledStages([stage]) if builder.compiled else stage
+
+
+def make_first(builder, decoder, number):
+    stage = FirstConv(builder, ConvWeights.of(decoder.decoder[number].conv))
+    return CompiledStages([stage]) if builder.compiled else stage
+
+
+def make_end(builder, decoder, number):
+    *blocks, snake, head = decoder.decoder[number:]
+    stages = [*(UpsamplingBlock(builder, block) for block in blocks), WaveHead(builder, snake, head.conv)]
+    if builder.compiled:
+        return CompiledStages(stages[: 3 - number], stages[3 - number :]) if number < 3 else CompiledStages([], stages)
+
+    def plainly(step, x):
+        for stage in stages:
+            x = stage(step, x)
+        return x
+
+    return plainly
 
 
 def make_transformer(builder, decoder, _number):
@@ -59,6 +95,11 @@ CASES = [
     (make_block, 1, 3, 5, 4, 64),
     (make_block, 2, 2, 9, 32, 32),  # columns for each thread
     (make_block, 4, 1, 3, 640, 8),
+    (make_upsampling, 0, 1, 1, 1, 32),
+    (make_upsampling, 1, 3, 5, 2, 32),
+    (make_first, 0, 3, 5, 4, 32),
+    (make_end, 1, 3, 4, 4, 64),  # some for all frames, some for one after the other
+    (make_end, 5, 2, 3, 1920, 4),  # the wave head alone
     (make_transformer, 0, 1, 1, 1, 32),
     (make_transformer, 0, 3, 7, 1, 32),
     (make_transformer, 0, 3, 100, 1, 32),  # more than a window at once
@@ -94,6 +135,9 @@ def test_compiled_layers_are_torchs(decoder, case, partly, threads, monkeypatch)
     real = torch.tensor([frames // 2, 9, frames, 9, 0, 9])[::2][:streams] if partly else None
     expected = run(torchs, make, expected_state, x, frames, real)
     found = run(compiled, make, state, x, frames, real)
+    if make is make_end and partly:  # what stands for other frames depends on how those are cut
+        wanted = torch.arange(frames) < real[:, None]
+        found, expected = [each.unflatten(1, (frames, -1))[wanted] for each in (found, expected)]
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(state, expected_state, atol=2e-5, rtol=1e-5)
 

@@ -62,7 +62,7 @@ WINOGRAD_CASES = [
 
 
 @pytest.mark.parametrize("case", WINOGRAD_CASES)
-def test_a_convolution_of_half_the_products_is_that_of_float64(case, monkeypatch):
+def test_a_convolution_of_a_third_of_the_products_is_that_of_float64(case, monkeypatch):
     streams, columns, channels, dilation, outputs = case
     weight, bias = normal(outputs, 7 * channels, size=0.5 * (7 * channels) ** -0.5), normal(outputs, seed=1)
     window = normal(streams, 6 * dilation + columns, channels, seed=2)
@@ -79,14 +79,14 @@ def test_a_convolution_of_half_the_products_is_that_of_float64(case, monkeypatch
         assert torch.equal(product(window[stream : stream + 1]), results[0][stream : stream + 1])
 
 
-def test_half_the_products_round_about_four_times_as_much():
+def test_a_third_of_the_products_rounds_about_three_times_as_much():
     weight, window = normal(96, 7 * 96, size=0.04), normal(1, 600, 96, seed=2)
     exact = expected(window, weight, torch.zeros(96), 7, 1)
     errors = [
         (WindowLinear(weight, None, 7, winograd=winograd)(window) - exact).square().mean().sqrt()
         for winograd in (False, True)
     ]
-    assert errors[1] < 5 * errors[0]
+    assert errors[1] < 3.5 * errors[0]
 
 
 def test_a_column_depends_on_its_own_window_to_the_last_bit():

@@ -99,7 +99,7 @@ def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums, float32 or vectors of it, rounded once where the CPU can: elsewhere that would be a slow call."""
+    """One * other + sums, numbers or vectors of float32, rounded once where the CPU can: else that is a slow call."""
     lanes = f"v{sums.type.count}" if isinstance(sums.type, ir.VectorType) else ""
     return _call(builder, f"llvm.fmuladd.{lanes}f32", sums.type, one, other, sums)
 
@@ -184,11 +184,11 @@ def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
         emit: ``(builder, arguments, rows)`` writes the instructions for so many, 1 to ``TILE_ROWS``; the arguments are
             those but the first.
     """
-    return choice_by_rows([_function_of(emit, rows) for rows in range(1, TILE_ROWS + 1)])
+    return by_number([_function_of(emit, rows) for rows in range(1, TILE_ROWS + 1)])
 
 
-def choice_by_rows(functions: Sequence[Function]) -> Function:
-    """Make ``(rows, ...)`` of what is called with the rest for 1 row, for 2 rows and so on."""
+def by_number(functions: Sequence[Function]) -> Function:
+    """Make ``(number, ...)`` of what is called with the rest for 1, for 2 and so on."""
     *fewer, most = functions
 
     @part()

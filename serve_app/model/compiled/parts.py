@@ -178,12 +178,29 @@ def dot(a: Row, b: Row) -> np.float32:
     return total
 
 
+@part("reassoc")
+def _total(row: Row) -> np.float32:
+    total = np.float32(0)
+    for i in range(row.size):
+        total += row[i]
+    return total
+
+
 @part()
 def normalise(row: Row, eps: float) -> None:
     """Divide a row by its root mean square, in place."""
     scale = np.float32(1) / np.sqrt(dot(row, row) / np.float32(row.size) + np.float32(eps))
     for i in range(row.size):
         row[i] *= scale
+
+
+@part()
+def standardise(row: Row, eps: float) -> None:
+    """Give a row a mean of 0 and a variance of 1, in place."""
+    mean = _total(row) / np.float32(row.size)
+    for i in range(row.size):
+        row[i] -= mean
+    normalise(row, eps)
 
 
 @part("contract")
@@ -216,6 +233,25 @@ def exp(x: np.float32) -> np.float32:
     return power * np.uint32(exponent).view(np.float32)
 
 
+@part("contract")
+def gelu(x: Row, out: Row) -> None:
+    """Write x * (1 + erf(x / sqrt(2))) / 2 of a row, the error function within 2e-7.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """
+    for i in range(x.size):
+        at = abs(x[i]) * np.float32(0.70710678118)
+        t = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * at)
+        beyond = np.float32(1.061405429)
+        beyond = beyond * t + np.float32(-1.453152027)
+        beyond = beyond * t + np.float32(1.421413741)
+        beyond = beyond * t + np.float32(-0.284496736)
+        beyond = beyond * t + np.float32(0.254829592)
+        beyond = beyond * t * exp(-at * at)  # 1 - erf(at)
+        half = np.float32(0.5) * x[i]
+        out[i] = half * (np.float32(2) - beyond) if x[i] > np.float32(0) else half * beyond
+
+
 @part("reassoc", "nnan", "nsz")
 def largest(row: Row) -> np.float32:
     """The largest of a row, none of which may be NaN."""
@@ -223,14 +259,6 @@ def largest(row: Row) -> np.float32:
     for i in range(row.size):
         most = max(most, row[i])
     return most
-
-
-@part("reassoc")
-def _total(row: Row) -> np.float32:
-    total = np.float32(0)
-    for i in range(row.size):
-        total += row[i]
-    return total
 
 
 @part()

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, choice_by_rows, fetch, multiply_add
+from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
 from serve_app.model.compiled.parts import REAL, Function, float32_at, part
 from serve_app.model.compiled.team import job_of, jobs_at
 from serve_app.model.quiet import Upstream
@@ -116,8 +116,8 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: b
     builder.position_at_end(after)
 
 
-_tile = choice_by_rows([_tile_of(rows, going_on=False) for rows in range(1, ROWS + 1)])
-go_on = choice_by_rows([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)])
+_tile = by_number([_tile_of(rows, going_on=False) for rows in range(1, ROWS + 1)])
+go_on = by_number([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)])
 """``(rows, weights, starts, segments, stride, length, sums, ahead, pace)``, as :func:`_tile_of` makes them."""
 
 

@@ -1,0 +1,434 @@
+"""The codec's layers behind its transformer in one compiled call, on all of torch's threads; never whose streams.
+
+A layer fills windows, with what its streams remember in front, and multiplies them. As calls of their own the threads
+slept between them, and woke in more time than many of the products take. The last layers, whose columns are many, pass
+one frame of one stream after the other, which stays in the caches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serve_app.model.compiled.cpu_kernels import wave
+from serve_app.model.compiled.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise
+from serve_app.model.compiled.team import (
+    TeamFunction,
+    job_of,
+    jobs_at,
+    meet,
+    team_size,
+    tell,
+    thread_number,
+    threads,
+)
+from serve_app.model.compiled.window_tiles import OUTPUTS, WINDOW_PRODUCT, window_products_at
+from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.quiet import Upstream
+
+
+class Activation(IntEnum):
+    """What becomes of columns on their way into a layer's windows."""
+
+    NONE = 0
+    SNAKE = 1
+    GELU = 2
+
+
+class _Kind(IntEnum):
+    """What is made of the windows."""
+
+    PRODUCT = 0
+    DEPTHWISE = 1
+    WAVE = 2
+
+
+_SNAKE, _GELU = int(Activation.SNAKE), int(Activation.GELU)
+_PRODUCT, _DEPTHWISE = int(_Kind.PRODUCT), int(_Kind.DEPTHWISE)
+
+_LAYER = job_of(
+    "activation", "kind", "x", "window", "out", "alpha", "inverse_beta", "weights", "bias",
+    "channels", "columns", "history", "remembered",
+    real=("eps",),
+)  # fmt: skip
+"""``columns`` are those of a frame. Without a window a layer reads its columns where they are."""
+_layers_at = jobs_at(_LAYER)
+
+_PASS = job_of(
+    "streams", "frames", "state", "state_bytes", "n_frames",
+    "layers", "products", "wide", "count", "given", "samples", "given_bytes", "sample_bytes",
+)  # fmt: skip
+"""Of ``count`` layers the first ``wide`` are given all columns; ``given_bytes`` are of what the others are given of a
+frame, and ``sample_bytes`` of what they make of it."""
+_passes_at = jobs_at(_PASS)
+
+
+class _Cut(NamedTuple):
+    """Some streams' frames, and one thread of those that work on them.
+
+    Attributes:
+        first: stream.
+        streams: from that one on.
+        first_frame: of each of them.
+        frames: from that one on.
+        given: address of the first layer's columns.
+        samples: address of what the last layer makes, where those are samples.
+        me: the thread's number.
+        team: threads.
+    """
+
+    first: int
+    streams: int
+    first_frame: int
+    frames: int
+    given: int
+    samples: int
+    me: int
+    team: int
+
+
+@part()
+def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
+    """Write one thread's share of the windows of columns at ``x``: of some streams the past, and some new columns."""
+    n, past, new = layer.channels, layer.history * layer.channels, layer.columns * cut.frames
+    window_bytes = REAL * (past + new * n)
+    for b in range(cut.me, cut.streams, cut.team):
+        state = job.state + (cut.first + b) * job.state_bytes
+        copy(state + layer.remembered, layer.window + b * window_bytes, past)
+    alpha, inverse_beta = float32_at(layer.alpha, n), float32_at(layer.inverse_beta, n)
+    columns = cut.streams * new
+    for each in range(columns * cut.me // cut.team, columns * (cut.me + 1) // cut.team):
+        place = layer.window + each // new * window_bytes + REAL * (past + each % new * n)
+        given = x + REAL * each * n
+        if layer.activation == _SNAKE:
+            wave(float32_at(given, n), alpha, inverse_beta, float32_at(place, n))
+        elif layer.activation == _GELU:
+            gelu(float32_at(given, n), float32_at(place, n))
+        else:
+            copy(given, place, n)
+
+
+@part()
+def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
+    """Keep the last real columns of some streams' windows."""
+    n, past = layer.channels, layer.history * layer.channels
+    for b in range(cut.me, cut.streams, cut.team):
+        real = cut.frames
+        if job.n_frames:
+            real = min(max(int64_at(job.n_frames, job.streams)[cut.first + b] - cut.first_frame, 0), cut.frames)
+        window = layer.window + REAL * b * (past + layer.columns * cut.frames * n)
+        state = job.state + (cut.first + b) * job.state_bytes
+        copy(window + REAL * real * layer.columns * n, state + layer.remembered, past)
+
+
+@part("contract")
+def _multiply_each(layer: Upstream, cut: _Cut) -> None:
+    """Convolve each channel with taps of its own, and standardise the columns: one thread's share."""
+    n, new = layer.channels, layer.columns * cut.frames
+    window_bytes, columns = REAL * n * (layer.history + new), cut.streams * new
+    for each in range(columns * cut.me // cut.team, columns * (cut.me + 1) // cut.team):
+        window = layer.window + each // new * window_bytes + REAL * n * (each % new)
+        made = float32_at(layer.out + REAL * n * each, n)
+        copy(layer.bias, layer.out + REAL * n * each, n)
+        for tap in range(layer.history + 1):
+            column, weights = float32_at(window + REAL * n * tap, n), float32_at(layer.weights + REAL * n * tap, n)
+            for i in range(n):
+                made[i] += weights[i] * column[i]
+        standardise(made, layer.eps)
+
+
+@part()
+def _sum_up(layer: Upstream, cut: _Cut) -> None:
+    """Make samples in [-1, 1] of one stream's window, one thread's share; a sample is one sum over its columns."""
+    reads, columns = layer.channels * (layer.history + 1), layer.columns * cut.frames
+    weights, bias = float32_at(layer.weights, reads), float32_at(layer.bias, 1)[0]
+    samples = float32_at(cut.samples, columns)
+    for each in range(columns * cut.me // cut.team, columns * (cut.me + 1) // cut.team):
+        window = float32_at(layer.window + REAL * layer.channels * each, reads)
+        samples[each] = min(max(dot(window, weights) + bias, np.float32(-1)), np.float32(1))
+
+
+@part()
+def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
+    """Run layers ``begin`` to ``end``."""
+    layers, products = _layers_at(job.layers, job.count), window_products_at(job.products, job.count)
+    for number in range(begin, end):
+        layer = layers[number]
+        if layer.window:
+            _fill(layer, job, cut.given if number == begin else layer.x, cut)
+            meet(job.team)
+            _remember(layer, job, cut)
+        if layer.kind == _PRODUCT:
+            multiply_windows(products[number], cut.me, cut.team)
+        elif layer.kind == _DEPTHWISE:
+            _multiply_each(layer, cut)
+        else:
+            _sum_up(layer, cut)
+        meet(job.team)
+
+
+def _run_codec_layers(address: int) -> None:
+    job = _passes_at(address, 1)[0]
+    me, team, frames = thread_number(job.team), team_size(job.team), job.frames
+    _run(job, 0, job.wide, _Cut(0, job.streams, 0, frames, job.given, 0, me, team))
+    if job.wide < job.count:
+        between = _layers_at(job.layers, job.count)[job.wide].x
+        for place in range(job.streams * frames):
+            given, samples = between + place * job.given_bytes, job.samples + place * job.sample_bytes
+            _run(job, job.wide, job.count, _Cut(place // frames, 1, place % frames, 1, given, samples, me, team))
+
+
+RUN_CODEC_LAYERS = TeamFunction(_run_codec_layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Depthwise:
+    """A convolution of each channel by itself, whose columns are given a mean of 0 and a variance of 1.
+
+    Attributes:
+        taps: [taps, C] float32, the oldest first.
+        bias: [C] float32.
+        eps: added to the variance.
+    """
+
+    taps: Tensor
+    bias: Tensor
+    eps: float
+
+    @property
+    def history(self) -> int:
+        """Columns of a window before those that are made."""
+        return len(self.taps) - 1
+
+    @property
+    def channels(self) -> int:
+        """Values of a column."""
+        return self.taps.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Values of a column that is made."""
+        return self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """A convolution to one channel, cut to [-1, 1].
+
+    Attributes:
+        taps: [taps, C] float32, the oldest first.
+        bias: [1] float32.
+    """
+
+    taps: Tensor
+    bias: Tensor
+
+    @property
+    def history(self) -> int:
+        """Columns of a window before those that are made."""
+        return len(self.taps) - 1
+
+    @property
+    def channels(self) -> int:
+        """Values of a column."""
+        return self.taps.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Values of a column that is made."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledLayer:
+    """Windows of activated columns, and what is made of them.
+
+    Attributes:
+        product: of the windows.
+        activation: of the columns.
+        snake: alpha and inverse beta [C] float32, of a snake.
+        remembered: where in a stream's state the past of the windows begins, in values.
+        rate: columns that are made of one.
+        residual: how many layers before this one the columns were given that are added; 0 adds none.
+    """
+
+    product: WindowLinear | Depthwise | Wave
+    activation: Activation = Activation.NONE
+    snake: tuple[Tensor, Tensor] | None = None
+    remembered: int = 0
+    rate: int = 1
+    residual: int = 0
+
+    @property
+    def has_window(self) -> bool:
+        """Whether columns are written anew before they are multiplied."""
+        return self.activation != Activation.NONE or self.product.history > 0
+
+    @property
+    def width(self) -> int:
+        """Of a state, up to the end of what the layer remembers."""
+        return self.remembered + self.product.history * self.product.channels
+
+
+def rooms_of(layers: Sequence[CompiledLayer]) -> list[int]:
+    """Choose in which of a few rooms each layer's columns are put, so that none is written while it is still wanted.
+
+    Returns:
+        A room for each layer, 0 to 2; what is added to is in the room of what is added.
+    """
+    given = [-1]  # each layer's columns, the first one's in no room
+    for number, layer in enumerate(layers):
+        if layer.residual:
+            given.append(given[number - layer.residual])
+            assert given[-1] >= 0, "what layers are given is not theirs to write"
+            continue
+        wanted = [each - later.residual for each, later in enumerate(layers) if later.residual and each >= number]
+        taken = {given[each] for each in (number, *wanted) if each <= number}
+        given.append(min({0, 1, 2} - taken))
+    return given[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shaped:
+    """What is told compiled code of layers over so many columns, but for where the room is.
+
+    Attributes:
+        layers: [layers] of :data:`_LAYER`.
+        products: [layers] of WINDOW_PRODUCT; of a layer that has none it says nothing.
+        windows: [layers] int64, bytes from the beginning of the room to each layer's windows; -1 is nowhere.
+        given: the same of its columns, outside of the room for the first one.
+        made: the same of what it makes; samples are outside of the room.
+        added: the same of what it adds.
+        size: float32 values of room.
+        columns: of a frame, that the last layer makes.
+    """
+
+    layers: NDArray[Any]
+    products: NDArray[Any]
+    windows: NDArray[np.int64]
+    given: NDArray[np.int64]
+    made: NDArray[np.int64]
+    added: NDArray[np.int64]
+    size: int
+    columns: int
+
+
+class CompiledLayers:
+    """Layers one after the other, the last of them frame by frame.
+
+    Float32, on a CPU; one thread at a time may call it.
+    """
+
+    def __init__(self, wide: Sequence[CompiledLayer], narrow: Sequence[CompiledLayer] = ()) -> None:
+        """Run ``wide``, then ``narrow`` over one frame of one stream at a time: the last of these makes samples."""
+        assert not narrow or (narrow[0].has_window and isinstance(narrow[-1].product, Wave)), "places move by frames"
+        self._wide, self._layers = len(wide), [*wide, *narrow]
+        self._rooms = [*rooms_of(wide), *rooms_of(narrow)]
+        self._width = max(layer.width for layer in self._layers)
+        self._room = torch.empty(0)
+        self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
+        """By streams, frames, columns of a frame, and threads."""
+
+    def __call__(self, x: Tensor, state: Tensor, frames: int, n_frames: Tensor | None) -> Tensor:
+        """Run some streams' new columns through the layers.
+
+        Args:
+            x: [B, T, C] float32.
+            state: [B, width] float32, contiguous rows; mutated where the layers remember.
+            frames: that T columns are.
+            n_frames: [B] int64, how many of them are real; None when all are.
+
+        Returns:
+            [B, T * rate, C'] float32; of layers that make samples [B, T * rate].
+        """
+        kept = rows_of_state(x, state, self._width, n_frames)
+        assert x.shape[2] == self._layers[0].product.channels, "columns of another width"
+        streams, columns, _ = x.shape
+        assert columns % frames == 0, "frames have as many columns each"
+        x, team = x.contiguous(), threads()
+        shape = streams, frames, columns // frames, team
+        if shape not in self._shaped:
+            self._shaped[shape] = self._of_shape(*shape)
+        shaped = self._shaped[shape]
+        if len(self._room) < shaped.size:
+            self._room = torch.empty(shaped.size)
+        windows, given, made, added = [
+            np.where(places < 0, 0, places + self._room.data_ptr())
+            for places in (shaped.windows, shaped.given, shaped.made, shaped.added)
+        ]
+        given[0] = x.data_ptr()
+        tell(shaped.layers, x=given, window=windows, out=made)
+        tell(shaped.products, x=np.where(windows, windows, given), out=made, residual=added)
+        samples = x.new_empty(streams, frames * shaped.columns if self._wide < len(self._layers) else 0)
+        job = np.zeros(1, _PASS)
+        tell(
+            job,
+            streams=streams,
+            frames=frames,
+            state=state.data_ptr(),
+            state_bytes=REAL * state.stride(0),
+            n_frames=0 if kept is None else kept.data_ptr(),
+            layers=shaped.layers.ctypes.data,
+            products=shaped.products.ctypes.data,
+            wide=self._wide,
+            count=len(self._layers),
+            given=x.data_ptr(),
+            samples=samples.data_ptr(),
+            sample_bytes=REAL * shaped.columns,
+        )
+        if samples.numel():
+            first = shaped.layers[self._wide]
+            job["given_bytes"] = REAL * first["columns"] * first["channels"]
+        RUN_CODEC_LAYERS.run(job, team)
+        if samples.numel():
+            return samples
+        values = shaped.columns * self._layers[-1].product.outputs // self._layers[-1].rate
+        begin = shaped.made[-1] // REAL
+        return self._room[begin : begin + streams * frames * values].clone().view(streams, frames * shaped.columns, -1)
+
+    def _of_shape(self, streams: int, frames: int, columns: int, team: int) -> _Shaped:
+        layers, products = np.zeros(len(self._layers), _LAYER), np.zeros(len(self._layers), WINDOW_PRODUCT)
+        windows: list[tuple[str, int]] = []  # what is taken of the room for each layer, and how many values
+        made: list[tuple[str, int]] = []
+        for number, layer in enumerate(self._layers):
+            wide, product = number < self._wide, layer.product
+            of_streams, new = (streams, columns * frames) if wide else (1, columns)
+            tell(layers[number : number + 1], **_told(layer), columns=columns)
+            if isinstance(product, WindowLinear):
+                products[number] = product.product(of_streams, new, team)[0]
+            window = of_streams * (product.history + new) * product.channels
+            windows.append((f"windows {wide}", window) if layer.has_window else ("", 0))
+            out = (
+                ("", 0)
+                if isinstance(product, Wave)
+                else (f"{self._rooms[number]} {wide}", of_streams * new * product.outputs)
+            )
+            made.append(out)
+            columns *= layer.rate
+        begins: dict[str, int] = {"": -1}
+        size = 0
+        for name in dict.fromkeys(name for name, _ in (*windows, *made) if name):
+            begins[name] = REAL * size
+            size += -(-max(n for other, n in (*windows, *made) if other == name) // OUTPUTS) * OUTPUTS
+        at_made = np.array([begins[name] for name, _ in made])
+        given = np.array([-1, *at_made[:-1]])
+        added = [given[number - layer.residual] if layer.residual else -1 for number, layer in enumerate(self._layers)]
+        at_windows = np.array([begins[name] for name, _ in windows])
+        return _Shaped(layers, products, at_windows, given, at_made, np.array(added), size, columns)
+
+
+def _told(layer: CompiledLayer) -> dict[str, int | float]:
+    """What compiled code is told of a layer, wherever its columns are."""
+    product, told = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
+    told |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
+    if layer.snake is not None:
+        told |= {"alpha": layer.snake[0].data_ptr(), "inverse_beta": layer.snake[1].data_ptr()}
+    if not isinstance(product, WindowLinear):
+        kind = _Kind.DEPTHWISE if isinstance(product, Depthwise) else _Kind.WAVE
+        told |= {"kind": int(kind), "weights": product.taps.data_ptr(), "bias": product.bias.data_ptr()}
+    return told | ({"eps": product.eps} if isinstance(product, Depthwise) else {})
