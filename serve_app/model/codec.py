@@ -32,8 +32,8 @@ from serve_app.model.codec_layers import (
 from serve_app.model.codec_transformer import Transformer
 from serve_app.model.quiet import Upstream
 
-# Frames times rows that pass the layers at once: enough to make the wide layers' weights worth reading,
-# few enough that the last layers' activations stay in a CPU's caches. A GPU only wants large products.
+# Frames times rows that pass the layers at once: enough to make the wide layers' weights worth reading, few
+# enough that their activations stay in a CPU's last cache. A GPU only wants large products.
 _CPU_STEP_FRAMES = 16
 _DEVICE_STEP_FRAMES = 64
 
@@ -237,7 +237,7 @@ class Codec:
         return torch.where(real, samples.unflatten(1, (step.frames, -1)), 0.0).flatten(1)
 
     def _behind(self, step: Step, x: Tensor) -> Tensor:
-        """All stages, [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
+        """All stages where they are not compiled, [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
 
         The weights of the last blocks and the head are small and their activations large: on a CPU one frame of one row
         at a time, which stays in its caches. At ten rows that saves a sixth of the whole (measured).

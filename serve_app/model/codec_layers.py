@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.compiled.codec_layers import Activation, CompiledLayer, CompiledLayers, Depthwise, Wave
+from serve_app.model.compiled.codec_layers import CompiledLayers
+from serve_app.model.compiled.codec_plan import Activation, CompiledLayer, Depthwise, Wave
 from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
@@ -136,7 +137,7 @@ class Builder:
     def window_product(self, weights: "ConvWeights", *, winograd: bool = False) -> "WindowProduct":
         """Make the product of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out].
 
-        With ``winograd`` compiled layers multiply half as often, by twice the weights.
+        With ``winograd`` compiled layers multiply a third as often, by twice the weights.
         """
         if self.compiled:
             matrix, bias = self.tensor(weights.matrix), self.tensor(weights.bias)

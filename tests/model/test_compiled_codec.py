@@ -20,6 +20,10 @@ from serve_app.model.codec_layers import (
 from serve_app.model.codec_transformer import Transformer
 from serve_app.model.compiled import codec_layers as compiled_layers
 from serve_app.model.compiled import codec_transformer, cpu_kernels, windows
+from serve_app.model.compiled.codec_layers import CompiledLayers
+from serve_app.model.compiled.codec_plan import CompiledLayer, Depthwise, Wave, lay_out, rooms_of
+from serve_app.model.compiled.parts import gelu, standardise
+from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import torch_snake
 
 
@@ -190,3 +194,78 @@ def test_what_would_be_misread_is_refused(decoder, case):
     if make is make_block:
         with pytest.raises(AssertionError, match="as many columns"):
             run(layers, make, state, x, 3)
+
+
+def plain(residual=0):
+    return CompiledLayer(WindowLinear(torch.zeros(4, 4), None), residual=residual)
+
+
+def each_alone():
+    return CompiledLayer(Depthwise(torch.ones(3, 4), torch.zeros(4), 1e-6))
+
+
+WAVE = CompiledLayer(Wave(torch.ones(3, 4), torch.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [plain(), each_alone(), plain(), plain(residual=2)],
+        [plain(), *[each_alone(), plain(residual=1)] * 3, plain()],
+        [plain(), each_alone(), plain(), plain(residual=2), plain(), each_alone(), plain(residual=1)],
+    ],
+)
+def test_nothing_is_overwritten_while_it_is_wanted(layers):
+    found = {-1: 0}  # whose columns are in which room; the first layer's are their own
+    places = [-1, *rooms_of(layers)]
+    for number, layer in enumerate(layers):
+        assert found[places[number]] == number
+        if layer.residual:
+            assert found[places[number - layer.residual]] == number - layer.residual
+            assert places[number + 1] == places[number - layer.residual]
+        else:
+            assert places[number + 1] != places[number]
+        found[places[number + 1]] = number + 1
+
+
+def test_rooms_do_not_overlap():
+    wide, narrow = [plain(), each_alone(), plain(residual=1)], [each_alone(), plain(residual=0), WAVE]
+    layout = lay_out(wide, narrow, streams=2, frames=5, columns=3)
+    assert layout.given[0] == layout.made[-1] == -1
+    assert list(layout.given[1:]) == list(layout.made[:-1])
+    assert layout.added[2] == layout.given[1] == layout.made[2]
+    begins = sorted({*layout.windows, *layout.made} - {-1})
+    # [2, 15] columns of 4 in two rooms and a window of two more, a frame of one stream in a window and one room or two
+    needed = {layout.windows[1]: 2 * 17 * 4, layout.made[0]: 120, layout.made[1]: 120, layout.windows[3]: 5 * 4}
+    needed |= {layout.made[3]: 12, layout.made[4]: 12}
+    assert set(begins) == set(needed)
+    for begin, end in zip(begins, [*begins[1:], 4 * layout.size], strict=True):
+        assert end - begin >= 4 * needed[begin]
+
+
+def test_layers_that_compiled_code_would_misread_are_refused():
+    with pytest.raises(AssertionError, match="only plain products"):
+        CompiledLayer(Depthwise(torch.ones(3, 4), torch.zeros(4), 1e-6), residual=1)
+    with pytest.raises(AssertionError, match="only plain products"):
+        CompiledLayer(WindowLinear(torch.zeros(4, 28), None, 7, winograd=True), residual=1)
+    with pytest.raises(AssertionError, match="not theirs"):
+        rooms_of([plain(), plain(residual=1)])
+    for wide, narrow in (([WAVE], []), ([], [WAVE, plain()]), ([], [each_alone()])):
+        with pytest.raises(AssertionError, match="made by the last"):
+            CompiledLayers(wide, narrow)
+    with pytest.raises(AssertionError, match="by frames"):
+        CompiledLayers([each_alone()], [plain(), WAVE])
+
+
+def test_gelu_is_torchs():
+    x = torch.cat([normal(1000, size=3.0), torch.tensor([0.0, -0.0, 1e-20, -50.0, 50.0])])
+    out = torch.empty_like(x)
+    gelu(x.numpy(), out.numpy())
+    torch.testing.assert_close(out, torch.nn.functional.gelu(x), atol=5e-7, rtol=5e-7)
+
+
+def test_a_row_is_standardised_as_by_layer_norm():
+    x = normal(1000, size=3.0) + 2
+    row = x.clone()
+    standardise(row.numpy(), 1e-6)
+    torch.testing.assert_close(row, torch.nn.functional.layer_norm(x, (1000,), eps=1e-6), atol=2e-6, rtol=2e-6)

@@ -15,6 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve_app.model.compiled.codec_plan import (
+    Activation,
+    CompiledLayer,
+    Depthwise,
+    Layout,
+    Wave,
+    columns_of,
+    lay_out,
+)
 from serve_app.model.compiled.cpu_kernels import wave
 from serve_app.model.compiled.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise
 from serve_app.model.compiled.team import (
@@ -27,17 +36,9 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.window_tiles import OUTPUTS, WINDOW_PRODUCT, window_products_at
+from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.quiet import Upstream
-
-
-class Activation(IntEnum):
-    """What becomes of columns on their way into a layer's windows."""
-
-    NONE = 0
-    SNAKE = 1
-    GELU = 2
 
 
 class _Kind(IntEnum):
@@ -61,7 +62,7 @@ _layers_at = jobs_at(_LAYER)
 
 _PASS = job_of(
     "streams", "frames", "state", "state_bytes", "n_frames",
-    "layers", "products", "wide", "count", "given", "samples", "given_bytes", "sample_bytes",
+    "layers", "products", "wide", "count", "samples", "given_bytes", "sample_bytes",
 )  # fmt: skip
 """Of ``count`` layers the first ``wide`` are given all columns; ``given_bytes`` are of what the others are given of a
 frame, and ``sample_bytes`` of what they make of it."""
@@ -175,9 +176,10 @@ def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
 def _run_codec_layers(address: int) -> None:
     job = _passes_at(address, 1)[0]
     me, team, frames = thread_number(job.team), team_size(job.team), job.frames
-    _run(job, 0, job.wide, _Cut(0, job.streams, 0, frames, job.given, 0, me, team))
+    layers = _layers_at(job.layers, job.count)
+    _run(job, 0, job.wide, _Cut(0, job.streams, 0, frames, layers[0].x, 0, me, team))
     if job.wide < job.count:
-        between = _layers_at(job.layers, job.count)[job.wide].x
+        between = layers[job.wide].x
         for place in range(job.streams * frames):
             given, samples = between + place * job.given_bytes, job.samples + place * job.sample_bytes
             _run(job, job.wide, job.count, _Cut(place // frames, 1, place % frames, 1, given, samples, me, team))
@@ -187,135 +189,28 @@ RUN_CODEC_LAYERS = TeamFunction(_run_codec_layers)
 
 
 @dataclass(frozen=True, slots=True)
-class Depthwise:
-    """A convolution of each channel by itself, whose columns are given a mean of 0 and a variance of 1.
-
-    Attributes:
-        taps: [taps, C] float32, the oldest first.
-        bias: [C] float32.
-        eps: added to the variance.
-    """
-
-    taps: Tensor
-    bias: Tensor
-    eps: float
-
-    @property
-    def history(self) -> int:
-        """Columns of a window before those that are made."""
-        return len(self.taps) - 1
-
-    @property
-    def channels(self) -> int:
-        """Values of a column."""
-        return self.taps.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """Values of a column that is made."""
-        return self.channels
-
-
-@dataclass(frozen=True, slots=True)
-class Wave:
-    """A convolution to one channel, cut to [-1, 1].
-
-    Attributes:
-        taps: [taps, C] float32, the oldest first.
-        bias: [1] float32.
-    """
-
-    taps: Tensor
-    bias: Tensor
-
-    @property
-    def history(self) -> int:
-        """Columns of a window before those that are made."""
-        return len(self.taps) - 1
-
-    @property
-    def channels(self) -> int:
-        """Values of a column."""
-        return self.taps.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """Values of a column that is made."""
-        return 1
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledLayer:
-    """Windows of activated columns, and what is made of them.
-
-    Attributes:
-        product: of the windows.
-        activation: of the columns.
-        snake: alpha and inverse beta [C] float32, of a snake.
-        remembered: where in a stream's state the past of the windows begins, in values.
-        rate: columns that are made of one.
-        residual: how many layers before this one the columns were given that are added; 0 adds none.
-    """
-
-    product: WindowLinear | Depthwise | Wave
-    activation: Activation = Activation.NONE
-    snake: tuple[Tensor, Tensor] | None = None
-    remembered: int = 0
-    rate: int = 1
-    residual: int = 0
-
-    @property
-    def has_window(self) -> bool:
-        """Whether columns are written anew before they are multiplied."""
-        return self.activation != Activation.NONE or self.product.history > 0
-
-    @property
-    def width(self) -> int:
-        """Of a state, up to the end of what the layer remembers."""
-        return self.remembered + self.product.history * self.product.channels
-
-
-def rooms_of(layers: Sequence[CompiledLayer]) -> list[int]:
-    """Choose in which of a few rooms each layer's columns are put, so that none is written while it is still wanted.
-
-    Returns:
-        A room for each layer, 0 to 2; what is added to is in the room of what is added.
-    """
-    given = [-1]  # each layer's columns, the first one's in no room
-    for number, layer in enumerate(layers):
-        if layer.residual:
-            given.append(given[number - layer.residual])
-            assert given[-1] >= 0, "what layers are given is not theirs to write"
-            continue
-        wanted = [each - later.residual for each, later in enumerate(layers) if later.residual and each >= number]
-        taken = {given[each] for each in (number, *wanted) if each <= number}
-        given.append(min({0, 1, 2} - taken))
-    return given[1:]
-
-
-@dataclass(frozen=True, slots=True)
 class _Shaped:
     """What is told compiled code of layers over so many columns, but for where the room is.
 
     Attributes:
         layers: [layers] of :data:`_LAYER`.
         products: [layers] of WINDOW_PRODUCT; of a layer that has none it says nothing.
-        windows: [layers] int64, bytes from the beginning of the room to each layer's windows; -1 is nowhere.
-        given: the same of its columns, outside of the room for the first one.
-        made: the same of what it makes; samples are outside of the room.
-        added: the same of what it adds.
-        size: float32 values of room.
+        layout: of the room.
         columns: of a frame, that the last layer makes.
     """
 
     layers: NDArray[Any]
     products: NDArray[Any]
-    windows: NDArray[np.int64]
-    given: NDArray[np.int64]
-    made: NDArray[np.int64]
-    added: NDArray[np.int64]
-    size: int
+    layout: Layout
     columns: int
+
+    def stand(self, given: int, room: int) -> None:
+        """Tell of the addresses of the first layer's columns, and of the room."""
+        places = self.layout.windows, self.layout.given, self.layout.made, self.layout.added
+        windows, x, made, added = [np.where(each < 0, 0, each + room) for each in places]
+        x[0] = given
+        tell(self.layers, x=x, window=windows, out=made)
+        tell(self.products, x=np.where(windows, windows, x), out=made, residual=added)
 
 
 class CompiledLayers:
@@ -326,11 +221,12 @@ class CompiledLayers:
 
     def __init__(self, wide: Sequence[CompiledLayer], narrow: Sequence[CompiledLayer] = ()) -> None:
         """Run ``wide``, then ``narrow`` over one frame of one stream at a time: the last of these makes samples."""
-        assert not narrow or (narrow[0].has_window and isinstance(narrow[-1].product, Wave)), "places move by frames"
-        self._wide, self._layers = len(wide), [*wide, *narrow]
-        self._rooms = [*rooms_of(wide), *rooms_of(narrow)]
+        self._wide, self._narrow, self._layers = wide, narrow, [*wide, *narrow]
+        waves = [isinstance(layer.product, Wave) for layer in self._layers]
+        assert waves == [False] * (len(waves) - 1) + [bool(narrow)], "samples are made by the last of narrow layers"
+        assert not narrow or narrow[0].has_window, "what these are given moves by frames"
         self._width = max(layer.width for layer in self._layers)
-        self._room = torch.empty(0)
+        self._room = torch.empty(0)  # as large as the largest pass has needed: to have it anew costs page faults
         self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
         """By streams, frames, columns of a frame, and threads."""
 
@@ -338,7 +234,7 @@ class CompiledLayers:
         """Run some streams' new columns through the layers.
 
         Args:
-            x: [B, T, C] float32.
+            x: [B, T, C] float32, at least one stream's.
             state: [B, width] float32, contiguous rows; mutated where the layers remember.
             frames: that T columns are.
             n_frames: [B] int64, how many of them are real; None when all are.
@@ -355,16 +251,10 @@ class CompiledLayers:
         if shape not in self._shaped:
             self._shaped[shape] = self._of_shape(*shape)
         shaped = self._shaped[shape]
-        if len(self._room) < shaped.size:
-            self._room = torch.empty(shaped.size)
-        windows, given, made, added = [
-            np.where(places < 0, 0, places + self._room.data_ptr())
-            for places in (shaped.windows, shaped.given, shaped.made, shaped.added)
-        ]
-        given[0] = x.data_ptr()
-        tell(shaped.layers, x=given, window=windows, out=made)
-        tell(shaped.products, x=np.where(windows, windows, given), out=made, residual=added)
-        samples = x.new_empty(streams, frames * shaped.columns if self._wide < len(self._layers) else 0)
+        if len(self._room) < shaped.layout.size:
+            self._room = torch.empty(shaped.layout.size)
+        shaped.stand(x.data_ptr(), self._room.data_ptr())
+        samples = x.new_empty(streams, frames * shaped.columns) if self._narrow else None
         job = np.zeros(1, _PASS)
         tell(
             job,
@@ -375,51 +265,29 @@ class CompiledLayers:
             n_frames=0 if kept is None else kept.data_ptr(),
             layers=shaped.layers.ctypes.data,
             products=shaped.products.ctypes.data,
-            wide=self._wide,
+            wide=len(self._wide),
             count=len(self._layers),
-            given=x.data_ptr(),
-            samples=samples.data_ptr(),
-            sample_bytes=REAL * shaped.columns,
         )
-        if samples.numel():
-            first = shaped.layers[self._wide]
+        if samples is not None:
+            first = shaped.layers[len(self._wide)]
             job["given_bytes"] = REAL * first["columns"] * first["channels"]
+            tell(job, samples=samples.data_ptr(), sample_bytes=REAL * shaped.columns)
         RUN_CODEC_LAYERS.run(job, team)
-        if samples.numel():
+        if samples is not None:
             return samples
         values = shaped.columns * self._layers[-1].product.outputs // self._layers[-1].rate
-        begin = shaped.made[-1] // REAL
+        begin = shaped.layout.made[-1] // REAL
         return self._room[begin : begin + streams * frames * values].clone().view(streams, frames * shaped.columns, -1)
 
     def _of_shape(self, streams: int, frames: int, columns: int, team: int) -> _Shaped:
         layers, products = np.zeros(len(self._layers), _LAYER), np.zeros(len(self._layers), WINDOW_PRODUCT)
-        windows: list[tuple[str, int]] = []  # what is taken of the room for each layer, and how many values
-        made: list[tuple[str, int]] = []
-        for number, layer in enumerate(self._layers):
-            wide, product = number < self._wide, layer.product
-            of_streams, new = (streams, columns * frames) if wide else (1, columns)
-            tell(layers[number : number + 1], **_told(layer), columns=columns)
-            if isinstance(product, WindowLinear):
-                products[number] = product.product(of_streams, new, team)[0]
-            window = of_streams * (product.history + new) * product.channels
-            windows.append((f"windows {wide}", window) if layer.has_window else ("", 0))
-            out = (
-                ("", 0)
-                if isinstance(product, Wave)
-                else (f"{self._rooms[number]} {wide}", of_streams * new * product.outputs)
-            )
-            made.append(out)
-            columns *= layer.rate
-        begins: dict[str, int] = {"": -1}
-        size = 0
-        for name in dict.fromkeys(name for name, _ in (*windows, *made) if name):
-            begins[name] = REAL * size
-            size += -(-max(n for other, n in (*windows, *made) if other == name) // OUTPUTS) * OUTPUTS
-        at_made = np.array([begins[name] for name, _ in made])
-        given = np.array([-1, *at_made[:-1]])
-        added = [given[number - layer.residual] if layer.residual else -1 for number, layer in enumerate(self._layers)]
-        at_windows = np.array([begins[name] for name, _ in windows])
-        return _Shaped(layers, products, at_windows, given, at_made, np.array(added), size, columns)
+        *given, last = columns_of(self._layers, columns)
+        for number, (layer, of_frame) in enumerate(zip(self._layers, given, strict=True)):
+            tell(layers[number : number + 1], **_told(layer), columns=of_frame)
+            if isinstance(layer.product, WindowLinear):
+                of_all = (streams, of_frame * frames) if number < len(self._wide) else (1, of_frame)
+                products[number] = layer.product.product(*of_all, team)[0]
+        return _Shaped(layers, products, lay_out(self._wide, self._narrow, streams, frames, columns), last)
 
 
 def _told(layer: CompiledLayer) -> dict[str, int | float]:

@@ -99,7 +99,7 @@ def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums, numbers or vectors of float32, rounded once where the CPU can: else that is a slow call."""
+    """One * other + sums of float32 or vectors of it; rounded once where that is not a slow call on this CPU."""
     lanes = f"v{sums.type.count}" if isinstance(sums.type, ir.VectorType) else ""
     return _call(builder, f"llvm.fmuladd.{lanes}f32", sums.type, one, other, sums)
 
@@ -189,21 +189,21 @@ def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
 
 def by_number(functions: Sequence[Function]) -> Function:
     """Make ``(number, ...)`` of what is called with the rest for 1, for 2 and so on."""
-    *fewer, most = functions
+    *others, last = functions
 
     @part()
-    def chosen(_rows: int, *given: int) -> None:
-        most(*given)
+    def chosen(_number: int, *given: int) -> None:
+        last(*given)
 
-    for rows in range(len(fewer), 0, -1):
-        chosen = _either(rows, fewer[rows - 1], chosen)
+    for number in range(len(others), 0, -1):
+        chosen = _either(number, others[number - 1], chosen)
     return chosen
 
 
-def _either(rows: int, this: Function, other: Function) -> Function:
+def _either(number: int, this: Function, other: Function) -> Function:
     @part()
     def chosen(asked: int, *given: int) -> None:
-        if asked == rows:
+        if asked == number:
             this(*given)
         else:
             other(asked, *given)

@@ -235,7 +235,7 @@ def exp(x: np.float32) -> np.float32:
 
 @part("contract")
 def gelu(x: Row, out: Row) -> None:
-    """Write x * (1 + erf(x / sqrt(2))) / 2 of a row, the error function within 2e-7.
+    """Write x * (1 + erf(x / sqrt(2))) / 2 of a row, the error function within 5e-7.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
     """

@@ -105,6 +105,7 @@ class WindowLinear:
         channels: C, values of a column.
         history: columns of a window before those that are made.
         outputs: N, values of a column that is made.
+        winograd: whether it is made of blends, to which nothing can be added.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class WindowLinear:
         """
         assert weight.dtype == torch.float32, "it is read as such"
         self.outputs, inputs = weight.shape
-        self._taps, self._dilation, self._winograd = taps, dilation, winograd
+        self._taps, self._dilation, self.winograd = taps, dilation, winograd
         self.history, self.channels = (taps - 1) * dilation, inputs // taps
         tiles = -(-self.outputs // OUTPUTS)
         self._bias = torch.zeros(tiles * OUTPUTS)
@@ -151,7 +152,7 @@ class WindowLinear:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
         assert x.dtype == torch.float32, "they are read as such"
         assert x.shape[2] == self.channels, "columns of another width"
-        assert residual is None or not self._winograd, "units are added to nothing"
+        assert residual is None or not self.winograd, "units are added to nothing"
         x = x.contiguous()
         batch, columns, _ = x.shape
         new = columns - self.history
@@ -174,7 +175,7 @@ class WindowLinear:
         job["rows"], job["stream_bytes"] = rows, REAL * (self.history + new) * self.channels
         job["rows_of_stream"] = new if self._taps > 1 else rows  # without a history all streams' columns are neighbours
         shares, block = rows, _BLOCK_ROWS
-        if self._winograd:
+        if self.winograd:
             job["units_of_stream"] = units = units_of(new, self._dilation)
             shares, block = batch * units, UNITS
         job["by_columns"] = self.nbytes <= _COMMON_BYTES and shares >= team * block // 2

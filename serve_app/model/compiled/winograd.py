@@ -276,6 +276,7 @@ def multiply_units(job: Upstream, me: int, team: int) -> None:
                     these = sums[tile - first_tile, number, :count]
                     these[:] = np.float32(0)
                     address = job.weights + job.tile_bytes * (number * job.tiles + tile)
-                    add_tile(address, 1, 0, n, starts[:count], these, tile + 1 < end_tile or job.by_columns)
+                    more = tile + 1 < end_tile or end_tile - first_tile == job.tiles  # the next sum's follow
+                    add_tile(address, 1, 0, n, starts[:count], these, more)
         for tile in range(first_tile, end_tile):
             _put_tile(job, outs[:count], tile, sums[tile - first_tile], made)
