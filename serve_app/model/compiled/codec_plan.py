@@ -23,18 +23,16 @@ class Activation(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Depthwise:
-    """A convolution of each channel by itself, whose columns are given a mean of 0 and a variance of 1.
+class _Taps:
+    """A convolution that is no product of matrices.
 
     Attributes:
         taps: [taps, C] float32, the oldest first.
-        bias: [C] float32.
-        eps: added to the variance.
+        bias: [outputs] float32.
     """
 
     taps: Tensor
     bias: Tensor
-    eps: float
 
     @property
     def history(self) -> int:
@@ -49,35 +47,23 @@ class Depthwise:
     @property
     def outputs(self) -> int:
         """Values of a column that is made."""
-        return self.channels
+        return len(self.bias)
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
-    """A convolution to one channel, cut to [-1, 1].
+class Depthwise(_Taps):
+    """A convolution of each channel by itself, whose columns are given a mean of 0 and a variance of 1.
 
     Attributes:
-        taps: [taps, C] float32, the oldest first.
-        bias: [1] float32.
+        eps: added to the variance.
     """
 
-    taps: Tensor
-    bias: Tensor
+    eps: float
 
-    @property
-    def history(self) -> int:
-        """Columns of a window before those that are made."""
-        return len(self.taps) - 1
 
-    @property
-    def channels(self) -> int:
-        """Values of a column."""
-        return self.taps.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """Values of a column that is made."""
-        return 1
+@dataclass(frozen=True, slots=True)
+class Wave(_Taps):
+    """A convolution to one channel, cut to [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
