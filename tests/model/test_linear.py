@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from precision import assert_within_ulps
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model import factory
@@ -34,10 +35,11 @@ def matrices(rows, dtype, seed=0):
 @needs_packing
 def test_a_packed_weight_multiplies_like_a_plain_one(rows):
     weight, x, residual = matrices(rows, torch.bfloat16)
-    torch.testing.assert_close(PackedLinear(weight)(x), PlainLinear(weight)(x), atol=0.1, rtol=0.01)
-    torch.testing.assert_close(
-        PackedLinear(weight)(x, residual), PlainLinear(weight)(x) + residual, atol=0.1, rtol=0.01
-    )
+    exact = x.double() @ weight.double().T
+    for linear in (PackedLinear(weight), PlainLinear(weight)):
+        assert_within_ulps(linear(x), exact, 1, of=exact.abs().max())
+        total = exact + residual.double()  # rounded twice
+        assert_within_ulps(linear(x, residual), total, 2, of=total.abs().max())
     assert PackedLinear(weight).nbytes == weight.nbytes
 
 

@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from precision import assert_within_ulps
 from reference_stack import ReferenceStack, normal
 from torch.nn import functional
 
@@ -75,8 +76,11 @@ def test_an_int4_tiles_sums_are_those_of_its_groups(flavour, rows):
     run(packed.data_ptr(), words.data_ptr(), sums.data_ptr())
     scales = (weight.view(TILE, 6, 64).abs().amax(dim=2) / 7).bfloat16().float()  # [TILE, 6]
     whole = (weight.view(TILE, 6, 64) / scales[..., None]).round().clamp(-7, 7)
-    expected = torch.einsum("tgk,rgk,tg->rt", whole.double(), codes.double(), scales.double())
-    torch.testing.assert_close(sums.double(), expected, atol=1e-3, rtol=1e-6)
+    exact, terms = (
+        torch.einsum("tgk,rgk,tg->rt", one.double(), other.double(), scales.double())
+        for one, other in ((whole, codes), (whole.abs(), codes.abs()))
+    )
+    assert_within_ulps(sums, exact, 4, of=terms)
 
 
 def test_quantising_is_torchs_to_the_last_bit():
@@ -97,6 +101,15 @@ def test_quantising_is_torchs_to_the_last_bit():
 
 
 FORMS = ["float32", "bfloat16", "int8", "int4"]
+
+
+def assert_rounded(given, exact, terms):
+    """Within some roundings of float32, of the sizes of all ``terms``; rounded once more to bfloat16."""
+    if given.dtype == torch.float32:
+        assert_within_ulps(given, exact, 4, of=terms)
+    else:
+        float32 = torch.finfo(torch.float32).eps / torch.finfo(torch.bfloat16).eps
+        assert_within_ulps(given, exact, 1, of=exact.abs() + 4 * float32 * terms)
 
 
 def dtype_of(form):
@@ -129,10 +142,10 @@ def test_a_product_is_exact_but_for_the_rounding_of_its_form(form, rows, outputs
     linear, exact = TiledLinear(weight, form), product(x.double(), weight, form)
     assert linear(x).dtype == dtype
     assert linear(x).is_contiguous()
-    near = {"atol": 2e-4, "rtol": 1e-6} if form == "float32" else {"atol": 1e-5, "rtol": 2**-7}
-    torch.testing.assert_close(linear(x).double(), exact, **near)
+    terms = product(x.abs(), weight.abs(), form)
+    assert_rounded(linear(x), exact, terms)
     residual = normal(rows, 1, outputs, seed=2).to(dtype)
-    torch.testing.assert_close(linear(x, residual).double(), exact + residual, **near)
+    assert_rounded(linear(x, residual), exact + residual, terms + residual.abs())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -265,7 +278,7 @@ def test_what_fills_the_last_steps_adds_nothing(form, rows):
     team.tell(job, given=given.data_ptr(), taken=taken.data_ptr(), factors=factors.data_ptr())
     team.tell(job, sums=sums.data_ptr(), out=out.data_ptr())
     TeamFunction(_take_and_multiply).run(job, 1)
-    torch.testing.assert_close(out.double(), product(x, weight, form), atol=1e-4, rtol=1e-4)
+    assert_within_ulps(out, product(x, weight, form), 4, of=product(x.abs(), weight.abs(), form))
 
 
 ROLL = job_of("here", "sums", real=("factor",))

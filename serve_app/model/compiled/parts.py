@@ -4,7 +4,9 @@ It knows addresses and rows; never layers or streams. Inside everything is float
 """
 
 import hashlib
+import itertools
 import os
+import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -16,6 +18,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import config as numba_config
+from numba.core.bytecode import FunctionIdentity
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -26,6 +29,11 @@ Row: TypeAlias = NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]
 
 config: Upstream = numba_config
+
+_identity: Upstream = FunctionIdentity
+# numba numbers functions from 1 on in each process, and tells functions of one name apart by that number alone: a kernel
+# that another process compiled and kept would call this process's part of the same name and number, and compute nonsense.
+_identity._unique_ids = itertools.count(secrets.randbits(48))  # noqa: SLF001
 
 _one_folder = Lock()
 """Numba's setting is one for all threads."""
