@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import numba
-import numpy as np
 import pytest
 import torch
 from precision import assert_within_ulps
