@@ -31,8 +31,8 @@ Function: TypeAlias = Callable[..., Any]
 config: Upstream = numba_config
 
 _identity: Upstream = FunctionIdentity
-# numba numbers functions from 1 on in each process and tells functions of one name apart by that number. So a kernel that
-# another process compiled and kept could be linked to a part of this process, and compute wrong numbers.
+# numba numbers functions from 1 on in each process and tells functions of one name apart by that number alone. So a
+# kernel that another process compiled and kept could be linked to a part of this process, and compute wrong numbers.
 _identity._unique_ids = itertools.count(secrets.randbits(48))  # noqa: SLF001
 
 _one_folder = Lock()
