@@ -232,7 +232,7 @@ def _russian_years(place: Place) -> str | None:
     """``в 1999 и 2024 годах``: each year in the case of their noun."""
     name = place.groups["plural_ru"]
     if name == "гг.":
-        name = {"nominative": "годы", "genitive": "годов", "other": "годах"}[place.case]
+        name = {"nominative": "годы", "accusative": "годы", "genitive": "годов", "other": "годах"}[place.case]
         if name == "годах" and not re.search(r"\b[вВ]о? $", place.before):
             return None
     case = {"годы": "", "годов": "-genitive", "годах": "-locative"}[name]

@@ -37,7 +37,7 @@ def addresses() -> list[Form]:
     return [
         Form(rf"(?<![0-9{LETTER}])(?:[A-Za-z]{{2,12}}://|www\.)(?P<web>[!-~]+)", lambda place: _address(place, "web")),
         Form(
-            rf"(?<![0-9{LETTER}._%+-])(?P<mail>[0-9A-Za-z._%+-]{{1,64}}@{part}(?:\.{part})+){over}",
+            rf"(?<![0-9{LETTER}._%+-])(?P<mail>(?:mailto:)?[0-9A-Za-z._%+-]{{1,64}}@{part}(?:\.{part})+){over}",
             lambda place: _address(place, "mail"),
         ),
         Form(
@@ -55,7 +55,7 @@ def _address(place: Place, name: str) -> str | None:
     """An address in words; its end may be the sentence's."""
     written = place.text.rstrip(".,;:!?\"')]}>")
     ending = place.text[len(written) :]
-    shown = re.sub(r"^https?://", "", written).rstrip("/")
+    shown = re.sub(r"^(?:https?://|mailto:)", "", written).rstrip("/")
     if len(shown) > _LONGEST_ADDRESS or not shown or re.sub(_SPOKEN, "", shown) or "://" in shown or ".." in shown:
         return None
     return _in_words(place.words, shown) + ending

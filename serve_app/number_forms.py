@@ -44,9 +44,11 @@ _YEAR = re.compile(r"1[1-9][0-9][0-9]|20[0-9][0-9]")
 _RUSSIAN_GENITIVE = re.compile(
     r"\b(?:от|до|около|более|менее|больше|меньше|свыше|из|без|для|после|кроме|у|порядка|выше|ниже) $", re.IGNORECASE
 )
-_RUSSIAN_OTHER_CASE = re.compile(r"\b(?:в|во|к|ко|о|об|по|при|с|со|под|над|между|перед|за|на) $", re.IGNORECASE)
+_RUSSIAN_OTHER_CASE = re.compile(r"\b(?:в|во|к|ко|о|об|по|при|с|со|под|над|между|перед) $", re.IGNORECASE)
 
-Case = Literal["nominative", "genitive", "other"]
+_RUSSIAN_ACCUSATIVE = re.compile(r"\b(?:на|за|через) $", re.IGNORECASE)
+
+Case = Literal["nominative", "accusative", "genitive", "other"]
 """Of a Russian number and its noun; ``other`` is one that is not put together here."""
 
 
@@ -80,6 +82,8 @@ class Place:
             return "nominative"
         if _RUSSIAN_GENITIVE.search(self.before):
             return "genitive"
+        if _RUSSIAN_ACCUSATIVE.search(self.before):
+            return "accusative"
         return "other" if _RUSSIAN_OTHER_CASE.search(self.before) else "nominative"
 
 
@@ -118,23 +122,29 @@ def number(grammar: Grammar, *, noun: bool = False) -> str:
             three groups or more and the first has one or two digits.
     """
     point = re.escape(grammar.decimal)
-    alternatives = [
+    marks = "".join(dict.fromkeys(grammar.groups + _ALWAYS_GROUPS + (" " if noun else "")))
+    grouped = [
         rf"[0-9]{{1,3}}(?:{re.escape(mark)}[0-9]{{3}}){{1,{_MOST_GROUPS}}}(?!{' ?' if mark == ' ' else ''}[0-9])"
-        for mark in dict.fromkeys(grammar.groups + _ALWAYS_GROUPS + (" " if noun else ""))
+        for mark in marks
     ]
     if " " not in grammar.groups:
-        alternatives += [
+        grouped += [
             rf"[1-9][0-9]{{0,2}}(?: [0-9]{{3}}){{0,{_MOST_GROUPS - 1}}} 000(?! ?[0-9])",
             rf"[1-9][0-9]?(?: [0-9]{{3}}){{2,{_MOST_GROUPS}}}(?! ?[0-9])",
         ]
     if grammar.code == "en":
-        alternatives.append(r"[1-9][0-9]?(?:,[0-9]{2}){1,4},[0-9]{3}(?!,?[0-9])")  # Indian thousands: 1,00,000
-    if noun:
-        mark, other = re.escape(_other(grammar)), point
-        grouped = rf"[0-9]{{1,3}}(?:{other}[0-9]{{3}}){{1,{_MOST_GROUPS}}}|[0-9]+"
-        alternatives.insert(0, rf"(?:{grouped}){mark}[0-9]{{1,2}}(?![0-9{point}{mark}])")
+        grouped.append(r"[1-9][0-9]?(?:,[0-9]{2}){1,4},[0-9]{3}(?!,?[0-9])")  # Indian thousands: 1,00,000
+    # Most numbers have no marks: one look spares them all the alternatives.
+    whole = rf"(?:(?=[0-9]{{1,3}}[ {re.escape(marks)}])(?:{'|'.join(grouped)})|[0-9]+)"
     begins = rf"(?<![^\s(\[{{«„“\"'‘’–—\-−$€£¥₩₽₹{_WIDE}])"
-    return rf"(?:(?:{'|'.join(alternatives)}|[0-9]+)(?:{point}[0-9]+)?|{begins}{point}[0-9]+)"
+    return rf"(?:{_foreign(grammar) if noun else ''}{whole}(?:{point}[0-9]+)?|{begins}{point}[0-9]+)"
+
+
+def _foreign(grammar: Grammar) -> str:
+    """The pattern of a number with one or two decimals behind the mark of the other languages, and a bar."""
+    mark, group = re.escape(_other(grammar)), re.escape(grammar.decimal)
+    whole = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}}){{1,{_MOST_GROUPS}}}|[0-9]+)"
+    return rf"(?=[0-9{group}]+{mark}){whole}{mark}[0-9]{{1,2}}(?![0-9{group}{mark}])|"
 
 
 def quantity(grammar: Grammar, name: str, *, before: str = "", after: str = "") -> str:
@@ -157,7 +167,7 @@ def up_to(place: Place, name: str) -> str | None:
     if first is None:
         return ""
     dash, last = place.groups[f"dash{name}"], place.groups[f"to{name}"]
-    if place.case != "nominative" or not _is_range(place.words, first, dash, last):
+    if place.case in ("genitive", "other") or not _is_range(place.words, first, dash, last):
         return None
     return f"{spoken_number(place.words, first)}{place.grammar.until or dash}"
 
@@ -171,7 +181,10 @@ def numbers(grammar: Grammar) -> list[Form]:
     written, over = number(grammar), end(grammar)
     return [
         Form(rf"(?P<minus_percent>{MINUS}){quantity(grammar, '_percent', after=' ?%')}{SPACE}?%{over}", _percent),
-        Form(rf"(?P<base>{MINUS}{written})(?:\^(?P<exponent>[-−]?[0-9]{{1,4}})|(?P<raised>[⁻]?[⁰¹²³⁴-⁹]{{1,4}})){over}", _power),
+        Form(
+            rf"(?P<base>{MINUS}{written})(?:\^(?P<exponent>[-−]?[0-9]{{1,4}})|(?P<raised>[⁻]?[⁰¹²³⁴-⁹]{{1,4}})){over}",
+            _power,
+        ),
         Form(rf"(?P<from>{written})(?P<dash>{_dash(grammar)})(?P<to>{written}){over}", _range),
         Form(rf"(?P<plain>{MINUS}{written}){over}", _plain),
     ]
@@ -194,7 +207,7 @@ def parts_of(grammar: Grammar, written: str) -> tuple[str, str]:
     foreign = re.search(rf"{re.escape(_other(grammar))}[0-9]{{1,2}}$", unsigned)
     mark = _other(grammar) if foreign else grammar.decimal
     whole, _, fraction = unsigned.rpartition(mark) if mark in unsigned else (unsigned, "", "")
-    return whole, fraction
+    return whole.replace(grammar.decimal, grammar.groups[0]) if foreign else whole, fraction
 
 
 def spoken_number(words: NumberWords, written: str, after: str = "", rule_set: str = "") -> str:
@@ -234,10 +247,10 @@ def counted(place: Place, written: str, forms: Callable[[int | Decimal], str]) -
         forms: the noun that agrees with a number.
     """
     words, value = place.words, value_of(place.words, written)
-    if place.case == "nominative":
+    if place.case == "nominative" or (place.case == "accusative" and not (value % 1 == 0 and ends_in_one(int(value)))):
         noun = forms(value)
         return f"{spoken_number(words, written, noun)}{place.grammar.gap}{noun}"
-    if place.case == "other" or not isinstance(value, int):
+    if place.case != "genitive" or not isinstance(value, int):
         return None
     # What CLDR calls few is the genitive singular, and many the genitive plural.
     noun = forms(2 if ends_in_one(value) else 5)
@@ -277,6 +290,8 @@ def _percent(place: Place) -> str | None:
     begun = up_to(place, "_percent")
     if begun is None:
         return None
+    if begun and not grammar.percent.startswith("{number}"):
+        begun = grammar.percent.format(number=begun)
     if grammar.percents:
         spoken = counted(place, written, lambda value: words.plural(grammar.percents, value))
     else:

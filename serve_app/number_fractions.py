@@ -104,8 +104,10 @@ def fractions(words: NumberWords) -> list[Form]:
 def _fraction(place: Place) -> str | None:
     groups, words = place.groups, place.words
     numerator, _, denominator = (
-        groups.get("quotient") or unicodedata.normalize("NFKC", groups.get("vulgar", ""))
-    ).replace("⁄", "/").partition("/")
+        (groups.get("quotient") or unicodedata.normalize("NFKC", groups.get("vulgar", "")))
+        .replace("⁄", "/")
+        .partition("/")
+    )
     number, parts = int(numerator), int(denominator)
     whole = groups.get("whole_part") or groups.get("whole_quotient")
     unit = groups.get("part_unit") or groups.get("quotient_unit")
@@ -115,7 +117,7 @@ def _fraction(place: Place) -> str | None:
     if "quotient" in groups and (_DATE_BEFORE.search(place.before) or numerator[0] == "0" or denominator[0] == "0"):
         return None
     noun_follows = how.inflects and _NOUN_FOLLOWS.match(place.after)
-    if place.case != "nominative" or noun_follows or (unit and not how.takes_units):
+    if place.case in ("genitive", "other") or noun_follows or (unit and not how.takes_units):
         return None
     if place.grammar.code == "de" and not whole and parts == 2 and _NOUN_FOLLOWS.match(place.after):
         return None

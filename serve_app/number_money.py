@@ -9,7 +9,20 @@ from typing import Final
 
 from babel.numbers import get_currency_precision, get_currency_symbol
 
-from serve_app.number_forms import LETTER, MINUS, SPACE, Form, Place, counted, end, parts_of, quantity, spoken_number, up_to, value_of
+from serve_app.number_forms import (
+    LETTER,
+    MINUS,
+    SPACE,
+    Form,
+    Place,
+    counted,
+    end,
+    parts_of,
+    quantity,
+    spoken_number,
+    up_to,
+    value_of,
+)
 from serve_app.number_grammar import Grammar
 from serve_app.number_words import NumberWords
 
@@ -134,7 +147,9 @@ def _sign_last(place: Place) -> str | None:
     sign = "".join(place.groups["sign_money2"].split())
     if sign == "¢":
         cents = _cents(place.words, "USD")
-        return counted(place, place.groups["to_money2"], lambda value: place.words.plural(cents, value)) if cents else None
+        return (
+            counted(place, place.groups["to_money2"], lambda value: place.words.plural(cents, value)) if cents else None
+        )
     if len(sign) > 1 and sign[0] in _PLAIN_SIGNS:
         sign = sign[1:].replace("USD", "US").replace("CAD", "CA") + sign[0]
     code, short = _currency(place.grammar, sign)
@@ -197,7 +212,9 @@ def _with_cents(place: Place, whole: str, cents: int, code: str, *, short: bool)
     words, grammar = place.words, place.grammar
     names = _cents(words, code)
     units = value_of(words, whole) if whole else 0
-    spoken_cents = f"{{}}{grammar.gap}".format(words.cardinal(cents, words.plural(names, cents))) + words.plural(names, cents)
+    spoken_cents = f"{{}}{grammar.gap}".format(words.cardinal(cents, words.plural(names, cents))) + words.plural(
+        names, cents
+    )
     if not units:
         return spoken_cents if cents and names and place.case == "nominative" else None
     if grammar.minor is None and cents:

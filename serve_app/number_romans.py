@@ -147,11 +147,13 @@ def romans(words: NumberWords) -> list[Form]:
 
 
 def _form(index: int, context: _Context) -> Form:
-    end = rf"(?![0-9{LETTER}])(?!-[0-9{LETTER}])(?![./'’][0-9{LETTER}])"
+    end = rf"(?![0-9{LETTER}])(?!-[0-9{LETTER}])(?![./][0-9{LETTER}])"
     after = f"(?={context.after})" if context.after else ""
     lone = f"(?!I(?![IVXL])(?!{context.lone}))" if context.lone else ""
     numeral = f"{lone}(?P<roman{index}>{_NUMERAL})(?:{context.behind})"
-    return Form(f"(?P<before{index}>{context.before}){numeral}{end}{after}", lambda place: _roman(place, index, context))
+    return Form(
+        f"(?P<before{index}>{context.before}){numeral}{end}{after}", lambda place: _roman(place, index, context)
+    )
 
 
 def _roman(place: Place, index: int, context: _Context) -> str | None:

@@ -76,14 +76,17 @@ def telephones(grammar: Grammar) -> list[Form]:
         Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
         Form(r"(?P<area>\([0-9]{2,5}\)(?:[ -]?[0-9]){4,12})" + over, lambda place: _telephone(place, "area")),
         Form(
-            rf"(?P<dashed>{begun}(?:[0-9]{{3}}-)?[0-9]{{3}}-[0-9]{{4}}|0[0-9]{{1,4}}-[0-9]{{3,4}}-[0-9]{{4}}){over}",
+            rf"(?P<dashed>{begun}(?:(?:1-)?[0-9]{{3}}-)?[0-9]{{3}}-[0-9]{{4}}|0[0-9]{{1,4}}-[0-9]{{3,4}}-[0-9]{{4}}){over}",
             lambda place: _telephone(place, "dashed"),
         ),
         Form(
             rf"(?P<pairs>0[1-9](?:(?:\.[0-9]{{2}}){{4}}|(?: [0-9]{{2}}){{4}})){over}",
             lambda place: _telephone(place, "pairs"),
         ),
-        Form(rf"(?P<national>{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+){over}", lambda place: _telephone(place, "national")),
+        Form(
+            rf"(?P<national>{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+){over}",
+            lambda place: _telephone(place, "national"),
+        ),
         Form(rf"(?P<cue_called>(?i:{calling})){called}", _called),
         Form(r"\+[0-9][0-9 ()./-]{5,}[0-9]", _leave),
         Form(r"\([0-9]{2,5}\) ?[0-9][0-9 -]{3,}[0-9]", _leave),
@@ -91,7 +94,9 @@ def telephones(grammar: Grammar) -> list[Form]:
         Form(rf"{_thousands(grammar)}[0-9]{{2,}}(?: [0-9]{{2,}}){{2,}}(?: [0-9]+)*", _leave),
     ]
     if code in _CALLED_AFTER:
-        forms.append(Form(rf"(?P<called_after>[0-9]{{3,5}}){_CALLED_AFTER[code]}", lambda place: _digits(place, "called_after")))
+        forms.append(
+            Form(rf"(?P<called_after>[0-9]{{3,5}}){_CALLED_AFTER[code]}", lambda place: _digits(place, "called_after"))
+        )
     return forms
 
 

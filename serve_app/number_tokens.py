@@ -22,7 +22,7 @@ _SPACES: Final = " \u00a0\u2009\u202f"
 _DASHES: Final = frozenset("-–—―−")
 _DASH = re.compile(rf"[{_SPACES}]?[-–—―−~〜]{{1,3}}[{_SPACES}]?")
 _BRACKETS: Final = frozenset("()[]{}")
-_FREE: Final = frozenset("\"“”„«»‹›‚‘`…•¡¿、。，！？；：「」『』（）【】《》〈〉〔〕・|")
+_FREE: Final = frozenset('"“”„«»‹›‚‘`…•¡¿、。，！？；：「」『』（）【】《》〈〉〔〕・|')
 """Punctuation that parts tokens."""
 
 _INNER: Final = frozenset(".,;:!?'’")
@@ -48,7 +48,8 @@ _STRANGE_UNIT = re.compile(
 )
 """What is written like a unit, and none that is known: ``m/s²``, ``dB``."""
 
-_WORD = re.compile(r"[\w-]*")
+_GAP = re.compile(rf"[\s{''.join(map(re.escape, sorted(_FREE)))}]|{_CJK.pattern}")
+"""What parts tokens wherever it stands."""
 
 Span = tuple[int, int]
 
@@ -98,14 +99,31 @@ class _Tokens:
             begin, end = self._spans[index]
             before = self._spans[index - 1][1] if index else 0
             after = self._spans[index + 1][0] if index + 1 < len(self._spans) else len(self._text)
+            if index and before == begin:
+                return False  # words of two forms would run into each other
             if self._is_glued(begin - 1, -1, before - 1) or self._is_glued(end, 1, after):
+                return False
+            if self._has_rest(before, begin, from_end=True) or self._has_rest(end, after):
                 return False
             if self._continues_before(begin, before) or self._continues_after(end, after, left_follows=left_follows):
                 return False
         return True
 
     def _are_linked(self, end: int, begin: int) -> bool:
-        return begin == end or (begin - end <= 5 and _DASH.fullmatch(self._text[end:begin]) is not None)
+        between = self._text[end:begin]
+        return self._run(end, begin) == begin or (len(between) <= 5 and _DASH.fullmatch(between) is not None)
+
+    def _run(self, begin: int, end: int) -> int:
+        """Where what is written without a gap ends, from one index on and up to another."""
+        gap = _GAP.search(self._text, begin, end)
+        return gap.start() if gap else end
+
+    def _has_rest(self, begin: int, end: int, *, from_end: bool = False) -> bool:
+        """Say whether a digit or a sign stands beside a span, with no gap between them."""
+        if from_end:
+            *_, last = (begin, *(gap.end() for gap in _GAP.finditer(self._text, begin, end)))
+            return any(map(_is_rest, self._text[last:end]))
+        return any(map(_is_rest, self._text[begin : self._run(begin, end)]))
 
     def _is_glued(self, at: int, step: int, stop: int) -> bool:
         """Say whether what stands at an index, or behind a dash there, belongs to the span beside it."""
@@ -113,17 +131,12 @@ class _Tokens:
         while at != stop and self._text[at] in _DASHES:
             beyond = self._beyond(at, step)
             if self._hyphenated and self._text[at] == "-" and step > 0 and beyond.isalpha() and not _CJK.match(beyond):
-                return self._has_digits(at + 1)
+                return False
             if self._text[at] in "–—―" and not beyond.isdigit():
                 return False
             dashed = True
             at += step
         return at != stop and self._belongs(at, step, dashed=dashed)
-
-    def _has_digits(self, at: int) -> bool:
-        """Say whether the rest of a hyphenated word has any."""
-        word = _WORD.match(self._text, at)
-        return word is not None and any(map(_is_numeric, word.group()))
 
     def _beyond(self, at: int, step: int) -> str:
         return self._text[at + step] if 0 <= at + step < len(self._text) else " "
@@ -174,3 +187,9 @@ def _is_inside(mark: str, beyond: str, step: int) -> bool:
 
 def _is_numeric(character: str) -> bool:
     return character.isnumeric() and not _CJK.match(character)
+
+
+def _is_rest(character: str) -> bool:
+    """Say whether a character that is left makes words beside it half of something."""
+    signs = character in _OPERATORS or character in _GLUED or unicodedata.category(character) in {"Sc", "Sm"}
+    return signs or _is_numeric(character)

@@ -78,8 +78,8 @@ class Units:
         shown = format_decimal(number, locale=locale)
         # Where CLDR has no long name the short one is the same; Babel shows the unit's id instead.
         length = "short" if unit in format_unit(number, unit, locale=locale) else "long"
-        named = format_unit(number, unit, length=length, locale=locale).replace("\u00a0", " ").replace("\u202f", " ")
-        named = named.replace(shown, "{}", 1)
+        named = format_unit(number, unit, length=length, locale=locale).replace(shown, "{}", 1)
+        named = named.replace("\u00a0", " ").replace("\u202f", " ")
         return named if self._words.grammar.gap else named.replace(" ", "")
 
 

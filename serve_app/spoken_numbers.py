@@ -12,7 +12,7 @@ from typing import Final
 
 from serve_app.date_forms import dates, times, years
 from serve_app.number_addresses import ADDRESS_SIGNS, FORMULA_SIGNS, addresses, left_alone
-from serve_app.number_forms import Form, Place, numbers, ordinals, rest
+from serve_app.number_forms import LETTER, Form, Place, numbers, ordinals, rest
 from serve_app.number_fractions import VULGAR, fractions
 from serve_app.number_grammar import GRAMMARS
 from serve_app.number_money import money
@@ -22,7 +22,7 @@ from serve_app.number_tokens import whole_spans
 from serve_app.number_units import units
 from serve_app.number_words import NumberWords, words_of
 
-_NARROW = str.maketrans("０１２３４５６７８９．，：％＄￥￡￦～", "0123456789.,:%$¥£₩~")
+_NARROW = str.maketrans("０１２３４５６７８９．：％＄￥￡￦～", "0123456789.:%$¥£₩~")
 _SIGN_OF_A_FORM = re.compile(rf"[0-9{VULGAR}]|{ADDRESS_SIGNS}|{FORMULA_SIGNS}|{ROMAN}")
 _CONTEXT_CHARACTERS: Final = 24
 """How much text before a form, and after it, decides how it is read."""
@@ -30,6 +30,12 @@ _CONTEXT_CHARACTERS: Final = 24
 _WORDS_BEFORE: Final = 4
 _CHARACTERS_BEFORE: Final = 64
 """How much of a form may stand before its first digit or sign."""
+
+_BEGINNING = re.compile(rf"(?<![{LETTER}])[{LETTER}]|[^\s{LETTER}]")
+"""Where a form may begin: not inside a word."""
+
+_WIDE_CHARACTERS_BEFORE: Final = 8
+"""The same in scripts without spaces, where every character is a place to look at."""
 
 _HANGUL = re.compile("[가-힣]")
 _KANA = re.compile("[ぁ-ゖァ-ヺ]")
@@ -120,7 +126,10 @@ class _Speller:
 
     def _form_at(self, text: str, begin: int, sign: re.Match[str]) -> re.Match[str] | None:
         """The first form that has a sign of one in it, and begins no earlier than an index."""
-        for at in range(begin, sign.start() + 1):
+        for beginning in _BEGINNING.finditer(text, begin, sign.start() + 1):
+            at = beginning.start()
+            if sign.start() - at > _WIDE_CHARACTERS_BEFORE and text[at] >= "\u3000":
+                continue
             form = self._any.match(text, at)
             if form is not None and form.end() > sign.start():
                 return form
