@@ -24,10 +24,9 @@ _ENGLISH_YEARS: Final = (
     rf"|(?: to | through | until | ?– ?|-){_ENGLISH_YEAR})?"
 )
 _ENGLISH_BEFORE_YEARS: Final = (
-    "[Ii]n|[Ss]ince|[Ff]rom|[Bb]etween|[Uu]ntil|[Tt]ill|[Bb]y|[Bb]efore|[Aa]fter|[Dd]uring|[Yy]ears?|YEAR|[Cc]irca|ca?\\.|AD"
-    "|[Ee]arly|[Ll]ate|[Mm]id|[Ss]pring|[Ss]ummer|[Aa]utumn|[Ff]all|[Ww]inter|[Cc]hristmas|[Ee]aster"
-    "|(?:[Cc]lass|[Ss]eason|[Ss]pring|[Ss]ummer|[Aa]utumn|[Ff]all|[Ww]inter|[Ee]nd|[Ss]tart|[Bb]eginning|[Ee]lections?) of"
-    "|[Cc]opyright|\\(c\\)|©|[Ff]iscal|FY"
+    r"(?i:in|since|from|between|until|till|by|before|after|during|years?|circa|ca?\.|early|late|mid|spring|summer|autumn"
+    r"|fall|winter|christmas|easter|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of"
+    r"|copyright|\(c\)|©|fiscal)|AD|FY"
 )
 _RUSSIAN_YEARS = {
     "год": "ordinal-masculine",
@@ -59,7 +58,7 @@ def years(words: NumberWords) -> list[Form]:
             return [
                 Form(rf"(?P<cue_en>{cues} )(?P<years_en>{_ENGLISH_YEARS}){over}", _english_years),
                 Form(rf"(?<=\()(?P<years_b>{_ENGLISH_YEARS})(?=\))", _english_years),
-                Form(rf"(?P<years_c>[1-9][0-9]{{2,3}})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
+                Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
                 Form(rf"['’]?(?P<decade>(?:1[1-9]|20)?[1-9]0|(?:1[1-9]|20)00)s{over}", _decade),
             ]
         case "de":
@@ -75,7 +74,8 @@ def years(words: NumberWords) -> list[Form]:
             return [
                 Form(rf"(?P<year_ru>{_YEAR}) ?(?P<name_ru>{names})(?![А-яЁё])", _russian_year),
                 Form(
-                    rf"(?P<years_ru>{_YEAR}(?:(?: и |, | ?[-–—] ?){_YEAR}){{1,6}}) (?P<plural_ru>годы|годов|годах|гг\.)(?![А-яЁё])",
+                    rf"(?P<years_ru>{_YEAR}(?:(?: и |, | ?[-–—] ?){_YEAR}){{1,6}}) "
+                    r"(?P<plural_ru>годы|годов|годах|гг\.)(?![А-яЁё])",
                     _russian_years,
                 ),
                 Form(rf"(?P<cue_ru>\b[Гг]од )(?P<after_ru>{_YEAR}){over}", _russian_year_after),

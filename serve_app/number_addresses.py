@@ -35,14 +35,14 @@ def addresses() -> list[Form]:
     part, over = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})", rf"(?![{LETTER}0-9@])"
     path = r"(?:[/:?#][!-~]*)?"
     return [
-        Form(rf"(?<![0-9{LETTER}])(?:[A-Za-z]{{2,12}}://|www\.)(?P<web>[!-~]+)", lambda place: _address(place, "web")),
+        Form(rf"(?<![0-9{LETTER}])(?:[A-Za-z]{{2,12}}://|www\.)(?P<web>[!-~]+)", _address),
         Form(
             rf"(?<![0-9{LETTER}._%+-])(?P<mail>(?:mailto:)?[0-9A-Za-z._%+-]{{1,64}}@{part}(?:\.{part})+){over}",
-            lambda place: _address(place, "mail"),
+            _address,
         ),
         Form(
             rf"(?<![0-9{LETTER}._%+@/-])(?P<bare>{part}(?:\.{part}){{0,4}}\.(?:{_DOMAINS})(?![A-Za-z0-9])(?!\.[A-Za-z]){path})",
-            lambda place: _address(place, "bare"),
+            _address,
         ),
     ]
 
@@ -51,7 +51,7 @@ def _leave(_: Place) -> None:
     return None
 
 
-def _address(place: Place, name: str) -> str | None:
+def _address(place: Place) -> str | None:
     """An address in words; its end may be the sentence's."""
     written = place.text.rstrip(".,;:!?\"')]}>")
     ending = place.text[len(written) :]

@@ -1,4 +1,4 @@
-"""Owns fractions: ``1/2``, ``3 1/2``, ``2½``. Halves, thirds and quarters are listed, the others are CLDR's ordinals."""
+"""Owns fractions: ``1/2``, ``3 1/2``, ``2½``. Halves, thirds and quarters are listed; the others are CLDR's."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ _DENOMINATORS: Final = frozenset({*range(2, 11), 12, 16, 20, 24, 25, 32, 50, 60,
 
 _DATE_BEFORE = re.compile(r"\b(?:on|le|el|dia|día|il|am|vom|bis|em|al|dal) $", re.IGNORECASE)
 _NOUN_FOLLOWS = re.compile(
-    rf" (?!(?:und|oder|et|ou|y|o|e|de|d|del|do|da|di|des|du|della|dei|à|a|est|es|è|é|ist|por|per|par|pour|von|mal|sur)\b)"
+    r" (?!(?:und|oder|et|ou|y|o|e|de|d|del|do|da|di|des|du|della|dei|à|a|est|es|è|é|ist|por|per|par|pour|von|mal)\b)"
     rf"[{LETTER}]"
 )
 _SPANISH_PARTS = ("avo", "avos")
@@ -78,9 +78,15 @@ _PARTS: Final = {
         {3: ("треть", "трети"), 4: ("четверть", "четверти")}, "ordinal-feminine", "{whole} {wholes} {fraction}",
         "{whole} с половиной",
     ),
-    "zh": _Parts({}, "", "{whole}又{fraction}", "{whole}又{fraction}", fraction="{parts}分之{number}", takes_units=True),
-    "ja": _Parts({}, "", "{whole}と{fraction}", "{whole}と{fraction}", fraction="{parts}分の{number}", takes_units=True),
-    "ko": _Parts({}, "", "{whole}과 {fraction}", "{whole}과 {fraction}", fraction="{parts}분의 {number}", takes_units=True),
+    "zh": _Parts(
+        {}, "", "{whole}又{fraction}", "{whole}又{fraction}", fraction="{parts}分之{number}", takes_units=True,
+    ),
+    "ja": _Parts(
+        {}, "", "{whole}と{fraction}", "{whole}と{fraction}", fraction="{parts}分の{number}", takes_units=True,
+    ),
+    "ko": _Parts(
+        {}, "", "{whole}과 {fraction}", "{whole}과 {fraction}", fraction="{parts}분의 {number}", takes_units=True,
+    ),
 }  # fmt: skip
 
 
@@ -95,7 +101,8 @@ def fractions(words: NumberWords) -> list[Form]:
         ),
         Form(
             rf"(?P<minus_quotient>{MINUS})(?:(?P<whole_quotient>[0-9]{{1,4}})[ \u00a0\u2009\u202f-])?"
-            rf"(?P<quotient>[0-9]{{1,4}}[/⁄][0-9]{{1,4}}){unit.replace('part_unit', 'quotient_unit')}{end(words.grammar)}",
+            rf"(?P<quotient>[0-9]{{1,4}}[/⁄][0-9]{{1,4}})"
+            rf"{unit.replace('part_unit', 'quotient_unit')}{end(words.grammar)}",
             _fraction,
         ),
     ]

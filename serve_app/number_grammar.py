@@ -199,7 +199,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         agreements=((rf"[0-9]*1 {_FRENCH_FEMININE}", "cardinal-feminine"),),
         ordinals={
             "er": "ordinal-masculine", "re": "ordinal-feminine", "ère": "ordinal-feminine", "e": "ordinal-masculine",
-            "ème": "ordinal-masculine", "eme": "ordinal-masculine", "è": "ordinal-masculine", "nd": "ordinal-masculine", "nde": "ordinal-feminine",
+            "ème": "ordinal-masculine", "eme": "ordinal-masculine", "è": "ordinal-masculine",
+            "nd": "ordinal-masculine", "nde": "ordinal-feminine",
             "es": "ordinal-masculine-plural", "èmes": "ordinal-masculine-plural",
         },
         first_of_month="ordinal-masculine",

@@ -54,8 +54,9 @@ _DOLLARS: Final = ("USD", "CAD", "AUD", "HKD", "TWD", "NZD", "SGD")
 _PESOS: Final = ("MXN", "ARS", "PHP", "BRL")
 _CENTS: Final[dict[str, dict[tuple[str, ...], tuple[str, ...]]]] = {
     "en": {
-        (*_DOLLARS, "EUR", "ZAR"): ("cent", "cents"), ("GBP",): ("penny", "pence"), ("RUB", "UAH"): ("kopeck", "kopecks"),
-        ("INR",): ("paisa", "paise"), _PESOS: ("centavo", "centavos"), ("CHF",): ("centime", "centimes"),
+        (*_DOLLARS, "EUR", "ZAR"): ("cent", "cents"), ("GBP",): ("penny", "pence"),
+        ("RUB", "UAH"): ("kopeck", "kopecks"), ("INR",): ("paisa", "paise"),
+        _PESOS: ("centavo", "centavos"), ("CHF",): ("centime", "centimes"),
     },
     "de": {
         (*_DOLLARS, "EUR", "ZAR"): ("Cent",), ("GBP",): ("Penny", "Pence"), ("RUB", "UAH"): ("Kopeke", "Kopeken"),

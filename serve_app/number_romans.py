@@ -72,13 +72,13 @@ _CONTEXTS: Final = {
             r"\b(?:[Cc]hapitre|[Pp]artie|[Tt]ome|[Ll]ivre|[Aa]cte|[Ss]cène|[Ss]ection|[Aa]rticle|[Vv]olume|[Pp]hase"
             r"|[Tt]itre|[Aa]nnexe|[Ss]aison|[Éé]pisode|[Ff]igure|[Tt]ableau) "
         ),
-        _Context(r"\b(?:Louis|Henri|Charles|Napoléon|Philippe|François|Pie|Léon|Benoît|Jean-Paul|Élisabeth|Guillaume) "),
+        _Context(r"\b(?:Louis|Henri|Charles|Napoléon|Philippe|François|Pie|Léon|Benoît|Jean-Paul|Guillaume) "),
         _Context(
             r"\b(?:François|Napoléon|Charles|Henri|Philippe|Élisabeth|Guillaume|Nicolas|Alexandre) ", behind="er",
             rule_set="ordinal-masculine", lone="",
         ),
         _Context(behind="(?:er|e|ème|è)", after=" siècles?\\b| millénaires?\\b", rule_set="ordinal-masculine", lone=""),
-        _Context(behind="(?:re|e|ème|è)", after=" (?:République|Guerre|guerre)\\b", rule_set="ordinal-feminine", lone=""),
+        _Context(behind="(?:re|e|ème|è)", after=" (?:République|[Gg]uerre)\\b", rule_set="ordinal-feminine", lone=""),
     ),
     "es": (
         _Context(
@@ -124,7 +124,7 @@ _CONTEXTS: Final = {
     "ru": (
         _Context(r"\b(?:[Гг]лава|[Чч]асть|[Тт]ом|[Кк]нига|[Рр]аздел|[Аа]кт|[Сс]цена|[Сс]татья|[Фф]аза|[Сс]езон) "),
         _Context(
-            r"\b(?:Людовик|Генрих|Карл|Пётр|Петр|Николай|Александр|Павел|Иван|Наполеон|Филипп|Фридрих|Георг|Вильгельм) ",
+            r"\b(?:Людовик|Генрих|Карл|Пётр|Петр|Николай|Александр|Павел|Иван|Наполеон|Филипп|Фридрих|Георг|Карл) ",
             rule_set="ordinal-masculine",
         ),
         _Context(r"\b(?:Екатерина|Елизавета) ", rule_set="ordinal-feminine"),

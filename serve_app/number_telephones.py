@@ -31,7 +31,9 @@ _CALLING: Final = {
         r"\b(?:lig(?:ue|ar|a|uem|ou)|dis(?:que|car|quem)|cham(?:e|ar)|telefone|tel\.|ramal|número)(?: para)?(?: o| ao)?"
         r"(?: número)?:? "
     ),
-    "it": r"\b(?:chiam(?:a|ate|are|i)|compon(?:i|ete|ga)|telefon(?:a|ate|are|o)|tel\.|numero)(?: il| al)?(?: numero)?:? ",
+    "it": (
+        r"\b(?:chiam(?:a|ate|are|i)|compon(?:i|ete|ga)|telefon(?:a|ate|are|o)|tel\.|numero)(?: il| al)?(?: numero)?:? "
+    ),
     "ru": (
         r"\b(?:звон(?:ите|и|ить)|позвон(?:ите|и|ить|ил|ила|или)|набер(?:ите|и)|набрать|телефон|тел\.|номер)"
         r"(?: по| на)?(?: телефону| номеру| номер)?:? "

@@ -38,6 +38,7 @@ _OPERATORS: Final = frozenset("=+×÷±<>≈≠≤≥^/·⋅∙√∞∑∫~%‰
 _PREFIXES: Final = _OPERATORS | frozenset("#§№") - frozenset("%‰°℃℉")
 """Signs that belong to the number behind them, even across a space."""
 
+_SIGNS: Final = _PREFIXES | _SYMBOLS | _OPERATORS | _GLUED
 _TOKEN_CHARACTERS: Final = 40
 _HALF_OF_A_FORM = re.compile(rf"[0-9]\S*[/⁄′″°^²³{VULGAR}]|[{VULGAR}]|[-–−][0-9]")
 """A token that goes on with the number before it: ``3 1/2``, ``40° 26′``."""
@@ -191,5 +192,4 @@ def _is_numeric(character: str) -> bool:
 
 def _is_rest(character: str) -> bool:
     """Say whether a character that is left makes words beside it half of something."""
-    signs = character in _OPERATORS or character in _GLUED or unicodedata.category(character) in {"Sc", "Sm"}
-    return signs or _is_numeric(character)
+    return character in _SIGNS or unicodedata.category(character) in {"Sc", "Sm"} or _is_numeric(character)

@@ -1,7 +1,7 @@
 """Owns the units that are written with a number: which sign or abbreviation is which of CLDR's units.
 
 Their names, plural forms and places are CLDR's, by Babel. Abbreviations that are words of their language as well
-(English ``in``, Russian ``с``) are left out, and so are single letters that mean other things next to a number (``5A``).
+(English ``in``, Russian ``с``) are left out, and so are single letters that mean other things beside a number: ``5A``.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 One pass from left to right; at each place the first form that fits is read, and what fits none is left as it is
 written. :mod:`serve_app.number_tokens` then takes back what would leave the rest of its token behind. The words are
-:mod:`serve_app.number_words`'; knows nothing of chunks or sessions. docs/chunking.md says what is read and what is left.
+:mod:`serve_app.number_words`'; knows nothing of chunks or sessions. docs/chunking.md says what is read.
 """
 
 import re

@@ -11,7 +11,10 @@ from serve_app.number_grammar import GRAMMARS
 from serve_app.number_tokens import whole_spans
 from serve_app.spoken_numbers import readings, spell
 
-CJK = "\u2e80-\u2fdf\u3001-\u30ff\u3131-\u318e\u31f0-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f"
+CJK = (
+    "\u2e80-\u2fdf\u3001-\u30ff\u3131-\u318e\u31f0-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    "\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f"
+)
 TOKEN = re.compile(rf"[^\s\"“”„«»‹›‚‘`…•¡¿|{CJK}]+")
 PIECES = (
     "3", "12", "1/2", "½", "²", "^", "$", "€", "¥", "US$", "A$", "%", "°C", " km", "km", "/", "h", "x", "=", "+", "-",
@@ -66,12 +69,11 @@ def test_any_text_is_spelled_into_a_text_of_bounded_length(text, language):
         "$E = mc^2$", "$x^2 + 5$", "$$5 + 5$$", "\\(x^2\\)", "mc^2", "2^x", "x²", "m²", "2*3", "2 + 2 = 4", "x = 5",
         "5+5", "±5", "~5", "≈5", "18+", "5‰", "5x", "5 m/s²", "5 dB", "5/day", "$5/day", "$100k", "f(5)", "row[2](x)",
         "5'11\"", "40° 26′ 46″", "#5", "§ 5", "№ 5", "5 - 3 = 2", "10:30-11:00", "1e5", "½½", "3 1/2=4", "24/7",
-        "22/7", "1/0", "7/13", "5/3 km", "https://a.b/c?d=1", "a_1@b", "5@", "@5", "C++17", "2nd/3rd", "1½x", "10^6x", "$5€",
+        "22/7", "1/0", "7/13", "5/3 km", "https://a.b/c?d=1", "a_1@b", "5@", "@5", "C++17", "2nd/3rd", "1½x", "10^6x",
+        "$5€",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_whole_is_left_whole(language, text):
-    if language in ("chinese", "japanese", "korean") and text in ("~5",):
-        pytest.skip("a range there")
     assert spell(text, language) == text
 
 
