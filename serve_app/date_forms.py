@@ -24,8 +24,8 @@ _ENGLISH_YEARS: Final = (
     rf"|(?: to | through | until | ?– ?|-){_ENGLISH_YEAR})?"
 )
 _ENGLISH_BEFORE_YEARS: Final = (
-    r"(?i:in|since|from|between|until|till|by|before|after|during|years?|circa|ca?\.|early|late|mid|spring|summer|autumn"
-    r"|fall|winter|christmas|easter|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of"
+    r"(?i:in|since|from|between|until|till|by|before|after|during|years?(?: is| was| of)?|circa|ca?\.|early|late|mid|spring"
+    r"|summer|autumn|fall|winter|christmas|easter|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of"
     r"|copyright|\(c\)|©|fiscal)|AD|FY"
 )
 _RUSSIAN_YEARS = {
@@ -57,6 +57,7 @@ def years(words: NumberWords) -> list[Form]:
             cues = rf"(?<![{LETTER}])(?:{_ENGLISH_BEFORE_YEARS}|{'|'.join(words.month_names)})"
             return [
                 Form(rf"(?P<cue_en>{cues} )(?P<years_en>{_ENGLISH_YEARS}){over}", _english_years),
+                Form(rf"(?P<years_d>{_ENGLISH_YEAR})(?= (?:was|saw|season|elections?)\b)", _english_years),
                 Form(rf"(?<=\()(?P<years_b>{_ENGLISH_YEARS})(?=\))", _english_years),
                 Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
                 Form(rf"['’]?(?P<decade>(?:1[1-9]|20)?[1-9]0|(?:1[1-9]|20)00)s{over}", _decade),
@@ -188,7 +189,7 @@ def _year(place: Place, group: str) -> str:
 def _english_years(place: Place) -> str:
     """One or several: between the last two of a range stands its word."""
     groups = place.groups
-    written = groups.get("years_en") or groups.get("years_b") or groups["years_c"]
+    written = next(groups[name] for name in ("years_en", "years_b", "years_c", "years_d") if name in groups)
     spoken = re.sub(r"[0-9]+", lambda year: place.words.year(int(year.group())), re.sub(" ?[–-] ?", " to ", written))
     return groups.get("cue_en", "") + spoken
 

@@ -47,6 +47,9 @@ _NATIVE_NAMES: Final = {
 }  # fmt: skip
 """Units of money as their countries write them behind a number, in a text of any language."""
 
+_ANY_DOLLAR: Final = ("元", "圆", "块", "块钱")
+"""Chinese says these of any dollar: ``HK$100元``."""
+
 _HOME_SIGNS: Final = {"pt": "R$"}
 _MILLION: Final = 1_000_000
 
@@ -110,7 +113,7 @@ def money(words: NumberWords) -> list[Form]:
             _sign_first,
         ),
         Form(
-            rf"(?P<minus_money2>{MINUS}){second}(?P<scale_money2>{scale})?{SPACE}?(?P<sign_money2>{behind}){over}",
+            rf"(?P<minus_money2>{MINUS}){second}(?P<scale_money2>{scale})?{SPACE}?(?P<sign_money2>{behind})(?P<name_money2>{named})?{over}",
             _sign_last,
         ),
     ]
@@ -133,15 +136,7 @@ def _names(words: NumberWords) -> dict[str, tuple[str, ...]]:
 def _sign_first(place: Place) -> str | None:
     groups = place.groups
     sign = groups["sign_money1"]
-    code, short = _currency(place.grammar, sign)
-    if name := groups.get("name_money1", "").strip():
-        named = _named(place.words, sign, code, name)
-        if named is None:
-            return None
-        short = short and named == code
-        code = named
-    negative = bool(groups["minus_money1"] or groups["minus_amount"])
-    return _amount(place, "_money1", code, negative=negative, short=short)
+    return _signed(place, "_money1", sign, negative=bool(groups["minus_money1"] or groups["minus_amount"]))
 
 
 def _sign_last(place: Place) -> str | None:
@@ -153,8 +148,18 @@ def _sign_last(place: Place) -> str | None:
         )
     if len(sign) > 1 and sign[0] in _PLAIN_SIGNS:
         sign = sign[1:].replace("USD", "US").replace("CAD", "CA") + sign[0]
+    return _signed(place, "_money2", sign, negative=bool(place.groups["minus_money2"]))
+
+
+def _signed(place: Place, name: str, sign: str, *, negative: bool) -> str | None:
+    """An amount with a sign or code, and perhaps with a name behind it as well."""
     code, short = _currency(place.grammar, sign)
-    return _amount(place, "_money2", code, negative=bool(place.groups["minus_money2"]), short=short)
+    if called := place.groups.get(f"name{name}", "").strip():
+        named = _named(place.words, sign, code, called)
+        if named is None:
+            return None
+        code, short = named, short and named == code
+    return _amount(place, name, code, negative=negative, short=short)
 
 
 def _currency(grammar: Grammar, sign: str) -> tuple[str, bool]:
@@ -169,7 +174,7 @@ def _currency(grammar: Grammar, sign: str) -> tuple[str, bool]:
 def _named(words: NumberWords, sign: str, code: str, name: str) -> str | None:
     """The currency of a sign and a name, as in ``$5 CAD``; None where they contradict each other."""
     codes = _names(words)[name]
-    if code in codes:
+    if code in codes or (name in _ANY_DOLLAR and sign.endswith("$")):
         return code
     if sign not in _PLAIN_SIGNS:
         return None

@@ -51,6 +51,7 @@ _CONTEXTS: Final = {
             r"\b(?:[Cc]hapter|[Pp]art|[Vv]olume|[Vv]ol\.|[Bb]ook|[Aa]ct|[Ss]cene|[Ss]ection|[Aa]rticle|[Pp]hase|[Ss]tage"
             r"|[Ss]eason|[Ee]pisode|[Tt]itle|[Aa]ppendix|[Aa]nnex|[Ff]igure|[Tt]able|[Pp]salm|[Cc]anto|Super Bowl) "
         ),
+        _Context(r"\b(?:[Tt]ype|[Gg]rade|[Cc]lass|[Ll]evel|[Rr]ound|[Mm]ark|[Vv]ersion) (?=[IVX]{2})"),
         _Context(r"\bWorld War ", lone=""),
         _Context(
             r"\b(?:Louis|Henry|Charles|Elizabeth|George|Edward|Richard|James|William|Philip|Frederick|Napoleon|Nicholas"

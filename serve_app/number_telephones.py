@@ -16,13 +16,14 @@ _PAUSES: Final = {"zh": "，", "ja": "、"}
 _CALLING: Final = {
     "en": (
         r"\b(?:call(?:s|ed|ing)?|dial(?:s|l?ed|l?ing)?|phon(?:e|ed|ing)|ring|text(?:ed|ing)?)(?: us| me)?(?: on| at)? "
-        r"|\b(?:hotline|helpline|extension|ext\.|number is|tel\.?):? "
+        r"|\b(?:hotline|helpline|extension|ext\.|(?:emergency|phone|hotline) number"
+        r"|number is|tel\.?):? "
     ),
     "de": (
         r"\b(?:notruf|rufnummer|nummer|hotline|durchwahl|telefon|tel\.|rufen sie|rufe?|wähl(?:en sie|e|t)|anruf"
         r"|anrufen unter)(?: die| unter)?:? "
     ),
-    "fr": r"\b(?:appel(?:ez|er|le)|compos(?:ez|er|e)|téléphon(?:ez|er)|joignez|numéro|tél\.|urgences?)(?: le| au)?:? ",
+    "fr": r"\b(?:appel(?:ez|er|le)|compos(?:ez|er|e)|téléphon(?:ez|er)|joignez|faites|numéro|tél\.|urgences?)(?: le| au)?:? ",
     "es": (
         r"\b(?:llam(?:e|a|ar|en|ad|ando|ó)|mar(?:ca|car|que|quen)|teléfono|tel\.|extensión|número)(?: al| el)?"
         r"(?: número)?:? "
@@ -45,10 +46,13 @@ _CALLING: Final = {
 """What stands before a number that is called."""
 
 _CALLED_AFTER: Final = {
+    "en": r"(?= (?:(?:call|operator|emergency service|center|centre)s?|dispatch\w*|hotline)\b)",
+    "de": r"(?= (?:an)?(?:rufen|wählen|gerufen|gewählt)\b)",
+    "zh": r"(?=报警|急救|火警|热线|客服)",
     "ja": r"(?=に(?:電話|かけ|ダイヤル|通報|連絡))",
-    "ko": r"(?=(?:에|로|으로) ?(?:전화|신고|연락))",
+    "ko": r"(?=(?:에|로|으로|를) ?(?:전화|신고|연락|불러|부르))",
 }
-"""What stands behind it, in languages that put the verb last."""
+"""What stands behind it."""
 
 _COUNTS: Final = {
     "en": (
@@ -97,7 +101,10 @@ def telephones(grammar: Grammar) -> list[Form]:
     ]
     if code in _CALLED_AFTER:
         forms.append(
-            Form(rf"(?P<called_after>[0-9]{{3,5}}){_CALLED_AFTER[code]}", lambda place: _digits(place, "called_after"))
+            Form(
+                rf"(?P<called_after>{begun}[0-9]{{3,5}}){_CALLED_AFTER[code]}",
+                lambda place: _digits(place, "called_after"),
+            )
         )
     return forms
 

@@ -22,6 +22,7 @@ WRITTEN = {
         ("Year 1999 and 2024", "Year nineteen ninety-nine and twenty twenty-four"),
         ("the years 1999, 2004 and 2010", "the years nineteen ninety-nine, two thousand four and twenty ten"),
         ("in 2010–2012 (1999)", "in twenty ten to twenty twelve (nineteen ninety-nine)"),
+        ("The year is 1999, 1999 was", "The year is nineteen ninety-nine, nineteen ninety-nine was"),
         ("1066 AD, the class of 1999", "ten sixty-six AD, the class of nineteen ninety-nine"),
         ("from 1914 to 1918", "from nineteen fourteen to nineteen eighteen"),
         ("1990–1995", "nineteen ninety to nineteen ninety-five"),

@@ -13,6 +13,9 @@ WRITTEN = {
         ("a_b@x-1.org", "a underscore b at x dash one dot org"),
         ("(mailto:me@x.org)", "(me at x dot org)"),
         ("Ask me@x.org, or www.example.org.", "Ask me at x dot org, or www dot example dot org."),
+        ("user123@example.org", "user one two three at example dot org"),
+        ("http://localhost:8000/docs", "http://localhost:8000/docs"),
+        ("@user", "@user"),
     ],
     "german": [
         ("name@example.org", "name at example Punkt org"),

@@ -23,6 +23,8 @@ WRITTEN = {
         ("IV", "IV"),
         ("Chapter IVX", "Chapter IVX"),
         ("Part IL", "Part IL"),
+        ("Type II diabetes", "Type two diabetes"),
+        ("Class X", "Class X"),
     ],
     "german": [
         ("Kapitel IV", "Kapitel vier"),
