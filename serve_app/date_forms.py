@@ -24,9 +24,9 @@ _ENGLISH_YEARS: Final = (
     rf"|(?: to | through | until | ?– ?|-){_ENGLISH_YEAR})?"
 )
 _ENGLISH_BEFORE_YEARS: Final = (
-    r"(?i:in|since|from|between|until|till|by|before|after|during|years?(?: is| was| of)?|circa|ca?\.|early|late|mid|spring"
-    r"|summer|autumn|fall|winter|christmas|easter|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of"
-    r"|copyright|\(c\)|©|fiscal)|AD|FY"
+    r"(?i:in|since|from|between|until|till|by|before|after|during|years?(?: is| was| of)?|circa|ca?\.|early|late|mid"
+    r"|spring|summer|autumn|fall|winter|christmas|easter|copyright|\(c\)|©|fiscal"
+    r"|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of)|AD|FY"
 )
 _RUSSIAN_YEARS = {
     "год": "ordinal-masculine",

@@ -23,7 +23,10 @@ _CALLING: Final = {
         r"\b(?:notruf|rufnummer|nummer|hotline|durchwahl|telefon|tel\.|rufen sie|rufe?|wähl(?:en sie|e|t)|anruf"
         r"|anrufen unter)(?: die| unter)?:? "
     ),
-    "fr": r"\b(?:appel(?:ez|er|le)|compos(?:ez|er|e)|téléphon(?:ez|er)|joignez|faites|numéro|tél\.|urgences?)(?: le| au)?:? ",
+    "fr": (
+        r"\b(?:appel(?:ez|er|le)|compos(?:ez|er|e)|téléphon(?:ez|er)|joignez|faites|numéro|tél\.|urgences?)"
+        r"(?: le| au)?:? "
+    ),
     "es": (
         r"\b(?:llam(?:e|a|ar|en|ad|ando|ó)|mar(?:ca|car|que|quen)|teléfono|tel\.|extensión|número)(?: al| el)?"
         r"(?: número)?:? "
