@@ -62,7 +62,6 @@ def _address(place: Place) -> str | None:
 
 
 def _in_words(words: NumberWords, address: str) -> str:
-    signs = dict(zip(".@/-_", words.grammar.marks, strict=True))
-    return " ".join(
-        words.digits(part) if part.isdigit() else signs.get(part, part) for part in _SPOKEN.findall(address)
-    )
+    signs: dict[str, str] = dict(zip(".@/-_", words.grammar.marks, strict=True))
+    parts: list[str] = _SPOKEN.findall(address)
+    return " ".join(words.digits(part) if part.isdigit() else signs.get(part, part) for part in parts)

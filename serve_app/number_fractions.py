@@ -142,7 +142,7 @@ def _mixed(words: NumberWords, how: _Parts, whole: int, number: int, parts: int)
         wholes = "целая" if ends_in_one(whole) else "целых"
         return how.mixed.format(whole=words.spelled(whole, "cardinal-feminine"), wholes=wholes, fraction=fraction)
     is_half = Fraction(number, parts) == Fraction(1, 2)
-    spoken = words.cardinal(whole, "x") if words.grammar.code != "de" else words.spelled(whole, "cardinal-masculine")
+    spoken = words.cardinal(whole) if words.grammar.code != "de" else words.spelled(whole, "cardinal-masculine")
     if is_half and words.grammar.code == "de" and whole > 12:
         return f"{spoken} und ein halb"
     if words.grammar.code == "en" and (number, parts) == (1, 4):
