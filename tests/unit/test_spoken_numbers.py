@@ -97,10 +97,10 @@ def test_no_text_takes_long(language, text):
         "1%-", "= 1 ", "№ 1", "USD 1 ", "(12) ", "[1](", "1年", "5 m/s² ",
     ],
 )  # fmt: skip
-def test_five_thousand_characters_of_anything_take_no_second(piece):
+def test_five_thousand_characters_of_anything_take_less_than_two_seconds(piece):
     begun_s = time.process_time()
     spell((piece * 5000)[:4999] + "x", "english")
-    assert time.process_time() - begun_s < 1
+    assert time.process_time() - begun_s < 2
 
 
 def test_a_chunk_is_spelled_in_less_time_than_its_request_takes_to_send():
