@@ -18,10 +18,16 @@ _DATIVE = ("am", "vom", "zum", "bis", "dem", "den", "des", "im", "beim", "ab", "
 _NOMINATIVE = ("der", "die", "das", "Der", "Die", "Das")
 _GERMAN_DATIVE = re.compile(rf"\b(?:{'|'.join(_DATIVE)}|Am|Vom|Zum|Bis|Im|Ab|Seit) $")
 _GERMAN_ARTICLE = re.compile(rf"\b(?:{'|'.join(_NOMINATIVE)}) $")
-_ENGLISH_BEFORE_A_YEAR = (
-    "in", "In", "since", "Since", "from", "From", "between", "Between", "until", "by", "before", "after", "during",
-    "year",
-)  # fmt: skip
+_ENGLISH_YEAR: Final = r"(?:1[1-9][0-9][0-9]|20[0-9][0-9])"
+_ENGLISH_YEARS: Final = (
+    rf"{_ENGLISH_YEAR}(?:(?:, {_ENGLISH_YEAR}){{0,6}},? (?:and|or) {_ENGLISH_YEAR}"
+    rf"|(?: to | through | until | ?– ?|-){_ENGLISH_YEAR})?"
+)
+_ENGLISH_BEFORE_YEARS: Final = (
+    r"(?i:in|since|from|between|until|till|by|before|after|during|years?(?: is| was| of)?|circa|ca?\.|early|late|mid"
+    r"|spring|summer|autumn|fall|winter|christmas|easter|copyright|\(c\)|©|fiscal"
+    r"|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of)|AD|FY"
+)
 _RUSSIAN_YEARS = {
     "год": "ordinal-masculine",
     "года": "ordinal-masculine-genitive",
@@ -48,13 +54,12 @@ def years(words: NumberWords) -> list[Form]:
     over = end(words.grammar)
     match words.grammar.code:
         case "en":
-            spans = r"(?<=\b[Bb]etween [0-9]{4} and )|(?<=\b[Ff]rom [0-9]{4} to )"
-            cues = after_any(*_ENGLISH_BEFORE_A_YEAR, *words.month_names)
+            cues = rf"(?<![{LETTER}])(?:{_ENGLISH_BEFORE_YEARS}|{'|'.join(words.month_names)})"
             return [
-                Form(
-                    rf"(?:{cues}|{spans})(?P<year_en>1[1-9][0-9][0-9]|20[0-9][0-9]){over}",
-                    lambda place: _year(place, "year_en"),
-                ),
+                Form(rf"(?P<cue_en>{cues} )(?P<years_en>{_ENGLISH_YEARS}){over}", _english_years),
+                Form(rf"(?P<years_d>{_ENGLISH_YEAR})(?= (?:was|saw|season|elections?)\b)", _english_years),
+                Form(rf"(?<=\()(?P<years_b>{_ENGLISH_YEARS})(?=\))", _english_years),
+                Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
                 Form(rf"['’]?(?P<decade>(?:1[1-9]|20)?[1-9]0|(?:1[1-9]|20)00)s{over}", _decade),
             ]
         case "de":
@@ -67,9 +72,24 @@ def years(words: NumberWords) -> list[Form]:
             ]
         case "ru":
             names = "годом|года|году|годе|год|г\\."
-            return [Form(rf"(?P<year_ru>{_YEAR}) ?(?P<name_ru>{names})(?![А-яЁё])", _russian_year)]
+            return [
+                Form(rf"(?P<year_ru>{_YEAR}) ?(?P<name_ru>{names})(?![А-яЁё])", _russian_year),
+                Form(
+                    rf"(?P<years_ru>{_YEAR}(?:(?: и |, | ?[-–—] ?){_YEAR}){{1,6}}) "
+                    r"(?P<plural_ru>годы|годов|годах|гг\.)(?![А-яЁё])",
+                    _russian_years,
+                ),
+                Form(rf"(?P<cue_ru>\b[Гг]од )(?P<after_ru>{_YEAR}){over}", _russian_year_after),
+            ]
         case "zh":
-            return [Form(rf"(?P<year_zh>{_YEAR})(?=年)", lambda place: _year(place, "year_zh"))]
+            return [
+                Form(rf"(?P<years_zh>{_YEAR}[-–—~至到]{_YEAR})(?=年)", _chinese_years),
+                Form(rf"(?P<year_zh>{_YEAR})(?=年|[、和与及]{_YEAR}年)", lambda place: _year(place, "year_zh")),
+                Form(
+                    rf"(?P<cue_zh>(?:年份|公元前?)[是为:：]? ?)(?P<after_zh>{_YEAR}){over}",
+                    lambda place: place.groups["cue_zh"] + _year(place, "after_zh"),
+                ),
+            ]
         case "ko":
             return [
                 Form(r"(?P<month_ko>0?6|10)(?= ?월)", lambda place: place.words.month(int(place.groups["month_ko"]))),
@@ -166,6 +186,19 @@ def _year(place: Place, group: str) -> str:
     return place.words.year(int(place.groups[group]))
 
 
+def _english_years(place: Place) -> str:
+    """One or several: between the last two of a range stands its word."""
+    groups = place.groups
+    written = next(groups[name] for name in ("years_en", "years_b", "years_c", "years_d") if name in groups)
+    spoken = re.sub(r"[0-9]+", lambda year: place.words.year(int(year.group())), re.sub(" ?[–-] ?", " to ", written))
+    return groups.get("cue_en", "") + spoken
+
+
+def _chinese_years(place: Place) -> str:
+    first, last = _digits_of(place.groups["years_zh"])
+    return f"{place.words.year(first)}{place.grammar.until}{place.words.year(last)}"
+
+
 def _decade(place: Place) -> str:
     """``1990s`` and ``80s``: the plural of what is said for the first year."""
     digits = place.groups["decade"]
@@ -194,6 +227,24 @@ def _russian_year(place: Place) -> str:
         rule_set = _RUSSIAN_YEARS[name]
     spoken = f"{place.words.year(int(place.groups['year_ru']), rule_set)} {name}"
     return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
+
+
+def _russian_years(place: Place) -> str | None:
+    """``в 1999 и 2024 годах``: each year in the case of their noun."""
+    name = place.groups["plural_ru"]
+    if name == "гг.":
+        name = {"nominative": "годы", "accusative": "годы", "genitive": "годов", "other": "годах"}[place.case]
+        if name == "годах" and not re.search(r"\b[вВ]о? $", place.before):
+            return None
+    case = {"годы": "", "годов": "-genitive", "годах": "-locative"}[name]
+    rule_set = f"ordinal-masculine{case}"
+    spoken = re.sub(r"[0-9]+", lambda year: place.words.year(int(year.group()), rule_set), place.groups["years_ru"])
+    spoken = f"{spoken} {name}"
+    return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
+
+
+def _russian_year_after(place: Place) -> str:
+    return place.groups["cue_ru"] + place.words.year(int(place.groups["after_ru"]), "ordinal-masculine")
 
 
 def _korean_ordinal(place: Place) -> str:

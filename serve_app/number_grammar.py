@@ -71,6 +71,10 @@ class Grammar:
         percents: the same.
         currency_noun: what of CLDR's name of a currency is said for its sign: ``US dollars`` becomes ``dollars``.
         yuan: said for CNY, where CLDR names the money and not its unit.
+        names_cents: the word for cents is always said; elsewhere it is left out from ten on: five dollars fifty.
+        plus: said for the sign before a telephone number.
+        power: of ``{base}`` and ``{exponent}``.
+        marks: said for ``. @ / - _`` in an address.
         hyphenated: a number before a hyphen and a small letter is a word of its own: ``20-year-old``.
     """
 
@@ -102,6 +106,10 @@ class Grammar:
     currency_noun: str = r"\S+"
     yuan: str = ""
     hyphenated: bool = False
+    names_cents: bool = False
+    plus: str = "plus"
+    power: str = ""
+    marks: tuple[str, str, str, str, str] = ("", "", "", "", "")
 
 
 # Nouns as they may follow a number, guessed by their endings or listed: what a number agrees with.
@@ -124,7 +132,9 @@ _CHINESE_MEASURE = (
     "(?:年(?!级)|小时|分钟|公[里斤]|[米斤升秒份项首句封步趟遍个位条只张本件次天周岁名家]"
     "|[种倍块元辆台部支杯瓶双对套座间片朵头匹点人百千万亿])"
 )
-_KOREAN_COUNTER = r"(?:개(?![월년국])|명|마리|살|시간|달|권|잔|병|장|대|곳|가지|사람|그릇|송이|켤레|자루|채|쌍|배|군데)"
+_KOREAN_COUNTER = (
+    r"(?:개(?![월년국])|명|마리|살|시간|달(?!러)|권|잔|병|장|대|곳|가지|사람|그릇|송이|켤레|자루|채|쌍|배|군데)"
+)
 
 GRAMMARS: Final[dict[str, Grammar]] = {
     "english": Grammar(
@@ -145,6 +155,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         scales=r"thousand|million|billion|trillion",
         currency_noun=r"\S+$",
         hyphenated=True,
+        power="{base} to the power of {exponent}",
+        marks=("dot", "at", "slash", "dash", "underscore"),
     ),
     "german": Grammar(
         code="de",
@@ -167,6 +179,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         scales=r"Tausend|Million(?:en)?|Milliarden?|Billion(?:en)?|Mio\.|Mrd\.",
         currency_noun=r"\w+$",
         hyphenated=True,
+        power="{base} hoch {exponent}",
+        marks=("Punkt", "at", "Schrägstrich", "Bindestrich", "Unterstrich"),
     ),
     "french": Grammar(
         code="fr",
@@ -185,7 +199,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         agreements=((rf"[0-9]*1 {_FRENCH_FEMININE}", "cardinal-feminine"),),
         ordinals={
             "er": "ordinal-masculine", "re": "ordinal-feminine", "ère": "ordinal-feminine", "e": "ordinal-masculine",
-            "ème": "ordinal-masculine", "nd": "ordinal-masculine", "nde": "ordinal-feminine",
+            "ème": "ordinal-masculine", "eme": "ordinal-masculine", "è": "ordinal-masculine",
+            "nd": "ordinal-masculine", "nde": "ordinal-feminine",
             "es": "ordinal-masculine-plural", "èmes": "ordinal-masculine-plural",
         },
         first_of_month="ordinal-masculine",
@@ -197,6 +212,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         scales=r"mille|millions?|milliards?",
         hours={"one": "heure", "other": "heures"},
         currency_noun=r"livres? sterling|\S+",
+        power="{base} puissance {exponent}",
+        marks=("point", "arobase", "slash", "tiret", "tiret bas"),
     ),
     "spanish": Grammar(
         code="es",
@@ -212,7 +229,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         ),
         ordinals={
             "º": "ordinal-masculine", "ª": "ordinal-feminine", ".º": "ordinal-masculine", ".ª": "ordinal-feminine",
-            "er": "ordinal-masculine-adjective",
+            "er": "ordinal-masculine-adjective", "ro": "ordinal-masculine", "ra": "ordinal-feminine",
+            "do": "ordinal-masculine", "da": "ordinal-feminine", "to": "ordinal-masculine", "ta": "ordinal-feminine",
         },
         first_of_month="ordinal-masculine",
         numeric_dates=(("/", "dmy"),),
@@ -220,6 +238,9 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         minor=" con ",
         of="de ",
         scales=r"mil|mill[oó]n|millones|mil millones|billones",
+        plus="más",
+        power="{base} elevado a {exponent}",
+        marks=("punto", "arroba", "barra", "guion", "guion bajo"),
     ),
     "portuguese": Grammar(
         code="pt",
@@ -246,6 +267,9 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         of="de ",
         scales=r"mil|milhão|milhões|bilhão|bilhões|mil milhões",
         hours={"one": "hora", "other": "horas"},
+        plus="mais",
+        power="{base} elevado a {exponent}",
+        marks=("ponto", "arroba", "barra", "hífen", "sublinhado"),
     ),
     "italian": Grammar(
         code="it",
@@ -268,6 +292,9 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         minor=" e ",
         of="di ",
         scales=r"mila|milione|milioni|miliardo|miliardi",
+        plus="più",
+        power="{base} elevato a {exponent}",
+        marks=("punto", "chiocciola", "barra", "trattino", "trattino basso"),
     ),
     "russian": Grammar(
         code="ru",
@@ -296,6 +323,9 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         hours={"one": "час", "few": "часа", "many": "часов", "other": "часа"},
         percents={"one": "процент", "few": "процента", "many": "процентов", "other": "процента"},
         currency_noun=r"\b(?!\S+ск(?:ий|ая|ие|их|ое)\b)\S+",
+        plus="плюс",
+        power="{base} в степени {exponent}",
+        marks=("точка", "собака", "слэш", "дефис", "нижнее подчёркивание"),
     ),
     "chinese": Grammar(
         code="zh",
@@ -314,6 +344,9 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         year="digits",
         scales=r"[百千万亿]|百万|千万|万亿",
         yuan="元",
+        plus="加",
+        power="{base}的{exponent}次方",
+        marks=("点", "艾特", "斜杠", "横杠", "下划线"),
     ),
     "japanese": Grammar(
         code="ja",
@@ -330,6 +363,11 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         year="numbering",
         scales=r"[百千万億兆]",
         currency_noun=r"(?:[ァ-ヶー]+|[円元])$",
+        plus="プラス",
+        power="{base}の{exponent}乗",
+        marks=("ドット", "アットマーク", "スラッシュ", "ハイフン", "アンダーバー"),
+        minor="",
+        names_cents=True,
     ),
     "korean": Grammar(
         code="ko",
@@ -350,5 +388,10 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         numeric_dates=((".", "ymd"),),
         scales=r"[백천만억조]",
         currency_noun=r"[^\s화]+(?=화?$)",
+        plus="플러스",
+        power="{base}의 {exponent}제곱",
+        marks=("점", "골뱅이", "슬래시", "하이픈", "밑줄"),
+        minor=" ",
+        names_cents=True,
     ),
 }  # fmt: skip

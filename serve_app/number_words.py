@@ -93,8 +93,11 @@ class NumberWords:
         return self.cardinal(int(digits), before)
 
     def decimal(self, whole: str, fraction: str) -> str:
-        """A number with decimals."""
+        """A number with decimals; without a whole part it begins with the word of the decimal mark."""
         grammar = self.grammar
+        if not whole and grammar.code != "ru":
+            return f"{grammar.point.lstrip()}{self.digits(fraction)}"
+        whole = whole or "0"
         if grammar.code == "ru" and len(fraction) in _FRACTIONS and len(whole) <= MOST_DIGITS:
             return self._russian_fraction(int(whole), fraction)
         as_number = grammar.fraction_is_a_number and len(fraction) <= 3 and fraction[0] != "0"
@@ -103,9 +106,9 @@ class NumberWords:
 
     def _russian_fraction(self, whole: int, fraction: str) -> str:
         parts = int(fraction)
-        wholes = "целая" if _ends_in_one(whole) else "целых"
+        wholes = "целая" if ends_in_one(whole) else "целых"
         one, many = _FRACTIONS[len(fraction)]
-        name = one if _ends_in_one(parts) else many
+        name = one if ends_in_one(parts) else many
         feminine = "cardinal-feminine"
         return f"{self.spelled(whole, feminine)} {wholes} {self.spelled(parts, feminine)} {name}"
 
@@ -131,9 +134,13 @@ class NumberWords:
             return {6: "유", 10: "시"}[number]
         return self.spelled(number, self.grammar.counting)
 
+    def plural_form(self, number: int | Decimal) -> str:
+        """CLDR's name of the plural form that agrees with a number."""
+        return self._locale.plural_form(number)
+
     def plural(self, forms: dict[str, str], number: int | Decimal) -> str:
         """The word that agrees with a number; empty where there are no words."""
-        return forms.get(self._locale.plural_form(number), forms.get("other", ""))
+        return forms.get(self.plural_form(number), forms.get("other", ""))
 
     def currency(self, code: str, number: int | Decimal, *, short: bool) -> str:
         """A currency's name, as it stands after a number.
@@ -158,7 +165,8 @@ def _as_written(names: Iterable[str], but: Collection[str] = ()) -> list[str]:
     return sorted(written, key=lambda name: (-len(name), name))
 
 
-def _ends_in_one(number: int) -> bool:
+def ends_in_one(number: int) -> bool:
+    """Whether the last word of a number is one: 1, 21, 101, not 11."""
     return number % 10 == 1 and number % 100 != 11
 
 

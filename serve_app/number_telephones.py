@@ -1,0 +1,141 @@
+"""Owns telephone numbers, and the short numbers that somebody is told to call; both are read digit by digit."""
+
+import re
+from typing import Final
+
+from serve_app.number_forms import LETTER, Form, Place, end
+from serve_app.number_grammar import Grammar
+
+_FEWEST_DIGITS: Final = 7
+_MOST_DIGITS: Final = 15
+"""Of E.164, the numbering plan of the world's telephones."""
+
+_PAUSES: Final = {"zh": "，", "ja": "、"}
+"""What stands between groups of digits, where not a comma and a space."""
+
+_CALLING: Final = {
+    "en": (
+        r"\b(?:call(?:s|ed|ing)?|dial(?:s|l?ed|l?ing)?|phon(?:e|ed|ing)|ring|text(?:ed|ing)?)(?: us| me)?(?: on| at)? "
+        r"|\b(?:hotline|helpline|extension|ext\.|(?:emergency|phone|hotline) number"
+        r"|number is|tel\.?):? "
+    ),
+    "de": (
+        r"\b(?:notruf|rufnummer|nummer|hotline|durchwahl|telefon|tel\.|rufen sie|rufe?|wähl(?:en sie|e|t)|anruf"
+        r"|anrufen unter)(?: die| unter)?:? "
+    ),
+    "fr": (
+        r"\b(?:appel(?:ez|er|le)|compos(?:ez|er|e)|téléphon(?:ez|er)|joignez|faites|numéro|tél\.|urgences?)"
+        r"(?: le| au)?:? "
+    ),
+    "es": (
+        r"\b(?:llam(?:e|a|ar|en|ad|ando|ó)|mar(?:ca|car|que|quen)|teléfono|tel\.|extensión|número)(?: al| el)?"
+        r"(?: número)?:? "
+    ),
+    "pt": (
+        r"\b(?:lig(?:ue|ar|a|uem|ou)|dis(?:que|car|quem)|cham(?:e|ar)|telefone|tel\.|ramal|número)(?: para)?(?: o| ao)?"
+        r"(?: número)?:? "
+    ),
+    "it": (
+        r"\b(?:chiam(?:a|ate|are|i)|compon(?:i|ete|ga)|telefon(?:a|ate|are|o)|tel\.|numero)(?: il| al)?(?: numero)?:? "
+    ),
+    "ru": (
+        r"\b(?:звон(?:ите|и|ить)|позвон(?:ите|и|ить|ил|ила|или)|набер(?:ите|и)|набрать|телефон|тел\.|номер)"
+        r"(?: по| на)?(?: телефону| номеру| номер)?:? "
+    ),
+    "zh": r"(?:拨打了?|拨通?|致电|呼叫|打|电话|热线|号码)(?:是|为)?[:：]? ?",
+    "ja": r"(?:電話番号|内線)(?:[はが])?[:：]? ?",
+    "ko": r"(?:전화번호|내선|긴급전화|전화)(?:[는은])?:? ?",
+}  # fmt: skip
+"""What stands before a number that is called."""
+
+_CALLED_AFTER: Final = {
+    "en": r"(?= (?:(?:call|operator|emergency service|center|centre)s?|dispatch\w*|hotline)\b)",
+    "de": r"(?= (?:an)?(?:rufen|wählen|gerufen|gewählt)\b)",
+    "zh": r"(?=报警|急救|火警|热线|客服)",
+    "ja": r"(?=に(?:電話|かけ|ダイヤル|通報|連絡))",
+    "ko": r"(?=(?:에|로|으로|를) ?(?:전화|신고|연락|불러|부르))",
+}
+"""What stands behind it."""
+
+_COUNTS: Final = {
+    "en": (
+        r" (?!(?:this|us|always|as|is|was|unless|his|has|across|besides)\b)"
+        r"(?:[a-z]+s|people|men|women|children|more)\b"
+    ),
+    "de": r" (?:[Mm]al|[A-ZÄÖÜ]\w+)\b",
+    "fr": r" (?:fois|(?!dans|sans|vous|nous|pas|plus|mais|dès)\w{3,}s)\b",
+    "es": r" (?:veces|(?!antes|después|más)\w{3,}s)\b",
+    "pt": r" (?:vezes|(?!antes|depois|mais)\w{3,}s)\b",
+    "it": r" (?:volte|person[ae]|minuti|ore|giorni)\b",
+    "ru": r" (?:раза?|человека?|людей|минуты?|часа|часов)\b",
+    "zh": " ?[个次通万元块人分折年月天小秒名多几余]",
+    "ja": " ?[回人件円番]",
+    "ko": " ?[명개번회원통]",
+}  # fmt: skip
+"""What follows a number that counts something after all: ``call 100 people``."""
+
+
+def telephones(grammar: Grammar) -> list[Form]:
+    """Digits in several groups that are not thousands, and numbers that are called."""
+    over = end(grammar)
+    begun = rf"(?<![0-9{LETTER}])"
+    calling, code = _CALLING[grammar.code], grammar.code
+    called = rf"(?P<called>[0-9]{{2,6}}(?:[ -][0-9]{{2,6}}){{0,4}})(?![,.][0-9]){over}(?!{_COUNTS[code]})"
+    forms = [
+        Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
+        Form(r"(?P<area>\([0-9]{2,5}\)(?:[ -]?[0-9]){4,12})" + over, lambda place: _telephone(place, "area")),
+        Form(
+            rf"(?P<dashed>{begun}(?:(?:1-)?[0-9]{{3}}-)?[0-9]{{3}}-[0-9]{{4}}|0[0-9]{{1,4}}-[0-9]{{3,4}}-[0-9]{{4}}){over}",
+            lambda place: _telephone(place, "dashed"),
+        ),
+        Form(
+            rf"(?P<pairs>0[1-9](?:(?:\.[0-9]{{2}}){{4}}|(?: [0-9]{{2}}){{4}})){over}",
+            lambda place: _telephone(place, "pairs"),
+        ),
+        Form(
+            rf"(?P<national>{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+){over}",
+            lambda place: _telephone(place, "national"),
+        ),
+        Form(rf"(?P<cue_called>(?i:{calling})){called}", _called),
+        Form(r"\+[0-9][0-9 ()./-]{5,}[0-9]", _leave),
+        Form(r"\([0-9]{2,5}\) ?[0-9][0-9 -]{3,}[0-9]", _leave),
+        Form(r"0[0-9]{1,5}(?:[ ./-][0-9]{2,})+", _leave),
+        Form(rf"{_thousands(grammar)}[0-9]{{2,}}(?: [0-9]{{2,}}){{2,}}(?: [0-9]+)*", _leave),
+    ]
+    if code in _CALLED_AFTER:
+        forms.append(
+            Form(
+                rf"(?P<called_after>{begun}[0-9]{{3,5}}){_CALLED_AFTER[code]}",
+                lambda place: _digits(place, "called_after"),
+            )
+        )
+    return forms
+
+
+def _thousands(grammar: Grammar) -> str:
+    """The pattern of a place where no row of groups begins that is one number."""
+    if " " in grammar.groups:
+        return r"(?![0-9]{1,3}(?: [0-9]{3}){1,6}(?! ?[0-9]))"
+    return r"(?![1-9][0-9]{0,2}(?: [0-9]{3}){0,5} 000(?! ?[0-9]))(?![1-9][0-9]?(?: [0-9]{3}){2,6}(?! ?[0-9]))"
+
+
+def _leave(_: Place) -> None:
+    return None
+
+
+def _telephone(place: Place, name: str) -> str | None:
+    digits = sum(map(str.isdigit, place.groups[name]))
+    return _digits(place, name) if _FEWEST_DIGITS <= digits <= _MOST_DIGITS else None
+
+
+def _called(place: Place) -> str:
+    return place.groups["cue_called"] + _digits(place, "called")
+
+
+def _digits(place: Place, name: str) -> str:
+    """The digits of a number one by one, with a pause between its groups."""
+    written, pause = place.groups[name], _PAUSES.get(place.grammar.code, ", ")
+    groups = [place.words.digits(group) for group in re.findall("[0-9]+", written)]
+    plus = [place.grammar.plus] if written.startswith("+") else []
+    first = f"{' '.join(plus)}{place.grammar.digit_gap}" if plus else ""
+    return first + pause.join(groups)
