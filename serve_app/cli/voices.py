@@ -165,6 +165,7 @@ def _checks(report: Sequence[Json]) -> list[str]:
     lines: list[str] = []
     for check in report:
         measured = "-" if check["measured"] is None else f"{check['measured']:g}"
+        measured = f"over {measured}" if check.get("over") else measured
         line = f"  {check['verdict']:6}  {check['name']} {measured} (allowed: {check['limit']})"
         lines.append(f"{line}: {check['advice']}" if check["advice"] else line)
     return lines
