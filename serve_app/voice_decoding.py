@@ -305,7 +305,7 @@ def _fault(audio: bytes, container: str | None) -> str:
         return "it is HTML or XML, not audio" if markup else "it is text, not audio"
     if container is None:
         return "its format is not known"
-    return f"it begins as {_NAMES[container]} file, but no samples can be decoded: it is empty, cut off or damaged"
+    return f"it begins as {_NAMES[container]} file, but has no samples, is cut off or damaged"
 
 
 def _is_text(head: bytes) -> bool:

@@ -262,11 +262,11 @@ UNREADABLE = {
     "it is a PNG image": [b"\x89PNG\r\n\x1a\n" + bytes(100)],
     "it is a JPEG image": [b"\xff\xd8\xff\xe0" + bytes(100)],
     "its format is not known": [bytes(1000), b"\x7fELF" + bytes(range(256)), b"\0"],
-    "it begins as a WAV file, but no samples": [b"RIFF", wav()[:30], b"RIFF\x24\0\0\0WAVEfmt "],
-    "it begins as a FLAC file, but no samples": [encoded(speechlike(1.0), form="FLAC")[:40]],
-    "it begins as an MP4 \\(m4a\\) file, but no samples": [ffmpeg("mp4", "aac", seconds=1.0)[:200]],
-    "it begins as an Ogg file, but no samples": [encoded(speechlike(1.0), form="OGG")[:60]],
-    "it begins as a WebM file, but no samples": [ffmpeg("webm", "libopus", 48_000, seconds=1.0)[:60]],
+    "it begins as a WAV file, but has no samples": [b"RIFF", wav()[:30], b"RIFF\x24\0\0\0WAVEfmt "],
+    "it begins as a FLAC file, but has no samples": [encoded(speechlike(1.0), form="FLAC")[:40]],
+    "it begins as an MP4 \\(m4a\\) file, but has no samples": [ffmpeg("mp4", "aac", seconds=1.0)[:200]],
+    "it begins as an Ogg file, but has no samples": [encoded(speechlike(1.0), form="OGG")[:60]],
+    "it begins as a WebM file, but has no samples": [ffmpeg("webm", "libopus", 48_000, seconds=1.0)[:60]],
 }
 
 
