@@ -26,7 +26,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from serve_app.audio import wav_header
 from serve_app.cli.address import Address, add_options, given_address, refusal, unreachable
-from serve_app.cli.outputs import ENDINGS, STDOUT, OutputError, audio_file
+from serve_app.cli.audio_files import ENDINGS, audio_file
+from serve_app.cli.outputs import STDOUT, OutputError
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.messages import ENCODINGS, SAMPLE_RATES_HZ
 
@@ -241,7 +242,7 @@ def _is_lost(error: Exception) -> bool:
 
 def _reason(address: Address, error: Exception) -> str:
     if isinstance(error, InvalidStatus):
-        return f"{address.url}: {refusal(error.response.status_code, error.response.body)}"
+        return f"{address.url}: {refusal(error.response.status_code, bytes(error.response.body))}"
     return unreachable(address, error)
 
 
