@@ -112,15 +112,17 @@ def examine(clip: Clip, transcript: str | None, language: Language) -> Examined:
     begin, end = speech_span(levels, len(pcm))
     speech = pcm[begin:end]
     speech_s = len(speech) / SAMPLE_RATE_HZ
+    if clip.length_s > MAX_DECODED_S:  # its end was not decoded: nobody knows where its silence begins
+        speech_s = clip.length_s
     silence_s = (begin / SAMPLE_RATE_HZ, (len(pcm) - end) / SAMPLE_RATE_HZ)
     checks = (
-        duration(speech_s, clip.length_s),
+        duration(speech_s),
         level(levels),
         clipping(clip.clipped_share),
         signal_to_noise(levels),
         silence("silence_before_s", silence_s[0]),
         silence("silence_after_s", silence_s[1]),
-        channels(clip.channels),
+        channels(clip.channels, alike=clip.alike),
         sample_rate(clip.sample_rate_hz),
         transcript_rate(transcript, language, speech_s),
     )
@@ -163,16 +165,15 @@ def speech_span(levels: NDArray[np.float32], samples: int) -> tuple[int, int]:
     return max(0, begin), min(samples, end)
 
 
-def duration(speech_s: float, length_s: float) -> Check:
+def duration(speech_s: float) -> Check:
     """Seconds between the silence at both ends; of a clip that was not decoded to its end, those of all of it."""
     limit = f"{MIN_REFERENCE_S:g} to {MAX_REFERENCE_S:g} s, 5 to 15 s best"
-    over = length_s > MAX_COUNTED_S
-    seconds = MAX_COUNTED_S if over else round(length_s if length_s > MAX_DECODED_S else speech_s, 2)
+    seconds = round(min(speech_s, MAX_COUNTED_S), 2)
     if seconds < MIN_REFERENCE_S:
         return _refused("duration_s", seconds, limit, "record more: a few whole sentences")
     if seconds > MAX_REFERENCE_S:
         check = _refused("duration_s", seconds, limit, "cut it to its best 5 to 15 seconds, between two sentences")
-        return check.model_copy(update={"over": over})
+        return check.model_copy(update={"over": speech_s > MAX_COUNTED_S})
     return Check(name="duration_s", verdict="accept", measured=seconds, limit=limit)
 
 
@@ -219,12 +220,13 @@ def silence(name: str, seconds: float) -> Check:
     return Check(name=name, verdict="accept", measured=measured, limit=limit)
 
 
-def channels(count: int) -> Check:
-    """Of more than one, the one in which speech stands out most is used."""
-    if count > 1:
+def channels(count: int, *, alike: bool) -> Check:
+    """Of more than one, the one in which speech stands out most is used; the others should have nothing else."""
+    limit = "1, or others that are silent or have the same"
+    if count > 1 and not alike:
         advice = "the one in which speech stands out most is used: check that one person speaks"
-        return _warned("channels", count, "1", advice)
-    return Check(name="channels", verdict="accept", measured=count, limit="1")
+        return _warned("channels", count, limit, advice)
+    return Check(name="channels", verdict="accept", measured=count, limit=limit)
 
 
 def sample_rate(rate_hz: int) -> Check:

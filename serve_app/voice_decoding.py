@@ -65,6 +65,7 @@ class Clip:
         sample_rate_hz: of the file.
         clipped_share: of that channel's samples, those cut off at full scale.
         length_s: of the whole file; above :data:`MAX_COUNTED_S` a lower bound.
+        alike: the other channels are silent, or have the same as ``pcm`` at whatever level and sign.
     """
 
     pcm: NDArray[np.float32]
@@ -72,6 +73,7 @@ class Clip:
     sample_rate_hz: int
     clipped_share: float
     length_s: float
+    alike: bool = True
 
 
 Block = tuple[int, NDArray[np.float32]]
@@ -172,7 +174,14 @@ def _gather(blocks: Iterator[Block]) -> Clip:
     pcm = np.concatenate(kept)[: int(MAX_DECODED_S * SAMPLE_RATE_HZ)]
     chosen = _speaking_channel(pcm)
     share = float(clipped[chosen]) / min(samples, MAX_DECODED_S * rate_hz)
-    return Clip(np.ascontiguousarray(pcm[:, chosen]), channels, rate_hz, min(1.0, share), samples / rate_hz)
+    return Clip(
+        pcm=np.ascontiguousarray(pcm[:, chosen]),
+        channels=channels,
+        sample_rate_hz=rate_hz,
+        clipped_share=min(1.0, share),
+        length_s=samples / rate_hz,
+        alike=_are_alike(pcm, chosen),
+    )
 
 
 def _speaking_channel(pcm: NDArray[np.float32]) -> int:
@@ -187,6 +196,15 @@ def _speaking_channel(pcm: NDArray[np.float32]) -> int:
         return 0
     quiet, loud = np.percentile(frames.var(axis=1, dtype=np.float64), (10, 90), axis=0)
     return int(np.argmax((loud - quiet) ** 2 / np.maximum(loud, 1e-12)))
+
+
+def _are_alike(pcm: NDArray[np.float32], chosen: int) -> bool:
+    """Whether what the other channels of [N, channels] have beside the chosen one is 20 dB below it, or less."""
+    centred = pcm - pcm.mean(axis=0, dtype=np.float64)
+    power = (centred**2).sum(axis=0)
+    shared = centred.T @ centred[:, chosen]
+    beside = power - shared**2 / max(power[chosen], 1e-12)
+    return bool(beside.max() <= 0.01 * power[chosen])
 
 
 def _check_shape(rate_hz: int, channels: int) -> None:
@@ -337,7 +355,7 @@ def _answer_parent() -> None:
     except VoiceInvalidError as error:
         sys.stdout.write(json.dumps({"refused": error.message}) + "\n")
         return
-    facts = {name: getattr(clip, name) for name in ("channels", "sample_rate_hz", "clipped_share", "length_s")}
+    facts = {name: getattr(clip, name) for name in ("channels", "sample_rate_hz", "clipped_share", "length_s", "alike")}
     sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n" + clip.pcm.tobytes())
 
 

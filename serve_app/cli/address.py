@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -125,6 +126,10 @@ def unreachable(address: Address, error: BaseException) -> str:
     """What to tell a person where nothing answers."""
     if isinstance(error, ConnectionRefusedError):
         return f"{address.url}: nothing listens there; start a service with tts-serve, or name another with --url"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{address.url}: its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"{address.url}: what listens there speaks no TLS; try http:// or ws://"
     if isinstance(error, TimeoutError):
         return f"{address.url} does not answer in time"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -141,6 +146,8 @@ def refusal(status: int, answer: bytes) -> str:
         fields = cast("dict[str, Any]", said.get("error") if isinstance(said.get("error"), dict) else said)
         if "message" in fields:
             return f"{fields.get('code') or f'HTTP {status}'}: {fields['message']}"
+    if not answer:
+        return f"HTTP {status} without a reason; is the service served under this path?"
     return f"HTTP {status} {answer[:_SHOWN_CHARACTERS].decode(errors='replace')}".strip()
 
 

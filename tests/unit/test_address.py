@@ -1,6 +1,7 @@
 """``--url`` as people write it: one function reads it for every command."""
 
 import argparse
+import ssl
 
 import pytest
 from hypothesis import given
@@ -109,4 +110,6 @@ def test_what_goes_wrong_is_said_without_numbers_of_the_system():
     assert refusal(401, b'{"code": "UNAUTHORIZED", "message": "no key"}') == "UNAUTHORIZED: no key"
     assert refusal(404, b'{"error": {"code": null, "message": "no voice"}}') == "HTTP 404: no voice"
     assert refusal(502, b"<html>bad gateway</html>") == "HTTP 502 <html>bad gateway</html>"
+    assert "speaks no TLS" in unreachable(address, ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong (_ssl.c:1)"))
+    assert "under this path" in refusal(403, b"")
     assert refusal(500, b"[]") == "HTTP 500 []"

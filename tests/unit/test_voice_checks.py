@@ -64,7 +64,7 @@ def test_a_good_clip_is_accepted_with_everything_measured():
         (np.random.default_rng(2).normal(0, 0.1, 5 * 24_000), {}, "signal_to_noise_db", "refuse"),
         (np.sin(np.arange(5 * 24_000) * 0.05) * 0.3, {}, "signal_to_noise_db", "refuse"),
         (speechlike(5.0, 24_000, noise=0.15), {}, "signal_to_noise_db", "warn"),
-        (speechlike(5.0, 24_000), {"channels": 2}, "channels", "warn"),
+        (speechlike(5.0, 24_000), {"channels": 2, "alike": False}, "channels", "warn"),
         (speechlike(5.0, 24_000), {"sample_rate_hz": 8_000}, "sample_rate_hz", "warn"),
     ],
 )
@@ -148,7 +148,7 @@ def test_more_of_a_fault_is_never_judged_more_kindly(one, other, share, other_sh
     ("seconds", "verdict"), [(2.99, "refuse"), (3.0, "accept"), (30.0, "accept"), (30.01, "refuse")]
 )
 def test_the_limits_of_the_duration_are_three_and_thirty_seconds(seconds, verdict):
-    assert duration(seconds, seconds).verdict == verdict
+    assert duration(seconds).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,16 @@ def test_a_clip_that_is_too_long_is_refused_with_its_true_length(length_s, words
     assert words in report.reasons()
 
 
+def test_a_transcript_is_that_of_the_whole_clip_where_only_its_beginning_was_decoded():
+    report = examine(clip(speechlike(40.0, 24_000), length_s=80.0), "x" * 15 * 80, "english").report
+    assert verdicts(report)["characters_per_second"] == "accept"
+
+
 def test_nothing_at_all_is_refused_not_a_crash():
     examined = examine(clip(np.zeros(0)), TEXT, "english")
     assert examined.report.verdict == "refuse"
     assert signal_to_noise(np.zeros(0, np.float32)).verdict == "refuse"
-    assert (channels(1).verdict, sample_rate(24_000).verdict) == ("accept", "accept")
+    assert (channels(1, alike=True).verdict, sample_rate(24_000).verdict) == ("accept", "accept")
 
 
 VOICE = speechlike(5.0, 24_000)

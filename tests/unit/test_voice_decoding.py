@@ -162,6 +162,15 @@ def test_any_mix_of_one_voice_over_the_channels_is_that_voice_at_its_level(gains
     most = max(gains, key=abs)
     np.testing.assert_allclose(np.abs(clip.pcm), np.abs(most * VOICE), atol=2e-4)
     assert clip.channels == len(gains)
+    assert clip.alike
+
+
+def test_channels_with_something_else_in_them_are_told_apart():
+    other = speechlike(rate_hz=24_000, hz=330.0)
+    for beside in (other, np.random.default_rng(4).normal(0, 0.1, len(VOICE))):
+        assert not decode(encoded(np.stack([VOICE, beside], axis=1), 24_000)).alike
+    assert not decode_apart(encoded(np.stack([VOICE, other], axis=1), 24_000)).alike
+    assert decode(encoded(np.zeros((24_000, 2)), 24_000)).alike
 
 
 @pytest.mark.parametrize("channels", range(1, MAX_CHANNELS + 1))
@@ -183,6 +192,7 @@ def test_layouts_of_many_speakers_keep_the_level_of_the_voice(layout, gains, con
     clip = decode(ffmpeg(container, codec, 48_000, layout=layout, gains=gains))
     mono = decode(ffmpeg(container, codec, 48_000, gains=(max(map(abs, gains)),)))
     assert clip.channels == len(gains)
+    assert clip.alike
     assert decibels(clip.pcm) == pytest.approx(decibels(mono.pcm), abs=exact_db)
 
 
