@@ -22,7 +22,7 @@ run: $(CHECKPOINT)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 say: $(INSTALLED)
-	@$(BIN)/tts-say --url ws://127.0.0.1:$(or $(PORT),8000)/api/v1/speak --out speech.wav "$$TEXT"
+	@$(BIN)/tts-say --url http://127.0.0.1:$(or $(PORT),8000) --out speech.wav "$$TEXT"
 
 test: $(INSTALLED)
 	$(BIN)/pytest

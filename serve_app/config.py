@@ -223,6 +223,10 @@ class ScalingConfig(Settings):
         return self
 
 
+HostName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])$")]
+"""A host without scheme, port and path."""
+
+
 class IngressConfig(Settings):
     """Replicas of the ingress deployment."""
 
@@ -235,6 +239,12 @@ class IngressConfig(Settings):
     allowed_origins: tuple[str, ...] = Field(
         default=(),
         description="Origins beside the page's own that a browser may connect from, as `https://host:port`; `*`: any.",
+    )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="Names that a request may have as its `Host`, without ports, beside `localhost`, `127.0.0.1` and"
+        " `[::1]`; `*`: any. Without a name here every `Host` is served, except where the service listens on loopback"
+        " and asks for no API keys: docs/security.md has the reason.",
     )
 
 

@@ -86,14 +86,14 @@ class WavEncoder:
 
 
 class ResampledEncoder:
-    """Feeds an encoder at another rate than the model's; some 20 ms lie in the filter until :meth:`flush`."""
+    """Feeds an encoder at another rate than it is fed itself; some 20 ms lie in the filter until :meth:`flush`."""
 
-    def __init__(self, encoder: Encoder, sample_rate_hz: int) -> None:
+    def __init__(self, encoder: Encoder, sample_rate_hz: int, given_hz: int = SAMPLE_RATE_HZ) -> None:
         self._encoder = encoder
-        self._resampler = soxr.ResampleStream(SAMPLE_RATE_HZ, sample_rate_hz, 1, dtype="float32", quality="HQ")
+        self._resampler = soxr.ResampleStream(given_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; samples at 24 kHz."""
+        """See :meth:`Encoder.push`; samples at the rate that it was made for."""
         # A NaN would stay in the filter for ever.
         return self._encoder.push(self._resampler.resample_chunk(audible(pcm)))
 
@@ -217,15 +217,16 @@ class _Sink:
         return written
 
 
-def encoder_for(encoding: str, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Encoder:
-    """A fresh encoder, fed with the model's 24 kHz.
+def encoder_for(encoding: str, sample_rate_hz: int = SAMPLE_RATE_HZ, given_hz: int = SAMPLE_RATE_HZ) -> Encoder:
+    """A fresh encoder.
 
     Args:
         encoding: one of :data:`serve_app.messages.ENCODINGS` or :data:`serve_app.messages.FORMATS`.
         sample_rate_hz: of what it gives out.
+        given_hz: of what it is fed with; the model's if absent.
     """
     encoder = _encoder_at(encoding, sample_rate_hz)
-    return encoder if sample_rate_hz == SAMPLE_RATE_HZ else ResampledEncoder(encoder, sample_rate_hz)
+    return encoder if sample_rate_hz == given_hz else ResampledEncoder(encoder, sample_rate_hz, given_hz)
 
 
 def _encoder_at(encoding: str, sample_rate_hz: int) -> Encoder:

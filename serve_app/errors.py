@@ -12,6 +12,7 @@ The tree::
     ├── VoiceInvalidError          VOICE_INVALID
     ├── VoiceConflictError         VOICE_CONFLICT        another clip has that name, or it may not be removed
     ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown one, or one that is not for this
+    ├── HostNotAllowedError        HOST_NOT_ALLOWED      a name as Host under which this service is not reached
     ├── RateLimitedError           RATE_LIMITED          the key's own limits
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
@@ -120,6 +121,13 @@ class UnauthorizedError(SpeechError):
     code = "UNAUTHORIZED"
     close_code = 4401
     http_status = 401
+
+
+class HostNotAllowedError(SpeechError):
+    """The request's ``Host`` is a name that this service does not answer to, as that of a rebound page."""
+
+    code = "HOST_NOT_ALLOWED"
+    http_status = 403
 
 
 class RateLimitedError(SpeechError):

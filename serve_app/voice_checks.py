@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.config import SAMPLE_RATE_HZ, Language, Settings
-from serve_app.voice_decoding import MAX_DECODED_S, Clip
+from serve_app.voice_decoding import MAX_COUNTED_S, MAX_DECODED_S, Clip
 
 MIN_REFERENCE_S = 3.0
 MAX_REFERENCE_S = 30.0
@@ -24,6 +24,12 @@ KEPT_SILENCE_S = 0.1
 
 LOWEST_DBFS = -90.0
 """Digital silence; 16 bits go no lower."""
+
+RUMBLE_HZ = 30.0
+"""What is lower is removed: an offset, a drift, wind, steps. The deepest voices begin at about twice this."""
+
+_RUMBLE_ORDER = 4
+_RUMBLE_PADDING_S = 0.25
 
 _FRAME_S = 0.02
 _SILENCE_BELOW_SPEECH_DB = 35.0
@@ -41,6 +47,7 @@ class Check(Settings):
         measured: the value; None where there is none to measure.
         limit: what is accepted, in words.
         advice: what to do about it; empty where it is accepted.
+        over: ``measured`` is a lower bound, beyond which nothing was measured.
     """
 
     name: str
@@ -48,6 +55,14 @@ class Check(Settings):
     measured: float | None
     limit: str
     advice: str = ""
+    over: bool = False
+
+    @property
+    def value(self) -> str:
+        """``measured`` in words."""
+        if self.measured is None:
+            return "missing"
+        return f"over {self.measured:g}" if self.over else f"{self.measured:g}"
 
 
 class Report(Settings):
@@ -64,8 +79,7 @@ class Report(Settings):
     def reasons(self, verdict: Verdict = "refuse") -> str:
         """The checks of one verdict as a sentence."""
         return "; ".join(
-            f"{check.name} is {'missing' if check.measured is None else f'{check.measured:g}'},"
-            f" allowed: {check.limit}: {check.advice}"
+            f"{check.name} is {check.value}, allowed: {check.limit}: {check.advice}"
             for check in self.checks
             if check.verdict == verdict
         )
@@ -76,7 +90,8 @@ class Examined:
     """A clip after its examination.
 
     Attributes:
-        pcm: [N] float32, 24 kHz, mono: its silence cut to :data:`KEPT_SILENCE_S`, :data:`APPENDED_SILENCE_S` behind.
+        pcm: [N] float32, 24 kHz, mono: nothing below :data:`RUMBLE_HZ`, its silence cut to :data:`KEPT_SILENCE_S`,
+            :data:`APPENDED_SILENCE_S` behind.
         report: what was found.
     """
 
@@ -92,24 +107,43 @@ def examine(clip: Clip, transcript: str | None, language: Language) -> Examined:
         transcript: what it says, stripped; None where nobody knows.
         language: of the clip.
     """
-    levels = frame_levels(clip.pcm)
-    begin, end = speech_span(levels, len(clip.pcm))
-    speech = clip.pcm[begin:end]
+    pcm = without_rumble(clip.pcm)
+    levels = frame_levels(pcm)
+    begin, end = speech_span(levels, len(pcm))
+    speech = pcm[begin:end]
     speech_s = len(speech) / SAMPLE_RATE_HZ
-    silence_s = (begin / SAMPLE_RATE_HZ, (len(clip.pcm) - end) / SAMPLE_RATE_HZ)
+    if clip.length_s > MAX_DECODED_S:  # its end was not decoded: nobody knows where its silence begins
+        speech_s = clip.length_s
+    silence_s = (begin / SAMPLE_RATE_HZ, (len(pcm) - end) / SAMPLE_RATE_HZ)
     checks = (
-        duration(speech_s, cut=clip.cut),
+        duration(speech_s),
         level(levels),
         clipping(clip.clipped_share),
         signal_to_noise(levels),
         silence("silence_before_s", silence_s[0]),
         silence("silence_after_s", silence_s[1]),
-        channels(clip.channels),
+        channels(clip.channels, alike=clip.alike),
         sample_rate(clip.sample_rate_hz),
         transcript_rate(transcript, language, speech_s),
     )
     appended = np.zeros(round(APPENDED_SILENCE_S * SAMPLE_RATE_HZ), np.float32)
     return Examined(np.concatenate([speech, appended]), Report(checks=checks))
+
+
+def without_rumble(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N] float32 without what is below :data:`RUMBLE_HZ`: an offset, a drift, rumble; a copy, nothing delayed.
+
+    The magnitude is that of a Butterworth filter that runs forward and backward over the clip.
+    """
+    padding = min(round(_RUMBLE_PADDING_S * SAMPLE_RATE_HZ), len(pcm) - 1)
+    if padding < 1:
+        return pcm.copy()
+    padded = np.pad(pcm.astype(np.float64), padding, mode="reflect", reflect_type="odd")
+    hz = np.fft.rfftfreq(len(padded), 1 / SAMPLE_RATE_HZ)
+    gain = np.zeros(len(hz))
+    gain[1:] = 1 / (1 + (RUMBLE_HZ / hz[1:]) ** (2 * _RUMBLE_ORDER))
+    filtered = np.fft.irfft(np.fft.rfft(padded) * gain, len(padded))
+    return filtered[padding : padding + len(pcm)].astype(np.float32)
 
 
 def frame_levels(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,14 +165,15 @@ def speech_span(levels: NDArray[np.float32], samples: int) -> tuple[int, int]:
     return max(0, begin), min(samples, end)
 
 
-def duration(speech_s: float, *, cut: bool = False) -> Check:
-    """Seconds between the silence at both ends; ``cut`` where the clip goes on beyond what was decoded."""
+def duration(speech_s: float) -> Check:
+    """Seconds between the silence at both ends; of a clip that was not decoded to its end, those of all of it."""
     limit = f"{MIN_REFERENCE_S:g} to {MAX_REFERENCE_S:g} s, 5 to 15 s best"
-    seconds = round(MAX_DECODED_S if cut else speech_s, 2)
+    seconds = round(min(speech_s, MAX_COUNTED_S), 2)
     if seconds < MIN_REFERENCE_S:
         return _refused("duration_s", seconds, limit, "record more: a few whole sentences")
     if seconds > MAX_REFERENCE_S:
-        return _refused("duration_s", seconds, limit, "cut it to its best 5 to 15 seconds, between two sentences")
+        check = _refused("duration_s", seconds, limit, "cut it to its best 5 to 15 seconds, between two sentences")
+        return check.model_copy(update={"over": speech_s > MAX_COUNTED_S})
     return Check(name="duration_s", verdict="accept", measured=seconds, limit=limit)
 
 
@@ -185,12 +220,13 @@ def silence(name: str, seconds: float) -> Check:
     return Check(name=name, verdict="accept", measured=measured, limit=limit)
 
 
-def channels(count: int) -> Check:
-    """More than one are mixed."""
-    if count > 1:
-        advice = "they were mixed into one: check that one person speaks, on all of them"
-        return _warned("channels", count, "1", advice)
-    return Check(name="channels", verdict="accept", measured=count, limit="1")
+def channels(count: int, *, alike: bool) -> Check:
+    """Of more than one, the one in which speech stands out most is used; the others should have nothing else."""
+    limit = "1, or others that are silent or have the same"
+    if count > 1 and not alike:
+        advice = "the one in which speech stands out most is used: check that one person speaks"
+        return _warned("channels", count, limit, advice)
+    return Check(name="channels", verdict="accept", measured=count, limit=limit)
 
 
 def sample_rate(rate_hz: int) -> Check:

@@ -31,7 +31,13 @@ MAX_CLIP_BYTES = 20 << 20
 """Bytes of a clip as it comes: 30 s of stereo float at 48 kHz are 11 MB."""
 
 MAX_DECODED_S = 40.0
-"""Decoding stops here; a clip of 30 s may have silence around it."""
+"""Samples are kept up to here; a clip of 30 s may have silence around it."""
+
+MAX_COUNTED_S = 600.0
+"""Decoding stops here. Samples beyond :data:`MAX_DECODED_S` are only counted, to say how long the clip is."""
+
+FORMATS = "wav, flac, ogg, opus, mp3, m4a, aac, webm"
+"""What a message names as accepted."""
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
 MAX_CHANNELS = 8
@@ -39,9 +45,12 @@ MAX_CHANNELS = 8
 DECODE_TIMEOUT_S = 20.0
 """Starting Python and its libraries is most of the second that it takes."""
 
+_UNREADABLE = "audio cannot be decoded"
+
 _CHILD_MEMORY_BYTES = 3 << 30
 _CHILD_FILES = 64
 _FULL_SCALE = 0.9999  # 16 bits go to 0.99997
+_FRAME_S = 0.02
 _CLIPPED_RUN_SAMPLES = 3
 """So many samples in a row at full scale were cut off; one or two may be a peak that fits exactly."""
 
@@ -51,18 +60,20 @@ class Clip:
     """A decoded clip.
 
     Attributes:
-        pcm: [N] float32, mono, 24 kHz.
-        channels: that the file has; ``pcm`` is their mean.
+        pcm: [N] float32, mono, 24 kHz; at most :data:`MAX_DECODED_S`.
+        channels: that the file has; ``pcm`` is the one in which speech stands out most.
         sample_rate_hz: of the file.
-        clipped_share: of the file's samples, those cut off at full scale.
-        cut: it is longer than :data:`MAX_DECODED_S`, and the rest was not decoded.
+        clipped_share: of that channel's samples, those cut off at full scale.
+        length_s: of the whole file; above :data:`MAX_COUNTED_S` a lower bound.
+        alike: the other channels are silent, or have the same as ``pcm`` at whatever level and sign.
     """
 
     pcm: NDArray[np.float32]
     channels: int
     sample_rate_hz: int
     clipped_share: float
-    cut: bool
+    length_s: float
+    alike: bool = True
 
 
 Block = tuple[int, NDArray[np.float32]]
@@ -82,13 +93,13 @@ def decode(audio: bytes) -> Clip:
     try:
         return _gather(_sndfile_blocks(audio))
     except (sf.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        kind = _container(audio)
-        if kind is None:
-            raise VoiceInvalidError(_unreadable(error)) from error
+        container = _container(audio)
+        if container is None:
+            raise VoiceInvalidError(_unreadable(audio, container)) from error
     try:
-        return _gather(_ffmpeg_blocks(audio, kind))
+        return _gather(_ffmpeg_blocks(audio, container))
     except (FFmpegError, RuntimeError, ValueError, IndexError, MemoryError) as error:
-        raise VoiceInvalidError(_unreadable(error)) from error
+        raise VoiceInvalidError(_unreadable(audio, container)) from error
 
 
 def decode_apart(audio: bytes) -> Clip:
@@ -110,10 +121,10 @@ def decode_apart(audio: bytes) -> Clip:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise VoiceInvalidError(f"audio cannot be decoded within {DECODE_TIMEOUT_S:g} s") from error
+        raise VoiceInvalidError(f"{_UNREADABLE} within {DECODE_TIMEOUT_S:g} s") from error
     head, _, samples = child.stdout.partition(b"\n")
     if child.returncode != 0 or not head:
-        raise VoiceInvalidError("audio cannot be decoded: the decoder did not survive it")
+        raise VoiceInvalidError(f"{_UNREADABLE}: the decoder did not survive it; allowed: {FORMATS}")
     facts: dict[str, Any] = json.loads(head)
     if "refused" in facts:
         raise VoiceInvalidError(facts["refused"])
@@ -127,59 +138,93 @@ def check_size(size_bytes: int) -> None:
         VoiceInvalidError: it is too large.
     """
     if size_bytes > MAX_CLIP_BYTES:
-        raise VoiceInvalidError(f"audio has {size_bytes} bytes; at most {MAX_CLIP_BYTES} are taken")
+        raise VoiceInvalidError(f"audio has {size_bytes} bytes; at most {MAX_CLIP_BYTES} are allowed")
 
 
 def _gather(blocks: Iterator[Block]) -> Clip:
-    """Mix down, count what is clipped, and resample once.
+    """Resample what is kept, count the rest, and choose a channel.
 
     Raises:
-        ValueError: nothing in it, or not numbers.
-        VoiceInvalidError: a shape that is not taken.
+        ValueError: there are no samples in it.
+        VoiceInvalidError: it has values or a shape that are not accepted.
     """
-    mono: list[NDArray[np.float32]] = []
-    samples = clipped = channels = rate_hz = 0
-    cut = False
+    kept: list[NDArray[np.float32]] = []
+    resampler = None
+    samples = channels = rate_hz = 0
+    clipped = np.zeros(0)
     for block_rate_hz, block in blocks:
-        if not mono:
+        if samples == 0:
             rate_hz, channels = block_rate_hz, block.shape[1]
+            clipped = np.zeros(channels)
+            resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, channels, dtype="float32", quality="HQ")
         elif (block_rate_hz, block.shape[1]) != (rate_hz, channels):
-            raise ValueError("its rate or its number of channels changes on the way")
-        if not np.isfinite(block).all():
-            raise ValueError("it has samples that are no numbers")
-        mono.append(block.mean(axis=1, dtype=np.float32))
-        clipped += _clipped(block)
+            raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes along the way")
+        assert resampler is not None
+        if samples <= MAX_DECODED_S * rate_hz:
+            if not np.isfinite(block).all():
+                raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are no numbers")
+            kept.append(resampler.resample_chunk(block))
+            clipped += _clipped(block)
         samples += len(block)
-        if samples > MAX_DECODED_S * rate_hz:
-            cut = True
+        if samples > MAX_COUNTED_S * rate_hz:
             break
-    if samples == 0:
+    if resampler is None or samples == 0:
         raise ValueError("there are no samples in it")
-    pcm = np.concatenate(mono)[: int(MAX_DECODED_S * rate_hz)]
-    if rate_hz != SAMPLE_RATE_HZ:
-        pcm = soxr.resample(pcm, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    share = clipped / (samples * channels)
-    return Clip(np.ascontiguousarray(pcm, np.float32), channels, rate_hz, share, cut)
+    kept.append(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
+    pcm = np.concatenate(kept)[: int(MAX_DECODED_S * SAMPLE_RATE_HZ)]
+    chosen = _speaking_channel(pcm)
+    share = float(clipped[chosen]) / min(samples, MAX_DECODED_S * rate_hz)
+    return Clip(
+        pcm=np.ascontiguousarray(pcm[:, chosen]),
+        channels=channels,
+        sample_rate_hz=rate_hz,
+        clipped_share=min(1.0, share),
+        length_s=samples / rate_hz,
+        alike=_are_alike(pcm, chosen),
+    )
+
+
+def _speaking_channel(pcm: NDArray[np.float32]) -> int:
+    """The channel of [N, channels] in which speech stands out most; the first of equal ones.
+
+    One channel is chosen, not all mixed: channels of opposite sign cancel each other, and silent ones make the mean
+    fainter. Speech is loud and quiet in turn, so steady noise counts for little, and a constant offset for nothing.
+    """
+    size = round(_FRAME_S * SAMPLE_RATE_HZ)
+    frames = pcm[: len(pcm) // size * size].reshape(-1, size, pcm.shape[1])
+    if pcm.shape[1] == 1 or len(frames) == 0:
+        return 0
+    quiet, loud = np.percentile(frames.var(axis=1, dtype=np.float64), (10, 90), axis=0)
+    return int(np.argmax((loud - quiet) ** 2 / np.maximum(loud, 1e-12)))
+
+
+def _are_alike(pcm: NDArray[np.float32], chosen: int) -> bool:
+    """Whether what the other channels of [N, channels] have beside the chosen one is 20 dB below it, or less."""
+    centred = pcm - pcm.mean(axis=0, dtype=np.float64)
+    power = (centred**2).sum(axis=0)
+    shared = centred.T @ centred[:, chosen]
+    beside = power - shared**2 / max(power[chosen], 1e-12)
+    return bool(beside.max() <= 0.01 * power[chosen])
 
 
 def _check_shape(rate_hz: int, channels: int) -> None:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise VoiceInvalidError(f"audio has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are taken")
+        raise VoiceInvalidError(f"audio has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are allowed")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise VoiceInvalidError(f"audio has {channels} channels; 1 to {MAX_CHANNELS} are taken")
+        raise VoiceInvalidError(f"audio has {channels} channels; 1 to {MAX_CHANNELS} are allowed")
 
 
-def _clipped(block: NDArray[np.float32]) -> int:
-    """Samples of [N, channels] that stand in runs at full scale."""
+def _clipped(block: NDArray[np.float32]) -> NDArray[np.int64]:
+    """[channels]: samples of [N, channels] that stand in runs at full scale."""
     full: NDArray[np.bool_] = np.abs(block) >= _FULL_SCALE
     if len(block) < _CLIPPED_RUN_SAMPLES or not full.any():
-        return 0
+        return np.zeros(block.shape[1], np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(full, _CLIPPED_RUN_SAMPLES, axis=0)
     inner: NDArray[np.bool_] = np.all(windows, axis=2)
     runs = np.zeros_like(full)
     for offset in range(_CLIPPED_RUN_SAMPLES):
         runs[offset : offset + len(inner)] |= inner
-    return int(runs.sum())
+    return runs.sum(axis=0)
 
 
 def _sndfile_blocks(audio: bytes) -> Iterator[Block]:
@@ -202,6 +247,17 @@ _MAGIC = (
 )
 """Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark."""
 
+_NAMES = {
+    "mov": "an MP4 (m4a)",
+    "matroska": "a WebM",
+    "ogg": "an Ogg",
+    "flac": "a FLAC",
+    "wav": "a WAV",
+    "aac": "an AAC",
+    "mp3": "an MP3",
+}
+"""The same for people, with their article."""
+
 
 def _container(audio: bytes) -> str | None:
     """FFmpeg's name of the container that these bytes begin as.
@@ -220,21 +276,65 @@ def _ffmpeg_blocks(audio: bytes, container: str) -> Iterator[Block]:
     options = {"protocol_whitelist": "none", "format_whitelist": container}
     with av.open(io.BytesIO(audio), mode="r", format=container, options=options) as file:
         stream = file.streams.audio[0]
-        planar = av.AudioResampler(format="fltp")
+        # Interleaved: PyAV counts the planes of a frame beyond the eighth, into memory that is none of them.
+        interleaved = av.AudioResampler(format="flt")
         for frame in file.decode(stream):
             # Before PyAV touches it: it crashes on more channels than a frame has plain pointers for.
             _check_shape(frame.sample_rate, frame.layout.nb_channels)
-            yield from ((each.sample_rate, _samples(each)) for each in planar.resample(frame))
-        yield from ((each.sample_rate, _samples(each)) for each in planar.resample(None))
+            yield from ((each.sample_rate, _samples(each)) for each in interleaved.resample(frame))
+        yield from ((each.sample_rate, _samples(each)) for each in interleaved.resample(None))
 
 
 def _samples(frame: AudioFrame) -> NDArray[np.float32]:
-    return np.ascontiguousarray(frame.to_ndarray().T, np.float32)
+    return np.asarray(frame.to_ndarray(), np.float32).reshape(-1, frame.layout.nb_channels)
 
 
-def _unreadable(error: Exception) -> str:
-    reason = str(error).replace("<_io.BytesIO object", "<the clip").strip()
-    return f"audio cannot be decoded: {reason[:200] or type(error).__name__}"
+_OTHERS = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"%PDF", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+)
+"""Beginnings of what is sent by mistake, and what it is."""
+
+_TEXT_BYTES = 512
+
+
+def _unreadable(audio: bytes, container: str | None) -> str:
+    """What is wrong with bytes that no decoder accepts, and what is allowed; never a library's own words.
+
+    Those name addresses, files and functions, and mean nothing to the client.
+    """
+    return f"{_UNREADABLE}: {_fault(audio, container)}; allowed: {FORMATS}"
+
+
+def _fault(audio: bytes, container: str | None) -> str:
+    if not audio:
+        return "it is empty"
+    for mark, name in _OTHERS:
+        if audio.startswith(mark):
+            return f"it is {name}"
+    if container is None and _is_text(audio[:_TEXT_BYTES]):
+        markup = audio[:_TEXT_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        return "it is HTML or XML, not audio" if markup else "it is text, not audio"
+    if container is None:
+        return "its format is not known"
+    return f"it begins as {_NAMES[container]} file, but has no samples, is cut off or damaged"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        # The head may end within a character.
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode()
+    return all(character.isprintable() or character in "\t\r\n\f\ufeff" for character in text)
 
 
 def _answer_parent() -> None:
@@ -255,7 +355,7 @@ def _answer_parent() -> None:
     except VoiceInvalidError as error:
         sys.stdout.write(json.dumps({"refused": error.message}) + "\n")
         return
-    facts = {name: getattr(clip, name) for name in ("channels", "sample_rate_hz", "clipped_share", "cut")}
+    facts = {name: getattr(clip, name) for name in ("channels", "sample_rate_hz", "clipped_share", "length_s", "alike")}
     sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n" + clip.pcm.tobytes())
 
 

@@ -225,15 +225,25 @@ def read_voice(folder: Path) -> Voice:
     try:
         manifest = VoiceManifest.model_validate_json((folder / "manifest.json").read_bytes())
     except (ValidationError, OSError) as error:
-        return Voice(voice, None, None, f"manifest.json is not valid: {error}")
+        return Voice(voice, None, None, f"manifest.json is not valid: {_fault(error)}")
     audio = folder / manifest.audio
     if not audio.is_file():
         return Voice(voice, manifest, None, f"its reference audio {manifest.audio!r} is not there yet")
     try:
         reference = _reference_of(voice, manifest, audio)
     except (VoiceInvalidError, OSError) as error:
-        return Voice(voice, manifest, None, str(error))
+        return Voice(voice, manifest, None, _fault(error))
     return Voice(voice, manifest, reference, "")
+
+
+def _fault(error: ValidationError | VoiceInvalidError | OSError) -> str:
+    """Why a voice cannot be used. Clients see it: it has no path of this machine, and no library's words."""
+    if isinstance(error, VoiceInvalidError):
+        return error.message
+    if isinstance(error, OSError):
+        return f"its file cannot be read: {error.strerror}"
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in faults[:5])
 
 
 def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference:
@@ -279,7 +289,7 @@ def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, 
 
 def digest_of(audio: bytes, transcript: str | None) -> str:
     """Hash of a clip's bytes and what it says; of how it is cut, too, by a number that changes with it."""
-    return hashlib.sha256(b"cut 1\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
+    return hashlib.sha256(b"cut 2\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
 
 
 def _said(transcript: str | None) -> str | None:

@@ -1,13 +1,12 @@
 """``tts-say``: one text to a running service and back as a file, with what the listener would have waited.
 
-A client of dialect B (docs/protocol.md) and nothing else; it imports no part of the service but its WAV writer and its
+A client of dialect B (docs/protocol.md) and nothing else; it imports no part of the service but its encoders and its
 words. Standard input is said as it comes. When the server's process dies under its socket it connects again, says the
 same with the same seed, and drops what it has heard already.
 """
 
 import argparse
 import codecs
-import io
 import json
 import os
 import secrets
@@ -22,19 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import soundfile as sf
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from serve_app.audio import wav_file, wav_header
+from serve_app.audio import wav_header
+from serve_app.cli.address import Address, add_options, given_address, refusal, unreachable
+from serve_app.cli.audio_files import ENDINGS, audio_file
+from serve_app.cli.outputs import STDOUT, OutputError
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.messages import ENCODINGS, SAMPLE_RATES_HZ
 
 UTTERANCE_ID = "say"
 PIECE_BYTES = 4096
 """Most of standard input in one message."""
-KEY_VARIABLE = "TTS_API_KEY"
 PLAYERS = {"ffplay": ["-loglevel", "error", "-nodisp", "-autoexit", "-"], "aplay": ["-q", "-"]}
 """What plays a WAV file from its standard input, in order of preference."""
 LOST = {1001, 1006, 1012}
@@ -117,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.play and arguments.encoding not in (None, "pcm16"):
         parser.error(f"--play takes pcm16, not {arguments.encoding}")
+    encoding, rate_hz = arguments.encoding or "pcm16", arguments.sample_rate or SAMPLE_RATE_HZ
+    try:
+        out = None if arguments.out is None else audio_file(arguments.out, encoding, rate_hz)
+    except OutputError as error:
+        parser.error(f"--out {error}")
     speak = {"type": "speak", "utterance_id": UTTERANCE_ID}
     speak |= {name: getattr(arguments, name) for name in ("voice", "language", "seed", "encoding", "sample_rate")}
     if arguments.text == "-":
@@ -124,17 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         threading.Thread(target=text.read, args=(sys.stdin.buffer,), daemon=True).start()
     else:
         text = Text([arguments.text])
-    server = Server(arguments.url, arguments.api_key or os.environ.get(KEY_VARIABLE, ""), arguments.timeout)
+    server = Server(given_address(arguments), arguments.timeout)
     try:
-        with _player(arguments.sample_rate or SAMPLE_RATE_HZ) if arguments.play else nullcontext(_silence) as play:
+        with _player(rate_hz) if arguments.play else nullcontext(_silence) as play:
             heard = say(server, speak, text, play)
-        if arguments.out is not None:
-            rate_hz = arguments.sample_rate or SAMPLE_RATE_HZ
-            arguments.out.write_bytes(file_of(heard.audio, arguments.encoding or "pcm16", rate_hz))
+        if out is not None:
+            out.write(heard.audio)
     except (SayError, OSError) as error:
         print(f"tts-say: {error}", file=sys.stderr)
         return 1
-    print(heard.summary())
+    print(heard.summary(), file=sys.stderr if arguments.out == STDOUT else sys.stdout)
     return 0
 
 
@@ -167,33 +170,18 @@ def _player(sample_rate_hz: int) -> Generator[Callable[[bytes], None]]:
         yield play
 
 
-def file_of(audio: bytes, encoding: str, sample_rate_hz: int) -> bytes:
-    """A WAV file of an utterance's audio; of opus the Ogg file that it is already."""
-    if encoding == "opus":
-        return audio
-    if encoding == "pcm16":
-        return wav_file(audio, sample_rate_hz)
-    samples = np.frombuffer(audio, dtype="<f4")
-    if encoding == "mulaw":
-        raw = io.BytesIO(audio)
-        samples, _ = sf.read(raw, format="RAW", subtype="ULAW", samplerate=sample_rate_hz, channels=1)
-    file = io.BytesIO()
-    sf.write(file, samples, sample_rate_hz, format="WAV", subtype="ULAW" if encoding == "mulaw" else "FLOAT")
-    return file.getvalue()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-say", description="Speak a text with a running service.")
     parser.add_argument("text", help="what to say; - says standard input as it comes")
-    parser.add_argument("--url", default="ws://127.0.0.1:8000/api/v1/speak", help="default: %(default)s")
+    add_options(parser)
     parser.add_argument("--voice", help="a voice's id; default: the server's")
     parser.add_argument("--language", help='such as "English"; default: the server\'s')
     parser.add_argument("--seed", type=int, help="the same seed gives the same audio")
     parser.add_argument("--encoding", choices=ENCODINGS, help="of the audio on the wire; default: pcm16")
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
     parser.add_argument("--play", action="store_true", help=f"play pcm16 as it comes, by {' or '.join(PLAYERS)}")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="WAV file to write; with opus an Ogg file")
-    parser.add_argument("--api-key", metavar="KEY", help=f"if the server asks for one; default: ${KEY_VARIABLE}")
+    endings = ", ".join(f".{ending}" for ending in ENDINGS["pcm16"])
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"file to write: {endings}; - is standard output")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="for all of it; default: %(default)s")
     return parser
 
@@ -213,13 +201,11 @@ class Server:
     """Who is asked, and for how long.
 
     Attributes:
-        url: of a socket of dialect B.
-        key: API key; empty without one.
+        address: of the service, with the API key.
         timeout_s: for all of it.
     """
 
-    url: str
-    key: str
+    address: Address
     timeout_s: float
 
 
@@ -240,7 +226,7 @@ def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes
             raise SayError(f"not done within {server.timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:
             if not (progress.sent_s is not None and _is_lost(error)) or attempt == MAX_RECONNECTS:
-                raise SayError(_reason(server.url, error)) from error
+                raise SayError(_reason(server.address, error)) from error
         if speak.get("encoding") == "opus":  # two Ogg streams of the same audio differ, and cannot be put together
             progress.audio.clear()
         time.sleep(RECONNECT_WAIT_S)
@@ -254,19 +240,22 @@ def _is_lost(error: Exception) -> bool:
     return True
 
 
-def _reason(url: str, error: Exception) -> str:
+def _reason(address: Address, error: Exception) -> str:
     if isinstance(error, InvalidStatus):
-        body = error.response.body.decode(errors="replace")
-        return f"{url} answered HTTP {error.response.status_code} {body}".strip()
-    return f"{url}: {error}"
+        return f"{address.url}: {refusal(error.response.status_code, bytes(error.response.body))}"
+    return unreachable(address, error)
 
 
 def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress, deadline_s: float) -> Heard:
     """Say it on one connection, adding to ``progress`` what it does not have yet."""
     left_s = max(0.1, deadline_s - time.monotonic())
-    headers = {"authorization": f"Bearer {server.key}"} if server.key else {}
+    key = server.address.key
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     options: dict[str, Any] = {"compression": None, "max_size": None, "open_timeout": left_s, "close_timeout": 1}
-    with connect(server.url, additional_headers=headers, **options) as socket, _saying(socket, speak, text, progress):
+    with (
+        connect(server.address.socket(), additional_headers=headers, **options) as socket,
+        _saying(socket, speak, text, progress),
+    ):
         known_bytes = len(progress.audio)
         while True:
             frame = socket.recv(timeout=max(0.0, deadline_s - time.monotonic()))

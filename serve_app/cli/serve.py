@@ -36,6 +36,9 @@ _LONGEST_DIRECTORY = 22
 """Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
 
 
+MAX_PORT = 65535
+
+
 class StartError(Exception):
     """The service cannot be started; the message says why and what to do."""
 
@@ -153,12 +156,14 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
         raise StartError(f"{path} has to hold one application, as configs/local.yaml does") from error
     http: dict[str, Any] = document.setdefault("http_options", {})
     http["host"] = host or http.get("host", "127.0.0.1")
-    http["port"] = port or http.get("port", 8000)
+    http["port"] = http.get("port", 8000) if port is None else port
     _check_free(http["host"], http["port"], f"--port or in {path} (http_options.port)")
     return document
 
 
-def _check_free(host: str, port: int, where: str) -> None:
+def _check_free(host: str, port: object, where: str) -> None:
+    if not (isinstance(port, int) and 1 <= port <= MAX_PORT):
+        raise StartError(f"{port!r} is no port; allowed: 1 to {MAX_PORT}. Choose one with {where}")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

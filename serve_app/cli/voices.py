@@ -1,22 +1,24 @@
 """``tts-voices add|list|show|remove``: the voices of a running service, from a terminal.
 
-A client of ``/v1/audio/voices`` (docs/voices.md) and nothing else; it imports no part of the service.
+A client of ``/v1/audio/voices`` (docs/voices.md) and nothing else.
 """
 
 import argparse
 import json
-import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from serve_app.cli.address import Address, add_options, given_address, refusal, unreachable
+from serve_app.cli.outputs import STDOUT, OutputError, check_writable, write
 
 PATH = "/v1/audio/voices"
-KEY_VARIABLE = "TTS_API_KEY"
 
 Fields = Mapping[str, str | None]
 Json = dict[str, Any]
@@ -37,10 +39,9 @@ class VoicesError(Exception):
 class Service:
     """A running service's voices."""
 
-    def __init__(self, url: str, key: str, timeout_s: float) -> None:
-        """Remember where it is; ``key`` may be empty."""
-        self._url = urlsplit(url)
-        self._key = key
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        """Remember where it is."""
+        self._address = address
         self._timeout_s = timeout_s
 
     def list(self) -> "list[Json]":
@@ -77,17 +78,20 @@ class Service:
         Raises:
             VoicesError: it was refused, or nobody answers.
         """
-        make = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+        address = self._address
+        make = HTTPSConnection if address.secure else HTTPConnection
         headers = {"content-type": kind} if kind else {}
-        if self._key:
-            headers["authorization"] = f"Bearer {self._key}"
-        connection = make(self._url.netloc, timeout=self._timeout_s)
+        if address.key:
+            headers["authorization"] = f"Bearer {address.key}"
+        connection = make(address.authority, timeout=self._timeout_s)
         try:
-            connection.request(method, self._url.path.rstrip("/") + path, body, headers)
+            # A body that is refused by its size is not read to its end; the answer is there all the same.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, address.prefix + path, body, headers)
             response = connection.getresponse()
             answer = response.read()
         except (OSError, HTTPException) as error:
-            raise VoicesError(f"{self._url.geturl()}: {error or type(error).__name__}") from error
+            raise VoicesError(unreachable(address, error)) from error
         finally:
             connection.close()
         if response.status >= 400:
@@ -100,16 +104,14 @@ def _refusal(status: int, answer: bytes) -> VoicesError:
         said: Any = json.loads(answer)
     except ValueError:
         said = None
-    if not isinstance(said, dict) or "message" not in said:
-        return VoicesError(f"HTTP {status} {answer[:200].decode(errors='replace')}".strip())
-    fields = cast("Json", said)
-    return VoicesError(f"{fields.get('code', f'HTTP {status}')}: {fields['message']}", fields.get("report", ()))
+    report = said.get("report", ()) if isinstance(said, dict) else ()
+    return VoicesError(refusal(status, answer), report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when it was done, 1 when it was refused."""
     arguments = _parser().parse_args(argv)
-    service = Service(arguments.url, os.environ.get(KEY_VARIABLE, ""), arguments.timeout)
+    service = Service(given_address(arguments), arguments.timeout)
     try:
         arguments.run(service, arguments)
     except (VoicesError, OSError) as error:
@@ -143,9 +145,9 @@ def _list(service: Service, arguments: argparse.Namespace) -> None:
 
 
 def _show(service: Service, arguments: argparse.Namespace) -> None:
-    _print(service.show(arguments.voice))
+    _print(service.show(arguments.voice), sys.stderr if arguments.out == STDOUT else sys.stdout)
     if arguments.out is not None:
-        arguments.out.write_bytes(service.audio(arguments.voice))
+        write(arguments.out, service.audio(arguments.voice))
 
 
 def _remove(service: Service, arguments: argparse.Namespace) -> None:
@@ -153,18 +155,19 @@ def _remove(service: Service, arguments: argparse.Namespace) -> None:
     print(f"{arguments.voice} is removed")
 
 
-def _print(voice: Json) -> None:
+def _print(voice: Json, file: TextIO | None = None) -> None:
     for name, value in voice.items():
         if name != "report" and value not in (None, ""):
-            print(f"{name:10}  {value}")
+            print(f"{name:10}  {value}", file=file)
     for line in _checks(voice.get("report", ())):
-        print(line)
+        print(line, file=file)
 
 
 def _checks(report: Sequence[Json]) -> list[str]:
     lines: list[str] = []
     for check in report:
         measured = "-" if check["measured"] is None else f"{check['measured']:g}"
+        measured = f"over {measured}" if check.get("over") else measured
         line = f"  {check['verdict']:6}  {check['name']} {measured} (allowed: {check['limit']})"
         lines.append(f"{line}: {check['advice']}" if check["advice"] else line)
     return lines
@@ -174,13 +177,29 @@ def _path(voice: str) -> str:
     return f"{PATH}/{quote(voice, safe='')}"
 
 
+def _wav(words: str) -> Path:
+    path = Path(words)
+    if path.suffix.lower() not in ("", ".wav"):
+        raise argparse.ArgumentTypeError(f"{path}: a clip is written as WAV; allowed: .wav, no ending, -")
+    try:
+        check_writable(path)
+    except OutputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-voices", description="The voices of a running service.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="default: %(default)s")
+    _add_common(parser, again=False)
     commands = parser.add_subparsers(required=True, metavar="add|list|show|remove")
-    add = commands.add_parser("add", help="upload a clip")
-    add.set_defaults(run=_add)
+
+    def command(name: str, run: Callable[[Service, argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words)
+        made.set_defaults(run=run)
+        _add_common(made, again=True)
+        return made
+
+    add = command("add", _add, "upload a clip")
     add.add_argument("audio", type=Path, help="3 to 30 s of one speaker: wav, flac, ogg, mp3, m4a, …")
     add.add_argument("--name", required=True, help="shown to people")
     add.add_argument("--consent", required=True, help="who agreed to this cloning, when, and to what use")
@@ -191,15 +210,19 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--licence", help="what allows the use of the clip")
     add.add_argument("--source", help="where the clip is from")
     add.add_argument("--wait", type=float, default=60.0, metavar="S", help="until it is encoded; default: %(default)s")
-    commands.add_parser("list", help="every voice").set_defaults(run=_list)
-    show = commands.add_parser("show", help="one voice, with its checks")
-    show.set_defaults(run=_show)
+    command("list", _list, "every voice")
+    show = command("show", _show, "one voice, with its checks")
     show.add_argument("voice")
-    show.add_argument("--out", type=Path, metavar="FILE", help="write its clip there, as WAV")
-    remove = commands.add_parser("remove", help="forget an uploaded voice")
-    remove.set_defaults(run=_remove)
-    remove.add_argument("voice")
+    show.add_argument("--out", type=_wav, metavar="FILE", help="write its clip there, as WAV; - is standard output")
+    command("remove", _remove, "forget an uploaded voice").add_argument("voice")
     return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, again: bool) -> None:
+    """What may stand before and after the name of a command."""
+    add_options(parser, again=again)
+    timeout_s = argparse.SUPPRESS if again else 60.0
+    parser.add_argument("--timeout", type=float, default=timeout_s, metavar="S", help="of a request; default: 60")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
+import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
+from ray.serve._private.constants import (
+    RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
+    SERVE_CONTROLLER_NAME,
+    SERVE_NAMESPACE,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -277,6 +282,13 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
         raise _BrokeOffError(f"nothing came for {stall_s:g} s") from error
 
 
+async def _listening() -> str | None:
+    """The address that Serve's HTTP listens on, wherever it was given; this replica's own socket does not tell."""
+    controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    options = await controller.get_http_config.remote()
+    return options.host
+
+
 @serve.ingress()
 class Ingress:
     """A replica that holds clients' sockets."""
@@ -291,6 +303,7 @@ class Ingress:
         store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await store.connect()
         self._config = config
+        self._listening = await _listening()
         self._recorder = RayRecorder()
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
         self._backend = RayBackend(config, generator, store, replica, self._recorder)
@@ -301,7 +314,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
-        web = build_web(self._backend, self._config, recorder=self._recorder, tracer=self._tracer)
+        web = build_web(
+            self._backend, self._config, recorder=self._recorder, tracer=self._tracer, listening=self._listening
+        )
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

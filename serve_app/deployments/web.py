@@ -24,6 +24,7 @@ from serve_app.deployments.answers import openai_error_response
 from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
+from serve_app.deployments.known_hosts import KnownHosts
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.tracing import Tracer
@@ -55,8 +56,12 @@ def build_web(
     clock: Callable[[], float] = time.monotonic,
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
+    listening: str | None = None,
 ) -> Starlette:
-    """The application of one ingress replica; without a recorder nothing is recorded, nor traced without a tracer."""
+    """The application of one ingress replica; without a recorder nothing is recorded, nor traced without a tracer.
+
+    ``listening`` is the address that clients find it at, see :func:`serve_app.hosts.is_served`.
+    """
     front = Front(backend, config, clock, recorder, tracer)
     sockets = Sockets(front)
     pages = _Pages()
@@ -71,7 +76,11 @@ def build_web(
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
+        middleware=[
+            Middleware(HiddenKeys),
+            Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
+            *_cross_origin(config.ingress.allowed_origins),
+        ],
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),

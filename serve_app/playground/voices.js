@@ -45,10 +45,10 @@ function choose(blob) {
 function showReport(checks) {
   $("report").hidden = checks.length === 0;
   $("report").tBodies[0].replaceChildren(
-    ...checks.map(({ name, measured, limit, verdict, advice }) => {
+    ...checks.map(({ name, measured, over, limit, verdict, advice }) => {
       const row = document.createElement("tr");
       row.className = verdict;
-      const value = measured === null ? "–" : String(Number(measured.toPrecision(3)));
+      const value = measured === null ? "–" : `${over ? "> " : ""}${Number(measured.toPrecision(3))}`;
       for (const text of [name, value, limit, advice ? `${verdict}: ${advice}` : verdict]) {
         row.insertCell().textContent = text;
       }

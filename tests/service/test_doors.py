@@ -6,9 +6,11 @@ import io
 import json
 
 import av
+import httpx
 import numpy as np
 import openai
 import pytest
+import websockets
 from running_service import READY, Log, Service, free_port, speak, wait_until
 from websockets.exceptions import InvalidStatus
 
@@ -109,6 +111,31 @@ async def test_the_payloads_of_an_opus_utterance_are_one_ogg_file(service):
         heard = np.concatenate([frame.to_ndarray().ravel() for frame in file.decode(audio=0)])
     loud = np.frombuffer(plain.pcm, "<i2").astype(float).std() / 32768
     assert 0.3 * loud < heard.std() < 3 * loud
+
+
+async def test_a_rebound_page_is_refused_and_the_names_of_this_machine_are_served(service):
+    port = int(service.address.rpartition(":")[2])
+
+    def named(name, path):
+        options = {"origin": f"http://{name}:{port}", "host": "127.0.0.1", "port": port}
+        return websockets.connect(f"ws://{name}:{port}{path}", **options)
+
+    rebound = {"host": f"evil.example:{port}", "origin": f"http://evil.example:{port}"}
+    async with httpx.AsyncClient(base_url=f"http://{service.address}") as client:
+        for path in ("/", "/v1/models", "/v1/audio/voices", "/health"):
+            refused = await client.get(path, headers=rebound)
+            assert (refused.status_code, refused.json()["code"]) == (403, "HOST_NOT_ALLOWED")
+        for name in ("localhost", "127.0.0.1", "tts.localhost", "[::1]"):
+            headers = {"host": f"{name}:{port}", "origin": f"http://{name}:{port}"}
+            assert (await client.get("/v1/models", headers=headers)).status_code == 200
+            async with named(name, "/api/v1/speak") as connection:
+                assert (await speak(connection, TEXT)).end["type"] == "complete"
+    for path in ("/api/v1/speak", "/ws/tts"):
+        with pytest.raises(InvalidStatus) as denied:
+            async with named("evil.example", path):
+                pass
+        assert denied.value.response.status_code == 403
+        assert b"ingress.allowed_hosts" in denied.value.response.body
 
 
 async def test_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypatch):

@@ -25,14 +25,15 @@ def encoded(samples, rate_hz=16_000, form="WAV"):
     return file.getvalue()
 
 
-def ffmpeg(container, codec, rate_hz=24_000, seconds=4.0):
-    """The same through FFmpeg: what telephones and browsers record."""
+def ffmpeg(container, codec, rate_hz=24_000, seconds=4.0, layout="mono", gains=(1.0,)):
+    """The same through FFmpeg: what telephones and browsers record; a gain for each channel of the layout."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate_hz, layout="mono")
-        frame = av.AudioFrame.from_ndarray(speechlike(seconds, rate_hz)[None].copy(), format="fltp", layout="mono")
+        stream = output.add_stream(codec, rate=rate_hz, layout=layout)
+        samples = np.ascontiguousarray(np.outer(speechlike(seconds, rate_hz), gains).reshape(1, -1), np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=layout)
         frame.sample_rate = rate_hz
-        resampler = av.AudioResampler(stream.format, "mono", rate_hz, stream.codec_context.frame_size)
+        resampler = av.AudioResampler(stream.format, layout, rate_hz, stream.codec_context.frame_size)
         for piece in (*resampler.resample(frame), *resampler.resample(None)):
             output.mux(stream.encode(piece))
         output.mux(stream.encode(None))

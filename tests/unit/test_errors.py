@@ -12,6 +12,7 @@ TABLE = {
     "VOICE_INVALID": (None, 422),
     "VOICE_CONFLICT": (None, 409),
     "UNAUTHORIZED": (4401, 401),
+    "HOST_NOT_ALLOWED": (None, 403),
     "RATE_LIMITED": (4429, 429),
     "CAPACITY": (1013, 503),
     "TTS_UNAVAILABLE": (1013, 503),

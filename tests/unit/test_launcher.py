@@ -74,6 +74,16 @@ def test_the_port_given_overrides_the_files(tmp_path):
     assert serve.read_config(LOCAL, port)["http_options"]["port"] == port
 
 
+@pytest.mark.parametrize("port", [0, -1, 65_536, 99_999])
+def test_a_number_that_is_no_port_is_refused(tmp_path, port):
+    with pytest.raises(serve.StartError, match="allowed: 1 to 65535"):
+        serve.read_config(LOCAL, port)
+    path = tmp_path / "service.yaml"
+    path.write_text(LOCAL.read_text().replace("port: 8000", f"port: '{port}'"))
+    with pytest.raises(serve.StartError, match="allowed: 1 to 65535"):
+        serve.read_config(path, None)
+
+
 def test_a_file_without_a_host_is_served_to_this_machine_alone(tmp_path):
     document = yaml.safe_load(LOCAL.read_text())
     document["http_options"] = {"port": environment.free_ports().metrics}

@@ -30,6 +30,11 @@ def test_a_key_comes_from_the_environment_and_goes_into_no_file(tmp_path, monkey
     assert "tts_" not in out.read_text()
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "127.0.0.1:8000/", "ws://127.0.0.1:8000/ws/tts"])
+def test_any_address_of_the_service_is_taken(url):
+    assert _target(_parser().parse_args(["--url", url])).url == "ws://127.0.0.1:8000/api/v1/speak"
+
+
 def test_a_trace_is_sent(tmp_path, capsys):
     file = tmp_path / "trace.jsonl"
     file.write_text('{"at_s": 0.05, "text": "x"}\n{"at_s": 0, "text": "y"}\n')
@@ -52,7 +57,9 @@ def test_a_search_without_an_answer_fails(capsys):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--url", "http://127.0.0.1:1/"], "ws://"),
+        (["--json", "nowhere/load.json"], "cannot be written"),
+        (["--json", "."], "is a directory"),
+        (["--plot", "nowhere/load.svg"], "cannot be written"),
         (["--promise", "fast"], "'fast' is none of"),
         (["--plot", "load.pdf"], ".svg or .png"),
         (["--rate", "1e9"], "100000 arrivals"),

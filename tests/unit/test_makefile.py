@@ -28,7 +28,7 @@ def test_make_run_takes_another_file_and_another_port():
 
 
 def test_make_say_speaks_to_the_service_of_make_run():
-    say = '.venv/bin/tts-say --url ws://127.0.0.1:8000/api/v1/speak --out speech.wav "$TEXT"'
+    say = '.venv/bin/tts-say --url http://127.0.0.1:8000 --out speech.wav "$TEXT"'
     assert say in recipe("say", "TEXT=It is alive.")
 
 

@@ -3,12 +3,15 @@
 import json
 import os
 import threading
+from http import HTTPStatus
 
+import av
 import numpy as np
 import pytest
 import soundfile as sf
 from websockets.sync.server import serve
 
+from serve_app.audio import wav_file
 from serve_app.cli.say import main
 from serve_app.encoders import encoder_for
 
@@ -168,7 +171,79 @@ def test_a_failure_is_told_and_exits_with_one(server, capsys, frames, part):
 
 def test_nobody_there_is_told(capsys):
     assert main(["x", "--url", "ws://127.0.0.1:1/"]) == 1
-    assert "tts-say: ws://127.0.0.1:1/" in capsys.readouterr().err
+    assert "tts-say: http://127.0.0.1:1: nothing listens there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["http://{}", "http://{}/", "{}", "ws://{}/api/v1/speak", "http://{}/v1"])
+def test_any_address_of_the_service_reaches_its_socket(form):
+    paths = []
+
+    def answer(socket):
+        paths.append(socket.request.path)
+        socket.recv()
+        socket.send(json.dumps(COMPLETE))
+
+    with serve(answer, "127.0.0.1", 0, compression=None) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        where = f"127.0.0.1:{running.socket.getsockname()[1]}"
+        assert main(["--url", form.format(where), "x"]) == 0
+        running.shutdown()
+        thread.join()
+    assert paths == ["/api/v1/speak"]
+
+
+@pytest.mark.parametrize("name", ["out.mp3", "out.flac", "out.opus", "out.aac"])
+def test_the_file_has_the_format_of_its_name(server, tmp_path, name):
+    url, script, asked = server
+    script += [b"\x01\x00" * 24_000, COMPLETE]
+    assert main(["Hello.", "--url", url, "--out", str(tmp_path / name)]) == 0
+    assert "encoding" not in asked[0]
+    with av.open(str(tmp_path / name)) as file:
+        assert sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0)) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--out", "out.txt"], "no .txt file is made of pcm16; allowed: .wav, .mp3"),
+        (["--out", "out.mp3", "--encoding", "mulaw"], "no .mp3 file is made of mulaw; allowed: .wav"),
+        (["--out", "nowhere/out.wav"], "cannot be written"),
+        (["--out", "."], "is a directory"),
+        (["--url", "ftp://x"], "'ftp' is not served"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_spoken(monkeypatch, tmp_path, capsys, options, part):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serve_app.cli.say.connect", lambda *_, **__: pytest.fail("it was spoken"))
+    with pytest.raises(SystemExit) as ended:
+        main(["x", *options])
+    assert ended.value.code == 2
+    assert part in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dash_is_standard_output_and_the_figures_go_elsewhere(server, capfdbinary):
+    url, script, _ = server
+    script += [b"\x01\x00" * 1920, COMPLETE]
+    assert main(["Hello.", "--url", url, "--out", "-"]) == 0
+    printed = capfdbinary.readouterr()
+    assert printed.out == wav_file(b"\x01\x00" * 1920)
+    assert b"TTFA" in printed.err
+
+
+def test_a_refused_handshake_is_told_in_the_services_words(capsys):
+    body = json.dumps({"code": "UNAUTHORIZED", "message": "no key"})
+    refuse = {"process_request": lambda connection, _: connection.respond(HTTPStatus.UNAUTHORIZED, body)}
+    with serve(lambda _: None, "127.0.0.1", 0, **refuse) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        assert main(["x", "--url", f"127.0.0.1:{running.socket.getsockname()[1]}?api_key=tts_wrong"]) == 1
+        running.shutdown()
+        thread.join()
+    printed = capsys.readouterr().err
+    assert "UNAUTHORIZED: no key" in printed
+    assert "tts_wrong" not in printed
 
 
 def test_audio_is_played_as_it_comes(server, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from serve_app.voice_checks import (
     silence,
     speech_span,
     transcript_rate,
+    without_rumble,
 )
 from serve_app.voice_decoding import Clip
 
@@ -30,7 +31,7 @@ def clip(pcm, **fields):
             "channels": 1,
             "sample_rate_hz": 24_000,
             "clipped_share": 0.0,
-            "cut": False,
+            "length_s": len(pcm) / 24_000,
             **fields,
         }
     )
@@ -55,7 +56,7 @@ def test_a_good_clip_is_accepted_with_everything_measured():
     [
         (speechlike(2.0, 24_000), {}, "duration_s", "refuse"),
         (speechlike(31.0, 24_000), {}, "duration_s", "refuse"),
-        (speechlike(39.0, 24_000), {"cut": True}, "duration_s", "refuse"),
+        (speechlike(25.0, 24_000), {"length_s": 48.0}, "duration_s", "refuse"),
         (speechlike(5.0, 24_000, level=0.0), {}, "level_dbfs", "refuse"),
         (speechlike(5.0, 24_000, level=0.01), {}, "level_dbfs", "warn"),
         (speechlike(5.0, 24_000), {"clipped_share": 0.001}, "clipping_percent", "warn"),
@@ -63,7 +64,7 @@ def test_a_good_clip_is_accepted_with_everything_measured():
         (np.random.default_rng(2).normal(0, 0.1, 5 * 24_000), {}, "signal_to_noise_db", "refuse"),
         (np.sin(np.arange(5 * 24_000) * 0.05) * 0.3, {}, "signal_to_noise_db", "refuse"),
         (speechlike(5.0, 24_000, noise=0.15), {}, "signal_to_noise_db", "warn"),
-        (speechlike(5.0, 24_000), {"channels": 2}, "channels", "warn"),
+        (speechlike(5.0, 24_000), {"channels": 2, "alike": False}, "channels", "warn"),
         (speechlike(5.0, 24_000), {"sample_rate_hz": 8_000}, "sample_rate_hz", "warn"),
     ],
 )
@@ -150,8 +151,56 @@ def test_the_limits_of_the_duration_are_three_and_thirty_seconds(seconds, verdic
     assert duration(seconds).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("length_s", "words"), [(48.0, "duration_s is 48,"), (599.0, "is 599,"), (601.0, "is over 600,"), (9e9, "is over")]
+)
+def test_a_clip_that_is_too_long_is_refused_with_its_true_length(length_s, words):
+    report = examine(clip(speechlike(40.0, 24_000), length_s=length_s), None, "english").report
+    assert words in report.reasons()
+
+
+def test_a_transcript_is_that_of_the_whole_clip_where_only_its_beginning_was_decoded():
+    report = examine(clip(speechlike(40.0, 24_000), length_s=80.0), "x" * 15 * 80, "english").report
+    assert verdicts(report)["characters_per_second"] == "accept"
+
+
 def test_nothing_at_all_is_refused_not_a_crash():
     examined = examine(clip(np.zeros(0)), TEXT, "english")
     assert examined.report.verdict == "refuse"
     assert signal_to_noise(np.zeros(0, np.float32)).verdict == "refuse"
-    assert (channels(1).verdict, sample_rate(24_000).verdict) == ("accept", "accept")
+    assert (channels(1, alike=True).verdict, sample_rate(24_000).verdict) == ("accept", "accept")
+
+
+VOICE = speechlike(5.0, 24_000)
+AT_S = np.arange(len(VOICE)) / 24_000
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        np.full(len(VOICE), 0.3),
+        np.full(len(VOICE), -0.6),
+        0.4 * AT_S / 5 - 0.1,  # a drift
+        0.2 * np.sin(2 * np.pi * 0.5 * AT_S),
+        0.2 * np.sin(2 * np.pi * 8 * AT_S),  # rumble
+    ],
+)
+def test_an_offset_a_drift_and_rumble_are_removed_and_the_voice_is_accepted(below):
+    plain, lifted = (examine(clip(each), TEXT, "english") for each in (VOICE, VOICE + below))
+    assert lifted.report.verdict == "accept"
+    assert len(lifted.pcm) == len(plain.pcm)
+    assert np.sqrt(np.mean((lifted.pcm - plain.pcm) ** 2)) < 2e-3
+    assert abs(lifted.pcm.mean()) < 1e-4
+
+
+@given(st.floats(65, 11_000), st.floats(-1, 1))
+def test_what_can_be_heard_stays_and_an_offset_goes(hz, offset):
+    tone = (0.3 * np.sin(2 * np.pi * hz * AT_S)).astype(np.float32)
+    filtered = without_rumble((tone + offset).astype(np.float32))
+    inner = slice(6000, -6000)
+    np.testing.assert_allclose(filtered[inner], tone[inner], atol=3e-3)
+
+
+@given(st.integers(0, 20))
+def test_a_clip_of_some_samples_is_filtered_too(samples):
+    assert without_rumble(np.ones(samples, np.float32)).shape == (samples,)

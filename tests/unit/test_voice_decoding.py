@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from serve_app import voice_decoding
 from serve_app.errors import VoiceInvalidError
-from serve_app.voice_decoding import MAX_CLIP_BYTES, Clip, decode, decode_apart
+from serve_app.voice_decoding import FORMATS, MAX_CHANNELS, MAX_CLIP_BYTES, Clip, decode, decode_apart
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_rate_and_number_of_channels_becomes_mono_at_24_khz(rate_hz, channels):
     clip = decode(wav(rate_hz=rate_hz, channels=channels))
-    assert (clip.sample_rate_hz, clip.channels, clip.cut) == (rate_hz, channels, False)
+    assert (clip.sample_rate_hz, clip.channels, clip.length_s) == (rate_hz, channels, 4)
     assert len(clip.pcm) == 4 * 24_000
     expected = speechlike(rate_hz=24_000, noise=0)
     assert np.sqrt(np.mean((clip.pcm - expected) ** 2)) < 3e-3
@@ -63,8 +63,21 @@ def test_a_bomb_is_not_decoded_beyond_the_bound(form):
     audio = encoded(np.zeros(8_000 * (3600 if form == "FLAC" else 300), np.int16), 8_000, form)
     assert len(audio) < MAX_CLIP_BYTES
     clip = decode(audio)
-    assert clip.cut
     assert len(clip.pcm) == 40 * 24_000
+    assert clip.length_s == (601 if form == "FLAC" else 300)
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "MP3", "OGG"])
+@pytest.mark.parametrize("seconds", [39, 48, 75])
+def test_a_clip_that_is_too_long_still_has_its_true_length(form, seconds):
+    clip = decode(encoded(speechlike(seconds, 8_000), 8_000, form))
+    assert clip.length_s == pytest.approx(seconds, abs=0.2)
+    assert len(clip.pcm) / 24_000 == pytest.approx(min(seconds, 40), abs=0.2)
+
+
+def test_the_same_through_ffmpeg_and_in_a_process_apart():
+    audio = ffmpeg("mp4", "aac", 16_000, seconds=48)
+    assert decode_apart(audio).length_s == pytest.approx(48, abs=0.2)
 
 
 @pytest.mark.parametrize("seconds", [4000])
@@ -126,12 +139,61 @@ def test_only_runs_at_full_scale_count_as_clipped(clip):
     assert decode(clip).clipped_share == 0
 
 
-def test_clipping_is_counted_over_all_channels():
-    loud = np.clip(3 * speechlike(), -1, 1) * 2
-    one = decode(encoded(np.clip(loud, -1, 1))).clipped_share
-    both = decode(encoded(np.stack([np.clip(loud, -1, 1), 0 * loud], axis=1))).clipped_share
+def test_clipping_is_that_of_the_channel_that_is_used():
+    loud = np.clip(6 * speechlike(), -1, 1)
+    one = decode(encoded(loud)).clipped_share
     assert one > 0.1
-    assert both == pytest.approx(one / 2)
+    assert decode(encoded(np.stack([0 * loud, loud], axis=1))).clipped_share == pytest.approx(one)
+    tone = np.where(np.arange(len(loud)) % 50 < 25, 1.0, -1.0)  # clipped throughout, and no speech
+    assert decode(encoded(np.stack([tone, speechlike()], axis=1))).clipped_share == 0
+
+
+VOICE = speechlike(rate_hz=24_000)
+
+
+def decibels(pcm):
+    return 20 * np.log10(np.sqrt(np.mean(np.square(pcm))))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=MAX_CHANNELS).filter(lambda gains: max(map(abs, gains)) > 0.05))
+def test_any_mix_of_one_voice_over_the_channels_is_that_voice_at_its_level(gains):
+    """Inverted, panned, in one channel of many: what comes out is the channel in which it is loudest."""
+    clip = decode(encoded(np.outer(VOICE, gains), 24_000))
+    most = max(gains, key=abs)
+    np.testing.assert_allclose(np.abs(clip.pcm), np.abs(most * VOICE), atol=2e-4)
+    assert clip.channels == len(gains)
+    assert clip.alike
+
+
+def test_channels_with_something_else_in_them_are_told_apart():
+    other = speechlike(rate_hz=24_000, hz=330.0)
+    for beside in (other, np.random.default_rng(4).normal(0, 0.1, len(VOICE))):
+        assert not decode(encoded(np.stack([VOICE, beside], axis=1), 24_000)).alike
+    assert not decode_apart(encoded(np.stack([VOICE, other], axis=1), 24_000)).alike
+    assert decode(encoded(np.zeros((24_000, 2)), 24_000)).alike
+
+
+@pytest.mark.parametrize("channels", range(1, MAX_CHANNELS + 1))
+def test_speech_in_any_one_channel_is_found_beside_silence_noise_and_offsets(channels):
+    noise = np.random.default_rng(3).normal(0, 0.2, (len(VOICE), channels))
+    for beside in (0 * noise, noise, 0 * noise + 0.5):
+        for at in range(channels):
+            samples = beside.copy()
+            samples[:, at] = VOICE
+            np.testing.assert_allclose(decode(encoded(samples, 24_000)).pcm, VOICE, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "gains"),
+    [("stereo", (0.5, -0.5)), ("5.1", (0, 0, 1, 0, 0, 0)), ("quad", (0, 0, 0, -1)), ("7.1", (0, 0, 1, 0, 0, 0, 0, 0))],
+)
+@pytest.mark.parametrize(("container", "codec", "exact_db"), [("mp4", "aac", 0.5), ("webm", "libopus", 0.5)])
+def test_layouts_of_many_speakers_keep_the_level_of_the_voice(layout, gains, container, codec, exact_db):
+    clip = decode(ffmpeg(container, codec, 48_000, layout=layout, gains=gains))
+    mono = decode(ffmpeg(container, codec, 48_000, gains=(max(map(abs, gains)),)))
+    assert clip.channels == len(gains)
+    assert clip.alike
+    assert decibels(clip.pcm) == pytest.approx(decibels(mono.pcm), abs=exact_db)
 
 
 SEEDS = [
@@ -199,3 +261,39 @@ def test_bytes_that_only_look_like_a_container_are_refused():
     ):
         with pytest.raises(VoiceInvalidError):
             decode(magic + noise)
+
+
+UNREADABLE = {
+    "it is empty": [b""],
+    "it is HTML or XML": [b"<!DOCTYPE html><p>Not found</p>", b"\xef\xbb\xbf  <?xml version='1.0'?><a/>", b"<html>"],
+    "it is text": [b"hello", b'{"error": "no"}', "Bé".encode() * 300, "日本語".encode() * 300, b"\n"],
+    "it is a ZIP archive": [b"PK\x03\x04" + bytes(100)],
+    "it is a PDF document": [b"%PDF-1.7\n"],
+    "it is a PNG image": [b"\x89PNG\r\n\x1a\n" + bytes(100)],
+    "it is a JPEG image": [b"\xff\xd8\xff\xe0" + bytes(100)],
+    "its format is not known": [bytes(1000), b"\x7fELF" + bytes(range(256)), b"\0"],
+    "it begins as a WAV file, but has no samples": [b"RIFF", wav()[:30], b"RIFF\x24\0\0\0WAVEfmt "],
+    "it begins as a FLAC file, but has no samples": [encoded(speechlike(1.0), form="FLAC")[:40]],
+    "it begins as an MP4 \\(m4a\\) file, but has no samples": [ffmpeg("mp4", "aac", seconds=1.0)[:200]],
+    "it begins as an Ogg file, but has no samples": [encoded(speechlike(1.0), form="OGG")[:60]],
+    "it begins as a WebM file, but has no samples": [ffmpeg("webm", "libopus", 48_000, seconds=1.0)[:60]],
+}
+
+
+@pytest.mark.parametrize(("reason", "audio"), [(reason, each) for reason, many in UNREADABLE.items() for each in many])
+def test_what_cannot_be_read_is_named_with_the_formats_that_can(reason, audio):
+    for reader in (decode, decode_apart) if len(audio) < 8 else (decode,):
+        with pytest.raises(VoiceInvalidError, match=f"audio cannot be decoded: {reason}") as refused:
+            reader(audio)
+        assert refused.value.message.endswith(f"; allowed: {FORMATS}")
+
+
+@given(st.one_of(st.binary(max_size=200), malformed()))
+def test_no_refusal_has_an_address_or_a_librarys_words(audio):
+    try:
+        decode(audio)
+        message = ""
+    except VoiceInvalidError as error:
+        message = error.message
+    for word in ("0x", "object at", "BytesIO", "Errno", "avcodec", "/", "File", "Error"):
+        assert word not in message

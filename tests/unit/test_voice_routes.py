@@ -122,7 +122,7 @@ async def test_a_voice_is_added_listed_shown_played_and_removed(client):
     body = answer.json()
     assert (body["id"], body["state"], body["verdict"], body["mode"]) == ("woolf", "pending", "accept", "in_context")
     assert (body["consent"], body["licence"], body["source"]) == (CONSENT, "CC0-1.0", "a test")
-    assert {"name", "verdict", "measured", "limit", "advice"} == set(body["report"][0])
+    assert {"name", "verdict", "measured", "limit", "advice", "over"} == set(body["report"][0])
     assert body["uploaded"]
     listed = (await client.get("/v1/audio/voices")).json()["voices"]
     assert [voice["id"] for voice in listed] == ["austen", "woolf"]

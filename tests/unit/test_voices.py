@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,33 @@ def test_scan_lists_every_voice_and_says_why_one_cannot_be_used(tmp_path):
     assert voices["Bad Name"].reason
     assert "duration_s" in voices["short"].reason
     assert scan(tmp_path / "nowhere") == []
+
+
+def test_no_reason_tells_a_client_a_path_or_a_librarys_words(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "manifest.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "empty" / "clip.wav").write_bytes(b"")
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "manifest.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "html" / "clip.wav").write_bytes(b"<html>")
+    for name, content in {"no-json": "{", "no-name": "{}", "number": "7"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(content)
+    reasons = {voice.voice: voice.reason for voice in scan(tmp_path)}
+    assert "it is empty" in reasons["empty"]
+    assert "it is HTML" in reasons["html"]
+    assert "name: Field required" in reasons["no-name"]
+
+    def denied(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    reasons |= {f"{voice.voice}, unreadable": voice.reason for voice in scan(tmp_path)}
+    assert "Permission denied" in reasons["empty, unreadable"]
+    for reason in reasons.values():
+        assert reason
+        for word in (str(tmp_path), "http", "Errno", "0x", "input"):
+            assert word not in reason
 
 
 def test_a_prompt_knows_its_size():

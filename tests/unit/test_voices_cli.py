@@ -1,7 +1,9 @@
 """``tts-voices`` against a server that answers what it is told."""
 
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -93,6 +95,72 @@ def test_a_voice_is_shown_with_its_clip(server, run, tmp_path):
     server.answers += [(200, VOICE), (200, b"RIFF")]
     assert run("show", "woolf", "--out", str(tmp_path / "out.wav"))[0] == 0
     assert (tmp_path / "out.wav").read_bytes() == b"RIFF"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--url", "{}", "list"],
+        ["list", "--url", "{}"],
+        ["list", "--timeout", "5", "--url", "{}/v1", "--api-key", "secret"],
+        ["--url", "http://127.0.0.1:1", "list", "--url", "{}"],  # the last one counts
+        ["--timeout", "5", "list", "--url", "ws://{}/api/v1/speak?api_key=secret"],
+    ],
+)
+def test_the_services_address_stands_before_and_after_the_command(server, capsys, words):
+    server.answers.append((200, {"default": "woolf", "voices": [VOICE]}))
+    where = f"127.0.0.1:{server.server_port}"
+    assert voices.main([word.format(where) for word in words]) == 0
+    assert "woolf" in capsys.readouterr().out
+    (method, path, headers, _) = server.asked[0]
+    assert (method, path) == ("GET", "/v1/audio/voices")
+    assert headers.get("authorization") == ("Bearer secret" if "secret" in str(words) else None)
+
+
+def test_a_prefix_is_kept(server, capsys):
+    server.answers.append((200, {"default": "woolf", "voices": []}))
+    assert voices.main(["list", "--url", f"http://127.0.0.1:{server.server_port}/tts/"]) == 0
+    assert server.asked[0][1] == "/tts/v1/audio/voices"
+
+
+@pytest.mark.parametrize("name", ["out.mp3", "nowhere/out.wav", "."])
+def test_a_clip_that_cannot_be_written_so_is_not_asked_for(server, run, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run("show", "woolf", "--out", name)
+    assert "--out" in capsys.readouterr().err
+    assert server.asked == []
+
+
+def test_a_clip_goes_to_standard_output_alone(server, capfdbinary):
+    server.answers += [(200, VOICE), (200, b"RIFF")]
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert voices.main(["show", "woolf", "--url", url, "--out", "-"]) == 0
+    assert capfdbinary.readouterr().out == b"RIFF"
+
+
+def test_a_clip_that_is_refused_before_it_is_read_is_told(capsys, tmp_path):
+    """The server answers by the size alone and closes, while the body is still being sent."""
+    (tmp_path / "clip.wav").write_bytes(bytes(8 << 20))
+    answer = b'{"code": "VOICE_INVALID", "message": "too large"}'
+    head = b"HTTP/1.1 422 x\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(answer)
+
+    def refuse(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(head + answer)
+            connection.shutdown(socket.SHUT_WR)
+            time.sleep(0.3)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        options = ["--name", "x", "--consent", "y", "--url", url]
+        assert voices.main(["add", str(tmp_path / "clip.wav"), *options]) == 1
+        thread.join()
+    assert "VOICE_INVALID: too large" in capsys.readouterr().err
 
 
 def test_a_voice_is_removed_and_its_name_is_quoted(server, run):

@@ -8,13 +8,13 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app.cli.address import Address, add_options, given_address
 from serve_app.cli.load import picture
 from serve_app.cli.load.arrivals import (
     MAX_TEXT_CHARACTERS,
@@ -29,7 +29,7 @@ from serve_app.cli.load.client import Target, load
 from serve_app.cli.load.figures import Summary, Utterance, summarize
 from serve_app.cli.load.knee import Promise, PromiseError, Search, Step, bracket, next_rate, parse_promise
 from serve_app.cli.load.tables import knee_line, load_lines, promise_line, step_lines
-from serve_app.cli.say import KEY_VARIABLE
+from serve_app.cli.outputs import OutputError, check_writable
 
 TEXT = "It is good to hear you, and to speak to you again after such a long time."
 DEFAULT_PROMISE = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
@@ -53,11 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.plot is not None:
             picture.check(arguments.plot)
+        for path in filter(None, (arguments.plot, arguments.json)):
+            check_writable(path)
         promise = parse_promise(arguments.promise) if arguments.promise else None
         if arguments.find_knee:
             return find_knee(arguments, promise or parse_promise(DEFAULT_PROMISE))
         return one_load(arguments, promise)
-    except (LoadError, ArrivalsError, PromiseError, picture.PictureError, OSError) as error:
+    except (LoadError, ArrivalsError, PromiseError, OutputError, picture.PictureError, OSError) as error:
         print(f"tts-load: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -83,7 +85,7 @@ def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
     _write(
         arguments.json,
         {
-            "url": _without_query(arguments.url),
+            "url": arguments.url.url,
             "seconds": seconds,
             "buffer_ms": arguments.buffer_ms,
             "promise": None if promise is None else {"limits": promise.limits, "kept": is_kept},
@@ -116,7 +118,7 @@ def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
     _write(
         arguments.json,
         {
-            "url": _without_query(arguments.url),
+            "url": arguments.url.url,
             "seconds": arguments.seconds,
             "buffer_ms": arguments.buffer_ms,
             "promise": promise.limits,
@@ -137,10 +139,8 @@ def _made(arrivals: Sequence[Arrival], target: Target) -> tuple[list[Utterance],
 
 
 def _target(arguments: argparse.Namespace) -> Target:
-    if not arguments.url.startswith(("ws://", "wss://")):
-        raise LoadError(f"--url {arguments.url}: the socket of dialect B, such as ws://127.0.0.1:8000/api/v1/speak")
-    key = arguments.key or os.environ.get(KEY_VARIABLE, "")
-    return Target(arguments.url, key, arguments.max_sessions, arguments.timeout, arguments.buffer_ms / 1000)
+    address: Address = given_address(arguments)
+    return Target(address.socket(), address.key, arguments.max_sessions, arguments.timeout, arguments.buffer_ms / 1000)
 
 
 def _speech(arguments: argparse.Namespace) -> Speech:
@@ -171,11 +171,6 @@ def _write(path: Path | None, document: dict[str, Any]) -> None:
         path.write_text(json.dumps(document, indent=1, default=dict) + "\n")
 
 
-def _without_query(url: str) -> str:
-    """It may carry a key, which belongs into no file."""
-    return url.partition("?")[0]
-
-
 def _positive(words: str) -> float:
     value = float(words)
     if not 0 < value < float("inf"):
@@ -199,8 +194,7 @@ def _count(words: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-load", description="Load a running service and say what was heard.")
-    parser.add_argument("--url", default="ws://127.0.0.1:8000/api/v1/speak", help="default: %(default)s")
-    parser.add_argument("--key", help=f"API key, if the server asks for one; default: ${KEY_VARIABLE}")
+    add_options(parser, ("--api-key", "--key"))
     come = parser.add_argument_group("who comes")
     come.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="arrivals a second; default: 1")
     come.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="of arrivals; default: 30")

@@ -1,0 +1,84 @@
+"""Files of audio: which format a name asks for, and what is written of the audio that came."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+
+from serve_app.audio import wav_file
+from serve_app.cli.outputs import OutputError, check_writable, write
+from serve_app.encoders import encoder_for
+
+_RAW = ("pcm", "raw")
+_OGG = ("opus", "ogg", "oga")
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "pcm16": ("wav", "mp3", "flac", *_OGG, "aac", *_RAW),
+    "pcm_f32": ("wav", *_RAW),
+    "mulaw": ("wav", *_RAW),
+    "opus": _OGG,
+}
+"""What a file of audio that came in each encoding can be; the first where its name has no ending."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFile:
+    """A file to be written.
+
+    Attributes:
+        path: of it; ``-`` is standard output.
+        ending: that decides its format, one of :data:`ENDINGS`.
+        encoding: of the audio that comes from the service.
+        sample_rate_hz: of that audio.
+    """
+
+    path: Path
+    ending: str
+    encoding: str
+    sample_rate_hz: int
+
+    def write(self, audio: bytes) -> None:
+        """Write all of it."""
+        write(self.path, file_of(audio, self))
+
+
+def audio_file(path: Path, encoding: str, sample_rate_hz: int) -> AudioFile:
+    """Decide how a file is written.
+
+    Raises:
+        OutputError: its ending asks for a format that audio in this encoding is not made into here; or it cannot be
+            written.
+    """
+    endings = ENDINGS[encoding]
+    ending = path.suffix[1:].lower() or endings[0]
+    if ending not in endings:
+        allowed = ", ".join(f".{each}" for each in endings)
+        raise OutputError(f"{path}: no .{ending} file is made of {encoding}; allowed: {allowed}, or no ending")
+    check_writable(path)
+    return AudioFile(path, ending, encoding, sample_rate_hz)
+
+
+def file_of(audio: bytes, file: AudioFile) -> bytes:
+    """The content of a file of an utterance's audio."""
+    if file.encoding == "opus" or file.ending in _RAW:
+        return audio
+    if file.encoding == "pcm16":
+        return _of_pcm16(audio, file)
+    samples = np.frombuffer(audio, dtype="<f4")
+    if file.encoding == "mulaw":
+        raw = io.BytesIO(audio)
+        samples, _ = sf.read(raw, format="RAW", subtype="ULAW", samplerate=file.sample_rate_hz, channels=1)
+    content = io.BytesIO()
+    subtype = "ULAW" if file.encoding == "mulaw" else "FLOAT"
+    sf.write(content, samples, file.sample_rate_hz, format="WAV", subtype=subtype)
+    return content.getvalue()
+
+
+def _of_pcm16(audio: bytes, file: AudioFile) -> bytes:
+    if file.ending == "wav":
+        return wav_file(audio, file.sample_rate_hz)
+    encoder = encoder_for(
+        "opus" if file.ending in _OGG else file.ending, file.sample_rate_hz, given_hz=file.sample_rate_hz
+    )
+    return encoder.push(np.frombuffer(audio, "<i2").astype(np.float32) / np.float32(32768)) + encoder.flush()
