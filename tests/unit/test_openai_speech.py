@@ -104,7 +104,7 @@ async def test_events_carry_the_same_audio_and_an_end(http, backend, encoding):
     [
         ({"response_format": "ogg"}, 400, "UNSUPPORTED_ENCODING", "mp3, opus, aac, flac, wav, pcm"),
         ({"sample_rate": 44100}, 400, "UNSUPPORTED_ENCODING", "48000"),
-        ({"voice": "alloy"}, 404, "VOICE_NOT_FOUND", "makima"),
+        ({"voice": "nobody"}, 404, "VOICE_NOT_FOUND", "makima"),
         ({"voice": {"name": "x"}}, 400, "INVALID_MESSAGE", "voice must be"),
         ({"speed": 2}, 400, "INVALID_MESSAGE", "speed must be 1"),
         ({"input": ""}, 400, "TEXT_EMPTY", "5000"),

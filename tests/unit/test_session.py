@@ -187,7 +187,14 @@ def test_complete_says_what_was_spoken():
     bench.now_s = 2.0
     complete = only(bench.end("length").send(), Complete)[0]
     assert complete == Complete(
-        utterance_id="a", duration_ms=800, finish_reason="length", ttfa_ms=500, rtf=2.5, characters=6, seed=7
+        utterance_id="a",
+        duration_ms=800,
+        finish_reason="length",
+        ttfa_ms=500,
+        rtf=2.5,
+        characters=6,
+        seed=7,
+        voice="makima",
     )
 
 
