@@ -24,6 +24,7 @@ from serve_app.errors import (
     InvalidMessageError,
     SpeechError,
     UnsupportedLanguageError,
+    VoiceConflictError,
     VoiceInvalidError,
     VoiceNotFoundError,
 )
@@ -116,6 +117,9 @@ class VoiceRoutes:
         with self._clips.coming():
             upload, audio = await _read_form(request)
             voice, digest = upload.voice, digest_of(audio, upload.transcript)
+            meant = self._front.config.voices.aliases.get(voice)
+            if meant is not None:  # an id comes before an alias: whoever uploads would change what the alias means
+                raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
             status = await backend.known_voice(voice, digest)
             if status is not None:
                 return JSONResponse(described(status))

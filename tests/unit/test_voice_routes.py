@@ -87,7 +87,9 @@ def config(tmp_path_factory):
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "a.wav").write_bytes(wav(hz=150.0))
-    return AppConfig(voices=VoicesConfig(path=str(path), default="austen", max_inline_bytes=1 << 20))
+    return AppConfig(
+        voices=VoicesConfig(path=str(path), default="austen", max_inline_bytes=1 << 20, aliases={"echo": "austen"})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -379,3 +381,9 @@ async def test_a_voice_is_shown_and_removed_by_its_name_and_never_removed_by_an_
     refused = await client.delete("/v1/audio/voices/alloy")
     assert (refused.status_code, refused.json()["code"]) == (404, "VOICE_NOT_FOUND")
     assert (await client.delete("/v1/audio/voices/virginia%20Woolf")).status_code == 204
+
+
+async def test_no_upload_changes_what_an_alias_means(client):
+    answer = await add(client, name="Echo")
+    assert (answer.status_code, answer.json()["code"]) == (409, "VOICE_CONFLICT")
+    assert (await client.get("/v1/audio/voices/echo")).json()["id"] == "austen"
