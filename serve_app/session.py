@@ -377,8 +377,8 @@ class Session:
             raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
 
     def _append(self, utterance: Utterance, message: Speak) -> None:
-        given = utterance.manner.with_fields(message)
-        if (given if message.voice is None else self._resolved(given)) != utterance.manner:
+        manner = utterance.manner.with_fields(message)
+        if (manner if message.voice is None else self._resolved(manner)) != utterance.manner:
             given = ", ".join(sorted(message.model_fields_set - {"type", "text", "utterance_id", "final"}))
             fixed = f"utterance {utterance.utterance_id!r} is spoken as its first speak said; given again: {given}"
             raise InvalidMessageError(f"{fixed}; allowed: the same values, or none")
