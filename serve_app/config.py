@@ -4,9 +4,10 @@ One model per part of the graph; unknown keys are refused, every name carries it
 file, a clock or the environment.
 """
 
+import unicodedata
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Language = Literal[
@@ -248,14 +249,33 @@ class IngressConfig(Settings):
     )
 
 
+VOICE_ID = r"[a-z0-9][a-z0-9_-]{0,62}"
+"""What a voice's id looks like: it is a directory's name, so it holds nothing that a path could."""
+
+MAX_ALIASES = 1000
+
+
+def folded(name: str) -> str:
+    """A voice's name as names are compared: in any case, and however its letters are composed."""
+    return unicodedata.normalize("NFC", name.strip().casefold())
+
+
 class VoicesConfig(Settings):
-    """The voice store: where voices lie, which one is spoken by default, how much is kept."""
+    """The voice store: where voices lie, how they are named, which one is spoken by default, how much is kept."""
 
     path: str = Field(
         default="voices",
         description="Directory of `<id>/manifest.json`; docs/deploying.md says where a relative one is looked for.",
     )
     default: str = Field(default="makima", description="Voice of a client that names none.")
+    aliases: dict[
+        Annotated[str, Field(min_length=1, max_length=100)], Annotated[str, Field(pattern=f"^{VOICE_ID}$")]
+    ] = Field(
+        default={},
+        max_length=MAX_ALIASES,
+        description="Other names of voices, in any case, as `nova: austen`; an id comes before an alias. OpenAI's"
+        " built-in names mean the default voice where they are no voice's name and no alias.",
+    )
     uploads: str | None = Field(
         default=None,
         description="Directory that uploaded voices are kept in, writable; an application keeps its own in a directory"
@@ -276,6 +296,18 @@ class VoicesConfig(Settings):
         ge=0,
         description="Clips that sessions of one ingress replica brought themselves (`start.voice_audio`), in bytes.",
     )
+
+    @field_validator("aliases")
+    @classmethod
+    def _fold_aliases(cls, given: dict[str, str]) -> dict[str, str]:
+        """Aliases by their folded names; two of one name that mean different voices are refused."""
+        aliases: dict[str, str] = {}
+        for name, voice in given.items():
+            if not folded(name) or aliases.setdefault(folded(name), voice) != voice:
+                raise PydanticCustomError(
+                    "alias", "the alias {name} is blank, or stands there twice with different voices", {"name": name}
+                )
+        return aliases
 
 
 class SessionConfig(Settings):

@@ -7,20 +7,31 @@ are the session's. Nothing here knows of sockets, sessions or audio.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast
+from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.config import SAMPLE_RATE_HZ, Language
+from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import (
     InvalidMessageError,
     SpeechError,
     UnsupportedEncodingError,
     UnsupportedLanguageError,
 )
+from serve_app.languages import LANGUAGES, NamedLanguage
 
-LANGUAGES: tuple[str, ...] = get_args(Language)
 ENCODINGS = ("pcm16", "pcm_f32", "mulaw", "opus")
 """Of a socket's audio."""
 FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
@@ -28,22 +39,20 @@ FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 SAMPLE_RATES_HZ = (8000, 16_000, SAMPLE_RATE_HZ, 48_000)
 MAX_SEED = 2**53 - 1
 """Largest integer that every JSON reader keeps exact."""
+MAX_TRANSCRIPT_CHARACTERS = 2000
+_LANGUAGE = f"one of {', '.join(LANGUAGES)}, or a code or tag of one, as en, en-US"
+_VOICE = "a voice's id, name or alias, 1 to 100 characters"
+_OTHER_VOICE = "speaker"
+"""What vLLM-Omni's and SGLang-Omni's clients may call ``voice``."""
+_CLIP = "a clip as base64, or as a data URL (data:audio/wav;base64,…); no other URL, no path"
+
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors and libraries put before UTF-8 text; no JSON reader has to take it (RFC 8259, section 8.1)."""
 
 Transport = Literal["binary", "base64"]
 Priority = Literal["low", "normal", "high"]
 JsonObject = dict[str, Any]
 M = TypeVar("M")
-
-
-def _language(given: str) -> str:
-    language = given.strip().lower()
-    if language not in LANGUAGES:
-        raise PydanticCustomError(
-            "UNSUPPORTED_LANGUAGE",
-            "language {given} is not served; allowed: {allowed}",
-            {"given": _shown(given), "allowed": ", ".join(LANGUAGES)},
-        )
-    return language
 
 
 def _encoding(given: str) -> str:
@@ -67,13 +76,24 @@ def _sample_rate(given: int) -> int:
 
 
 def _format(given: str) -> str:
-    if given not in FORMATS:
+    if given.lower() not in FORMATS:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
             "response_format {given} is not served; allowed: {allowed}",
             {"given": _shown(given), "allowed": ", ".join(FORMATS)},
         )
-    return given
+    return given.lower()
+
+
+def _clip(given: str) -> str:
+    """A clip's base64, from a data URL if it is one; whether it is base64 is seen where it is decoded."""
+    scheme, colon, rest = given.strip().partition(":")
+    if not colon:
+        return "".join(given.split())
+    head, comma, data = rest.partition(",")
+    if scheme.lower() != "data" or not comma or not head.lower().endswith(";base64"):
+        raise ValueError(given)  # explained by the field's description
+    return "".join(unquote(data).split())
 
 
 def _voice_id(given: object) -> object:
@@ -91,7 +111,20 @@ UtteranceId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator
 _UTTERANCE_ID = "1 to 128 printable ASCII characters"
 
 
-class ClientMessage(BaseModel):
+class ClientFields(BaseModel):
+    """What everything that a client sends shares: an explicit null is the same as leaving the field out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: object) -> object:
+        """Nulls of unknown names stay: those are refused where unknown names are."""
+        if not isinstance(given, dict):
+            return given
+        fields = cast("JsonObject", given)
+        return {name: value for name, value in fields.items() if value is not None or name not in cls.model_fields}
+
+
+class ClientMessage(ClientFields):
     """What all messages of dialect B from a client share: exact types, and no field that it does not know."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -109,10 +142,8 @@ class SamplingFields(ClientMessage):
 class SpeechFields(ClientMessage):
     """The fields of ``start``, which a ``speak`` may carry for its utterance alone; None means not given."""
 
-    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
-    language: Annotated[str, AfterValidator(_language)] | None = Field(
-        default=None, description=f"one of {', '.join(LANGUAGES)}"
-    )
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description=_VOICE)
+    language: NamedLanguage | None = Field(default=None, description=_LANGUAGE)
     encoding: Annotated[str, AfterValidator(_encoding)] | None = Field(
         default=None, description=f"one of {', '.join(ENCODINGS)}"
     )
@@ -132,13 +163,13 @@ class Start(SpeechFields):
     """Sets the session's defaults; fields left out keep their value."""
 
     type: Literal["start"] = Field(default="start", description='"start"')
-    voice_audio: str | None = Field(
-        default=None,
-        min_length=1,
-        description="a clip of a voice for this session alone, as base64; never a path or URL",
+    voice_audio: Annotated[str, AfterValidator(_clip)] | None = Field(
+        default=None, min_length=1, description=f"of a voice for this session alone, {_CLIP}"
     )
     voice_transcript: str | None = Field(
-        default=None, max_length=2000, description="what voice_audio says, at most 2000 characters"
+        default=None,
+        max_length=MAX_TRANSCRIPT_CHARACTERS,
+        description=f"what voice_audio says, at most {MAX_TRANSCRIPT_CHARACTERS} characters",
     )
 
 
@@ -179,24 +210,23 @@ class Stop(ClientMessage):
     type: Literal["stop"] = Field(default="stop", description='"stop"')
 
 
-class Synthesize(BaseModel):
+class Synthesize(ClientFields):
     """Dialect A's only request; unknown fields are ignored, known ones are exact."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     type: Literal["synthesize"] = Field(default="synthesize", description='"synthesize"')
     text: str = Field(description="a string")
-    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
-    language: Annotated[str, AfterValidator(_language)] = Field(
-        default="english", description=f"one of {', '.join(LANGUAGES)}"
-    )
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description=_VOICE)
+    language: NamedLanguage = Field(default="english", description=_LANGUAGE)
     stream: bool = Field(default=True, description="true or false")
 
 
-class SpeechBody(BaseModel):
-    """``POST /v1/audio/speech``: OpenAI's fields, and some of ours; others are ignored, as its clients send many.
+class SpeechBody(ClientFields):
+    """``POST /v1/audio/speech``: OpenAI's fields, those of other servers for a reference, and some of ours.
 
-    ``model`` and ``instructions`` are taken and change nothing: one model is served, and it takes no instructions.
+    Others are ignored, as its clients send many. ``model`` and ``instructions`` are taken and change nothing: one model
+    is served, and it takes no instructions. A field that asks for another voice than the answer would have is refused.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -205,16 +235,30 @@ class SpeechBody(BaseModel):
     model: str | None = Field(default=None, description="a string")
     instructions: str | None = Field(default=None, description="a string")
     voice: Annotated[str | None, BeforeValidator(_voice_id)] = Field(
-        default=None, min_length=1, max_length=100, description='a voice\'s id, or an object with it as "id"'
+        default=None,
+        min_length=1,
+        max_length=100,
+        validation_alias=AliasChoices("voice", _OTHER_VOICE),
+        description=f'{_VOICE}, or an object with it as "id"',
     )
     response_format: Annotated[str, AfterValidator(_format)] = Field(
         default="mp3", description=f"one of {', '.join(FORMATS)}"
     )
     stream_format: Literal["audio", "sse"] = Field(default="audio", description='"audio" or "sse"')
     speed: float = Field(default=1.0, ge=1, le=1, description="1: the model speaks at its own speed")
-    language: Annotated[str, AfterValidator(_language)] | None = Field(
-        default=None, description=f"one of {', '.join(LANGUAGES)}"
+    language: NamedLanguage | None = Field(default=None, description=_LANGUAGE)
+    ref_audio: Annotated[str, AfterValidator(_clip)] | None = Field(default=None, min_length=1, description=_CLIP)
+    ref_text: str | None = Field(
+        default=None,
+        max_length=MAX_TRANSCRIPT_CHARACTERS,
+        description=f"what ref_audio says, at most {MAX_TRANSCRIPT_CHARACTERS} characters",
     )
+    x_vector_only_mode: bool = Field(default=False, description="true or false")
+    task_type: Literal["Base", "CustomVoice"] | None = Field(
+        default=None, description='"Base" or "CustomVoice": a voice or a reference is spoken with, none is designed'
+    )
+    references: None = Field(default=None, description="left out: a reference is given as ref_audio and ref_text")
+    speaker_embedding: None = Field(default=None, description="left out: a reference is given as ref_audio")
     sample_rate: Annotated[int, AfterValidator(_sample_rate)] = Field(
         default=SAMPLE_RATE_HZ, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
     )
@@ -225,11 +269,24 @@ class SpeechBody(BaseModel):
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
 
-    def speak(self) -> Speak:
-        """What it asks of a session: exact samples, which the answer's own encoder takes."""
-        return Speak(
+    def reference(self) -> Start | None:
+        """The voice that it brings, if it brings one."""
+        if self.ref_audio is None:
+            return None
+        transcript = None if self.x_vector_only_mode else self.ref_text
+        return Start(voice_audio=self.ref_audio, voice_transcript=transcript, language=self.language)
+
+    def speak(self, voice: str, *, whole: bool = False) -> Speak:
+        """What it asks of a session: exact samples, which the answer's own encoder takes.
+
+        Args:
+            voice: by its id, in the place of the one that is named here.
+            whole: nobody listens while it is made.
+        """
+        kind = SpeakWhole if whole else Speak
+        return kind(
             text=self.input,
-            voice=self.voice,
+            voice=voice,
             language=self.language,
             encoding="pcm_f32",
             sample_rate=SAMPLE_RATE_HZ,
@@ -240,17 +297,17 @@ class SpeechBody(BaseModel):
         )
 
 
-class RawSpeak(BaseModel):
+class RawSpeak(ClientFields):
     """``speak`` of ``framing=raw``; lenient, because its client could not be asked."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     type: Literal["speak"] = Field(description='"speak"')
     text: str = Field(description="a string")
-    voice: str | None = Field(default=None, min_length=1, max_length=100, description="a voice's id")
+    voice: str | None = Field(default=None, min_length=1, max_length=100, description=_VOICE)
 
 
-class RawCancel(BaseModel):
+class RawCancel(ClientFields):
     """``cancel`` of ``framing=raw``: everything."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -258,7 +315,7 @@ class RawCancel(BaseModel):
     type: Literal["cancel"] = Field(description='"cancel"')
 
 
-class RawStop(BaseModel):
+class RawStop(ClientFields):
     """``stop`` of ``framing=raw``."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -333,6 +390,7 @@ class Complete(ServerMessage):
     rtf: float
     characters: int
     seed: int
+    voice: str
 
 
 class Cancelled(ServerMessage):
@@ -549,7 +607,7 @@ def _read(
 
 def _object(frame: str) -> JsonObject | Refusal:
     try:
-        fields = from_json(frame, allow_inf_nan=False)
+        fields = from_json(frame.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False)
     except ValueError as error:
         return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
     if not isinstance(fields, dict):
@@ -592,7 +650,7 @@ def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseMod
     if detail["type"] == "extra_forbidden":
         owner = " of ".join([f"'{name}'" for name in reversed(path[:-1])] + [f"'{kind}'"])
         return f"{place} is no field of {owner}; allowed: {', '.join(sorted(model.model_fields))}"
-    described = model.model_fields.get(path[-1])
+    described = model.model_fields.get("voice" if path[-1] == _OTHER_VOICE else path[-1])
     allowed = described.description if described is not None else detail["msg"]
     if detail["type"] == "missing":
         return f"'{kind}' needs {place}: {allowed}"

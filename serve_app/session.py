@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_app.audio import milliseconds, seconds
-from serve_app.config import SessionConfig
+from serve_app.config import SessionConfig, VoicesConfig, folded
 from serve_app.errors import (
     CapacityError,
     InvalidMessageError,
@@ -54,7 +54,7 @@ from serve_app.messages import (
 from serve_app.outbox import Close, Outbox, Send
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.utterance import Manner, SeedSource, TextPipeline, Utterance
-from serve_app.voices import VoiceStatus
+from serve_app.voices import VoiceStatus, resolve_voice
 
 MAX_WAITING_MESSAGES = 4096
 """Messages of any kind that may wait for a client who does not read, whatever their size."""
@@ -109,6 +109,7 @@ class SessionSetup:
         manner: the defaults of its utterances, until a ``start`` changes them.
         limits: its bounds.
         voices: by id; may be kept current by the caller. Empty means unknown: the generator answers then.
+        naming: what else voices are called, and which one is the default.
         new_seed: see :data:`serve_app.utterance.SeedSource`.
         text: how text is cleaned and cut.
         errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
@@ -124,6 +125,7 @@ class SessionSetup:
     new_seed: SeedSource
     text: TextPipeline = field(default_factory=TextPipeline)
     errors_in_order: bool = False
+    naming: VoicesConfig = field(default_factory=VoicesConfig)
     spend: Callable[[float], None] = _free
 
 
@@ -375,7 +377,8 @@ class Session:
             raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
 
     def _append(self, utterance: Utterance, message: Speak) -> None:
-        if utterance.manner.with_fields(message) != utterance.manner:
+        manner = utterance.manner.with_fields(message)
+        if (manner if message.voice is None else self._resolved(manner)) != utterance.manner:
             given = ", ".join(sorted(message.model_fields_set - {"type", "text", "utterance_id", "final"}))
             fixed = f"utterance {utterance.utterance_id!r} is spoken as its first speak said; given again: {given}"
             raise InvalidMessageError(f"{fixed}; allowed: the same values, or none")
@@ -564,15 +567,24 @@ class Session:
         Raises:
             VoiceNotFoundError: the voice is unknown or unavailable.
         """
-        manner = self._manner.with_fields(fields)
+        manner = self._resolved(self._manner.with_fields(fields))
         if isinstance(fields, Speak) or fields.voice is not None:
             self._check_voice(manner.voice)
         return manner
 
+    def _resolved(self, manner: Manner) -> Manner:
+        """The manner with its voice's id in the place of what else it is called; an unknown name stays as it is."""
+        if self._is_own(manner.voice):
+            return replace(manner, voice=OWN_VOICE)
+        return replace(manner, voice=resolve_voice(manner.voice, self.setup.voices, self.setup.naming) or manner.voice)
+
+    def _is_own(self, voice: str) -> bool:
+        return self._own is not None and folded(voice) == OWN_VOICE
+
     def _check_voice(self, voice: str) -> None:
         voices = self.setup.voices
         status = voices.get(voice)
-        if voice == OWN_VOICE and self._own is not None:
+        if self._is_own(voice):
             return
         if not voices or (status is not None and status.state != "unavailable"):
             return

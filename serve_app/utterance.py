@@ -265,6 +265,7 @@ class Utterance:
             rtf=round(self._generation_s / seconds(samples), 3) if samples else 0.0,
             characters=self.characters,
             seed=self.seed,
+            voice=self.manner.voice,
         )
         return [last, Send(complete, owner=self.number, ends=self.number)]
 

@@ -8,23 +8,21 @@ import hashlib
 import io
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from serve_app.config import SAMPLE_RATE_HZ, Language, Settings
+from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, Settings, VoicesConfig, folded
 from serve_app.errors import InvalidMessageError, VoiceInvalidError
+from serve_app.languages import LANGUAGES, NamedLanguage
 from serve_app.voice_checks import Report, examine
 from serve_app.voice_decoding import Clip, check_size, decode
-
-VOICE_ID = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""What a voice's id looks like: it is a directory's name, so it holds nothing that a path could."""
 
 REFERENCE_FILE = "reference.wav"
 """The clip of an uploaded voice, beside its manifest."""
@@ -57,7 +55,7 @@ class VoiceManifest(Settings):
         max_length=2000,
         description="Exactly what the clip says. Without it only the speaker embedding is used (x-vector mode).",
     )
-    language: Language = Field(description="Language of the clip.")
+    language: NamedLanguage = Field(description="Language of the clip.")
     speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
     licence: str = Field(min_length=1, max_length=500, description="What allows the use of the clip.")
     source: str = Field(default="", max_length=1000, description="Where the clip comes from.")
@@ -79,7 +77,7 @@ class VoiceUpload(Settings):
     transcript: str | None = Field(
         default=None, max_length=2000, description="exactly what the clip says, at most 2000 characters; or absent"
     )
-    language: Language = Field(default="auto", description=f"of the clip, one of {', '.join(get_args(Language))}")
+    language: NamedLanguage = Field(default="auto", description=f"of the clip, one of {', '.join(LANGUAGES)}")
     consent: str = Field(
         min_length=1, max_length=2000, description="who agreed to this cloning, when, and to what use; never empty"
     )
@@ -189,6 +187,49 @@ class VoiceStatus:
     reason: str
     manifest: VoiceManifest | None
     report: Report | None = None
+
+
+OPENAI_VOICES = frozenset(
+    ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
+)
+"""Built-in voices of OpenAI's API, one of which each of its clients sends. Source: openai 3.54, ``audio.speech``."""
+
+
+def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
+    """The id of the voice that has this id or display name, in any case; None where none has.
+
+    Of several voices with one display name the first by id that can be spoken with is meant.
+    """
+    if given in voices:
+        return given
+    name = folded(given)
+    if name in voices:
+        return name
+    named = [each for each in voices.values() if each.manifest is not None and folded(each.manifest.name) == name]
+    return min(named, key=lambda each: (each.state == "unavailable", each.voice)).voice if named else None
+
+
+def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesConfig) -> str | None:
+    """The id of the voice that a request means, whatever it calls it; None where nothing of that name is known.
+
+    What comes first counts: an id, an alias of the configuration, a display name, one of OpenAI's built-in names, which
+    means the default voice.
+
+    Args:
+        given: as the request has it, in any case.
+        voices: by id. Empty means unknown: an alias and a built-in name are resolved all the same.
+        config: has the aliases and the default.
+    """
+    name = folded(given)
+    if given in voices or name in voices:
+        return voice_named(given, voices)
+    meant = config.aliases.get(name)
+    if meant is None:
+        named = voice_named(given, voices)
+        if named is not None or name not in OPENAI_VOICES:
+            return named
+        meant = config.default
+    return voice_named(meant, voices) if voices else meant
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,20 +49,22 @@ class Site:
 
     Attributes:
         application: name of the Serve application.
+        prefix: path that all of its routes begin with; empty where it has none.
         host: that it listens on.
         port: the same.
         args: its configuration.
     """
 
     application: str
+    prefix: str
     host: str
     port: int
     args: AppConfig
 
     @property
     def address(self) -> str:
-        """Host and port as this machine reaches them."""
-        return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104
+        """Host, port and prefix as this machine reaches them."""
+        return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}{self.prefix}"  # noqa: S104
 
 
 def main() -> None:
@@ -106,7 +108,8 @@ def site_of(document: ServeDeploySchema) -> Site:
     """Where a file's one application is to be found."""
     (application,) = document.applications
     http = document.http_options
-    return Site(application.name, http.host, http.port, AppConfig.model_validate(application.args))
+    prefix = (application.route_prefix or "").rstrip("/")
+    return Site(application.name, prefix, http.host, http.port, AppConfig.model_validate(application.args))
 
 
 def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> None:
@@ -187,9 +190,9 @@ def _generators(site: Site) -> list[GeneratorStatus]:
 
 
 def _answers(site: Site) -> bool:
-    connection = HTTPConnection(site.address, timeout=5)
+    connection = HTTPConnection(site.address.removesuffix(site.prefix), timeout=5)
     try:
-        connection.request("GET", "/ready")
+        connection.request("GET", f"{site.prefix}/ready")
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
         return False

@@ -7,6 +7,7 @@ they are imported, runs :mod:`serve_app.cli.cluster` in it, and sees to it that 
 import argparse
 import importlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -34,6 +35,8 @@ _TRIES = 3
 
 _LONGEST_DIRECTORY = 22
 """Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
+
+_ROUTE_PREFIX = r"/|(/[^/{}?#\s]+)+"
 
 
 MAX_PORT = 65535
@@ -154,6 +157,9 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
         if isinstance(error, ValidationError):
             raise StartError(f"{path}: args: {error}") from error
         raise StartError(f"{path} has to hold one application, as configs/local.yaml does") from error
+    prefix: Any = application.get("route_prefix", "/")
+    if not isinstance(prefix, str) or not re.fullmatch(_ROUTE_PREFIX, prefix):
+        raise StartError(f"{path}: route_prefix is {prefix!r}; allowed: a path as / or /tts, with no slash at its end")
     http: dict[str, Any] = document.setdefault("http_options", {})
     http["host"] = host or http.get("host", "127.0.0.1")
     http["port"] = http.get("port", 8000) if port is None else port

@@ -5,6 +5,14 @@ from starlette.responses import JSONResponse
 from serve_app.errors import SpeechError
 from serve_app.messages import ResearchError, openai_error
 
+VOICE_HEADER = "x-voice"
+"""Names the voice that an answer is spoken with, by its id."""
+
+
+def voice_header(voice: str) -> dict[str, str]:
+    """What an answer of audio says of its voice."""
+    return {VOICE_HEADER: voice.encode("ascii", "replace").decode()}
+
 
 def error_response(error: SpeechError) -> JSONResponse:
     """Status, ``code`` and ``message`` of an error, and ``retry-after`` in whole seconds where it is worth it."""

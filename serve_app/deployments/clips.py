@@ -71,10 +71,9 @@ class Clips:
         try:
             audio = base64.b64decode(start.voice_audio or "", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InvalidMessageError(f"voice_audio is not base64: {error}") from error
-        language: Language = "auto" if start.language is None else start.language  # pyright: ignore[reportAssignmentType]  # checked by its message
+            raise InvalidMessageError(f"the clip is not base64: {error}; allowed: base64 or a data URL") from error
         with self.coming():
-            reference = await self.reference("inline", audio, start.voice_transcript, language)
+            reference = await self.reference("inline", audio, start.voice_transcript, start.language or "auto")
         pcm16 = np.rint(np.clip(reference.pcm, -1, 32767 / 32768) * 32768).astype(np.int16)
         clip = VoiceClip(pcm16, reference.transcript, reference.digest)
         if self._held_bytes + clip.pcm16.nbytes > self._max_held_bytes:

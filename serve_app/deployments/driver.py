@@ -26,6 +26,7 @@ from serve_app.outbox import Close, Send
 from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Effect, Session
 from serve_app.session_meter import IngressMeter, SessionMeter
 from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
+from serve_app.voices import resolve_voice
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Driver:
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
-    async def run(self, opening: Sequence[FullMessage | Refusal] = ()) -> None:
+    async def run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal] = ()) -> None:
         """Drive the session to its end; the connection is closed and every call cancelled when this returns.
 
         Args:
@@ -166,7 +167,7 @@ class Driver:
             self._spans.close(last)
             log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
 
-    async def _run(self, opening: Sequence[FullMessage | Refusal]) -> None:
+    async def _run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal]) -> None:
         """The session until its end, which :attr:`_last` says how it came about."""
         for message in opening:
             await self._learn(message)
@@ -232,7 +233,9 @@ class Driver:
     async def _learn(self, message: FullMessage | Refusal | BroughtVoice) -> None:
         """A voice that is not known here may have come to another ingress a moment ago."""
         voice = message.voice if isinstance(message, Start | Speak) else None
-        if voice is not None and voice != OWN_VOICE and voice not in self._session.setup.voices:
+        setup = self._session.setup
+        known = voice in (None, OWN_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
+        if not known:
             await self._learn_voices()
 
     async def _brought(self, start: Start) -> BroughtVoice | Refusal:

@@ -31,7 +31,7 @@ from serve_app.metrics import NoRecorder, Recorder
 from serve_app.session import Session, SessionSetup
 from serve_app.session_meter import IngressMeter
 from serve_app.utterance import Manner, TextPipeline
-from serve_app.voices import VoiceStatus
+from serve_app.voices import VoiceStatus, resolve_voice
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Front:
         self._learning = asyncio.Lock()
         self._learnt_at_s = -math.inf
         self._refreshers: list[asyncio.Task[None]] = []
+        self._warned: set[str] = set()
 
     def allows(self, headers: Headers) -> bool:
         """Whether a browser may do this from the page it shows; what is no browser names no origin."""
@@ -156,12 +157,21 @@ class Front:
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
             text=self._text,
             errors_in_order=dialect.errors_in_order,
+            naming=self.config.voices,
             spend=caller.spend,
         )
         context = given_context(headers)
         return Driver(
             Session(setup, self.clock()), dialect, connection, self._service, key=caller.name, context=context
         )
+
+    async def voice(self, given: str | None) -> str:
+        """The id of the voice that a request means; what is not known, even when asked again, stays as it is."""
+        name = given or self.config.voices.default
+        await self.know_voices()
+        if resolve_voice(name, self._voices, self.config.voices) is None:
+            await self.learn_voices()
+        return resolve_voice(name, self._voices, self.config.voices) or name
 
     async def know_voices(self) -> dict[str, VoiceStatus]:
         """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
@@ -207,6 +217,14 @@ class Front:
         self._voices.clear()
         self._voices.update({status.voice: status for status in voices})
         self._voices_at_s = self.clock()
+        self._warn_of_aliases()
+
+    def _warn_of_aliases(self) -> None:
+        """Say once of each alias that it means no voice that there is; it may come by an upload later."""
+        for alias, voice in self.config.voices.aliases.items():
+            if voice not in self._voices and alias not in self._warned:
+                self._warned.add(alias)
+                log.warning("voices.aliases: %r means the voice %r, which there is not", alias, voice)
 
 
 def foreign_page() -> Response:

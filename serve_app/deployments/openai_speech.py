@@ -7,16 +7,19 @@ client that goes away, or reads slowly, has the same effect here as there.
 import base64
 import json
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.deployments.answers import openai_error_response
+from serve_app.deployments.answers import openai_error_response, voice_header
 from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
 from serve_app.deployments.front import Front, foreign_page
+from serve_app.deployments.http10 import OLD
 from serve_app.deployments.whole_answer import bounded_body
 from serve_app.dialects import Frame
 from serve_app.encoders import CONTENT_TYPES, encoder_for
@@ -37,6 +40,7 @@ from serve_app.messages import (
     read_speech,
 )
 from serve_app.outbox import Send as SendItem
+from serve_app.session import OWN_VOICE, BroughtVoice
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +57,11 @@ class SpeechAnswer:
     name = "openai"
     errors_in_order = True
 
-    def __init__(self, asked: SpeechBody, receive: Receive, send: Send) -> None:
+    def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send) -> None:
+        """Answer ``asked``, spoken with the voice of that id."""
         self.encoding: str | None = asked.response_format
         self._asked = asked
+        self._voice = voice
         self._receive = receive
         self._send = send
         self._encoder = encoder_for(asked.response_format, asked.sample_rate)
@@ -98,7 +104,12 @@ class SpeechAnswer:
             self._started = True
             media_type = "text/event-stream" if self._events else CONTENT_TYPES[self._asked.response_format]
             # Proxies that gather an answer before they pass it on would keep its listener waiting.
-            headers = {"content-type": media_type, "cache-control": "no-store", "x-accel-buffering": "no"}
+            headers = {
+                "content-type": media_type,
+                "cache-control": "no-store",
+                "x-accel-buffering": "no",
+                **voice_header(self._voice),
+            }
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
@@ -151,13 +162,35 @@ class OpenAISpeech:
             await refusal(scope, receive, send)
 
     async def _speak(self, request: Request, send: Send, caller: Caller) -> None:
-        body = await bounded_body(request.stream(), self._front.config.session.max_message_bytes)
+        body = await bounded_body(request, self._front.config.session.max_message_bytes)
         asked = read_speech(body)
         if isinstance(asked, Refusal):
             raise asked.error
-        answer = SpeechAnswer(asked, request.receive, send)
-        driver = await self._front.driver(answer, answer, caller, request.headers)
-        await driver.run([asked.speak(), Stop()])
+        whole = request.scope["http_version"] == OLD
+        async with self._opening(asked, whole=whole) as (voice, opening):
+            answer = SpeechAnswer(asked, voice, request.receive, send)
+            driver = await self._front.driver(answer, answer, caller, request.headers)
+            await driver.run([*opening, Stop()])
+
+    @asynccontextmanager
+    async def _opening(
+        self, asked: SpeechBody, *, whole: bool
+    ) -> AsyncGenerator[tuple[str, list[FullMessage | BroughtVoice]]]:
+        """The voice of the answer, by its id, and what its session is told; a reference is held until it is through.
+
+        Raises:
+            SpeechError: the reference is refused.
+        """
+        reference = asked.reference()
+        if reference is None:
+            voice = await self._front.voice(asked.voice)
+            yield voice, [asked.speak(voice, whole=whole)]
+            return
+        clip = await self._front.clips.own(reference)
+        try:
+            yield OWN_VOICE, [BroughtVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
+        finally:
+            self._front.clips.release(clip)
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``: the one that is served."""

@@ -20,9 +20,16 @@ from starlette.types import Message
 from serve_app.deployments.answers import error_response
 from serve_app.deployments.clips import Clips
 from serve_app.deployments.front import Front
-from serve_app.errors import InvalidMessageError, SpeechError, VoiceInvalidError, VoiceNotFoundError
+from serve_app.errors import (
+    InvalidMessageError,
+    SpeechError,
+    UnsupportedLanguageError,
+    VoiceConflictError,
+    VoiceInvalidError,
+    VoiceNotFoundError,
+)
 from serve_app.voice_decoding import MAX_CLIP_BYTES, check_size
-from serve_app.voices import UploadRecord, VoiceStatus, VoiceUpload, digest_of
+from serve_app.voices import UploadRecord, VoiceStatus, VoiceUpload, digest_of, voice_named
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +66,12 @@ class VoiceRoutes:
         ]
 
     async def all(self, request: Request) -> Response:
-        """Every voice with its state, and which one is spoken with by default."""
+        """Every voice with its state, what else they are called, and which one is spoken with by default."""
         del request
         voices = await self._front.know_voices()
-        body = {"default": self._front.config.voices.default, "voices": [described(each) for each in voices.values()]}
+        config = self._front.config.voices
+        listed = [described(each) for each in voices.values()]
+        body = {"default": config.default, "aliases": config.aliases, "voices": listed}
         return JSONResponse(body, headers=_NO_STORE)
 
     async def one(self, request: Request) -> Response:
@@ -108,6 +117,9 @@ class VoiceRoutes:
         with self._clips.coming():
             upload, audio = await _read_form(request)
             voice, digest = upload.voice, digest_of(audio, upload.transcript)
+            meant = self._front.config.voices.aliases.get(voice)
+            if meant is not None:  # an id comes before an alias: whoever uploads would change what the alias means
+                raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
             status = await backend.known_voice(voice, digest)
             if status is not None:
                 return JSONResponse(described(status))
@@ -118,22 +130,29 @@ class VoiceRoutes:
         status = await backend.add_voice(voice, upload.manifest(record), reference.wav())
         await self._front.refresh_voices()
         log.info("voice %s was uploaded: %s", voice, reference.report.verdict)
-        return JSONResponse(described(status), status_code=201, headers={"location": f"/v1/audio/voices/{voice}"})
+        return JSONResponse(
+            described(status),
+            status_code=201,
+            headers={"location": f"{request.scope.get('root_path', '')}/v1/audio/voices/{voice}"},
+        )
 
     async def _remove(self, request: Request) -> Response:
-        voice = request.path_params["voice"]
+        # No alias: whoever removes a voice by one means the name, not what it stands for today.
+        given = request.path_params["voice"]
+        voice = voice_named(given, await self._front.know_voices()) or given
         await self._front.backend.remove_voice(voice)
         await self._front.refresh_voices()
         log.info("voice %s was removed", voice)
         return Response(status_code=204)
 
-    async def _known(self, voice: str) -> VoiceStatus:
+    async def _known(self, given: str) -> VoiceStatus:
+        voice = await self._front.voice(given)
         status = (await self._front.know_voices()).get(voice)
         if status is None or status.state == "pending":
             await self._front.refresh_voices()  # another replica may have it, and a generator may have encoded it
             status = (await self._front.know_voices()).get(voice)
         if status is None:
-            raise VoiceNotFoundError(f"there is no voice {voice[:80]!r}")
+            raise VoiceNotFoundError(f"there is no voice {given[:80]!r}")
         return status
 
 
@@ -209,6 +228,8 @@ def _upload(fields: dict[str, str]) -> VoiceUpload:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
         name = str(fault["loc"][0])[:60] if fault["loc"] else ""
+        if fault["type"] == UnsupportedLanguageError.code:
+            raise UnsupportedLanguageError(fault["msg"]) from error
         known = VoiceUpload.model_fields.get(name)
         if known is None:
             allowed = ", ".join(("audio", *VoiceUpload.model_fields))

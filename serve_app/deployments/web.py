@@ -20,14 +20,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from serve_app.config import AppConfig
-from serve_app.deployments.answers import openai_error_response
+from serve_app.deployments.answers import VOICE_HEADER, openai_error_response
 from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
+from serve_app.deployments.http10 import WholeForHttp10
 from serve_app.deployments.known_hosts import KnownHosts
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.tracing import Tracer
+from serve_app.deployments.trailing_slash import TrailingSlash
 from serve_app.deployments.voice_routes import VoiceRoutes
 from serve_app.deployments.whole_answer import WholeSpeech
 from serve_app.metrics import Recorder
@@ -77,6 +79,8 @@ def build_web(
     return Starlette(
         lifespan=lifespan,
         middleware=[
+            Middleware(WholeForHttp10),
+            Middleware(TrailingSlash),
             Middleware(HiddenKeys),
             Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
             *_cross_origin(config.ingress.allowed_origins),
@@ -98,10 +102,17 @@ def build_web(
 
 
 def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
-    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it."""
-    headers = ["authorization", "content-type", "x-api-key"]
-    methods = ["GET", "POST", "DELETE"]
-    cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it.
+
+    An allowed page may send any header: official client libraries send many of their own, and more with each version.
+    """
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["location", "retry-after", VOICE_HEADER, "www-authenticate", "x-request-id"],
+    )
     return [cors] if origins else []
 
 

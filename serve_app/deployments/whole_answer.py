@@ -1,12 +1,10 @@
 """``POST /api/tts``: one request, one session, one WAV file."""
 
-from collections.abc import AsyncIterator
-
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serve_app.audio import wav_file
-from serve_app.deployments.answers import error_response
+from serve_app.deployments.answers import error_response, voice_header
 from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
 from serve_app.deployments.front import Front, foreign_page
@@ -36,7 +34,9 @@ class WholeAnswer:
     errors_in_order = True
     encoding: str | None = "wav"
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, voice: str) -> None:
+        """Answer a request, spoken with the voice of that id."""
+        self._voice = voice
         self.pcm16: bytes | None = None
         self.error: SpeechError | None = None
         self._request = request
@@ -75,7 +75,7 @@ class WholeAnswer:
             return error_response(self.error)
         if self.pcm16 is None:
             return error_response(SynthesisError("the request broke off"))
-        return Response(wav_file(self.pcm16), media_type="audio/wav")
+        return Response(wav_file(self.pcm16), media_type="audio/wav", headers=voice_header(self._voice))
 
 
 class WholeSpeech:
@@ -98,25 +98,29 @@ class WholeSpeech:
             return Response(status_code=400)
 
     async def _speak(self, request: Request, caller: Caller) -> Response:
-        body = await bounded_body(request.stream(), self._front.config.session.max_message_bytes)
+        body = await bounded_body(request, self._front.config.session.max_message_bytes)
         asked = read_research(body)
         if isinstance(asked, Refusal):
             raise asked.error
-        answer = WholeAnswer(request)
+        voice = await self._front.voice(asked.voice)
+        answer = WholeAnswer(request, voice)
         driver = await self._front.driver(answer, answer, caller, request.headers)
-        speak = SpeakWhole(text=asked.text, voice=asked.voice, language=asked.language)
+        speak = SpeakWhole(text=asked.text, voice=voice, language=asked.language)
         await driver.run([speak, Stop()])
         return answer.response()
 
 
-async def bounded_body(chunks: AsyncIterator[bytes], limit_bytes: int) -> str:
-    """The body as text; refused as soon as it is known to be too large, not after it was read.
+async def bounded_body(request: Request, limit_bytes: int) -> str:
+    """The body as text, whatever its content type; refused as soon as it is known to be too large.
 
     Raises:
-        InvalidMessageError: too large, or not UTF-8.
+        InvalidMessageError: compressed, too large, or not UTF-8.
     """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise InvalidMessageError(f"the body has content-encoding {coding[:40]!r}; allowed: none")
     body = bytearray()
-    async for chunk in chunks:
+    async for chunk in request.stream():
         body += chunk
         if len(body) > limit_bytes:
             raise InvalidMessageError(f"the body is too large; allowed: {limit_bytes} bytes")

@@ -31,7 +31,7 @@ def launch(tmp_path_factory):
     """Start a launcher on ``configs/local.yaml`` with some of its ``args`` replaced; ended with the session."""
     all_launched: list[Launched] = []
 
-    def start(port: int, import_path: str | None = None, **args: dict) -> Launched:
+    def start(port: int, import_path: str | None = None, route_prefix: str = "/", **args: dict) -> Launched:
         folder = tmp_path_factory.mktemp("service")
         document = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
         # Nobody plays what these tests are sent: a text of minutes need not take minutes.
@@ -41,6 +41,7 @@ def launch(tmp_path_factory):
         if document["applications"][0]["args"]["logs"]["format"] == "json":
             document["logging_config"] = {"encoding": "JSON"}
         document["applications"][0]["import_path"] = import_path or document["applications"][0]["import_path"]
+        document["applications"][0]["route_prefix"] = route_prefix
         config = folder / "service.yaml"
         config.write_text(yaml.safe_dump(document))
         token = secrets.token_hex(32)

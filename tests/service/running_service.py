@@ -56,9 +56,10 @@ class Service:
 
     address: str
     launched: Launched
+    prefix: str = ""
 
     def url(self, path: str) -> str:
-        return f"ws://{self.address}{path}"
+        return f"ws://{self.address}{self.prefix}{path}"
 
     def connect(self, path: str = "/api/v1/speak", **options):
         return websockets.connect(self.url(path), compression=None, max_size=None, **options)
@@ -66,7 +67,7 @@ class Service:
     def get(self, path: str) -> tuple[int, bytes]:
         connection = HTTPConnection(self.address, timeout=20)
         with contextlib.closing(connection):
-            connection.request("GET", path)
+            connection.request("GET", self.prefix + path)
             answer = connection.getresponse()
             return answer.status, answer.read()
 

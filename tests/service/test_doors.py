@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 
 import av
 import httpx
@@ -138,14 +139,25 @@ async def test_a_rebound_page_is_refused_and_the_names_of_this_machine_are_serve
         assert b"ingress.allowed_hosts" in denied.value.response.body
 
 
-async def test_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypatch):
+async def test_below_a_prefix_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")  # else Serve writes a thousand lines at a time
     keys = tmp_path / "keys.yaml"
     keys.write_text(line_of(Key(name="app", sha256=digest_of(KEY), per_minute=600, max_sessions=2)))
     port = free_port()
-    launched = launch(port, access={"keys_file": str(keys), "reload_s": 0.1})
+    launched = launch(port, route_prefix="/tts", access={"keys_file": str(keys), "reload_s": 0.1})
     await asyncio.to_thread(launched.wait_for, READY)
-    service = Service(f"127.0.0.1:{port}", launched)
+    service = Service(f"127.0.0.1:{port}", launched, "/tts")
+    printed = launched.printed
+    assert all(f"{scheme}://{service.address}/tts/" in printed for scheme in ("http", "ws"))
+    assert f"{service.address}/api" not in printed
+    assert service.get("/")[1].startswith(b"<!doctype html>")
+    assert [service.get(path)[0] for path in ("", "/ready", "/ready/", "/playground/playground.js")] == [
+        307,
+        200,
+        200,
+        200,
+    ]
+    assert any(name.startswith("ray_tts_") for name in service.metrics())
     with pytest.raises(InvalidStatus) as refused:
         async with service.connect():
             pass
@@ -155,8 +167,9 @@ async def test_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypa
     async with service.connect(subprotocols=["tts.v1", f"tts-key.{KEY}"]) as connection:
         assert connection.subprotocol == "tts.v1"
         assert (await speak(connection, TEXT)).end["type"] == "complete"
-    async with openai.AsyncOpenAI(base_url=f"http://{service.address}/v1", api_key=KEY, max_retries=0) as client:
-        assert (await client.audio.speech.create(model="tts-1", voice="austen", input=TEXT)).content
+    base_url = f"http://{service.address}/tts/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
+        assert (await client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT)).content
         assert service.get(f"/v1/models?api_key={KEY}")[0] == 200
         keys.write_text("[]")
         await asyncio.sleep(0.5)
@@ -168,3 +181,22 @@ async def test_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypa
     assert "/v1/models" in written
     assert KEY not in written
     launched.stop()
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+async def test_an_answer_to_http_10_has_no_framing_inside_its_audio(service, connection):
+    body = json.dumps({"input": TEXT, "response_format": "wav", "seed": 3, "voice": "nova"}).encode()
+    head = f"POST /v1/audio/speech/ HTTP/1.0\r\nConnection: {connection}\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, _, port = service.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(60):
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        (length,) = re.findall(r"content-length: (\d+)", answer)
+        audio = await reader.readexactly(int(length))
+    writer.close()
+    assert "chunked" not in answer
+    assert "x-voice: austen" in answer
+    assert "x-request-id: " in answer
+    async with service.connect() as plain:
+        assert audio[44:] == (await speak(plain, TEXT, seed=3)).pcm

@@ -80,3 +80,23 @@ def test_an_unknown_key_or_a_value_out_of_bounds_is_named(text, loc, kind):
 
 def test_every_text_setting_is_described():
     assert all(field.description for field in TextConfig.model_fields.values())
+
+
+def test_an_alias_is_kept_as_names_are_compared():
+    config = _read("voices: {aliases: {' Nova ': austen, ÉCHO: makima}}")
+    assert config.voices.aliases == {"nova": "austen", "écho": "makima"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("voices: {aliases: {nova: ../etc}}", "string_pattern_mismatch"),
+        ("voices: {aliases: {nova: ''}}", "string_pattern_mismatch"),
+        ("voices: {aliases: {'': austen}}", "string_too_short"),
+        ("voices: {aliases: {' ': austen}}", "alias"),
+        ("voices: {aliases: {nova: austen, NOVA: makima}}", "alias"),
+        ("voices: {aliases: {" + ", ".join(f"v{number}: austen" for number in range(1001)) + "}}", "too_long"),
+    ],
+)
+def test_an_alias_that_means_nothing_or_two_things_is_refused(text, kind):
+    assert _refusal(text)["type"] == kind

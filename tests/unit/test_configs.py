@@ -9,6 +9,8 @@ from serve_app.config import AppConfig
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from ray.serve.schema import ServeDeploySchema
 
+    from serve_app.cli import cluster
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
@@ -45,3 +47,14 @@ def test_a_file_says_how_its_lines_look_to_serve_and_to_the_application_alike(pa
     assert config.logs.format == serves.lower() == ("text" if path.name == "local.yaml" else "json")
     assert config.logs.level == "INFO"
     assert config.tracing.endpoint is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"), [("/", "127.0.0.1:8123"), ("/tts", "127.0.0.1:8123/tts"), ("/a/b", "127.0.0.1:8123/a/b")]
+)
+def test_what_is_printed_begins_with_the_prefix(prefix, address):
+    document = yaml.safe_load((CONFIGS[0].parent / "local.yaml").read_text())
+    document["http_options"] = {"host": "0.0.0.0", "port": 8123}
+    document["applications"][0]["route_prefix"] = prefix
+    site = cluster.site_of(ServeDeploySchema.model_validate(document))
+    assert site.address == address

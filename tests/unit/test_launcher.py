@@ -178,3 +178,13 @@ def test_ray_is_started_again_when_it_did_not_come_up_and_for_no_other_reason(en
     left = iter(ends)
     assert serve.started(lambda: next(left)) == returned
     assert len(list(left)) == len(ends) - starts
+
+
+@pytest.mark.parametrize("prefix", ["tts", "/tts/", "//", "", None, "/{x}", "/a b", 5])
+def test_a_prefix_under_which_nothing_would_answer_is_refused_at_once(tmp_path, prefix):
+    document = yaml.safe_load(LOCAL.read_text())
+    document["applications"][0]["route_prefix"] = prefix
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(serve.StartError, match="route_prefix"):
+        serve.read_config(path, None)

@@ -14,6 +14,7 @@ from serve_app.messages import (
     RawSpeak,
     Refusal,
     Speak,
+    SpeechBody,
     Start,
     Stop,
     Synthesize,
@@ -21,6 +22,7 @@ from serve_app.messages import (
     read_presets,
     read_raw,
     read_research,
+    read_speech,
 )
 
 
@@ -237,3 +239,121 @@ def test_whatever_comes_is_a_message_or_a_typed_refusal(frame):
             result.error.message.encode()
         else:
             assert isinstance(result, BaseModel)
+
+
+READERS = {
+    Start: (read_full, {"type": "start"}),
+    Speak: (read_full, {"type": "speak", "text": "Hi"}),
+    Flush: (read_full, {"type": "flush"}),
+    Cancel: (read_full, {"type": "cancel"}),
+    Synthesize: (read_research, {"type": "synthesize", "text": "Hi"}),
+    RawSpeak: (read_raw, {"type": "speak", "text": "Hi"}),
+    SpeechBody: (read_speech, {"input": "Hi"}),
+}
+
+
+@pytest.mark.parametrize("model", READERS)
+def test_an_explicit_null_is_the_same_as_leaving_a_field_out(model):
+    read, least = READERS[model]
+    plain = read(json.dumps(least))
+    optional = set(model.model_fields) - set(least)
+    for name in optional:
+        assert read(json.dumps(least | {name: None})) == plain, name
+    assert read(json.dumps(least | dict.fromkeys(optional))) == plain
+
+
+@pytest.mark.parametrize("read", [read_full, read_speech])
+def test_a_null_inside_an_object_is_left_out_too(read):
+    least = {"type": "speak", "text": "Hi", "input": "Hi"}
+    least.pop("input" if read is read_full else "type")
+    message = read(json.dumps(least | {"sampling": {"temperature": None, "top_k": 3}}))
+    assert (message.sampling.temperature, message.sampling.top_k) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("read", "message", "part"),
+    [
+        (read_full, {"type": "speak", "text": None}, "'speak' needs text: a string"),
+        (read_research, {"type": "synthesize", "text": None}, "'synthesize' needs text: a string"),
+        (read_speech, {"input": None}, "'speech' needs input: a string"),
+        (read_full, {"type": None}, "type null is not known"),
+        (read_full, {"type": "speak", "text": "Hi", "txt": None}, "txt is no field of 'speak'"),
+    ],
+)
+def test_a_null_in_the_place_of_what_is_required_or_unknown_is_still_a_fault(read, message, part):
+    _says(read, message, "INVALID_MESSAGE", part)
+
+
+@pytest.mark.parametrize("model", READERS)
+def test_a_byte_order_mark_before_a_message_is_dropped(model):
+    read, least = READERS[model]
+    assert read("\ufeff" + json.dumps(least)) == read(json.dumps(least))
+
+
+def test_a_byte_order_mark_anywhere_else_is_text():
+    assert read_full('{"type": "speak", "text": "\ufeff"}') == Speak(text="\ufeff")
+    _says(read_full, '\ufeff\ufeff{"type": "stop"}', "INVALID_MESSAGE", "not valid JSON")
+
+
+@pytest.mark.parametrize(
+    "given_clip",
+    [
+        "UklGRg==",
+        " UklG\r\nRg==\n",
+        "data:audio/wav;base64,UklGRg==",
+        "DATA:;base64,UklGRg==",
+        "data:audio/webm;codecs=opus;base64,UklGRg%3D%3D",
+    ],
+)
+def test_a_clip_is_base64_or_a_data_url(given_clip):
+    assert read_full(json.dumps({"type": "start", "voice_audio": given_clip})).voice_audio == "UklGRg=="
+    assert read_speech(json.dumps({"input": "Hi", "ref_audio": given_clip})).reference() == Start(
+        voice_audio="UklGRg=="
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1/a.wav",
+        "https://example.org/a.wav",
+        "file:///etc/passwd",
+        "s3://a/b",
+        "data:audio/wav,abc",
+        "C:\\a",
+    ],
+)
+def test_no_address_is_taken_for_a_clip(address):
+    for read, message, name in (
+        (read_full, {"type": "start"}, "voice_audio"),
+        (read_speech, {"input": "Hi"}, "ref_audio"),
+    ):
+        _says(read, message | {name: address}, "INVALID_MESSAGE", name, "data URL", "no other URL")
+
+
+def test_a_reference_in_the_fields_of_other_servers_is_a_voice_for_one_answer():
+    body = {"input": "Hi", "speaker": "austen", "task_type": "Base", "ref_audio": "UklGRg==", "ref_text": "Words."}
+    asked = read_speech(json.dumps(body))
+    assert asked.voice == "austen"
+    assert asked.reference() == Start(voice_audio="UklGRg==", voice_transcript="Words.")
+    alone = read_speech(json.dumps(body | {"x_vector_only_mode": True}))
+    assert alone.reference() == Start(voice_audio="UklGRg==")
+    assert read_speech('{"input": "Hi", "ref_text": "Words."}').reference() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("task_type", "VoiceDesign", '"Base" or "CustomVoice"'),
+        ("references", [{"audio_path": "a.wav", "text": "a"}], "ref_audio and ref_text"),
+        ("speaker_embedding", [0.5], "ref_audio"),
+        ("ref_text", "x" * 2001, "at most 2000"),
+        ("speaker", 5, "a voice's id"),
+    ],
+)
+def test_what_asks_for_a_voice_that_the_answer_would_not_have_is_refused(name, value, part):
+    _says(read_speech, {"input": "Hi", name: value}, "INVALID_MESSAGE", name, part)
+
+
+def test_a_format_is_named_in_any_case():
+    assert read_speech('{"input": "Hi", "response_format": "MP3"}').response_format == "mp3"

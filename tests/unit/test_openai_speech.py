@@ -2,21 +2,26 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
+from pathlib import Path
 
 import av
 import httpx
 import numpy as np
 import openai
 import pytest
+from clips import wav
 from test_web import KnownBackend, idle, served
 
-from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, SessionConfig
+from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, SessionConfig, VoicesConfig
 from serve_app.encoders import CONTENT_TYPES, encoder_for
 from serve_app.errors import TtsUnavailableError
 from serve_app.speech import SpeechEnd
+from serve_app.voices import OPENAI_VOICES
 
+REQUESTS = Path(__file__).parents[1] / "data" / "requests"
 TEXT = "Hello there."
 
 
@@ -104,7 +109,7 @@ async def test_events_carry_the_same_audio_and_an_end(http, backend, encoding):
     [
         ({"response_format": "ogg"}, 400, "UNSUPPORTED_ENCODING", "mp3, opus, aac, flac, wav, pcm"),
         ({"sample_rate": 44100}, 400, "UNSUPPORTED_ENCODING", "48000"),
-        ({"voice": "alloy"}, 404, "VOICE_NOT_FOUND", "makima"),
+        ({"voice": "nobody"}, 404, "VOICE_NOT_FOUND", "makima"),
         ({"voice": {"name": "x"}}, 400, "INVALID_MESSAGE", "voice must be"),
         ({"speed": 2}, 400, "INVALID_MESSAGE", "speed must be 1"),
         ({"input": ""}, 400, "TEXT_EMPTY", "5000"),
@@ -237,3 +242,99 @@ async def test_samples_are_exact_whatever_their_size(http, backend):
     backend.chunk_frames = 5
     answer = await speech(http, response_format="pcm")
     assert np.array_equal(np.frombuffer(answer.content, "<i2"), np.frombuffer(encoded(backend.pcm(TEXT), "pcm"), "<i2"))
+
+
+@pytest.mark.parametrize("voice", [*sorted(OPENAI_VOICES), "Nova", None, {"id": "alloy"}, {"id": None}])
+async def test_openais_own_voices_are_the_default_one_and_the_answer_says_which(http, backend, voice):
+    answer = await speech(http, voice=voice)
+    assert (answer.status_code, answer.headers["x-voice"]) == (200, "makima")
+    assert backend.requests[-1].voice == "makima"
+
+
+async def test_an_alias_and_another_case_are_the_voice_that_they_mean(backend):
+    backend.uploaded = ["nova", "austen"]
+    config = AppConfig(voices=VoicesConfig(default="makima", aliases={"Echo": "austen", "nova": "makima"}))
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
+        for given, voice in (("echo", "austen"), ("AUSTEN", "austen"), ("Nova", "nova"), ("sage", "makima")):
+            assert (await speech(http, voice=given)).headers["x-voice"] == voice
+            whole = await http.post("/api/tts", json={"text": TEXT, "voice": given})
+            assert (whole.status_code, whole.headers["x-voice"]) == (200, voice)
+        assert (await http.get("/v1/audio/voices")).json()["aliases"] == {"echo": "austen", "nova": "makima"}
+        assert (await http.get("/v1/audio/voices/ECHO")).json()["id"] == "austen"
+
+
+async def test_an_alias_of_no_voice_is_warned_of_once_and_is_not_found(backend, caplog):
+    config = AppConfig(voices=VoicesConfig(aliases={"echo": "gone"}))
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
+        for _ in range(2):
+            answer = await speech(http, voice="echo")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "VOICE_NOT_FOUND")
+    (warning,) = [record for record in caplog.records if "voices.aliases" in record.getMessage()]
+    assert "'gone'" in warning.getMessage()
+
+
+def clip(**changes):
+    return base64.b64encode(wav(**changes)).decode()
+
+
+async def test_a_reference_is_cloned_whatever_the_voice_says_and_nothing_of_it_is_kept(http, backend):
+    said = "Some words that may well be said in four seconds."
+    fields = {"ref_audio": f"data:audio/wav;base64,{clip()}", "ref_text": said, "task_type": "Base", "language": "en"}
+    answer = await speech(http, voice="nobody", **fields)
+    assert (answer.status_code, answer.headers["x-voice"]) == (200, "inline")
+    assert (backend.requests[-1].clip.transcript, backend.requests[-1].language) == (said, "english")
+    await speech(http, **fields, x_vector_only_mode=True)
+    assert backend.requests[-1].clip.transcript is None
+    await speech(http)
+    assert (backend.requests[-1].clip, backend.requests[-1].voice) == (None, "makima")
+
+
+@pytest.mark.parametrize(
+    ("reference", "status", "code", "part"),
+    [
+        ("http://127.0.0.1:1/a.wav", 400, "INVALID_MESSAGE", "data URL"),
+        ("file:///etc/passwd", 400, "INVALID_MESSAGE", "data URL"),
+        ("/etc/passwd", 400, "INVALID_MESSAGE", "base64"),
+        ("", 400, "INVALID_MESSAGE", "base64"),
+        (clip(seconds=1.0), 422, "VOICE_INVALID", "duration_s"),
+        (base64.b64encode(b"no audio").decode(), 422, "VOICE_INVALID", ""),
+    ],
+)
+async def test_a_reference_is_checked_as_that_of_a_session_is(http, backend, reference, status, code, part):
+    answer = await speech(http, ref_audio=reference)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert part in answer.json()["error"]["message"]
+    assert backend.requests == []
+
+
+async def test_references_are_given_back_when_their_answers_are_through(backend):
+    held = 300_000  # bytes; one of them has 4.5 s of 48,000
+    config = AppConfig(voices=VoicesConfig(max_inline_bytes=held))
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}", timeout=20) as http:
+        for _ in range(3):
+            assert (await speech(http, ref_audio=clip())).status_code == 200
+
+
+@pytest.mark.parametrize("file", sorted(REQUESTS.glob("*.json")), ids=lambda file: file.stem)
+async def test_a_recorded_request_of_a_shipped_client_is_answered(http, file):
+    recorded = json.loads(file.read_text())
+    answer = await http.post(recorded["path"], json=recorded["body"], headers=recorded["headers"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/mpeg")
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/json; charset=utf-8", "application/octet-stream"]
+)
+async def test_the_body_is_json_whatever_it_is_called(http, content_type):
+    headers = {} if content_type is None else {"content-type": content_type}
+    body = b'\xef\xbb\xbf{"input": "Hi", "speed": null, "response_format": null, "stream": true}'
+    assert (await http.post("/v1/audio/speech", content=body, headers=headers)).status_code == 200
+    research = b'\xef\xbb\xbf{"text": "Hi", "voice": null, "language": null, "stream": null}'
+    assert (await http.post("/api/tts", content=research, headers=headers)).status_code == 200
+
+
+async def test_a_compressed_body_is_refused_by_its_name(http):
+    content = gzip.compress(b'{"input": "Hi"}')
+    answer = await http.post("/v1/audio/speech", content=content, headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_MESSAGE")
+    assert "content-encoding 'gzip'" in answer.json()["error"]["message"]

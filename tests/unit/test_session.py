@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.audio import milliseconds
-from serve_app.config import SessionConfig
+from serve_app.config import SessionConfig, VoicesConfig
 from serve_app.errors import CapacityError, InvalidMessageError, RateLimitedError
 from serve_app.messages import (
     AudioMessage,
@@ -76,6 +76,7 @@ class Bench:
     errors_in_order: bool = False
     voices: dict = field(default_factory=lambda: dict(VOICES))
     now_s: float = 0.0
+    naming: VoicesConfig = field(default_factory=VoicesConfig)
     spend: object = field(default=lambda now_s: None)
 
     def __post_init__(self):
@@ -88,6 +89,7 @@ class Bench:
             new_seed=lambda: next(seeds),
             text=BarPipeline(),
             errors_in_order=self.errors_in_order,
+            naming=self.naming,
             spend=self.spend,
         )
         self.session = Session(setup, self.now_s)
@@ -187,7 +189,14 @@ def test_complete_says_what_was_spoken():
     bench.now_s = 2.0
     complete = only(bench.end("length").send(), Complete)[0]
     assert complete == Complete(
-        utterance_id="a", duration_ms=800, finish_reason="length", ttfa_ms=500, rtf=2.5, characters=6, seed=7
+        utterance_id="a",
+        duration_ms=800,
+        finish_reason="length",
+        ttfa_ms=500,
+        rtf=2.5,
+        characters=6,
+        seed=7,
+        voice="makima",
     )
 
 
@@ -878,3 +887,32 @@ def test_an_utterance_beyond_the_rate_is_refused_up_to_its_last_text_and_the_ses
     assert refusals[0].retry_after_ms == 700
     assert len(asked) == 2
     assert bench.session.close is None
+
+
+NAMED = VoicesConfig(default="makima", aliases={"nova": "new"})
+
+
+def test_a_voice_is_named_in_any_way_and_told_by_its_id():
+    bench = Bench(naming=NAMED).say(Start(voice="NOVA"), Speak(text="One.", voice="Alloy"), Speak(text="Two."))
+    bench.speak_all()
+    sent = bench.send()
+    assert only(sent, Ready)[0].voice == "new"
+    assert [complete.voice for complete in only(sent, Complete)] == ["makima", "new"]
+    assert [call.request.voice for call in bench.calls] == ["makima", "new"]
+
+
+def test_an_open_utterance_may_name_its_voice_in_another_way_but_not_another_voice():
+    bench = Bench(naming=NAMED).say(
+        Speak(text="One|", utterance_id="a", final=False, voice="nova"),
+        Speak(text="two|", utterance_id="a", final=False, voice="NEW"),
+    )
+    assert not only(bench.send(), ErrorMessage)
+    bench.say(Speak(text="three", utterance_id="a", voice="makima"))
+    assert only(bench.send(), ErrorMessage)[0].code == "INVALID_MESSAGE"
+
+
+def test_an_alias_of_no_voice_is_not_found_and_the_default_is_not_taken_for_it():
+    bench = Bench(naming=VoicesConfig(aliases={"nova": "nobody"})).say(Speak(text="Hi.", voice="nova"))
+    (error,) = only(bench.send(), ErrorMessage)
+    assert (error.code, "makima" in error.message) == ("VOICE_NOT_FOUND", True)
+    assert bench.calls == []

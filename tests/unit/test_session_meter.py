@@ -39,7 +39,9 @@ def audio(meter, now_s):
 
 
 def complete(meter, now_s=10.0, reason="eos"):
-    done = Complete(utterance_id="u", duration_ms=800, finish_reason=reason, ttfa_ms=1, rtf=0.25, characters=6, seed=1)
+    done = Complete(
+        utterance_id="u", duration_ms=800, finish_reason=reason, ttfa_ms=1, rtf=0.25, characters=6, seed=1, voice="v"
+    )
     meter.sent(Send(done, ends=1), ["{}"], now_s)
 
 

@@ -87,7 +87,9 @@ def config(tmp_path_factory):
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "a.wav").write_bytes(wav(hz=150.0))
-    return AppConfig(voices=VoicesConfig(path=str(path), default="austen", max_inline_bytes=1 << 20))
+    return AppConfig(
+        voices=VoicesConfig(path=str(path), default="austen", max_inline_bytes=1 << 20, aliases={"echo": "austen"})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,6 @@ async def test_what_a_telephone_records_is_taken_and_without_transcript_only_the
         ({"name": "a\nb"}, "name is wrong"),
         ({"id": "../../etc"}, "id is wrong"),
         ({"id": ".uploaded"}, "id is wrong"),
-        ({"language": "klingon"}, "language is wrong"),
         ({"transcript": "x" * 2001}, "transcript is wrong"),
         ({"path": "/etc/passwd"}, "'path' is no field"),
         ({"url": "http://127.0.0.1/"}, "'url' is no field"),
@@ -360,3 +361,29 @@ async def test_what_sessions_hold_is_bounded_and_given_back(host):
             if answer["type"] == "ready":
                 return
     pytest.fail("what the first sessions held was not given back")
+
+
+@pytest.mark.parametrize("language", ["English", "en", "EN_us"])
+async def test_the_forms_language_is_any_name_of_it(client, language):
+    answer = await add(client, language=language)
+    assert (answer.status_code, answer.json()["language"]) == (201, "english")
+
+
+async def test_the_forms_language_is_refused_by_its_own_code(client):
+    answer = await add(client, language="klingon")
+    assert (answer.status_code, answer.json()["code"]) == (400, "UNSUPPORTED_LANGUAGE")
+    assert "german" in answer.json()["message"]
+
+
+async def test_a_voice_is_shown_and_removed_by_its_name_and_never_removed_by_an_alias(client):
+    await add(client, name="Virginia Woolf")
+    assert (await client.get("/v1/audio/voices/VIRGINIA%20woolf")).json()["id"] == "virginia-woolf"
+    refused = await client.delete("/v1/audio/voices/alloy")
+    assert (refused.status_code, refused.json()["code"]) == (404, "VOICE_NOT_FOUND")
+    assert (await client.delete("/v1/audio/voices/virginia%20Woolf")).status_code == 204
+
+
+async def test_no_upload_changes_what_an_alias_means(client):
+    answer = await add(client, name="Echo")
+    assert (answer.status_code, answer.json()["code"]) == (409, "VOICE_CONFLICT")
+    assert (await client.get("/v1/audio/voices/echo")).json()["id"] == "austen"

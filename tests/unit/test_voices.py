@@ -1,14 +1,26 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from clips import wav
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.audio import speech_create_params
 
+from serve_app.config import VoicesConfig, folded
 from serve_app.errors import VoiceInvalidError
-from serve_app.voices import BoundedCache, VoicePrompt, read_reference, scan
+from serve_app.voices import (
+    OPENAI_VOICES,
+    BoundedCache,
+    VoiceManifest,
+    VoicePrompt,
+    VoiceStatus,
+    read_reference,
+    resolve_voice,
+    scan,
+)
 
 MANIFEST = {
     "name": "Test",
@@ -149,3 +161,66 @@ def test_the_bytes_never_pass_the_bound_and_are_counted_right(puts):
         assert kept.bytes <= 10
         assert (key in dropped) == (len(value) > 10)
         assert kept.bytes == sum(len(kept.get(key, float(now_s))) for key in kept)
+
+
+def listed(**names):
+    """Voices by id, with their display names; one whose name is None has no manifest that could be read."""
+    return {
+        voice: VoiceStatus(
+            voice, "ready", "", None if name is None else VoiceManifest.model_validate(MANIFEST | {"name": name})
+        )
+        for voice, name in names.items()
+    }
+
+
+KNOWN = listed(austen="Jane Austen", makima=None, zoe="Zoë", sage="The sage")
+NAMING = VoicesConfig(default="austen", aliases={"Nova": "makima", "echo": "nobody", "zoe": "makima"})
+
+
+@pytest.mark.parametrize(
+    ("name", "voice"),
+    [
+        ("austen", "austen"),
+        ("AUSTEN ", "austen"),
+        ("jane austen", "austen"),
+        ("Zoe\u0308", "zoe"),
+        ("zoe", "zoe"),  # an id comes before an alias
+        ("nova", "makima"),
+        ("NOVA", "makima"),
+        ("sage", "sage"),  # a voice of its own before OpenAI's
+        ("alloy", "austen"),
+        ("Shimmer", "austen"),
+        ("echo", None),  # an alias that means nothing is no default voice
+        ("nobody", None),
+        ("", None),
+    ],
+)
+def test_a_voice_is_meant_by_id_alias_display_name_or_a_name_of_openais(name, voice):
+    assert resolve_voice(name, KNOWN, NAMING) == voice
+
+
+def test_openais_built_in_voices_are_those_of_its_client():
+    literals = [each for each in get_args(speech_create_params.Voice) if get_args(each)]
+    assert {name for each in literals for name in get_args(each)} == OPENAI_VOICES
+
+
+def test_of_two_voices_with_one_name_the_first_that_can_be_spoken_with_is_meant():
+    known = listed(b="Twin", c="Twin") | {"a": VoiceStatus("a", "unavailable", "gone", listed(a="Twin")["a"].manifest)}
+    assert resolve_voice("twin", known, VoicesConfig()) == "b"
+
+
+def test_while_no_voices_are_known_an_alias_is_one_all_the_same():
+    assert [resolve_voice(name, {}, NAMING) for name in ("nova", "alloy", "austen")] == ["makima", "austen", None]
+
+
+@given(st.text(max_size=30), st.dictionaries(st.text(min_size=1, max_size=8).filter(str.strip), st.just("makima")))
+def test_whatever_is_named_is_a_known_voice_or_none_and_case_means_nothing(name, aliases):
+    naming = VoicesConfig(default="austen", aliases=aliases)
+    voice = resolve_voice(name, KNOWN, naming)
+    assert voice in (None, *KNOWN)
+    assert resolve_voice(folded(name), KNOWN, naming) == voice
+
+
+@pytest.mark.parametrize("language", ["en", "English", "en-GB"])
+def test_a_manifests_language_is_any_name_of_it(language):
+    assert VoiceManifest.model_validate(MANIFEST | {"language": language}).language == "english"

@@ -1,0 +1,80 @@
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from serve_app.config import Language
+from serve_app.languages import LANGUAGES, NamedLanguage, language_named
+
+CODES = {
+    "zh": "chinese",
+    "cmn": "chinese",
+    "en": "english",
+    "ja": "japanese",
+    "ko": "korean",
+    "de": "german",
+    "fr": "french",
+    "ru": "russian",
+    "pt": "portuguese",
+    "es": "spanish",
+    "it": "italian",
+}
+FIELD = TypeAdapter(NamedLanguage)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "language"),
+    [
+        *CODES.items(),
+        *((name, name) for name in LANGUAGES),
+        ("Auto", "auto"),
+        (" ENGLISH ", "english"),
+        ("en-US", "english"),
+        ("EN_us", "english"),
+        ("pt-BR", "portuguese"),
+        ("zh-Hans-CN", "chinese"),
+        ("zh_Hant_TW", "chinese"),
+        ("es-419", "spanish"),
+        ("de-1996", "german"),
+        ("ja-JP-u-ca-japanese", "japanese"),
+    ],
+)
+def test_a_language_is_meant_by_its_name_its_code_or_a_tag_of_it(given_name, language):
+    assert language_named(given_name) == FIELD.validate_python(given_name) == language
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", " ", "klingon", "latin", "nl", "nl-BE", "yue", "e", "en-", "-en", "en--US", "en US", "x-en", "englisch"],
+)
+def test_any_other_is_refused_with_those_that_are_served(wrong):
+    assert language_named(wrong) is None
+    with pytest.raises(ValidationError) as refused:
+        FIELD.validate_python(wrong)
+    (fault,) = refused.value.errors()
+    assert fault["type"] == "UNSUPPORTED_LANGUAGE"
+    assert all(language in fault["msg"] for language in LANGUAGES)
+
+
+@pytest.mark.parametrize("wrong", [5, True, ["en"], {"en": 1}])
+def test_what_is_no_text_is_no_language(wrong):
+    with pytest.raises(ValidationError):
+        FIELD.validate_python(wrong)
+
+
+def recased(text, upper):
+    return "".join(letter.upper() if up else letter.lower() for letter, up in zip(text, upper, strict=True))
+
+
+@given(st.data(), st.sampled_from(sorted(CODES)), st.lists(st.from_regex(r"\A[a-z0-9]{1,8}\Z"), max_size=4))
+def test_subtags_case_and_separators_change_nothing(data, code, subtags):
+    tag = code + "".join(data.draw(st.sampled_from("-_")) + subtag for subtag in subtags)
+    upper = data.draw(st.lists(st.booleans(), min_size=len(tag), max_size=len(tag)))
+    assert language_named(recased(tag, upper)) == CODES[code]
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_one_of_ours_or_none(text):
+    assert language_named(text) in (None, *get_args(Language))
