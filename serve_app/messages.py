@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
+from serve_app.characters import with_halves_kept
 from serve_app.config import SAMPLE_RATE_HZ, Language
 from serve_app.errors import (
     InvalidMessageError,
@@ -549,7 +550,7 @@ def _read(
 
 def _object(frame: str) -> JsonObject | Refusal:
     try:
-        fields = from_json(frame, allow_inf_nan=False)
+        fields = from_json(with_halves_kept(frame), allow_inf_nan=False)
     except ValueError as error:
         return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
     if not isinstance(fields, dict):

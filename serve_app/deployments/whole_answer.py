@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serve_app.audio import wav_file
+from serve_app.audio import SILENT_ANSWER_SAMPLES, wav_file
 from serve_app.deployments.answers import error_response
 from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
@@ -75,7 +75,7 @@ class WholeAnswer:
             return error_response(self.error)
         if self.pcm16 is None:
             return error_response(SynthesisError("the request broke off"))
-        return Response(wav_file(self.pcm16), media_type="audio/wav")
+        return Response(wav_file(self.pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES)), media_type="audio/wav")
 
 
 class WholeSpeech:

@@ -1,0 +1,249 @@
+"""Owns which runs of ``*``, ``_`` and ``~~`` and which brackets are marks; knows nothing of lines or of what they mark.
+
+The rules are CommonMark's (0.31, "Emphasis and strong emphasis"), decided as the text comes in. Where speech is better
+served by another rule, :func:`run_of` has it, and docs/chunking.md the list.
+"""
+
+import unicodedata
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from serve_app.quotations import is_wide
+from serve_app.tags import Pause
+
+PARTNER_CHARACTERS: Final = 160
+"""A mark whose partner has not come within this is text; what follows it is held back for so long."""
+
+_SENTENCE_MARKS = frozenset(".,:;!?…")
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Some equal marks in a row, such as ``**``.
+
+    Attributes:
+        mark: one of them.
+        length: how many are not part of a pair yet; that many are text in the end.
+        at: index of the run in everything read.
+        opens: it may begin an emphasis.
+        closes: it may end one.
+        in_word: letters or digits stand on both sides of it.
+        word_at: index behind the last white space before it.
+        waits: it is not decided yet.
+    """
+
+    mark: str
+    length: int
+    at: int
+    opens: bool
+    closes: bool
+    in_word: bool = False
+    word_at: int = 0
+    waits: bool = True
+    given: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.given = self.length
+
+    @property
+    def text(self) -> str:
+        """What is left of it as text."""
+        return self.mark * self.length
+
+
+@dataclass(slots=True, eq=False)
+class Bracket:
+    """A ``[`` or ``![`` that may begin a link's text.
+
+    Attributes:
+        text: the mark itself, until it is known to be one; then nothing.
+        at: its index in everything read.
+        glued: a letter, digit or closing bracket stands right before it, as where a list is indexed.
+        waits: it is not decided yet.
+    """
+
+    text: str
+    at: int
+    glued: bool
+    waits: bool = True
+
+
+def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str, str]) -> Run:
+    """What a run is by the characters before and behind it; an empty one is a line's edge.
+
+    Source: CommonMark 0.31, left- and right-flanking delimiter runs. Letters and punctuation of full width count as
+    https://github.com/tats-u/markdown-cjk-friendly has it, so that a mark next to them is one.
+    """
+    before, after = neighbours
+    left = not _is_white(after) and (not _is_narrow_punctuation(after) or _may_touch(before))
+    right = not _is_white(before) and (not _is_narrow_punctuation(before) or _may_touch(after))
+    if mark == "_":
+        opens = left and (not right or _is_edge(before))
+        closes = right and (not left or _is_edge(after))
+        return Run(mark, length, at, opens, closes)
+    if mark == "~":
+        return Run(mark, length, at, left and length == 2, right and length == 2)
+    if left and not right and length > 1 and before in _SENTENCE_MARKS and after.isalnum():
+        right = True  # **Note:**text, which writers take for bold
+    digits = before.isdigit() and after.isdigit()
+    in_word = _is_operand(before, ")]") and _is_operand(after, "([") and (before.isalnum() or after.isalnum())
+    in_word = in_word and not (before.isalpha() and after in "([")
+    return Run(mark, length, at, left and not in_word, right and not digits, in_word, word_at)
+
+
+def _is_white(character: str) -> bool:
+    return not character or character.isspace()
+
+
+def _is_punctuation(character: str) -> bool:
+    return bool(character) and unicodedata.category(character)[0] in "PS"
+
+
+def _is_narrow_punctuation(character: str) -> bool:
+    return _is_punctuation(character) and not is_wide(character)
+
+
+def _may_touch(character: str) -> bool:
+    return _is_white(character) or _is_edge(character)
+
+
+def _is_edge(character: str) -> bool:
+    return _is_punctuation(character) or (bool(character) and is_wide(character))
+
+
+def _is_operand(character: str, brackets: str) -> bool:
+    return bool(character) and ((character.isalnum() and not is_wide(character)) or character in brackets)
+
+
+def _are_partners(opener: Run, closer: Run) -> bool:
+    if opener.mark != closer.mark or not opener.opens or (closer.in_word and opener.at < closer.word_at):
+        return False
+    # The rule of 3: so that ``*a**b*`` has one pair, and not two halves of one.
+    both = opener.closes or closer.opens
+    return not (both and (opener.given + closer.given) % 3 == 0 and opener.given % 3)
+
+
+class Marks:
+    """Text with marks in it, in the order it was read, of which the front is decided.
+
+    A mark is decided when its partner came, when its paragraph ends, or when ``PARTNER_CHARACTERS`` have passed. Inside
+    a bracket that may begin a link a mark looks for a partner inside it alone until the bracket is decided.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[str | Pause | Run | Bracket] = deque()
+        self._waiting: list[Run | Bracket] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Some mark is not decided."""
+        return bool(self._waiting)
+
+    def add(self, piece: str | Pause) -> None:
+        """Append what is no mark."""
+        if piece:
+            self._pieces.append(piece)
+
+    def add_run(self, run: Run) -> None:
+        """Append a run, and pair it with those before it."""
+        self._forget(run.at)
+        self._pieces.append(run)
+        self._waiting.append(run)
+        self._close(len(self._waiting) - 1, self._bottom())
+
+    def add_bracket(self, bracket: Bracket) -> None:
+        """Append a bracket."""
+        self._forget(bracket.at)
+        self._pieces.append(bracket)
+        self._waiting.append(bracket)
+
+    def bracket(self, at: int) -> Bracket | None:
+        """The innermost bracket that may still be closed at an index."""
+        self._forget(at)
+        bottom = self._bottom()
+        bracket = self._waiting[bottom - 1] if bottom else None
+        return bracket if isinstance(bracket, Bracket) else None
+
+    def end_link(self, bracket: Bracket) -> None:
+        """The innermost bracket begins a link; links in links are none."""
+        self._decide(self._bottom() - 1, len(self._waiting))
+        if not bracket.text.startswith("!"):
+            for index in range(len(self._waiting) - 1, -1, -1):
+                outer = self._waiting[index]
+                if isinstance(outer, Bracket) and not outer.text.startswith("!"):
+                    self._decide(index, index + 1)
+        bracket.text = ""
+
+    def end_bracket(self) -> None:
+        """The innermost bracket is text."""
+        bottom = self._bottom()
+        self._decide(bottom - 1, bottom)
+        if self._bottom() == 0:
+            index = 0
+            while index < len(self._waiting):
+                index = self._close(index, 0)
+
+    def end_paragraph(self) -> None:
+        """What has found no partner is text."""
+        self._decide(0, len(self._waiting))
+
+    def take(self, at: int) -> list[str | Pause]:
+        """Return the front that is decided once everything before an index was read."""
+        self._forget(at)
+        taken: list[str | Pause] = []
+        while self._pieces:
+            piece = self._pieces[0]
+            if isinstance(piece, Run | Bracket):
+                if piece.waits:
+                    break
+                piece = piece.text
+            taken.append(piece)
+            self._pieces.popleft()
+        return taken
+
+    def _bottom(self) -> int:
+        """Index behind the innermost bracket among what waits; 0 without one."""
+        for index in range(len(self._waiting) - 1, -1, -1):
+            if isinstance(self._waiting[index], Bracket):
+                return index + 1
+        return 0
+
+    def _forget(self, at: int) -> None:
+        """Let go what has waited for too long at an index."""
+        expired = 0
+        while expired < len(self._waiting) and at - self._waiting[expired].at > PARTNER_CHARACTERS:
+            expired += 1
+        self._decide(0, expired)
+
+    def _decide(self, start: int, end: int) -> None:
+        for each in self._waiting[start:end]:
+            each.waits = False
+        del self._waiting[start:end]
+
+    def _close(self, index: int, bottom: int) -> int:
+        """Pair the run at an index with those before it, down to ``bottom``; return where the next one is."""
+        closer = self._waiting[index]
+        assert isinstance(closer, Run), "the caller passes no bracket"
+        while closer.closes and closer.length and (found := self._partner(closer, index, bottom)) is not None:
+            opener, opener_index = found
+            used = 2 if min(opener.length, closer.length) > 1 else 1
+            opener.length -= used
+            closer.length -= used
+            first = opener_index + (opener.length > 0)
+            opener.waits = opener.length > 0
+            self._decide(opener_index + 1, index)
+            if not opener.length:
+                del self._waiting[opener_index]
+            index = first
+        if closer.length and (closer.opens or (closer.closes and bottom)):
+            return index + 1
+        self._decide(index, index + 1)
+        return index
+
+    def _partner(self, closer: Run, index: int, bottom: int) -> tuple[Run, int] | None:
+        for at in range(index - 1, bottom - 1, -1):
+            opener = self._waiting[at]
+            if isinstance(opener, Run) and _are_partners(opener, closer):
+                return opener, at
+        return None
