@@ -1,4 +1,4 @@
-"""Owns what single characters are to a listener: invisible, silent, or read aloud; knows nothing of marks or sentences."""
+"""Owns what single characters are to a listener: invisible, silent, or read aloud; knows nothing of sentences."""
 
 import re
 import unicodedata

@@ -1,7 +1,8 @@
 """Owns what of Markdown, SSML and HTML is a mark in a text that is still growing; knows nothing of speech.
 
-Two layers: what stands at the start of a line (``_read_line_start``), and what stands within one (``_read_inline``). Which
-runs and brackets are marks is decided in :mod:`serve_app.emphasis`, which tags are known in :mod:`serve_app.tags`.
+Two layers: what stands at the start of a line (``_read_line_start``), and what stands within one (``_read_inline``).
+Which runs and brackets are marks is decided in :mod:`serve_app.emphasis`, which tags are known in
+:mod:`serve_app.tags`.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Final
 
 import regex
 
-from serve_app.emphasis import PARTNER_CHARACTERS, Bracket, Marks, Run, run_of
+from serve_app.emphasis import PARTNER_CHARACTERS, Bracket, Marks, run_of
 from serve_app.growing_text import NeedsMoreText, Rule
 from serve_app.quotations import is_wide
 from serve_app.tags import Pause, Tag, entity_at, reasoning_end, tag_at
@@ -25,7 +26,10 @@ _LONGEST_RUN: Final = 16
 _FENCE_INFO_CHARACTERS: Final = 100
 
 _INDENT = regex.compile(r"[ \t]+")
-_RULE = Rule(r"(?:-{3,200}|\*{3,200}|_{3,200}|={3,200})[ \t]{0,200}(?:\n|<end>)")
+_RULE = Rule(
+    r"(?:(?:-[ \t]{0,20}+){3,100}+|(?:\*[ \t]{0,20}+){3,100}+|(?:_[ \t]{0,20}+){3,100}+|={3,100}+[ \t]{0,200}+)"
+    r"(?:\n|<end>)"
+)
 _FENCE = Rule(
     rf"(?P<run>`{{3,200}}+)[^`\n]{{0,{_FENCE_INFO_CHARACTERS}}}(?:\n|<end>)"
     rf"|(?P<run>~{{3,200}}+)[^\n]{{0,{_FENCE_INFO_CHARACTERS}}}(?:\n|<end>)"
@@ -45,20 +49,24 @@ _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
 _PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
 _LETTER = regex.compile(r"[^\W\d_]")
 _RUN = {mark: Rule(rf"{regex.escape(mark)}{{1,{_LONGEST_RUN}}}+(?=[^{regex.escape(mark)}]|<end>)") for mark in "*_~`"}
-_IN_CODE = regex.compile(r"(?P<run>`+)|\n[ \t]*(?:\n|[-*+•][ \t]|#{1,6}[ \t\n]|\d{1,9}[.)][ \t]|[>|]|`{3}|~{3})")
+_IN_CODE = regex.compile(
+    r"(?P<run>`+)"
+    r"|\n[ \t]*(?:\n|[-*+•][ \t]|#{1,6}[ \t\n]|\d{1,9}[.)][ \t]|[>|]|`{3}|~{3}|(?:-{3,}|={3,}|_{3,}|\*{3,})[ \t]*\n)"
+)
 _ESCAPE = Rule(r"\\(?:(?P<kept>[!-/:-@\[-`{-~])|(?P<breaks>(?=\n))|(?=[\s\S]|<end>))")
 _IMAGE = Rule(r"!(?:\[|(?=[\s\S]|<end>))")
 _TARGET = Rule(
     rf"""\]\([ \t\n]{{0,20}}+
     (?: <(?P<target>(?:\\[^\n]|[^<>\n\\]){{0,{LINK_TARGET_CHARACTERS}}}+)>
-      | (?P<target>(?:\\[^\n]|[^\s()<>\\]){{0,{LINK_TARGET_CHARACTERS}}}+(?:\([^\s()<>]{{0,100}}+\)[^\s()<>]{{0,100}}+){{0,4}}+))
+      | (?P<target>(?:\\[^\n]|[^\s()<>\\]){{0,{LINK_TARGET_CHARACTERS}}}+
+                   (?:\([^\s()<>]{{0,100}}+\)[^\s()<>]{{0,100}}+){{0,4}}+) )
     (?:[ \t\n]{{1,20}}+(?:"[^"\n]{{0,200}}+"|'[^'\n]{{0,200}}+'|\([^()\n]{{0,200}}+\)))?
     [ \t\n]{{0,20}}+\)""",
     regex.VERBOSE,
 )
 _ADDRESS = regex.compile(r"\#|[A-Za-z][A-Za-z0-9+.-]{1,31}:|www\.|[^\s]*/")
 _AUTOLINK = Rule(
-    rf"<(?P<address>[A-Za-z][A-Za-z0-9+.-]{{1,31}}:[^\s<>]{{0,{LINK_TARGET_CHARACTERS}}}"
+    rf"<(?P<address>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{1,31}}:)(?!:)[^\s<>]{{0,{LINK_TARGET_CHARACTERS}}}"
     r"|[A-Za-z0-9_.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8})>"
 )
 _CELL_EDGE = Rule(
@@ -93,9 +101,9 @@ class _Fence:
 class MarkupReader:
     """Turns marked-up text into the words a reader would say, pushed in any pieces.
 
-    Headings, emphasis, bullets, quote marks, rules, fences and tags go; of a link or image its words stay; code stays as
-    it is; the cells of a table row are parted by commas; a ``<break>`` is a :class:`Pause`. What only looks like a mark
-    (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays. Holds back at most what its rules wait for.
+    Headings, emphasis, bullets, quote marks, rules, fences and tags go; of a link or image its words stay; code stays
+    as it is; the cells of a table row are parted by commas; a ``<break>`` is a :class:`Pause`. What only looks like a
+    mark (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays. Holds back at most what its rules wait for.
     """
 
     def __init__(self, marking: Marking) -> None:
@@ -110,7 +118,7 @@ class MarkupReader:
         self._letter_at = -1  # of a token with a letter, the last one that was looked at
         self._at_line_start = marking.markdown
         self._quoted = False  # this line began with a quote mark
-        self._was_quoted = False  # the line before it did
+        self._was_quoted = False  # a line of the same paragraph did
         self._after_bullet = False
         self._in_row = False
         self._in_heading = False
@@ -218,6 +226,7 @@ class MarkupReader:
             self._at = indent.end()
         elif mark == "\n":
             self._marks.end_paragraph()
+            self._quoted = self._was_quoted = False
             self._end_line()
         elif self._after_bullet and mark == "[":
             self._after_bullet = False
@@ -279,8 +288,10 @@ class MarkupReader:
     def _end_block(self, end: int, heard: str = "") -> None:
         """Go on at ``end``, in another paragraph than before."""
         self._marks.end_paragraph()
-        self._after_bullet = False
+        self._after_bullet = self._was_quoted = False
         self._pass(end, heard)
+        if self._before == "\n":
+            self._note_new_line()
 
     def _begin_line(self) -> None:
         self._at_line_start = self._after_bullet = False
@@ -290,18 +301,18 @@ class MarkupReader:
         """Pass a line feed."""
         if self._in_row or self._in_heading:
             self._marks.end_paragraph()
-        self._at_line_start = True
-        self._was_quoted, self._quoted = self._quoted, False
-        self._after_bullet = self._in_row = self._in_heading = False
         self._pass(self._at + 1, "\n")
+        self._note_new_line()
+
+    def _note_new_line(self) -> None:
+        self._at_line_start = True
+        self._was_quoted, self._quoted = self._was_quoted or self._quoted, False
+        self._after_bullet = self._in_row = self._in_heading = False
 
     # --- what stands within a line --------------------------------------------------------------
 
     def _read_inline(self, mark: str) -> None:
-        if self._in_row and mark in "| \t" and self._read_cell_edge():
-            return
-        if self._in_heading and mark in " \t" and (heading_end := self._match(_HEADING_END)):
-            self._pass(heading_end.end())
+        if mark in "| \t" and (self._in_row or self._in_heading) and self._read_edge():
             return
         if plain := self._plain.match(self._text, self._at):
             self._pass(plain.end(), plain.group())
@@ -331,6 +342,15 @@ class MarkupReader:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
 
+    def _read_edge(self) -> bool:
+        """Read the end of a cell or of a heading, if it is one; say whether it was."""
+        if self._in_row:
+            return self._read_cell_edge()
+        heading_end = self._match(_HEADING_END)
+        if heading_end is not None:
+            self._pass(heading_end.end())
+        return heading_end is not None
+
     def _read_cell_edge(self) -> bool:
         edge = self._match(_CELL_EDGE)
         if edge is None:
@@ -345,10 +365,14 @@ class MarkupReader:
     def _read_angle(self) -> None:
         if tag := self._tag():
             self._pass_tag(tag)
-        elif self._marking.markdown and not self._is_glued() and (link := self._match(_AUTOLINK)):
+        elif self._marking.markdown and (link := self._match(_AUTOLINK)) and self._is_address(link):
             self._pass(link.end(), link["address"])
         else:
             self._pass(self._at + 1, "<")
+
+    def _is_address(self, link: "regex.Match[str]") -> bool:
+        """Right behind a word, as in ``Map<key:value>``, only what can be nothing else."""
+        return not self._is_glued() or not link["scheme"] or "://" in link["address"]
 
     def _read_entity(self) -> None:
         entity = entity_at(self._text, self._at, final=self._final) if self._marking.tags else None
@@ -377,6 +401,9 @@ class MarkupReader:
         """The run of ``length`` backticks that ends the code begun before ``start``, in the same paragraph."""
         limit = start + CODE_CHARACTERS
         known = limit + 4 * _LONGEST_RUN
+        line_end = self._text.find("\n", start, known) if self._in_row or self._in_heading else -1
+        if line_end >= 0:
+            limit = known = line_end
         for found in _IN_CODE.finditer(self._text, start, known):
             if found["run"] is None or found.start() >= limit:
                 return None
@@ -417,7 +444,7 @@ class MarkupReader:
 
     def _is_link(self, bracket: Bracket, target: str) -> bool:
         """A link has words and a target; a list that is indexed and called has neither."""
-        has_words = self._letter_at > bracket.at
+        has_words = self._letter_at > bracket.at or bracket.text.startswith("!")
         return (has_words and not bracket.glued) or _ADDRESS.match(target) is not None
 
     def _read_run(self, mark: str) -> None:

@@ -68,21 +68,21 @@ class Cleaner:
             words.clear()
         return [each for each in (*heard, "".join(words)) if each]
 
-    def _spoken(self, token: str) -> str:
-        """What is heard of a line feed, of other white space, of a silent character or of some others in a row."""
-        if token == "\n":
+    def _spoken(self, run: str) -> str:
+        """What is heard of a line feed, of other white space, of a silent character or of others in a row."""
+        if run == "\n":
             return self._line_feed()
-        if token.isspace():
+        if run.isspace():
             self._gap = " "
             return ""
-        if token == ZERO_WIDTH_JOINER and not (self._ends_in_symbol and not self._gap):
+        if run == ZERO_WIDTH_JOINER and not (self._ends_in_symbol and not self._gap):
             return ""
-        is_silent = _SILENT.match(token) is not None
+        is_silent = _SILENT.match(run) is not None
         if is_silent and self._drops_emoji:
             self._gap, self._dropped = " ", True
             return ""
         self._ends_in_symbol = is_silent
-        return self._after_gap(token[0]) + token
+        return self._after_gap(run[0]) + run
 
     def _line_feed(self) -> str:
         self._gap = ""

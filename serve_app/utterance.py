@@ -204,7 +204,7 @@ class Utterance:
 
     @property
     def blank(self) -> bool:
-        """All text it was given so far is white space. One with text that has nothing to pronounce is not: it ends after 0 ms."""
+        """All text it was given so far is white space; text that has nothing to pronounce is more than that."""
         return self._blank
 
     @property
