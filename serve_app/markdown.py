@@ -26,10 +26,7 @@ _LONGEST_RUN: Final = 16
 _FENCE_INFO_CHARACTERS: Final = 100
 
 _INDENT = regex.compile(r"[ \t]+")
-_RULE = Rule(
-    r"(?:(?:-[ \t]{0,20}+){3,100}+|(?:\*[ \t]{0,20}+){3,100}+|(?:_[ \t]{0,20}+){3,100}+|={3,100}+[ \t]{0,200}+)"
-    r"(?:\n|<end>)"
-)
+_RULE = Rule(r"(?:={3,200}|(?P<mark>[-*_])(?:(?P=mark){2,200}|(?:[ \t]{0,4}(?P=mark)){2,12}))[ \t]{0,200}(?:\n|<end>)")
 _FENCE = Rule(
     rf"(?P<run>`{{3,200}}+)[^`\n]{{0,{_FENCE_INFO_CHARACTERS}}}(?:\n|<end>)"
     rf"|(?P<run>~{{3,200}}+)[^\n]{{0,{_FENCE_INFO_CHARACTERS}}}(?:\n|<end>)"

@@ -94,7 +94,7 @@ documents = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 
 
 @given(document=documents)
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 def test_what_is_spoken_is_what_commonmark_shows(document):
     assume(not SKIPPED.search(document))
     assert words(spoken(document)) == words(rendered(ORACLE.parse(document)))
