@@ -15,6 +15,7 @@ from serve_app.tags import Pause
 PARTNER_CHARACTERS: Final = 160
 """A mark whose partner has not come within this is text; what follows it is held back for so long."""
 
+_PAIRS = frozenset({"()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "「」", "//"})
 _SENTENCE_MARKS = frozenset(".,:;!?…")
 
 
@@ -78,6 +79,8 @@ def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str,
     before, after = neighbours
     left = not _is_white(after) and (not _is_narrow_punctuation(after) or _may_touch(before))
     right = not _is_white(before) and (not _is_narrow_punctuation(before) or _may_touch(after))
+    if mark != "~" and before + after in _PAIRS:
+        left = right = False  # COUNT(*)
     if mark == "_":
         opens = left and (not right or _is_edge(before))
         closes = right and (not left or _is_edge(after))
@@ -86,9 +89,12 @@ def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str,
         return Run(mark, length, at, left and length == 2, right and length == 2)
     if left and not right and length > 1 and before in _SENTENCE_MARKS and after.isalnum():
         right = True  # **Note:**text, which writers take for bold
+    if length == 1:  # src/*.py, /* … */
+        left, right = left and after not in "./", right and before != "/"
     digits = before.isdigit() and after.isdigit()
-    in_word = _is_operand(before, ")]") and _is_operand(after, "([") and (before.isalnum() or after.isalnum())
-    in_word = in_word and not (before.isalpha() and after in "([")
+    in_word = (
+        _is_operand(before, ")]}") and _is_operand(after, "([{") and not (before.isalpha() and not after.isalnum())
+    )
     return Run(mark, length, at, left and not in_word, right and not digits, in_word, word_at)
 
 
@@ -117,7 +123,9 @@ def _is_operand(character: str, brackets: str) -> bool:
 
 
 def _are_partners(opener: Run, closer: Run) -> bool:
-    if opener.mark != closer.mark or not opener.opens or (closer.in_word and opener.at < closer.word_at):
+    if opener.mark != closer.mark or not opener.opens:
+        return False
+    if closer.in_word and (opener.at < closer.word_at or opener.given != closer.given):
         return False
     # The rule of 3: so that ``*a**b*`` has one pair, and not two halves of one.
     both = opener.closes or closer.opens
@@ -128,7 +136,7 @@ class Marks:
     """Text with marks in it, in the order it was read, of which the front is decided.
 
     A mark is decided when its partner came, when its paragraph ends, or when ``PARTNER_CHARACTERS`` have passed. Inside
-    a bracket that may begin a link a mark looks for a partner inside it alone until the bracket is decided.
+    a bracket that may begin a link a mark finds no partner before it until the bracket is decided.
     """
 
     def __init__(self) -> None:
@@ -180,12 +188,16 @@ class Marks:
         bottom = self._bottom()
         self._decide(bottom - 1, bottom)
         if self._bottom() == 0:
-            index = 0
-            while index < len(self._waiting):
-                index = self._close(index, 0)
+            self._close_all()
 
-    def end_paragraph(self) -> None:
-        """What has found no partner is text."""
+    def end_paragraph(self, at: int) -> None:
+        """Brackets, and runs that have found no partner before an index, are text."""
+        if not self._waiting:
+            return
+        self._forget(at)
+        while bottom := self._bottom():
+            self._decide(bottom - 1, bottom)
+        self._close_all()
         self._decide(0, len(self._waiting))
 
     def take(self, at: int) -> list[str | Pause]:
@@ -220,6 +232,12 @@ class Marks:
         for each in self._waiting[start:end]:
             each.waits = False
         del self._waiting[start:end]
+
+    def _close_all(self) -> None:
+        """Pair what could not be paired while a bracket was open."""
+        index = 0
+        while index < len(self._waiting):
+            index = self._close(index, 0)
 
     def _close(self, index: int, bottom: int) -> int:
         """Pair the run at an index with those before it, down to ``bottom``; return where the next one is."""

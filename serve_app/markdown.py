@@ -142,7 +142,7 @@ class MarkupReader:
         except NeedsMoreText:
             pass
         if final:
-            self._marks.end_paragraph()
+            self._marks.end_paragraph(self._base + self._at)
         self._base += self._at
         self._text, self._at = self._text[self._at :], 0
         return self._marks.take(self._base)
@@ -183,7 +183,7 @@ class MarkupReader:
 
     def _pass_tag(self, tag: Tag) -> None:
         if tag.heard == "\n\n":
-            self._marks.end_paragraph()
+            self._marks.end_paragraph(self._base + self._at)
         self._reasoning = "" if tag.closes else tag.reasoning
         self._pass(tag.end, tag.heard)
 
@@ -222,7 +222,7 @@ class MarkupReader:
             assert indent is not None, "it begins with white space"
             self._at = indent.end()
         elif mark == "\n":
-            self._marks.end_paragraph()
+            self._marks.end_paragraph(self._base + self._at)
             self._quoted = self._was_quoted = False
             self._end_line()
         elif self._after_bullet and mark == "[":
@@ -251,7 +251,7 @@ class MarkupReader:
         """Read what begins a block, if it does; say whether it did."""
         if mark == ">":
             if not self._was_quoted and not self._quoted:
-                self._marks.end_paragraph()
+                self._marks.end_paragraph(self._base + self._at)
             self._quoted = True
             self._at += 1
         elif mark in "-*_=" and (rule := self._match(_RULE)):
@@ -270,7 +270,7 @@ class MarkupReader:
             self._after_bullet = True
         else:
             if mark.isdecimal() and self._match(_NUMBERED):
-                self._marks.end_paragraph()
+                self._marks.end_paragraph(self._base + self._at)
             return False
         return True
 
@@ -284,7 +284,7 @@ class MarkupReader:
 
     def _end_block(self, end: int, heard: str = "") -> None:
         """Go on at ``end``, in another paragraph than before."""
-        self._marks.end_paragraph()
+        self._marks.end_paragraph(self._base + self._at)
         self._after_bullet = self._was_quoted = False
         self._pass(end, heard)
         if self._before == "\n":
@@ -297,7 +297,7 @@ class MarkupReader:
     def _end_line(self) -> None:
         """Pass a line feed."""
         if self._in_row or self._in_heading:
-            self._marks.end_paragraph()
+            self._marks.end_paragraph(self._base + self._at)
         self._pass(self._at + 1, "\n")
         self._note_new_line()
 
@@ -355,7 +355,7 @@ class MarkupReader:
         if edge["last"] is None and edge["inner"] is None:
             self._pass(edge.end(), " ")
             return True
-        self._marks.end_paragraph()
+        self._marks.end_paragraph(self._base + self._at)
         self._pass(edge.end(), ", " if edge["last"] is None else "")
         return True
 

@@ -21,6 +21,11 @@ DIFFERENCES = {
         "Pass *names and **options; 2**10 is 1024.",
         "Pass *names and **options; 2**10 is 1024.",
     ),
+    "a mark alone in brackets or quotes, and one of a path, is no emphasis": (
+        r"""\([*_]+\)|"[*_]+"|'[*_]+'|<[*_]+>|/\*|\*/|\*\.""",
+        'COUNT(*), SUM(*) of "_" and "_", src/*.py, lib/*/x/*.py',
+        'COUNT(*), SUM(*) of "_" and "_", src/*.py, lib/*/x/*.py',
+    ),
     "a bold label needs no space behind it": (r"[.,:;!?…]\*\*+\w", "**Note:**read it", "Note:read it"),
     "marks next to characters and punctuation of full width are marks": (
         rf"{WIDE}[*_~]|[*_~]{WIDE}",
@@ -29,11 +34,7 @@ DIFFERENCES = {
     ),
     "what is indexed and called is no link": (r"[\w)\]]\[", "row[2](x) = 7", "row[2](x) = 7"),
     "a link without words needs an address": (r"\[(?:[^\]\w]|[\d_])*\]\(", "[2](x) = 7", "[2](x) = 7"),
-    "a mark within brackets looks for its partner there first": (
-        r"[*_~][\s\S]*\[[^\]]*[*_~]|!\[[^\]]*[*_~]",
-        "*a [b* c",
-        "*a [b* c",
-    ),
+    "an image's description is read with the text around it": (r"!\[[^\]]*[*_~]", "![**a__*](u)", "**a__*"),
     "what is indented by four is text": (r"(?m)^[ >]*(?:    |\t)", "    *a*", "a"),
     "the number of a list's item is spoken": (r"(?m)^[ >*+•-]*\d+[.)](?:\s|$)", "1. one", "1. one"),
     "a backslash at a line's end is a line break": (r"\\\n|\\\Z", "a\\\n\nb", "a b"),
@@ -94,7 +95,12 @@ documents = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 
 
 @given(document=documents)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    max_examples=400,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
 def test_what_is_spoken_is_what_commonmark_shows(document):
     assume(not SKIPPED.search(document))
     assert words(spoken(document)) == words(rendered(ORACLE.parse(document)))
