@@ -29,7 +29,7 @@ class Run:
         at: index of the run in everything read.
         opens: it may begin an emphasis.
         closes: it may end one.
-        in_word: letters or digits stand on both sides of it.
+        in_word: what stands on both sides of it would be multiplied by a star.
         word_at: index behind the last white space before it.
         waits: it is not decided yet.
     """
@@ -79,23 +79,27 @@ def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str,
     before, after = neighbours
     left = not _is_white(after) and (not _is_narrow_punctuation(after) or _may_touch(before))
     right = not _is_white(before) and (not _is_narrow_punctuation(before) or _may_touch(after))
-    if mark != "~" and before + after in _PAIRS:
-        left = right = False  # COUNT(*)
-    if mark == "_":
-        opens = left and (not right or _is_edge(before))
-        closes = right and (not left or _is_edge(after))
-        return Run(mark, length, at, opens, closes)
     if mark == "~":
         return Run(mark, length, at, left and length == 2, right and length == 2)
-    if left and not right and length > 1 and before in _SENTENCE_MARKS and after.isalnum():
-        right = True  # **Note:**text, which writers take for bold
+    if before + after in _PAIRS:  # COUNT(*)
+        return Run(mark, length, at, opens=False, closes=False)
+    if mark == "_":
+        opens = left and (not right or _is_edge(before))
+        return Run(mark, length, at, opens, closes=right and (not left or _is_edge(after)))
     if length == 1:  # src/*.py, /* … */
         left, right = left and after not in "./", right and before != "/"
-    digits = before.isdigit() and after.isdigit()
-    in_word = (
-        _is_operand(before, ")]}") and _is_operand(after, "([{") and not (before.isalpha() and not after.isalnum())
-    )
-    return Run(mark, length, at, left and not in_word, right and not digits, in_word, word_at)
+    elif left and before in _SENTENCE_MARKS and after.isalnum():  # **Note:**text
+        right = True
+    in_word = _is_operator(before, after)
+    right = right and not (before.isdigit() and after.isdigit())
+    return Run(mark, length, at, left and not in_word, right, in_word, word_at)
+
+
+def _is_operator(before: str, after: str) -> bool:
+    """Say whether a star between two characters multiplies them: letters, digits or brackets of half width."""
+    if before.isalpha() and not after.isalnum():
+        return False  # **bold**(er)
+    return _is_operand(before, ")]}") and _is_operand(after, "([{")
 
 
 def _is_white(character: str) -> bool:
