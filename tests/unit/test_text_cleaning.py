@@ -16,10 +16,13 @@ PIECES = (
     "- ", "---", "* ", "> ", "|", "|--|", "| a ", "[", "]", "](", ")", "[x](y)", "![x](y)", "[ ] ", "(", '"t"', "<",
     ">", "\\", "!", ".", ",", "=", "===", "1. ", "a", "b1", "word", "重点", "é", "😀", "👩\u200d👧", "1️⃣", "→",
     "\u200b", "\u200d", "\ufeff", "\x00", "\ud83d", "http://x.y/z_(w)", "x" * 60,
+    "<think>", "</think>", "<break/>", "<b>", "</b>", "&amp;", "&lt;", "\ude00", "2**3",
 )  # fmt: skip
 
 texts = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=50).map("".join))
-cleanings = st.builds(TextCleaning, markdown=st.booleans(), emoji=st.sampled_from(["drop", "keep"]))
+cleanings = st.builds(
+    TextCleaning, st.booleans(), st.sampled_from(["drop", "keep"]), st.booleans(), st.sampled_from(["drop", "keep"])
+)
 
 
 def cleaned(pushes: list[str], cleaning: TextCleaning | None = None) -> str:
@@ -47,7 +50,7 @@ def test_any_split_gives_the_text_of_the_whole(pushes, cleaning):
 @given(text=texts)
 @settings(max_examples=200, deadline=None)
 def test_white_space_is_collapsed_and_nothing_invisible_is_left(text):
-    result = cleaned([text], TextCleaning(markdown=False))
+    result = cleaned([text], TextCleaning(markdown=False, tags=False, reasoning="keep"))
     assert "  " not in result
     assert "\n\n\n" not in result
     assert result == result.lstrip()
