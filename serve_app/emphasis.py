@@ -15,6 +15,9 @@ from serve_app.tags import Pause
 PARTNER_CHARACTERS: Final = 160
 """A mark whose partner has not come within this is text; what follows it is held back for so long."""
 
+LEAD_CHARACTERS: Final = 40
+"""A mark that begins a paragraph is not waited for any longer: it is one, and so is its partner, wherever it comes."""
+
 _PAIRS = frozenset({"()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "「」", "//"})
 _SENTENCE_MARKS = frozenset(".,:;!?…")
 
@@ -31,7 +34,9 @@ class Run:
         closes: it may end one.
         in_word: what stands on both sides of it would be multiplied by a star.
         word_at: index behind the last white space before it.
+        leads: it begins a paragraph and a word.
         waits: it is not decided yet.
+        is_mark: it was decided to be one before its partner came.
     """
 
     mark: str
@@ -41,7 +46,9 @@ class Run:
     closes: bool
     in_word: bool = False
     word_at: int = 0
+    leads: bool = False
     waits: bool = True
+    is_mark: bool = False
     given: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +57,7 @@ class Run:
     @property
     def text(self) -> str:
         """What is left of it as text."""
-        return self.mark * self.length
+        return "" if self.is_mark else self.mark * self.length
 
 
 @dataclass(slots=True, eq=False)
@@ -139,8 +146,9 @@ def _are_partners(opener: Run, closer: Run) -> bool:
 class Marks:
     """Text with marks in it, in the order it was read, of which the front is decided.
 
-    A mark is decided when its partner came, when its paragraph ends, or when ``PARTNER_CHARACTERS`` have passed. Inside
-    a bracket that may begin a link a mark finds no partner before it until the bracket is decided.
+    A mark is decided when its partner came, when its paragraph ends, or when ``PARTNER_CHARACTERS`` have passed, the
+    first of a paragraph after ``LEAD_CHARACTERS``, so that speech that begins with one need not wait. Inside
+    a bracket that may begin a link nothing is paired until the bracket is decided.
     """
 
     def __init__(self) -> None:
@@ -158,11 +166,13 @@ class Marks:
             self._pieces.append(piece)
 
     def add_run(self, run: Run) -> None:
-        """Append a run, and pair it with those before it."""
+        """Append a run, and pair it with those before it unless a bracket is open."""
         self._forget(run.at)
+        run.leads = run.leads and run.opens and not self._waiting
         self._pieces.append(run)
         self._waiting.append(run)
-        self._close(len(self._waiting) - 1, self._bottom())
+        if not self._bottom():
+            self._close(len(self._waiting) - 1, 0)
 
     def add_bracket(self, bracket: Bracket) -> None:
         """Append a bracket."""
@@ -179,7 +189,9 @@ class Marks:
 
     def end_link(self, bracket: Bracket) -> None:
         """The innermost bracket begins a link; links in links are none."""
-        self._decide(self._bottom() - 1, len(self._waiting))
+        bottom = self._bottom()
+        self._close_from(bottom)
+        self._decide(bottom - 1, len(self._waiting))
         if not bracket.text.startswith("!"):
             for index in range(len(self._waiting) - 1, -1, -1):
                 outer = self._waiting[index]
@@ -191,8 +203,8 @@ class Marks:
         """The innermost bracket is text."""
         bottom = self._bottom()
         self._decide(bottom - 1, bottom)
-        if self._bottom() == 0:
-            self._close_all()
+        if not self._bottom():
+            self._close_from(0)
 
     def end_paragraph(self, at: int) -> None:
         """Brackets, and runs that have found no partner before an index, are text."""
@@ -201,7 +213,7 @@ class Marks:
         self._forget(at)
         while bottom := self._bottom():
             self._decide(bottom - 1, bottom)
-        self._close_all()
+        self._close_from(0)
         self._decide(0, len(self._waiting))
 
     def take(self, at: int) -> list[str | Pause]:
@@ -227,21 +239,32 @@ class Marks:
 
     def _forget(self, at: int) -> None:
         """Let go what has waited for too long at an index."""
-        expired = 0
-        while expired < len(self._waiting) and at - self._waiting[expired].at > PARTNER_CHARACTERS:
-            expired += 1
-        self._decide(0, expired)
+        first = self._waiting[0] if self._waiting else None
+        if isinstance(first, Run) and first.leads and at - first.at > LEAD_CHARACTERS:
+            first.waits, first.is_mark = False, True
+        while (oldest := self._oldest_undecided()) is not None:
+            if at - self._waiting[oldest].at <= PARTNER_CHARACTERS:
+                break
+            was_bracket = isinstance(self._waiting[oldest], Bracket)
+            self._decide(oldest, oldest + 1)
+            if was_bracket and not self._bottom():
+                self._close_from(0)
+
+    def _oldest_undecided(self) -> int | None:
+        """Index among what waits; a run that is a mark already stands before it."""
+        index = int(bool(self._waiting) and not self._waiting[0].waits)
+        return index if index < len(self._waiting) else None
 
     def _decide(self, start: int, end: int) -> None:
         for each in self._waiting[start:end]:
             each.waits = False
         del self._waiting[start:end]
 
-    def _close_all(self) -> None:
-        """Pair what could not be paired while a bracket was open."""
-        index = 0
+    def _close_from(self, bottom: int) -> None:
+        """Pair the runs from an index on, with each other alone: what could not be done while a bracket was open."""
+        index = bottom
         while index < len(self._waiting):
-            index = self._close(index, 0)
+            index = self._close(index, bottom)
 
     def _close(self, index: int, bottom: int) -> int:
         """Pair the run at an index with those before it, down to ``bottom``; return where the next one is."""
@@ -253,12 +276,12 @@ class Marks:
             opener.length -= used
             closer.length -= used
             first = opener_index + (opener.length > 0)
-            opener.waits = opener.length > 0
+            opener.waits = opener.length > 0 and not opener.is_mark
             self._decide(opener_index + 1, index)
             if not opener.length:
                 del self._waiting[opener_index]
             index = first
-        if closer.length and (closer.opens or (closer.closes and bottom)):
+        if closer.length and closer.opens:
             return index + 1
         self._decide(index, index + 1)
         return index

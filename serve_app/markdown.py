@@ -449,6 +449,9 @@ class MarkupReader:
         if run is None:
             self._pass(self._at + _LONGEST_RUN, mark * _LONGEST_RUN)
             return
-        neighbours = (self._before, self._text[run.end() : run.end() + 1])
-        self._marks.add_run(run_of(mark, len(run.group()), self._base + self._at, self._word_at, neighbours))
+        after = self._text[run.end() : run.end() + 1]
+        length, at = len(run.group()), self._base + self._at
+        found = run_of(mark, length, at, self._word_at, (self._before, after))
+        found.leads = not self._before and after.isalpha() and mark != "~"
+        self._marks.add_run(found)
         self._pass(run.end())

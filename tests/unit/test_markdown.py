@@ -35,6 +35,11 @@ DIFFERENCES = {
     "what is indexed and called is no link": (r"[\w)\]]\[", "row[2](x) = 7", "row[2](x) = 7"),
     "a link without words needs an address": (r"\[(?:[^\]\w]|[\d_])*\]\(", "[2](x) = 7", "[2](x) = 7"),
     "an image's description is read with the text around it": (r"!\[[^\]]*[*_~]", "![**a__*](u)", "**a__*"),
+    "a mark that begins a paragraph is not waited for": (
+        r"(?m)^[ >#*+•-]*(?:\*|_)+[^\W\d_][\s\S]{36}",
+        "*Prices of all rooms are those of the season and exclude taxes.",
+        "Prices of all rooms are those of the season and exclude taxes.",
+    ),
     "what is indented by four is text": (r"(?m)^[ >]*(?:    |\t)", "    *a*", "a"),
     "the number of a list's item is spoken": (r"(?m)^[ >*+•-]*\d+[.)](?:\s|$)", "1. one", "1. one"),
     "a backslash at a line's end is a line break": (r"\\\n|\\\Z", "a\\\n\nb", "a b"),
@@ -104,6 +109,15 @@ documents = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 def test_what_is_spoken_is_what_commonmark_shows(document):
     assume(not SKIPPED.search(document))
     assert words(spoken(document)) == words(rendered(ORACLE.parse(document)))
+
+
+def test_emphasis_that_begins_a_paragraph_may_be_long_and_holds_nothing_back():
+    told = "She looks at the window. " * 20
+    assert spoken(f"*{told.strip()}* **Then** she goes, 2*3 times.") == f"{told}Then she goes, 2*3 times."
+    cleaner = Cleaner(TextCleaning())
+    assert cleaner.push(f"*{told[:39]}") == []
+    assert cleaner.push(told[39:60]) == [told[:60].rstrip()]
+    assert spoken(f"Well. *{told.strip()}*").count("*") == 2
 
 
 @pytest.mark.parametrize(("_pattern", "example", "heard"), DIFFERENCES.values(), ids=list(DIFFERENCES))
