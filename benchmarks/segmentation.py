@@ -19,6 +19,7 @@ from pathlib import Path
 
 from serve_app.chunker import Chunker, ChunkLimits
 from serve_app.sentences import sentences
+from serve_app.utterance import TextPipeline
 
 TEST_SETS = Path(__file__).parent.parent / "tests" / "data" / "segmentation"
 CODES = {
@@ -160,6 +161,13 @@ def print_cost() -> None:
             chunker.push(character)
         chunker.flush()
         print(f"{length} characters pushed one by one: {time.perf_counter() - begun_s:.3f} s")
+    for step in (1, 4, length):
+        cleaned = TextPipeline().open("english")
+        begun_s = time.perf_counter()
+        for at in range(0, length, step):
+            cleaned.push(text[at : at + step])
+        cleaned.flush()
+        print(f"{length} characters cleaned and cut, {step} at a time: {time.perf_counter() - begun_s:.3f} s")
     for name, segmenter in installed_segmenters().items():
         segmenter("Warm up.", "english")
         begun_s = time.perf_counter()

@@ -15,6 +15,9 @@ from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME
 
 assert round(FRAME_S * SAMPLE_RATE_HZ) == SAMPLES_PER_FRAME
 
+SILENT_ANSWER_SAMPLES = SAMPLE_RATE_HZ // 10
+"""Silence in an answer over HTTP whose text has nothing to pronounce: many a player takes no audio for a fault."""
+
 
 def milliseconds(samples: int) -> int:
     """Whole milliseconds from the start to the ``samples``-th sample at 24 kHz, rounded down."""

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Final
 
 from serve_app.abbreviations import CONJUNCTIONS
+from serve_app.characters import is_pronounceable
 from serve_app.quotations import is_wide
 from serve_app.sentences import Boundary, Kind, SentenceScanner
 
@@ -53,7 +54,8 @@ class Chunker:
     """Cuts one utterance's text, pushed in any pieces, into text chunks.
 
     Any way to split a text into pushes, with one flush at the end, gives the same chunks. Joined, they are
-    the text but for white space. Keeps at most about ``max_characters`` of text.
+    the text but for white space and for what has nothing to pronounce and no neighbour in its chunk: ``…`` in a
+    paragraph of its own. Keeps at most about ``max_characters`` of text.
     """
 
     def __init__(self, language: str, limits: ChunkLimits) -> None:
@@ -152,7 +154,8 @@ class Chunker:
         return min(self._limits.first_characters * self._emitted, self._limits.budget_characters // 2)
 
     def _emit(self, end: int, chunks: list[str]) -> None:
-        if text := self._text_until(end):
+        text = self._text_until(end)
+        if is_pronounceable(text):
             chunks.append(text)
             self._emitted += 1
         self._start = max(end, self._start)

@@ -148,7 +148,15 @@ class TextConfig(Settings):
     emoji: Literal["drop", "keep"] = Field(
         default="drop", description="`drop` also takes pictures and symbols that no one says: arrows, boxes, stars."
     )
-
+    tags: bool = Field(
+        default=True,
+        description="Known tags of SSML and HTML are taken away, `<break>` is silence, and HTML's entities become their"
+        " characters.",
+    )
+    reasoning: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="`drop` takes a language model's reasoning away, `<think>…</think>` with everything in it.",
+    )
     normalize: bool = Field(
         default=False,
         description="Numbers, dates, times and amounts are put into words before the model sees them, for clients that"

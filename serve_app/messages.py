@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
+from serve_app.characters import with_halves_kept
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import (
     InvalidMessageError,
@@ -607,7 +608,7 @@ def _read(
 
 def _object(frame: str) -> JsonObject | Refusal:
     try:
-        fields = from_json(frame.removeprefix(BYTE_ORDER_MARK), allow_inf_nan=False)
+        fields = from_json(with_halves_kept(frame.removeprefix(BYTE_ORDER_MARK)), allow_inf_nan=False)
     except ValueError as error:
         return Refusal(InvalidMessageError(f"the message is not valid JSON: {error}"))
     if not isinstance(fields, dict):

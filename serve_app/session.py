@@ -397,10 +397,9 @@ class Session:
         utterance.add(message.text)
         if message.final:
             utterance.close()
-            if not utterance.has_text and not utterance.spoken:
-                raise TextEmptyError(
-                    f"text has nothing that can be spoken; allowed: 1 to {limits.max_text_characters} characters"
-                )
+            if utterance.blank:
+                given = "is empty" if not utterance.characters else "is white space alone"
+                raise TextEmptyError(f"text {given}; allowed: 1 to {limits.max_text_characters} characters")
 
     def _flush(self, message: Flush) -> None:
         named = [
@@ -440,16 +439,23 @@ class Session:
         for item in list(self._queue):
             if isinstance(item, Utterance) and item.open:
                 item.close()
-                if not item.has_text and not item.spoken:
+                if item.blank:
                     self._fail(item, TextEmptyError("the utterance was stopped before it had text"))
 
     # Calls.
 
     def _take_audio(self, utterance: Utterance, chunk: AudioChunk) -> None:
-        for send in utterance.audio(chunk, self._now_s):
+        self._put_audio(utterance, utterance.audio(chunk, self._now_s), len(chunk.pcm))
+
+    def _take_pause(self, utterance: Utterance) -> None:
+        """Silence needs no generator."""
+        self._put_audio(utterance, *utterance.pause(self._now_s))
+
+    def _put_audio(self, utterance: Utterance, sends: list[Send], samples: int) -> None:
+        for send in sends:
             self._put(send)
         if not utterance.whole:
-            self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(len(chunk.pcm))
+            self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(samples)
         limit_s = self.setup.limits.max_whole_audio_s
         if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
             too_long = f"the audio is longer than the {limit_s:g} s that are sent in one piece"
@@ -505,7 +511,7 @@ class Session:
         return effects
 
     def _advance(self, head: Utterance | Refusal) -> bool:
-        """Do the next thing for the head of the queue; whether it left the queue."""
+        """Do the next thing for the head of the queue; whether there is more to do at once."""
         if isinstance(head, Refusal):
             self._queue.popleft()
             self._send_error(head.error)
@@ -514,6 +520,11 @@ class Session:
             if self._running is None and self._now_s >= self._begins_at_s(head):
                 self._call(head)
             return False
+        if head.has_pause:
+            if self._running is not None or self.paused or self._now_s < self._begins_at_s(head):
+                return False
+            self._take_pause(head)
+            return True
         speaking = self._running is not None and self._running.utterance is head
         if speaking or head.open:
             return False
@@ -632,20 +643,21 @@ class Session:
         self._put(self.close)
 
     def _begins_at_s(self, utterance: Utterance) -> float:
-        """When the next text chunk of an utterance may begin: not while its listener has much left to play.
+        """When the next text chunk or pause of an utterance may begin: not while its listener has much left to play.
 
         Its first one may at once: whoever asks for a new utterance may have stopped playing the last.
         """
-        if utterance.whole or not utterance.spoken:
+        if utterance.whole or not utterance.begun:
             return -math.inf
         return self._plays_until_s - self.setup.limits.max_lead_s
 
     @property
     def _call_at_s(self) -> float:
         head = self._queue[0] if self._queue else None
-        if self.close is not None or self._running is not None or not isinstance(head, Utterance) or not head.has_text:
+        if self.close is not None or self._running is not None or not isinstance(head, Utterance):
             return math.inf
-        return self._begins_at_s(head)
+        due = head.has_text or (head.has_pause and not self.paused)
+        return self._begins_at_s(head) if due else math.inf
 
     @property
     def _idle_at_s(self) -> float:

@@ -5,9 +5,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serve_app.audio import Timeline, seconds
 from serve_app.chunker import Chunker, ChunkLimits
-from serve_app.config import EngineConfig, TextConfig
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, TextConfig
 from serve_app.continuity import Continuity
 from serve_app.encoders import encoder_for
 from serve_app.messages import (
@@ -22,7 +25,11 @@ from serve_app.messages import (
 )
 from serve_app.outbox import Send
 from serve_app.speech import AudioChunk, FinishReason, Sampling, SpeechEnd, SpeechRequest
+from serve_app.tags import Pause
 from serve_app.text_cleaning import Cleaner, TextCleaning
+
+SILENT_PIECE_SAMPLES = SAMPLE_RATE_HZ
+"""A longer pause leaves in pieces of this, so that no message is large and a client that does not read stops it."""
 
 _PRIORITIES: dict[Priority, int] = {"high": -1, "normal": 0, "low": 1}
 
@@ -84,7 +91,8 @@ class TextPipeline:
         limits = ChunkLimits(
             config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
         )
-        return cls(TextCleaning(config.markdown, config.emoji), limits, max_request_characters)
+        cleaning = TextCleaning(config.markdown, config.emoji, config.tags, config.reasoning)
+        return cls(cleaning, limits, max_request_characters)
 
     def open(self, language: str) -> "OpenText":
         """A fresh pipeline for one utterance."""
@@ -101,19 +109,29 @@ class TextPipeline:
 
 
 class OpenText:
-    """Text pushed in any pieces comes out as text chunks that can be spoken."""
+    """Text pushed in any pieces comes out as text chunks that can be spoken, and the pauses between them."""
 
     def __init__(self, cleaner: Cleaner, chunker: Chunker) -> None:
         self._cleaner = cleaner
         self._chunker = chunker
 
-    def push(self, text: str) -> list[str]:
-        """The text chunks that are now certain."""
-        return self._chunker.push(self._cleaner.push(text))
+    def push(self, text: str) -> list[str | Pause]:
+        """The text chunks and pauses that are now certain."""
+        return self._cut(self._cleaner.push(text))
 
-    def flush(self) -> list[str]:
+    def flush(self) -> list[str | Pause]:
         """Everything that is left; more text may follow."""
-        return [*self._chunker.push(self._cleaner.flush()), *self._chunker.flush()]
+        return [*self._cut(self._cleaner.flush()), *self._chunker.flush()]
+
+    def _cut(self, pieces: list[str | Pause]) -> list[str | Pause]:
+        """A pause ends the text chunk before it."""
+        chunks: list[str | Pause] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                chunks += self._chunker.push(piece)
+            else:
+                chunks += [*self._chunker.flush(), piece]
+        return chunks
 
 
 class Utterance:
@@ -154,7 +172,9 @@ class Utterance:
         self.sent_samples = 0
         self.characters = 0
         self._text = text
-        self._chunks: deque[str] = deque()
+        self._blank = True
+        self._parts: deque[str | Pause] = deque()
+        self._silent_samples = 0
         self._index = -1
         self._chunk = ""
         self._continuity = Continuity(context_frames)
@@ -170,11 +190,12 @@ class Utterance:
     def add(self, text: str) -> None:
         """Take more text."""
         self.characters += len(text)
-        self._chunks.extend(self._text.push(text))
+        self._blank = self._blank and (not text or text.isspace())
+        self._parts.extend(self._text.push(text))
 
     def flush(self) -> None:
         """Stop waiting for the sentence to end."""
-        self._chunks.extend(self._text.flush())
+        self._parts.extend(self._text.flush())
 
     def close(self) -> None:
         """No more text comes."""
@@ -182,19 +203,31 @@ class Utterance:
         self.open = False
 
     @property
-    def has_text(self) -> bool:
-        """A text chunk is ready to be spoken."""
-        return bool(self._chunks)
+    def blank(self) -> bool:
+        """All text it was given so far is white space; text that has nothing to pronounce is more than that."""
+        return self._blank
 
     @property
-    def spoken(self) -> bool:
-        """At least one of its text chunks went to a generator."""
-        return self._index >= 0
+    def has_text(self) -> bool:
+        """A text chunk is ready to be spoken, next."""
+        return bool(self._parts) and isinstance(self._parts[0], str)
+
+    @property
+    def has_pause(self) -> bool:
+        """Silence is due, next."""
+        return bool(self._parts) and isinstance(self._parts[0], Pause)
+
+    @property
+    def begun(self) -> bool:
+        """At least one of its text chunks went to a generator, or some of its silence to the listener."""
+        return self._index >= 0 or self._silent_samples > 0
 
     def next_request(self, text: TextPipeline) -> SpeechRequest:
         """The request of the next text chunk; there is one. Its ``segment`` shows the chunk as the client wrote it."""
-        begun = self.spoken
-        self._chunk = self._chunks.popleft()
+        begun = self.begun
+        chunk = self._parts.popleft()
+        assert isinstance(chunk, str), "the caller has looked at has_text"
+        self._chunk = chunk
         self._index += 1
         self._segment_due = True
         spoken = text.request_text(self._chunk, self.manner)
@@ -224,12 +257,27 @@ class Utterance:
             )
             sends.append(Send(segment, owner=self.number))
         self._segment_due = False
-        payload = self._encoder.push(chunk.pcm)
+        return sends + self._sound(chunk.pcm)
+
+    def pause(self, now_s: float) -> tuple[list[Send], int]:
+        """The next silence, in pieces of at most a second: its messages and samples. It has no ``segment``."""
+        pause = self._parts.popleft()
+        assert isinstance(pause, Pause), "the caller has looked at has_pause"
+        samples = min(pause.samples, SILENT_PIECE_SAMPLES)
+        if samples < pause.samples:
+            self._parts.appendleft(Pause(pause.samples - samples))
+        if self._first_audio_s is None:
+            self._first_audio_s = now_s
+        self._silent_samples += samples
+        return self._sound(np.zeros(samples, dtype=np.float32)), samples
+
+    def _sound(self, pcm: NDArray[np.float32]) -> list[Send]:
+        payload = self._encoder.push(pcm)
         if self.whole:
-            self.timeline.advance(len(chunk.pcm))
+            self.timeline.advance(len(pcm))
             self._pieces.append(payload)
-            return sends
-        return [*sends, self._audio_message(payload, len(chunk.pcm), final=False)]
+            return []
+        return [self._audio_message(payload, len(pcm), final=False)]
 
     def ended(self, end: SpeechEnd, generation_s: float) -> None:
         """A text chunk was spoken to its end; the first that was cut short names the utterance's reason."""
@@ -250,6 +298,7 @@ class Utterance:
         """
         self._continuity.forget()
         samples = self.timeline.samples
+        spoken = samples - self._silent_samples
         if self.whole:
             self.timeline = Timeline()
             last = self._audio_message(b"".join([*self._pieces, self._encoder.flush()]), samples, final=True)
@@ -262,7 +311,7 @@ class Utterance:
             duration_ms=self.timeline.now_ms,
             finish_reason=self._finish_reason,
             ttfa_ms=round((first_audio_s - asked_s) * 1000),
-            rtf=round(self._generation_s / seconds(samples), 3) if samples else 0.0,
+            rtf=round(self._generation_s / seconds(spoken), 3) if spoken else 0.0,
             characters=self.characters,
             seed=self.seed,
             voice=self.manner.voice,

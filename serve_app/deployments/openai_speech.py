@@ -11,10 +11,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from serve_app.audio import SILENT_ANSWER_SAMPLES
 from serve_app.deployments.answers import openai_error_response, voice_header
 from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
@@ -66,6 +68,7 @@ class SpeechAnswer:
         self._send = send
         self._encoder = encoder_for(asked.response_format, asked.sample_rate)
         self._events = asked.stream_format == "sse"
+        self._samples = 0
         self._started = False
         self._ended = False
         self._complete = False
@@ -79,9 +82,7 @@ class SpeechAnswer:
         """The bytes of one audio chunk, or none where the encoder holds it back; the last event."""
         match send.message:
             case AudioMessage() as audio:
-                data = self._encoder.push(np.frombuffer(send.payload or b"", dtype="<f4"))
-                data += self._encoder.flush() if audio.final else b""
-                return self._audio(data)
+                return self._audio(self._encoded(np.frombuffer(send.payload or b"", dtype="<f4"), final=audio.final))
             case Complete() as done:
                 self._complete = True
                 return [_event(_done(done))] if self._events else []
@@ -132,6 +133,12 @@ class SpeechAnswer:
         else:
             # The server drops the connection of an answer that is left without its last, empty part.
             log.info("an answer over HTTP breaks off: %s", error.code)
+
+    def _encoded(self, pcm: NDArray[np.float32], *, final: bool) -> bytes:
+        self._samples += len(pcm)
+        if final and not self._samples:
+            pcm = np.zeros(SILENT_ANSWER_SAMPLES, dtype=np.float32)
+        return self._encoder.push(pcm) + (self._encoder.flush() if final else b"")
 
     def _audio(self, data: bytes) -> list[Frame]:
         if not data:

@@ -3,7 +3,7 @@
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serve_app.audio import wav_file
+from serve_app.audio import SILENT_ANSWER_SAMPLES, wav_file
 from serve_app.deployments.answers import error_response, voice_header
 from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.driver import ConnectionLostError
@@ -75,7 +75,8 @@ class WholeAnswer:
             return error_response(self.error)
         if self.pcm16 is None:
             return error_response(SynthesisError("the request broke off"))
-        return Response(wav_file(self.pcm16), media_type="audio/wav", headers=voice_header(self._voice))
+        pcm16 = self.pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES)
+        return Response(wav_file(pcm16), media_type="audio/wav", headers=voice_header(self._voice))
 
 
 class WholeSpeech:

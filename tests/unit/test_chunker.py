@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_app.characters import is_pronounceable
 from serve_app.chunker import Chunker, ChunkLimits
 from serve_app.sentences import sentences
 
@@ -57,6 +58,10 @@ def without_white_space(text: str) -> str:
     return "".join(text.split())
 
 
+def said(text: str) -> str:
+    return "".join(character for character in text if is_pronounceable(character))
+
+
 @st.composite
 def splits(draw: st.DrawFn) -> list[str]:
     text = draw(texts)
@@ -77,9 +82,12 @@ def test_any_split_gives_the_chunks_of_the_whole(pushes, language, limits):
 @settings(max_examples=300, deadline=None)
 def test_chunks_joined_are_the_text_and_none_is_too_long_empty_or_padded(text, language, limits):
     chunks = chunks_of([text], language, limits)
-    assert without_white_space("".join(chunks)) == without_white_space(text)
+    assert said("".join(chunks)) == said(text)
+    rest = iter(text)
+    assert all(character in rest for character in without_white_space("".join(chunks)))
     for chunk in chunks:
         assert chunk == chunk.strip()
+        assert is_pronounceable(chunk)
         assert 1 <= len(chunk) <= limits.max_characters
 
 
@@ -100,7 +108,7 @@ def test_a_flush_in_the_middle_loses_nothing(pushes, flushed_after):
             chunks += chunker.flush()
             assert chunker.buffered_characters == 0
     chunks += chunker.flush()
-    assert without_white_space("".join(chunks)) == without_white_space("".join(pushes))
+    assert said("".join(chunks)) == said("".join(pushes))
 
 
 @given(pushes=st.lists(st.text(alphabet=" \t\n\r\u00a0\u3000\u2028", max_size=5)))
@@ -256,6 +264,23 @@ def test_paragraph_ends_a_chunk_however_short():
         "News",
         "It rained.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks"),
+    [
+        ("Hello.\n\n…\n\nBye.", ["Hello.", "Bye."]),
+        ("…\n\nBye.", ["Bye."]),
+        ("Hello.\n\n—", ["Hello."]),
+        ("...", []),
+        ("That is the end of it. !!! Go on.", ["That is the end of it.", "!!! Go on."]),
+        ("5\n\n%\n\n€", ["5", "%", "€"]),
+        ("!" * 700 + " Hello there.", ["Hello there."]),
+    ],
+)
+def test_what_has_nothing_to_pronounce_is_no_chunk(text, chunks):
+    assert chunks_of([text]) == chunks
+    assert chunks_of(list(text)) == chunks
 
 
 def test_line_ends_stay_in_a_chunk_as_pauses():

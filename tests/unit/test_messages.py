@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from serve_app.characters import visible
 from serve_app.messages import (
     LANGUAGES,
     MAX_SEED,
@@ -18,6 +19,7 @@ from serve_app.messages import (
     Start,
     Stop,
     Synthesize,
+    error_message,
     read_full,
     read_presets,
     read_raw,
@@ -132,14 +134,32 @@ def test_the_research_dialect_ignores_unknown_fields_and_reads_a_missing_type():
     _says(read_research, {"voice": "makima"}, "INVALID_MESSAGE", "no type", "synthesize")
 
 
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00"])
+def test_a_lone_surrogate_is_no_fault_in_any_dialect_and_can_be_encoded(half):
+    for read, frame in (
+        (read_full, f'{{"type": "speak", "text": "Hi {half} you"}}'),
+        (read_raw, f'{{"type": "speak", "text": "Hi {half} you"}}'),
+        (read_research, f'{{"text": "Hi {half} you"}}'),
+    ):
+        text = read(frame).text
+        assert (len(text), visible(text)) == (8, "Hi  you")
+        assert text.encode()
+    body = read_speech(f'{{"input": "Hi {half}", "voice": "{half}", "model": "{half}", "instructions": "{half}"}}')
+    assert body.model_dump_json().encode()
+    refusal = _refused(read_full, f'{{"type": "speak", "text": "Hi", "language": "{half}", "utterance_id": "{half}"}}')
+    assert error_message(refusal.error, refusal.utterance_id).to_json().encode()
+
+
 @pytest.mark.parametrize(
     ("frame", "part"),
     [
         ("", "not valid JSON"),
         ("{", "not valid JSON"),
         ('{"type": "speak", "text": NaN}', "not valid JSON"),
-        ('{"type": "speak", "text": "\\ud800"}', "not valid JSON"),
+        ('{"type": "speak", "text": "\\ud800", "seed": NaN}', "not valid JSON"),
+        ('{"type": "speak", "text": "\\ud80"}', "not valid JSON"),
         ("[" * 10_000, "not valid JSON"),
+        ("[" * 10_000 + '"\\ud83d"', "not valid JSON"),
         ("[]", "an array"),
         ("null", "null"),
         ('"speak"', "a string"),

@@ -71,6 +71,37 @@ async def test_opus_is_ogg_to_its_last_sample(http):
         assert sum(frame.samples for frame in file.decode(audio=0)) == len(TEXT) * 1920 * 2
 
 
+@pytest.mark.parametrize("encoding", sorted(CONTENT_TYPES))
+async def test_nothing_to_pronounce_is_a_tenth_of_a_second_of_silence(http, backend, encoding):
+    text = "👍 ..."
+    answer = await speech(http, input=text, response_format=encoding)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPES[encoding])
+    silence = np.zeros(2400, dtype=np.float32)
+    if encoding != "opus":  # its pages carry a serial number of their own
+        assert answer.content == encoded(silence, encoding)
+    assert len(answer.content) == len(encoded(silence, encoding))
+    events = await speech(http, input=text, response_format=encoding, stream_format="sse")
+    *deltas, done = [json.loads(part.removeprefix("data: ")) for part in events.text.strip().split("\n\n")]
+    assert sum(len(base64.b64decode(event["audio"])) for event in deltas) == len(answer.content)
+    assert done["type"] == "speech.audio.done"
+    assert backend.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["pcm", "wav"])
+async def test_a_break_is_silence_of_exactly_its_length(http, backend, encoding):
+    answer = await speech(http, input="One.<break time='300ms'/>Two.", response_format=encoding)
+    pcm = np.concatenate([backend.pcm("One."), np.zeros(7200, dtype=np.float32), backend.pcm("Two.")])
+    assert answer.content == encoded(pcm, encoding)
+    only = await speech(http, input="<break time='300ms'/>", response_format=encoding)
+    assert only.content == encoded(np.zeros(7200, dtype=np.float32), encoding)
+
+
+async def test_halves_of_a_character_alone_are_dropped(http, backend):
+    content = r'{"input": "Hi \ud83d you \ud83d\ude00 \ude00.", "response_format": "pcm"}'
+    assert (await http.post("/v1/audio/speech", content=content)).status_code == 200
+    assert backend.requests[0].text == "Hi you."
+
+
 async def test_mp3_is_what_comes_where_nothing_is_said(http, backend):
     answer = await http.post("/v1/audio/speech", json={"input": TEXT, "unknown": 1, "instructions": "Cheerful."})
     assert answer.content == encoded(backend.pcm(TEXT), "mp3")

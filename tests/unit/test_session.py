@@ -32,6 +32,8 @@ from serve_app.messages import (
 from serve_app.outbox import Close, Send
 from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Session, SessionSetup
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
+from serve_app.tags import Pause
+from serve_app.text_cleaning import TextCleaning
 from serve_app.utterance import Manner, TextPipeline, chunk_seed
 from serve_app.voices import VoiceStatus
 
@@ -43,18 +45,21 @@ VOICES = {
 
 
 class Bars:
-    """Text chunks end at a bar, so that tests say where."""
+    """Text chunks end at a bar, so that tests say where; a tilde and samples between bars are a pause."""
 
     def __init__(self):
         self._rest = ""
 
     def push(self, text):
         *whole, self._rest = (self._rest + text).split("|")
-        return [chunk.strip() for chunk in whole if chunk.strip()]
+        return [self._part(chunk.strip()) for chunk in whole if chunk.strip()]
 
     def flush(self):
         rest, self._rest = self._rest.strip(), ""
-        return [rest] if rest else []
+        return [self._part(rest)] if rest else []
+
+    def _part(self, text):
+        return Pause(int(text[1:])) if text[1:].isdecimal() else text
 
 
 class BarPipeline(TextPipeline):
@@ -78,6 +83,7 @@ class Bench:
     now_s: float = 0.0
     naming: VoicesConfig = field(default_factory=VoicesConfig)
     spend: object = field(default=lambda now_s: None)
+    text: TextPipeline = field(default_factory=BarPipeline)
 
     def __post_init__(self):
         seeds = iter(range(1000, 10**9))
@@ -87,7 +93,7 @@ class Bench:
             limits=self.limits,
             voices=self.voices,
             new_seed=lambda: next(seeds),
-            text=BarPipeline(),
+            text=self.text,
             errors_in_order=self.errors_in_order,
             naming=self.naming,
             spend=self.spend,
@@ -469,10 +475,100 @@ def test_the_first_chunk_cut_short_names_the_reason():
     assert only(messages, Complete)[0].finish_reason == "length"
 
 
-@pytest.mark.parametrize("text", ["", "   ", "|"])
-def test_nothing_to_say_is_an_error(text):
+@pytest.mark.parametrize("text", ["", "   ", " \n\u3000"])
+def test_no_text_is_an_error(text):
     error = error_of(Bench().say(Speak(text=text, utterance_id="a")).send())
     assert (error.code, error.utterance_id) == ("TEXT_EMPTY", "a")
+    bench = Bench().say(Speak(text=text, utterance_id="a", final=False), Speak(text=text, utterance_id="a"))
+    assert error_of(bench.send()).code == "TEXT_EMPTY"
+
+
+@pytest.mark.parametrize("kind", [Speak, SpeakWhole])
+@pytest.mark.parametrize("text", ["...", "—", "👍 👍", "**", "<think>Hm.</think>", "\ud83d", "<break time='0s'/>"])
+def test_text_with_nothing_to_pronounce_is_complete_without_a_call(kind, text):
+    bench = Bench(text=TextPipeline()).say(kind(text=text, utterance_id="a"), Speak(text="Next."))
+    final, done = bench.send()
+    assert (final.final, final.seq, final.duration_ms) == (True, 0, 0)
+    assert (done.utterance_id, done.duration_ms, done.finish_reason, done.rtf) == ("a", 0, "eos", 0.0)
+    assert [call.request.text for call in bench.calls] == ["Next."]
+
+
+def test_open_text_with_nothing_to_pronounce_is_complete_when_it_is_stopped():
+    bench = Bench(text=TextPipeline()).say(Speak(text="…", utterance_id="a", final=False))
+    assert bench.send() == []
+    assert kinds(bench.say(Stop()).send()) == ["audio_chunk", "complete", "stopped", "close"]
+
+
+def test_halves_of_an_emoji_are_joined_over_messages_and_lone_ones_are_dropped():
+    cleaning = TextPipeline(TextCleaning(emoji="keep"))
+    bench = Bench(text=cleaning).say(
+        Speak(text="Hi \U0010d83d", utterance_id="a", final=False),
+        Speak(text="\U0010de00 you \U0010d83d and", utterance_id="a", final=False),
+        Speak(text="\ude00 me.", utterance_id="a"),
+    )
+    assert bench.call.request.text == "Hi 😀 you and me."
+    assert only(bench.audio().send(), Segment)[0].to_json()
+
+
+def test_a_pause_is_exactly_so_much_silence_between_two_calls():
+    bench = Bench().say(Speak(text="One.|~19200|Two.", utterance_id="a")).audio(2)
+    assert kinds(bench.send()) == ["segment", "audio_chunk"]
+    silence = bench.end().send()
+    assert [(message.type, message.start_ms, message.duration_ms) for message in silence] == [("audio_chunk", 160, 800)]
+    assert bench.items[-1].payload == bytes(2 * 19200)
+    segment, *_, done = bench.audio(1).end().send()
+    assert (segment.index, segment.text, segment.start_ms) == (1, "Two.", 960)
+    assert done.duration_ms == 160 + 800 + 80
+    assert [call.request.seed for call in bench.calls] == [1000, chunk_seed(1000, 1)]
+
+
+def test_a_pause_waits_for_the_audio_before_it_and_needs_no_call():
+    bench = Bench().say(Speak(text="One.|~24", utterance_id="a")).audio()
+    assert [message.duration_ms for message in only(bench.send(), AudioMessage)] == [80]
+    assert [message.duration_ms for message in only(bench.end().send(), AudioMessage)] == [1, 0]
+    bench = Bench().say(Speak(text="~12000"))
+    assert bench.calls == []
+    assert [message.type for message in bench.send()] == ["audio_chunk", "audio_chunk", "complete"]
+
+
+def test_a_long_pause_leaves_by_the_second_and_no_faster_than_it_is_played():
+    bench = Bench(limits=SessionConfig(max_lead_s=2)).say(Speak(text="~240000|~240000"))
+    assert [message.duration_ms for message in bench.send()] == [1000, 1000, 1000]
+    assert bench.session.next_deadline_s == 1
+    assert len(bench.wait(1).send()) == 1
+    sent = [message for _ in range(20) for message in bench.wait(1).send()]
+    assert kinds(sent) == ["audio_chunk"] * 17 + ["complete"]
+    assert sent[-1].duration_ms == 20_000
+
+
+def test_a_pause_waits_for_a_client_that_does_not_read():
+    bench = Bench(limits=SessionConfig(max_unsent_audio_s=2)).say(Speak(text="~240000"))
+    assert bench.session.paused
+    assert len(bench.wait(1).session._outbox) == 2
+    assert bench.session.next_deadline_s > 1
+    assert len(bench.send()) == 8  # up to the six seconds that a listener may be behind, and the one that has passed
+
+
+def test_a_cancel_ends_a_pause_and_says_how_much_of_it_was_sent():
+    bench = Bench().say(Speak(text="~240000", utterance_id="a"))
+    bench.send(2)
+    assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=2000)]
+
+
+def test_pauses_are_part_of_whole_audio_and_of_its_bound():
+    bench = Bench().say(SpeakWhole(text="One.|~36000|Two.")).audio(2).end().audio(1).end()
+    audio, done = bench.send()
+    assert (audio.duration_ms, done.duration_ms) == (1740, 1740)
+    assert len(bench.items[0].payload) == 2 * (3 * 1920 + 36000)
+    bench = Bench(limits=SessionConfig(max_whole_audio_s=5)).say(SpeakWhole(text="~240000|~240000"))
+    assert error_of(bench.send()).code == "TEXT_TOO_LONG"
+
+
+def test_silence_is_no_part_of_the_real_time_factor():
+    bench = Bench().say(Speak(text="One.|~240000"))
+    bench.wait(0.08).audio(2).end()
+    sent = [message for _ in range(20) for message in bench.wait(1).send()]
+    assert only(sent, Complete)[0].rtf == 0.5
 
 
 def test_too_much_text_says_the_limit():
@@ -737,7 +833,7 @@ def test_numbers_in_any_pieces_are_spelled_the_same_and_no_number_is_cut(cuts):
 
 
 IDS = st.sampled_from(["a", "b", "c"])
-TEXTS = st.sampled_from(["", "One.", "One.|", "One.|Two.|Three", "   "])
+TEXTS = st.sampled_from(["", "One.", "One.|", "One.|Two.|Three", "   ", "One.|~36000|Two.", "~480|", "|~24000"])
 STEPS = st.one_of(
     st.builds(Speak, text=TEXTS, utterance_id=IDS | st.none(), final=st.booleans()),
     st.builds(SpeakWhole, text=TEXTS, utterance_id=IDS | st.none()),
@@ -816,6 +912,9 @@ def test_any_sequence_keeps_the_laws(steps):
         _step(bench, step)
     bench.speak_all()
     bench.say(Stop()).speak_all()
+    while bench.session.close is None:
+        bench.send()
+        bench.wait(1).speak_all()
     bench.send()
     assert bench.items[-1] == Close(1000, "stopped")
     assert _check_laws(bench.items[:-1]) == {}

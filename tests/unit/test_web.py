@@ -384,6 +384,38 @@ async def test_research_requests_are_answered_in_order(host, backend):
     assert backend.most_running == 1
 
 
+@pytest.mark.parametrize("text", ["...", "👍 👍", r"\ud83d"])
+async def test_nothing_to_pronounce_ends_well_in_every_dialect(host, backend, text):
+    async with socket_to(host, "/ws/tts") as ws:
+        for stream in ("true", "false"):
+            await ws.send(f'{{"text": "{text}", "stream": {stream}}}')
+            audio, done = [json.loads(await ws.recv()) for _ in range(2)]
+            assert (audio["final"], audio["data"], done) == (True, "", {"type": "complete", "duration_ms": 0})
+    async with socket_to(host, "/api/v1/speak?framing=raw") as ws:
+        await ws.send(f'{{"type": "speak", "text": "{text}"}}')
+        assert json.loads(await ws.recv()) == {"type": "audio_end"}
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        answer = await client.post("/api/tts", content=f'{{"text": "{text}"}}')
+    samples, rate_hz = sf.read(io.BytesIO(answer.content), dtype="int16")
+    assert (answer.status_code, rate_hz, len(samples), samples.any()) == (200, 24_000, 2400, False)
+    assert backend.requests == []
+
+
+@pytest.mark.parametrize("encoding", ["pcm16", "pcm_f32", "mulaw", "opus"])
+async def test_a_break_is_silence_in_every_encoding(host, backend, encoding):
+    async with socket_to(host, f"/api/v1/speak?encoding={encoding}&sample_rate=48000") as ws:
+        await say(ws, type="speak", text="One.<break time='2.5s'/>Two.")
+        messages = []
+        while not messages or messages[-1]["type"] != "complete":
+            frame = await ws.recv()
+            if isinstance(frame, str):
+                messages.append(json.loads(frame))
+    segments = [message["start_ms"] for message in messages if message["type"] == "segment"]
+    assert segments == [0, 320 + 2500]
+    assert messages[-1]["duration_ms"] == 320 + 2500 + 320
+    assert [request.text for request in backend.requests] == ["One.", "Two."]
+
+
 async def test_post_answers_a_wav_file(host, backend):
     async with httpx.AsyncClient(base_url=f"http://{host}") as client:
         answer = await client.post("/api/tts", json={"text": "Hello.", "voice": "makima", "language": "English"})

@@ -1,0 +1,107 @@
+"""Owns what single characters are to a listener: invisible, silent, or read aloud; knows nothing of sentences."""
+
+import re
+import unicodedata
+from typing import Final
+
+ZERO_WIDTH_JOINER: Final = "\u200d"
+SILENT_CHARACTERS: Final = (
+    "\u200d"  # joins emoji into one
+    "\u20e3"  # keycap
+    "\u2190-\u21ff"  # arrows
+    "\u2300-\u23ff"  # technical
+    "\u2500-\u27bf"  # boxes, blocks, shapes, pictures, dingbats
+    "\u2900-\u297f"  # arrows
+    "\u2b00-\u2bff"  # arrows, stars
+    "\ufe0e\ufe0f"  # text or picture style
+    "\U0001f000-\U0001faff"  # emoji, flags, cards, skin tones
+)
+"""Pictures and symbols that no one says, as the inside of a regular expression's set."""
+
+HALVES_BASE: Final = 0x10_0000
+"""A lone surrogate travels as the private-use character of this plus its code, which UTF-8, JSON and logs can carry."""
+
+_READ_ALOUD = frozenset("$%‰&@#§+<=>±×÷°©®≈≠≤≥∞√∑−")
+_BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")  # Hangul fillers: letters to Unicode, blank to a reader
+_PAIR_OF_HALVES = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff][\U0010dc00-\U0010dfff\udc00-\udfff]")
+_ESCAPE_IN_JSON = re.compile(
+    r"\\(?:u(?:(?P<pair>[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2}))|.)",
+    re.DOTALL,
+)
+_LAST_HALF = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff]\\Z")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+
+
+def is_pronounceable(text: str) -> bool:
+    """Say whether a text has anything to say: a letter, a digit, or a symbol that is read aloud.
+
+    Compatibility forms are what they stand for (``№``, ``™``, ``㎏``, ``①``). Punctuation, emoji, arrows and dingbats
+    are silent.
+    """
+    return any(_is_said(character) for character in text)
+
+
+def _is_said(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum() or character in _READ_ALOUD
+    return any(
+        (form.isalnum() and form not in _BLANK_LETTERS) or form in _READ_ALOUD or unicodedata.category(form) == "Sc"
+        for form in unicodedata.normalize("NFKC", character)
+    )
+
+
+def visible(text: str) -> str:
+    """Return a text without control, zero-width and private-use characters, its line ends as line feeds."""
+    if text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\u2028\u2029\x85\v\f":
+        return "\n"
+    if character.isspace():
+        return " "
+    unseen = unicodedata.category(character) in _INVISIBLE
+    return "" if unseen and character != ZERO_WIDTH_JOINER else character
+
+
+def with_halves_kept(json_text: str) -> str:
+    """Return JSON whose escapes of lone surrogates are characters that JSON may hold (:data:`HALVES_BASE`).
+
+    A reader of JSON refuses a lone surrogate, since UTF-8 has no bytes for it. A client that cuts its text by UTF-16
+    units sends it all the same.
+    """
+    if "\\ud" not in json_text and "\\uD" not in json_text:
+        return json_text
+    return _ESCAPE_IN_JSON.sub(_kept_half, json_text)
+
+
+def _kept_half(escape: re.Match[str]) -> str:
+    half = escape["half"]
+    return escape.group() if half is None else chr(HALVES_BASE + int(half, 16))
+
+
+class HalvesJoiner:
+    """Joins the two halves of a character beyond U+FFFF where a text was cut between them, pushed in any pieces.
+
+    JSON writes such a character as two escapes, and a client that cuts its text by UTF-16 units may send one with each
+    message. A half is a lone surrogate, or the private-use character that stands for it (:data:`HALVES_BASE`). Halves
+    that stay alone are left where they are.
+    """
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def push(self, text: str) -> str:
+        """Take more text; a first half at its end is held back, whatever follows joins it or goes behind it."""
+        text = self._half + text
+        last = _LAST_HALF.search(text)
+        self._half = last.group() if last else ""
+        whole = text[: last.start()] if last else text
+        return whole if whole.isascii() else _PAIR_OF_HALVES.sub(_joined, whole)
+
+
+def _joined(pair: re.Match[str]) -> str:
+    first, second = (ord(half) & 0xFFFF for half in pair.group())
+    return chr(0x10000 + ((first & 0x3FF) << 10) + (second & 0x3FF))

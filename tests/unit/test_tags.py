@@ -1,0 +1,210 @@
+"""Tags, entities and pauses: what is one, what stays text, what is heard of it."""
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.config import TextConfig
+from serve_app.tags import Pause
+from serve_app.utterance import OpenText, TextPipeline
+
+PIECES = (
+    "<think>", "</think>", "<thinking a='b'>", "</Thinking >", "<reasoning>", "</reasoning>", "<break/>", "<break ",
+    'time="500ms"', "/>", ">", "<", "<b>", "</b>", "a<b>c", "<p>", "</p>", "<s>", "</s>", "<br>", "<say-as x='1'>",
+    "<!--", "-->", "&amp;", "&lt;", "&", "&#65;", "&copy2024", ";", "*", "**", "_", "`", "```\n", "~~", "[", "](u)",
+    "![", "\\", "Hello there. ", "word ", "2*3", "重点。", "…", "!", "👍", "\ud83d", "\ude00", "\n", "\n\n", " ", "# ",
+    "- ", "> ", "| ",
+)  # fmt: skip
+
+
+def parts_of(pushes: list[str], text: OpenText | None = None) -> list[str | Pause]:
+    text = text or TextPipeline().open("english")
+    return [part for push in pushes for part in text.push(push)] + text.flush()
+
+
+def heard(text: str) -> str:
+    parts = parts_of([text])
+    assert parts_of(list(text)) == parts
+    return " ".join(f"[{part.samples}]" if isinstance(part, Pause) else part for part in parts)
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> list[str]:
+    text = draw(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+    cuts = draw(st.lists(st.integers(0, len(text)), max_size=20))
+    return [text[start:end] for start, end in pairwise(sorted({0, *cuts, len(text)}))]
+
+
+@given(pushes=splits())
+@settings(max_examples=200, deadline=None)
+def test_any_split_gives_the_chunks_and_pauses_of_the_whole(pushes):
+    whole = "".join(pushes)
+    expected = parts_of([whole])
+    assert parts_of(pushes) == expected
+    assert parts_of(list(whole)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>Let me see.</think>\n\nHello.", "Hello."),
+        ("<THINK mode='x'>a `b\n```\n**</think >Hello.", "Hello."),
+        ("<thinking>a</think>b</thinking>Hello.", "Hello."),
+        ("Hello.<reasoning>no</reasoning>Bye.", "Hello. Bye."),
+        ("Hello. <think>It goes on", "Hello."),
+        ("# <think>x</think>Title", "Title"),
+        ("<think>x</think>- item", "item"),
+        ("no opening</think> here", "no opening here"),
+        ("Write `<think>` first.", "Write <think> first."),
+        ("x <think about it", "x <think about it"),
+        ("x <think about it> y", "x <think about it> y"),
+    ],
+)
+def test_reasoning_is_dropped_with_everything_in_it(text, expected):
+    assert heard(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<speak><p><s>Hello there.</s><s>Bye.</s></p></speak>", "Hello there. Bye."),
+        ("<speak><p>One</p><p>Two</p></speak>", "One Two"),
+        (
+            '<emphasis level="strong">Now</emphasis> <prosody rate="+10%" pitch=\'x\'>or</prosody> never.',
+            "Now or never.",
+        ),
+        ('<say-as interpret-as="date">May 3</say-as>, <sub alias="World">W3C</sub>', "May 3, W3C"),
+        ('<phoneme alphabet="ipa" ph="x">tomato</phoneme><mark name="a"/> <voice name="b">hi</voice>', "tomato hi"),
+        ('<lang xml:lang="fr">oui</lang> <audio src="https://x.y/z.mp3">beep</audio>', "oui beep"),
+        ('<?xml version="1.0"?><!-- a note --><speak version="1.1">Yes.</speak>', "Yes."),
+        ('<amazon:effect name="whispered">psst</amazon:effect>', "psst"),
+        ("Some <b>bold</b>, <i>slanted</i>, <u>low</u>, H<sub>2</sub>O, <a href='u'>a link</a>", None),
+        ("one<br>two<br/>three", "one\ntwo\nthree"),
+        ("<Speak>\nHi.\n</SPEAK>", "Hi."),
+    ],
+)
+def test_known_tags_go_and_their_content_stays(text, expected):
+    assert heard(text) == (expected or "Some bold, slanted, low, H2O, a link")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5 < 6 and 7 > 3", "a<b>c", "I <3 you", "<3", "List<int> and Map<String, List<T>>",
+        "std::vector<std::string>", "Option<p> of vector<i>", "x <y> z", "<unknown>", "<speaker>",
+        "if a < b and c > d", "a <- b -> c", "<>", "< b>", "<b", "</", "<thinker>", "1<2", "&lt", "<bold>",
+        "<break time=5", "f<a, b>(c)", "<name@>",
+    ],
+)  # fmt: skip
+def test_comparisons_generics_and_unknown_tags_are_text(text):
+    assert heard(text) == text
+
+
+@pytest.mark.parametrize(
+    ("tag", "samples"),
+    [
+        ('<break time="500ms"/>', 12_000),
+        ("<break time='0.8s'/>", 19_200),
+        ('<break time=".25s" />', 6_000),
+        ('<break time="333ms"></break>', 7_992),
+        ('<break time="+2s"/>', 48_000),
+        ("<BREAK TIME='1S'>", 24_000),
+        ("<break time=1s/>", 24_000),
+        ("<break/>", 18_000),
+        ('<break strength="x-weak"/>', 6_000),
+        ('<break strength="weak"/>', 12_000),
+        ('<break strength="medium"/>', 18_000),
+        ('<break strength="strong"/>', 24_000),
+        ('<break strength="x-strong"/>', 30_000),
+        ('<break strength="none" time="1s"/>', 24_000),
+        ('<break time="soon"/>', 18_000),
+        ('<break time="-1s"/>', 18_000),
+        ('<break time="10s"/>', 240_000),
+        ('<break time="999999999s"/>', 240_000),
+    ],
+)
+def test_a_break_is_silence_of_exactly_its_length(tag, samples):
+    assert heard(f"One{tag}two.") == f"One [{samples}] two."
+
+
+@pytest.mark.parametrize("tag", ['<break strength="none"/>', '<break time="0s"/>', "</break>"])
+def test_a_break_of_nothing_is_nothing(tag):
+    assert heard(f"One{tag} two.") == "One two."
+
+
+def test_breaks_stand_at_the_edges_and_beside_each_other():
+    assert heard("<break time='1s'/>Hi.<break time='1s'/> <break time='2s'/>") == "[24000] Hi. [24000] [48000]"
+    assert heard("**Now <break time='1s'/> wait**") == "Now [24000] wait"
+    assert heard("...<break time='1s'/>!") == "[24000]"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Fish &amp; chips, 5 &lt; 6.", "Fish & chips, 5 < 6."),
+        ("&copy; 2024 &#8364; 5 &#x41; &nbsp;&eacute;", "© 2024 € 5 A é"),
+        ("&lt;break/&gt; &amp;amp; &#42;a&#42;", "<break/> &amp; *a*"),
+        ("AT&T, R&D; Q&A & so on; &copy2024 &nosuch; &; &#; &#xZZ;", None),
+        ("`&amp;`", "&amp;"),
+        ("a&#0;b&#8203;c&#xD83D;", "a\ufffdbc\ufffd"),
+    ],
+)
+def test_entities_are_the_characters_they_name(text, expected):
+    assert heard(text) == (expected or text)
+
+
+def test_an_entity_ends_no_clause():
+    assert parts_of(["Some very fine fish &amp; chips for all of us. Yes."]) == [
+        "Some very fine fish & chips for all of us.",
+        "Yes.",
+    ]
+
+
+def test_all_of_it_can_be_switched_off():
+    text = "<think>a</think> <b>c</b> &amp; <break/>"
+    off = TextPipeline.configured(TextConfig(tags=False, reasoning="keep"), 600).open("english")
+    assert " ".join(map(str, parts_of([text], off))) == text
+    kept = TextPipeline.configured(TextConfig(reasoning="keep"), 600).open("english")
+    assert parts_of(["<think>a</think> <b>c</b>"], kept) == ["<think>a</think> c"]
+    plain = TextPipeline.configured(TextConfig(markdown=False), 600).open("english")
+    assert parts_of(["*a* <b>c</b><think>`</think> &lt;"], plain) == ["*a* c <"]
+
+
+def test_dropped_reasoning_needs_no_memory():
+    text = TextPipeline().open("english")
+    assert text.push("<think>") == []
+    for _ in range(1000):
+        assert text.push("I wonder < whether </thin ") == []
+    assert len(text._cleaner._markup._text) < 32
+    assert text.flush() == []
+    assert text.push("more</think>Yes.") + text.flush() == ["Yes."]
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "*", "_", "`", "[", "![", "](", "<", "&", "~", "\\", "|", "*a ", "a*b", "**a*", "`a``b", "[a](", "[a] *", "<b",
+        "&am",        '<think a="', "<!--", "<break ", "&amp;", "> ", "- ", "#", "= ", "\ud83d",
+    ],
+)  # fmt: skip
+def test_cost_is_linear_in_what_never_ends(repeated):
+    for characters, step in ((4_000, 1), (20_000, 20_000)):
+        given = (repeated * characters)[:characters]
+        begun_s = time.process_time()
+        parts_of([given[at : at + step] for at in range(0, len(given), step)])
+        assert time.process_time() - begun_s < 1.0  # 0.1 s; a rescan of the whole would take many
+
+
+@pytest.mark.parametrize("opening", ["*", "**", "_", "`", "[", "~~", "*a [b `", "<b", "&a"])
+def test_a_mark_that_never_closes_holds_the_first_chunk_back_for_no_more_than_its_limit(opening):
+    text = TextPipeline().open("english")
+    told = (
+        f"{opening}Once upon a time there was a fox, and she met a hen. "
+        + "She said good morning to it, and so on. " * 9
+    )
+    pushed = next(count for count in range(1, len(told)) if text.push(told[count - 1]))
+    assert pushed < 2 * 160
+    assert pushed < 80 or opening not in {"*", "**", "_"}
