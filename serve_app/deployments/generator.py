@@ -97,6 +97,8 @@ class Generator:
     """A replica that speaks text chunks."""
 
     _tracer: Tracer = NoTracer()
+    _rendering = ""
+    """See :class:`AudioChunk`."""
 
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode the voices that wait for it, speak a sentence. Ready means that it came out.
@@ -143,6 +145,7 @@ class Generator:
             )
             self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
             self._speaker = await self._when_there(patience, lambda: self._in_background(_load, config, directory))
+            self._rendering = self._speaker.rendering
             voices = await self._when_there(patience, self._learn_voices)
             await self._warm_up(voices)
         except Exception as error:
@@ -190,6 +193,13 @@ class Generator:
         except Exception:
             self._meter.ended("error")
             raise
+        if request.rendering not in ("", self._rendering):
+            log.warning(
+                "a stream begun as [%s] goes on as [%s]: from frame %d on it may say other samples",
+                request.rendering,
+                self._rendering,
+                0 if request.delivered_codes is None else len(request.delivered_codes),
+            )
         reason: FinishReason = "cancelled"
         try:
             while True:
@@ -200,7 +210,7 @@ class Generator:
                     return
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
-                yield replace(event, voice_digest=prompt.digest)
+                yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
             self._meter.ended(reason)
@@ -470,12 +480,16 @@ def be_nice() -> None:
 
 def missing_voices(path: Path, statuses: Sequence[VoiceStatus]) -> RuntimeError:
     """The error of a generator that has no voice: the directory may be filled, one in no directory will not appear."""
-    if not path.exists() and not path.parent.exists():
-        return RuntimeError(f"there is no directory {path}, and no {path.parent} that it could appear in")
+    try:
+        why = "no directory in it has a manifest.json" if any(path.iterdir()) else "it is empty"
+    except FileNotFoundError:
+        if not path.parent.exists():
+            return RuntimeError(f"there is no directory {path}, and no {path.parent} that it could appear in")
+        why = "there is no such directory"
+    except OSError as error:
+        why = f"it cannot be read ({error.strerror})"
     reasons = "; ".join(f"{status.voice}: {status.reason}" for status in statuses)
-    return NotYetError(
-        f"a usable voice below {path}", reasons or ("it is empty" if path.is_dir() else "there is no such directory")
-    )
+    return NotYetError(f"a usable voice below {path}", reasons or why)
 
 
 def _locate(config: AppConfig, settle_s: float) -> Path | None:

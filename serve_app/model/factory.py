@@ -18,7 +18,7 @@ from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model import memory
 from serve_app.model.checkpoint import Checkpoint, load_checkpoint
-from serve_app.model.compiled.instructions import this_cpus
+from serve_app.model.compiled.instructions import this_cpus, vector_units
 from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
 from serve_app.model.linear import WeightForm
@@ -62,6 +62,19 @@ class Speaker:
     def fingerprint(self) -> str:
         """Changes with everything that a voice prompt depends on."""
         return self.checkpoint.fingerprint
+
+    @property
+    def rendering(self) -> str:
+        """Equal on replicas that make the same samples of the same request; see :class:`AudioChunk`."""
+        graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
+        codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
+        return f"{self.fingerprint} {self.form}, codec {codec}, {self._processor}{graphs}"
+
+    @property
+    def _processor(self) -> str:
+        """The kind of processor, as far as it decides in which order something is summed, and how it is rounded."""
+        device = self.checkpoint.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else vector_units()
 
     def encode(self, reference: Reference) -> VoicePrompt:
         """Make a voice prompt from a reference clip."""

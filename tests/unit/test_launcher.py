@@ -168,3 +168,13 @@ def test_ray_is_started_again_when_it_did_not_come_up_and_for_no_other_reason(en
     left = iter(ends)
     assert serve.started(lambda: next(left)) == returned
     assert len(list(left)) == len(ends) - starts
+
+
+@pytest.mark.parametrize(("named", "wait_s"), [(None, 0), ({"max_replicas": 2}, 0), ({"startup_wait_s": 60}, 60)])
+def test_what_is_missing_is_waited_for_where_the_file_says_so(tmp_path, named, wait_s):
+    document = yaml.safe_load(LOCAL.read_text())
+    document["applications"][0]["args"] = {} if named is None else {"generator": named}
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(document))
+    read = serve.read_config(path, environment.free_ports().ingress)
+    assert read["applications"][0]["args"]["generator"] == {**(named or {}), "startup_wait_s": wait_s}
