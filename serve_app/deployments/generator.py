@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.generator_meter import GeneratorMeter
 from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
-from serve_app.startup import SETTLE_S, NotYetError, Patience
+from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
 from serve_app.voice_library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
@@ -50,6 +50,9 @@ T = TypeVar("T")
 MOST_ROUTED_VOICES = 100
 """Most voices, the latest used, that a replica tells the routers of; they hear it every two seconds."""
 
+
+TRY_AGAIN_S = 30.0
+"""How often a generator without a voice tries to encode one that it could not encode."""
 
 ASK_AGAIN_S = 0.1
 """How often the store is asked for a voice that another replica encodes."""
@@ -282,27 +285,26 @@ class Generator:
         """Encode what is pending, and put the voices onto the device; returns their ids.
 
         Raises:
-            NotYetError: there is none that could be used.
-            RuntimeError: none of those that could be can be encoded.
+            NotYetError: there is none that can be used.
+            RuntimeError: there is no place where one could appear.
         """
-        self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
         ready: list[str] = []
-        refused: list[str] = []
+        refused: dict[str, str] = {}
         statuses = await self._store.voices()
         for status in sorted(statuses, key=_is_uploaded):
             # Of uploaded voices there may be a thousand, and a new model has none of them: they are encoded later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
                 continue
+            self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
             try:
                 await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(status.voice))
                 ready.append(status.voice)
             except SpeechError as refusal:
                 log.warning("voice %s is not usable: %s", status.voice, refusal)
-                refused.append(f"{status.voice}: {refusal}")
-        if refused and not ready:
-            raise RuntimeError(f"no voice below {self._config.voices.path} can be used ({'; '.join(refused)})")
+                refused[status.voice] = refusal.message
         if not ready:
-            raise missing_voices(Path(self._config.voices.path), statuses)
+            reasons = {status.voice: status.reason for status in statuses} | refused
+            raise missing_voices(Path(self._config.voices.path), reasons, TRY_AGAIN_S if refused else LOOK_AGAIN_S)
         return ready
 
     async def _warm_up(self, ready: list[str]) -> None:
@@ -478,8 +480,14 @@ def be_nice() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def missing_voices(path: Path, statuses: Sequence[VoiceStatus]) -> RuntimeError:
-    """The error of a generator that has no voice: the directory may be filled, one in no directory will not appear."""
+def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float = LOOK_AGAIN_S) -> RuntimeError:
+    """The error of a generator that has no voice: the directory may be filled, one in no directory will not appear.
+
+    Args:
+        path: the directory of voices.
+        reasons: why those that there are cannot be used, by id.
+        look_again_s: pause before the next look.
+    """
     try:
         why = "no directory in it has a manifest.json" if any(path.iterdir()) else "it is empty"
     except FileNotFoundError:
@@ -488,8 +496,8 @@ def missing_voices(path: Path, statuses: Sequence[VoiceStatus]) -> RuntimeError:
         why = "there is no such directory"
     except OSError as error:
         why = f"it cannot be read ({error.strerror})"
-    reasons = "; ".join(f"{status.voice}: {status.reason}" for status in statuses)
-    return NotYetError(f"a usable voice below {path}", reasons or why)
+    each = "; ".join(f"{voice}: {reason}" for voice, reason in reasons.items())
+    return NotYetError(f"a usable voice below {path}", each or why, look_again_s=look_again_s)
 
 
 def _locate(config: AppConfig, settle_s: float) -> Path | None:

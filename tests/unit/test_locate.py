@@ -1,14 +1,18 @@
 """Ready, on its way, or never: of directories, of the hub's answers, of GPU memory. No torch, no network."""
 
+import contextlib
 import json
 import os
 import struct
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import requests
+from huggingface_hub import configure_http_backend
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -231,6 +235,90 @@ def test_the_hub_is_asked_less_often_than_a_directory(monkeypatch):
     with pytest.raises(NotYetError, match=r"'some/model'.*does not answer \(503\).*'tiny'") as missing:
         locate(ModelConfig(source="some/model"))
     assert missing.value.look_again_s == 30
+
+
+@contextlib.contextmanager
+def hub(status: int, **headers: str):
+    """A hub on this machine that always answers the same."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error"),
+    [
+        (404, {"X_Error_Code": "RepoNotFound"}, CheckpointError),
+        (404, {"X_Error_Code": "RevisionNotFound"}, CheckpointError),
+        (401, {}, CheckpointError),
+        (403, {"X_Error_Code": "GatedRepo"}, CheckpointError),
+        (403, {}, CheckpointError),
+        (429, {}, NotYetError),
+        (500, {}, NotYetError),
+        (503, {}, NotYetError),
+    ],
+)
+def test_the_hubs_own_answers_are_told_apart(monkeypatch, tmp_path, status, headers, error):
+    monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))
+    with hub(status, **headers) as endpoint:
+        monkeypatch.setattr(module.constants, "ENDPOINT", endpoint)
+        with pytest.raises(error, match="some/model"):
+            locate(ModelConfig(source="some/model"))
+
+
+def test_a_hub_that_nobody_listens_at_is_waited_for(monkeypatch, tmp_path):
+    with hub(200) as endpoint:
+        pass
+    monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module.constants, "ENDPOINT", endpoint)
+    with pytest.raises(NotYetError, match="the hub does not answer"):
+        locate(ModelConfig(source="some/model"))
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """As with ``HF_HUB_OFFLINE=1``; connections of earlier tests know nothing of it."""
+    monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", True)
+    configure_http_backend()
+    yield
+    monkeypatch.undo()
+    configure_http_backend()
+
+
+def test_a_cache_that_is_filled_by_another_process_is_waited_for(offline, monkeypatch, tmp_path):
+    """As generators without a way to the hub see what a Job writes: the branch's entry first, then file by file."""
+    monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))
+    config = ModelConfig(source="some/model")
+    with pytest.raises(NotYetError, match=f"not in the cache {tmp_path}, and HF_HUB_OFFLINE"):
+        locate(config)
+    commit = "0123456789" * 4
+    write(tmp_path / "models--some--model", {"refs/main": commit.encode()})
+    with pytest.raises(NotYetError, match="not in the cache"):
+        locate(config)
+    snapshot = tmp_path / "models--some--model" / "snapshots" / commit
+    for number, name in enumerate(FILES, start=1):
+        write(snapshot, {name: FILES[name]})
+        if number < len(FILES):
+            with pytest.raises(NotYetError, match="is missing"):
+                locate(config)
+    assert locate(config) == snapshot
 
 
 def test_a_snapshot_that_another_process_still_fetches_is_waited_for(monkeypatch, tmp_path):
