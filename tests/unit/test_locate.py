@@ -110,8 +110,8 @@ def test_an_empty_directory_is_waited_for(tmp_path):
 
 def test_a_directory_that_may_appear_on_a_volume_is_waited_for_and_says_what_is_beside_it(tmp_path):
     assert verdict(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds nothing)"
-    (tmp_path / "modle").mkdir()
-    assert verdict(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds modle)"
+    (tmp_path / "other").mkdir()
+    assert verdict(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds other)"
 
 
 def test_a_directory_that_has_nowhere_to_appear_is_refused(tmp_path):
