@@ -62,6 +62,10 @@ class Resumption:
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
 
+    def is_otherwise(self, chunk: AudioChunk) -> bool:
+        """Whether a chunk comes from a replica that need not make the samples that follow on those which are held."""
+        return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
+
     def broke_off(self) -> float | None:
         """Count one stream that broke off.
 

@@ -51,6 +51,7 @@ def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
     held.add(replace(chunk(0), rendering="m1 packed"))
     held.add(chunk(2))
     assert held.request.rendering == "m1 packed"
+    assert [held.is_otherwise(replace(chunk(4), rendering=by)) for by in ("m1 packed", "m2 packed", "")] == [0, 1, 0]
 
 
 def test_attempts_in_vain_are_bounded_and_come_later_and_later():
