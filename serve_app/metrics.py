@@ -130,7 +130,7 @@ CHUNKS_RUNNING = Metric("tts_chunks_running", "gauge", "Text chunks that an ingr
 STREAMS_RESUMED = Metric(
     "tts_streams_resumed",
     "counter",
-    "Streams that broke off: resumed elsewhere, resumed by a replica that computes otherwise, or given up",
+    "Streams that broke off: resumed alike, resumed by a replica that computes otherwise, given up",
     "ingress",
     ("outcome",),
 )
