@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
 from serve_app.errors import SpeechError
 from serve_app.model import factory, memory
 from serve_app.model.checkpoint import load_checkpoint
@@ -131,4 +131,4 @@ def test_gpu_memory_that_others_hold_is_waited_for_and_what_was_loaded_is_given_
 def test_gpu_memory_that_will_never_be_enough_is_an_error(monkeypatch):
     without_memory(monkeypatch, 90 << 30)
     with pytest.raises(CheckpointError, match=r"generator\.num_gpus"):
-        load_speaker(AppConfig())
+        load_speaker(AppConfig(generator=GeneratorConfig(num_gpus=0.02)))
