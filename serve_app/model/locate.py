@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
 from serve_app.config import ModelConfig
-from serve_app.startup import READY, NotYetError, Verdict
+from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
 
 RANDOM = ("tiny", "full-random")
 """Sources that are built here."""
@@ -72,11 +72,13 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
     if config.source in RANDOM:
         return None
     directory = Path(config.source).expanduser()
+    look_again_s = LOOK_AGAIN_S
     if not is_local(config.source):
-        directory = _fetched(config)
+        look_again_s = LOOK_AGAIN_S if constants.HF_HUB_OFFLINE else _ASK_HUB_AGAIN_S
+        directory = _fetched(config, look_again_s)
     what = f"the weights in {directory}"
     try:
-        _settle(judge(look(directory)), what)
+        _settle(judge(look(directory)), what, look_again_s)
         settled = not settle_s or _is_still(directory, settle_s)
     except OSError as error:  # permissions may be given, and a file may go between two looks at it
         raise NotYetError(what, f"they cannot be read ({error.filename}: {error.strerror})", _CHOICES) from error
@@ -174,21 +176,20 @@ def judge_fetch(error: BaseException, source: str) -> Verdict:
     return Verdict("wait", f"the hub does not answer ({status or reason[0]})")
 
 
-def _fetched(config: ModelConfig) -> Path:
+def _fetched(config: ModelConfig, look_again_s: float) -> Path:
     try:
         return Path(snapshot_download(config.source, revision=config.revision))
     except (OSError, ValueError, RuntimeError) as error:  # the last of them is what Xet's downloads raise
         verdict = judge_fetch(error, config.source)
-    _settle(verdict, f"the weights {config.source!r}", _ASK_HUB_AGAIN_S)
+    _settle(verdict, f"the weights {config.source!r}", look_again_s)
     raise AssertionError("an error is never ready")
 
 
-def _settle(verdict: Verdict, what: str, look_again_s: float | None = None) -> None:
+def _settle(verdict: Verdict, what: str, look_again_s: float) -> None:
     if verdict.state == "never":
         raise CheckpointError(f"{verdict.why}. {_CHOICES}")
     if verdict.state == "wait":
-        times = {} if look_again_s is None else {"look_again_s": look_again_s}
-        raise NotYetError(what, verdict.why, _CHOICES, **times)
+        raise NotYetError(what, verdict.why, _CHOICES, look_again_s)
 
 
 def _lacking(directory: Path) -> Iterator[str]:

@@ -29,7 +29,7 @@ from serve_app.config import ModelConfig
 from serve_app.model import locate as module
 from serve_app.model import memory
 from serve_app.model.locate import CheckpointError, is_whole, judge, judge_fetch, locate, look
-from serve_app.startup import READY, NotYetError
+from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError
 
 GIB = 1 << 30
 CONFIG = {"model_type": "qwen3_tts", "tts_model_type": "base", "tokenizer_type": "qwen3_tts_tokenizer_12hz"}
@@ -306,8 +306,9 @@ def test_a_cache_that_is_filled_by_another_process_is_waited_for(offline, monkey
     """As generators without a way to the hub see what a Job writes: the branch's entry first, then file by file."""
     monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))
     config = ModelConfig(source="some/model")
-    with pytest.raises(NotYetError, match=f"not in the cache {tmp_path}, and HF_HUB_OFFLINE"):
+    with pytest.raises(NotYetError, match=f"not in the cache {tmp_path}, and HF_HUB_OFFLINE") as missing:
         locate(config)
+    assert missing.value.look_again_s == LOOK_AGAIN_S
     commit = "0123456789" * 4
     write(tmp_path / "models--some--model", {"refs/main": commit.encode()})
     with pytest.raises(NotYetError, match="not in the cache"):
@@ -325,8 +326,9 @@ def test_a_snapshot_that_another_process_still_fetches_is_waited_for(monkeypatch
     """Without a network the hub's library returns what is in the cache, complete or not."""
     write(tmp_path, {"config.json": FILES["config.json"]})
     monkeypatch.setattr(module, "snapshot_download", lambda *_arguments, **_options: str(tmp_path))
-    with pytest.raises(NotYetError, match=r"model\.safetensors is missing"):
+    with pytest.raises(NotYetError, match=r"model\.safetensors is missing") as missing:
         locate(ModelConfig(source="some/model"))
+    assert missing.value.look_again_s == 30  # the next look asks the hub, too
 
 
 def test_memory_that_others_hold_is_waited_for():
