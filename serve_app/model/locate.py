@@ -100,14 +100,16 @@ class Found:
         path: where.
         place: ``nowhere`` if the directory above is not there either.
         beside: names of the directories in the one above.
-        lacking: "NAME is missing", "NAME is cut short", for each file that cannot be used.
+        missing: names of files that it needs.
+        cut_short: names of files of which there is only a beginning.
         config: of ``config.json``, if it can be read.
     """
 
     path: Path
     place: Literal["directory", "file", "absent", "nowhere"]
     beside: tuple[str, ...] = ()
-    lacking: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    cut_short: tuple[str, ...] = ()
     config: Json | None = None
 
 
@@ -118,7 +120,8 @@ def look(directory: Path) -> Found:
         OSError: it cannot be read.
     """
     if directory.is_dir():
-        return Found(directory, "directory", (), tuple(_lacking(directory)), _json(directory / "config.json"))
+        missing, cut_short = tuple(_missing(directory)), tuple(_cut_short(directory))
+        return Found(directory, "directory", (), missing, cut_short, _json(directory / "config.json"))
     if directory.exists():
         return Found(directory, "file")
     if directory.parent.is_dir():
@@ -148,7 +151,9 @@ def judge(found: Found) -> Verdict:
                 f"{path} holds a {kind!r} model with codec {codec!r};"
                 " voice cloning needs a 'base' model with 'qwen3_tts_tokenizer_12hz'",
             )
-    return Verdict("wait", ", ".join(found.lacking)) if found.lacking else READY
+    lacking = {"missing": found.missing, "cut short": found.cut_short}
+    why = "; ".join(f"{state}: {', '.join(names)}" for state, names in lacking.items() if names)
+    return Verdict("wait", why) if why else READY
 
 
 def judge_fetch(error: BaseException, source: str) -> Verdict:
@@ -192,22 +197,24 @@ def _settle(verdict: Verdict, what: str, look_again_s: float) -> None:
         raise NotYetError(what, verdict.why, _CHOICES, look_again_s)
 
 
-def _lacking(directory: Path) -> Iterator[str]:
-    """What cannot be used of a checkpoint's files, the small ones first."""
-    for name in (*_NEEDED, *_MAY_BE):
-        file = directory / name
-        if file.is_file() and _json(file) is None:
-            yield f"{name} is cut short"
-        if name in _NEEDED and not file.is_file():
-            yield f"{name} is missing"
+def _missing(directory: Path) -> Iterator[str]:
+    """Names of files without which a checkpoint cannot be loaded."""
+    for name in (*_NEEDED, *_weights(directory, ""), *_weights(directory, "speech_tokenizer/")):
+        if not (directory / name).is_file():
+            yield name
     words = [name for name in ("vocab.json", "merges.txt") if not (directory / name).is_file()]
     if words and not (directory / "tokenizer.json").is_file():
-        yield f"tokenizer.json (or {' and '.join(words)}) is missing"
+        yield f"tokenizer.json (or {' and '.join(words)})"
+
+
+def _cut_short(directory: Path) -> Iterator[str]:
+    """Names of files of which there is only a beginning, as far as that can be seen."""
+    for name in (*_NEEDED, *_MAY_BE):
+        if (directory / name).is_file() and _json(directory / name) is None:
+            yield name
     for name in (*_weights(directory, ""), *_weights(directory, "speech_tokenizer/")):
-        if not (directory / name).is_file():
-            yield f"{name} is missing"
-        elif not is_whole(directory / name):
-            yield f"{name} is cut short"
+        if (directory / name).is_file() and not is_whole(directory / name):
+            yield name
 
 
 def _weights(directory: Path, folder: str) -> list[str]:

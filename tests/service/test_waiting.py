@@ -38,12 +38,12 @@ async def test_weights_and_a_voice_that_come_late_are_waited_for(launch, tmp_pat
 
     until("waits for the weights in", "there is no such directory")
     (model / "speech_tokenizer").mkdir(parents=True)
-    until("config.json is missing", "speech_tokenizer/model.safetensors is missing")
+    until("missing: config.json", "speech_tokenizer/model.safetensors")
     (waiting,) = service.pids_of("ServeReplica:tts:Generator")
     for file in [file for file in checkpoint.rglob("*") if file.is_file()]:
         copy = cut_short if file.suffix == ".safetensors" else shutil.copyfile
         copy(file, model / file.relative_to(checkpoint))
-    until("waits for the weights in", "speech_tokenizer/model.safetensors is cut short")
+    until("waits for the weights in", ": cut short: model.safetensors, speech_tokenizer/model.safetensors")
     assert "missing" not in detail(service)
     for name in ("model.safetensors", "speech_tokenizer/model.safetensors"):
         shutil.copyfile(checkpoint / name, model / name)

@@ -84,7 +84,7 @@ async def test_a_replica_that_waits_is_ended_at_once():
 
 async def test_the_wait_is_by_the_event_loop_and_the_look_on_a_thread_of_its_own(tmp_path):
     made = starting(model=ModelConfig(source=str(tmp_path)), generator=GeneratorConfig(startup_wait_s=0))
-    with pytest.raises(RuntimeError, match=r"cannot start without the weights in .*config\.json is missing.*'tiny'"):
+    with pytest.raises(RuntimeError, match=r"cannot start without the weights in .*missing: config\.json.*'tiny'"):
         await made._when_there(Patience(0, 0), lambda: made._in_background(module._locate, made._config, 0.0))
 
 

@@ -71,7 +71,7 @@ def test_a_whole_checkpoint_is_ready(tmp_path):
 
 def test_one_tokenizer_file_does_for_two(tmp_path):
     files = {name: content for name, content in FILES.items() if name not in ("vocab.json", "merges.txt")}
-    assert verdict(write(tmp_path, files)).why == "tokenizer.json (or vocab.json and merges.txt) is missing"
+    assert verdict(write(tmp_path, files)).why == "missing: tokenizer.json (or vocab.json and merges.txt)"
     assert verdict(write(tmp_path, {"tokenizer.json": b"{}"})) == READY
 
 
@@ -86,7 +86,7 @@ def test_a_missing_file_is_waited_for_and_named(tmp_path, name):
 def test_the_beginning_of_a_file_is_waited_for(tmp_path_factory, name, data):
     length = data.draw(st.integers(0, len(FILES[name]) - 1))
     directory = write(tmp_path_factory.mktemp("model"), {**FILES, name: FILES[name][:length]})
-    assert verdict(directory) == module.Verdict("wait", f"{name} is cut short")
+    assert verdict(directory) == module.Verdict("wait", f"cut short: {name}")
 
 
 def test_a_file_of_zeros_that_was_given_its_size_first_is_not_whole(tmp_path):
@@ -100,7 +100,7 @@ def test_shards_are_those_of_the_index(tmp_path):
     directory = write(
         tmp_path, {**files, "model.safetensors.index.json": json.dumps(index).encode(), "model-1.safetensors": b""}
     )
-    assert verdict(directory).why == "model-1.safetensors is cut short, model-2.safetensors is missing"
+    assert verdict(directory).why == "missing: model-2.safetensors; cut short: model-1.safetensors"
     assert verdict(write(directory, dict.fromkeys(index["weight_map"].values(), safetensors()))) == READY
 
 
@@ -317,7 +317,7 @@ def test_a_cache_that_is_filled_by_another_process_is_waited_for(offline, monkey
     for number, name in enumerate(FILES, start=1):
         write(snapshot, {name: FILES[name]})
         if number < len(FILES):
-            with pytest.raises(NotYetError, match="is missing"):
+            with pytest.raises(NotYetError, match="missing: "):
                 locate(config)
     assert locate(config) == snapshot
 
@@ -326,7 +326,7 @@ def test_a_snapshot_that_another_process_still_fetches_is_waited_for(monkeypatch
     """Without a network the hub's library returns what is in the cache, complete or not."""
     write(tmp_path, {"config.json": FILES["config.json"]})
     monkeypatch.setattr(module, "snapshot_download", lambda *_arguments, **_options: str(tmp_path))
-    with pytest.raises(NotYetError, match=r"model\.safetensors is missing") as missing:
+    with pytest.raises(NotYetError, match=r"missing: .*, model\.safetensors") as missing:
         locate(ModelConfig(source="some/model"))
     assert missing.value.look_again_s == 30  # the next look asks the hub, too
 
