@@ -123,7 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--codec-dtype", default="auto")
-    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "int4", "auto", "torch"])
+    parser.add_argument("--weights", default="plain", choices=["plain", "int8", "int4", "torch"])
     parser.add_argument("--streams", default="1,2,4,8,10")
     parser.add_argument("--frames", type=int, default=62, help="frames of an utterance; 62 are five seconds")
     parser.add_argument("--rounds", type=int, default=2)

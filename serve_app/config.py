@@ -48,12 +48,11 @@ class ModelConfig(Settings):
         default="auto",
         description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
     )
-    weights: Literal["auto", "plain", "int8", "int4", "torch"] = Field(
+    weights: Literal["plain", "int8", "int4", "torch"] = Field(
         default="plain",
         description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `int4`:"
-        " the code predictor's layers to 4 bits, which nobody has heard yet; `auto`: plain or int8, whichever is"
-        " measured to be faster at `engine.slots` streams; `torch`: plain, multiplied by torch's own kernels alone, to"
-        " compare with. Replicas should agree: what a stream says depends on it.",
+        " the code predictor's layers to 4 bits, which nobody has heard yet; `torch`: plain, multiplied by torch's own"
+        " kernels alone, to compare with. What a stream says depends on it.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -63,6 +62,17 @@ class ModelConfig(Settings):
         default=None,
         description="CPU threads of one generator; none means all cores of the machine.",
     )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _is_chosen_once(cls, weights: object) -> object:
+        if weights == "auto":
+            raise PydanticCustomError(
+                "weights_are_chosen_once",
+                "'auto' is gone: each replica measured for itself, and one that goes on with another's stream has to"
+                " compute as that one did; 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4' or 'torch'",
+            )
+        return weights
 
 
 class EngineConfig(Settings):
@@ -187,6 +197,12 @@ class GeneratorConfig(Settings):
     num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
     graceful_shutdown_timeout_s: float = Field(
         default=120.0, gt=0, description="How long a leaving replica may finish its streams: above the longest chunk."
+    )
+    startup_wait_s: float = Field(
+        default=3600.0,
+        ge=0,
+        description="How long a replica that starts waits for weights, a usable voice, the hub or GPU memory that are"
+        " not there yet, before its start has failed; 0 fails at once. `tts-serve` takes 0 unless the file names it.",
     )
 
 

@@ -128,7 +128,11 @@ TEXT_CHARACTERS = Metric(
 CHUNKS_WAITING = Metric("tts_chunks_waiting", "gauge", "Text chunks that wait for a stream", "ingress")
 CHUNKS_RUNNING = Metric("tts_chunks_running", "gauge", "Text chunks that an ingress has with the generators", "ingress")
 STREAMS_RESUMED = Metric(
-    "tts_streams_resumed", "counter", "Streams that broke off: resumed elsewhere, or given up", "ingress", ("outcome",)
+    "tts_streams_resumed",
+    "counter",
+    "Streams that broke off: resumed alike, resumed by a replica that computes otherwise, given up",
+    "ingress",
+    ("outcome",),
 )
 
 # Streams and the model: the generator.

@@ -34,6 +34,7 @@ class Resumption:
         self._request = request
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
         self._voice_digest = request.voice_digest
+        self._rendering = request.rendering
         self.lost = False
         self._vain = 0
 
@@ -47,14 +48,23 @@ class Resumption:
         """What is to be asked of the next stream."""
         if not self._codes:
             return self._request
-        codes = np.concatenate(self._codes)
-        return replace(self._request, delivered_codes=codes, voice_digest=self._voice_digest)
+        return replace(
+            self._request,
+            delivered_codes=np.concatenate(self._codes),
+            voice_digest=self._voice_digest,
+            rendering=self._rendering,
+        )
 
     def add(self, chunk: AudioChunk) -> None:
-        """Hold one audio chunk's codes, and which clip they were spoken with."""
+        """Hold one audio chunk's codes, which clip they were spoken with, and by what."""
         self._codes.append(chunk.codes)
+        self._rendering = chunk.rendering or self._rendering
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
+
+    def is_otherwise(self, chunk: AudioChunk) -> bool:
+        """Whether a chunk comes from a replica that need not make the samples that follow on those which are held."""
+        return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
     def broke_off(self) -> float | None:
         """Count one stream that broke off.

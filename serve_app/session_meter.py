@@ -60,7 +60,7 @@ class IngressMeter:
             recorder.add(metrics.UTTERANCES, 0, finish_reason=reason)
         for metric in (metrics.UTTERANCES_UNDERRUN, metrics.UNDERRUNS, metrics.UNDERRUN_SECONDS):
             recorder.add(metric, 0)
-        for outcome in ("resumed", "given_up"):
+        for outcome in ("resumed", "resumed_otherwise", "given_up"):
             recorder.add(metrics.STREAMS_RESUMED, 0, outcome=outcome)
 
     def count(self, dialect: str, change: int) -> None:

@@ -122,6 +122,7 @@ class SpeechRequest:
         clip: the voice, where its session brought it itself; ``voice`` is not looked up then.
         voice_digest: of the clip that earlier audio of the utterance was spoken with: what follows is spoken with that
             one too, whatever has become of ``voice`` meanwhile. Empty where there was none: with that of now.
+        rendering: what made ``delivered_codes``, see :class:`AudioChunk`; empty without any.
         trace: for the generator's log lines and spans; None where nobody asks.
     """
 
@@ -137,6 +138,7 @@ class SpeechRequest:
     context: SpokenContext | None = None
     clip: VoiceClip | None = None
     voice_digest: str = ""
+    rendering: str = ""
     trace: Trace | None = None
 
 
@@ -153,6 +155,8 @@ class AudioChunk:
             with later ones.
         voice_digest: of the clip that it is spoken with; the caller keeps it to go on with the same. Empty within the
             engine, which does not know it.
+        rendering: model, number formats and kind of processor: replicas that say the same make the same samples of
+            the same request. The caller keeps it, so that one that does not is noticed. Empty within the engine.
     """
 
     first_frame: int
@@ -160,6 +164,7 @@ class AudioChunk:
     pcm: NDArray[np.float32]
     timings_s: dict[str, float] = field(default_factory=dict[str, float])
     voice_digest: str = ""
+    rendering: str = ""
 
 
 @dataclass(frozen=True, slots=True)

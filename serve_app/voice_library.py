@@ -209,8 +209,8 @@ class VoiceLibrary:
         self._fingerprint: str | None = None
         self._refreshed_s: float | None = None
         self._version = ""
-        self._clear_up()
-        self._uploaded = {folder.name: _read(folder)[0] for folder in voice_folders(self._uploads)}
+        self._unreadable: dict[Path, str] = {}
+        self._uploads_read = False
         self.refresh()
 
     @property
@@ -225,7 +225,23 @@ class VoiceLibrary:
                 return
             self._refreshed_s = now_s
             self._removed.expire(now_s)
-        folders = voice_folders(self._path)
+        if not self._uploads_read:
+            self._read_uploads()
+        folders = self._folders(self._path)
+        if folders is not None:
+            self._take_in(folders)
+
+    def _read_uploads(self) -> None:
+        """Once, as no other process writes there: as soon as the directory is there, be it a volume that came late."""
+        if not os.path.isdir(self._uploads):  # noqa: PTH112 - which never raises
+            return
+        self._clear_up()
+        folders = self._folders(self._uploads)
+        if folders is not None:
+            self._uploaded = {folder.name: _read(folder)[0] for folder in folders}
+            self._uploads_read = True
+
+    def _take_in(self, folders: list[Path]) -> None:
         for gone in set(self._signatures) - {folder.name for folder in folders}:
             del self._signatures[gone], self._shipped[gone]
         for folder in folders:
@@ -234,6 +250,18 @@ class VoiceLibrary:
                 self._signatures[folder.name] = signature
                 self._shipped[folder.name] = _read(folder)[0]
         self._changed()
+
+    def _folders(self, path: Path) -> list[Path] | None:
+        """Voices' directories; None while ``path`` cannot be read: it may be the next time, and what is known stays."""
+        try:
+            folders = voice_folders(path)
+        except OSError as error:
+            if self._unreadable.get(path) != str(error):
+                log.warning("the voices in %s cannot be read: %s", path, error)
+                self._unreadable[path] = str(error)
+            return None
+        self._unreadable.pop(path, None)
+        return folders
 
     def voices(self) -> list[VoiceStatus]:
         """Every voice, in the order of their ids; ``ready`` means encoded by the model served last."""

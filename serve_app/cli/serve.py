@@ -149,6 +149,7 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
     try:
         (application,) = document["applications"]
         config = AppConfig.model_validate(application.get("args") or {})
+        _wait_for_nothing(application)
         if config.access.keys_file is not None:
             read_keys_file(found(config.access.keys_file, Path.cwd()))
     except KeysFileError as error:
@@ -165,6 +166,12 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
     http["port"] = http.get("port", 8000) if port is None else port
     _check_free(http["host"], http["port"], f"--port or in {path} (http_options.port)")
     return document
+
+
+def _wait_for_nothing(application: dict[str, Any]) -> None:
+    """Somebody sits before the screen: what is missing is said at once, unless the file wants to wait for it."""
+    args = application["args"] = application.get("args") or {}
+    args["generator"] = {"startup_wait_s": 0, **(args.get("generator") or {})}
 
 
 def _check_free(host: str, port: object, where: str) -> None:

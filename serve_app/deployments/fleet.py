@@ -26,7 +26,7 @@ class GeneratorStatus:
     Attributes:
         replica: its id.
         state: ``loading`` until it has spoken its warm-up sentence; ``failed`` says why in ``detail``.
-        detail: what it is doing, or why it failed; empty when ready.
+        detail: what it is doing or waits for, or why it failed; empty when ready.
         model: what was loaded, in words.
         fingerprint: identity of the model, as far as voice prompts depend on it; empty until it is loaded.
         random_weights: the checkpoint's weights are random.

@@ -11,10 +11,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -34,6 +35,7 @@ from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.generator_meter import GeneratorMeter
 from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
 from serve_app.voice_library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
 from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
@@ -42,10 +44,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 MOST_ROUTED_VOICES = 100
 """Most voices, the latest used, that a replica tells the routers of; they hear it every two seconds."""
 
+
+TRY_AGAIN_S = 30.0
+"""How often a generator without a voice tries to encode one that it could not encode."""
 
 ASK_AGAIN_S = 0.1
 """How often the store is asked for a voice that another replica encodes."""
@@ -93,12 +100,17 @@ class Generator:
     """A replica that speaks text chunks."""
 
     _tracer: Tracer = NoTracer()
+    _rendering = ""
+    """See :class:`AudioChunk`."""
 
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode the voices that wait for it, speak a sentence. Ready means that it came out.
 
+        What is not there yet is waited for, up to ``generator.startup_wait_s``: Serve bounds no constructor, ends one
+        that waits like any other replica, and gives up an application whose replicas fail to start three times.
+
         Raises:
-            RuntimeError: the checkpoint cannot be had, or no voice can be used; the message says what to do.
+            RuntimeError: the checkpoint or a voice cannot be had; the message says what to do.
         """
         began_s = time.monotonic()
         context = serve.get_replica_context()
@@ -125,14 +137,20 @@ class Generator:
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
-        self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
+        self._state = GeneratorStatus(self._replica, "loading", "the model's files are being looked for")
         self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await self._store.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:
-            # As the encoder's: beside replicas that speak, one that starts takes what they leave of a core.
-            self._speaker = await asyncio.get_running_loop().run_in_executor(self._background, _load, config)
-            await self._warm_up()
+            patience = Patience(config.generator.startup_wait_s, began_s)
+            directory = await self._when_there(
+                patience, lambda: self._in_background(_locate, config, SETTLE_S * patience.waited)
+            )
+            self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
+            self._speaker = await self._when_there(patience, lambda: self._in_background(_load, config, directory))
+            self._rendering = self._speaker.rendering
+            voices = await self._when_there(patience, self._learn_voices)
+            await self._warm_up(voices)
         except Exception as error:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
             await self._store.report(self._state)
@@ -178,6 +196,13 @@ class Generator:
         except Exception:
             self._meter.ended("error")
             raise
+        if request.rendering not in ("", self._rendering):
+            log.warning(
+                "a stream begun as [%s] goes on as [%s]: from frame %d on it may say other samples",
+                request.rendering,
+                self._rendering,
+                0 if request.delivered_codes is None else len(request.delivered_codes),
+            )
         reason: FinishReason = "cancelled"
         try:
             while True:
@@ -188,7 +213,7 @@ class Generator:
                     return
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
-                yield replace(event, voice_digest=prompt.digest)
+                yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
             self._meter.ended(reason)
@@ -234,23 +259,57 @@ class Generator:
             arrivals_hz=self._demand.arrivals_hz,
         ).numbers(self._scaling)
 
-    async def _warm_up(self) -> None:
-        """Encode what is pending, put the voices onto the device, and speak a real sentence."""
-        fingerprint = self._speaker.fingerprint
-        self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
+    async def _when_there(self, patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until nothing is missing any more, and say meanwhile what is.
+
+        Raises:
+            RuntimeError: it went on for too long, or ``attempt`` found something that will not change.
+        """
+        while True:
+            try:
+                return await attempt()
+            except NotYetError as missing:
+                pause = patience.pause(missing, time.monotonic())
+                if pause is None:
+                    raise RuntimeError(patience.ended(missing)) from missing
+                if pause.say:
+                    log.warning("not ready: this generator %s", missing.waiting)
+                self._state = GeneratorStatus(self._replica, "loading", missing.waiting)
+            await asyncio.sleep(pause.seconds)
+
+    async def _in_background(self, work: Callable[..., T], *arguments: object) -> T:
+        """As the encoder's: beside replicas that speak, one that starts takes what they leave of a core."""
+        return await asyncio.get_running_loop().run_in_executor(self._background, work, *arguments)
+
+    async def _learn_voices(self) -> list[str]:
+        """Encode what is pending, and put the voices onto the device; returns their ids.
+
+        Raises:
+            NotYetError: there is none that can be used.
+            RuntimeError: there is no place where one could appear.
+        """
         ready: list[str] = []
-        for status in sorted(await self._store.voices(), key=_is_uploaded):
+        refused: dict[str, str] = {}
+        statuses = await self._store.voices()
+        for status in sorted(statuses, key=_is_uploaded):
             # Of uploaded voices there may be a thousand, and a new model has none of them: they are encoded later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
                 continue
+            self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
             try:
                 await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(status.voice))
                 ready.append(status.voice)
             except SpeechError as refusal:
                 log.warning("voice %s is not usable: %s", status.voice, refusal)
+                refused[status.voice] = refusal.message
         if not ready:
-            reasons = "; ".join(f"{status.voice}: {status.reason}" for status in await self._store.voices())
-            raise RuntimeError(f"no voice below {self._config.voices.path} can be used ({reasons or 'it is empty'})")
+            reasons = {status.voice: status.reason for status in statuses} | refused
+            raise missing_voices(Path(self._config.voices.path), reasons, TRY_AGAIN_S if refused else LOOK_AGAIN_S)
+        return ready
+
+    async def _warm_up(self, ready: list[str]) -> None:
+        """Speak a real sentence in one of the voices."""
+        fingerprint = self._speaker.fingerprint
         self._speaker.engine.start()
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
         self._state = GeneratorStatus(self._replica, "loading", "the warm-up sentence is being spoken")
@@ -421,11 +480,38 @@ def be_nice() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _load(config: AppConfig) -> "Speaker":
+def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float = LOOK_AGAIN_S) -> RuntimeError:
+    """The error of a generator that has no voice: the directory may be filled, one in no directory will not appear.
+
+    Args:
+        path: the directory of voices.
+        reasons: why those that there are cannot be used, by id.
+        look_again_s: pause before the next look.
+    """
+    try:
+        why = "no directory in it has a manifest.json" if any(path.iterdir()) else "it is empty"
+    except FileNotFoundError:
+        if not path.parent.exists():
+            return RuntimeError(f"there is no directory {path}, and no {path.parent} that it could appear in")
+        why = "there is no such directory"
+    except OSError as error:
+        why = f"it cannot be read ({error.strerror})"
+    each = "; ".join(f"{voice}: {reason}" for voice, reason in reasons.items())
+    return NotYetError(f"a usable voice below {path}", each or why, look_again_s=look_again_s)
+
+
+def _locate(config: AppConfig, settle_s: float) -> Path | None:
+    """Find the model's files, or fetch them."""
+    from serve_app.model.locate import locate  # noqa: PLC0415 - as below, though this does without torch
+
+    return locate(config.model, settle_s)
+
+
+def _load(config: AppConfig, directory: Path | None) -> "Speaker":
     """Import torch and load the model: about twelve seconds of imports, on a thread that is not the event loop's."""
     from serve_app.model.factory import load_speaker  # noqa: PLC0415 - everybody else does without torch
 
-    return load_speaker(config)
+    return load_speaker(config, directory)
 
 
 def _refused(refusal: SpeechError, request: SpeechRequest) -> SpeechEnd:

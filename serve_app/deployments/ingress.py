@@ -114,7 +114,9 @@ class RayBackend:
                     async for event in events:
                         if broken:
                             broken = False
-                            self._recorder.add(metrics.STREAMS_RESUMED, outcome="resumed")
+                            otherwise = isinstance(event, AudioChunk) and held.is_otherwise(event)
+                            outcome = "resumed_otherwise" if otherwise else "resumed"
+                            self._recorder.add(metrics.STREAMS_RESUMED, outcome=outcome)
                         if isinstance(event, AudioChunk):
                             held.add(event)
                         yield event

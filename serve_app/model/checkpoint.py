@@ -1,4 +1,4 @@
-"""Finding, loading and describing a checkpoint; encoding reference audio with it.
+"""Loading and describing a checkpoint; encoding reference audio with it.
 
 A checkpoint comes from where the configuration says or not at all: nothing here falls back to another model.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import soxr
 import torch
-from huggingface_hub import snapshot_download
 
 from serve_app.config import SAMPLE_RATE_HZ, ModelConfig
 from serve_app.model import random_checkpoint
+from serve_app.model.locate import CheckpointError, locate
 from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import Draw
 from serve_app.voices import Reference, VoicePrompt
@@ -25,10 +25,6 @@ from serve_app.voices import Reference, VoicePrompt
 log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class CheckpointError(RuntimeError):
-    """The configured checkpoint cannot be loaded; the message names the choices."""
 
 
 @dataclass(slots=True)
@@ -96,13 +92,20 @@ class Checkpoint:
         )
 
 
-def load_checkpoint(config: ModelConfig) -> Checkpoint:
+def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Checkpoint:
     """Load what the configuration names, onto the device and in the number format that it names.
 
+    Args:
+        config: what is wanted.
+        directory: where :func:`locate` found it; None: it is looked for.
+
     Raises:
-        CheckpointError: it is not there, cannot be fetched, or is not a Qwen3-TTS base model of the 12 Hz codec.
+        NotYetError: it is not there yet.
+        CheckpointError: it cannot be had, or is not a Qwen3-TTS base model of the 12 Hz codec.
     """
-    directory = _locate(config)
+    directory = directory or locate(config)
+    if directory is None:
+        directory = random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
     device = _device(config)
     random_weights = random_checkpoint.is_random(directory)
     small = random_weights and config.source == "tiny"
@@ -124,13 +127,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
             upstream.model.load_speech_tokenizer(codec)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint in {directory} does not load: {error}") from error
-    model = upstream.model
-    if (model.tts_model_type, model.tokenizer_type) != ("base", "qwen3_tts_tokenizer_12hz"):
-        raise CheckpointError(
-            f"{config.source} is a {model.tts_model_type!r} model with codec {model.tokenizer_type!r};"
-            " voice cloning needs a 'base' model with 'qwen3_tts_tokenizer_12hz'"
-        )
-    talker_draw, predictor_draw = _draws(model.generate_config)
+    talker_draw, predictor_draw = _draws(upstream.model.generate_config)
     weights = "random weights: noise, not speech" if random_weights else "trained weights"
     number_format = str(dtype).removeprefix("torch.")
     description = f"{config.source} ({weights}; {device}, {number_format})"
@@ -146,29 +143,6 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
         talker_draw=talker_draw,
         predictor_draw=predictor_draw,
     )
-
-
-def _locate(config: ModelConfig) -> Path:
-    if config.source in ("tiny", "full-random"):
-        return random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
-    local = Path(config.source).expanduser()
-    if local.is_dir():
-        if not (local / "config.json").is_file():
-            raise CheckpointError(f"{local} holds no config.json, so it is no checkpoint")
-        return local
-    choices = (
-        "Name a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), a local"
-        " directory of such a checkpoint, or 'tiny' for random weights that work offline, as model.source."
-    )
-    if config.source.startswith((".", "/", "~")):
-        raise CheckpointError(f"there is no directory {local}. {choices}")
-    try:
-        return Path(snapshot_download(config.source, revision=config.revision))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{config.source!r} is not in the local cache and cannot be fetched ({reason}). {choices}"
-        ) from error
 
 
 def _device(config: ModelConfig) -> torch.device:

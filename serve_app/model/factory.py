@@ -1,28 +1,32 @@
 """Puts checkpoint, runner and engine together: what a generator replica holds."""
 
+import gc
 import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
-from serve_app.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from serve_app.model.compiled.instructions import this_cpus
+from serve_app.model import memory
+from serve_app.model.checkpoint import Checkpoint, load_checkpoint
+from serve_app.model.compiled.instructions import this_cpus, vector_units
 from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
-from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.linear import WeightForm
+from serve_app.model.locate import CheckpointError
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.startup import NotYetError, Verdict
 from serve_app.voices import Reference, VoicePrompt
 
 log = logging.getLogger(__name__)
@@ -59,6 +63,19 @@ class Speaker:
         """Changes with everything that a voice prompt depends on."""
         return self.checkpoint.fingerprint
 
+    @property
+    def rendering(self) -> str:
+        """Equal on replicas that make the same samples of the same request; see :class:`AudioChunk`."""
+        graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
+        codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
+        return f"{self.fingerprint} {self.form}, codec {codec}, {self._processor}{graphs}"
+
+    @property
+    def _processor(self) -> str:
+        """The kind of processor, as far as it decides in which order something is summed, and how it is rounded."""
+        device = self.checkpoint.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else vector_units()
+
     def encode(self, reference: Reference) -> VoicePrompt:
         """Make a voice prompt from a reference clip."""
         return self.checkpoint.encode(reference)
@@ -80,19 +97,45 @@ class Speaker:
         log.info("warm-up: %d frames in %.2f s", end.frames, time.monotonic() - began_s)
 
 
-def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
+def load_speaker(config: AppConfig, directory: Path | None = None, *, keep_upstream: bool = False) -> Speaker:
     """Load the configured checkpoint and build an engine over it; the engine is not started yet.
 
     Args:
         config: the application's.
+        directory: of the checkpoint, where it was found already.
         keep_upstream: leave upstream able to generate, at the price of holding its weights twice; for comparisons.
 
     Raises:
+        NotYetError: the checkpoint is not there yet, or a GPU has no memory left, as others hold it.
         CheckpointError: the checkpoint cannot be had.
     """
+    try:
+        return _load_speaker(config, directory, keep_upstream=keep_upstream)
+    except RuntimeError as error:  # torch has no narrower one for a device that has no room for a context
+        if config.model.device == "cpu" or not torch.cuda.is_available() or not memory.ran_out(str(error)):
+            raise
+        verdict = _judge_memory(config.generator.num_gpus)
+        if verdict.state == "never":
+            raise CheckpointError(f"{verdict.why} ({error})") from error
+    # Here, where nothing refers to it any more, what was loaded is given back: others may be waiting too.
+    gc.collect()
+    torch.cuda.empty_cache()
+    raise NotYetError("GPU memory", verdict.why, look_again_s=memory.LOOK_AGAIN_S)
+
+
+def _judge_memory(share: float) -> Verdict:
+    """Why the memory of this process's GPU was not enough; before anything of it is given back."""
+    try:
+        free, total = torch.cuda.mem_get_info()
+    except RuntimeError:
+        return memory.NO_CONTEXT
+    return memory.judge(free, total, torch.cuda.memory_reserved(), share)
+
+
+def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: bool) -> Speaker:
     # Ray starts its workers with as many OpenMP threads as an actor reserves CPUs, which says nothing about a model.
     torch.set_num_threads(config.model.threads or len(os.sched_getaffinity(0)))
-    checkpoint = load_checkpoint(config.model)
+    checkpoint = load_checkpoint(config.model, directory)
     settings = config.engine
     if checkpoint.random_weights:
         settings = settings.model_copy(update={"stall_guard_s": None})
@@ -112,8 +155,8 @@ def load_speaker(config: AppConfig, *, keep_upstream: bool = False) -> Speaker:
 def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     """The form of talker and code predictor weights that fits the configuration and the device.
 
-    One form serves all batch sizes, since a stream's codes must not depend on who shares its batch. ``auto`` measures
-    a layer's products at the number of streams that the replica is configured for.
+    One form serves all batch sizes, since a stream's codes must not depend on who shares its batch; and nothing is
+    measured, since they must not depend on the replica.
 
     Raises:
         CheckpointError: int8 or int4 is asked for where it cannot be computed.
@@ -121,33 +164,17 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     wanted = config.model.weights
     if wanted == "torch":
         return "plain"
-    if wanted in ("plain", "auto") and checkpoint.device.type == "cuda" and checkpoint.dtype == torch.bfloat16:
-        return _form_on_gpu(checkpoint.device)
     on_cpu = checkpoint.device.type == "cpu"
-    roundable = on_cpu and checkpoint.dtype == torch.bfloat16
-    exact: WeightForm = "packed" if on_cpu else "plain"
-    if wanted in ("int8", "int4"):
-        if not roundable:
-            raise CheckpointError(
-                f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
-            )
-        return wanted
-    if wanted == "plain" or not roundable:
-        return exact
-    mlp = checkpoint.model.talker.model.layers[0].mlp
-    forms: tuple[WeightForm, WeightForm] = (exact, "int8")
-    seconds = {
-        form: _time_products([mlp.up_proj.weight, mlp.down_proj.weight], form, config.engine.slots) for form in forms
-    }
-    chosen = min(forms, key=lambda form: seconds[form])
-    log.info(
-        "weights at %d streams: bfloat16 %.2f ms, int8 %.2f ms for two products: taking %s",
-        config.engine.slots,
-        1e3 * seconds[exact],
-        1e3 * seconds["int8"],
-        chosen,
-    )
-    return chosen
+    bfloat16 = checkpoint.dtype == torch.bfloat16
+    if wanted == "plain":
+        if on_cpu:
+            return "packed"
+        return _form_on_gpu(checkpoint.device) if bfloat16 else "plain"
+    if not (on_cpu and bfloat16):
+        raise CheckpointError(
+            f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
+        )
+    return wanted
 
 
 def _form_on_gpu(device: torch.device) -> WeightForm:
@@ -157,20 +184,6 @@ def _form_on_gpu(device: torch.device) -> WeightForm:
         return "fused"
     log.warning("slower, and no longer exact in company: kernels cannot be compiled here, as %s", missing)
     return "plain"
-
-
-def _time_products(weights: list[Tensor], form: WeightForm, rows: int) -> float:
-    """Median seconds of the products of ``rows`` rows by all of the weights."""
-    linears = [make_linear(weight.detach(), form) for weight in weights]
-    inputs = [torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights]
-    seconds: list[float] = []
-    with torch.inference_mode():
-        for _ in range(15):
-            began_s = time.perf_counter()
-            for linear, x in zip(linears, inputs, strict=True):
-                linear(x)
-            seconds.append(time.perf_counter() - began_s)
-    return sorted(seconds)[len(seconds) // 2]
 
 
 @torch.inference_mode()

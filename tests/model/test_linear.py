@@ -112,23 +112,15 @@ def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
     assert choose_form(config(weights), bfloat16_checkpoint) == form
 
 
-def test_auto_measures_and_says_what_it_took(bfloat16_checkpoint, caplog):
-    caplog.set_level("INFO")
-    form = choose_form(config("auto"), bfloat16_checkpoint)
-    assert form in {"packed", "int8"}
-    assert f"taking {form}" in caplog.text
-
-
-@pytest.mark.parametrize("weights", ["plain", "auto"])
-def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_checkpoint, monkeypatch, caplog, weights):
+def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_checkpoint, monkeypatch, caplog):
     on_gpu = dataclasses.replace(bfloat16_checkpoint, device=torch.device("cuda"))
     monkeypatch.setattr(factory, "what_is_missing", lambda device: None)
-    assert choose_form(config(weights), on_gpu) == "fused"
+    assert choose_form(config("plain"), on_gpu) == "fused"
     assert choose_form(config("torch"), on_gpu) == "plain"
-    assert choose_form(config(weights), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
+    assert choose_form(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
     assert not caplog.text
     monkeypatch.setattr(factory, "what_is_missing", lambda device: "there is no Triton")
-    assert choose_form(config(weights), on_gpu) == "plain"
+    assert choose_form(config("plain"), on_gpu) == "plain"
     assert "there is no Triton" in caplog.text
 
 

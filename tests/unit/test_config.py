@@ -100,3 +100,17 @@ def test_an_alias_is_kept_as_names_are_compared():
 )
 def test_an_alias_that_means_nothing_or_two_things_is_refused(text, kind):
     assert _refusal(text)["type"] == kind
+
+
+def test_weights_that_each_replica_would_choose_for_itself_are_refused_and_the_others_named():
+    error = _refusal("model: {weights: auto}")
+    assert error["loc"] == ("model", "weights")
+    assert error["type"] == "weights_are_chosen_once"
+    for word in ("'auto' is gone", "each replica measured", "'plain'", "'int8'", "'int4'", "'torch'"):
+        assert word in error["msg"]
+
+
+def test_a_generator_waits_for_an_hour_and_may_be_told_not_to():
+    assert AppConfig().generator.startup_wait_s == 3600
+    assert _read("generator: {startup_wait_s: 0}").generator.startup_wait_s == 0
+    assert _refusal("generator: {startup_wait_s: -1}")["type"] == "greater_than_equal"

@@ -194,6 +194,15 @@ async def test_a_stream_whose_replica_is_lost_goes_on_at_the_next_frame():
     assert [r.delivered_codes is not None and len(r.delivered_codes) for r in handle.requests] == [False, 2, 3]
 
 
+async def test_a_stream_that_is_resumed_by_another_model_is_counted_as_such():
+    one, other = (replace(chunk(frame), rendering=by) for frame, by in ((0, "m1 packed"), (1, "m2 packed")))
+    handle = Handle([Response([one, gone()]), Response([other, END])])
+    recorded = Recorded()
+    await everything(RayBackend(AppConfig(), handle, Store(), "ingress-1", recorded).speak(REQUEST))
+    assert handle.requests[1].rendering == "m1 packed"
+    assert recorded.counters == {"streams_resumed resumed_otherwise": 1}
+
+
 async def test_a_stream_that_broke_off_and_finds_no_other_is_counted_as_given_up():
     refusal = SpeechEnd("error", 0, SynthesisError.code, "no")
     recorded = Recorded()

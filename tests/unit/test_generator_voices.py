@@ -117,6 +117,18 @@ async def test_a_burst_of_streams_on_a_replica_asks_the_store_once_and_says_what
     assert all([chunk.voice_digest, end.finish_reason] == ["d1", "eos"] for chunk, end in streams)
 
 
+@pytest.mark.parametrize(("begun_as", "lines"), [("m1 packed", 0), ("m2 packed", 1), ("", 0)])
+async def test_a_stream_that_was_begun_by_another_model_goes_on_and_the_log_says_so(caplog, begun_as, lines):
+    made = generator(prompt_of(REFERENCE))
+    made._rendering = "m1 packed"
+    speaking(made)
+    chunk, end = await spoken(made, delivered_codes=np.zeros((7, 16), np.int16), rendering=begun_as)
+    assert (chunk.rendering, end.finish_reason) == ("m1 packed", "eos")
+    warned = [record.message for record in caplog.records if "goes on as" in record.message]
+    assert len(warned) == lines
+    assert all("[m2 packed]" in message and "[m1 packed]" in message and "frame 7" in message for message in warned)
+
+
 async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_is_another():
     another = replace(prompt_of(REFERENCE), digest="d3")
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"), another)

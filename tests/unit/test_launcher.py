@@ -188,3 +188,13 @@ def test_a_prefix_under_which_nothing_would_answer_is_refused_at_once(tmp_path, 
     path.write_text(yaml.safe_dump(document))
     with pytest.raises(serve.StartError, match="route_prefix"):
         serve.read_config(path, None)
+
+
+@pytest.mark.parametrize(("named", "wait_s"), [(None, 0), ({"max_replicas": 2}, 0), ({"startup_wait_s": 60}, 60)])
+def test_what_is_missing_is_waited_for_where_the_file_says_so(tmp_path, named, wait_s):
+    document = yaml.safe_load(LOCAL.read_text())
+    document["applications"][0]["args"] = {} if named is None else {"generator": named}
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(document))
+    read = serve.read_config(path, environment.free_ports().ingress)
+    assert read["applications"][0]["args"]["generator"] == {**(named or {}), "startup_wait_s": wait_s}

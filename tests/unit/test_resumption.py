@@ -45,6 +45,15 @@ def test_what_follows_is_spoken_with_the_clip_that_it_was_begun_with():
     assert later.request.voice_digest == "d1"
 
 
+def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
+    held = Resumption(SpeechRequest("Hello.", "austen"))
+    assert held.request.rendering == ""
+    held.add(replace(chunk(0), rendering="m1 packed"))
+    held.add(chunk(2))
+    assert held.request.rendering == "m1 packed"
+    assert [held.is_otherwise(replace(chunk(4), rendering=by)) for by in ("m1 packed", "m2 packed", "")] == [0, 1, 0]
+
+
 def test_attempts_in_vain_are_bounded_and_come_later_and_later():
     never_spoke = waits(Resumption(SpeechRequest("Hello.", "austen", seed=5)))
     assert len(never_spoke) == VAIN_ATTEMPTS

@@ -76,6 +76,44 @@ def test_an_unavailable_voice_says_why(library):
     assert "clip.wav" in makima.reason
 
 
+def test_a_directory_that_cannot_be_read_for_a_while_costs_no_voice_and_one_line(library, voices, monkeypatch, caplog):
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    one = library()
+    before = states(one)
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr(voice_library, "voice_folders", stale)
+        empty = library()
+        for _ in range(3):
+            one.refresh()
+            empty.refresh()
+        assert (states(one), states(empty)) == (before, {})
+    assert len(caplog.records) == 2
+    empty.refresh()
+    assert states(empty) == before
+
+
+def test_uploads_whose_volume_comes_late_are_found(library, voices, tmp_path):
+    uploads = tmp_path / "volume" / "uploads"
+    late = VoiceLibrary(VoicesConfig(path=str(voices)), PromptFiles(tmp_path / "cache"), uploads)
+    assert states(late) == {"austen": "pending", "makima": "unavailable"}
+    add_voice(uploads, "woolf")
+    late.refresh()
+    assert states(late) == {"austen": "pending", "makima": "unavailable", "woolf": "pending"}
+
+
+def test_a_voice_that_comes_late_is_found(tmp_path):
+    late = VoiceLibrary(VoicesConfig(path=str(tmp_path / "voices")), PromptFiles(tmp_path / "cache"))
+    assert late.voices() == []
+    add_voice(tmp_path / "voices", "austen", audio=False)
+    late.refresh()
+    assert states(late) == {"austen": "unavailable"}
+    add_voice(tmp_path / "voices", "austen")
+    late.refresh()
+    assert states(late) == {"austen": "pending"}
+
+
 def test_an_unknown_voice_is_answered_with_those_there_are(library):
     refusal = library().get("../../etc/passwd", MODEL, 0.0)
     assert isinstance(refusal, VoiceRefusal)

@@ -46,6 +46,12 @@ def this_cpus() -> Flavour:
 WIDE = bool(_features().get("avx512f"))
 """Whether there are 32 registers of 16 lanes, and not 16 of 8."""
 
+
+def vector_units() -> str:
+    """What decides in which order this CPU's compiled sums are made: the kind that LLVM compiles for, and its width."""
+    return f"{config.CPU_NAME or binding.get_host_cpu_name()} ({512 if WIDE else 256} bits)"
+
+
 TILE, TILE_ROWS = (64, 4) if WIDE else (32, 3)
 """Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
 of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""

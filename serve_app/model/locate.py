@@ -1,0 +1,267 @@
+"""Finds the files of the configured checkpoint, and decides whether what is missing is on its way.
+
+What is absent, cut short or unreadable as what it should be may come, and is waited for; what can be read and is
+something else never will. It knows no torch: a generator waits before it imports it.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from safetensors import SafetensorError, safe_open
+
+from serve_app.config import ModelConfig
+from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
+
+RANDOM = ("tiny", "full-random")
+"""Sources that are built here."""
+
+_CHOICES = (
+    "Name a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), a local"
+    " directory of such a checkpoint, or 'tiny' for random weights that work offline, as model.source."
+)
+
+_NEEDED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "speech_tokenizer/config.json",
+    "speech_tokenizer/preprocessor_config.json",
+)
+"""Beside the weights of model and codec, and the tokenizer's words."""
+
+_INDEX = "model.safetensors.index.json"
+
+_MAY_BE = ("tokenizer.json", "vocab.json", _INDEX, f"speech_tokenizer/{_INDEX}")
+"""Whole if they are there."""
+
+_ASK_HUB_AGAIN_S = 30.0
+_COME_BACK_LATER = (408, 425, 429)
+"""HTTP statuses below 500 that are about now, and not about the request."""
+
+_MOST_NAMED = 10
+"""Directories that an error names."""
+
+Json = dict[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """The configured checkpoint can never be loaded; the message names the choices."""
+
+
+def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
+    """The directory of the configured checkpoint, complete; fetched from the hub if need be, which may take minutes.
+
+    Args:
+        config: what is wanted.
+        settle_s: if not 0, the files have to stay as they are for so long: somebody was seen writing them, and of a
+            text file nobody can tell whether it is whole.
+
+    Returns:
+        None for random weights, which are built and not looked for.
+
+    Raises:
+        NotYetError: it is not there, and may come.
+        CheckpointError: it cannot come.
+    """
+    if config.source in RANDOM:
+        return None
+    directory = Path(config.source).expanduser()
+    look_again_s = LOOK_AGAIN_S
+    if not is_local(config.source):
+        look_again_s = LOOK_AGAIN_S if constants.HF_HUB_OFFLINE else _ASK_HUB_AGAIN_S
+        directory = _fetched(config, look_again_s)
+    what = f"the weights in {directory}"
+    try:
+        _settle(judge(look(directory)), what, look_again_s)
+        settled = not settle_s or _is_still(directory, settle_s)
+    except OSError as error:  # permissions may be given, and a file may go between two looks at it
+        raise NotYetError(what, f"they cannot be read ({error.filename}: {error.strerror})", _CHOICES) from error
+    if not settled:
+        raise NotYetError(what, "they are still being written", _CHOICES)
+    return directory
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a path, and not the id of a model on the hub."""
+    return source.startswith((".", "/", "~")) or Path(source).is_dir()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies where a checkpoint should.
+
+    Attributes:
+        path: where.
+        place: ``nowhere`` if the directory above is not there either.
+        beside: names of the directories in the one above.
+        missing: names of files that it needs.
+        cut_short: names of files of which there is only a beginning.
+        config: of ``config.json``, if it can be read.
+    """
+
+    path: Path
+    place: Literal["directory", "file", "absent", "nowhere"]
+    beside: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    cut_short: tuple[str, ...] = ()
+    config: Json | None = None
+
+
+def look(directory: Path) -> Found:
+    """See what lies in a directory, and in the one above if it is not there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if directory.is_dir():
+        missing, cut_short = tuple(_missing(directory)), tuple(_cut_short(directory))
+        return Found(directory, "directory", (), missing, cut_short, _json(directory / "config.json"))
+    if directory.exists():
+        return Found(directory, "file")
+    if directory.parent.is_dir():
+        beside = sorted(entry.name for entry in directory.parent.iterdir() if entry.is_dir())
+        return Found(directory, "absent", tuple(beside))
+    return Found(directory, "nowhere")
+
+
+def judge(found: Found) -> Verdict:
+    """Whether a checkpoint can be loaded from there: now, perhaps later, or never."""
+    path = found.path
+    if found.place == "nowhere":
+        return Verdict("never", f"there is no directory {path}, and no {path.parent} that it could appear in")
+    if found.place == "file":
+        return Verdict("never", f"{path} is a file, and has to be a directory")
+    if found.place == "absent":
+        beside = ", ".join(found.beside[:_MOST_NAMED]) or "nothing"
+        return Verdict("wait", f"there is no such directory ({path.parent} holds {beside})")
+    if found.config is not None:
+        model = found.config.get("model_type")
+        kind, codec = found.config.get("tts_model_type"), found.config.get("tokenizer_type")
+        if model != "qwen3_tts":
+            return Verdict("never", f"{path} holds a model of type {model!r}; only 'qwen3_tts' can be loaded")
+        if (kind, codec) != ("base", "qwen3_tts_tokenizer_12hz"):
+            return Verdict(
+                "never",
+                f"{path} holds a {kind!r} model with codec {codec!r};"
+                " voice cloning needs a 'base' model with 'qwen3_tts_tokenizer_12hz'",
+            )
+    lacking = {"missing": found.missing, "cut short": found.cut_short}
+    why = "; ".join(f"{state}: {', '.join(names)}" for state, names in lacking.items() if names)
+    return Verdict("wait", why) if why else READY
+
+
+def judge_fetch(error: BaseException, source: str) -> Verdict:
+    """Whether what the hub did not give may be had later.
+
+    Args:
+        error: from :func:`huggingface_hub.snapshot_download`; statuses and reasons are often in its causes.
+        source: id of the model.
+    """
+    errors = list(_with_causes(error))
+    status = next((code for each in errors if (code := _status(each)) is not None), None)
+    if any(isinstance(each, OfflineModeIsEnabled) for each in errors):
+        return Verdict(
+            "wait", f"they are not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE keeps from asking the hub"
+        )
+    reason = str(errors[-1]).strip().splitlines() or [type(errors[-1]).__name__]
+    if status is not None and 400 <= status < 500 and status not in _COME_BACK_LATER:
+        words = {401: "not authorized", 403: "forbidden", 404: "no such model or revision"}.get(status, "refused")
+        return Verdict("never", f"the hub does not give {source!r} ({status}, {words}: {reason[0]})")
+    if isinstance(error, HFValidationError):
+        return Verdict("never", f"{source!r} is no directory here and no id of the hub ({reason[0]})")
+    disk = isinstance(error, OSError) and error.errno is not None
+    if disk and not isinstance(error, ConnectionError | TimeoutError):
+        return Verdict("never", f"{source!r} cannot be kept in {constants.HF_HUB_CACHE} ({error})")
+    return Verdict("wait", f"the hub does not answer ({status or reason[0]})")
+
+
+def _fetched(config: ModelConfig, look_again_s: float) -> Path:
+    try:
+        return Path(snapshot_download(config.source, revision=config.revision))
+    except (OSError, ValueError, RuntimeError) as error:  # the last of them is what Xet's downloads raise
+        verdict = judge_fetch(error, config.source)
+    _settle(verdict, f"the weights {config.source!r}", look_again_s)
+    raise AssertionError("an error is never ready")
+
+
+def _settle(verdict: Verdict, what: str, look_again_s: float) -> None:
+    if verdict.state == "never":
+        raise CheckpointError(f"{verdict.why}. {_CHOICES}")
+    if verdict.state == "wait":
+        raise NotYetError(what, verdict.why, _CHOICES, look_again_s)
+
+
+def _missing(directory: Path) -> Iterator[str]:
+    """Names of files without which a checkpoint cannot be loaded."""
+    for name in (*_NEEDED, *_weights(directory, ""), *_weights(directory, "speech_tokenizer/")):
+        if not (directory / name).is_file():
+            yield name
+    words = [name for name in ("vocab.json", "merges.txt") if not (directory / name).is_file()]
+    if words and not (directory / "tokenizer.json").is_file():
+        yield f"tokenizer.json (or {' and '.join(words)})"
+
+
+def _cut_short(directory: Path) -> Iterator[str]:
+    """Names of files of which there is only a beginning, as far as that can be seen."""
+    for name in (*_NEEDED, *_MAY_BE):
+        if (directory / name).is_file() and _json(directory / name) is None:
+            yield name
+    for name in (*_weights(directory, ""), *_weights(directory, "speech_tokenizer/")):
+        if (directory / name).is_file() and not is_whole(directory / name):
+            yield name
+
+
+def _weights(directory: Path, folder: str) -> list[str]:
+    """The files that hold a model's weights: those of its index, if it has one."""
+    index = _json(directory / folder / _INDEX) or {}
+    names = {str(name) for name in index.get("weight_map", {}).values()} or {"model.safetensors"}
+    return [folder + name for name in sorted(names)]
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a safetensors file has all the bytes that its header tells of."""
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except SafetensorError:
+        return False
+
+
+def _json(file: Path) -> Json | None:
+    """An object from a file; None if there is no file, or only the beginning of one. What is no object has no keys."""
+    try:
+        value = json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) or value is None else {}
+
+
+def _is_still(directory: Path, seconds: float) -> bool:
+    """Whether nobody writes there for so long; blocks."""
+    before = _signature(directory)
+    time.sleep(seconds)
+    return before == _signature(directory)
+
+
+def _signature(directory: Path) -> list[tuple[Path, int, int]]:
+    """Name, size and time of every file: changes while somebody writes."""
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    return [(file, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an answer that was raised as an error."""
+    return getattr(getattr(error, "response", None), "status_code", None)
