@@ -13,7 +13,10 @@ from typing import Any, Generic, TypeVar, cast
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
+from ray.serve._private.constants import (
+    RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
+    RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -24,6 +27,7 @@ from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.inbound import BoundedInbound
+from serve_app.deployments.leaving import HealthWatch, Leaving
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.router import HEARD_OF
@@ -301,7 +305,17 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
-        web = build_web(self._backend, self._config, recorder=self._recorder, tracer=self._tracer)
+        grace_s = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
+        if grace_s != self._config.ingress.graceful_shutdown_timeout_s:
+            log.warning(
+                "sockets of a leaving ingress last %g s, as RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S says in the"
+                " environment of its node, and not the %g s of ingress.graceful_shutdown_timeout_s",
+                grace_s,
+                self._config.ingress.graceful_shutdown_timeout_s,
+            )
+        leaving = Leaving(grace_s, time.monotonic)
+        web = build_web(self._backend, self._config, recorder=self._recorder, tracer=self._tracer, leaving=leaving)
+        web.add_middleware(HealthWatch, leaving=leaving)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

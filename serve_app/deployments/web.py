@@ -24,6 +24,7 @@ from serve_app.deployments.answers import openai_error_response
 from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
+from serve_app.deployments.leaving import Leaving
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.tracing import Tracer
@@ -55,9 +56,14 @@ def build_web(
     clock: Callable[[], float] = time.monotonic,
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
+    leaving: Leaving | None = None,
 ) -> Starlette:
-    """The application of one ingress replica; without a recorder nothing is recorded, nor traced without a tracer."""
-    front = Front(backend, config, clock, recorder, tracer)
+    """The application of one ingress replica.
+
+    Without a recorder nothing is recorded, nor traced without a tracer; without ``leaving`` no session is told that
+    the replica is being replaced.
+    """
+    front = Front(backend, config, clock, recorder, tracer, leaving)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)
