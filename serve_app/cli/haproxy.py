@@ -76,7 +76,7 @@ def corrected(file: str, corrections: Corrections) -> str:
     missing = [name for name in _SECTIONS if name not in [section for section, _ in sections]]
     if missing:
         raise UnknownFileError(f"no section {missing[0]!r}")
-    routed = any(name == "frontend http_frontend" and "use_backend" in "".join(lines) for name, lines in sections)
+    routed = any(line.split()[:1] == ["use_backend"] for _, lines in sections for line in lines)
     return "".join(line for name, lines in sections for line in _section(name, lines, corrections, routed=routed))
 
 

@@ -24,6 +24,7 @@ from serve_app.deployments.answers import openai_error_response
 from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
+from serve_app.deployments.inbound import TimelyBody
 from serve_app.deployments.leaving import Leaving
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
@@ -77,7 +78,7 @@ def build_web(
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(HiddenKeys), *_cross_origin(config.ingress.allowed_origins)],
+        middleware=[Middleware(HiddenKeys), Middleware(TimelyBody, clock=clock), *_cross_origin(config.ingress.allowed_origins)],
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),
