@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,10 +25,11 @@ LEAST_BYTES_PER_S = 8192
 
 
 class TimelyBody:
-    """ASGI middleware: a request whose body does not come in time is answered with 408, and its connection closed.
+    """ASGI middleware: a request whose body does not come in time is answered with 408.
 
     Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
-    have to hold bodies in its buffers to wait for them.
+    have to hold bodies in its buffers to wait for them. Where an answer comes before the end of the body, as that one
+    does, it ends the connection: what still comes of the body would hold it for as long as it comes.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
@@ -40,10 +42,11 @@ class TimelyBody:
             await self._app(scope, receive, send)
             return
         left_s = BODY_PATIENCE_S
+        unread = _has_body(scope)
         answered = given_up = False
 
         async def receive_in_time() -> Message:
-            nonlocal left_s, given_up
+            nonlocal left_s, given_up, unread
             asked_s = self._clock()
             try:
                 async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
@@ -57,16 +60,25 @@ class TimelyBody:
                 # Only the time that is spent waiting counts, not what the application does between two pieces.
                 left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
             else:
-                left_s = math.inf
+                left_s, unread = math.inf, False
             return message
 
         async def send_unless_given_up(message: Message) -> None:
             nonlocal answered
-            if not given_up:
-                answered = True
-                await send(message)
+            if given_up:
+                return
+            answered = True
+            if unread and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
 
         await self._app(scope, receive_in_time, send_unless_given_up)
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether the head of a request announces a body."""
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:

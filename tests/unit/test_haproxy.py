@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -21,24 +22,12 @@ from test_web import KnownBackend, hear, say, served, socket_to
 from serve_app.cli import haproxy
 from serve_app.cli.haproxy import Corrections, UnknownFileError, corrected
 from serve_app.config import AppConfig
+from serve_app.deployments import inbound
 
-RENDER = """
-import sys
-from pathlib import Path
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions, gRPCOptions
-directory, port, metrics, stats, maxconn, server = sys.argv[1], *map(int, sys.argv[2:])
-config = HAProxyConfig(
-    http_options=HTTPOptions(host="0.0.0.0", port=port), grpc_options=gRPCOptions(), is_head=False,
-    socket_path=f"{directory}/admin.sock", metrics_socket_path=f"{directory}/metrics.sock", server_state_base=directory,
-    server_state_file=f"{directory}/state", metrics_port=metrics, stats_port=stats, maxconn=maxconn,
-)
-servers = [ServerConfig(name="one", host="127.0.0.1", port=server)]
-app = BackendConfig(name="http-tts", app_name="tts", path_prefix="/", servers=servers)
-for name, backends in (("routed", {"http-tts": app}), ("bare", {})):
-    api = HAProxyApi(cfg=config, backend_configs=backends, config_file_path=f"{directory}/{name}.cfg")
-    api._generate_config_file_internal()
-"""
+with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+    from ray.serve.config import HTTPOptions, gRPCOptions
+
 MAXCONN = 40
 
 
@@ -52,11 +41,25 @@ def free_ports(count):
 def rendered(tmp_path_factory):
     """Both files that Serve writes, with an application and without one; their directory, and the ports in them."""
     directory = tmp_path_factory.mktemp("haproxy")
-    ports = free_ports(4)
-    command = [sys.executable, "-W", "ignore", "-c", RENDER, directory, *map(str, [*ports[:3], MAXCONN, ports[3]])]
-    environment = {**os.environ, "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60"}
-    subprocess.run(command, check=True, env=environment)
-    return directory, ports
+    port, metrics, stats, backend = free_ports(4)
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="0.0.0.0", port=port),
+        grpc_options=gRPCOptions(),
+        is_head=False,
+        maxconn=MAXCONN,
+        metrics_port=metrics,
+        stats_port=stats,
+        socket_path=f"{directory}/admin.sock",
+        metrics_socket_path=f"{directory}/metrics.sock",
+        server_state_base=str(directory),
+        server_state_file=f"{directory}/state",
+    )
+    servers = [ServerConfig(name="one", host="127.0.0.1", port=backend)]
+    application = BackendConfig(name="http-tts", app_name="tts", path_prefix="/", servers=servers)
+    for name, backends in (("routed", {"http-tts": application}), ("bare", {})):
+        path = str(directory / f"{name}.cfg")
+        HAProxyApi(cfg=config, backend_configs=backends, config_file_path=path)._generate_config_file_internal()
+    return directory, (port, metrics, stats, backend)
 
 
 def lines_of(text, section):
@@ -196,6 +199,21 @@ async def test_half_open_requests_keep_nobody_out_for_longer_than_a_head_may_tak
         # A socket is no request whose head is not there.
         await say(before, type="speak", text="Hello.")
         assert (await hear(before))[-1]["type"] == "complete"
+
+
+@pytest.mark.parametrize("line", ["POST /api/tts", "POST /health", "GET /health", "POST /-/healthz"])
+async def test_a_body_that_drips_holds_no_connection(rendered, tmp_path, monkeypatch, line):
+    monkeypatch.setattr(inbound, "BODY_PATIENCE_S", 0.3)
+    async with served(KnownBackend(), AppConfig()) as server, running(rendered, tmp_path, server=server) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"{line} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".encode())
+        answer = asyncio.create_task(reader.read())
+        async with asyncio.timeout(8):
+            while not answer.done():
+                writer.write(b"x")
+                await asyncio.wait([answer], timeout=0.05)
+        writer.close()
+    assert answer.exception() or answer.result().startswith(b"HTTP/1.1 ")
 
 
 async def test_an_answer_and_a_socket_may_take_longer_than_a_head(rendered, tmp_path):
