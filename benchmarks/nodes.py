@@ -78,7 +78,7 @@ def environment(directory: Path, config: Path) -> dict[str, str]:
     return {
         **serve_environment(directory, free_ports(), write_haproxy(directory), 1000, ingress),
         DIRECTORY: str(directory),
-        "RAY_TMPDIR": str(directory),  # where a cluster's address is written for others to find: nobody else's is touched
+        "RAY_TMPDIR": str(directory),  # where a cluster's address is written for others to find
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
 

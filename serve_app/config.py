@@ -233,8 +233,8 @@ class IngressConfig(Settings):
         default=600.0,
         ge=10,
         le=3600,
-        description="How long a replica that is being replaced may go on speaking: above the longest utterance. It stays"
-        " so long even when its sockets have ended. Serve reads it from the environment of its nodes:"
+        description="How long a replica that is being replaced may go on speaking: above the longest utterance. It"
+        " stays so long even when its sockets have ended. Serve reads it from the environment of its nodes:"
         " docs/deploying.md.",
     )
     label_selector: dict[str, str] = Field(

@@ -27,7 +27,7 @@ MAX_ADDRESSES = 4
 """Addresses by which a replica was reached that are remembered; there is one for each network that HAProxy comes by."""
 
 SETTLE_S = 2.0
-"""How long a socket without a text keeps its place: HAProxy knows the new replicas by then, and none comes back here."""
+"""How long a socket without a text keeps its place: HAProxy knows the new replicas by then, none comes back."""
 
 SPREAD_MS = 1500
 """Clients are told to come back at moments that lie within this, so that a thousand do not come at once."""
@@ -35,7 +35,7 @@ SPREAD_MS = 1500
 LEAST_WAIT_MS = 250
 
 FAREWELL_S = 5.0
-"""So long before Serve cuts the sockets whatever still speaks is told: what a client may take to read it, and one period."""
+"""So long before Serve cuts the sockets, what still speaks is told: a client's time to read it, and one period."""
 
 
 class Drained(Protocol):

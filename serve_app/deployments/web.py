@@ -78,7 +78,11 @@ def build_web(
 
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(HiddenKeys), Middleware(TimelyBody, clock=clock), *_cross_origin(config.ingress.allowed_origins)],
+        middleware=[
+            Middleware(HiddenKeys),
+            Middleware(TimelyBody, clock=clock),
+            *_cross_origin(config.ingress.allowed_origins),
+        ],
         routes=[
             Route("/", pages.index),
             Route("/playground/{name}", pages.named),

@@ -12,8 +12,8 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from serve_app.app import ingress_options
-from serve_app.config import AppConfig
 from serve_app.cli import processes
+from serve_app.config import AppConfig
 
 directory, configuration = sys.argv[1:]
 os.environ["RAY_TMPDIR"] = directory
@@ -42,6 +42,7 @@ options = {**ingress_options(config), "max_ongoing_requests": 1}
 handle = serve.run(serve.deployment(Where, name="Ingress", **options).bind(), route_prefix=None)
 # One call at a time for each replica: each of them is asked.
 found = dict(answer.result() for answer in [handle.remote() for _ in range(4 * config.ingress.replicas)])
-print(json.dumps(sorted(found.values())), flush=True)
+sys.stdout.write(json.dumps(sorted(found.values())) + "\n")
+sys.stdout.flush()
 processes.end_descendants(processes.PATIENCE_S)
 os._exit(0)

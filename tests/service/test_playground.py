@@ -1,7 +1,7 @@
 """The page in a real Chromium, over the real service: what it plays, shows, sends and records."""
 
-import os
 import json
+import os
 import re
 from pathlib import Path
 

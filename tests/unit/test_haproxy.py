@@ -130,8 +130,8 @@ async def running(rendered, tmp_path, name="routed", *, head_s=1, server=None, m
         haproxy.CONNECTIONS_PER_ADDRESS: str(most or ""),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "-db", "-f", path], env=environment, stderr=subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "-db", "-f", path, env=environment, stderr=subprocess.DEVNULL
     )
     try:
         async with asyncio.timeout(20):
@@ -144,7 +144,7 @@ async def running(rendered, tmp_path, name="routed", *, head_s=1, server=None, m
         yield port
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, 10)
+        await process.wait()
 
 
 def get(port, path="/health", timeout_s=0.5):

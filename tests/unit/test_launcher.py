@@ -51,7 +51,9 @@ def test_one_number_says_how_long_a_leaving_ingress_may_speak(tmp_path):
 def test_two_runs_share_no_file_no_port_and_no_token(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     one, other = (
-        environment.serve_environment(tmp_path / name, environment.free_ports(), tmp_path / name / "haproxy", 4096, IngressConfig())
+        environment.serve_environment(
+            tmp_path / name, environment.free_ports(), tmp_path / name / "haproxy", 4096, IngressConfig()
+        )
         for name in "ab"
     )
     own = [name for name in one if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE", "_PORT", "_TOKEN"))]
