@@ -143,6 +143,9 @@ def _bound_line(line: str, host: str) -> str:
 
 def main() -> None:
     """Correct the files among the arguments, then be HAProxy."""
+    if sys.argv[1:] == ["--help"]:
+        print(f"usage: tts-haproxy [HAProxy's own arguments]\n\nServe starts it by {BINARY_PATH}. {__doc__}")
+        return
     try:
         corrections = Corrections.of_environment(os.environ)
         for path in (Path(argument) for argument in sys.argv[1:] if argument.endswith(".cfg")):

@@ -7,6 +7,7 @@ replica's health as HAProxy does: ``/-/healthz`` on its own port answers 503, ``
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -16,6 +17,8 @@ from typing import Protocol
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.session import Drain
+
+log = logging.getLogger(__name__)
 
 ASK_PERIOD_S = 1.0
 ASK_TIMEOUT_S = 2.0
@@ -74,6 +77,7 @@ class Leaving:
     def begin(self) -> None:
         """The replica is being replaced; to be called once."""
         self.began_s = self._clock()
+        log.info("this replica is being replaced; %d sessions are told", len(self._sessions))
         for session in list(self._sessions):
             session.drain(self._drain(self.began_s))
 
@@ -121,11 +125,13 @@ class HealthWatch:
             self._asking = asyncio.create_task(self._ask())
 
     async def _ask(self) -> None:
-        while True:
-            for host, port in list(self._addresses):
-                if await asyncio.to_thread(is_draining, host, port):
-                    self._leaving.begin()
-                    return
+        while self._leaving.began_s is None:
+            try:
+                for host, port in list(self._addresses):
+                    if self._leaving.began_s is None and await asyncio.to_thread(is_draining, host, port):
+                        self._leaving.begin()
+            except Exception:
+                log.exception("this replica could not ask for its own health; it does again")
             await asyncio.sleep(ASK_PERIOD_S)
 
 
