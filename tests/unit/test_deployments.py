@@ -18,6 +18,7 @@ from serve_app.config import (
     AppConfig,
     EngineConfig,
     GeneratorConfig,
+    IngressConfig,
     ScalingConfig,
     VoicesConfig,
 )
