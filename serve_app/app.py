@@ -97,9 +97,16 @@ def _autoscaling(config: AppConfig) -> AutoscalingConfig:
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:
     """Serve's options of the ingress deployment."""
+    actor: dict[str, Any] = {"num_cpus": config.ingress.num_cpus}
+    if config.ingress.label_selector:
+        # Serve spreads replicas over all nodes that have room, those with a GPU too.
+        actor["label_selector"] = config.ingress.label_selector
     return {
         "num_replicas": config.ingress.replicas,
         "max_ongoing_requests": _MANY,
-        "ray_actor_options": {"num_cpus": config.ingress.num_cpus},
+        "ray_actor_options": actor,
         "graceful_shutdown_timeout_s": config.ingress.graceful_shutdown_timeout_s,
+        # A redeploy starts the new replicas before the old ones stop taking sockets; by default Serve does it the other
+        # way round, and with a single ingress nobody would be let in meanwhile.
+        "max_surge_percent": 100,
     }

@@ -255,11 +255,27 @@ HostName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-
 class IngressConfig(Settings):
     """Replicas of the ingress deployment."""
 
-    replicas: int = Field(default=1, ge=1, le=64, description="Ingress replicas; a change cuts old sockets.")
+    replicas: int = Field(default=1, ge=1, le=64, description="Ingress replicas.")
     num_cpus: float = Field(default=0.5, ge=0, description="Logical CPUs that Ray reserves for a replica.")
     max_sessions: int = Field(default=1000, ge=1, description="Sockets of one ingress replica.")
     graceful_shutdown_timeout_s: float = Field(
-        default=600.0, gt=0, description="How long a leaving replica may keep its sockets: above the longest session."
+        default=600.0,
+        ge=10,
+        le=3600,
+        description="How long a replica that is being replaced may go on speaking: above the longest utterance. It"
+        " stays so long even when its sockets have ended. Serve reads it from the environment of its nodes:"
+        " docs/deploying.md.",
+    )
+    label_selector: dict[str, str] = Field(
+        default={},
+        description="Labels of the nodes that may hold a replica, as in Ray's option of that name. None: any node.",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections of one source address to one node's HAProxy; more are cut off at once. None: no limit,"
+        " as it has to be where clients come through a proxy. Serve's HAProxy reads it from the environment:"
+        " docs/deploying.md.",
     )
     allowed_origins: tuple[str, ...] = Field(
         default=(),

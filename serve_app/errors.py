@@ -18,7 +18,8 @@ The tree::
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
     ├── SlowClientError            SLOW_CLIENT           the client does not read
-    └── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
+    ├── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
+    └── ServiceRestartError        SERVICE_RESTART       this replica is being replaced: connect again
 
     KeysFileError                  no client's business: the operator's file of API keys is wrong
 
@@ -170,6 +171,14 @@ class SessionTimeoutError(SpeechError):
 
     code = "SESSION_TIMEOUT"
     close_code = 1008
+
+
+class ServiceRestartError(SpeechError):
+    """The replica that holds the socket is being replaced; another one takes the next socket."""
+
+    code = "SERVICE_RESTART"
+    close_code = 1012
+    http_status = 503
 
 
 class KeysFileError(Exception):

@@ -10,6 +10,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 ANY = "*"
 
+PROXY_HOST = "TTS_HAPROXY_HOST"
+"""Environment variable: the address that HAProxy listens on, where it is not the one that Serve was given."""
+
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]*)?")
 
 

@@ -24,6 +24,7 @@ from serve_app.config import SessionConfig, VoicesConfig, folded
 from serve_app.errors import (
     CapacityError,
     InvalidMessageError,
+    ServiceRestartError,
     SessionTimeoutError,
     SlowClientError,
     SpeechError,
@@ -129,6 +130,22 @@ class SessionSetup:
     spend: Callable[[float], None] = _free
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How a session ends whose replica is being replaced.
+
+    Attributes:
+        from_s: from then on the session ends as soon as nothing of it is left to say; before it, its client may still
+            be on the way with a first message.
+        until_s: it ends then, whatever it is saying.
+        retry_after_ms: when its client is told to connect again.
+    """
+
+    from_s: float
+    until_s: float
+    retry_after_ms: int
+
+
 OWN_VOICE = "inline"
 """Name, within its session, of the voice that a client brought itself."""
 
@@ -176,6 +193,7 @@ class Session:
         self._running: _Running | None = None
         self._effects: list[Effect] = []
         self._stopping = False
+        self._drain: Drain | None = None
         self._utterances = 0
         self._calls = 0
         self._now_s = now_s
@@ -194,7 +212,7 @@ class Session:
     @property
     def next_deadline_s(self) -> float:
         """When :meth:`tick` has something to do next, unless something else happens before."""
-        return min(self._idle_at_s, self._slow_at_s, self._call_at_s)
+        return min(self._idle_at_s, self._slow_at_s, self._call_at_s, self._drained_at_s)
 
     # What the caller reports.
 
@@ -238,7 +256,7 @@ class Session:
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Do what is due: the end of an idle session, or of one that does not read; the next call."""
+        """Do what is due: the end of a session that is idle, does not read, or is drained; the next call."""
         self._now_s = now_s
         limits = self.setup.limits
         if now_s >= self._slow_at_s:
@@ -246,6 +264,12 @@ class Session:
             self._end(SlowClientError(f"nothing was read for {waited}; the audio that waits is dropped"))
         elif now_s >= self._idle_at_s:
             self._end(SessionTimeoutError(f"no message for {limits.idle_timeout_s:g} s"))
+        return self._settled()
+
+    def drain(self, drain: Drain, now_s: float) -> list[Effect]:
+        """The replica is being replaced: what the client has asked for is said to its end, then the session ends."""
+        self._now_s = now_s
+        self._drain = drain
         return self._settled()
 
     def take(self, now_s: float) -> Send | Close | None:
@@ -507,6 +531,8 @@ class Session:
         if self._stopping and self.close is None and not self._queue and not self._leaving:
             self._send(Stopped())
             self._close(1000, "stopped")
+        if self._drain is not None and self._now_s >= self._drained_at_s:
+            self._end_drained(self._drain)
         effects, self._effects = self._effects, []
         return effects
 
@@ -638,6 +664,11 @@ class Session:
         self._send(error_message(error, fatal=True))
         self._close(error.close_code or 1011, error.code)
 
+    def _end_drained(self, drain: Drain) -> None:
+        lost = "; what was not finished can be said again there, with the same seed" if self._busy else ""
+        error = f"this server is being replaced; connect again{lost}"
+        self._end(ServiceRestartError(error, retry_after_ms=drain.retry_after_ms))
+
     def _close(self, code: int, reason: str) -> None:
         self.close = Close(code, reason)
         self._put(self.close)
@@ -664,6 +695,17 @@ class Session:
         if self.close is not None or self._running is not None or len(self._outbox) or self._call_at_s < math.inf:
             return math.inf
         return self._active_s + self.setup.limits.idle_timeout_s
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything is left to say or to send."""
+        return bool(self._queue or self._leaving or self._running is not None or len(self._outbox))
+
+    @property
+    def _drained_at_s(self) -> float:
+        if self.close is not None or self._drain is None:
+            return math.inf
+        return self._drain.until_s if self._busy else self._drain.from_s
 
     @property
     def _slow_at_s(self) -> float:

@@ -1,4 +1,6 @@
-"""Write the ``serveConfigV2`` of each overlay from the file of ``configs/`` that it runs.
+"""Write the ``serveConfigV2`` of each overlay, and what follows from it for the environment of its pods.
+
+Both come from the file of ``configs/`` that the overlay runs.
 
 ``python deploy/kuberay/generate.py`` writes them; with ``--check`` it says which have drifted, and fails.
 """
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from serve_app.cli.environment import ingress_environment
+from serve_app.config import AppConfig
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -58,9 +63,21 @@ def patch(source: str) -> str:
     return HEADER.format(source=source) + yaml.dump(service, Dumper=_Dumper, sort_keys=False)
 
 
+def environment(source: str) -> str:
+    """What Serve reads from the environment of its nodes and the application from its configuration."""
+    document = yaml.safe_load((CONFIGS / source).read_text())
+    ingress = AppConfig.model_validate(document["applications"][0]["args"]).ingress
+    lines = [f"{name}={value}\n" for name, value in ingress_environment(ingress).items()]
+    return HEADER.format(source=source) + "".join(lines)
+
+
 def files() -> dict[Path, str]:
     """Every file to write, with its text."""
-    return {HERE / "overlays" / overlay / "serve-config.yaml": patch(source) for overlay, source in OVERLAYS.items()}
+    written = {}
+    for overlay, source in OVERLAYS.items():
+        written[HERE / "overlays" / overlay / "serve-config.yaml"] = patch(source)
+        written[HERE / "overlays" / overlay / "serve.env"] = environment(source)
+    return written
 
 
 class _Dumper(yaml.SafeDumper):

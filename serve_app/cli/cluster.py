@@ -30,6 +30,7 @@ from serve_app.cli.environment import RAY_DID_NOT_START
 from serve_app.config import AppConfig
 from serve_app.deployments.fleet import GeneratorStatus
 from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+from serve_app.hosts import PROXY_HOST
 
 _OBJECT_STORE_BYTES = 128 << 20
 """Audio goes by gRPC and prompts by value: Ray's object store stays nearly empty."""
@@ -105,16 +106,18 @@ def _clear_up_after_launcher(directory: Path) -> None:
 
 
 def site_of(document: ServeDeploySchema) -> Site:
-    """Where a file's one application is to be found."""
+    """Where a file's one application is to be found; HAProxy may listen elsewhere than what Serve starts behind it."""
     (application,) = document.applications
     http = document.http_options
     prefix = (application.route_prefix or "").rstrip("/")
-    return Site(application.name, prefix, http.host, http.port, AppConfig.model_validate(application.args))
+    host = os.environ.get(PROXY_HOST, http.host)
+    return Site(application.name, prefix, host, http.port, AppConfig.model_validate(application.args))
 
 
 def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> None:
     replicas, sockets = args.generator, args.ingress
-    wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + sockets.replicas * sockets.num_cpus)
+    # Ingresses twice: a redeploy has the new ones beside the old.
+    wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + 2 * sockets.replicas * sockets.num_cpus)
     try:
         ray.init(
             address="local",

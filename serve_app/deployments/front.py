@@ -23,6 +23,7 @@ from serve_app.deployments.clips import Clips
 from serve_app.deployments.doorkeeper import Caller, Doorkeeper
 from serve_app.deployments.driver import Connection, Driver, Service
 from serve_app.deployments.gate import Gate
+from serve_app.deployments.leaving import Leaving
 from serve_app.deployments.tracing import NoTracer, Tracer, given_context
 from serve_app.dialects import Dialect
 from serve_app.errors import CapacityError, SpeechError
@@ -67,6 +68,7 @@ class Front:
         clock: Callable[[], float],
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
         self.meter = IngressMeter(recorder or NoRecorder())
         self.backend = backend
@@ -77,7 +79,14 @@ class Front:
         self._gate = Gate(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
         self._service = Service(
-            backend, self._gate, clock, self.clips, self.learn_voices, self.meter, tracer or NoTracer()
+            backend,
+            self._gate,
+            clock,
+            self.clips,
+            self.learn_voices,
+            self.meter,
+            tracer or NoTracer(),
+            leaving or Leaving(math.inf, clock),
         )
         self._doorkeeper = Doorkeeper(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)

@@ -1,15 +1,90 @@
-"""Gives what a client sends a bound where Serve gives it none.
+"""Gives what a client sends a bound where Serve gives it none: in messages, and in time.
 
 Serve (2.60, ``ASGIDIReceiveProxy``) reads a client's messages for the application into a queue without a limit, whether
 or not the application takes them, so that a flood fills the replica's memory although the server beneath would pause.
 """
 
 import asyncio
+import math
+from collections.abc import Callable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import InvalidMessageError
 
 MAX_INBOUND_MESSAGES = 16
 """Messages of one connection that may wait for the application; beyond them its socket is not read."""
+
+BODY_PATIENCE_S = 10.0
+"""How long the body of a request may take beside the time for its bytes."""
+
+LEAST_BYTES_PER_S = 8192
+"""A body that comes more slowly than this is given up; a clip of 10 MB has 21 minutes."""
+
+
+class TimelyBody:
+    """ASGI middleware: a request whose body does not come in time is answered with 408.
+
+    Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
+    have to hold bodies in its buffers to wait for them. Where an answer comes before the end of the body, as that one
+    does, it ends the connection: what still comes of the body would hold it for as long as it comes.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; to the application a body that is given up is a client that went away."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        left_s = BODY_PATIENCE_S
+        unread = _has_body(scope)
+        answered = given_up = False
+
+        async def receive_in_time() -> Message:
+            nonlocal left_s, given_up, unread
+            asked_s = self._clock()
+            try:
+                async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
+                    message = await receive()
+            except TimeoutError:
+                left_s, given_up = math.inf, True
+                if not answered:
+                    await _too_slow(scope, receive, send)
+                return {"type": "http.disconnect"}
+            if message.get("more_body", False):
+                # Only the time that is spent waiting counts, not what the application does between two pieces.
+                left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
+            else:
+                left_s, unread = math.inf, False
+            return message
+
+        async def send_unless_given_up(message: Message) -> None:
+            nonlocal answered
+            if given_up:
+                return
+            answered = True
+            if unread and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive_in_time, send_unless_given_up)
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether the head of a request announces a body."""
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:
+    said = f"the body did not come in time; allowed: {BODY_PATIENCE_S:g} s, and 1 s more for each 8 KiB"
+    body = {"code": InvalidMessageError.code, "message": said}
+    await JSONResponse(body, status_code=408, headers={"connection": "close"})(scope, receive, send)
 
 
 class BoundedInbound:

@@ -6,6 +6,7 @@ application's business; when and where a stream runs is Serve's and the engine's
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,6 +16,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve._private.constants import (
+    RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
     RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
     SERVE_CONTROLLER_NAME,
     SERVE_NAMESPACE,
@@ -29,6 +31,7 @@ from serve_app.config import AppConfig
 from serve_app.deployments.backend import Readiness
 from serve_app.deployments.fleet import IngressStatus
 from serve_app.deployments.inbound import BoundedInbound
+from serve_app.deployments.leaving import HealthWatch, Leaving
 from serve_app.deployments.logs import join_serve_log
 from serve_app.deployments.meter import RayRecorder
 from serve_app.deployments.router import HEARD_OF
@@ -36,6 +39,7 @@ from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
+from serve_app.hosts import PROXY_HOST
 from serve_app.metrics import Recorder
 from serve_app.resumption import Resumption
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
@@ -285,7 +289,9 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 
 
 async def _listening() -> str | None:
-    """The address that Serve's HTTP listens on, wherever it was given; this replica's own socket does not tell."""
+    """The address that clients connect to; this replica's own socket is behind HAProxy and does not tell."""
+    if PROXY_HOST in os.environ:
+        return os.environ[PROXY_HOST]
     controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     options = await controller.get_http_config.remote()
     return options.host
@@ -316,9 +322,24 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve once the constructor is through."""
+        grace_s = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
+        if grace_s != self._config.ingress.graceful_shutdown_timeout_s:
+            log.warning(
+                "sockets of a leaving ingress last %g s, as RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S says in the"
+                " environment of its node, and not the %g s of ingress.graceful_shutdown_timeout_s",
+                grace_s,
+                self._config.ingress.graceful_shutdown_timeout_s,
+            )
+        leaving = Leaving(grace_s, time.monotonic)
         web = build_web(
-            self._backend, self._config, recorder=self._recorder, tracer=self._tracer, listening=self._listening
+            self._backend,
+            self._config,
+            recorder=self._recorder,
+            tracer=self._tracer,
+            listening=self._listening,
+            leaving=leaving,
         )
+        web.add_middleware(HealthWatch, leaving=leaving)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

@@ -25,7 +25,9 @@ from serve_app.deployments.backend import Backend, Readiness
 from serve_app.deployments.doorkeeper import HiddenKeys
 from serve_app.deployments.front import Front
 from serve_app.deployments.http10 import WholeForHttp10
+from serve_app.deployments.inbound import TimelyBody
 from serve_app.deployments.known_hosts import KnownHosts
+from serve_app.deployments.leaving import Leaving
 from serve_app.deployments.openai_speech import OpenAISpeech
 from serve_app.deployments.sockets import Sockets
 from serve_app.deployments.tracing import Tracer
@@ -59,12 +61,15 @@ def build_web(
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
     listening: str | None = None,
+    leaving: Leaving | None = None,
 ) -> Starlette:
-    """The application of one ingress replica; without a recorder nothing is recorded, nor traced without a tracer.
+    """The application of one ingress replica.
 
-    ``listening`` is the address that clients find it at, see :func:`serve_app.hosts.is_served`.
+    Without a recorder nothing is recorded, nor traced without a tracer; without ``leaving`` no session is told that
+    the replica is being replaced. ``listening`` is the address that clients find it at, see
+    :func:`serve_app.hosts.is_served`.
     """
-    front = Front(backend, config, clock, recorder, tracer)
+    front = Front(backend, config, clock, recorder, tracer, leaving)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)
@@ -83,6 +88,7 @@ def build_web(
             Middleware(TrailingSlash),
             Middleware(HiddenKeys),
             Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
+            Middleware(TimelyBody, clock=clock),
             *_cross_origin(config.ingress.allowed_origins),
         ],
         routes=[

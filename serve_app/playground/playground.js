@@ -12,6 +12,7 @@ import { Waveform } from "./waveform.js";
 const LOST = new Set([1001, 1006, 1012]);
 const MAX_RECONNECTS = 10;
 const RECONNECT_WAIT_MS = 1000;
+const RESTART = "SERVICE_RESTART"; // the code of a server that is being replaced, before it closes with 1012
 const SAMPLING = ["temperature", "top_k", "top_p", "repetition_penalty"];
 const FIGURES = ["ttfa-here", "ttfa", "rtf", "slack", "underruns", "duration", "used-seed"];
 
@@ -25,6 +26,7 @@ let latest = null; // what was spoken last, for the download
 let leastSlack = Infinity; // samples, while more was expected
 let ending = ""; // what to say when the last sample was played
 let keyTried = key();
+let reconnectMs = RECONNECT_WAIT_MS; // as the server says, where it does
 
 function status(text, isError = false) {
   $("status").textContent = text;
@@ -143,6 +145,10 @@ function fail(text) {
 // What comes
 
 function onMessage(message, audio) {
+  if (message.code === RESTART) {
+    reconnectMs = message.retry_after_ms ?? RECONNECT_WAIT_MS; // its close follows
+    return;
+  }
   if (!utterance || (message.utterance_id && message.utterance_id !== utterance.id)) return;
   switch (message.type) {
     case "segment":
@@ -240,7 +246,8 @@ function reconnect(lost) {
       () => utterance === lost && send(),
       () => {}, // its close is the next attempt
     );
-  }, RECONNECT_WAIT_MS);
+  }, reconnectMs);
+  reconnectMs = RECONNECT_WAIT_MS;
 }
 
 // The rest of the page

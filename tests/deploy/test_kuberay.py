@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -97,17 +98,45 @@ def test_the_autoscaler_is_the_second(cluster):
     assert cluster["autoscalerOptions"]["version"] == "v2"
 
 
-def test_every_ray_container_has_the_launchers_environment(objects, cluster):
+def test_every_ray_container_has_the_launchers_environment(objects, cluster, config):
     environment = only(objects, "ConfigMap")
     containers = [template["spec"]["containers"][0] for template in _ray_pods(objects)]
     for container in (*containers, cluster["autoscalerOptions"]):
         assert container["envFrom"] == [{"configMapRef": {"name": environment["metadata"]["name"]}}]
-    launcher = serve_environment(Path("/run"), Ports(1, 2, 3, 4), Path("/haproxy"), 4096)
+    launcher = serve_environment(Path("/run"), Ports(1, 2, 3, 4), Path("/haproxy"), 4096, config.ingress)
     # Of one machine only: paths and ports that keep two services apart, loopback, tokens (KubeRay sets those).
-    own = re.compile(r"_(PATH|LOC|BASE|FILE|PORT|MAXCONN)$|^RAY_AUTH_|^RAY_ENABLE_WINDOWS")
+    own = re.compile(r"_(PATH|LOC|BASE|FILE|PORT|HOST|MAXCONN)$|^RAY_AUTH_|^RAY_ENABLE_WINDOWS")
     wanted = {name: value for name, value in launcher.items() if not own.search(name)}
     assert len(wanted) >= 5
     assert wanted.items() <= environment["data"].items()
+    grace_s = float(environment["data"]["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"])
+    assert grace_s == config.ingress.graceful_shutdown_timeout_s
+
+
+def test_haproxy_is_started_by_a_program_of_the_image(objects):
+    program = Path(only(objects, "ConfigMap")["data"]["RAY_SERVE_HAPROXY_BINARY_PATH"])
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert program.name in scripts
+    assert f"PATH={program.parent}:" in (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+
+
+def test_clients_reach_haproxy_alone(objects):
+    """Not the ingresses behind it, nor Serve's own proxy (8500), which has none of HAProxy's limits."""
+    rules = [rule for one in objects if one["kind"] == "NetworkPolicy" for rule in one["spec"].get("ingress", [])]
+    of_clients = [rule for rule in rules if "tts-client" in str(rule["from"])]
+    assert [port["port"] for rule in of_clients for port in rule["ports"]] == [8000]
+
+
+def test_ingresses_are_tied_to_the_nodes_without_a_gpu_where_there_are_some(cluster, config):
+    groups = cluster["workerGroupSpecs"]
+    wanted = config.ingress.label_selector.items()
+    chosen = [group for group in groups if wanted <= group.get("labels", {}).items()]
+    without_gpu = [group for group in groups if not _resources(group)[1]]
+    assert chosen == (without_gpu or groups)
+    assert bool(wanted) is (len(groups) > 1)
+    # A redeploy has the new replicas beside the old ones.
+    cpus = sum(group["maxReplicas"] * _resources(group)[0] for group in chosen)
+    assert 2 * config.ingress.replicas * config.ingress.num_cpus <= cpus
 
 
 def test_one_proxy_takes_every_socket_that_the_ingresses_take(objects, config):
@@ -124,7 +153,7 @@ def test_every_replica_finds_room(cluster, config):
     groups = [(group["maxReplicas"], *_resources(group)) for group in cluster["workerGroupSpecs"]]
     most, smallest = config.generator, config.ingress
     cpus = sum(count * cpu for count, cpu, _ in groups)
-    assert most.max_replicas * most.num_cpus + smallest.replicas * smallest.num_cpus <= cpus
+    assert most.max_replicas * most.num_cpus + 2 * smallest.replicas * smallest.num_cpus <= cpus
     if most.num_gpus:
         generators = sum(count * int(gpus // most.num_gpus) for count, _, gpus in groups)
         assert most.max_replicas <= generators

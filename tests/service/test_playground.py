@@ -1,5 +1,6 @@
 """The page in a real Chromium, over the real service: what it plays, shows, sends and records."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -146,7 +147,9 @@ async def test_a_lost_socket_is_replaced_and_not_a_sample_is_heard_twice(page):
             nonlocal count
             count += isinstance(frame, bytes)
             if len(sockets) == 1 and count == 6:
-                await route.close(code=1012, reason="it restarts")
+                error = {"type": "error", "code": "SERVICE_RESTART", "retry_after_ms": 300, "fatal": True}
+                route.send(json.dumps({**error, "message": "this server is being replaced"}))
+                await route.close(code=1012, reason="SERVICE_RESTART")
             else:
                 route.send(frame)
 

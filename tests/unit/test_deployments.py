@@ -18,6 +18,7 @@ from serve_app.config import (
     AppConfig,
     EngineConfig,
     GeneratorConfig,
+    IngressConfig,
     ScalingConfig,
     VoicesConfig,
 )
@@ -339,6 +340,13 @@ async def test_a_cancellation_that_comes_together_with_the_first_event_is_not_lo
     if waiting.cancel():  # it has not ended yet
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+def test_a_redeploy_starts_new_ingresses_before_old_ones_stop_and_where_their_label_is():
+    options = app.ingress_options(AppConfig(ingress=IngressConfig(label_selector={"tts-role": "sockets"})))
+    assert options["max_surge_percent"] == 100
+    assert options["ray_actor_options"]["label_selector"] == {"tts-role": "sockets"}
+    assert "label_selector" not in app.ingress_options(AppConfig())["ray_actor_options"]
 
 
 def test_an_application_is_built_without_a_cluster():

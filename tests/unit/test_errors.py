@@ -19,6 +19,7 @@ TABLE = {
     "SYNTHESIS_ERROR": (None, 500),
     "SLOW_CLIENT": (1008, 500),
     "SESSION_TIMEOUT": (1008, 500),
+    "SERVICE_RESTART": (1012, 503),
 }
 
 

@@ -9,34 +9,51 @@ import pytest
 import yaml
 
 from serve_app.cli import environment, processes, serve
+from serve_app.config import IngressConfig
 
 LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
 PORTS = environment.Ports(metrics=9101, stats=8404, fallback=8500, ingress=30000)
 
-TEMPLATE = """\
-frontend prometheus
-    bind :9101
-frontend http_frontend
-    bind *:8000
-listen stats
-  bind *:8404
-"""
+
+def test_haproxy_is_started_by_the_program_that_corrects_its_file(tmp_path):
+    haproxy = environment.write_haproxy(tmp_path)
+    version = subprocess.run([haproxy, "-v"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("HAProxy version 2.8")
+    (tmp_path / "haproxy.cfg").write_text("global\n")
+    refused = subprocess.run(
+        [haproxy, "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (refused.returncode, refused.stderr) == (1, "tts-haproxy: no section 'defaults'\n")
 
 
-def test_the_proxys_own_ports_stay_on_this_machine_and_the_public_one_does_not(tmp_path):
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(TEMPLATE)
-    wrapper = environment.write_haproxy_wrapper(tmp_path, Path("/bin/echo"), PORTS)
-    result = subprocess.run([wrapper, "-f", str(config)], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["-f", str(config)]
-    binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
-    assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
+def test_what_serve_starts_behind_haproxy_stays_on_this_machine(tmp_path, monkeypatch):
+    seen = {}
+
+    def run_cluster(command, directory, values):
+        seen.update(values, deployed=yaml.safe_load(Path(command[-1]).read_text()))
+        return 0
+
+    monkeypatch.setattr(serve, "_run_cluster", run_cluster)
+    serve.run(LOCAL, environment.free_ports().metrics, host="0.0.0.0")
+    assert seen["TTS_HAPROXY_HOST"] == "0.0.0.0"
+    assert seen["deployed"]["http_options"]["host"] == "127.0.0.1"
+
+
+def test_one_number_says_how_long_a_leaving_ingress_may_speak(tmp_path):
+    ingress = IngressConfig(graceful_shutdown_timeout_s=45, max_connections_per_address=9)
+    values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096, ingress)
+    assert values["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "45"
+    assert values["TTS_HAPROXY_CONNECTIONS_PER_ADDRESS"] == "9"
+    longest = IngressConfig(graceful_shutdown_timeout_s=3600)
+    assert longest.graceful_shutdown_timeout_s <= int(values["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"])
 
 
 def test_two_runs_share_no_file_no_port_and_no_token(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     one, other = (
-        environment.serve_environment(tmp_path / name, environment.free_ports(), tmp_path / name / "haproxy", 4096)
+        environment.serve_environment(
+            tmp_path / name, environment.free_ports(), tmp_path / name / "haproxy", 4096, IngressConfig()
+        )
         for name in "ab"
     )
     own = [name for name in one if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE", "_PORT", "_TOKEN"))]
@@ -64,7 +81,7 @@ def test_ports_are_found_whatever_the_kernel_hands_out(tmp_path, monkeypatch, ke
 
 
 def test_the_proxy_cuts_who_does_not_read_and_nobody_who_answers_pings(tmp_path):
-    values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096)
+    values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096, IngressConfig())
     pinged_and_given_up_s = 20 + 20  # uvicorn's own figures
     assert pinged_and_given_up_s < int(values["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 120
 

@@ -100,6 +100,7 @@ async def test_who_comes_beyond_the_bound_is_counted_and_not_sent():
     ("frames", "code"),
     [
         ([{"type": "error", "code": "CAPACITY", "message": "later"}], "CAPACITY"),
+        ([FRAME, {"type": "error", "code": "SERVICE_RESTART", "retry_after_ms": 300}], "SERVICE_RESTART"),
         ([FRAME, {"type": "cancelled", "duration_ms": 80}], "CANCELLED"),
         ([FRAME, complete(160)], "LOST_AUDIO"),
         (["hello"], "BAD_ANSWER"),

@@ -27,6 +27,9 @@ COMPLETE = {
 DIES = object()
 """In a script: where the server goes away, the first time it comes to it."""
 
+RESTARTS = {"type": "error", "code": "SERVICE_RESTART", "message": "it restarts", "retry_after_ms": 700, "fatal": True}
+"""In a script: where the server is replaced, the first time it comes to it."""
+
 
 @pytest.fixture
 def server():
@@ -39,7 +42,11 @@ def server():
             if frame is DIES and len(asked) == 1:
                 socket.socket.shutdown(2)
                 return
-            if frame is not DIES:
+            if frame is RESTARTS and len(asked) == 1:
+                socket.send(json.dumps(RESTARTS))
+                socket.close(1012, RESTARTS["code"])
+                return
+            if frame is not DIES and frame is not RESTARTS:
                 socket.send(frame if isinstance(frame, bytes) else json.dumps(frame))
 
     with serve(answer, "127.0.0.1", 0, compression=None) as running:
@@ -156,6 +163,19 @@ def test_a_server_that_dies_is_asked_again_and_no_sample_is_lost_or_doubled(serv
     assert asked[0]["seed"] < 2**53
     samples, _ = sf.read(out, dtype="int16")
     assert samples.tolist() == [1] * 1920 + [2] * 960 + [3] * 960
+
+
+def test_a_server_that_is_replaced_is_asked_again_when_it_says_so(server, monkeypatch, tmp_path):
+    waits_s = []
+    monkeypatch.setattr("serve_app.cli.say.time.sleep", waits_s.append)
+    url, script, asked = server
+    script += [b"\x01\x00" * 1920, RESTARTS, b"\x02\x00" * 960, COMPLETE]
+    out = tmp_path / "out.wav"
+    assert main(["Hello.", "--url", url, "--out", str(out)]) == 0
+    assert asked[0] == asked[1]
+    assert waits_s == [0.7]
+    samples, _ = sf.read(out, dtype="int16")
+    assert samples.tolist() == [1] * 1920 + [2] * 960
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from serve_app.messages import (
     Stopped,
 )
 from serve_app.outbox import Close, Send
-from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Session, SessionSetup
+from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Session, SessionSetup
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
 from serve_app.tags import Pause
 from serve_app.text_cleaning import TextCleaning
@@ -142,6 +142,10 @@ class Bench:
     def wait(self, seconds):
         self.now_s += seconds
         self._perform(self.session.tick(self.now_s))
+        return self
+
+    def drain(self, from_s=2.0, until_s=60.0):
+        self._perform(self.session.drain(Drain(from_s, until_s, retry_after_ms=700), self.now_s))
         return self
 
     def send(self, count=10**9):
@@ -667,6 +671,49 @@ def test_a_session_that_speaks_is_not_idle():
     assert kinds(bench.wait(2).send()) == ["error", "close"]
 
 
+RESTARTED = Close(1012, "SERVICE_RESTART")
+
+
+def test_an_idle_session_of_a_replica_that_leaves_is_told_and_closed():
+    bench = Bench().drain()
+    assert bench.send() == []
+    assert bench.session.next_deadline_s == 2.0
+    told, closed = bench.wait(2).send()
+    assert (told.code, told.fatal, told.retry_after_ms) == ("SERVICE_RESTART", True, 700)
+    assert closed == RESTARTED
+
+
+def test_what_was_asked_for_is_spoken_to_its_end_before_the_session_is_told():
+    bench = Bench().say(Speak(text="One.|Two."), Speak(text="Three.")).drain().wait(10)
+    assert bench.session.close is None
+    bench.speak_all()
+    assert kinds(bench.send())[-3:] == ["complete", "error", "close"]
+    assert len(only([item.message for item in bench.items[:-1]], Complete)) == 2
+
+
+def test_a_first_message_that_is_on_its_way_when_the_replica_leaves_is_still_answered():
+    bench = Bench().drain().wait(1.9).say(Speak(text="Hello."))
+    bench.wait(5).speak_all()
+    assert kinds(bench.send())[-3:] == ["complete", "error", "close"]
+
+
+def test_what_is_not_spoken_in_time_is_cut_with_a_word():
+    bench = Bench().say(Speak(text="Hello.", utterance_id="a")).audio().drain()
+    bench.send()
+    bench.wait(59.9)
+    assert bench.session.close is None
+    bench.wait(0.1)
+    assert len(bench.cancelled_calls) == 1
+    told, closed = bench.send()[-2:]
+    assert (told.code, told.utterance_id, closed) == ("SERVICE_RESTART", None, RESTARTED)
+    assert "said again" in told.message
+
+
+def test_a_client_that_has_said_stop_is_answered_even_while_the_replica_leaves():
+    bench = Bench().say(Speak(text="Hello."), Stop()).drain().wait(10).speak_all()
+    assert bench.send()[-1] == Close(1000, "stopped")
+
+
 def test_a_client_that_does_not_read_pauses_the_generator_then_is_closed():
     bench = Bench(limits=SessionConfig(max_unsent_audio_s=1, slow_client_timeout_s=5)).say(Speak(text="a|b"))
     bench.audio(4).audio(4)
@@ -902,6 +949,24 @@ def test_a_cancel_after_the_final_audio_has_left_comes_too_late(whole):
     assert isinstance(done, Complete)
     assert done.duration_ms == 160
     assert bench.say(Stop()).send()[-1] == Close(1000, "stopped")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STEPS, max_size=40), st.integers(0, 40))
+def test_a_replica_that_leaves_keeps_the_laws_and_ends_every_session_with_a_word(steps, drained_at):
+    bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
+    for step in steps[:drained_at]:
+        _step(bench, step)
+    bench.drain(bench.now_s + 2, bench.now_s + 100)
+    for step in steps[drained_at:]:
+        _step(bench, step)
+    bench.speak_all()
+    bench.send()
+    bench.wait(100).send()
+    assert bench.items[-1] == RESTARTED
+    assert bench.items[-2].message.code == "SERVICE_RESTART"
+    left = _check_laws(bench.items[:-1])
+    assert all(not chunk.final for chunks in left.values() for chunk in chunks)
 
 
 @settings(max_examples=300, deadline=None)

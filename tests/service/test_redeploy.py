@@ -1,0 +1,82 @@
+"""A redeploy under open sockets: what those that speak and those that do not are told."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running_service import READY, ROOT, Service, free_port, speak
+from websockets.exceptions import ConnectionClosed
+
+from serve_app.cli.processes import descendants
+
+REDEPLOY = Path(__file__).with_name("redeploy.py")
+
+
+def redeploy(service) -> None:
+    """What ``serve deploy`` does with a file of which one argument has changed."""
+    commands = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(service.launched.process.pid))
+    (cluster,) = [command for command in commands if b"serve_app.cli.cluster" in command]
+    (address,) = [line.split()[1].rstrip(",") for line in service.launched.printed.splitlines() if "Ray  " in line]
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": service.launched.token, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    subprocess.run(
+        [sys.executable, "-W", "ignore", REDEPLOY, address, cluster.split(b"\0")[-2].decode(), "33"],
+        env={**os.environ, **own, "PYTHONPATH": paths},
+        check=True,
+        timeout=60,
+    )
+
+
+async def told(connection) -> tuple[dict, int, str]:
+    """The last message of a socket, and how it is closed."""
+    messages = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            messages.append(await connection.recv())
+    return json.loads(messages[-1]), connection.close_code, connection.close_reason
+
+
+@pytest.fixture(scope="module")
+def pair(launch):
+    """Two ingresses; their generators need no model, and take no time to start."""
+    port = free_port()
+    ingress = {"replicas": 2, "num_cpus": 0.1, "graceful_shutdown_timeout_s": 120}
+    launched = launch(port, import_path="tones:build_app", ingress=ingress)
+    launched.wait_for(READY)
+    yield Service(f"127.0.0.1:{port}", launched)
+    launched.stop()
+
+
+async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pair):
+    old = set(pair.pids_of("ServeReplica:tts:Ingress"))
+    assert len(old) == 2
+    async with contextlib.AsyncExitStack() as sockets:
+
+        async def opened(path="/api/v1/speak"):
+            return await sockets.enter_async_context(pair.connect(path, ping_timeout=None))
+
+        idle = [await opened(path) for path in ("/api/v1/speak", "/api/v1/speak?framing=raw", "/ws/tts")]
+        speaking = [await opened() for _ in range(3)]
+        # A tenth of a second for each character: beside it the new ingresses start.
+        speeches = [asyncio.create_task(speak(one, "Hello. " * 80, patience_s=250)) for one in speaking]
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(redeploy, pair)
+        async with asyncio.timeout(60):
+            for last, code, reason in await asyncio.gather(*map(told, idle)):
+                assert last["code"] == "SERVICE_RESTART"
+                assert (code, reason) == (1012, "SERVICE_RESTART")
+        assert not any(speech.done() for speech in speeches)
+        assert set(pair.pids_of("ServeReplica:tts:Ingress")) > old  # the new ones beside the old
+        async with pair.connect() as fresh:
+            assert pair.sessions() <= 1  # of a new one, which knows nothing of those that still speak
+            assert (await speak(fresh, "Hello.")).end["type"] == "complete"
+        for speech, socket in zip(speeches, speaking, strict=True):
+            spoken = await speech
+            assert spoken.end["type"] == "complete"
+            assert len(spoken.pcm) // 2 == spoken.end["duration_ms"] * 24 > 0
+            assert (await told(socket))[1:] == (1012, "SERVICE_RESTART")

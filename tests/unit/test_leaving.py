@@ -1,0 +1,149 @@
+"""A replica that Serve is replacing, as its health says, and what its clients are told."""
+
+import asyncio
+import contextlib
+import json
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from test_web import KnownBackend, hear, say, served_by, socket_to
+from websockets.exceptions import ConnectionClosed
+
+from serve_app.config import AppConfig
+from serve_app.deployments import leaving
+from serve_app.deployments.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining
+from serve_app.deployments.web import build_web
+
+GRACE_S = 60.0
+
+
+class Noted:
+    """A session that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def drain(self, drain):
+        self.told.append(drain)
+
+
+def test_every_session_is_told_once_and_those_that_begin_later_at_once():
+    now_s = 100.0
+    replica = Leaving(GRACE_S, lambda: now_s)
+    gone, here, late = Noted(), Noted(), Noted()
+    with replica.told(gone):
+        pass
+    with replica.told(here):
+        replica.begin()
+        now_s = 130.0
+        with replica.told(late):
+            pass
+    assert [len(one.told) for one in (gone, here, late)] == [0, 1, 1]
+    assert {drain.until_s for one in (here, late) for drain in one.told} == {100 + GRACE_S - FAREWELL_S}
+    assert (here.told[0].from_s, late.told[0].from_s) == (102.0, 132.0)
+
+
+def test_clients_are_told_to_come_back_one_after_the_other():
+    replica = Leaving(GRACE_S, lambda: 0.0)
+    replica.begin()
+    sessions = [Noted() for _ in range(50)]
+    for session in sessions:
+        with replica.told(session):
+            pass
+    waits_ms = [session.told[0].retry_after_ms for session in sessions]
+    assert min(waits_ms) > 0
+    assert len(set(waits_ms)) > 20
+
+
+class _Health(BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, body = self.server.says
+        assert self.path == "/-/healthz"
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def replica():
+    """Serve's health of a replica; says what it is told to."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Health)
+    server.says = (200, b"success")
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("says", "drains"),
+    [
+        ((200, b"success"), False),
+        ((503, b"DRAINING"), True),
+        ((503, b"UNHEALTHY"), False),
+        ((503, b"This node is being drained."), False),  # Serve's own proxy, whose replicas go on
+        ((404, b"DRAINING"), False),
+    ],
+)
+def test_only_a_replica_that_is_replaced_is_draining(replica, says, drains):
+    replica.says = says
+    assert is_draining(*replica.server_address) is drains
+
+
+def test_a_replica_that_cannot_be_asked_is_not_draining():
+    assert not is_draining("127.0.0.1", 9)
+
+
+class _At:
+    """The application as reached at another address: that of Serve's own server around it."""
+
+    def __init__(self, app, address):
+        self.app, self.address = app, address
+
+    async def __call__(self, scope, receive, send):
+        await self.app({**scope, "server": self.address}, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/api/v1/speak", {"fatal", "retry_after_ms"}),
+        ("/api/v1/speak?framing=raw", {"fatal", "retry_after_ms"}),
+        ("/ws/tts", set()),
+    ],
+)
+async def test_idle_sockets_are_told_and_closed_and_a_text_is_spoken_first(replica, monkeypatch, path, told):
+    monkeypatch.setattr(leaving, "ASK_PERIOD_S", 0.02)
+    monkeypatch.setattr(leaving, "SETTLE_S", 0.05)
+    backend = KnownBackend()
+    backend.frame_delay_s = 0.05
+    known = Leaving(GRACE_S, time.monotonic)
+    web = HealthWatch(build_web(backend, AppConfig(), leaving=known), known)
+    async with (
+        served_by(_At(web, replica.server_address)) as host,
+        socket_to(host, path) as idle,
+        socket_to(host, path) as speaking,
+    ):
+        await say(speaking, type="synthesize" if path == "/ws/tts" else "speak", text="Hello there.")
+        await asyncio.sleep(0.1)
+        replica.says = (503, b"DRAINING")
+        began_s = time.monotonic()
+        (message,) = await hear(idle, until=("error",))
+        assert time.monotonic() - began_s < 2
+        assert message["code"] == "SERVICE_RESTART"
+        assert told <= message.keys()
+        for one in (idle, speaking):
+            frames = []
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    frames.append(await one.recv())
+            assert (one.close_code, one.close_reason) == (1012, "SERVICE_RESTART")
+        kinds = [json.loads(frame)["type"] for frame in frames if isinstance(frame, str)]
+        assert kinds[-2:] == [{"/ws/tts": "complete", "/api/v1/speak": "complete"}.get(path, "audio_end"), "error"]
+    assert backend.yielded == len("Hello there.")
