@@ -90,8 +90,8 @@ def _state_of(package: Path) -> str:
 
 def _cpu_kind() -> str:
     """What machine code depends on, as numba tells it: the platform, the CPU's name and its features."""
-    target: Upstream = cpu_target.target_context.codegen().magic_tuple()
-    return hashlib.sha256(repr((numba.__version__, target)).encode()).hexdigest()[:16]
+    context: Upstream = cpu_target.target_context
+    return hashlib.sha256(repr((numba.__version__, context.codegen().magic_tuple())).encode()).hexdigest()[:16]
 
 
 @contextmanager
