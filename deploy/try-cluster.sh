@@ -52,7 +52,8 @@ start() { # node, own address, the other node's: sets pid
 
 on() { # node, commands: in a shell of its own, with the documented environment
     nsenter --target "$(cat "$work/$1/pid")" --net --mount --pid env -i PATH="$PATH" HOME="$work/$1/home" \
-        PYTHONPATH="${PYTHONPATH-}" LANG=C.UTF-8 TTS_CACHE="$cache" sh -eu -c "$(block 1)
+        PYTHONPATH="${PYTHONPATH-}" LANG=C.UTF-8 TTS_CACHE="$cache" sh -eu -c "cd '$PWD'
+$(block 1)
 $2"
 }
 
