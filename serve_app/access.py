@@ -20,7 +20,9 @@ from serve_app.config import Settings
 from serve_app.errors import KeysFileError, RateLimitedError
 
 Scope = Literal["speak", "voices"]
-"""What a key may be for: speaking and what that needs to know; or changing voices."""
+"""What a key may be for: speaking; or changing voices, reading what is said of them, and hearing their clips."""
+
+SCOPES: tuple[Scope, ...] = ("speak", "voices")
 
 KEY_PREFIX = "tts_"
 """So that a key is known for one where it lies in a place that it should not be in."""
@@ -192,7 +194,7 @@ def listed_scopes(text: str) -> tuple[Scope, ...]:
         ValueError: a word is no scope.
     """
     words = tuple(word.strip() for word in text.split(",") if word.strip())
-    unknown = [word for word in words if word not in ("speak", "voices")]
+    unknown = [word for word in words if word not in SCOPES]
     if unknown or not words:
-        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no scope; allowed: speak, voices")
+        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no scope; allowed: {', '.join(SCOPES)}")
     return cast("tuple[Scope, ...]", words)

@@ -39,6 +39,9 @@ python() {
         *) echo "install.sh python: '$1' is neither cuda nor cpu" >&2; exit 2 ;;
     esac
     pip_install ".[tracing]"
+    # Numba keeps compiled kernels until their source's time changes. With one time, images of the same sources share
+    # what the volume `cache` holds; with the build's, each image would compile again.
+    find /opt/tts/lib -path '*/serve_app/model/compiled/*.py' -exec touch --date=@0 {} +
     install -d /opt/tts/share
     cp -r configs voices /opt/tts/share/
 }

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from serve_app.access import Bucket, Key, KeyTable, Scope, given_key, read_keys, spent, without_key
+from serve_app.access import SCOPES, Bucket, Key, KeyTable, Scope, given_key, read_keys, spent, without_key
 from serve_app.config import AccessConfig
 from serve_app.errors import KeysFileError, RateLimitedError, UnauthorizedError
 
@@ -30,6 +30,8 @@ MAX_FILE_BYTES = 4 << 20
 
 _GIVEN = "serve_app.given_key"
 
+_READING = ("GET", "HEAD")
+
 _WHERE = "Authorization: Bearer, X-API-Key, the subprotocol tts-key.KEY, or ?api_key="
 
 
@@ -40,12 +42,14 @@ class Caller:
     Attributes:
         name: tells callers apart where streams are counted; empty for one without a key.
         spend: counts one request at a time in seconds; raises a :class:`SpeechError` where it may not be.
-        max_sessions: that he may have at a time; None where nobody counts.
+        max_sessions: how many the caller may have at a time; None where nobody counts.
+        scopes: of the key; all of them where the service asks for none.
     """
 
     name: str
     spend: Callable[[float], None]
     max_sessions: int | None = None
+    scopes: tuple[Scope, ...] = SCOPES
 
 
 class Doorkeeper:
@@ -69,10 +73,14 @@ class Doorkeeper:
             self._stamp = _stamp(self._path)
             self._table = read_keys_file(self._path)
 
-    def check(self, connection: HTTPConnection, scope: Scope) -> Caller:
-        """Who comes, if he may.
+    def check(self, connection: HTTPConnection, scope: Scope | None) -> Caller:
+        """The caller, if the key allows it.
 
         A change of voices is counted for the key's rate here; utterances are, by their session, when they begin.
+
+        Args:
+            connection: carries the key.
+            scope: that the key has to have; None: any key of the file will do.
 
         Raises:
             UnauthorizedError: no key, an unknown one, or one without the scope.
@@ -82,8 +90,8 @@ class Doorkeeper:
         if self._path is None:
             return Caller(_anonymous_name(given), _unlimited)
         key = self._known(given, scope)
-        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions)
-        if scope == "voices":
+        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions, key.scopes)
+        if scope == "voices" and connection.scope["method"] not in _READING:
             caller.spend(self._clock())
         return caller
 
@@ -108,13 +116,13 @@ class Doorkeeper:
             if not self._sessions[caller.name]:
                 del self._sessions[caller.name]
 
-    def _known(self, given: str, scope: Scope) -> Key:
+    def _known(self, given: str, scope: Scope | None) -> Key:
         if not given:
             raise UnauthorizedError(f"this service asks for an API key; allowed: {_WHERE}")
         key = self._current().find(given)
         if key is None:
             raise UnauthorizedError("the API key is not known")
-        if scope not in key.scopes:
+        if scope is not None and scope not in key.scopes:
             raise UnauthorizedError(f"the API key is not for this (scope {scope}); it has: {', '.join(key.scopes)}")
         return key
 

@@ -110,14 +110,17 @@ class Front:
         """Let a caller in to speak, for as long as he does; see :meth:`Doorkeeper.admit` for what it raises."""
         return self._doorkeeper.admit(connection)
 
-    def guarded(self, scope: Scope, answer: Answer, refused: Refused = error_response) -> Answer:
-        """A route that only callers with ``scope`` reach, and no foreign page; the others are told why."""
+    def guarded(self, scope: Scope | None, answer: Answer, refused: Refused = error_response) -> Answer:
+        """A route for callers with ``scope`` (None: with any key of the file), and for no foreign page.
+
+        The others are told why. The answer finds its :class:`Caller` in ``request.state.caller``.
+        """
 
         async def ask(request: Request) -> Response:
             if not self.allows(request.headers):
                 return foreign_page()
             try:
-                self._doorkeeper.check(request, scope)
+                request.state.caller = self._doorkeeper.check(request, scope)
                 return await answer(request)
             except SpeechError as error:
                 self.meter.refused(error)

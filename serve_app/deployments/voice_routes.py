@@ -19,6 +19,7 @@ from starlette.types import Message
 
 from serve_app.deployments.answers import error_response
 from serve_app.deployments.clips import Clips
+from serve_app.deployments.doorkeeper import Caller
 from serve_app.deployments.front import Front
 from serve_app.errors import (
     InvalidMessageError,
@@ -58,19 +59,19 @@ class VoiceRoutes:
         path = "/v1/audio/voices"
         guarded = self._front.guarded
         return [
-            Route(path, guarded("speak", self.all), methods=["GET"]),
+            Route(path, guarded(None, self.all), methods=["GET"]),
             Route(path, guarded("voices", self.add), methods=["POST"]),
-            Route(path + "/{voice}", guarded("speak", self.one), methods=["GET"]),
+            Route(path + "/{voice}", guarded(None, self.one), methods=["GET"]),
             Route(path + "/{voice}", guarded("voices", self.remove), methods=["DELETE"]),
-            Route(path + "/{voice}/audio", guarded("speak", self.audio), methods=["GET"]),
+            Route(path + "/{voice}/audio", guarded("voices", self.audio), methods=["GET"]),
         ]
 
     async def all(self, request: Request) -> Response:
         """Every voice with its state, what else they are called, and which one is spoken with by default."""
-        del request
+        describe = _description_for(request)
         voices = await self._front.know_voices()
         config = self._front.config.voices
-        listed = [described(each) for each in voices.values()]
+        listed = [describe(each) for each in voices.values()]
         body = {"default": config.default, "aliases": config.aliases, "voices": listed}
         return JSONResponse(body, headers=_NO_STORE)
 
@@ -78,7 +79,8 @@ class VoiceRoutes:
         """One voice."""
 
         async def answer(request: Request) -> Response:
-            return JSONResponse(described(await self._known(request.path_params["voice"])), headers=_NO_STORE)
+            voice = await self._known(request.path_params["voice"])
+            return JSONResponse(_description_for(request)(voice), headers=_NO_STORE)
 
         return await self._answered(request, answer)
 
@@ -156,9 +158,15 @@ class VoiceRoutes:
         return status
 
 
-def described(status: VoiceStatus) -> dict[str, object]:
-    """A voice as JSON."""
-    manifest, report = status.manifest, status.report
+def _description_for(request: Request) -> Callable[[VoiceStatus], dict[str, object]]:
+    """How voices are described to a caller: whose key has not the scope `voices` reads nothing about the speaker."""
+    caller: Caller = request.state.caller
+    return described if "voices" in caller.scopes else named
+
+
+def named(status: VoiceStatus) -> dict[str, object]:
+    """What it takes to choose a voice, as JSON."""
+    manifest = status.manifest
     body: dict[str, object] = {
         "id": status.voice,
         "name": status.voice if manifest is None else manifest.name,
@@ -167,9 +175,17 @@ def described(status: VoiceStatus) -> dict[str, object]:
         "reason": status.reason,
     }
     if manifest is not None:
+        body["mode"] = "in_context" if manifest.transcript else "x_vector"
+    return body
+
+
+def described(status: VoiceStatus) -> dict[str, object]:
+    """Everything that is known of a voice, as JSON: who speaks and who agreed to it, too."""
+    manifest, report = status.manifest, status.report
+    body = named(status)
+    if manifest is not None:
         body |= {
             "transcript": manifest.transcript,
-            "mode": "in_context" if manifest.transcript else "x_vector",
             "speaker": manifest.speaker,
             "licence": manifest.licence,
             "source": manifest.source,

@@ -11,7 +11,12 @@ DOCKER = ROOT / "deploy" / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
 INSTALL = (DOCKER / "install.sh").read_text()
 TRY = (DOCKER / "try-install.sh").read_text()
-SCRIPTS = [DOCKER / "install.sh", DOCKER / "try-install.sh", ROOT / "deploy" / "kuberay" / "try-nodes.sh"]
+SCRIPTS = [
+    DOCKER / "install.sh",
+    DOCKER / "try-install.sh",
+    ROOT / "deploy" / "kuberay" / "try-nodes.sh",
+    ROOT / "deploy" / "try-cluster.sh",
+]
 
 
 def _copied():

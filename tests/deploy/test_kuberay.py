@@ -206,9 +206,36 @@ def test_what_is_mounted_is_there(objects, cluster):
         mounts = [mount for one in spec["containers"] for mount in one["volumeMounts"]]
         mounts += autoscaler["volumeMounts"] if name == "head" else []
         assert {one["name"] for one in mounts} <= volumes
-        assert {
-            one["persistentVolumeClaim"]["claimName"] for one in spec["volumes"] if "persistentVolumeClaim" in one
-        } <= claims
+        assert _claims(template) <= claims
+
+
+def test_pods_that_share_a_volume_of_one_node_are_held_to_one_and_may_all_run_there(objects):
+    claims = [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+    of_one_node = {one["metadata"]["name"] for one in claims if one["spec"]["accessModes"] == ["ReadWriteOnce"]}
+    assert of_one_node in (set(), {one["metadata"]["name"] for one in claims})
+    pods = [one["spec"] for one in pod_templates(objects).values() if _claims(one) & of_one_node]
+    for spec in pods:
+        assert spec["nodeSelector"] == {"tts-node": "true"}
+        # A node with a GPU may be tainted for those who ask for none.
+        assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert not of_one_node or len(pods) == len(pod_templates(objects))
+
+
+def test_pods_with_a_gpu_may_run_on_nodes_that_are_kept_for_such(objects):
+    for template in _ray_pods(objects):
+        if "nvidia.com/gpu" in template["spec"]["containers"][0]["resources"]["limits"]:
+            (toleration,) = template["spec"]["tolerations"]
+            assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+def test_what_was_compiled_and_encoded_outlives_the_pod(objects):
+    for template in _ray_pods(objects):
+        (volume,) = (one for one in template["spec"]["volumes"] if one["name"] == "cache")
+        assert volume["persistentVolumeClaim"] == {"claimName": "tts-cache"}
+        assert "tts-cache" in _claims(template)
+    dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    for variable in ("TTS_CACHE", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert re.search(rf"\b{variable}=/cache/", dockerfile)
 
 
 def test_no_secret_is_rendered(objects):
@@ -280,6 +307,12 @@ def test_all_pods_run_one_image(objects):
     images = {one["image"] for template in pod_templates(objects).values() for one in template["spec"]["containers"]}
     (image,) = images
     assert re.search(r"qwen3-tts-serve:\S+$", image)
+
+
+def _claims(template):
+    """Names of the claims that a pod mounts."""
+    volumes = template["spec"]["volumes"]
+    return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
 
 
 def _ray_pods(objects):

@@ -235,6 +235,20 @@ print(*[{"kept": kept, "fresh": fresh}[name](np.arange(9)) for name in sys.argv[
     assert two != one
 
 
+def test_kernels_are_kept_apart_for_each_kind_of_cpu(tmp_path, monkeypatch):
+    """Machines of two kinds may share a volume, and numba locks nothing when it writes its index."""
+    monkeypatch.setattr(parts.config, "CACHE_DIR", str(tmp_path))
+    folders = []
+    for name in (None, "x86-64", "x86-64"):
+        monkeypatch.setattr(parts.config, "CPU_NAME", name)
+        parts._folder.cache_clear()
+        folders.append(parts._folder())
+    parts._folder.cache_clear()
+    here, other, again = folders
+    assert here != other == again
+    assert here.parent == other.parent == tmp_path / parts._state_of(Path(parts.__file__).parent)
+
+
 def test_what_a_team_runs_is_compiled_by_the_first_process_alone(tmp_path):
     program = (
         "from serve_app.model.compiled import parts, tiled_linear\n"

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from test_web import served
 from websockets.asyncio.client import connect
 
-from serve_app.config import AppConfig, VoicesConfig
+from serve_app.access import digest_of
+from serve_app.config import AccessConfig, AppConfig, VoicesConfig
 from serve_app.deployments import clips, voice_routes
 from serve_app.deployments.backend import Readiness
 from serve_app.errors import error_of_code
@@ -116,6 +117,29 @@ async def add(client, audio=None, **fields):
     given = {"name": "Woolf", "transcript": TEXT, "language": "english", "consent": CONSENT, **fields}
     form = {name: value for name, value in given.items() if value is not None}
     return await client.post("/v1/audio/voices", data=form, files={"audio": ("clip.wav", audio or wav())})
+
+
+async def test_a_key_that_may_only_speak_is_told_which_voices_there_are_and_nothing_about_who_they_are(
+    backend, config, tmp_path
+):
+    keys = [{"name": name, "sha256": digest_of(name), "scopes": [name]} for name in ("speak", "voices")]
+    (tmp_path / "keys").write_text(json.dumps(keys))
+    guarded = config.model_copy(update={"access": AccessConfig(keys_file=str(tmp_path / "keys"))})
+    to_choose = {"id", "name", "language", "state", "reason", "mode"}
+    private = {"transcript", "speaker", "licence", "source", "consent", "uploaded", "verdict", "report"}
+    async with served(backend, guarded) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+
+        async def get(path, key):
+            return await client.get("/v1/audio/voices" + path, headers={"x-api-key": key})
+
+        for key, fields in (("speak", to_choose), ("voices", to_choose | private)):
+            (listed,) = (await get("", key)).json()["voices"]
+            assert listed.keys() == fields
+            assert (await get("/austen", key)).json() == listed
+        refused = await get("/austen/audio", "speak")
+        assert (refused.status_code, refused.json()["code"]) == (401, "UNAUTHORIZED")
+        assert "scope voices" in refused.json()["message"]
+        assert (await get("/austen/audio", "voices")).content[:4] == b"RIFF"
 
 
 async def test_a_voice_is_added_listed_shown_played_and_removed(client):

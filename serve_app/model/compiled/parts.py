@@ -19,6 +19,7 @@ import numpy as np
 from numba import types
 from numba.core import config as numba_config
 from numba.core.bytecode import FunctionIdentity
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -76,12 +77,14 @@ def _kept_if_possible(compiler: Function, function: Function) -> Function:
 
 @cache
 def _folder() -> Path:
-    """Where compiled kernels are kept: apart for each state of this package.
+    """Where compiled kernels are kept: apart for each state of this package and for each kind of CPU.
 
-    numba looks at the file of a kernel alone, and would go on using the machine code of parts that have changed.
+    Numba looks at the file of a kernel alone, and would go on using the machine code of parts that have changed. Its
+    index tells CPUs apart, but is read, changed and written back without a lock: two kinds of machines that begin with
+    one empty volume could end with the index of one and the machine code of the other.
     """
     own: str = config.CACHE_DIR  # NUMBA_CACHE_DIR
-    folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent)
+    folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent) / _cpu_kind()
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # numba would go on to folders of its own, which are the same for each state
         raise PermissionError(folder)
@@ -91,6 +94,12 @@ def _folder() -> Path:
 def _state_of(package: Path) -> str:
     sources = sorted(package.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+def _cpu_kind() -> str:
+    """What machine code depends on, as numba tells it: the platform, the CPU's name and its features."""
+    context: Upstream = cpu_target.target_context
+    return hashlib.sha256(repr((numba.__version__, context.codegen().magic_tuple())).encode()).hexdigest()[:16]
 
 
 @contextmanager
