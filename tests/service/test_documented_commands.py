@@ -6,6 +6,7 @@ import pytest
 from clips import ffmpeg
 from pages import documented_blocks, workplace
 
+from serve_app.cli.address import address_of
 from serve_app.cli.voices import Service as Voices
 
 HOST = "127.0.0.1:8000"
@@ -20,7 +21,7 @@ def environment(service, tmp_path):
         tmp_path, tts_say=f"--url ws://{service.address}/api/v1/speak", tts_voices=f"--url http://{service.address}"
     )
     yield made
-    voices = Voices(f"http://{service.address}", "", 30.0)
+    voices = Voices(address_of(f"http://{service.address}"), 30.0)
     for voice in voices.list():
         if voice["uploaded"]:
             voices.remove(voice["id"])

@@ -17,6 +17,7 @@ import yaml
 from clips import wav
 from running_service import ROOT, free_port, speak, wait_until
 
+from serve_app.cli.address import address_of
 from serve_app.cli.voices import Service as Voices
 
 PAGES = {
@@ -120,7 +121,7 @@ async def talk(service) -> None:
 
 async def bring_voices(service) -> None:
     """Bring a voice every other second, until cancelled; all of them are removed."""
-    voices = Voices(f"http://{service.address}", "", 30.0)
+    voices = Voices(address_of(f"http://{service.address}"), 30.0)
     said = {"transcript": "Some words that may well be said in four seconds.", "language": "english", "consent": "Yes."}
     brought = []
     try:

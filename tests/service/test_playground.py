@@ -24,6 +24,7 @@ from browser_page import (
 )
 from playwright.async_api import expect
 
+from serve_app.cli.address import address_of
 from serve_app.cli.voices import Service as Voices
 
 if CHROMIUM is None:
@@ -185,7 +186,7 @@ async def test_every_field_has_a_label(page):
 
 @pytest.fixture
 def uploads(service):
-    made = Voices(f"http://{service.address}", "", 30.0)
+    made = Voices(address_of(f"http://{service.address}"), 30.0)
     yield made
     for voice in made.list():
         if voice["uploaded"]:
