@@ -241,9 +241,13 @@ class SentenceScanner:
         spaced = before.isspace() and after.isspace()
         joining = self._text[at] in "—―" and before.isalpha() and (after.isalpha() or after.isspace())
         begun = self._text[max(self._sentence_start, at - _LOOK_AHEAD_CHARACTERS, 0) : at].strip()
-        if (spaced or joining) and begun:
+        if (spaced or joining) and begun and not self._is_range(begun, end, final=final):
             self._report(end, Kind.CLAUSE, at)
         return end
+
+    def _is_range(self, before: str, end: int, *, final: bool) -> bool:
+        """Say whether a dash stands between two numbers, as in ``10 – 20 km``."""
+        return before[-1].isdigit() and self._at(end + 1, final=final).isdigit()
 
     def _pass_line_feed(self, at: int, *, final: bool) -> int:
         end = at

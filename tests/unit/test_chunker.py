@@ -238,6 +238,14 @@ def test_first_clause_comes_as_soon_as_the_space_after_it():
     assert chunker.push(" ") == ["As soon as possible,"]
 
 
+@pytest.mark.parametrize("dash", ["–", "-", "—"])
+def test_a_range_of_numbers_is_one_clause(dash):
+    text = f"We went there and saw all of 10 {dash} 20 km of it in the end."
+    assert chunks_of(list(text)) == [text]
+    aside = f"We went there and saw 10 {dash} that is, most of it."
+    assert chunks_of([aside])[0] == f"We went there and saw 10 {dash}"
+
+
 def test_first_clause_in_cjk_is_half_as_long():
     chunker = Chunker("chinese", ChunkLimits())
     assert chunker.push("今天的天气很不错，我") == ["今天的天气很不错，"]
