@@ -2,27 +2,32 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from manifests import ROOT
 
 from serve_app.cli.environment import Ports, serve_environment
+from serve_app.config import IngressConfig
 
 PAGE = (ROOT / "docs" / "deploying.md").read_text()
 (CLUSTER,) = re.findall(r"^## A cluster\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", CLUSTER, re.MULTILINE | re.DOTALL)
 ENVIRONMENT, TOKEN, HEAD, NODE, DEPLOY = BLOCKS
 
-OF_ONE_MACHINE = re.compile(r"_(PATH|LOC|BASE|FILE|PORT|MAXCONN|TOKEN)$|^RAY_ENABLE_WINDOWS")
+OF_ONE_MACHINE = re.compile(r"_(PATH|LOC|BASE|FILE|PORT|HOST|MAXCONN|TOKEN)$|^RAY_ENABLE_WINDOWS")
 
 
 def test_the_documented_environment_is_the_launchers():
-    command = ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-eu", "-c", f"{ENVIRONMENT}\nexec env"]
+    commands = Path(sys.executable).parent
+    command = ["env", "-i", f"PATH={commands}:/usr/bin:/bin", "sh", "-eu", "-c", f"{ENVIRONMENT}\nexec env"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    launcher = serve_environment(Path("/run"), Ports(1, 2, 3, 4), Path("/haproxy"), 4096)
+    launcher = serve_environment(Path("/run"), Ports(1, 2, 3, 4), Path("/haproxy"), 4096, IngressConfig())
     wanted = {name: value for name, value in launcher.items() if not OF_ONE_MACHINE.search(name)}
     assert len(wanted) >= 6
-    assert wanted.items() <= dict(line.split("=", 1) for line in printed.splitlines()).items()
+    found = dict(line.split("=", 1) for line in printed.splitlines())
+    assert wanted.items() <= found.items()
+    assert found["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(commands / "tts-haproxy")
 
 
 def test_serve_run_and_its_second_shell_have_that_environment():
