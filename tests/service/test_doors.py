@@ -199,4 +199,8 @@ async def test_an_answer_to_http_10_has_no_framing_inside_its_audio(service, con
     assert "x-voice: austen" in answer
     assert "x-request-id: " in answer
     async with service.connect() as plain:
-        assert audio[44:] == (await speak(plain, TEXT, seed=3)).pcm
+        pcm = (await speak(plain, TEXT, seed=3)).pcm
+    # Another number of frames at a time may round a sample's last bit in another way.
+    heard, known = (np.frombuffer(data, "<i2").astype(int) for data in (audio[44:], pcm))
+    assert len(heard) == len(known)
+    assert np.abs(heard - known).max() <= 2
