@@ -33,8 +33,8 @@ class TimelyBody:
 
     Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
     have to hold bodies in its buffers to wait for them. An answer that comes before the end of the body ends the
-    connection, since what still comes of the body would hold it for as long as it comes; but ``LINGER_S`` later, so that
-    a client that sends its whole body first can read the answer.
+    connection, since what still comes of the body would hold it for as long as it comes; but ``LINGER_S`` later, so
+    that a client that sends its whole body first can read the answer.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
