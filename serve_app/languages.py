@@ -7,7 +7,6 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from serve_app.config import Language
-from serve_app.errors import UnsupportedLanguageError
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
@@ -53,7 +52,7 @@ def _read(given: object) -> object:
     if language is None:
         shown = repr(given if len(given) <= 60 else given[:57] + "...")
         raise PydanticCustomError(
-            UnsupportedLanguageError.code,
+            "UNSUPPORTED_LANGUAGE",
             "language {given} is not served; allowed: {allowed}",
             {"given": shown, "allowed": ALLOWED},
         )
