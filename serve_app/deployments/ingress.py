@@ -14,7 +14,9 @@ from typing import Any, Generic, TypeVar, cast
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve._private.constants import (
+    RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT,
     RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
+    RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT,
     RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -315,7 +317,8 @@ class Ingress:
             )
         leaving = Leaving(grace_s, time.monotonic)
         web = build_web(self._backend, self._config, recorder=self._recorder, tracer=self._tracer, leaving=leaving)
-        web.add_middleware(HealthWatch, leaving=leaving)
+        ports = range(RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT + 1)
+        web.add_middleware(HealthWatch, leaving=leaving, ports=ports)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

@@ -1,6 +1,7 @@
 """Where Serve places replicas, on logical nodes."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,11 @@ def test_ingresses_are_placed_where_the_label_is(label_selector, nodes):
         path = Path(directory) / "cluster.yaml"
         path.write_text(yaml.safe_dump(document))
         command = [sys.executable, PLACEMENT, directory, path]
-        placed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        environment = {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+        placed = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
     assert placed.returncode == 0, placed.stderr
     places = json.loads(placed.stdout.splitlines()[-1])
     assert len(places) == ingress["replicas"]
