@@ -16,7 +16,9 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve._private.constants import (
+    RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT,
     RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
+    RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT,
     RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
     SERVE_CONTROLLER_NAME,
     SERVE_NAMESPACE,
@@ -339,7 +341,8 @@ class Ingress:
             listening=self._listening,
             leaving=leaving,
         )
-        web.add_middleware(HealthWatch, leaving=leaving)
+        ports = range(RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT + 1)
+        web.add_middleware(HealthWatch, leaving=leaving, ports=ports)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
             log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:

@@ -9,9 +9,12 @@ replica's health as HAProxy does: ``/-/healthz`` on its own port answers 503, ``
 import asyncio
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,8 +29,8 @@ HEALTH_PATH = "/-/healthz"
 DRAINING = b"DRAINING"
 """What Serve answers there; an unhealthy replica says something else."""
 
-MAX_ADDRESSES = 4
-"""Addresses by which a replica was reached that are remembered; there is one for each network that HAProxy comes by."""
+LISTENING = "0A"
+"""The kernel's number for a socket that listens."""
 
 SETTLE_S = 2.0
 """How long a socket without a text keeps its place: HAProxy knows the new replicas by then, none comes back."""
@@ -90,24 +93,27 @@ class Leaving:
 class HealthWatch:
     """ASGI middleware: asks the replica's own port for its health while it has connections, and tells ``leaving``.
 
-    Where a replica listens is known from its connections: Serve gives it no other way that is public.
+    Serve tells user code its port nowhere, and connections do not show it: those that come while HAProxy does not know
+    the replica yet come by Serve's own proxy. So it is looked for among what this process listens on.
     """
 
-    def __init__(self, app: ASGIApp, leaving: Leaving) -> None:
+    def __init__(self, app: ASGIApp, leaving: Leaving, ports: range) -> None:
+        """Take the ports that Serve gives to ingress replicas, one to each."""
         self._app = app
         self._leaving = leaving
-        self._addresses: dict[tuple[str, int], None] = {}
+        self._ports = ports
+        self._address: tuple[str, int] | None = None
         self._connections = 0
         self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        server = scope.get("server")
-        if scope["type"] not in ("http", "websocket") or server is None or server[1] is None:
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        self._reached_by(server[0], server[1])
         self._connections += 1
+        if self._asking is None and self._leaving.began_s is None:
+            self._asking = asyncio.create_task(self._ask())
         try:
             await self._app(scope, receive, send)
         finally:
@@ -116,23 +122,19 @@ class HealthWatch:
                 self._asking.cancel()
                 self._asking = None
 
-    def _reached_by(self, host: str, port: int) -> None:
-        self._addresses.pop((host, port), None)
-        self._addresses[host, port] = None
-        if len(self._addresses) > MAX_ADDRESSES:
-            del self._addresses[next(iter(self._addresses))]
-        if self._asking is None and self._leaving.began_s is None:
-            self._asking = asyncio.create_task(self._ask())
-
     async def _ask(self) -> None:
         while self._leaving.began_s is None:
             try:
-                for host, port in list(self._addresses):
-                    if self._leaving.began_s is None and await asyncio.to_thread(is_draining, host, port):
-                        self._leaving.begin()
+                if await asyncio.to_thread(self._is_draining):
+                    self._leaving.begin()
             except Exception:
                 log.exception("this replica could not ask for its own health; it does again")
             await asyncio.sleep(ASK_PERIOD_S)
+
+    def _is_draining(self) -> bool:
+        if self._address is None:
+            self._address = listening(self._ports)
+        return self._address is not None and is_draining(*self._address)
 
 
 def is_draining(host: str, port: int) -> bool:
@@ -144,3 +146,25 @@ def is_draining(host: str, port: int) -> bool:
             return answer.status == 503 and answer.read(64) == DRAINING
         except (OSError, HTTPException):  # too busy to answer now; it is asked again
             return False
+
+
+def listening(ports: range) -> tuple[str, int] | None:
+    """Where this process listens with one of ``ports``, as it reaches itself; None where it does not. Linux only.
+
+    Source: proc(5), /proc/pid/net/tcp and tcp6: hexadecimal, addresses in words of four bytes, the least byte first.
+    """
+    inodes = set[str]()
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            inodes.add(str(handle.readlink()))
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            words, port = fields[1].split(":")
+            if fields[3] == LISTENING and int(port, 16) in ports and f"socket:[{fields[9]}]" in inodes:
+                packed = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
+                host = ip_address(socket.inet_ntop(family, packed))
+                # Bound to all addresses: this machine's own one among them.
+                own = {4: "127.0.0.1", 6: "::1"}[host.version]
+                return own if host.is_unspecified else str(host), int(port, 16)
+    return None

@@ -63,7 +63,7 @@ async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pa
         idle = [await opened(path) for path in ("/api/v1/speak", "/api/v1/speak?framing=raw", "/ws/tts")]
         speaking = [await opened() for _ in range(3)]
         # A tenth of a second for each character: beside it the new ingresses start.
-        speeches = [asyncio.create_task(speak(one, "Hello. " * 80, patience_s=250)) for one in speaking]
+        speeches = [asyncio.create_task(speak(one, "Hello. " * 40, patience_s=250)) for one in speaking]
         await asyncio.sleep(0.5)
         await asyncio.to_thread(redeploy, pair)
         async with asyncio.timeout(60):

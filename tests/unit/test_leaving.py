@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -13,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from serve_app.config import AppConfig
 from serve_app.deployments import leaving
-from serve_app.deployments.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining
+from serve_app.deployments.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining, listening
 from serve_app.deployments.web import build_web
 
 GRACE_S = 60.0
@@ -100,14 +101,13 @@ def test_a_replica_that_cannot_be_asked_is_not_draining():
     assert not is_draining("127.0.0.1", 9)
 
 
-class _At:
-    """The application as reached at another address: that of Serve's own server around it."""
-
-    def __init__(self, app, address):
-        self.app, self.address = app, address
-
-    async def __call__(self, scope, receive, send):
-        await self.app({**scope, "server": self.address}, receive, send)
+@pytest.mark.parametrize(("bound", "reached"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+def test_a_process_finds_where_it_listens(bound, reached):
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.create_server((bound, 0), family=family) as server:
+        port = server.getsockname()[1]
+        assert listening(range(port, port + 1)) == (reached, port)
+    assert listening(range(port, port + 1)) is None
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,10 @@ async def test_idle_sockets_are_told_and_closed_and_a_text_is_spoken_first(repli
     backend = KnownBackend()
     backend.frame_delay_s = 0.05
     known = Leaving(GRACE_S, time.monotonic)
-    web = HealthWatch(build_web(backend, AppConfig(), leaving=known), known)
+    port = replica.server_address[1]
+    web = HealthWatch(build_web(backend, AppConfig(), leaving=known), known, range(port, port + 1))
     async with (
-        served_by(_At(web, replica.server_address)) as host,
+        served_by(web) as host,
         socket_to(host, path) as idle,
         socket_to(host, path) as speaking,
     ):
