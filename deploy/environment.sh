@@ -4,5 +4,6 @@ set -a
 . deploy/kuberay/base/ray.env
 . deploy/kuberay/overlays/gpu-cluster/serve.env  # follows from configs/cluster.yaml
 RAY_AUTH_MODE=token
-RAY_SERVE_HAPROXY_BINARY_PATH=$(command -v tts-haproxy)
+RAY_SERVE_HAPROXY_BINARY_PATH=$(command -v tts-haproxy) ||
+    echo "tts-haproxy is not on the PATH: add this project's .venv/bin, or Serve's proxy has none of its bounds" >&2
 set +a

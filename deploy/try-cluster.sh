@@ -90,7 +90,7 @@ mode=$(stat --format=%a "$work/head/home/.ray/auth_token")
 [ "$mode" = 600 ] || { echo "others can read the token: $mode" >&2; exit 1; }
 cp -r "$work/head/home/.ray" "$work/node/home/"
 on head "$(block 3)" > "$work/head.log" 2>&1 || { cat "$work/head.log" >&2; exit 1; }
-on node "$(block 4) --labels tts-role=sockets" > "$work/node.log" 2>&1 || { cat "$work/node.log" >&2; exit 1; }
+on node "$(block 4)" > "$work/node.log" 2>&1 || { cat "$work/node.log" >&2; exit 1; }
 on node "$(block 5)"
 await http://$head:8000/ready
 await http://$node:8000/ready

@@ -70,7 +70,8 @@ class ModelConfig(Settings):
             raise PydanticCustomError(
                 "weights_are_chosen_once",
                 "'auto' is gone: each replica measured for itself, and one that goes on with another's stream has to"
-                " compute as that one did; 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4' or 'torch'",
+                " compute as that one did; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4',"
+                " 'torch'",
             )
         return weights
 
@@ -268,7 +269,7 @@ class IngressConfig(Settings):
     )
     label_selector: dict[str, str] = Field(
         default={},
-        description="Labels of the nodes that may hold a replica, as in Ray's option of that name. None: any node.",
+        description="Labels of the nodes that may hold a replica, as in Ray's option of that name. Empty: any node.",
     )
     max_connections_per_address: int | None = Field(
         default=None,

@@ -101,7 +101,9 @@ class ResearchDialect:
             case Complete() as complete:
                 return [ResearchComplete(duration_ms=complete.duration_ms).to_json()]
             case ErrorMessage() as error:
-                return [ResearchError(code=error.code, message=error.message).to_json()]
+                return [
+                    ResearchError(code=error.code, message=error.message, retry_after_ms=error.retry_after_ms).to_json()
+                ]
             case _:
                 return []
 

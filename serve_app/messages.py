@@ -452,6 +452,7 @@ class ResearchError(ServerMessage):
     type: Literal["error"] = "error"
     code: str
     message: str
+    retry_after_ms: int | None = None
 
 
 class RawAudioEnd(ServerMessage):
@@ -650,7 +651,7 @@ def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseMod
     place = _shown(".".join(path)).strip('"')
     if detail["type"] == "extra_forbidden":
         owner = " of ".join([f"'{name}'" for name in reversed(path[:-1])] + [f"'{kind}'"])
-        return f"{place} is no field of {owner}; allowed: {', '.join(sorted(model.model_fields))}"
+        return f"unknown field {place} in {owner}; allowed: {', '.join(sorted(model.model_fields))}"
     described = model.model_fields.get("voice" if path[-1] == _OTHER_VOICE else path[-1])
     allowed = described.description if described is not None else detail["msg"]
     if detail["type"] == "missing":

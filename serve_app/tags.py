@@ -104,7 +104,7 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
     if len(name) == 1 and before.isalnum() and not closes and not found["attributes"]:
         return None
     if name in REASONING:
-        return Tag(found.end(), reasoning=name, closes=closes)
+        return Tag(found.end(), " " if closes else "", reasoning=name, closes=closes)
     if name == "break":
         return Tag(found.end(), "" if closes else _pause(found["attributes"]) or "")
     return Tag(found.end(), _SPACING.get(name, ""))

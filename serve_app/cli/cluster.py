@@ -110,7 +110,7 @@ def site_of(document: ServeDeploySchema) -> Site:
     (application,) = document.applications
     http = document.http_options
     prefix = (application.route_prefix or "").rstrip("/")
-    host = os.environ.get(PROXY_HOST, http.host)
+    host = os.environ.get(PROXY_HOST) or http.host
     return Site(application.name, prefix, host, http.port, AppConfig.model_validate(application.args))
 
 

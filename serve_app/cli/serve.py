@@ -179,7 +179,7 @@ def _wait_for_nothing(application: dict[str, Any]) -> None:
 
 def _check_free(host: str, port: object, where: str) -> None:
     if not (isinstance(port, int) and 1 <= port <= MAX_PORT):
-        raise StartError(f"{port!r} is no port; allowed: 1 to {MAX_PORT}. Choose one with {where}")
+        raise StartError(f"{port!r} is not a port; allowed: 1 to {MAX_PORT}. Choose one with {where}")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OLD = "1.0"
 """As the version stands in an ASGI scope."""
 
+_WITHOUT_BODY = frozenset({204, 304})
+
 
 class WholeForHttp10:
     """ASGI middleware: gathers the parts of an answer to HTTP/1.0; the application bounds what it answers with."""
@@ -30,14 +32,14 @@ class WholeForHttp10:
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):
-                await send({**start, "headers": _with_length(start["headers"], len(body))})
+                await send({**start, "headers": _with_length(start["status"], start["headers"], len(body))})
                 await send({"type": "http.response.body", "body": bytes(body)})
 
         await self._app(scope, receive, gather)
 
 
-def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+def _with_length(status: int, headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
     """The headers, with the body's length where they do not say it; that of an answer to HEAD is said already."""
-    if any(name.lower() == b"content-length" for name, _ in headers):
+    if status in _WITHOUT_BODY or any(name.lower() == b"content-length" for name, _ in headers):
         return headers
     return [*headers, (b"content-length", str(length).encode())]

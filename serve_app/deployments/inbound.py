@@ -22,7 +22,7 @@ BODY_PATIENCE_S = 10.0
 """How long the body of a request may take beside the time for its bytes."""
 
 LEAST_BYTES_PER_S = 8192
-"""A body that comes more slowly than this is given up; a clip of 10 MB has 21 minutes."""
+"""A body that comes more slowly than this is given up. An upload of a voice has a bound of its own as well."""
 
 LINGER_S = 10.0
 """How long the rest of a body is read and dropped behind an answer, which a client that is cut off would not see."""

@@ -292,8 +292,8 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 
 async def _listening() -> str | None:
     """The address that clients connect to; this replica's own socket is behind HAProxy and does not tell."""
-    if PROXY_HOST in os.environ:
-        return os.environ[PROXY_HOST]
+    if host := os.environ.get(PROXY_HOST):
+        return host
     controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     options = await controller.get_http_config.remote()
     return options.host

@@ -27,7 +27,7 @@ class KnownHosts:
         self._is_served = partial(
             is_served,
             listening=listening,
-            allowed=frozenset(name.lower() for name in config.ingress.allowed_hosts),
+            allowed=frozenset(name.lower().removesuffix(".") for name in config.ingress.allowed_hosts),
             keys_required=config.access.keys_file is not None,
         )
 

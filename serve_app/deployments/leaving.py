@@ -2,8 +2,8 @@
 
 Serve (2.60, ``replica.py``, ``_perform_graceful_shutdown``) tells user code nothing before its destructor. In HAProxy
 mode the replica waits for ``RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S``; then uvicorn closes every WebSocket with
-1012 and no reason, in the middle of a word. What Serve does tell, from the first moment on, is whoever asks for the
-replica's health as HAProxy does: ``/-/healthz`` on its own port answers 503, ``DRAINING``. So the replica asks itself.
+1012 and no reason, in the middle of a word. Only health checks are told at once: ``/-/healthz`` on the replica's own
+port answers 503, ``DRAINING``. So the replica asks itself.
 """
 
 import asyncio

@@ -21,7 +21,8 @@ class TrailingSlash:
             if path == prefix:
                 if scope["type"] == "http" and scope["path"] == prefix and prefix:
                     # Relative: how the server is reached from outside is not known here.
-                    await RedirectResponse(prefix.rpartition("/")[2] + "/")(scope, receive, send)
+                    query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+                    await RedirectResponse(prefix.rpartition("/")[2] + "/" + query)(scope, receive, send)
                     return
                 path = prefix + "/"
             scope = {**scope, "path": path}

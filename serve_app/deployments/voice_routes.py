@@ -159,7 +159,7 @@ class VoiceRoutes:
 
 
 def _description_for(request: Request) -> Callable[[VoiceStatus], dict[str, object]]:
-    """How voices are described to a caller: whose key has not the scope `voices` reads nothing about the speaker."""
+    """How voices are described to a caller: without the scope `voices` they get nothing about the speaker."""
     caller: Caller = request.state.caller
     return described if "voices" in caller.scopes else named
 
@@ -208,7 +208,7 @@ async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:
     if length.isdecimal() and int(length) > MAX_FORM_BYTES:
         check_size(int(length))
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise InvalidMessageError("the body is no form; allowed: multipart/form-data")
+        raise InvalidMessageError("the body is not a form; allowed: multipart/form-data")
     read = 0
 
     async def receive() -> Message:
@@ -249,6 +249,6 @@ def _upload(fields: dict[str, str]) -> VoiceUpload:
         known = VoiceUpload.model_fields.get(name)
         if known is None:
             allowed = ", ".join(("audio", *VoiceUpload.model_fields))
-            raise InvalidMessageError(f"{name!r} is no field of a voice; allowed: {allowed}") from error
+            raise InvalidMessageError(f"unknown field {name!r} of a voice; allowed: {allowed}") from error
         missing = "is missing" if fault["type"] == "missing" else "is wrong"
         raise InvalidMessageError(f"{name} {missing}: {known.description}") from error

@@ -85,10 +85,10 @@ def build_web(
         lifespan=lifespan,
         middleware=[
             Middleware(HiddenKeys),  # the server's log has the scope that comes here, and not a copy of it
-            Middleware(WholeForHttp10),
             Middleware(TrailingSlash),
             Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
             Middleware(TimelyBody, clock=clock),
+            Middleware(WholeForHttp10),
             *_cross_origin(config.ingress.allowed_origins),
         ],
         routes=[

@@ -174,7 +174,7 @@ def judge_fetch(error: BaseException, source: str) -> Verdict:
         words = {401: "not authorized", 403: "forbidden", 404: "no such model or revision"}.get(status, "refused")
         return Verdict("never", f"the hub does not give {source!r} ({status}, {words}: {reason[0]})")
     if isinstance(error, HFValidationError):
-        return Verdict("never", f"{source!r} is no directory here and no id of the hub ({reason[0]})")
+        return Verdict("never", f"{source!r} is neither a directory here nor an id of the hub ({reason[0]})")
     disk = isinstance(error, OSError) and error.errno is not None
     if disk and not isinstance(error, ConnectionError | TimeoutError):
         return Verdict("never", f"{source!r} cannot be kept in {constants.HF_HUB_CACHE} ({error})")

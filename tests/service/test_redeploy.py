@@ -69,6 +69,7 @@ async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pa
         async with asyncio.timeout(60):
             for last, code, reason in await asyncio.gather(*map(told, idle)):
                 assert last["code"] == "SERVICE_RESTART"
+                assert last["retry_after_ms"] > 0
                 assert (code, reason) == (1012, "SERVICE_RESTART")
         assert not any(speech.done() for speech in speeches)
         assert set(pair.pids_of("ServeReplica:tts:Ingress")) > old  # the new ones beside the old

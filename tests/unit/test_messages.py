@@ -297,7 +297,7 @@ def test_a_null_inside_an_object_is_left_out_too(read):
         (read_research, {"type": "synthesize", "text": None}, "'synthesize' needs text: a string"),
         (read_speech, {"input": None}, "'speech' needs input: a string"),
         (read_full, {"type": None}, "type null is not known"),
-        (read_full, {"type": "speak", "text": "Hi", "txt": None}, "txt is no field of 'speak'"),
+        (read_full, {"type": "speak", "text": "Hi", "txt": None}, "unknown field txt in 'speak'"),
     ],
 )
 def test_a_null_in_the_place_of_what_is_required_or_unknown_is_still_a_fault(read, message, part):

@@ -70,6 +70,22 @@ async def test_the_head_of_a_page_says_its_length_in_http_10(host):
     assert head.count("content-length") == 1
 
 
+async def test_an_answer_without_a_body_says_no_length_in_http_10(host):
+    async with httpx.AsyncClient() as client:
+        known = (await client.get(f"http://{host}/")).headers["etag"]
+    head, body = await raw(host, f"GET / HTTP/1.0\r\nIf-None-Match: {known}\r\n\r\n".encode())
+    assert head.startswith("http/1.1 304")
+    assert (body, "content-length" in head) == (b"", False)
+
+
+async def test_an_early_answer_to_http_10_does_not_wait_for_the_rest_of_a_body(host):
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(b"POST /v1/models HTTP/1.0\r\nContent-Length: 1000\r\n\r\nx")
+    async with asyncio.timeout(5):
+        assert b" 405 " in await reader.readline()
+    writer.close()
+
+
 @pytest.mark.parametrize("slashes", ["/", "//"])
 @pytest.mark.parametrize(
     "path", ["/health", "/ready", "/v1/models", "/v1/models/tiny", "/v1/audio/voices", "/playground/playground.js"]
@@ -105,6 +121,7 @@ async def test_all_of_it_works_below_a_prefix(backend):
         bare = await client.get("/tts")
         assert bare.headers["location"] == "tts/", "the page's relative addresses need the slash"
         assert bare.next_request.url.path == "/tts/"
+        assert (await client.get("/tts?x=1")).headers["location"] == "tts/?x=1"
         assert (await client.get("/tts/")).text.startswith("<!doctype html>")
         for path in ("/tts/ready", "/tts/ready/", "/tts/playground/playground.js", "/tts/v1/models/"):
             assert (await client.get(path)).status_code == 200, path

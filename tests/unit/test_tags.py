@@ -58,6 +58,7 @@ def test_any_split_gives_the_chunks_and_pauses_of_the_whole(pushes):
         ("# <think>x</think>Title", "Title"),
         ("<think>x</think>- item", "item"),
         ("no opening</think> here", "no opening here"),
+        ("no opening.</think>Here.", "no opening. Here."),
         ("Write `<think>` first.", "Write <think> first."),
         ("x <think about it", "x <think about it"),
         ("x <think about it> y", "x <think about it> y"),

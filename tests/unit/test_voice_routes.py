@@ -209,8 +209,8 @@ async def test_what_a_telephone_records_is_taken_and_without_transcript_only_the
         ({"id": "../../etc"}, "id is wrong"),
         ({"id": ".uploaded"}, "id is wrong"),
         ({"transcript": "x" * 2001}, "transcript is wrong"),
-        ({"path": "/etc/passwd"}, "'path' is no field"),
-        ({"url": "http://127.0.0.1/"}, "'url' is no field"),
+        ({"path": "/etc/passwd"}, "unknown field 'path'"),
+        ({"url": "http://127.0.0.1/"}, "unknown field 'url'"),
     ],
 )
 async def test_a_wrong_field_is_named_with_what_is_allowed(client, fields, says):
