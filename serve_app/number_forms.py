@@ -136,7 +136,7 @@ def number(grammar: Grammar, *, noun: bool = False) -> str:
         grouped.append(r"[1-9][0-9]?(?:,[0-9]{2}){1,4},[0-9]{3}(?!,?[0-9])")  # Indian thousands: 1,00,000
     # Most numbers have no marks: one look spares them all the alternatives.
     whole = rf"(?:(?=[0-9]{{1,3}}[ {re.escape(marks)}])(?:{'|'.join(grouped)})|[0-9]+)"
-    begins = rf"(?<![^\s(\[{{«„“\"'‘’–—\-−$€£¥₩₽₹{_WIDE}])"
+    begins = rf"(?<![^\s(\[{{«„“\"'‘’–—\-−$€£¥₩₽₹:，、。；！？（「『【《{_WIDE}])(?<![0-9]:)"
     return rf"(?:{_foreign(grammar) if noun else ''}{whole}(?:{point}[0-9]+)?|{begins}{point}[0-9]+)"
 
 

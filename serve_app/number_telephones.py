@@ -4,7 +4,10 @@ import re
 from typing import Final
 
 from serve_app.number_forms import LETTER, Form, Place, end
+from serve_app.number_fractions import VULGAR
 from serve_app.number_grammar import Grammar
+from serve_app.number_units import units_of
+from serve_app.number_words import NumberWords
 
 _FEWEST_DIGITS: Final = 7
 _MOST_DIGITS: Final = 15
@@ -49,38 +52,66 @@ _CALLING: Final = {
 """What stands before a number that is called."""
 
 _CALLED_AFTER: Final = {
-    "en": r"(?= (?:(?:call|operator|emergency service|center|centre)s?|dispatch\w*|hotline)\b)",
-    "de": r"(?= (?:an)?(?:rufen|wählen|gerufen|gewählt)\b)",
+    "en": (
+        r"(?= (?:(?:emergency )?(?:call|operator|service|number|line)|emergency|cent(?:er|re)|dispatch(?:er)?"
+        r"|hotline)\b"
+        r"(?! (?:call|cent(?:er|re)|operator|dispatcher|handler|taker|worker|number|line|service|record|log)s\b))"
+    ),
+    "de": r"(?<!\b[Vv]on )(?= (?:an)?(?:rufen|wählen|gerufen|gewählt)\b(?! (?:an|den|die|das|ihn|sie|uns)\b))",
     "zh": r"(?=报警|急救|火警|热线|客服)",
     "ja": r"(?=に(?:電話|かけ|ダイヤル|通報|連絡))",
     "ko": r"(?=(?:에|로|으로|를) ?(?:전화|신고|연락|불러|부르))",
 }
-"""What stands behind it."""
+"""What stands behind it; in English not in the plural, which is counted: ``a 911 call``, but ``I made 911 calls``."""
 
 _COUNTS: Final = {
     "en": (
-        r" (?!(?:this|us|always|as|is|was|unless|his|has|across|besides)\b)"
+        r" (?:(?:different|local|new|old|other|random|young) )?"
+        r"(?!(?:this|us|always|as|is|was|unless|his|has|across|besides|sometimes|perhaps)\b)"
         r"(?:[a-z]+s|people|men|women|children|more)\b"
     ),
-    "de": r" (?:[Mm]al|[A-ZÄÖÜ]\w+)\b",
-    "fr": r" (?:fois|(?!dans|sans|vous|nous|pas|plus|mais|dès)\w{3,}s)\b",
-    "es": r" (?:veces|(?!antes|después|más)\w{3,}s)\b",
-    "pt": r" (?:vezes|(?!antes|depois|mais)\w{3,}s)\b",
-    "it": r" (?:volte|person[ae]|minuti|ore|giorni)\b",
-    "ru": r" (?:раза?|человека?|людей|минуты?|часа|часов)\b",
-    "zh": " ?[个次通万元块人分折年月天小秒名多几余]",
-    "ja": " ?[回人件円番]",
-    "ko": " ?[명개번회원통]",
+    "de": r" (?:[Mm]al|(?:andere|neue|alte|junge|weitere|verschiedene)n? |(?!(?:Sie|Ihr|Ihre[nmrs]?)\b)[A-ZÄÖÜ]\w+\b)",
+    "fr": (
+        r" (?:fois|gens|(?!dans|sans|vous|nous|pas|plus|mais|dès|depuis|puis|après|alors|toujours|toutes)\w{3,}s)\b"
+    ),
+    "es": r" (?:veces|(?!antes|después|más|entonces|mientras|además|tras|unos|unas)\w{3,}s)\b",
+    "pt": r" (?:vezes|(?!antes|depois|mais|apenas|através)\w{3,}s)\b",
+    "it": (
+        r" (?!(?:\w+mente|anche|sempre|oggi|poi|dove|come|oltre|quindi|pure|domani|che|dalle|nelle|oppure|entro)\b)"
+        r"\w{3,}[ie]\b| persona\b"
+    ),
+    "ru": (
+        r" (?:раза?|человека?|людей|минуты?|часа|часов|лет|дней|дня|секунды?|друзей|друзьям"
+        r"|(?!(?:там|сам|вам|нам)\b)\w{3,}(?:ов|ев|ам|ям)(?!\w))"
+    ),
+    "zh": " ?[个次通万元块人分折年月天小秒名多几余位家遍条户部米公]",
+    "ja": " ?[回人件円番個本台桁社名]",
+    "ko": " ?(?:[명개번회원통건대분곳]|자리|시간)",
 }  # fmt: skip
 """What follows a number that counts something after all: ``call 100 people``."""
 
+_DATE: Final = "[12][0-9]{3}-[01][0-9]-[0-3][0-9](?![0-9])"
+_NO_SIGN: Final = (
+    rf"(?![\^/⁄⁻⁰¹²³⁴-⁹{VULGAR}])(?! ?[%‰°℃℉$€£¥₩₽₹年月日년월])(?! ?[–—~〜] ?[0-9])(?! [0-9]+[/⁄]| [{VULGAR}])"
+)
+"""The pattern of a place behind a number that is only a number, and no power, percentage, amount or range."""
 
-def telephones(grammar: Grammar) -> list[Form]:
+
+def telephones(words: NumberWords) -> list[Form]:
     """Digits in several groups that are not thousands, and numbers that are called."""
-    over = end(grammar)
+    grammar = words.grammar
+    over, code = end(grammar), grammar.code
     begun = rf"(?<![0-9{LETTER}])"
-    calling, code = _CALLING[grammar.code], grammar.code
-    called = rf"(?P<called>[0-9]{{2,6}}(?:[ -][0-9]{{2,6}}){{0,4}})(?![,.][0-9]){over}(?!{_COUNTS[code]})"
+    counts = _COUNTS[code]
+    national = rf"{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+(?:-[0-9])?{over}"
+    nothing_else = rf"{_NO_SIGN}(?!{units_of(words).pattern}(?![0-9{LETTER}]))"
+    # Every row is taken whole: one of which a part is taken would be half spoken.
+    row = r"(?>[0-9]{2,}(?:[ -][0-9]{2,})*)"
+    is_long = rf"{_thousands(grammar)}(?=[0-9]+[ -][0-9])(?=(?:[ -]?[0-9]){{{_FEWEST_DIGITS}}})"
+    long_row = rf"{is_long}(?:[0-9][ -](?=[0-9]{{3}}))?{row}(?![,.][0-9]){over}{nothing_else}"
+    short_row = rf"{row}(?![,.][0-9]){over}{nothing_else}(?!{counts})"
+    before_a_count = rf"[0-9]{{2,6}}(?= [0-9]{{1,4}}{counts})"
+    called = rf"(?!{_DATE})(?P<called>{national}|{long_row}|{short_row}|{before_a_count})"
     forms = [
         Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
         Form(r"(?P<area>\([0-9]{2,5}\)(?:[ -]?[0-9]){4,12})" + over, lambda place: _telephone(place, "area")),
@@ -92,20 +123,17 @@ def telephones(grammar: Grammar) -> list[Form]:
             rf"(?P<pairs>0[1-9](?:(?:\.[0-9]{{2}}){{4}}|(?: [0-9]{{2}}){{4}})){over}",
             lambda place: _telephone(place, "pairs"),
         ),
-        Form(
-            rf"(?P<national>{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+){over}",
-            lambda place: _telephone(place, "national"),
-        ),
-        Form(rf"(?P<cue_called>(?i:{calling})){called}", _called),
+        Form(rf"(?P<national>{national})", lambda place: _telephone(place, "national")),
+        Form(rf"(?P<cue_called>(?i:{_CALLING[code]})){called}", _called),
         Form(r"\+[0-9][0-9 ()./-]{5,}[0-9]", _leave),
         Form(r"\([0-9]{2,5}\) ?[0-9][0-9 -]{3,}[0-9]", _leave),
         Form(r"0[0-9]{1,5}(?:[ ./-][0-9]{2,})+", _leave),
-        Form(rf"{_thousands(grammar)}[0-9]{{2,}}(?: [0-9]{{2,}}){{2,}}(?: [0-9]+)*", _leave),
+        Form(rf"{_thousands(grammar)}(?:[0-9] (?=[0-9]{{3}} ))?[0-9]{{2,}}(?: [0-9]{{2,}}){{2,}}(?: [0-9]+)*", _leave),
     ]
     if code in _CALLED_AFTER:
         forms.append(
             Form(
-                rf"(?P<called_after>{begun}[0-9]{{3,5}}){_CALLED_AFTER[code]}",
+                rf"(?P<called_after>{begun}(?=[0-9]{{3,5}}(?![0-9])){row}){_CALLED_AFTER[code]}",
                 lambda place: _digits(place, "called_after"),
             )
         )

@@ -6,8 +6,9 @@ written. :mod:`serve_app.number_tokens` then takes back what would leave the res
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 from typing import Final
 
 from serve_app.date_forms import dates, times, years
@@ -85,7 +86,18 @@ def readings(text: str, language: str) -> list[Reading]:
     if not _SIGN_OF_A_FORM.search(narrow):
         return []
     language = _by_script(text) if language == "auto" else language
-    return _speller(language).readings(narrow) if language in GRAMMARS else []
+    if language not in GRAMMARS:
+        return []
+    return [_as_written(reading, text, narrow) for reading in _speller(language).readings(narrow)]
+
+
+def _as_written(reading: Reading, text: str, narrow: str) -> Reading:
+    """A reading whose words before its number stay as the text has them: wide signs are narrow for the forms alone."""
+    same = takewhile(
+        lambda pair: pair[0] == pair[1], zip(narrow[reading.begin : reading.end], reading.words, strict=False)
+    )
+    kept = sum(1 for _ in same)
+    return replace(reading, words=text[reading.begin : reading.begin + kept] + reading.words[kept:])
 
 
 def _by_script(text: str) -> str:
@@ -167,7 +179,7 @@ def _forms(words: NumberWords) -> list[Form]:
         *dates(words),
         *years(words),
         *times(grammar),
-        *telephones(grammar),
+        *telephones(words),
         *romans(words),
         *money(words),
         *fractions(words),
