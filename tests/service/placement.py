@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,19 @@ from serve_app.config import AppConfig
 
 directory, configuration = sys.argv[1:]
 os.environ["RAY_TMPDIR"] = directory
+PATIENCE_S = 150
+"""Then it gives up by itself, and leaves nothing behind."""
+
+
+def end(status: int) -> None:
+    """End with everything that was started."""
+    processes.end_descendants(processes.PATIENCE_S)
+    os._exit(status)
+
+
 processes.adopt_orphans()
+signal.signal(signal.SIGALRM, lambda _number, _frame: end(1))
+signal.alarm(PATIENCE_S)
 config = AppConfig.model_validate(yaml.safe_load(Path(configuration).read_text())["applications"][0]["args"])
 local = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20, "include_dashboard": False}
 head = {**local, "num_cpus": 0, "num_gpus": 0, "temp_dir": f"{directory}/ray"}
@@ -44,5 +57,4 @@ handle = serve.run(serve.deployment(Where, name="Ingress", **options).bind(), ro
 found = dict(answer.result() for answer in [handle.remote() for _ in range(4 * config.ingress.replicas)])
 sys.stdout.write(json.dumps(sorted(found.values())) + "\n")
 sys.stdout.flush()
-processes.end_descendants(processes.PATIENCE_S)
-os._exit(0)
+end(0)

@@ -62,11 +62,12 @@ async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pa
 
         idle = [await opened(path) for path in ("/api/v1/speak", "/api/v1/speak?framing=raw", "/ws/tts")]
         speaking = [await opened() for _ in range(3)]
-        # A tenth of a second for each character: beside it the new ingresses start.
-        speeches = [asyncio.create_task(speak(one, "Hello. " * 40, patience_s=250)) for one in speaking]
+        # Their utterances stay open until the idle ones are told, however long the new ingresses take to start.
+        begun = {"utterance_id": "a", "final": False}
+        speeches = [asyncio.create_task(speak(one, "Hello. ", patience_s=250, **begun)) for one in speaking]
         await asyncio.sleep(0.5)
         await asyncio.to_thread(redeploy, pair)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):  # new ingresses take most of it, where other work is going on
             for last, code, reason in await asyncio.gather(*map(told, idle)):
                 assert last["code"] == "SERVICE_RESTART"
                 assert last["retry_after_ms"] > 0
@@ -76,6 +77,8 @@ async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pa
         async with pair.connect() as fresh:
             assert pair.sessions() <= 1  # of a new one, which knows nothing of those that still speak
             assert (await speak(fresh, "Hello.")).end["type"] == "complete"
+        for socket in speaking:
+            await socket.send(json.dumps({"type": "speak", "utterance_id": "a", "text": "Goodbye.", "final": True}))
         for speech, socket in zip(speeches, speaking, strict=True):
             spoken = await speech
             assert spoken.end["type"] == "complete"
