@@ -1,5 +1,6 @@
 """Owns what single characters are to a listener: invisible, silent, or read aloud; knows nothing of sentences."""
 
+import json
 import re
 import unicodedata
 from typing import Final
@@ -80,6 +81,22 @@ def with_halves_kept(json_text: str) -> str:
 def _kept_half(escape: re.Match[str]) -> str:
     half = escape["half"]
     return escape.group() if half is None else chr(HALVES_BASE + int(half, 16))
+
+
+def shown(value: object) -> str:
+    """A client's value as it may stand in an error: JSON that can be read and encoded, at most 60 characters.
+
+    A lone surrogate is the escape that the client sent.
+    """
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = "".join(each if each.isprintable() else _escaped(each) for each in text[:61])
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    half = 0xD800 <= code - HALVES_BASE <= 0xDFFF
+    return json.dumps(chr(code - HALVES_BASE) if half else character)[1:-1]
 
 
 class HalvesJoiner:

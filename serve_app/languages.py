@@ -6,26 +6,32 @@ from typing import Annotated, cast, get_args
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from serve_app.characters import shown
 from serve_app.config import Language
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
-_SUBTAGS: dict[str, Language] = {
-    "zh": "chinese",
-    "cmn": "chinese",  # Mandarin has a primary subtag of its own
-    "en": "english",
-    "ja": "japanese",
-    "ko": "korean",
-    "de": "german",
-    "fr": "french",
-    "ru": "russian",
-    "pt": "portuguese",
-    "es": "spanish",
-    "it": "italian",
+_CODES: dict[Language, str] = {
+    "chinese": "zh zho chi cmn",  # Mandarin has a code of its own
+    "english": "en eng",
+    "japanese": "ja jpn",
+    "korean": "ko kor",
+    "german": "de deu ger",
+    "french": "fr fra fre",
+    "russian": "ru rus",
+    "portuguese": "pt por",
+    "spanish": "es spa",
+    "italian": "it ita",
 }
-"""Primary language subtags of BCP 47; those of two letters are ISO 639-1."""
+"""Primary language subtags of BCP 47, which are ISO 639-1's; and the codes of ISO 639-2 and 639-3."""
 
-_TAG = re.compile(r"[a-z]{2,3}(?:-[a-z0-9]{1,8})*")
+_SUBTAGS: dict[str, Language] = {code: language for language, codes in _CODES.items() for code in codes.split()}
+
+_COUNTRIES: dict[str, Language] = {"cn": "chinese", "jp": "japanese", "kr": "korean"}
+"""What clients write in the place of a language's code; alone, without subtags: ``kr`` is another language's too."""
+
+_TAG = re.compile(r"(?P<language>[a-z]{2,3})(?:-(?P<extended>[a-z]{3}|hakka|xiang)(?=-|$))?(?:-[a-z0-9]{1,8})*")
+"""Behind ``zh-`` may stand which Chinese it is (``zh-yue``, ``zh-cmn-Hans``); hakka and xiang are older forms of it."""
 
 ALLOWED = f"{', '.join(LANGUAGES)}; or a code or tag of one, as en, en-US"
 """What an error says is served."""
@@ -35,14 +41,19 @@ def language_named(given: str) -> Language | None:
     """The language that a request names; None where none of ours is meant.
 
     Args:
-        given: one of ten names, its ISO 639-1 code or a BCP 47 tag of it (``pt-BR``, ``zh_Hans_CN``), or ``auto``; in
+        given: one of ten names, its code of ISO 639 or a BCP 47 tag of it (``pt-BR``, ``zh_Hans_CN``), or ``auto``; in
             any case, with ``-`` or ``_``.
     """
     name = given.strip().lower()
     if name in LANGUAGES:
         return cast("Language", name)
-    tag = name.replace("_", "-")
-    return _SUBTAGS.get(tag.partition("-")[0]) if _TAG.fullmatch(tag) else None
+    tag = _TAG.fullmatch(name.replace("_", "-"))
+    if tag is None:
+        return None
+    language = _SUBTAGS.get(tag["language"])
+    if tag["extended"] is not None and _SUBTAGS.get(tag["extended"]) != language:
+        return None
+    return language or _COUNTRIES.get(tag.string)
 
 
 def _read(given: object) -> object:
@@ -50,11 +61,10 @@ def _read(given: object) -> object:
         return given  # refused by the type that follows
     language = language_named(given)
     if language is None:
-        shown = repr(given if len(given) <= 60 else given[:57] + "...")
         raise PydanticCustomError(
             "UNSUPPORTED_LANGUAGE",
             "language {given} is not served; allowed: {allowed}",
-            {"given": shown, "allowed": ALLOWED},
+            {"given": shown(given), "allowed": ALLOWED},
         )
     return language
 

@@ -4,7 +4,7 @@ Pydantic checks types, names and ranges here, once; limits that depend on the co
 are the session's. Nothing here knows of sockets, sessions or audio.
 """
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.characters import with_halves_kept
+from serve_app.characters import shown, with_halves_kept
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import (
     InvalidMessageError,
@@ -47,6 +47,14 @@ _OTHER_VOICE = "speaker"
 """What vLLM-Omni's and SGLang-Omni's clients may call ``voice``."""
 _CLIP = "a clip as base64, or as a data URL (data:audio/wav;base64,…); no other URL, no path"
 
+_BASE64 = re.compile(r"(?!/[^/])[A-Za-z0-9+/]*={0,2}")
+"""No audio begins with the bytes that one slash is, so that is a path; mp3 and aac begin with two."""
+_URL_SAFE = str.maketrans("-_", "+/")
+"""The last two digits of RFC 4648's alphabet for URLs, and those of the usual one."""
+_BLANK_IS_ABSENT = ("voice", "language")
+"""Fields that forms and configurations send as an empty string where nothing was chosen."""
+_EXACT_INTEGERS = 2.0**53
+
 BYTE_ORDER_MARK = "\ufeff"
 """What some editors and libraries put before UTF-8 text; no JSON reader has to take it (RFC 8259, section 8.1)."""
 
@@ -61,7 +69,7 @@ def _encoding(given: str) -> str:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
             "encoding {given} is not served; allowed: {allowed}",
-            {"given": _shown(given), "allowed": ", ".join(ENCODINGS)},
+            {"given": shown(given), "allowed": ", ".join(ENCODINGS)},
         )
     return given
 
@@ -71,7 +79,7 @@ def _sample_rate(given: int) -> int:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
             "sample_rate {given} is not served; allowed: {allowed}",
-            {"given": _shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
+            {"given": shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
         )
     return given
 
@@ -81,25 +89,55 @@ def _format(given: str) -> str:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
             "response_format {given} is not served; allowed: {allowed}",
-            {"given": _shown(given), "allowed": ", ".join(FORMATS)},
+            {"given": shown(given), "allowed": ", ".join(FORMATS)},
         )
     return given.lower()
 
 
 def _clip(given: str) -> str:
-    """A clip's base64, from a data URL if it is one; whether it is base64 is seen where it is decoded."""
-    scheme, colon, rest = given.strip().partition(":")
-    if not colon:
-        return "".join(given.split())
-    head, comma, data = rest.partition(",")
-    if scheme.lower() != "data" or not comma or not head.lower().endswith(";base64"):
-        raise ValueError(given)  # explained by the field's description
-    return "".join(unquote(data).split())
+    """A clip's base64 in its usual alphabet and padded, out of a data URL if it is one.
+
+    Raises:
+        ValueError: anything else: another URL, a path, no base64. The field's description explains it.
+    """
+    scheme, colon, data = given.strip().partition(":")
+    if colon:
+        head, comma, data = data.partition(",")
+        if scheme.lower() != "data" or not comma or not head.lower().endswith(";base64"):
+            raise ValueError(given)
+        data = unquote(data)
+    else:
+        data = scheme
+    base64 = "".join(data.split()).translate(_URL_SAFE)
+    digits = base64.rstrip("=")
+    if not _BASE64.fullmatch(base64) or len(digits) % 4 == 1:
+        raise ValueError(given)
+    return digits + "=" * (-len(digits) % 4)
+
+
+def _no_list(given: object) -> object:
+    """An empty list of what is not taken asks for nothing."""
+    return None if given == [] else given
+
+
+Nothing = Annotated[None, BeforeValidator(_no_list)]
+"""A field that has to be left out, or be empty."""
 
 
 def _voice_id(given: object) -> object:
     """OpenAI's clients name a voice of one's own as an object with its ``id``."""
-    return cast("JsonObject", given).get("id", given) if isinstance(given, dict) else given
+    voice = cast("JsonObject", given).get("id", given) if isinstance(given, dict) else given
+    return None if _is_blank(voice) else voice
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _integral(value: object) -> object:
+    """JSON has one kind of number: ``5.0`` is 5, which some clients write so. Those beyond 2^53 are not exact."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_INTEGERS
+    return int(cast("float", value)) if exact else value
 
 
 def _speakable_name(given: str) -> str:
@@ -113,16 +151,24 @@ _UTTERANCE_ID = "1 to 128 printable ASCII characters"
 
 
 class ClientFields(BaseModel):
-    """What everything that a client sends shares: an explicit null is the same as leaving the field out."""
+    """What everything that a client sends shares.
+
+    An explicit null is the same as leaving the field out, and so is a blank voice or language. ``5.0`` is 5.
+    """
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, given: object) -> object:
+    def _as_meant(cls, given: object) -> object:
         """Nulls of unknown names stay: those are refused where unknown names are."""
         if not isinstance(given, dict):
             return given
         fields = cast("JsonObject", given)
-        return {name: value for name, value in fields.items() if value is not None or name not in cls.model_fields}
+        return {name: _integral(value) for name, value in fields.items() if not cls._is_left_out(name, value)}
+
+    @classmethod
+    def _is_left_out(cls, name: str, value: object) -> bool:
+        absent = value is None or (name in _BLANK_IS_ABSENT and _is_blank(value))
+        return absent and name in cls.model_fields
 
 
 class ClientMessage(ClientFields):
@@ -164,9 +210,7 @@ class Start(SpeechFields):
     """Sets the session's defaults; fields left out keep their value."""
 
     type: Literal["start"] = Field(default="start", description='"start"')
-    voice_audio: Annotated[str, AfterValidator(_clip)] | None = Field(
-        default=None, min_length=1, description=f"of a voice for this session alone, {_CLIP}"
-    )
+    voice_audio: Annotated[str, AfterValidator(_clip)] | None = Field(default=None, min_length=1, description=_CLIP)
     voice_transcript: str | None = Field(
         default=None,
         max_length=MAX_TRANSCRIPT_CHARACTERS,
@@ -258,8 +302,8 @@ class SpeechBody(ClientFields):
     task_type: Literal["Base", "CustomVoice"] | None = Field(
         default=None, description='"Base" or "CustomVoice": a voice or a reference is spoken with, none is designed'
     )
-    references: None = Field(default=None, description="left out: a reference is given as ref_audio and ref_text")
-    speaker_embedding: None = Field(default=None, description="left out: a reference is given as ref_audio")
+    references: Nothing = Field(default=None, description="left out: a reference is given as ref_audio and ref_text")
+    speaker_embedding: Nothing = Field(default=None, description="left out: a reference is given as ref_audio")
     sample_rate: Annotated[int, AfterValidator(_sample_rate)] = Field(
         default=SAMPLE_RATE_HZ, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
     )
@@ -621,7 +665,7 @@ def _wrong_type(message: JsonObject, models: Mapping[str, type[BaseModel]]) -> s
     allowed = ", ".join(f'"{kind}"' for kind in models)
     if "type" not in message:
         return f"the message has no type; allowed: {allowed}"
-    return f"type {_shown(message['type'])} is not known; allowed: {allowed}"
+    return f"type {shown(message['type'])} is not known; allowed: {allowed}"
 
 
 def _utterance_id(message: JsonObject) -> str | None:
@@ -648,7 +692,7 @@ def _explained(error: ValidationError, kind: str, models: Mapping[str, type[Base
 def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseModel]) -> str:
     for name in path[:-1]:
         model = SamplingFields if name == "sampling" else model
-    place = _shown(".".join(path)).strip('"')
+    place = shown(".".join(path)).strip('"')
     if detail["type"] == "extra_forbidden":
         owner = " of ".join([f"'{name}'" for name in reversed(path[:-1])] + [f"'{kind}'"])
         return f"unknown field {place} in {owner}; allowed: {', '.join(sorted(model.model_fields))}"
@@ -656,15 +700,9 @@ def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseMod
     allowed = described.description if described is not None else detail["msg"]
     if detail["type"] == "missing":
         return f"'{kind}' needs {place}: {allowed}"
-    return f"{place} must be {allowed}; given: {_shown(detail['input'])}"
+    return f"{place} must be {allowed}; given: {shown(detail['input'])}"
 
 
 def _kind(value: object) -> str:
     names: dict[type, str] = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _shown(value: object) -> str:
-    """A client's value as it may stand in an error: JSON, at most 60 characters."""
-    shown = json.dumps(value, default=str)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

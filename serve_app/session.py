@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from serve_app.audio import milliseconds, seconds
+from serve_app.characters import shown
 from serve_app.config import SessionConfig, VoicesConfig, folded
 from serve_app.errors import (
     CapacityError,
@@ -627,7 +628,7 @@ class Session:
             return
         why = "is not known" if status is None else f"is unavailable: {status.reason}"
         ready = sorted(name for name, status in voices.items() if status.state == "ready")[:20]
-        raise VoiceNotFoundError(f"voice {voice!r} {why}; ready: {', '.join(ready) or 'none'}")
+        raise VoiceNotFoundError(f"voice {shown(voice)} {why}; ready: {', '.join(ready) or 'none'}")
 
     # The outbox and the clock.
 

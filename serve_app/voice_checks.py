@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.config import SAMPLE_RATE_HZ, Language, Settings
-from serve_app.voice_decoding import MAX_COUNTED_S, MAX_DECODED_S, Clip
+from serve_app.voice_decoding import MAX_COUNTED_S, MAX_DECODED_S, Clip, loud_percentile
 
 MIN_REFERENCE_S = 3.0
 MAX_REFERENCE_S = 30.0
@@ -114,12 +114,13 @@ def examine(clip: Clip, transcript: str | None, language: Language) -> Examined:
     speech_s = len(speech) / SAMPLE_RATE_HZ
     if clip.length_s > MAX_DECODED_S:  # its end was not decoded: nobody knows where its silence begins
         speech_s = clip.length_s
+    spoken = frame_levels(speech)
     silence_s = (begin / SAMPLE_RATE_HZ, (len(pcm) - end) / SAMPLE_RATE_HZ)
     checks = (
         duration(speech_s),
-        level(levels),
+        level(spoken),
         clipping(clip.clipped_share),
-        signal_to_noise(levels),
+        signal_to_noise(spoken),
         silence("silence_before_s", silence_s[0]),
         silence("silence_after_s", silence_s[1]),
         channels(clip.channels, alike=clip.alike),
@@ -178,7 +179,7 @@ def duration(speech_s: float) -> Check:
 
 
 def level(levels: NDArray[np.float32]) -> Check:
-    """How loud the louder tenth of the clip is."""
+    """How loud the louder tenth of the clip is, without the silence at its ends; half a second of a long one."""
     measured, limit = round(_loud(levels), 1), "-35 dBFS or more"
     if measured < -55:
         return _refused("level_dbfs", measured, limit, "it is silent, or nearly: check the microphone and its gain")
@@ -282,7 +283,7 @@ def _script(transcript: str, language: Language) -> str:
 
 
 def _loud(levels: NDArray[np.float32]) -> float:
-    return float(np.percentile(levels, 90)) if len(levels) else LOWEST_DBFS
+    return float(np.percentile(levels, loud_percentile(len(levels)))) if len(levels) else LOWEST_DBFS
 
 
 def _refused(name: str, measured: float | None, limit: str, advice: str) -> Check:

@@ -8,6 +8,7 @@ so that the worst a clip can do is to be refused.
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -50,7 +51,10 @@ _UNREADABLE = "audio cannot be decoded"
 _CHILD_MEMORY_BYTES = 3 << 30
 _CHILD_FILES = 64
 _FULL_SCALE = 0.9999  # 16 bits go to 0.99997
+_LARGEST_SAMPLE = 10.0
+"""A float file may go somewhat beyond full scale; one in whole numbers (32768 is full scale) goes far."""
 _FRAME_S = 0.02
+_MOST_LOUD_FRAMES = 25
 _CLIPPED_RUN_SAMPLES = 3
 """So many samples in a row at full scale were cut off; one or two may be a peak that fits exactly."""
 
@@ -161,8 +165,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
             raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes along the way")
         assert resampler is not None
         if samples <= MAX_DECODED_S * rate_hz:
-            if not np.isfinite(block).all():
-                raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are no numbers")
+            _check_samples(block)
             kept.append(resampler.resample_chunk(block))
             clipped += _clipped(block)
         samples += len(block)
@@ -184,6 +187,14 @@ def _gather(blocks: Iterator[Block]) -> Clip:
     )
 
 
+def loud_percentile(frames: int) -> float:
+    """The percentile above which ``frames`` of 20 ms are loud: a tenth of them, but no more than half a second.
+
+    A short part of a long clip may be all of its speech.
+    """
+    return 100 - min(10, 100 * _MOST_LOUD_FRAMES / max(frames, 1))
+
+
 def _speaking_channel(pcm: NDArray[np.float32]) -> int:
     """The channel of [N, channels] in which speech stands out most; the first of equal ones.
 
@@ -194,7 +205,7 @@ def _speaking_channel(pcm: NDArray[np.float32]) -> int:
     frames = pcm[: len(pcm) // size * size].reshape(-1, size, pcm.shape[1])
     if pcm.shape[1] == 1 or len(frames) == 0:
         return 0
-    quiet, loud = np.percentile(frames.var(axis=1, dtype=np.float64), (10, 90), axis=0)
+    quiet, loud = np.percentile(frames.var(axis=1, dtype=np.float64), (10, loud_percentile(len(frames))), axis=0)
     return int(np.argmax((loud - quiet) ** 2 / np.maximum(loud, 1e-12)))
 
 
@@ -212,6 +223,15 @@ def _check_shape(rate_hz: int, channels: int) -> None:
         raise VoiceInvalidError(f"audio has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are allowed")
     if not 1 <= channels <= MAX_CHANNELS:
         raise VoiceInvalidError(f"audio has {channels} channels; 1 to {MAX_CHANNELS} are allowed")
+
+
+def _check_samples(block: NDArray[np.float32]) -> None:
+    if not np.isfinite(block).all():
+        raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are no numbers")
+    largest = float(np.abs(block).max(initial=0))
+    if largest > _LARGEST_SAMPLE:
+        scaled = "divide them by 32768 if they are 16-bit values, or save it as 16-bit PCM"
+        raise VoiceInvalidError(f"{_UNREADABLE}: it has a sample of {largest:g}; -1 to 1 are allowed: {scaled}")
 
 
 def _clipped(block: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -240,12 +260,16 @@ _MAGIC = (
     ("matroska", 0, b"\xff\xff\xff\xff", b"\x1aE\xdf\xa3"),
     ("ogg", 0, b"\xff\xff\xff\xff", b"OggS"),
     ("flac", 0, b"\xff\xff\xff\xff", b"fLaC"),
-    ("wav", 0, b"\xff\xff\xff\xff", b"RIFF"),
+    ("wav", 0, b"\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", b"RIFF\0\0\0\0WAVE"),
     ("aac", 0, b"\xff\xf6", b"\xff\xf0"),
     ("mp3", 0, b"\xff\xff\xff", b"ID3"),
-    ("mp3", 0, b"\xff\xe0", b"\xff\xe0"),
+    ("mp3", 0, b"\xff\xe6", b"\xff\xe2"),
+    ("mp3", 0, b"\xff\xe6", b"\xff\xe4"),
 )
-"""Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark."""
+"""Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark.
+
+Of MPEG's audio, layers 3 and 2: the bits of layer 1 are those of UTF-16's byte order mark.
+"""
 
 _NAMES = {
     "mov": "an MP4 (m4a)",
@@ -301,6 +325,10 @@ _OTHERS = (
 )
 """Beginnings of what is sent by mistake, and what it is."""
 
+_RIFF = {b"AVI ": "an AVI video", b"WEBP": "a WebP image"}
+"""What else than a WAV may be in a RIFF file."""
+
+_MARKUP = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
 _TEXT_BYTES = 512
 
 
@@ -318,23 +346,33 @@ def _fault(audio: bytes, container: str | None) -> str:
     for mark, name in _OTHERS:
         if audio.startswith(mark):
             return f"it is {name}"
-    if container is None and _is_text(audio[:_TEXT_BYTES]):
-        markup = audio[:_TEXT_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
-        return "it is HTML or XML, not audio" if markup else "it is text, not audio"
+    if audio.startswith(b"RIFF") and audio[8:12] in _RIFF:
+        return f"it is {_RIFF[audio[8:12]]}"
     if container is None:
-        return "its format is not known"
+        text = _text(audio[:_TEXT_BYTES])
+        if _MARKUP.match(text):
+            return "it is HTML or XML, not audio"
+        return "it is text, not audio" if _is_written(text) else "its format is not known"
     return f"it begins as {_NAMES[container]} file, but has no samples, is cut off or damaged"
 
 
-def _is_text(head: bytes) -> bool:
+def _text(head: bytes) -> str:
+    """The beginning of a file as if it were text: UTF-16 by its byte order mark, UTF-8, or ASCII with gaps."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return head[: len(head) // 2 * 2].decode("utf-16", "replace")
     try:
-        text = head.decode()
+        return head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The head may end within a character.
-        if error.start < len(head) - 3:
-            return False
-        text = head[: error.start].decode()
-    return all(character.isprintable() or character in "\t\r\n\f\ufeff" for character in text)
+        if error.start >= len(head) - 3:
+            return head[: error.start].decode("utf-8-sig")
+    return head.decode("ascii", "replace")
+
+
+def _is_written(text: str) -> bool:
+    """Whether it is text: all printable, and at most a quarter in characters of an older encoding."""
+    gaps = text.count("\ufffd")
+    return 4 * gaps <= len(text) and all(each.isprintable() or each in "\t\r\n\f\ufeff" for each in text)
 
 
 def _answer_parent() -> None:

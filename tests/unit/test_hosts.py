@@ -16,13 +16,21 @@ from serve_app.config import AccessConfig, AppConfig, IngressConfig
 from serve_app.deployments.web import build_web
 from serve_app.hosts import is_served
 
-LOOPBACK = ["127.0.0.1", "127.0.0.2", "localhost", "::1", "[::1]", "::ffff:127.0.0.1"]
-ELSEWHERE = ["0.0.0.0", "::", "192.0.2.7", "2001:db8::1", None]
+LOOPBACK = [
+    "127.0.0.1", "127.0.0.2", "localhost", "::1", "[::1]", "::ffff:127.0.0.1", "localhost.", "LocalHost:8000",
+    "ip6-localhost", "ip6-loopback.", "localhost4", "127.0.0.1:8000", "127.0.0.1.", "[::1]:8000", " 127.0.0.1\n",
+    "tts.localhost", "127.1", "2130706433", "0x7f.0.0.1:8000", "::1%lo",
+]  # fmt: skip
+ELSEWHERE = [
+    "0.0.0.0", "::", "192.0.2.7", "2001:db8::1", None, "", "0", "0.0.0.0:8000", "[::]:8000", "192.0.2.7:8000",
+    "tts.example", "localhost.example", "xlocalhost", "::1:8000",
+]  # fmt: skip
 
 OURS = [
     "localhost", "localhost:8000", "LocalHost:1", "localhost.", "localhost.:8000", "tts.localhost:8000",
     "127.0.0.1", "127.0.0.1:8000", "127.0.0.1.:8000", "127.255.255.254:80", "127.1.2.3",
     "[::1]", "[::1]:8000", "[0:0:0:0:0:0:0:1]:8000", "[::ffff:127.0.0.1]:8000", "127.0.0.1:", "",
+    "ip6-localhost:8000", "ip6-loopback",
 ]  # fmt: skip
 FOREIGN = [
     "evil.example", "evil.example:8000", "EVIL.EXAMPLE.", "127.0.0.1.evil.example", "localhost.evil.example",

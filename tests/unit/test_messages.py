@@ -1,4 +1,5 @@
 import json
+from base64 import b64decode, b64encode, urlsafe_b64encode
 
 import pytest
 from hypothesis import given
@@ -305,6 +306,67 @@ def test_a_null_in_the_place_of_what_is_required_or_unknown_is_still_a_fault(rea
 
 
 @pytest.mark.parametrize("model", READERS)
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_voice_or_language_is_the_same_as_leaving_it_out(model, blank):
+    read, least = READERS[model]
+    plain = read(json.dumps(least))
+    for name in {"voice", "language"} & set(model.model_fields):
+        assert read(json.dumps(least | {name: blank})) == plain, name
+
+
+def test_a_blank_voice_or_language_is_left_out_of_a_query_and_under_other_names():
+    assert read_presets([("voice", ""), ("language", " ")]) == Preset()
+    for fields in ({"speaker": ""}, {"voice": {"id": " "}}, {"voice": "", "language": ""}):
+        assert read_speech(json.dumps({"input": "Hi"} | fields)) == SpeechBody(input="Hi")
+    assert read_speech('{"input": "Hi", "voice": "", "speaker": "austen"}').voice == "austen"
+    _says(read_full, {"type": "speak", "text": "Hi", "speaker": ""}, "INVALID_MESSAGE", "unknown field speaker")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("seed", 5.0), ("seed", -0.0), ("sample_rate", 16000.0), ("top_k", 5.0), ("temperature", 1.0)]
+)
+def test_an_integral_float_is_an_integer(name, number):
+    fields = {"sampling": {name: number}} if name in ("top_k", "temperature") else {name: number}
+    for read, least in (
+        (read_full, {"type": "start"}),
+        (read_full, {"type": "speak", "text": "Hi"}),
+        READERS[SpeechBody],
+    ):
+        meant = read(json.dumps(least | fields))
+        meant = meant.sampling if "sampling" in fields else meant
+        assert getattr(meant, name) == number
+        assert isinstance(getattr(meant, name), float if name == "temperature" else int)
+    assert read_presets([(name, str(number))]) == Preset(**fields)
+
+
+@pytest.mark.parametrize("wrong", [5.5, True, False, "5", 1e300, -5.0, 9007199254740992.0])
+@pytest.mark.parametrize("name", ["seed", "sample_rate", "top_k"])
+def test_any_other_number_is_no_integer(name, wrong):
+    fields = {"sampling": {name: wrong}} if name == "top_k" else {name: wrong}
+    for read, least in ((read_full, {"type": "start"}), READERS[SpeechBody]):
+        assert isinstance(read(json.dumps(least | fields)), Refusal)
+
+
+def test_an_empty_list_of_what_is_not_taken_asks_for_nothing():
+    assert read_speech('{"input": "Hi", "references": [], "speaker_embedding": []}') == SpeechBody(input="Hi")
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\ude00"])
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [
+        ('"language": "%s"', "UNSUPPORTED_LANGUAGE"),
+        ('"encoding": "%s"', "UNSUPPORTED_ENCODING"),
+        ('"priority": "é%s"', "INVALID_MESSAGE"),
+        ('"%s": 1', "INVALID_MESSAGE"),
+    ],
+)
+def test_a_lone_surrogate_is_shown_as_it_was_sent(field, code, half):
+    refusal = _says(read_full, '{"type": "speak", "text": "Hi", ' + field % half + "}", code, half)
+    assert "\\udb" not in refusal.error.message
+
+
+@pytest.mark.parametrize("model", READERS)
 def test_a_byte_order_mark_before_a_message_is_dropped(model):
     read, least = READERS[model]
     assert read("\ufeff" + json.dumps(least)) == read(json.dumps(least))
@@ -322,6 +384,9 @@ def test_a_byte_order_mark_anywhere_else_is_text():
         " UklG\r\nRg==\n",
         "data:audio/wav;base64,UklGRg==",
         "DATA:;base64,UklGRg==",
+        "UklGRg",
+        "UklGRg=",
+        "data:audio/wav;base64,UklGRg",
         "data:audio/webm;codecs=opus;base64,UklGRg%3D%3D",
     ],
 )
@@ -332,14 +397,33 @@ def test_a_clip_is_base64_or_a_data_url(given_clip):
     )
 
 
+@given(st.binary(), st.sampled_from([b64encode, urlsafe_b64encode]), st.integers(0, 2))
+def test_a_clip_is_read_in_either_alphabet_of_base64_padded_or_not(audio, encode, kept):
+    audio = b"RIFF" + audio
+    sent = encode(audio).decode()
+    sent = sent.rstrip("=") + "=" * min(kept, sent.count("="))
+    for clip in (f"data:audio/wav;base64,{sent}", sent):
+        assert b64decode(Start(voice_audio=clip).voice_audio, validate=True) == audio
+
+
 @pytest.mark.parametrize(
     "address",
     [
+        "/tmp/x.wav",
+        "/etc/passwd",
+        "voices/a/clip.mp3",
+        "clip.wav",
+        "not base64!",
+        "UklGR",
+        "Ukl=GRg=",
+        "=",
+        "UklGRg===",
         "http://127.0.0.1/a.wav",
         "https://example.org/a.wav",
         "file:///etc/passwd",
         "s3://a/b",
         "data:audio/wav,abc",
+        "data:;base64,",
         "C:\\a",
     ],
 )
@@ -348,7 +432,7 @@ def test_no_address_is_taken_for_a_clip(address):
         (read_full, {"type": "start"}, "voice_audio"),
         (read_speech, {"input": "Hi"}, "ref_audio"),
     ):
-        _says(read, message | {name: address}, "INVALID_MESSAGE", name, "data URL", "no other URL")
+        _says(read, message | {name: address}, "INVALID_MESSAGE", f"{name} must be a clip as base64", "no other URL")
 
 
 def test_a_reference_in_the_fields_of_other_servers_is_a_voice_for_one_answer():

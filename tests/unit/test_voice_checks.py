@@ -78,6 +78,36 @@ def test_each_fault_is_found_and_comes_with_advice(pcm, fields, check, verdict):
         assert check in report.reasons()
 
 
+def with_silence(speech, seconds, level):
+    """The speech with so much of noise at ``level`` behind it."""
+    return np.concatenate([speech, np.random.default_rng(5).normal(0, level, int(seconds * 24_000))])
+
+
+def sparse(seconds):
+    """A word of half a second every four."""
+    pcm = speechlike(seconds, 24_000)
+    pcm[np.arange(len(pcm)) % 96_000 > 12_000] *= 1e-3
+    return pcm
+
+
+@pytest.mark.parametrize("speech", [speechlike(4.0, 24_000), sparse(8.5), sparse(12.5)])
+@pytest.mark.parametrize(("seconds", "noise"), [(30, 0), (26, 1e-3)])
+def test_a_clip_is_judged_by_its_speech_whatever_silence_is_around_it(speech, seconds, noise):
+    alone = examine(clip(speech), None, "english").report
+    before, after = with_silence(speech, seconds, noise), with_silence(speech[::-1], seconds, noise)[::-1]
+    for padded in (before, after):
+        report = examine(clip(padded), None, "english").report
+        for name in ("level_dbfs", "signal_to_noise_db"):
+            (one,), (other,) = ([each for each in found.checks if each.name == name] for found in (alone, report))
+            assert one.verdict == other.verdict == "accept"
+            assert noise or other.measured == pytest.approx(one.measured, abs=1.5)
+
+
+def test_silence_at_its_ends_does_not_hide_the_noise_behind_a_voice():
+    noisy = np.concatenate([np.zeros(48_000), speechlike(5.0, 24_000, noise=0.15), np.zeros(48_000)])
+    assert verdicts(examine(clip(noisy), None, "english").report)["signal_to_noise_db"] == "warn"
+
+
 def test_without_a_transcript_only_the_timbre_is_cloned_and_that_is_said():
     report = examine(clip(speechlike(5.0, 24_000)), None, "english").report
     assert report.verdict == "warn"

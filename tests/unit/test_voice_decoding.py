@@ -109,6 +109,28 @@ def test_samples_that_are_no_numbers_are_refused():
         decode(file.getvalue())
 
 
+def float_wav(samples):
+    file = io.BytesIO()
+    sf.write(file, samples.astype(np.float32), 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+ONE_WILD = speechlike()
+ONE_WILD[30_000] = 1e30
+
+
+@pytest.mark.parametrize(
+    "samples", [32768 * speechlike(), 32768 * speechlike(level=0.01), 128 * speechlike(), ONE_WILD]
+)
+def test_samples_far_beyond_full_scale_are_refused(samples):
+    with pytest.raises(VoiceInvalidError, match=r"it has a sample of .*; -1 to 1 are allowed: divide them by 32768"):
+        decode(float_wav(samples))
+
+
+def test_a_float_file_may_go_a_little_beyond_full_scale():
+    assert decode(float_wav(4 * speechlike())).clipped_share > 0
+
+
 PLAYLISTS = [
     b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
     b"ffconcat version 1.0\nfile /etc/passwd\n",
@@ -181,6 +203,13 @@ def test_speech_in_any_one_channel_is_found_beside_silence_noise_and_offsets(cha
             samples = beside.copy()
             samples[:, at] = VOICE
             np.testing.assert_allclose(decode(encoded(samples, 24_000)).pcm, VOICE, atol=2e-4)
+
+
+def test_a_few_words_in_one_channel_of_a_long_clip_are_found_beside_noise():
+    samples = np.random.default_rng(3).normal(0, 0.01, (36 * 24_000, 2))
+    samples[:, 1] = 0
+    samples[: len(VOICE) // 2, 1] = VOICE[: len(VOICE) // 2]
+    np.testing.assert_allclose(decode(encoded(samples, 24_000)).pcm, samples[:, 1], atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -265,14 +294,25 @@ def test_bytes_that_only_look_like_a_container_are_refused():
 
 UNREADABLE = {
     "it is empty": [b""],
-    "it is HTML or XML": [b"<!DOCTYPE html><p>Not found</p>", b"\xef\xbb\xbf  <?xml version='1.0'?><a/>", b"<html>"],
-    "it is text": [b"hello", b'{"error": "no"}', "Bé".encode() * 300, "日本語".encode() * 300, b"\n"],
+    "it is HTML or XML": [
+        *(b"<!DOCTYPE html><p>Not found</p>", b"\xef\xbb\xbf  <?xml version='1.0'?><a/>", b"<html>"),
+        *("<p>Café</p>".encode(encoding) for encoding in ("latin-1", "cp1252", "utf-16", "utf-8-sig")),
+        "<html><body>Страница не найдена</body></html>".encode("koi8-r"),
+        b"\xfe\xff" + "\n<p>Café</p>".encode("utf-16-be"),
+    ],
+    "it is text": [
+        *(b"hello", b'{"error": "no"}', "Bé".encode() * 300, "日本語".encode() * 300, b"\n", b"RIFF"),
+        *("Pas trouvé: café.".encode(encoding) for encoding in ("latin-1", "utf-16", "utf-8-sig")),
+        b"\xfe\xff" + ("日本語" * 300).encode("utf-16-be"),
+    ],
+    "it is an AVI video": [b"RIFF\x24\0\0\0AVI LIST" + bytes(100)],
+    "it is a WebP image": [b"RIFF\x24\0\0\0WEBPVP8 " + bytes(100)],
     "it is a ZIP archive": [b"PK\x03\x04" + bytes(100)],
     "it is a PDF document": [b"%PDF-1.7\n"],
     "it is a PNG image": [b"\x89PNG\r\n\x1a\n" + bytes(100)],
     "it is a JPEG image": [b"\xff\xd8\xff\xe0" + bytes(100)],
-    "its format is not known": [bytes(1000), b"\x7fELF" + bytes(range(256)), b"\0"],
-    "it begins as a WAV file, but has no samples": [b"RIFF", wav()[:30], b"RIFF\x24\0\0\0WAVEfmt "],
+    "its format is not known": [bytes(1000), b"\x7fELF" + bytes(range(256)), b"\0", b"\xff\xff" * 9],
+    "it begins as a WAV file, but has no samples": [wav()[:30], b"RIFF\x24\0\0\0WAVEfmt "],
     "it begins as a FLAC file, but has no samples": [encoded(speechlike(1.0), form="FLAC")[:40]],
     "it begins as an MP4 \\(m4a\\) file, but has no samples": [ffmpeg("mp4", "aac", seconds=1.0)[:200]],
     "it begins as an Ogg file, but has no samples": [encoded(speechlike(1.0), form="OGG")[:60]],

@@ -387,10 +387,18 @@ async def test_what_sessions_hold_is_bounded_and_given_back(host):
     pytest.fail("what the first sessions held was not given back")
 
 
-@pytest.mark.parametrize("language", ["English", "en", "EN_us"])
+@pytest.mark.parametrize("language", ["English", "en", "EN_us", "eng"])
 async def test_the_forms_language_is_any_name_of_it(client, language):
     answer = await add(client, language=language)
     assert (answer.status_code, answer.json()["language"]) == (201, "english")
+
+
+async def test_blank_fields_an_integral_float_and_url_safe_base64_are_taken_from_a_socket(host):
+    async with connect(f"ws://{host}/api/v1/speak?voice=&language=&seed=5.0") as socket:
+        clip = base64_of(wav()).translate(str.maketrans("+/", "-_")).rstrip("=")
+        ready = await say(socket, type="start", voice="", language=" ", voice_audio=clip, voice_transcript=TEXT)
+        assert (ready["type"], ready["voice"], ready["language"]) == ("ready", "inline", "auto")
+        assert (await say(socket, type="speak", text="Hello."))["seed"] == 5
 
 
 async def test_the_forms_language_is_refused_by_its_own_code(client):
