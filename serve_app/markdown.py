@@ -121,6 +121,7 @@ class MarkupReader:
         self._in_heading = False
         self._fence: _Fence | None = None
         self._reasoning = ""  # name of the block that is being dropped
+        self._kept_tags: set[str] = set()  # names of opening tags that stayed as text
 
     def push(self, text: str) -> list[str | Pause]:
         """Take more text; return what no further text can change."""
@@ -360,8 +361,13 @@ class MarkupReader:
         return True
 
     def _read_angle(self) -> None:
-        if tag := self._tag():
+        tag = self._tag()
+        if tag and not tag.is_text and not (tag.closes and tag.name in self._kept_tags):
+            self._kept_tags.discard(tag.name)
             self._pass_tag(tag)
+        elif tag:
+            (self._kept_tags.discard if tag.closes else self._kept_tags.add)(tag.name)
+            self._pass(tag.end, self._text[self._at : tag.end])
         elif self._marking.markdown and (link := self._match(_AUTOLINK)) and self._is_address(link):
             self._pass(link.end(), link["address"])
         else:

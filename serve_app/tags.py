@@ -11,12 +11,16 @@ import regex
 from serve_app.characters import visible
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.growing_text import Rule
+from serve_app.quotations import is_wide
 
 LONGEST_PAUSE_S: Final = 10
 """A longer ``<break>`` is cut to this."""
 
 ATTRIBUTE_CHARACTERS: Final = 200
 """A tag with a longer value of an attribute is text."""
+
+PAIR_CHARACTERS: Final = 80
+"""A tag of a single letter right behind a word is text unless its closing tag comes within this, in its line."""
 
 REASONING = frozenset({"think", "thinking", "reasoning"})
 _SPACING = {"p": "\n\n", "br": "\n", "s": " ", "speak": " ", "voice": " ", "desc": " "}
@@ -37,6 +41,10 @@ _NAMES = "|".join(sorted((*_SILENT_TAGS, *REASONING, "break"), key=len, reverse=
 _TAG = Rule(
     rf"<(?P<close>/)?(?P<name>{_NAMES}|(?:amazon|google|mstts):[a-z-]{{1,30}})"
     rf"(?P<attributes>(?:\s{{1,20}}{_ATTRIBUTE}){{0,16}})\s{{0,20}}/?>",
+    regex.IGNORECASE,
+)
+_PAIR = Rule(
+    rf"<(?P<name>[a-z])\s{{0,20}}>(?:(?!<(?P=name)[\s>])[^\n]){{0,{PAIR_CHARACTERS}}}?</(?P=name)\s{{0,20}}>",
     regex.IGNORECASE,
 )
 _NOTE = Rule(r"<(?:\?xml|!DOCTYPE)\b[^<>]{0,200}>|<!--[^<>]{0,400}-->", regex.IGNORECASE)
@@ -73,15 +81,19 @@ class Tag:
 
     Attributes:
         end: index behind it.
+        name: in lower case; empty for a comment or declaration.
         heard: what stands in its place: white space, silence, or nothing.
         reasoning: its name, where it begins or ends a reasoning block.
         closes: it is the end of something.
+        is_text: it stays: a comparison, or a type of generics, as in ``a<b>c``.
     """
 
     end: int
+    name: str = ""
     heard: str | Pause = ""
     reasoning: str = ""
     closes: bool = False
+    is_text: bool = False
 
 
 def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
@@ -90,7 +102,8 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
     Args:
         text: all that is known.
         at: index of the ``<``.
-        before: the character before it; right behind a letter or digit ``<b>`` is text, as in ``a<b>c``.
+        before: the character before it; right behind a narrow letter or digit ``<b>`` is text, as in ``a<b>c``,
+            unless its closing tag follows.
         final: nothing follows for now.
 
     Raises:
@@ -101,13 +114,14 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
         note = _NOTE.match(text, at, final=final)
         return Tag(note.end()) if note else None
     name, closes = found["name"].lower(), found["close"] is not None
-    if len(name) == 1 and before.isalnum() and not closes and not found["attributes"]:
-        return None
+    glued = before.isalnum() and not is_wide(before)
+    if len(name) == 1 and glued and not closes and not found["attributes"] and not _PAIR.match(text, at, final=final):
+        return Tag(found.end(), name, is_text=True)
     if name in REASONING:
-        return Tag(found.end(), " " if closes else "", reasoning=name, closes=closes)
+        return Tag(found.end(), name, " " if closes else "", reasoning=name, closes=closes)
     if name == "break":
-        return Tag(found.end(), "" if closes else _pause(found["attributes"]) or "")
-    return Tag(found.end(), _SPACING.get(name, ""))
+        return Tag(found.end(), name, "" if closes else _pause(found["attributes"]) or "")
+    return Tag(found.end(), name, _SPACING.get(name, ""), closes=closes)
 
 
 def _pause(attributes: str) -> Pause | None:

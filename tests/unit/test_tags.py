@@ -92,6 +92,25 @@ def test_known_tags_go_and_their_content_stays(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("这是<b>重点</b>内容。", "这是重点内容。"),
+        ("点击<a>这里</a>，请<u>注意</u>。", "点击这里，请注意。"),
+        ("你好<p>世界</p>", "你好 世界"),
+        ("これは<b>重要</b>です。", "これは重要です。"),
+        ("이것은<i>중요</i>합니다.", "이것은중요합니다."),
+        ("It is un<i>believ</i>able, un<I>be<b>liev</b></I >able.", "It is unbelievable, unbelievable."),
+        ("Hello<p>World</p>", "Hello World"),
+        ("a<b>c " + "word " * 20 + "</b> d <b>e</b>", "a<b>c " + "word " * 20 + "</b> d e"),
+        ("a<b>c, <b>d</b> e", "a<b>c, d e"),
+        ("List<i> and\n<i>x</i>", "List<i> and\nx"),
+    ],
+)
+def test_a_tag_of_one_letter_behind_a_word_goes_with_its_closing_one_or_stays_with_it(text, expected):
+    assert heard(text) == expected
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "5 < 6 and 7 > 3", "a<b>c", "I <3 you", "<3", "List<int> and Map<String, List<T>>",
