@@ -44,6 +44,8 @@ _NUMBERED = Rule(r"\d{1,9}[.)](?=[ \t])")
 _PLAIN = regex.compile(r"[^\\`*_~!\[\]<&\n]+")
 _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
 _PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
+_DIGITS = regex.compile(r"[-−+0-9]+")
+_RAISED = str.maketrans("-−+0123456789", "⁻⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LETTER = regex.compile(r"[^\W\d_]")
 _RUN = {mark: Rule(rf"{regex.escape(mark)}{{1,{_LONGEST_RUN}}}+(?=[^{regex.escape(mark)}]|<end>)") for mark in "*_~`"}
 _IN_CODE = regex.compile(
@@ -113,6 +115,7 @@ class MarkupReader:
         self._before = ""  # the last character read; empty at the start of a line
         self._word_at = 0  # behind the last white space
         self._letter_at = -1  # of a token with a letter, the last one that was looked at
+        self._raised = False  # digits are the exponent of what stands before them
         self._at_line_start = marking.markdown
         self._quoted = False  # this line began with a quote mark
         self._was_quoted = False  # a line of the same paragraph did
@@ -186,6 +189,8 @@ class MarkupReader:
         if tag.heard == "\n\n":
             self._marks.end_paragraph(self._base + self._at)
         self._reasoning = "" if tag.closes else tag.reasoning
+        if tag.name == "sup":
+            self._raised = not tag.closes and (self._before.isalnum() or self._before in {")", "]"})
         self._pass(tag.end, tag.heard)
 
     def _drop_reasoning(self) -> None:
@@ -310,7 +315,7 @@ class MarkupReader:
     # --- what stands within a line --------------------------------------------------------------
 
     def _read_inline(self, mark: str) -> None:
-        if mark in "| \t" and (self._in_row or self._in_heading) and self._read_edge():
+        if (mark in "| \t" and self._read_edge()) or (self._raised and self._read_raised(mark)):
             return
         if plain := self._plain.match(self._text, self._at):
             self._pass(plain.end(), plain.group())
@@ -340,10 +345,20 @@ class MarkupReader:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
 
+    def _read_raised(self, mark: str) -> bool:
+        """Read digits of an exponent, if they are; say whether they were. Tags stand between them, and nothing else."""
+        if digits := _DIGITS.match(self._text, self._at):
+            self._pass(digits.end(), digits.group().translate(_RAISED))
+        else:
+            self._raised = mark == "<"
+        return digits is not None
+
     def _read_edge(self) -> bool:
         """Read the end of a cell or of a heading, if it is one; say whether it was."""
         if self._in_row:
             return self._read_cell_edge()
+        if not self._in_heading:
+            return False
         heading_end = self._match(_HEADING_END)
         if heading_end is not None:
             self._pass(heading_end.end())

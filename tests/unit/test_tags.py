@@ -111,6 +111,21 @@ def test_a_tag_of_one_letter_behind_a_word_goes_with_its_closing_one_or_stays_wi
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10<sup>6</sup> people", "10⁶ people"),
+        ("100 m<sup>2</sup>, 10<sup>-3</sup> and 10<SUP class='x'>−12</SUP>", "100 m², 10⁻³ and 10⁻¹²"),
+        ("(a+b)<sup>2</sup> in 2024<sup><a href='#f'>1</a></sup>", "(a+b)² in 2024¹"),
+        ("the 5<sup>th</sup>, M<sup>me</sup> X, 3<sup>rd</sup> of 12", "the 5th, Mme X, 3rd of 12"),
+        ("see <sup>1</sup> and 10<sup>6, no end 20", "see 1 and 10⁶, no end 20"),
+        ("面积100平方<sup>2</sup>", "面积100平方²"),
+    ],
+)
+def test_raised_digits_stay_raised(text, expected):
+    assert heard(text) == expected
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "5 < 6 and 7 > 3", "a<b>c", "I <3 you", "<3", "List<int> and Map<String, List<T>>",
