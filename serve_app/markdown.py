@@ -446,15 +446,18 @@ class MarkupReader:
             if text == "!":
                 self._pass(self._at + 1, text)
                 return
-        self._marks.add_bracket(Bracket(text, self._base + self._at, glued))
+        self._marks.add_bracket(Bracket(text, self._base + self._at, glued, self._before))
         self._pass(self._at + len(text))
 
     def _read_closing_bracket(self) -> None:
         bracket = self._marks.bracket(self._base + self._at)
         link = self._match(_TARGET) if bracket else None
         if bracket and link and self._is_link(bracket, link["target"]):
+            dropped, heard = self._marks.end_citation(bracket)
             self._marks.end_link(bracket)
-            self._pass(link.end())
+            self._pass(link.end(), heard)
+            if dropped:
+                self._before = bracket.before
             return
         if bracket:
             self._marks.end_bracket()

@@ -40,7 +40,7 @@ _ATTRIBUTE = (
 _NAMES = "|".join(sorted((*_SILENT_TAGS, *REASONING, "break"), key=len, reverse=True))
 _TAG = Rule(
     rf"<(?P<close>/)?(?P<name>{_NAMES}|(?:amazon|google|mstts):[a-z-]{{1,30}})"
-    rf"(?P<attributes>(?:\s{{1,20}}{_ATTRIBUTE}){{0,16}})\s{{0,20}}/?>",
+    rf"(?P<attributes>(?:\s{{1,20}}{_ATTRIBUTE}){{0,16}})\s{{0,20}}(?P<empty>/)?>",
     regex.IGNORECASE,
 )
 _PAIR = Rule(
@@ -118,7 +118,8 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
     if len(name) == 1 and glued and not closes and not found["attributes"] and not _PAIR.match(text, at, final=final):
         return Tag(found.end(), name, is_text=True)
     if name in REASONING:
-        return Tag(found.end(), name, " " if closes else "", reasoning=name, closes=closes)
+        closes = closes or found["empty"] is not None
+        return Tag(found.end(), name, " " if found["close"] else "", reasoning=name, closes=closes)
     if name == "break":
         return Tag(found.end(), name, "" if closes else _pause(found["attributes"]) or "")
     return Tag(found.end(), name, _SPACING.get(name, ""), closes=closes)

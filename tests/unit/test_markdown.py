@@ -34,6 +34,11 @@ DIFFERENCES = {
     ),
     "what is indexed and called is no link": (r"[\w)\]]\[", "row[2](x) = 7", "row[2](x) = 7"),
     "a link without words needs an address": (r"\[(?:[^\]\w]|[\d_])*\]\(", "[2](x) = 7", "[2](x) = 7"),
+    "a link's number glued to what it is the source of is silent": (
+        r"[^\s(\[]!?\[+[\d,\]]*\]\(",
+        "a fact.[1](https://x.y)",
+        "a fact.",
+    ),
     "an image's description is read with the text around it": (r"!\[[^\]]*[*_~]", "![**a__*](u)", "**a__*"),
     "a mark that begins a paragraph is not waited for": (
         r"(?m)^[ >#*+•-]*(?:\*|_)+[^\W\d_][\s\S]{36}",
