@@ -30,7 +30,10 @@ _ESCAPE_IN_JSON = re.compile(
 )
 _LAST_HALF = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff]\\Z")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
-_HYPHENS = str.maketrans({"\u2010": "-", "\u2011": "-"})
+_SEEN_OTHERWISE = str.maketrans({
+    "\u2010": "-", "\u2011": "-",  # hyphens
+    "\ufffc": "", "\ufffd": "",  # stand for an object, or for what could not be decoded
+})  # fmt: skip
 
 
 def is_pronounceable(text: str) -> bool:
@@ -52,12 +55,12 @@ def _is_said(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return a text without control, zero-width and private-use characters, its line ends as line feeds.
+    """Return a text without control, zero-width, private-use and replacement characters, its line ends as line feeds.
 
     Unicode's hyphens are ``-``, so that ``555‑123`` and ``GPT‑4`` are read like what they look like.
     """
     if not text.isascii():
-        text = text.translate(_HYPHENS)
+        text = text.translate(_SEEN_OTHERWISE)
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)

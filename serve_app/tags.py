@@ -8,7 +8,7 @@ from typing import Final
 
 import regex
 
-from serve_app.characters import visible
+from serve_app.characters import HalvesJoiner, visible
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.growing_text import Rule
 from serve_app.quotations import is_wide
@@ -54,7 +54,9 @@ _TIME = regex.compile(
 _STRENGTH = regex.compile(
     rf"\bstrength\s*=\s*[\"']?\s*(?P<strength>{'|'.join(_STRENGTHS_S)})(?![\w-])", regex.IGNORECASE
 )
-_ENTITY = Rule(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|(?P<name>[A-Za-z][A-Za-z0-9]{1,31}));")
+_ENTITY = Rule(
+    r"&(?:#(?P<decimal>[0-9]{1,7})|#[xX](?P<hexadecimal>[0-9a-fA-F]{1,6})|(?P<name>[A-Za-z][A-Za-z0-9]{1,31}));"
+)
 _REASONING_ENDS = {name: regex.compile(rf"</{name}\s{{0,20}}>", regex.IGNORECASE) for name in REASONING}
 
 
@@ -149,4 +151,14 @@ def entity_at(text: str, at: int, *, final: bool) -> tuple[int, str] | None:
     found = _ENTITY.match(text, at, final=final)
     if found is None or (found["name"] is not None and f"{found['name']};" not in html5):
         return None
+    if "\ud800" <= _half(found) <= "\udbff" and (second := _ENTITY.match(text, found.end(), final=final)):
+        joined = HalvesJoiner().push(_half(found) + _half(second))
+        if len(joined) == 1:
+            return second.end(), joined
     return found.end(), visible(html.unescape(found.group()))
+
+
+def _half(entity: "regex.Match[str]") -> str:
+    """The half of a character beyond U+FFFF that an entity names; empty where it names anything else."""
+    code = int(entity["decimal"] or "0") or int(entity["hexadecimal"] or "0", 16)
+    return chr(code) if 0xD800 <= code <= 0xDFFF else ""

@@ -16,7 +16,8 @@ PIECES = (
     'time="500ms"', "/>", ">", "<", "<b>", "</b>", "a<b>c", "<p>", "</p>", "<s>", "</s>", "<br>", "<say-as x='1'>",
     "<!--", "-->", "&amp;", "&lt;", "&", "&#65;", "&copy2024", ";", "*", "**", "_", "`", "```\n", "~~", "[", "](u)",
     "![", "\\", "Hello there. ", "word ", "2*3", "重点。", "…", "!", "👍", "\ud83d", "\ude00", "\n", "\n\n", " ", "# ",
-    "- ", "> ", "| ",
+    "- ", "> ", "| ", "&#xD840;", "&#56331;", "<i>", "</i>", "<sup>", "</sup>", "12", "[1](http://x.y)",
+    "<think/>", "\\(", "\\)", "\\d", "http://x.y/",
 )  # fmt: skip
 
 
@@ -187,7 +188,8 @@ def test_breaks_stand_at_the_edges_and_beside_each_other():
         ("&lt;break/&gt; &amp;amp; &#42;a&#42;", "<break/> &amp; *a*"),
         ("AT&T, R&D; Q&A & so on; &copy2024 &nosuch; &; &#; &#xZZ;", None),
         ("`&amp;`", "&amp;"),
-        ("a&#0;b&#8203;c&#xD83D;", "a\ufffdbc\ufffd"),
+        ("a&#0;b&#8203;c&#xD83D;&#xFFFD;d&#55357;", "abcd"),
+        ("&#xD840;&#xDC0B; &#55360;&#56331; &#xD840;&#56331; &#xDC0B;&#xD840;&amp;", "𠀋 𠀋 𠀋 &"),
     ],
 )
 def test_entities_are_the_characters_they_name(text, expected):

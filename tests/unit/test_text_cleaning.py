@@ -122,9 +122,9 @@ def test_emoji_and_silent_symbols_go_unless_kept(text, dropped, kept):
 
 
 def test_control_and_zero_width_characters_go():
-    assert cleaned(["zero\u200bwidth\u200d, \ufeffmark\x07, soft\u00adhyphen, half \ud83d"]) == (
-        "zerowidth, mark, softhyphen, half"
-    )
+    assert cleaned(
+        ["zero\u200bwidth\u200d, \ufeffmark\x07, soft\u00adhyphen, un\ufffdread, \ufffcobject, half \ud83d"]
+    ) == ("zerowidth, mark, softhyphen, unread, object, half")
 
 
 def test_white_space_is_one_space_one_line_feed_or_two():
