@@ -18,6 +18,9 @@ from serve_app.tags import Pause, Tag, entity_at, reasoning_end, tag_at
 CODE_CHARACTERS: Final = PARTNER_CHARACTERS
 """A backtick whose partner does not begin within this is text."""
 
+FORMULA_CHARACTERS: Final = PARTNER_CHARACTERS
+"""A ``\\(`` or ``\\[`` whose partner does not come within this begins no formula."""
+
 LINK_TARGET_CHARACTERS: Final = 1_000
 """A link's target longer than this is left as it stands; one with white space in it is none anyway."""
 
@@ -53,6 +56,11 @@ _IN_CODE = regex.compile(
     r"|\n[ \t]*(?:\n|[-*+•][ \t]|#{1,6}[ \t\n]|\d{1,9}[.)][ \t]|[>|]|`{3}|~{3}|(?:-{3,}|={3,}|_{3,}|\*{3,})[ \t]*\n)"
 )
 _ESCAPE = Rule(r"\\(?:(?P<kept>[!-/:-@\[-`{-~])|(?P<breaks>(?=\n))|(?=[\s\S]|<end>))")
+_FORMULA = Rule(
+    rf"\\(?:\((?P<inner>(?:[^\n]|\n(?![\n>|])){{1,{FORMULA_CHARACTERS}}}?)\\\)"
+    rf"|\[(?P<inner>(?:[^\n]|\n(?![\n>|])){{1,{FORMULA_CHARACTERS}}}?)\\\])"
+)
+_IN_FORMULA = regex.compile(r"[=+^_{}<>\\]|\A\s*[^\W\d_]\s*\Z")
 _IMAGE = Rule(r"!(?:\[|(?=[\s\S]|<end>))")
 _TARGET = Rule(
     rf"""\]\([ \t\n]{{0,20}}+
@@ -115,6 +123,7 @@ class MarkupReader:
         self._before = ""  # the last character read; empty at the start of a line
         self._word_at = 0  # behind the last white space
         self._letter_at = -1  # of a token with a letter, the last one that was looked at
+        self._backslash_at = -1  # of those that stayed as text, the last one
         self._raised = False  # digits are the exponent of what stands before them
         self._at_line_start = marking.markdown
         self._quoted = False  # this line began with a quote mark
@@ -399,7 +408,20 @@ class MarkupReader:
     def _read_escape(self) -> None:
         escape = self._match(_ESCAPE)
         assert escape is not None, "whatever follows, it is decided"
-        self._pass(escape.end(), "" if escape["breaks"] is not None else escape["kept"] or "\\")
+        mark = escape["kept"]
+        if mark is None or self._backslash_at >= self._word_at:
+            self._backslash_at = self._base + self._at
+            self._pass(escape.end(), "" if escape["breaks"] is not None else escape.group())
+        elif mark in "([" and (formula := self._formula()):
+            self._pass(formula.end(), formula.group())
+        else:
+            self._pass(escape.end(), mark)
+
+    def _formula(self) -> "regex.Match[str] | None":
+        formula = self._match(_FORMULA)
+        if formula is None or ("\n" in formula.group() and (self._in_row or self._in_heading)):
+            return None
+        return formula if _IN_FORMULA.search(formula["inner"]) else None
 
     def _read_code(self) -> None:
         run = self._match(_RUN["`"])

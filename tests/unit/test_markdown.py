@@ -48,6 +48,12 @@ DIFFERENCES = {
     "what is indented by four is text": (r"(?m)^[ >]*(?:    |\t)", "    *a*", "a"),
     "the number of a list's item is spoken": (r"(?m)^[ >*+•-]*\d+[.)](?:\s|$)", "1. one", "1. one"),
     "a backslash at a line's end is a line break": (r"\\\n|\\\Z", "a\\\n\nb", "a b"),
+    "a backslash behind one that is text is text, as in a path": (
+        r"\\[^\s!-/:-@\[-`{-~]\S*\\",
+        r"C:\temp\*.log",
+        r"C:\temp\*.log",
+    ),
+    "a formula is text": (r"\\[(\[]", r"\(x_1 = *y*\)", r"\(x_1 = *y*\)"),
     "code fenced within a list's item goes on to its fence": (
         r"(?m)^[ >]*[-*+•](?: .*)?(?:```|~~~)",
         "- ```\n*b*\n",

@@ -14,6 +14,7 @@ from serve_app.text_cleaning import Cleaner, TextCleaning
 PIECES = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "*", "**", "***", "_", "__", "`", "```", "```py", "~~", "~", "#", "## ",
     "- ", "---", "* ", "> ", "|", "|--|", "| a ", "[", "]", "](", ")", "[x](y)", "![x](y)", "[ ] ", "(", '"t"', "<",
+    "\\(", "\\)", "\\[", "\\]", "\\d", "http://a.b/_c", "www.", "--- | ---", "\r", "\x1b", "\x1b[", "[3m", "\u2011",
     ">", "\\", "!", ".", ",", "=", "===", "1. ", "a", "b1", "word", "重点", "é", "😀", "👩\u200d👧", "1️⃣", "→",
     "\u200b", "\u200d", "\ufeff", "\x00", "\ud83d", "http://x.y/z_(w)", "x" * 60,
     "<think>", "</think>", "<break/>", "<b>", "</b>", "&amp;", "&lt;", "\ude00", "2**3",
@@ -95,6 +96,10 @@ def test_prose_is_left_alone_but_for_white_space(text):
         ("a | b", "a | b"),
         ("```python\nx = 1\n```\nDone", "x = 1\n\nDone"),
         (r"\*kept\* and C:\new", r"*kept* and C:\new"),
+        (r"C:\temp\*.log or \d+\.\d+ but \*", r"C:\temp\*.log or \d+\.\d+ but *"),
+        (r"\( x \) and \[ E = 5 \], \(a_1 * b_2 * c_3\)", r"\( x \) and \[ E = 5 \], \(a_1 * b_2 * c_3\)"),
+        ("\\[\n\\frac{1}{2} = x\n\\]", "\\[\n\\frac{1}{2} = x\n\\]"),
+        (r"\[sic\], \[not a link\](u), \(5\), \(x", "[sic], [not a link](u), (5), (x"),
     ],
 )
 def test_markdown_becomes_what_a_reader_would_say(text, expected):
