@@ -136,6 +136,24 @@ def test_white_space_is_one_space_one_line_feed_or_two():
     assert cleaned(["  a \t b\u00a0c \r\n d\n\n\n\ne  "]) == "a b c\nd\n\ne"
 
 
+def test_a_lone_carriage_return_is_a_line_feed():
+    assert cleaned(["a\rb\r\nc\r\rd\n\re\r"]) == "a\nb\nc\n\nd\n\ne\n"
+    assert cleaned(list("# A\r- b\r\n- c")) == "A\nb\nc"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[31mred\x1b[0m and \x1b[1;38;5;12mblue\x1b[m", "red and blue"),
+        ("a\x1b[2Kb\x1b[?25lc\x1b[", "abc"),
+        ("\x1b[3重 \x1b[\x1b[0mx \x1bM", "[3重 [x M"),
+    ],
+)
+def test_control_sequences_of_a_terminal_go(text, expected):
+    assert cleaned([text]) == expected
+    assert cleaned(list(text)) == expected
+
+
 def test_plain_words_are_returned_at_once():
     cleaner = Cleaner(TextCleaning())
     assert cleaner.push("Hello, wor") == ["Hello, wor"]
@@ -144,7 +162,9 @@ def test_plain_words_are_returned_at_once():
     assert cleaner.push("] more") == [" [1] more"]
 
 
-@pytest.mark.parametrize("opening", ["[", "![a", "[a](", '[a](b "', "```", "|", "**", "_", "- ", "#", "\\", "   "])
+@pytest.mark.parametrize(
+    "opening", ["[", "![a", "[a](", '[a](b "', "```", "|", "**", "_", "- ", "#", "\\", "   ", "\x1b[", "\\(", "\\["]
+)
 def test_what_never_closes_is_held_back_within_bounds_and_at_linear_cost(opening):
     cleaner = Cleaner(TextCleaning(emoji="keep"))
     given = opening + ("word" * 2_000)
