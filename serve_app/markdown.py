@@ -37,7 +37,9 @@ _FENCE = Rule(
 _FENCE_END = Rule(r"[ \t]{0,200}+(?P<run>`{3,200}+|~{3,200}+)[ \t]{0,200}+(?:\n|<end>)")
 _FENCE_QUOTE = Rule(r"[ \t]{0,3}>[ \t]?(?=[\s\S]|<end>)")
 _CODE_LINE = regex.compile(r"[^\n]*\n?")
-_TABLE_RULE = Rule(r"\|(?=[|: \t]{0,200}-)[|:\- \t]{1,200}(?:\n|<end>)")
+_TABLE_RULE = Rule(
+    r"(?:\|(?=[|: \t]{0,200}-)[|:\- \t]{1,200}|(?::-{1,200}+:?|-{2,200}+:?)[ \t]{0,20}+\|[|:\- \t]{0,200})(?:\n|<end>)"
+)
 _HEADING = Rule(r"#{1,6}(?=[ \t\n]|<end>)")
 _HEADING_END = Rule(r"[ \t]{1,200}+(?:#{1,200}+[ \t]{0,200}+)?(?=\n|<end>)")
 _BULLET = Rule(r"[-*+•](?=[ \t\n]|<end>)")
@@ -47,6 +49,8 @@ _NUMBERED = Rule(r"\d{1,9}[.)](?=[ \t])")
 _PLAIN = regex.compile(r"[^\\`*_~!\[\]<&\n]+")
 _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
 _PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
+_ADDRESS_EDGE = regex.compile(r"(?P<begins>://|(?<![^\W_])www\.)|[\u2e80-\uffff\"<>]", regex.IGNORECASE)
+_LONGEST_BEGINNING: Final = 5  # of what the pattern above looks at
 _DIGITS = regex.compile(r"[-−+0-9]+")
 _RAISED = str.maketrans("-−+0123456789", "⁻⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LETTER = regex.compile(r"[^\W\d_]")
@@ -123,6 +127,8 @@ class MarkupReader:
         self._before = ""  # the last character read; empty at the start of a line
         self._word_at = 0  # behind the last white space
         self._letter_at = -1  # of a token with a letter, the last one that was looked at
+        self._plain_before = ""  # the end of the plain text right before
+        self._address_at = -1  # where plain text has the last address
         self._backslash_at = -1  # of those that stayed as text, the last one
         self._raised = False  # digits are the exponent of what stands before them
         self._at_line_start = marking.markdown
@@ -176,6 +182,7 @@ class MarkupReader:
     def _pass(self, end: int, heard: str | Pause = "") -> None:
         """Go on at ``end``; ``heard`` is what a listener hears of the text before it."""
         self._before = self._text[end - 1]
+        self._plain_before = ""
         for white in " \n\t":
             last = self._text.rfind(white, self._at, end)
             if last >= 0:
@@ -271,11 +278,15 @@ class MarkupReader:
             self._at += 1
         elif mark in "-*_=" and (rule := self._match(_RULE)):
             self._end_block(rule.end(), "\n")
+        elif mark in "|-:" and (rule := self._match(_TABLE_RULE)):
+            self._end_block(rule.end())
         elif mark in "`~" and (fence := self._match(_FENCE)):
             self._fence = _Fence(mark, len(fence["run"]), self._quoted)
             self._end_block(fence.end(), "\n")
         elif mark == "|":
-            self._read_row_start()
+            self._end_block(self._at + 1)
+            self._begin_line()
+            self._in_row = True
         elif mark == "#" and (heading := self._match(_HEADING)):
             self._end_block(heading.end())
             self._begin_line()
@@ -288,14 +299,6 @@ class MarkupReader:
                 self._marks.end_paragraph(self._base + self._at)
             return False
         return True
-
-    def _read_row_start(self) -> None:
-        if rule := self._match(_TABLE_RULE):
-            self._end_block(rule.end())
-            return
-        self._end_block(self._at + 1)
-        self._begin_line()
-        self._in_row = True
 
     def _end_block(self, end: int, heard: str = "") -> None:
         """Go on at ``end``, in another paragraph than before."""
@@ -327,7 +330,7 @@ class MarkupReader:
         if (mark in "| \t" and self._read_edge()) or (self._raised and self._read_raised(mark)):
             return
         if plain := self._plain.match(self._text, self._at):
-            self._pass(plain.end(), plain.group())
+            self._pass_plain(plain)
             return
         match mark:
             case "\n":
@@ -353,6 +356,15 @@ class MarkupReader:
         if not self._marking.markdown:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
+
+    def _pass_plain(self, plain: "regex.Match[str]") -> None:
+        known = self._plain_before + plain.group()
+        for edge in _ADDRESS_EDGE.finditer(known):
+            if edge.end() > len(self._plain_before):
+                at = self._base + plain.end() - len(known) + edge.start()
+                self._address_at = at if edge["begins"] else -1
+        self._pass(plain.end(), plain.group())
+        self._plain_before = known[-_LONGEST_BEGINNING:]
 
     def _read_raised(self, mark: str) -> bool:
         """Read digits of an exponent, if they are; say whether they were. Tags stand between them, and nothing else."""
@@ -496,6 +508,9 @@ class MarkupReader:
             self._pass(self._at + _LONGEST_RUN, mark * _LONGEST_RUN)
             return
         after = self._text[run.end() : run.end() + 1]
+        if self._address_at >= self._word_at and (after == "/" or (after.isalnum() and not is_wide(after))):
+            self._pass(run.end(), run.group())  # within a bare address
+            return
         length, at = len(run.group()), self._base + self._at
         found = run_of(mark, length, at, self._word_at, (self._before, after))
         found.leads = not self._before and after.isalpha() and mark != "~"

@@ -67,6 +67,11 @@ DIFFERENCES = {
         "a ```b\n```\\`",
         "a ```b ````",
     ),
+    "marks within a bare address are text": (
+        r"(?<!<https)://|www\.",
+        "http://x.y/_a_b_ and www.a.b/__init__.py",
+        "http://x.y/_a_b_ and www.a.b/__init__.py",
+    ),
     "known tags are no text": (r"<a>", "<a>b</a>", "b"),
     "a row of equals signs is a rule": (r"(?m)^[ >*+•-]*=+[ \t]*$", "a\n\n===\n\nb", "a b"),
     "a definition of a link's target is text": (r"(?m)^[ >*+•-]*\[[^\]]*\]:", "[a]: b", "[a]: b"),

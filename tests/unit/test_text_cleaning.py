@@ -14,7 +14,7 @@ from serve_app.text_cleaning import Cleaner, TextCleaning
 PIECES = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "*", "**", "***", "_", "__", "`", "```", "```py", "~~", "~", "#", "## ",
     "- ", "---", "* ", "> ", "|", "|--|", "| a ", "[", "]", "](", ")", "[x](y)", "![x](y)", "[ ] ", "(", '"t"', "<",
-    "\\(", "\\)", "\\[", "\\]", "\\d", "http://a.b/_c", "www.", "--- | ---", "\r", "\x1b", "\x1b[", "[3m", "\u2011",
+    "\\(", "\\)", "\\[", "\\]", "\\d", "http://a.b/_c", "a", "://", "w", "www.", "--- | ---", "\r", "\x1b", "\x1b[", "[3m", "\u2011",
     ">", "\\", "!", ".", ",", "=", "===", "1. ", "a", "b1", "word", "重点", "é", "😀", "👩\u200d👧", "1️⃣", "→",
     "\u200b", "\u200d", "\ufeff", "\x00", "\ud83d", "http://x.y/z_(w)", "x" * 60,
     "<think>", "</think>", "<break/>", "<b>", "</b>", "&amp;", "&lt;", "\ude00", "2**3",
@@ -94,6 +94,14 @@ def test_prose_is_left_alone_but_for_white_space(text):
         ("One\n\n---\n\nTwo", "One\n\nTwo"),
         ("| Name | Age |\n|------|:---:|\n| Bob  | 3 |\n", "Name, Age\nBob, 3\n"),
         ("a | b", "a | b"),
+        ("A | B\n--- | ---\n1 | 2\n", "A | B\n1 | 2\n"),
+        ("A|B|C\n:-|:-:|--:\n1|2|3\n\n-- | not", "A|B|C\n1|2|3\n\n-- | not"),
+        ("http://x.y/_a_b_ and www.a.b/__init__.py", "http://x.y/_a_b_ and www.a.b/__init__.py"),
+        ("https://x.y/*a*/b~~c~~d, _e_", "https://x.y/*a*/b~~c~~d, e"),
+        (
+            "**http://x.y/_a**, *see WWW.x.y/_b_c* _d_ **https://x.y**是",
+            "http://x.y/_a, see WWW.x.y/_b_c d https://x.y是",
+        ),
         ("```python\nx = 1\n```\nDone", "x = 1\n\nDone"),
         (r"\*kept\* and C:\new", r"*kept* and C:\new"),
         (r"C:\temp\*.log or \d+\.\d+ but \*", r"C:\temp\*.log or \d+\.\d+ but *"),
