@@ -117,7 +117,8 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
         return Tag(note.end()) if note else None
     name, closes = found["name"].lower(), found["close"] is not None
     glued = before.isalnum() and not is_wide(before)
-    if len(name) == 1 and glued and not closes and not found["attributes"] and not _PAIR.match(text, at, final=final):
+    plain = not (closes or found["attributes"] or found["empty"])
+    if len(name) == 1 and glued and plain and not _PAIR.match(text, at, final=final):
         return Tag(found.end(), name, is_text=True)
     if name in REASONING:
         closes = closes or found["empty"] is not None
