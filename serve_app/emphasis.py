@@ -227,8 +227,9 @@ class Marks:
         return True, ""
 
     def _text_behind(self, bracket: Bracket) -> str:
-        behind = list(takewhile(lambda piece: piece is not bracket, reversed(self._pieces)))
-        return "".join("…" if isinstance(each, Pause) else getattr(each, "text", each) for each in reversed(behind))
+        behind = takewhile(lambda piece: piece is not bracket, reversed(self._pieces))
+        words = ["…" if isinstance(each, Pause) else each if isinstance(each, str) else each.text for each in behind]
+        return "".join(reversed(words))
 
     def end_bracket(self) -> None:
         """The innermost bracket is text."""

@@ -229,6 +229,7 @@ def test_dropped_reasoning_needs_no_memory():
     [
         "*", "_", "`", "[", "![", "](", "<", "&", "~", "\\", "|", "*a ", "a*b", "**a*", "`a``b", "[a](", "[a] *", "<b",
         "&am",        '<think a="', "<!--", "<break ", "&amp;", "> ", "- ", "#", "= ", "\ud83d",
+        "a<b>", "x<sup>1", "a[1](u/v)", "\\(", "\\[=", "http://a_", "\x1b[", "&#xD840;",
     ],
 )  # fmt: skip
 def test_cost_is_linear_in_what_never_ends(repeated):
