@@ -30,7 +30,13 @@ _ESCAPE_IN_JSON = re.compile(
     re.DOTALL,
 )
 _LAST_HALF = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff]\\Z")
+_STYLE = re.compile(r"\x1b\[[0-?]{0,32}[ -/]{0,4}[@-~]")  # ECMA-48, control sequences
+_STYLE_BEGUN = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4})?\Z")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+_SEEN_OTHERWISE = str.maketrans({
+    "\u2010": "-", "\u2011": "-",  # hyphens
+    "\ufffc": "", "\ufffd": "",  # stand for an object, or for what could not be decoded
+})  # fmt: skip
 
 
 def is_pronounceable(text: str) -> bool:
@@ -52,7 +58,12 @@ def _is_said(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return a text without control, zero-width and private-use characters, its line ends as line feeds."""
+    """Return a text without control, zero-width, private-use and replacement characters, its line ends as line feeds.
+
+    Unicode's hyphens are ``-``, so that ``555‑123`` and ``GPT‑4`` are read like what they look like.
+    """
+    if not text.isascii():
+        text = text.translate(_SEEN_OTHERWISE)
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)
@@ -122,3 +133,25 @@ class HalvesJoiner:
 def _joined(pair: re.Match[str]) -> str:
     first, second = (ord(half) & 0xFFFF for half in pair.group())
     return chr(0x10000 + ((first & 0x3FF) << 10) + (second & 0x3FF))
+
+
+class TerminalReader:
+    """Removes a terminal's control sequences, such as colours, and makes line ends line feeds, pushed in any pieces."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+        self._after_return = False
+
+    def push(self, text: str) -> str:
+        """Take more text; the beginning of a sequence at its end, 40 characters at most, is held back."""
+        text = self._begun + text
+        begun = _STYLE_BEGUN.search(text) if "\x1b" in text else None
+        self._begun = begun.group() if begun else ""
+        return self._with_line_feeds(_STYLE.sub("", text[: begun.start()] if begun else text))
+
+    def _with_line_feeds(self, text: str) -> str:
+        if not text:
+            return text
+        rest = text.removeprefix("\n") if self._after_return else text
+        self._after_return = text.endswith("\r")
+        return rest.replace("\r\n", "\n").replace("\r", "\n")

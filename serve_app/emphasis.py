@@ -4,9 +4,11 @@ The rules are CommonMark's (0.31, "Emphasis and strong emphasis"), decided as th
 served by another rule, :func:`run_of` has it, and docs/chunking.md the list.
 """
 
+import re
 import unicodedata
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from serve_app.quotations import is_wide
@@ -20,6 +22,9 @@ LEAD_CHARACTERS: Final = 40
 
 _PAIRS = frozenset({"()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "「」", "//"})
 _SENTENCE_MARKS = frozenset(".,:;!?…")
+_BEFORE_WORD = frozenset("([{（「『【“‘\"'«<-–—/") | {""}
+_CLOSING = frozenset(")]")
+_CITATION = re.compile(r"[\[(]?\^?\d{1,4}(?:[,–-]\d{1,4})*[\])]?")
 
 
 @dataclass(slots=True, eq=False)
@@ -68,12 +73,14 @@ class Bracket:
         text: the mark itself, until it is known to be one; then nothing.
         at: its index in everything read.
         glued: a letter, digit or closing bracket stands right before it, as where a list is indexed.
+        before: the character before it; empty at a line's start.
         waits: it is not decided yet.
     """
 
     text: str
     at: int
     glued: bool
+    before: str = ""
     waits: bool = True
 
 
@@ -198,6 +205,31 @@ class Marks:
                 if isinstance(outer, Bracket) and not outer.text.startswith("!"):
                     self._decide(index, index + 1)
         bracket.text = ""
+
+    def end_citation(self, bracket: Bracket) -> tuple[bool, str]:
+        """Part a link whose text is a number from what it is glued to, or drop its text.
+
+        Returns:
+            Whether it was dropped, as the source of what stands before it; and what is heard behind the link. Call it
+            before :meth:`end_link`.
+        """
+        before = bracket.before
+        if before.isspace() or before in _BEFORE_WORD or not _CITATION.fullmatch(self._text_behind(bracket)):
+            return False, ""
+        if before.isalnum() and is_wide(before):
+            self._pieces.insert(self._pieces.index(bracket), " ")
+            return False, " "
+        if before in _CLOSING:
+            self._pieces.insert(self._pieces.index(bracket), " ")
+            return False, ""
+        while self._pieces[-1] is not bracket:
+            self._pieces.pop()
+        return True, ""
+
+    def _text_behind(self, bracket: Bracket) -> str:
+        behind = takewhile(lambda piece: piece is not bracket, reversed(self._pieces))
+        words = ["…" if isinstance(each, Pause) else each if isinstance(each, str) else each.text for each in behind]
+        return "".join(reversed(words))
 
     def end_bracket(self) -> None:
         """The innermost bracket is text."""

@@ -18,6 +18,9 @@ from serve_app.tags import Pause, Tag, entity_at, reasoning_end, tag_at
 CODE_CHARACTERS: Final = PARTNER_CHARACTERS
 """A backtick whose partner does not begin within this is text."""
 
+FORMULA_CHARACTERS: Final = PARTNER_CHARACTERS
+"""A ``\\(`` or ``\\[`` whose partner does not come within this begins no formula."""
+
 LINK_TARGET_CHARACTERS: Final = 1_000
 """A link's target longer than this is left as it stands; one with white space in it is none anyway."""
 
@@ -34,7 +37,9 @@ _FENCE = Rule(
 _FENCE_END = Rule(r"[ \t]{0,200}+(?P<run>`{3,200}+|~{3,200}+)[ \t]{0,200}+(?:\n|<end>)")
 _FENCE_QUOTE = Rule(r"[ \t]{0,3}>[ \t]?(?=[\s\S]|<end>)")
 _CODE_LINE = regex.compile(r"[^\n]*\n?")
-_TABLE_RULE = Rule(r"\|(?=[|: \t]{0,200}-)[|:\- \t]{1,200}(?:\n|<end>)")
+_TABLE_RULE = Rule(
+    r"(?:\|(?=[|: \t]{0,200}-)[|:\- \t]{1,200}|(?::-{1,200}+:?|-{2,200}+:?)[ \t]{0,20}+\|[|:\- \t]{0,200})(?:\n|<end>)"
+)
 _HEADING = Rule(r"#{1,6}(?=[ \t\n]|<end>)")
 _HEADING_END = Rule(r"[ \t]{1,200}+(?:#{1,200}+[ \t]{0,200}+)?(?=\n|<end>)")
 _BULLET = Rule(r"[-*+•](?=[ \t\n]|<end>)")
@@ -44,6 +49,10 @@ _NUMBERED = Rule(r"\d{1,9}[.)](?=[ \t])")
 _PLAIN = regex.compile(r"[^\\`*_~!\[\]<&\n]+")
 _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
 _PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
+_ADDRESS_EDGE = regex.compile(r"(?P<begins>://|(?<![^\W_])www\.)|[\u2e80-\uffff\"<>]", regex.IGNORECASE)
+_LONGEST_BEGINNING: Final = 5  # of what the pattern above looks at
+_DIGITS = regex.compile(r"[-−+0-9]+")
+_RAISED = str.maketrans("-−+0123456789", "⁻⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LETTER = regex.compile(r"[^\W\d_]")
 _RUN = {mark: Rule(rf"{regex.escape(mark)}{{1,{_LONGEST_RUN}}}+(?=[^{regex.escape(mark)}]|<end>)") for mark in "*_~`"}
 _IN_CODE = regex.compile(
@@ -51,6 +60,11 @@ _IN_CODE = regex.compile(
     r"|\n[ \t]*(?:\n|[-*+•][ \t]|#{1,6}[ \t\n]|\d{1,9}[.)][ \t]|[>|]|`{3}|~{3}|(?:-{3,}|={3,}|_{3,}|\*{3,})[ \t]*\n)"
 )
 _ESCAPE = Rule(r"\\(?:(?P<kept>[!-/:-@\[-`{-~])|(?P<breaks>(?=\n))|(?=[\s\S]|<end>))")
+_FORMULA = Rule(
+    rf"\\(?:\((?P<inner>(?:[^\n]|\n(?![\n>|])){{1,{FORMULA_CHARACTERS}}}?)\\\)"
+    rf"|\[(?P<inner>(?:[^\n]|\n(?![\n>|])){{1,{FORMULA_CHARACTERS}}}?)\\\])"
+)
+_IN_FORMULA = regex.compile(r"[=+^_{}<>\\]|\A\s*[^\W\d_]\s*\Z")
 _IMAGE = Rule(r"!(?:\[|(?=[\s\S]|<end>))")
 _TARGET = Rule(
     rf"""\]\([ \t\n]{{0,20}}+
@@ -113,6 +127,10 @@ class MarkupReader:
         self._before = ""  # the last character read; empty at the start of a line
         self._word_at = 0  # behind the last white space
         self._letter_at = -1  # of a token with a letter, the last one that was looked at
+        self._plain_before = ""  # the end of the plain text right before
+        self._address_at = -1  # where plain text has the last address
+        self._backslash_at = -1  # of those that stayed as text, the last one
+        self._raised = False  # digits are the exponent of what stands before them
         self._at_line_start = marking.markdown
         self._quoted = False  # this line began with a quote mark
         self._was_quoted = False  # a line of the same paragraph did
@@ -121,6 +139,7 @@ class MarkupReader:
         self._in_heading = False
         self._fence: _Fence | None = None
         self._reasoning = ""  # name of the block that is being dropped
+        self._kept_tags: set[str] = set()  # names of opening tags that stayed as text
 
     def push(self, text: str) -> list[str | Pause]:
         """Take more text; return what no further text can change."""
@@ -163,6 +182,7 @@ class MarkupReader:
     def _pass(self, end: int, heard: str | Pause = "") -> None:
         """Go on at ``end``; ``heard`` is what a listener hears of the text before it."""
         self._before = self._text[end - 1]
+        self._plain_before = ""
         for white in " \n\t":
             last = self._text.rfind(white, self._at, end)
             if last >= 0:
@@ -185,6 +205,8 @@ class MarkupReader:
         if tag.heard == "\n\n":
             self._marks.end_paragraph(self._base + self._at)
         self._reasoning = "" if tag.closes else tag.reasoning
+        if tag.name == "sup":
+            self._raised = not tag.closes and (self._before.isalnum() or self._before in {")", "]"})
         self._pass(tag.end, tag.heard)
 
     def _drop_reasoning(self) -> None:
@@ -256,11 +278,15 @@ class MarkupReader:
             self._at += 1
         elif mark in "-*_=" and (rule := self._match(_RULE)):
             self._end_block(rule.end(), "\n")
+        elif mark in "|-:" and (rule := self._match(_TABLE_RULE)):
+            self._end_block(rule.end())
         elif mark in "`~" and (fence := self._match(_FENCE)):
             self._fence = _Fence(mark, len(fence["run"]), self._quoted)
             self._end_block(fence.end(), "\n")
         elif mark == "|":
-            self._read_row_start()
+            self._end_block(self._at + 1)
+            self._begin_line()
+            self._in_row = True
         elif mark == "#" and (heading := self._match(_HEADING)):
             self._end_block(heading.end())
             self._begin_line()
@@ -273,14 +299,6 @@ class MarkupReader:
                 self._marks.end_paragraph(self._base + self._at)
             return False
         return True
-
-    def _read_row_start(self) -> None:
-        if rule := self._match(_TABLE_RULE):
-            self._end_block(rule.end())
-            return
-        self._end_block(self._at + 1)
-        self._begin_line()
-        self._in_row = True
 
     def _end_block(self, end: int, heard: str = "") -> None:
         """Go on at ``end``, in another paragraph than before."""
@@ -309,10 +327,10 @@ class MarkupReader:
     # --- what stands within a line --------------------------------------------------------------
 
     def _read_inline(self, mark: str) -> None:
-        if mark in "| \t" and (self._in_row or self._in_heading) and self._read_edge():
+        if (mark in "| \t" and self._read_edge()) or (self._raised and self._read_raised(mark)):
             return
         if plain := self._plain.match(self._text, self._at):
-            self._pass(plain.end(), plain.group())
+            self._pass_plain(plain)
             return
         match mark:
             case "\n":
@@ -339,10 +357,29 @@ class MarkupReader:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
 
+    def _pass_plain(self, plain: "regex.Match[str]") -> None:
+        known = self._plain_before + plain.group()
+        for edge in _ADDRESS_EDGE.finditer(known):
+            if edge.end() > len(self._plain_before):
+                at = self._base + plain.end() - len(known) + edge.start()
+                self._address_at = at if edge["begins"] else -1
+        self._pass(plain.end(), plain.group())
+        self._plain_before = known[-_LONGEST_BEGINNING:]
+
+    def _read_raised(self, mark: str) -> bool:
+        """Read digits of an exponent, if they are; say whether they were. Tags stand between them, and nothing else."""
+        if digits := _DIGITS.match(self._text, self._at):
+            self._pass(digits.end(), digits.group().translate(_RAISED))
+        else:
+            self._raised = mark == "<"
+        return digits is not None
+
     def _read_edge(self) -> bool:
         """Read the end of a cell or of a heading, if it is one; say whether it was."""
         if self._in_row:
             return self._read_cell_edge()
+        if not self._in_heading:
+            return False
         heading_end = self._match(_HEADING_END)
         if heading_end is not None:
             self._pass(heading_end.end())
@@ -360,8 +397,13 @@ class MarkupReader:
         return True
 
     def _read_angle(self) -> None:
-        if tag := self._tag():
+        tag = self._tag()
+        if tag and not tag.is_text and not (tag.closes and tag.name in self._kept_tags):
+            self._kept_tags.discard(tag.name)
             self._pass_tag(tag)
+        elif tag:
+            (self._kept_tags.discard if tag.closes else self._kept_tags.add)(tag.name)
+            self._pass(tag.end, self._text[self._at : tag.end])
         elif self._marking.markdown and (link := self._match(_AUTOLINK)) and self._is_address(link):
             self._pass(link.end(), link["address"])
         else:
@@ -378,7 +420,20 @@ class MarkupReader:
     def _read_escape(self) -> None:
         escape = self._match(_ESCAPE)
         assert escape is not None, "whatever follows, it is decided"
-        self._pass(escape.end(), "" if escape["breaks"] is not None else escape["kept"] or "\\")
+        mark = escape["kept"]
+        if mark is None or self._backslash_at >= self._word_at:
+            self._backslash_at = self._base + self._at
+            self._pass(escape.end(), "" if escape["breaks"] is not None else escape.group())
+        elif mark in "([" and (formula := self._formula()):
+            self._pass(formula.end(), formula.group())
+        else:
+            self._pass(escape.end(), mark)
+
+    def _formula(self) -> "regex.Match[str] | None":
+        formula = self._match(_FORMULA)
+        if formula is None or ("\n" in formula.group() and (self._in_row or self._in_heading)):
+            return None
+        return formula if _IN_FORMULA.search(formula["inner"]) else None
 
     def _read_code(self) -> None:
         run = self._match(_RUN["`"])
@@ -425,15 +480,18 @@ class MarkupReader:
             if text == "!":
                 self._pass(self._at + 1, text)
                 return
-        self._marks.add_bracket(Bracket(text, self._base + self._at, glued))
+        self._marks.add_bracket(Bracket(text, self._base + self._at, glued, self._before))
         self._pass(self._at + len(text))
 
     def _read_closing_bracket(self) -> None:
         bracket = self._marks.bracket(self._base + self._at)
         link = self._match(_TARGET) if bracket else None
         if bracket and link and self._is_link(bracket, link["target"]):
+            dropped, heard = self._marks.end_citation(bracket)
             self._marks.end_link(bracket)
-            self._pass(link.end())
+            self._pass(link.end(), heard)
+            if dropped:
+                self._before = bracket.before
             return
         if bracket:
             self._marks.end_bracket()
@@ -450,6 +508,9 @@ class MarkupReader:
             self._pass(self._at + _LONGEST_RUN, mark * _LONGEST_RUN)
             return
         after = self._text[run.end() : run.end() + 1]
+        if self._address_at >= self._word_at and (after == "/" or (after.isalnum() and not is_wide(after))):
+            self._pass(run.end(), run.group())  # within a bare address
+            return
         length, at = len(run.group()), self._base + self._at
         found = run_of(mark, length, at, self._word_at, (self._before, after))
         found.leads = not self._before and after.isalpha() and mark != "~"

@@ -8,15 +8,19 @@ from typing import Final
 
 import regex
 
-from serve_app.characters import visible
+from serve_app.characters import HalvesJoiner, visible
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.growing_text import Rule
+from serve_app.quotations import is_wide
 
 LONGEST_PAUSE_S: Final = 10
 """A longer ``<break>`` is cut to this."""
 
 ATTRIBUTE_CHARACTERS: Final = 200
 """A tag with a longer value of an attribute is text."""
+
+PAIR_CHARACTERS: Final = 80
+"""A tag of a single letter right behind a word is text unless its closing tag comes within this, in its line."""
 
 REASONING = frozenset({"think", "thinking", "reasoning"})
 _SPACING = {"p": "\n\n", "br": "\n", "s": " ", "speak": " ", "voice": " ", "desc": " "}
@@ -36,7 +40,11 @@ _ATTRIBUTE = (
 _NAMES = "|".join(sorted((*_SILENT_TAGS, *REASONING, "break"), key=len, reverse=True))
 _TAG = Rule(
     rf"<(?P<close>/)?(?P<name>{_NAMES}|(?:amazon|google|mstts):[a-z-]{{1,30}})"
-    rf"(?P<attributes>(?:\s{{1,20}}{_ATTRIBUTE}){{0,16}})\s{{0,20}}/?>",
+    rf"(?P<attributes>(?:\s{{1,20}}{_ATTRIBUTE}){{0,16}})\s{{0,20}}(?P<empty>/)?>",
+    regex.IGNORECASE,
+)
+_PAIR = Rule(
+    rf"<(?P<name>[a-z])\s{{0,20}}>(?:(?!<(?P=name)[\s>])[^\n]){{0,{PAIR_CHARACTERS}}}?</(?P=name)\s{{0,20}}>",
     regex.IGNORECASE,
 )
 _NOTE = Rule(r"<(?:\?xml|!DOCTYPE)\b[^<>]{0,200}>|<!--[^<>]{0,400}-->", regex.IGNORECASE)
@@ -46,7 +54,9 @@ _TIME = regex.compile(
 _STRENGTH = regex.compile(
     rf"\bstrength\s*=\s*[\"']?\s*(?P<strength>{'|'.join(_STRENGTHS_S)})(?![\w-])", regex.IGNORECASE
 )
-_ENTITY = Rule(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|(?P<name>[A-Za-z][A-Za-z0-9]{1,31}));")
+_ENTITY = Rule(
+    r"&(?:#(?P<decimal>[0-9]{1,7})|#[xX](?P<hexadecimal>[0-9a-fA-F]{1,6})|(?P<name>[A-Za-z][A-Za-z0-9]{1,31}));"
+)
 _REASONING_ENDS = {name: regex.compile(rf"</{name}\s{{0,20}}>", regex.IGNORECASE) for name in REASONING}
 
 
@@ -73,15 +83,19 @@ class Tag:
 
     Attributes:
         end: index behind it.
+        name: in lower case; empty for a comment or declaration.
         heard: what stands in its place: white space, silence, or nothing.
         reasoning: its name, where it begins or ends a reasoning block.
         closes: it is the end of something.
+        is_text: it stays: a comparison, or a type of generics, as in ``a<b>c``.
     """
 
     end: int
+    name: str = ""
     heard: str | Pause = ""
     reasoning: str = ""
     closes: bool = False
+    is_text: bool = False
 
 
 def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
@@ -90,7 +104,8 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
     Args:
         text: all that is known.
         at: index of the ``<``.
-        before: the character before it; right behind a letter or digit ``<b>`` is text, as in ``a<b>c``.
+        before: the character before it; right behind a narrow letter or digit ``<b>`` is text, as in ``a<b>c``,
+            unless its closing tag follows.
         final: nothing follows for now.
 
     Raises:
@@ -101,13 +116,16 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
         note = _NOTE.match(text, at, final=final)
         return Tag(note.end()) if note else None
     name, closes = found["name"].lower(), found["close"] is not None
-    if len(name) == 1 and before.isalnum() and not closes and not found["attributes"]:
-        return None
+    glued = before.isalnum() and not is_wide(before)
+    plain = not (closes or found["attributes"] or found["empty"])
+    if len(name) == 1 and glued and plain and not _PAIR.match(text, at, final=final):
+        return Tag(found.end(), name, is_text=True)
     if name in REASONING:
-        return Tag(found.end(), " " if closes else "", reasoning=name, closes=closes)
+        closes = closes or found["empty"] is not None
+        return Tag(found.end(), name, " " if found["close"] else "", reasoning=name, closes=closes)
     if name == "break":
-        return Tag(found.end(), "" if closes else _pause(found["attributes"]) or "")
-    return Tag(found.end(), _SPACING.get(name, ""))
+        return Tag(found.end(), name, "" if closes else _pause(found["attributes"]) or "")
+    return Tag(found.end(), name, _SPACING.get(name, ""), closes=closes)
 
 
 def _pause(attributes: str) -> Pause | None:
@@ -134,4 +152,14 @@ def entity_at(text: str, at: int, *, final: bool) -> tuple[int, str] | None:
     found = _ENTITY.match(text, at, final=final)
     if found is None or (found["name"] is not None and f"{found['name']};" not in html5):
         return None
+    if "\ud800" <= _half(found) <= "\udbff" and (second := _ENTITY.match(text, found.end(), final=final)):
+        joined = HalvesJoiner().push(_half(found) + _half(second))
+        if len(joined) == 1:
+            return second.end(), joined
     return found.end(), visible(html.unescape(found.group()))
+
+
+def _half(entity: "regex.Match[str]") -> str:
+    """The half of a character beyond U+FFFF that an entity names; empty where it names anything else."""
+    code = int(entity["decimal"] or "0") or int(entity["hexadecimal"] or "0", 16)
+    return chr(code) if 0xD800 <= code <= 0xDFFF else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from serve_app.characters import SILENT_CHARACTERS, ZERO_WIDTH_JOINER, HalvesJoiner, visible
+from serve_app.characters import SILENT_CHARACTERS, ZERO_WIDTH_JOINER, HalvesJoiner, TerminalReader, visible
 from serve_app.markdown import Marking, MarkupReader
 from serve_app.tags import Pause
 
@@ -41,6 +41,7 @@ class Cleaner:
     def __init__(self, cleaning: TextCleaning) -> None:
         self._drops_emoji = cleaning.emoji == "drop"
         self._halves = HalvesJoiner()
+        self._terminal = TerminalReader()
         marking = Marking(cleaning.markdown, cleaning.tags, cleaning.reasoning == "drop")
         self._markup = MarkupReader(marking) if marking != Marking(*(False,) * 3) else None
         self._gap = ""  # white space not returned yet
@@ -50,7 +51,7 @@ class Cleaner:
 
     def push(self, text: str) -> list[str | Pause]:
         """Take more text; return the cleaned text, and the pauses in it, that no further text can change."""
-        text = visible(self._halves.push(text))
+        text = visible(self._terminal.push(self._halves.push(text)))
         return self._heard(self._markup.push(text) if self._markup else [text])
 
     def flush(self) -> list[str | Pause]:

@@ -52,6 +52,10 @@ def test_what_is_visible_can_be_encoded_and_is_visible_again(text):
     assert visible(text).encode().decode() == visible(visible(text))
 
 
+def test_every_hyphen_is_one_character():
+    assert visible("555\u2011123\u20114567, GPT\u20104, 5–6, 5\u22123") == "555-123-4567, GPT-4, 5–6, 5\u22123"
+
+
 @given(st.text(), st.lists(st.integers(0, 200)))
 def test_text_cut_between_utf16_units_is_whole_again(text, cuts):
     units = text.encode("utf-16-le")

@@ -34,6 +34,11 @@ DIFFERENCES = {
     ),
     "what is indexed and called is no link": (r"[\w)\]]\[", "row[2](x) = 7", "row[2](x) = 7"),
     "a link without words needs an address": (r"\[(?:[^\]\w]|[\d_])*\]\(", "[2](x) = 7", "[2](x) = 7"),
+    "a link's number glued to what it is the source of is silent": (
+        r"[^\s(\[]!?\[+[\d,\]]*\]\(",
+        "a fact.[1](https://x.y)",
+        "a fact.",
+    ),
     "an image's description is read with the text around it": (r"!\[[^\]]*[*_~]", "![**a__*](u)", "**a__*"),
     "a mark that begins a paragraph is not waited for": (
         r"(?m)^[ >#*+•-]*(?:\*|_)+[^\W\d_][\s\S]{36}",
@@ -43,6 +48,12 @@ DIFFERENCES = {
     "what is indented by four is text": (r"(?m)^[ >]*(?:    |\t)", "    *a*", "a"),
     "the number of a list's item is spoken": (r"(?m)^[ >*+•-]*\d+[.)](?:\s|$)", "1. one", "1. one"),
     "a backslash at a line's end is a line break": (r"\\\n|\\\Z", "a\\\n\nb", "a b"),
+    "a backslash behind one that is text is text, as in a path": (
+        r"\\[^\s!-/:-@\[-`{-~]\S*\\",
+        r"C:\temp\*.log",
+        r"C:\temp\*.log",
+    ),
+    "a formula is text": (r"\\[(\[]", r"\(x_1 = *y*\)", r"\(x_1 = *y*\)"),
     "code fenced within a list's item goes on to its fence": (
         r"(?m)^[ >]*[-*+•](?: .*)?(?:```|~~~)",
         "- ```\n*b*\n",
@@ -55,6 +66,11 @@ DIFFERENCES = {
         r"(?m)`[\s\S]*^[ ]*```",
         "a ```b\n```\\`",
         "a ```b ````",
+    ),
+    "marks within a bare address are text": (
+        r"(?<!<https)://|www\.",
+        "http://x.y/_a_b_ and www.a.b/__init__.py",
+        "http://x.y/_a_b_ and www.a.b/__init__.py",
     ),
     "known tags are no text": (r"<a>", "<a>b</a>", "b"),
     "a row of equals signs is a rule": (r"(?m)^[ >*+•-]*=+[ \t]*$", "a\n\n===\n\nb", "a b"),

@@ -16,7 +16,8 @@ PIECES = (
     'time="500ms"', "/>", ">", "<", "<b>", "</b>", "a<b>c", "<p>", "</p>", "<s>", "</s>", "<br>", "<say-as x='1'>",
     "<!--", "-->", "&amp;", "&lt;", "&", "&#65;", "&copy2024", ";", "*", "**", "_", "`", "```\n", "~~", "[", "](u)",
     "![", "\\", "Hello there. ", "word ", "2*3", "重点。", "…", "!", "👍", "\ud83d", "\ude00", "\n", "\n\n", " ", "# ",
-    "- ", "> ", "| ",
+    "- ", "> ", "| ", "&#xD840;", "&#56331;", "<i>", "</i>", "<sup>", "</sup>", "12", "[1](http://x.y)",
+    "<think/>", "\\(", "\\)", "\\d", "http://x.y/",
 )  # fmt: skip
 
 
@@ -59,6 +60,9 @@ def test_any_split_gives_the_chunks_and_pauses_of_the_whole(pushes):
         ("<think>x</think>- item", "item"),
         ("no opening</think> here", "no opening here"),
         ("no opening.</think>Here.", "no opening. Here."),
+        ("<think/>Hello", "Hello"),
+        ("<think />\n# Hello <thinking a='b'/>there<reasoning/>.", "Hello there."),
+        ("<think>a<think/>b</think>Hello", "Hello"),
         ("Write `<think>` first.", "Write <think> first."),
         ("x <think about it", "x <think about it"),
         ("x <think about it> y", "x <think about it> y"),
@@ -89,6 +93,41 @@ def test_reasoning_is_dropped_with_everything_in_it(text, expected):
 )
 def test_known_tags_go_and_their_content_stays(text, expected):
     assert heard(text) == (expected or "Some bold, slanted, low, H2O, a link")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("这是<b>重点</b>内容。", "这是重点内容。"),
+        ("点击<a>这里</a>，请<u>注意</u>。", "点击这里，请注意。"),
+        ("你好<p>世界</p>", "你好 世界"),
+        ("これは<b>重要</b>です。", "これは重要です。"),
+        ("이것은<i>중요</i>합니다.", "이것은중요합니다."),
+        ("It is un<i>believ</i>able, un<I>be<b>lie</b>v</I >able.", "It is unbelievable, unbelievable."),
+        ("Hello<p>World</p>", "Hello World"),
+        ("Hello<p/>World", "Hello World"),
+        ("a<b>c " + "word " * 20 + "</b> d <b>e</b>", "a<b>c " + "word " * 20 + "</b> d e"),
+        ("a<b>c, <b>d</b> e", "a<b>c, d e"),
+        ("List<i> and\n<i>x</i>", "List<i> and\nx"),
+    ],
+)
+def test_a_tag_of_one_letter_behind_a_word_goes_with_its_closing_one_or_stays_with_it(text, expected):
+    assert heard(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10<sup>6</sup> people", "10⁶ people"),
+        ("100 m<sup>2</sup>, 10<sup>-3</sup> and 10<SUP class='x'>−12</SUP>", "100 m², 10⁻³ and 10⁻¹²"),
+        ("(a+b)<sup>2</sup> in 2024<sup><a href='#f'>1</a></sup>", "(a+b)² in 2024¹"),
+        ("the 5<sup>th</sup>, M<sup>me</sup> X, 3<sup>rd</sup> of 12", "the 5th, Mme X, 3rd of 12"),
+        ("see <sup>1</sup> and 10<sup>6, no end 20", "see 1 and 10⁶, no end 20"),
+        ("面积100平方<sup>2</sup>", "面积100平方²"),
+    ],
+)
+def test_raised_digits_stay_raised(text, expected):
+    assert heard(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,7 +189,8 @@ def test_breaks_stand_at_the_edges_and_beside_each_other():
         ("&lt;break/&gt; &amp;amp; &#42;a&#42;", "<break/> &amp; *a*"),
         ("AT&T, R&D; Q&A & so on; &copy2024 &nosuch; &; &#; &#xZZ;", None),
         ("`&amp;`", "&amp;"),
-        ("a&#0;b&#8203;c&#xD83D;", "a\ufffdbc\ufffd"),
+        ("a&#0;b&#8203;c&#xD83D;&#xFFFD;d&#55357;", "abcd"),
+        ("&#xD840;&#xDC0B; &#55360;&#56331; &#xD840;&#56331; &#xDC0B;&#xD840;&amp;", "𠀋 𠀋 𠀋 &"),
     ],
 )
 def test_entities_are_the_characters_they_name(text, expected):
@@ -189,6 +229,7 @@ def test_dropped_reasoning_needs_no_memory():
     [
         "*", "_", "`", "[", "![", "](", "<", "&", "~", "\\", "|", "*a ", "a*b", "**a*", "`a``b", "[a](", "[a] *", "<b",
         "&am",        '<think a="', "<!--", "<break ", "&amp;", "> ", "- ", "#", "= ", "\ud83d",
+        "a<b>", "x<sup>1", "a[1](u/v)", "\\(", "\\[=", "http://a_", "\x1b[", "&#xD840;",
     ],
 )  # fmt: skip
 def test_cost_is_linear_in_what_never_ends(repeated):

@@ -14,6 +14,7 @@ from serve_app.text_cleaning import Cleaner, TextCleaning
 PIECES = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "*", "**", "***", "_", "__", "`", "```", "```py", "~~", "~", "#", "## ",
     "- ", "---", "* ", "> ", "|", "|--|", "| a ", "[", "]", "](", ")", "[x](y)", "![x](y)", "[ ] ", "(", '"t"', "<",
+    "\\(", "\\)", "\\[", "\\]", "\\d", "http://a.b/_c", "www.", "--- | ---", "\r", "\x1b", "\x1b[", "[3m",
     ">", "\\", "!", ".", ",", "=", "===", "1. ", "a", "b1", "word", "重点", "é", "😀", "👩\u200d👧", "1️⃣", "→",
     "\u200b", "\u200d", "\ufeff", "\x00", "\ud83d", "http://x.y/z_(w)", "x" * 60,
     "<think>", "</think>", "<break/>", "<b>", "</b>", "&amp;", "&lt;", "\ude00", "2**3",
@@ -81,14 +82,32 @@ def test_prose_is_left_alone_but_for_white_space(text):
         ('see [it](u "title"), ![picture](p.png)!', "see it, picture!"),
         ("[**bold** link](u)", "bold link"),
         ("[1] and f[x] (y) and [z] (w)", "[1] and f[x] (y) and [z] (w)"),
+        ("claim.[1](https://a.b/c)[2](https://d.e/f) Next", "claim. Next"),
+        ("a claim[1](https://a.b), “so”[[2]](https://d.e).", "a claim, “so”."),
+        ("句子。[1](https://a.b)[2](https://a.b)下一句", "句子。下一句"),
+        ("价格[1](https://a.b)上涨，在[2024](https://a.b)年", "价格 1 上涨，在 2024 年"),
+        ("See [1](https://a.b)[2](https://d.e), ([3](https://d.e)) (4)[5](https://d.e)", "See 1 2, (3) (4) 5"),
+        ("page[two](https://a.b) and *x*[1 of 2](https://a.b)", "pagetwo and x1 of 2"),
         ("- one\n* two\n+ three\n• four\n1. five", "one\ntwo\nthree\nfour\n1. five"),
         ("  - [x] done\n  - [ ] open", "done\nopen"),
         ("> said\n>> twice", "said\ntwice"),
         ("One\n\n---\n\nTwo", "One\n\nTwo"),
         ("| Name | Age |\n|------|:---:|\n| Bob  | 3 |\n", "Name, Age\nBob, 3\n"),
         ("a | b", "a | b"),
+        ("A | B\n--- | ---\n1 | 2\n", "A | B\n1 | 2\n"),
+        ("A|B|C\n:-|:-:|--:\n1|2|3\n\n-- | not", "A|B|C\n1|2|3\n\n-- | not"),
+        ("http://x.y/_a_b_ and www.a.b/__init__.py", "http://x.y/_a_b_ and www.a.b/__init__.py"),
+        ("https://x.y/*a*/b~~c~~d, _e_", "https://x.y/*a*/b~~c~~d, e"),
+        (
+            "**http://x.y/_a**, *see WWW.x.y/_b_c* _d_ **https://x.y**是",
+            "http://x.y/_a, see WWW.x.y/_b_c d https://x.y是",
+        ),
         ("```python\nx = 1\n```\nDone", "x = 1\n\nDone"),
         (r"\*kept\* and C:\new", r"*kept* and C:\new"),
+        (r"C:\temp\*.log or \d+\.\d+ but \*", r"C:\temp\*.log or \d+\.\d+ but *"),
+        (r"\( x \) and \[ E = 5 \], \(a_1 * b_2 * c_3\)", r"\( x \) and \[ E = 5 \], \(a_1 * b_2 * c_3\)"),
+        ("\\[\n\\frac{1}{2} = x\n\\]", "\\[\n\\frac{1}{2} = x\n\\]"),
+        (r"\[sic\], \[not a link\](u), \(5\), \(x", "[sic], [not a link](u), (5), (x"),
     ],
 )
 def test_markdown_becomes_what_a_reader_would_say(text, expected):
@@ -116,13 +135,31 @@ def test_emoji_and_silent_symbols_go_unless_kept(text, dropped, kept):
 
 
 def test_control_and_zero_width_characters_go():
-    assert cleaned(["zero\u200bwidth\u200d, \ufeffmark\x07, soft\u00adhyphen, half \ud83d"]) == (
-        "zerowidth, mark, softhyphen, half"
-    )
+    assert cleaned(
+        ["zero\u200bwidth\u200d, \ufeffmark\x07, soft\u00adhyphen, un\ufffdread, \ufffcobject, half \ud83d"]
+    ) == ("zerowidth, mark, softhyphen, unread, object, half")
 
 
 def test_white_space_is_one_space_one_line_feed_or_two():
     assert cleaned(["  a \t b\u00a0c \r\n d\n\n\n\ne  "]) == "a b c\nd\n\ne"
+
+
+def test_a_lone_carriage_return_is_a_line_feed():
+    assert cleaned(["a\rb\r\nc\r\rd\n\re\r"]) == "a\nb\nc\n\nd\n\ne\n"
+    assert cleaned(list("# A\r- b\r\n- c")) == "A\nb\nc"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[31mred\x1b[0m and \x1b[1;38;5;12mblue\x1b[m", "red and blue"),
+        ("a\x1b[2Kb\x1b[?25lc\x1b[", "abc"),
+        ("\x1b[3重 \x1b[\x1b[0mx \x1bM", "[3重 [x M"),
+    ],
+)
+def test_control_sequences_of_a_terminal_go(text, expected):
+    assert cleaned([text]) == expected
+    assert cleaned(list(text)) == expected
 
 
 def test_plain_words_are_returned_at_once():
@@ -133,7 +170,9 @@ def test_plain_words_are_returned_at_once():
     assert cleaner.push("] more") == [" [1] more"]
 
 
-@pytest.mark.parametrize("opening", ["[", "![a", "[a](", '[a](b "', "```", "|", "**", "_", "- ", "#", "\\", "   "])
+@pytest.mark.parametrize(
+    "opening", ["[", "![a", "[a](", '[a](b "', "```", "|", "**", "_", "- ", "#", "\\", "   ", "\x1b[", "\\(", "\\["]
+)
 def test_what_never_closes_is_held_back_within_bounds_and_at_linear_cost(opening):
     cleaner = Cleaner(TextCleaning(emoji="keep"))
     given = opening + ("word" * 2_000)
