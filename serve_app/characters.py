@@ -30,6 +30,8 @@ _ESCAPE_IN_JSON = re.compile(
 )
 _LAST_HALF = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff]\\Z")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+_HYPHENS = str.maketrans("\u2010\u2011", "--")
+"""Typeset hyphens, which typists write as the ASCII one."""
 
 
 def is_pronounceable(text: str) -> bool:
@@ -51,7 +53,8 @@ def _is_said(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return a text without control, zero-width and private-use characters, its line ends as line feeds."""
+    """Return a text without control, zero-width and private-use characters, line ends as feeds, hyphens as ``-``."""
+    text = text.translate(_HYPHENS)
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)

@@ -1,4 +1,4 @@
-"""Owns telephone numbers, and the short numbers that somebody is told to call; both are read digit by digit."""
+"""Owns telephone numbers, short numbers that a text says to call, and codes; all are read digit by digit."""
 
 import re
 from typing import Final
@@ -50,6 +50,51 @@ _CALLING: Final = {
     "ko": r"(?:전화번호|내선|긴급전화|전화)(?:[는은])?:? ?",
 }  # fmt: skip
 """What stands before a number that is called."""
+
+_CODES: Final = {
+    "en": (
+        r"\b(?:(?:zip|postal|area|access|(?:verification|security|confirmation)) code|code|passcode|password"
+        r"|(?-i:PINs?|OTP|ZIP)|pin (?:code|number)"
+        r"|(?:account|order|tracking|reference|serial|confirmation|card|policy|passport|customer|phone|id) number"
+        r"|(?:card|account|number) ending (?:in|with))(?: is| was)?:? "
+    ),
+    "de": (
+        r"\b(?:\w*code|(?-i:PIN|TAN|PLZ)|postleitzahl|passwort|kennwort|geheimzahl"
+        r"|(?:konto|kunden|bestell|auftrags|vorgangs|karten|mitglieds|sendungs)nummer)(?: ist| lautet)?:? "
+    ),
+    "fr": (
+        r"\b(?:code(?: postal| secret| pin| de \w+)?|mot de passe|(?-i:PIN)|numéro de (?:compte|commande|carte|suivi))"
+        r"(?: est)?(?: le)?(?: ?:)? "
+    ),
+    "es": (
+        r"\b(?:código(?: postal| secreto| pin| de \w+)?|clave|contraseña|(?-i:PIN|CP)"
+        r"|número de (?:cuenta|pedido|tarjeta))"
+        r"(?: es)?(?: el)?:? "
+    ),
+    "pt": (
+        r"\b(?:código(?: postal| secreto| pin| de \w+)?|senha|(?-i:PIN|CEP)|número (?:da conta|do pedido|do cartão))"
+        r"(?: é)?(?: o)?:? "
+    ),
+    "it": (
+        r"\b(?:codice(?: postale| segreto| pin| di \w+)?|password|(?-i:PIN|CAP)|numero (?:di conto|d'ordine|di carta))"
+        r"(?: è)?(?: il)?:? "
+    ),
+    "ru": (
+        r"\b(?:(?:пин-?)?код(?: подтверждения| доступа| из смс)?|(?-i:ПИН|PIN)|пароль|(?:почтовый )?индекс"
+        r"|номер (?:сч[её]та|заказа|карты))(?: ?[:—–-])? "
+    ),
+    "zh": (
+        r"(?:(?:验证|校验|取件|提取|激活|识别|PIN)码|PIN|OTP|密码|口令|尾号|邮编|邮政编码|账号|帐号|卡号|订单号|编号|学号|工号)"
+        r"(?:是|为)?[:：]? ?"
+    ),
+    "ja": (
+        r"(?:(?:暗証|認証|確認|郵便|口座|会員|注文)番号|(?:認証|確認)コード|パスワード|PIN|OTP)(?:[はが])?[:：]? ?"
+    ),
+    "ko": (
+        r"(?:(?:인증|비밀|우편|확인|계좌|주문) ?번호|(?:인증|확인) ?코드|핀 ?번호|PIN|OTP)(?:[는은이가])?:? ?"
+    ),
+}  # fmt: skip
+"""What stands before a code, an account or the like, whose digits are read one by one."""
 
 _CALLED_AFTER: Final = {
     "en": (
@@ -112,6 +157,8 @@ def telephones(words: NumberWords) -> list[Form]:
     short_row = rf"{row}(?![,.][0-9]){over}{nothing_else}(?!{counts})"
     before_a_count = rf"[0-9]{{2,6}}(?= [0-9]{{1,4}}{counts})"
     called = rf"(?!{_DATE})(?P<called>{national}|{long_row}|{short_row}|{before_a_count})"
+    # A code of four digits or more is no count: "your code 482913 expires".
+    coded = rf"(?:(?=[0-9]{{4}})|(?![0-9]+{counts}))(?:{national}|{row}(?![,.][0-9]){over}{nothing_else})"
     forms = [
         Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
         Form(r"(?P<area>\([0-9]{2,5}\)(?:[ -]?[0-9]){4,12})" + over, lambda place: _telephone(place, "area")),
@@ -125,6 +172,7 @@ def telephones(words: NumberWords) -> list[Form]:
         ),
         Form(rf"(?P<national>{national})", lambda place: _telephone(place, "national")),
         Form(rf"(?P<cue_called>(?i:{_CALLING[code]})){called}", _called),
+        Form(rf"(?P<cue_code>(?i:{_CODES[code]}))(?!{_DATE})(?P<code>{coded})", _coded),
         Form(r"\+[0-9][0-9 ()./-]{5,}[0-9]", _leave),
         Form(r"\([0-9]{2,5}\) ?[0-9][0-9 -]{3,}[0-9]", _leave),
         Form(r"0[0-9]{1,5}(?:[ ./-][0-9]{2,})+", _leave),
@@ -158,6 +206,10 @@ def _telephone(place: Place, name: str) -> str | None:
 
 def _called(place: Place) -> str:
     return place.groups["cue_called"] + _digits(place, "called")
+
+
+def _coded(place: Place) -> str:
+    return place.groups["cue_code"] + _digits(place, "code")
 
 
 def _digits(place: Place, name: str) -> str:

@@ -21,6 +21,9 @@ _CJK = re.compile(
 _SPACES: Final = " \u00a0\u2009\u202f"
 _DASHES: Final = frozenset("-–—―−")
 _DASH = re.compile(rf"[{_SPACES}]?[-–—―−~〜]{{1,3}}[{_SPACES}]?")
+_COUNTED_DASH = re.compile(rf"(?:{_CJK.pattern}){{1,2}}(?:{_DASH.pattern})")
+"""A counter and a dash, which part the two numbers of one range: ``10点~12点``."""
+
 _BRACKETS: Final = frozenset("()[]{}")
 _FREE: Final = frozenset('"“”„«»‹›‚‘`…•¡¿、。，！？；：「」『』（）【】《》〈〉〔〕・|')
 """Punctuation that parts tokens."""
@@ -112,7 +115,9 @@ class _Tokens:
 
     def _are_linked(self, end: int, begin: int) -> bool:
         between = self._text[end:begin]
-        return self._run(end, begin) == begin or (len(between) <= 5 and _DASH.fullmatch(between) is not None)
+        if self._run(end, begin) == begin:
+            return True
+        return len(between) <= 7 and bool(_DASH.fullmatch(between) or _COUNTED_DASH.fullmatch(between))
 
     def _run(self, begin: int, end: int) -> int:
         """Where what is written without a gap ends, from one index on and up to another."""

@@ -29,6 +29,7 @@ WRITTEN = {
         ("the 1990s, '80s", "the nineteen nineties, eighties"),
         ("14:30, 10:00, 00:00, 9:05", "fourteen thirty, ten o'clock, zero hundred hours, nine oh five"),
         ("3pm, 3:05 p.m. and 12:30 AM", "three pm, three oh five p.m. and twelve thirty AM"),
+        ("2024‑05‐03", "May third, twenty twenty-four"),
     ],
     "german": [
         ("Am 3. Mai 2024, vom 3. bis 5. Mai", "Am dritten Mai zweitausendvierundzwanzig, vom dritten bis fünften Mai"),
