@@ -28,6 +28,27 @@ _ENGLISH_BEFORE_YEARS: Final = (
     r"|spring|summer|autumn|fall|winter|christmas|easter|copyright|\(c\)|©|fiscal"
     r"|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of)|AD|FY"
 )
+_BEFORE_A_DECADE: Final = after_any(
+    *(
+        "the",
+        "The",
+        "in",
+        "In",
+        "his",
+        "her",
+        "my",
+        "your",
+        "our",
+        "their",
+        "early",
+        "mid",
+        "late",
+        "Early",
+        "Mid",
+        "Late",
+    )
+)
+_DECADES: Final = ("decade", "short_decade", "owned_decade")
 _RUSSIAN_YEARS = {
     "год": "ordinal-masculine",
     "года": "ordinal-masculine-genitive",
@@ -60,7 +81,10 @@ def years(words: NumberWords) -> list[Form]:
                 Form(rf"(?P<years_d>{_ENGLISH_YEAR})(?= (?:was|saw|season|elections?)\b)", _english_years),
                 Form(rf"(?<=\()(?P<years_b>{_ENGLISH_YEARS})(?=\))", _english_years),
                 Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
-                Form(rf"['’]?(?P<decade>(?:1[1-9]|20)?[1-9]0|(?:1[1-9]|20)00)s{over}", _decade),
+                Form(rf"['’]?(?P<decade>(?:1[1-9]|20)(?:[1-9]0|00))['’]?s{over}", _decade),
+                # 30s alone are seconds as often.
+                Form(rf"(?:['’]|(?<=['’])|{_BEFORE_A_DECADE})(?P<short_decade>[1-9]0)['’]?s{over}", _decade),
+                Form(rf"(?P<owned_decade>[1-9]0)['’]s{over}", _decade),
             ]
         case "de":
             articles = after_any(*_DATIVE, *_NOMINATIVE)
@@ -200,8 +224,8 @@ def _chinese_years(place: Place) -> str:
 
 
 def _decade(place: Place) -> str:
-    """``1990s`` and ``80s``: the plural of what is said for the first year."""
-    digits = place.groups["decade"]
+    """``1990s`` and ``the 80s``: the plural of what is said for the first year."""
+    digits = next(iter(place.groups[name] for name in _DECADES if name in place.groups))
     spoken = place.words.year(int(digits)) if len(digits) == 4 else place.words.cardinal(int(digits))
     return f"{spoken.removesuffix('y')}ies" if spoken.endswith("y") else f"{spoken}s"
 

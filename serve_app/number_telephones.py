@@ -5,7 +5,7 @@ from typing import Final
 
 from serve_app.number_forms import LETTER, Form, Place, end
 from serve_app.number_fractions import VULGAR
-from serve_app.number_grammar import Grammar
+from serve_app.number_grammar import NEVER, Grammar
 from serve_app.number_units import units_of
 from serve_app.number_words import NumberWords
 
@@ -135,6 +135,17 @@ _COUNTS: Final = {
 }  # fmt: skip
 """What follows a number that counts something after all: ``call 100 people``."""
 
+_OF_A_COUNTRY: Final = {
+    "de": r"0[1-9][0-9]{1,4}/[0-9]{4,9}|0[1-9][0-9]{1,4}/[0-9]{2,4}(?: [0-9]{2,4}){1,3}",
+    "es": r"[6-9][0-9]{2} [0-9]{3} [0-9]{3}|[6-9][0-9]{2}(?: [0-9]{2}){3}|[89][1-8] [0-9]{3} [0-9]{2} [0-9]{2}",
+    "pt": r"[1-9][1-9] 9?[0-9]{4}-[0-9]{4}|9[0-9]{4}-[0-9]{4}",
+    "it": r"3[2-9][0-9][ -](?:[0-9]{6,7}|[0-9]{3} [0-9]{3,4}|[0-9]{2} [0-9]{2} [0-9]{3})",
+    "ru": r"8[ -](?:[0-9]{3}|\([0-9]{3}\))[ -][0-9]{3}[ -][0-9]{2}[ -][0-9]{2}",
+    "zh": r"1[3-9][0-9](?: [0-9]{4} [0-9]{4}|-[0-9]{4}-[0-9]{4})|400-[0-9]{3,4}-[0-9]{3,4}",
+    "ko": r"1(?:5(?:22|44|66|77|88|99)|[68](?:00|11|22|33|44|55|66|77|88|99)|661|670)-(?![0-9]{2}00)[0-9]{4}",
+}
+"""Telephone numbers as one country writes them for itself, besides those of :func:`telephones`."""
+
 _DATE: Final = "[12][0-9]{3}-[01][0-9]-[0-3][0-9](?![0-9])"
 _NO_SIGN: Final = (
     rf"(?![\^/⁄⁻⁰¹²³⁴-⁹{VULGAR}])(?! ?[%‰°℃℉$€£¥₩₽₹年月日년월])(?! ?[–—~〜] ?[0-9])(?! [0-9]+[/⁄]| [{VULGAR}])"
@@ -169,6 +180,10 @@ def telephones(words: NumberWords) -> list[Form]:
         Form(
             rf"(?P<pairs>0[1-9](?:(?:\.[0-9]{{2}}){{4}}|(?: [0-9]{{2}}){{4}})){over}",
             lambda place: _telephone(place, "pairs"),
+        ),
+        Form(
+            rf"(?P<home>{begun}(?:{_OF_A_COUNTRY.get(code, NEVER)})(?![-,.][0-9])(?! [0-9]){over}{nothing_else}(?!{counts}))",
+            lambda place: _telephone(place, "home"),
         ),
         Form(rf"(?P<national>{national})", lambda place: _telephone(place, "national")),
         Form(rf"(?P<cue_called>(?i:{_CALLING[code]})){called}", _called),

@@ -48,7 +48,7 @@ _HALF_OF_A_FORM = re.compile(rf"[0-9]\S*[/⁄′″°^²³{VULGAR}]|[{VULGAR}]|[
 
 _STRANGE_UNIT = re.compile(
     r"(?:[A-Za-zµμ°]{1,4}[/·⋅^][A-Za-z0-9·⋅^/²³-]+|[A-Za-zµμ]{1,4}[²³⁻]|[a-zµμ]{1,2}[A-Z][A-Za-z]{0,2}"
-    r"|[kMGT]?Ω|[kMGT]b(?:ps|its?/s))(?![A-Za-z0-9])"
+    r"|[kMGT]?Ω|[kMGT]b(?:ps|its?/s)|(?:[kcdm]?m|[кcсдм]?м|in|ft|yd|mi)[23])(?![A-Za-z0-9])"
 )
 """What is written like a unit, and none that is known: ``m/s²``, ``dB``."""
 
@@ -158,7 +158,7 @@ class _Tokens:
             return beyond in _OPERATORS or beyond == "_" or (beyond.isalnum() and not _CJK.match(beyond))
         category = unicodedata.category(character)
         if category == "So":
-            return character in _SYMBOLS
+            return character in _SYMBOLS or "㌀" <= character <= "㏿"  # units in one character
         return dashed or category[0] in "LNMSC" or character in _GLUED
 
     def _continues_before(self, begin: int, before: int) -> bool:
@@ -197,4 +197,9 @@ def _is_numeric(character: str) -> bool:
 
 def _is_rest(character: str) -> bool:
     """Say whether a character that is left makes words beside it half of something."""
-    return character in _SIGNS or unicodedata.category(character) in {"Sc", "Sm"} or _is_numeric(character)
+    return (
+        character in _SIGNS
+        or "㌀" <= character <= "㏿"
+        or unicodedata.category(character) in {"Sc", "Sm"}
+        or _is_numeric(character)
+    )

@@ -30,6 +30,12 @@ WRITTEN = {
         ("14:30, 10:00, 00:00, 9:05", "fourteen thirty, ten o'clock, zero hundred hours, nine oh five"),
         ("3pm, 3:05 p.m. and 12:30 AM", "three pm, three oh five p.m. and twelve thirty AM"),
         ("2024‑05‐03", "May third, twenty twenty-four"),
+        (
+            "the 1970's, 1990’s, 80's, (the '70's)",
+            "the nineteen seventies, nineteen nineties, eighties, (the seventies)",
+        ),
+        ("in her 30s, the early 60s", "in her thirties, the early sixties"),
+        ("Wait 30s, a 60s timeout, 1h 30m, 5m ago", "Wait 30s, a 60s timeout, 1h 30m, 5m ago"),
     ],
     "german": [
         ("Am 3. Mai 2024, vom 3. bis 5. Mai", "Am dritten Mai zweitausendvierundzwanzig, vom dritten bis fünften Mai"),
