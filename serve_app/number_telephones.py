@@ -182,7 +182,8 @@ def telephones(words: NumberWords) -> list[Form]:
             lambda place: _telephone(place, "pairs"),
         ),
         Form(
-            rf"(?P<home>{begun}(?:{_OF_A_COUNTRY.get(code, NEVER)})(?![-,.][0-9])(?! [0-9]){over}{nothing_else}(?!{counts}))",
+            rf"(?P<home>{begun}(?:{_OF_A_COUNTRY.get(code, NEVER)})"
+            rf"(?![-,.][0-9])(?! [0-9]){over}{nothing_else}(?!{counts}))",
             lambda place: _telephone(place, "home"),
         ),
         Form(rf"(?P<national>{national})", lambda place: _telephone(place, "national")),

@@ -24,6 +24,10 @@ _DASH = re.compile(rf"[{_SPACES}]?[-–—―−~〜]{{1,3}}[{_SPACES}]?")
 _COUNTED_DASH = re.compile(rf"(?:{_CJK.pattern}){{1,2}}(?:{_DASH.pattern})")
 """A counter and a dash, which part the two numbers of one range: ``10点~12点``."""
 
+_EVEN = re.compile(r"[.,][-–—]{1,2}(?!\w)")
+"""Stands behind an amount without cents."""
+
+_QUOTES = re.compile("[\"„“”'‘’]")
 _BRACKETS: Final = frozenset("()[]{}")
 _FREE: Final = frozenset('"“”„«»‹›‚‘`…•¡¿、。，！？；：「」『』（）【】《》〈〉〔〕・|')
 """Punctuation that parts tokens."""
@@ -86,6 +90,7 @@ class _Tokens:
         self._text = text
         self._spans = spans
         self._hyphenated = hyphenated
+        self._lengths = _marks_of_length(text)
         self._links = [self._are_linked(first[1], second[0]) for first, second in pairwise(spans)]
 
     def linked(self, index: int) -> bool:
@@ -142,7 +147,7 @@ class _Tokens:
                 return False
             dashed = True
             at += step
-        return at != stop and self._belongs(at, step, dashed=dashed)
+        return at != stop and (at in self._lengths or self._belongs(at, step, dashed=dashed))
 
     def _beyond(self, at: int, step: int) -> str:
         return self._text[at + step] if 0 <= at + step < len(self._text) else " "
@@ -152,6 +157,8 @@ class _Tokens:
         character, beyond = self._text[at], self._beyond(at, step)
         if character.isspace() or character in _FREE or _CJK.match(character):
             return False
+        if step > 0 and _EVEN.match(self._text, at):
+            return True
         if character in _INNER:
             return _is_inside(character, beyond, step)
         if character in _BRACKETS:
@@ -180,6 +187,22 @@ class _Tokens:
             return begin + 2 != after and self._text[begin + 2 : begin + 3].isdigit()
         starts = token[0][0] in _OPERATORS or unicodedata.category(token[0][0]) == "Sc"
         return starts or bool(_HALF_OF_A_FORM.match(token[0]) or _STRANGE_UNIT.match(token[0]))
+
+
+def _marks_of_length(text: str) -> set[int]:
+    """Where quotation marks stand for inches and feet: behind a digit, with no quotation open that they could close."""
+    found: set[int] = set()
+    is_open = {"inch": False, "foot": False}
+    for mark in _QUOTES.finditer(text):
+        kind = "inch" if mark.group() in '"„“”' else "foot"
+        before, after = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
+        if is_open[kind]:
+            is_open[kind] = kind == "foot" and before.isalpha() and after.isalpha()
+        elif mark.group() in "\"'’" and before.isnumeric() and (kind == "inch" or not after.isalpha()):
+            found.add(mark.start())
+        else:
+            is_open[kind] = kind == "inch" or (not before.isalnum() and after.isalnum())
+    return found
 
 
 def _is_inside(mark: str, beyond: str, step: int) -> bool:

@@ -13,18 +13,35 @@ from typing import Final
 from babel.numbers import format_decimal
 from babel.units import format_unit
 
-from serve_app.number_forms import MINUS, SPACE, Form, Place, counted, end, quantity, spoken_number, up_to, value_of
+from serve_app.number_forms import (
+    LETTER,
+    MINUS,
+    SPACE,
+    Form,
+    Place,
+    counted,
+    end,
+    quantity,
+    spoken_number,
+    up_to,
+    value_of,
+)
 from serve_app.number_words import NumberWords
 
 _UNITS: Final = {
-    "length-kilometer": ("km", "Km", "KM", "км", "㎞"), "length-meter": ("m", "м"), "length-centimeter": ("cm", "см", "㎝"),
+    "length-kilometer": ("km", "Km", "KM", "км", "㎞"), "length-meter": ("m", "м"),
+    "length-centimeter": ("cm", "см", "㎝"),
     "length-millimeter": ("mm", "мм", "㎜"), "length-micrometer": ("µm", "μm", "мкм"), "length-nanometer": ("nm", "нм"),
     "length-mile": ("mi",), "length-foot": ("ft",), "length-yard": ("yd",),
-    "area-square-kilometer": ("km²", "км²", "km2", "км2", "㎢"), "area-square-meter": ("m²", "м²", "m2", "м2", "㎡"), "area-hectare": ("ha", "га"),
+    "area-square-kilometer": ("km²", "км²", "km2", "км2", "㎢"), "area-square-meter": ("m²", "м²", "m2", "м2", "㎡"),
+    "area-hectare": ("ha", "га"),
     "area-square-centimeter": ("cm²", "см²", "cm2", "см2", "㎠"), "area-square-foot": ("sq ft", "ft²"),
-    "volume-cubic-meter": ("m³", "м³", "m3", "м3", "㎥"), "volume-cubic-centimeter": ("cm³", "см³", "cm3", "см3", "㎤"), "volume-liter": ("l", "L", "л"),
+    "volume-cubic-meter": ("m³", "м³", "m3", "м3", "㎥"), "volume-cubic-centimeter": ("cm³", "см³", "cm3", "см3", "㎤"),
+    "volume-liter": ("l", "L", "л"),
     "volume-milliliter": ("ml", "mL", "мл", "㎖"), "volume-centiliter": ("cl",), "volume-gallon": ("gal",),
-    "mass-kilogram": ("kg", "Kg", "KG", "кг", "㎏"), "mass-gram": ("g", "г"), "mass-milligram": ("mg", "мг", "㎎"),
+    "mass-kilogram": ("kg", "Kg", "KG", "кг", "㎏"),
+    "mass-gram": ("g", "г"),
+    "mass-milligram": ("mg", "мг", "㎎"),
     "mass-tonne": ("t", "т"), "mass-pound": ("lb", "lbs"), "mass-ounce": ("oz",),
     "temperature-celsius": ("°C", "℃", "°С"), "temperature-fahrenheit": ("°F", "℉"), "angle-degree": ("°",),
     "speed-kilometer-per-hour": ("km/h", "kmh", "kph", "км/ч"), "speed-mile-per-hour": ("mph",),
@@ -52,6 +69,11 @@ _METERS: Final = (
     r"|race|sprint|dash|hurdles|relay|freestyle|backstroke|swim|run|radius|diameter)\b)"
 )
 """English ``5m`` may be minutes or millions, and is meters beside a word of length."""
+
+_FEET_AND_INCHES: Final = (
+    r"(?<![0-9.,])(?P<feet>[0-9]{1,3}) ?(?:ft|foot|feet)\.?,? ?(?P<inches>[0-9]{1,2})"
+    rf" ?(?:in|inch|inches)(?![0-9{LETTER}])"
+)
 
 
 class Units:
@@ -96,13 +118,22 @@ class Units:
 def units(words: NumberWords) -> list[Form]:
     """Numbers and ranges with a unit."""
     known = units_of(words)
+    feet = [Form(_FEET_AND_INCHES, _feet_and_inches)] if words.grammar.code == "en" else []
     written = quantity(words.grammar, "_unit", after=known.pattern)
     return [
+        *feet,
         Form(
             rf"(?P<minus_unit>{MINUS}){written}(?P<unit>{known.pattern}){end(words.grammar)}",
             lambda place: _unit(place, known),
-        )
+        ),
     ]
+
+
+def _feet_and_inches(place: Place) -> str:
+    feet, inches = int(place.groups["feet"]), int(place.groups["inches"])
+    spoken = (place.words.cardinal(number) for number in (feet, inches))
+    names = ("foot" if feet == 1 else "feet", "inch" if inches == 1 else "inches")
+    return " ".join(f"{number} {name}" for number, name in zip(spoken, names, strict=True))
 
 
 @cache

@@ -30,6 +30,11 @@ WRITTEN = {
         ("80 m2, 5 cm3 and 5㎡", "eighty square meters, five cubic centimeters and five square meters"),
         ("5 dm3, 5 mp3 files", "5 dm3, five mp3 files"),
         ("a 100m sprint, 5m long, 5m people", "a one hundred meters sprint, five meters long, 5m people"),
+        ('a 12" pizza, 3/4" pipe', 'a 12" pizza, 3/4" pipe'),
+        ("5' wall", "5' wall"),
+        ('5"x7"', '5"x7"'),
+        ('"chapter 5" or "5" or \'5\'', '"chapter five" or "five" or \'five\''),
+        ("5 ft 11 in, 1ft 1in tall", "five feet eleven inches, one foot one inch tall"),
     ],
     "german": [
         ("5 km", "fünf Kilometer"),
@@ -42,6 +47,7 @@ WRITTEN = {
         ("2.5 kg", "zwei Komma fünf Kilogramm"),
         ("-5 °C", "minus fünf Grad Celsius"),
         ("80 m2", "achtzig Quadratmeter"),
+        ('„Kapitel 5“ und "5"', '„Kapitel fünf“ und "fünf"'),
     ],
     "french": [
         ("5 km", "cinq kilomètres"),
