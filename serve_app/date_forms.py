@@ -75,7 +75,9 @@ def years(words: NumberWords) -> list[Form]:
     over = end(words.grammar)
     match words.grammar.code:
         case "en":
-            cues = rf"(?<![{LETTER}])(?:{_ENGLISH_BEFORE_YEARS}|{'|'.join(words.month_names)})"
+            short = "|".join(words.month_abbreviations)
+            names = rf"{'|'.join(words.month_names)}|(?:{short})\.?"
+            cues = rf"(?<![{LETTER}])(?:{_ENGLISH_BEFORE_YEARS}|{names})"
             return [
                 Form(rf"(?P<cue_en>{cues} )(?P<years_en>{_ENGLISH_YEARS}){over}", _english_years),
                 Form(rf"(?P<years_d>{_ENGLISH_YEAR})(?= (?:was|saw|season|elections?)\b)", _english_years),
@@ -132,9 +134,37 @@ def times(grammar: Grammar) -> list[Form]:
         Form(rf"{grammar.time.written}{over}", lambda place: _time(place, "2")),
     ]
     if grammar.code == "en":
-        half = rf" ?(?P<half>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.){over}"
+        half = rf" ?(?P<half3>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.){over}"
         forms.insert(0, Form(rf"(?P<h3>0?[1-9]|1[0-2])(?::(?P<m3>[0-5][0-9]))?{half}", _time_of_half))
+    return [*_ranges_of_times(grammar, after, over), *forms]
+
+
+def _ranges_of_times(grammar: Grammar, after: str, over: str) -> list[Form]:
+    """Two clock times of one kind and a dash; a hyphen only where the times have letters."""
+    if not grammar.until:
+        return []
+    dash = " ?[–—] ?" if grammar.digit_gap else " ?[–—~〜] ?"
+    clock = r"(?P<h{0}>[01]?[0-9]|2[0-4]):(?P<m{0}>[0-5][0-9])"
+    both = rf"{clock.format('6')}{after}{dash}{clock.format('7')}{after}{over}"
+    first, last = (grammar.time.written.replace("<h2>", f"<h{n}>").replace("<m2>", f"<m{n}>") for n in (4, 5))
+    forms = [
+        Form(rf"{first}(?:{dash}| ?- ?){last}{over}", lambda place: _two(_time(place, "4"), _time(place, "5"), place)),
+        Form(both, lambda place: _two(_time(place, "6"), _time(place, "7"), place)),
+    ]
+    if grammar.code == "en":
+        half = r"(?P<h{0}>0?[1-9]|1[0-2])(?::(?P<m{0}>[0-5][0-9]))? ?(?P<half{0}>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.)"
+        forms.append(
+            Form(
+                rf"{half.format('8')}(?:{dash}| ?- ?){half.format('9')}{over}",
+                lambda place: _two(_time_of_half(place, "8"), _time_of_half(place, "9"), place),
+            )
+        )
     return forms
+
+
+def _two(first: str | None, last: str | None, place: Place) -> str | None:
+    """A range of two times, if both are times."""
+    return None if first is None or last is None else f"{first}{place.grammar.until}{last}"
 
 
 def _dates_with_names(words: NumberWords) -> list[Form]:
@@ -145,10 +175,40 @@ def _dates_with_names(words: NumberWords) -> list[Form]:
     nth = "|".join(map(re.escape, grammar.ordinals)) or NEVER
     day = rf"(?P<day_a>{_DAY})(?:\.|-?(?:{nth}))? (?:of |de )?(?P<month_a>{named})"
     forms = [Form(rf"{day}(?:,? (?:de |del )?(?P<year_a>{_YEAR})(?: года| г\.)?{over})?", _day_then_month)]
+    forms = [*_ranges_of_days(words, named), *forms]
     if grammar.code == "en":
         month = rf"(?<![{LETTER}])(?P<month_b>{named}) (?P<day_b>{_DAY})(?:{nth})?"
         forms.append(Form(rf"{month}(?:,? (?P<year_b>{_YEAR}))?{over}", _month_then_day))
     return forms
+
+
+def _ranges_of_days(words: NumberWords, named: str) -> list[Form]:
+    """Days of one month: ``May 5–7``, ``3.–5. Mai``, ``3–5 мая``."""
+    code, over = words.grammar.code, end(words.grammar)
+    year = rf"(?P<year_r>{_YEAR})"
+    match code:
+        case "en":
+            nth = "(?:st|nd|rd|th)?"
+            days = rf"(?P<day_r1>{_DAY}){nth}(?: ?[–—] ?|-| to )(?P<day_r2>{_DAY}){nth}"
+            return [Form(rf"(?<![{LETTER}])(?P<month_r>{named}) {days}(?:,? {year})?{over}", _days_of_month)]
+        case "de":
+            days = rf"(?P<day_r1>{_DAY})\.(?: ?[–—-] ?| bis (?:zum )?)(?P<day_r2>{_DAY})\."
+            return [
+                Form(rf"{days} (?P<month_r>{named})(?: {year})?{over}", _days_of_month),
+                # Of an ordinal range without a month neither half is read.
+                Form(r"[0-9]{1,3}\. ?[–—-] ?[0-9]{1,3}\. ?(?=[A-ZÄÖÜa-zäöü])", lambda _: None),
+            ]
+        case "ru":
+            of_month = rf"(?P<month_r>{named})(?: {year}(?: года| г\.)?)?{over}"
+            return [
+                Form(
+                    rf"(?P<from_r>\b[Сс] )(?P<day_r1>{_DAY}) по (?P<day_r2>{_DAY}) {of_month}",
+                    _days_of_month,
+                ),
+                Form(rf"(?P<dash_r>(?<![0-9])){_DAY} ?[–—-] ?{_DAY} {of_month.replace('_r>', '_s>')}", lambda _: None),
+            ]
+        case _:
+            return []
 
 
 def _digits_of(text: str) -> list[int]:
@@ -195,6 +255,29 @@ def _date(place: Place, day: int, month: int, year: int | None, *, day_first: bo
     if year is not None:
         spoken = grammar.dated.format(date=spoken, year=words.year(year))
     # The full stop of an abbreviation also ended the sentence.
+    return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
+
+
+def _days_of_month(place: Place) -> str | None:
+    """Two days that go up, of one month."""
+    groups, words, code = place.groups, place.words, place.grammar.code
+    first, last = int(groups["day_r1"]), int(groups["day_r2"])
+    month = words.months[groups["month_r"].lower().rstrip(".")]
+    year = int(groups["year_r"]) if "year_r" in groups else None
+    if first >= last or not _exists(last, month, year):
+        return None
+    name, until = words.month(month), place.grammar.until
+    match code:
+        case "en":
+            spoken = f"{name} {words.day(first)}{until}{words.day(last)}"
+        case "de":
+            ending = _german_ending(place)
+            spoken = f"{words.day(first, ending)}{until}{words.day(last, ending)} {name}"
+        case _:
+            after = words.day(last, "ordinal-neuter")
+            spoken = f"{groups['from_r']}{words.day(first)} по {after} {name}"
+    if year is not None:
+        spoken = place.grammar.dated.format(date=spoken, year=words.year(year))
     return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
 
 
@@ -293,10 +376,10 @@ def _time(place: Place, group: str) -> str | None:
     )
 
 
-def _time_of_half(place: Place) -> str:
+def _time_of_half(place: Place, group: str = "3") -> str:
     """``3:05 p.m.``: the half of the day stays as it is written."""
-    hour, minute = int(place.groups["h3"]), int(place.groups.get("m3") or 0)
+    hour, minute = int(place.groups[f"h{group}"]), int(place.groups.get(f"m{group}") or 0)
     time = place.grammar.time
     template = time.early if 0 < minute < 10 else time.full
     spoken = template.format(hour=place.words.cardinal(hour), minute=place.words.cardinal(minute))
-    return f"{spoken if minute else place.words.cardinal(hour)} {place.groups['half']}"
+    return f"{spoken if minute else place.words.cardinal(hour)} {place.groups[f'half{group}']}"
