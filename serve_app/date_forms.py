@@ -26,6 +26,7 @@ _ENGLISH_YEARS: Final = (
 _ENGLISH_BEFORE_YEARS: Final = (
     r"(?i:in|since|from|between|until|till|by|before|after|during|years?(?: is| was| of)?|circa|ca?\.|early|late|mid"
     r"|spring|summer|autumn|fall|winter|christmas|easter|copyright|\(c\)|©|fiscal"
+    r"|founded|born|died|established|World Cup|Olympics"
     r"|(?:class|season|spring|summer|autumn|fall|winter|end|start|beginning|elections?) of)|AD|FY"
 )
 _BEFORE_A_DECADE: Final = after_any(
@@ -82,6 +83,7 @@ def years(words: NumberWords) -> list[Form]:
                 Form(rf"(?P<cue_en>{cues} )(?P<years_en>{_ENGLISH_YEARS}){over}", _english_years),
                 Form(rf"(?P<years_d>{_ENGLISH_YEAR})(?= (?:was|saw|season|elections?)\b)", _english_years),
                 Form(rf"(?<=\()(?P<years_b>{_ENGLISH_YEARS})(?=\))", _english_years),
+                Form(r"(?P<cue_ad>\bAD )(?P<years_ad>1?[1-9][0-9]{2}|10[0-9]{2})" + over, _english_years),
                 Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
                 Form(rf"['’]?(?P<decade>(?:1[1-9]|20)(?:[1-9]0|00))['’]?s{over}", _decade),
                 # 30s alone are seconds as often.
@@ -109,6 +111,11 @@ def years(words: NumberWords) -> list[Form]:
             ]
         case "zh":
             return [
+                # Of a generation, by the decade of its birth.
+                Form(
+                    r"(?<![0-9.])(?P<born_zh>[0-9][05])(?=后(?![面来退方续台天])|[、和]?[0-9][05]后)",
+                    lambda place: place.words.digits(place.groups["born_zh"]),
+                ),
                 Form(rf"(?P<years_zh>{_YEAR}[-–—~至到]{_YEAR})(?=年)", _chinese_years),
                 Form(rf"(?P<year_zh>{_YEAR})(?=年|[、和与及]{_YEAR}年)", lambda place: _year(place, "year_zh")),
                 Form(
@@ -296,9 +303,9 @@ def _year(place: Place, group: str) -> str:
 def _english_years(place: Place) -> str:
     """One or several: between the last two of a range stands its word."""
     groups = place.groups
-    written = next(groups[name] for name in ("years_en", "years_b", "years_c", "years_d") if name in groups)
+    written = next(groups[name] for name in ("years_en", "years_ad", "years_b", "years_c", "years_d") if name in groups)
     spoken = re.sub(r"[0-9]+", lambda year: place.words.year(int(year.group())), re.sub(" ?[–-] ?", " to ", written))
-    return groups.get("cue_en", "") + spoken
+    return groups.get("cue_en", "") + groups.get("cue_ad", "") + spoken
 
 
 def _chinese_years(place: Place) -> str:

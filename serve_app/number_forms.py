@@ -376,6 +376,8 @@ def _ordinal(place: Place) -> str | None:
     digits, suffix = place.groups["nth"], place.groups["suffix"].lstrip("-")
     if len(digits) > _MOST_ORDINAL_DIGITS:
         return None
+    if place.grammar.code == "ru" and suffix in ("х", "ми") and not digits.endswith("0"):
+        return None  # 2-х is двух more often
     if suffix == "е" and digits.endswith("0"):
         suffix = "ые"  # Russian 1990-е are years, more than one
     return place.words.year(int(digits), place.grammar.ordinals[suffix.lower()])

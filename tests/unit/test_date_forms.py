@@ -45,6 +45,7 @@ WRITTEN = {
             "9am–5pm, 9:30 a.m.-5 p.m., 10:00–12:00",
             "nine am to five pm, nine thirty a.m. to five p.m., ten o'clock to twelve o'clock",
         ),
+        ("founded 1984, World Cup 2026", "founded nineteen eighty-four, World Cup twenty twenty-six"),
     ],
     "german": [
         ("Am 3. Mai 2024, vom 3. bis 5. Mai", "Am dritten Mai zweitausendvierundzwanzig, vom dritten bis fünften Mai"),
@@ -93,6 +94,7 @@ WRITTEN = {
         ("公元1999", "公元一九九九"),
         ("14:30，2:00，2:05，10：30", "十四点三十分，两点，两点零五分，十点三十分"),
         ("10:00~12:00", "十点到十二点"),
+        ("90后和00后，10后", "九零后和零零后，一零后"),
     ],
     "japanese": [
         ("2024年5月3日、2024/5/3", "二千二十四年五月三日、二千二十四年五月三日"),
