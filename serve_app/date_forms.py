@@ -116,6 +116,14 @@ def years(words: NumberWords) -> list[Form]:
                     r"(?<![0-9.])(?P<born_zh>[0-9][05])(?=后(?![面来退方续台天])|[、和]?[0-9][05]后)",
                     lambda place: place.words.digits(place.groups["born_zh"]),
                 ),
+                # Of a person's height.
+                Form(
+                    rf"(?P<meters_zh>[12])米(?P<rest_zh>[0-9]{{2}})(?![0-9.{LETTER}厘])",
+                    lambda place: (
+                        f"{place.words.cardinal(int(place.groups['meters_zh']), '米')}米"
+                        f"{place.words.digits(place.groups['rest_zh'])}"
+                    ),
+                ),
                 Form(rf"(?P<years_zh>{_YEAR}[-–—~至到]{_YEAR})(?=年)", _chinese_years),
                 Form(rf"(?P<year_zh>{_YEAR})(?=年|[、和与及]{_YEAR}年)", lambda place: _year(place, "year_zh")),
                 Form(
@@ -125,6 +133,10 @@ def years(words: NumberWords) -> list[Form]:
             ]
         case "ko":
             return [
+                Form(
+                    r"(?P<day_ko>3[.·]1(?=절|운동)|4[.·]19(?=혁명)|5[.·]18(?=민주)|6[.·]25(?=전쟁)|8[.·]15(?=광복))",
+                    lambda place: place.words.digits(re.sub("[^0-9]", "", place.groups["day_ko"])),
+                ),
                 Form(r"(?P<month_ko>0?6|10)(?= ?월)", lambda place: place.words.month(int(place.groups["month_ko"]))),
                 Form(r"(?P<nth_ko>[0-9]{1,3}) ?번째", _korean_ordinal),
             ]
@@ -142,7 +154,7 @@ def times(grammar: Grammar) -> list[Form]:
     ]
     if grammar.code == "en":
         half = rf" ?(?P<half3>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.){over}"
-        forms.insert(0, Form(rf"(?P<h3>0?[1-9]|1[0-2])(?::(?P<m3>[0-5][0-9]))?{half}", _time_of_half))
+        forms.insert(0, Form(rf"(?P<h3>0?[1-9]|1[0-2])(?:[:.](?P<m3>[0-5][0-9]))?{half}", _time_of_half))
     return [*_ranges_of_times(grammar, after, over), *forms]
 
 
@@ -159,7 +171,7 @@ def _ranges_of_times(grammar: Grammar, after: str, over: str) -> list[Form]:
         Form(both, lambda place: _two(_time(place, "6"), _time(place, "7"), place)),
     ]
     if grammar.code == "en":
-        half = r"(?P<h{0}>0?[1-9]|1[0-2])(?::(?P<m{0}>[0-5][0-9]))? ?(?P<half{0}>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.)"
+        half = r"(?P<h{0}>0?[1-9]|1[0-2])(?:[:.](?P<m{0}>[0-5][0-9]))? ?(?P<half{0}>[ap]m|[AP]M|[ap]\.m\.|[AP]\.M\.)"
         forms.append(
             Form(
                 rf"{half.format('8')}(?:{dash}| ?- ?){half.format('9')}{over}",

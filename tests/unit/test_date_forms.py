@@ -46,6 +46,7 @@ WRITTEN = {
             "nine am to five pm, nine thirty a.m. to five p.m., ten o'clock to twelve o'clock",
         ),
         ("founded 1984, World Cup 2026", "founded nineteen eighty-four, World Cup twenty twenty-six"),
+        ("5.30 pm, AD 1066", "five thirty pm, AD ten sixty-six"),
     ],
     "german": [
         ("Am 3. Mai 2024, vom 3. bis 5. Mai", "Am dritten Mai zweitausendvierundzwanzig, vom dritten bis fünften Mai"),
@@ -95,6 +96,7 @@ WRITTEN = {
         ("14:30，2:00，2:05，10：30", "十四点三十分，两点，两点零五分，十点三十分"),
         ("10:00~12:00", "十点到十二点"),
         ("90后和00后，10后", "九零后和零零后，一零后"),
+        ("身高1米75", "身高一米七五"),
     ],
     "japanese": [
         ("2024年5月3日、2024/5/3", "二千二十四年五月三日、二千二十四年五月三日"),
@@ -103,6 +105,7 @@ WRITTEN = {
     "korean": [
         ("2024년 6월 3일, 2024. 10. 3", "이천이십사년 유월 삼일, 이천이십사년 시월 삼일"),
         ("14:30, 2:00, 3시 30분", "십사 시 삼십 분, 두 시, 세 시 삼십분"),
+        ("3.1절, 6.25전쟁", "삼일절, 육이오전쟁"),
     ],
 }
 

@@ -35,6 +35,7 @@ WRITTEN = {
         ('5"x7"', '5"x7"'),
         ('"chapter 5" or "5" or \'5\'', '"chapter five" or "five" or \'five\''),
         ("5 ft 11 in, 1ft 1in tall", "five feet eleven inches, one foot one inch tall"),
+        ("100° F", "one hundred degrees Fahrenheit"),
     ],
     "german": [
         ("5 km", "fünf Kilometer"),
