@@ -21,8 +21,10 @@ FORMULA_SIGNS: Final = r"\$\$|\$(?=[^\s0-9.,])|\\[(\[]"
 
 
 def left_alone() -> list[Form]:
-    """Formulas between dollars or backslashes."""
+    """Formulas between dollars or backslashes, and addresses of IPv6."""
+    hexadecimals = "[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6}"
     return [
+        Form(rf"(?<![0-9A-Za-z:])\[?(?:{hexadecimals})?::(?:{hexadecimals})?(?:\](?::[0-9]{{1,5}})?)?", _leave),
         Form(r"\$\$[^$]{1,400}\$\$", _leave),
         Form(r"\\\([^\n]{1,200}?\\\)|\\\[[^\n]{1,200}?\\\]", _leave),
         Form(r"\$(?=[^\s$])(?=[^$\n]{0,200}?[=^_\\{}])[^$\n]{1,300}(?<=\S)\$(?![0-9])", _leave),

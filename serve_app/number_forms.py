@@ -18,17 +18,27 @@ LETTER: Final = "A-Za-zÀ-ÖØ-öø-ɏЀ-ӿ"
 """Letters of the scripts that part words by spaces, as a part of a class; digits next to one belong to its word."""
 
 # Digits are [0-9] throughout, because \d is those of all scripts.
-MINUS: Final = rf"(?:(?<![0-9{LETTER})\]%])[-−])?"
-"""The pattern of a sign that is not a hyphen."""
+_WIDE: Final = "぀-ヿ一-鿿가-힣"
+MINUS: Final = rf"(?:(?<![0-9{LETTER})\]%])(?<![0-9][{_WIDE}])(?<![0-9][{_WIDE}]{{2}})[-−])?"
+"""The pattern of a sign that is not a hyphen, nor the dash of ``10点-12点``."""
 
 SPACE: Final = "[ \u00a0\u2009\u202f]"
 """The pattern of one space inside a form."""
 
 _DASH: Final = r" ?[–—] ?|-"
 _WIDE_DASH: Final = r" ?[–—~〜] ?|-"
-_WIDE: Final = "぀-ヿ一-鿿가-힣"
 _ALWAYS_GROUPS: Final = "\u00a0\u2009\u202f'’"
 """Marks that stand between thousands in any language; they never part two numbers."""
+
+_COUNTED_DASH: Final = " ?(?:[-~〜–]|—{1,2}) ?"
+_BEFORE_SECOND: Final = (
+    "(?:第|上午|下午|中午|晚上|凌晨|早上|次日|当日|同年|午前|午後|翌日?|夜|朝"
+    "|제|(?:오전|오후|밤|새벽|아침|저녁|다음 ?날) ?)"
+)
+"""What may stand between the dash and the second number of a range of counts."""
+
+_DATED: Final = "年月日号號点點时時分秒년월일시분초"
+"""Counters of which different ones may stand in one range: ``5日~4月8日``."""
 
 _MOST_GROUPS: Final = 6
 _ORDINAL_PREFIXES = ("第", "제")
@@ -190,6 +200,36 @@ def numbers(grammar: Grammar) -> list[Form]:
     ]
 
 
+def ranges_of_counts(grammar: Grammar) -> list[Form]:
+    """Ranges with a counter on both sides, ``10点-12点``, where numbers and counters are written together."""
+    if grammar.code not in ("zh", "ja", "ko"):
+        return []
+    written = number(grammar)
+    # Of one counter may be up to four characters; others are parts of dates and times.
+    same = rf"(?P<counter_c>[{_WIDE}]{{1,4}}?){_COUNTED_DASH}(?P<way_c>{_BEFORE_SECOND}?)(?=[0-9.,−-]+(?P=counter_c))"
+    dated = rf"(?P<counter_d>[{_DATED}]半?){_COUNTED_DASH}(?P<way_d>{_BEFORE_SECOND}?)(?=[0-9]+[{_DATED}])"
+    second = rf"(?P<to_c>(?:(?<=[~〜])[-−])?{written}){end(grammar)}"
+    return [Form(rf"(?P<from_c>{MINUS}{written})(?:{same}|{dated}){second}", _range_of_counts)]
+
+
+def _range_of_counts(place: Place) -> str:
+    groups = place.groups
+    counter, way = (groups.get("counter_c") or groups["counter_d"]), (groups.get("way_c") or groups.get("way_d") or "")
+    first, last = _counted(place, groups["from_c"], counter), _counted(place, groups["to_c"], place.after)
+    return f"{first}{counter}{place.grammar.until}{way}{last}"
+
+
+def _counted(place: Place, written: str, counter: str) -> str:
+    """A number before its counter, as it is said alone: a Chinese year by its digits, a Korean month by its name."""
+    words, code = place.words, place.grammar.code
+    if code == "zh" and counter[:1] == "年" and re.fullmatch("[1-9][0-9]{3}", written):
+        return words.year(int(written))
+    if code == "ko" and counter[:1] == "월" and written.isdigit() and 1 <= int(written) <= 12:
+        return words.month(int(written))
+    spoken = spoken_number(words, written, counter)
+    return f"{spoken} " if code == "ko" and spoken != spoken_number(words, written) else spoken
+
+
 def rest() -> Form:
     """Whatever else has digits: a word or an identifier with some, a version, a score. Taken whole, and left."""
     joint = rf"[._/:-][0-9{LETTER}]+|(?<=[0-9])[,'’][0-9][0-9{LETTER}]*"
@@ -336,6 +376,8 @@ def _ordinal(place: Place) -> str | None:
     digits, suffix = place.groups["nth"], place.groups["suffix"].lstrip("-")
     if len(digits) > _MOST_ORDINAL_DIGITS:
         return None
+    if place.grammar.code == "ru" and suffix in ("х", "ми") and not digits.endswith("0"):
+        return None  # 2-х is двух more often
     if suffix == "е" and digits.endswith("0"):
         suffix = "ые"  # Russian 1990-е are years, more than one
     return place.words.year(int(digits), place.grammar.ordinals[suffix.lower()])

@@ -383,7 +383,8 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         counting="cardinal-sinokorean",
         agreements=(
             (r"(?:[0-9]|1[0-2]) 시", "cardinal-native-attributive"),
-            (rf"[0-9]{{1,2}} {_KOREAN_COUNTER}", "cardinal-native-attributive"),
+            # 20대 are people of an age, and 3대 2 is a score.
+            (rf"(?![1-9]0 대|[0-9]+ 대 ?[0-9])[0-9]{{1,2}} {_KOREAN_COUNTER}", "cardinal-native-attributive"),
         ),
         numeric_dates=((".", "ymd"),),
         scales=r"[백천만억조]",

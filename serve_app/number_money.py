@@ -23,7 +23,7 @@ from serve_app.number_forms import (
     up_to,
     value_of,
 )
-from serve_app.number_grammar import Grammar
+from serve_app.number_grammar import NEVER, Grammar
 from serve_app.number_words import NumberWords
 
 _PLAIN_SIGNS: Final = {
@@ -35,7 +35,14 @@ _PLAIN_SIGNS: Final = {
 _SIGNS: Final = _PLAIN_SIGNS | {
     "US$": "USD", "CA$": "CAD", "C$": "CAD", "Can$": "CAD", "AU$": "AUD", "A$": "AUD", "HK$": "HKD", "NT$": "TWD",
     "NZ$": "NZD", "S$": "SGD", "R$": "BRL", "MX$": "MXN", "Mex$": "MXN", "CN¥": "CNY", "JP¥": "JPY", "RMB": "CNY",
+    "Rs": "INR", "Rs.": "INR", "₨": "INR",
 }  # fmt: skip
+_NATIVE_SIGNS: Final = {"円": "JPY", "元": "CNY", "원": "KRW", "zł": "PLN", "RMB": "CNY"}
+"""The same, behind a number, in languages whose words are parted by spaces."""
+
+_UNKNOWN: Final = rf"(?:kr|Kč|Ft)(?![{LETTER}])"
+"""Short names of money, of several countries or of none here: what has them is left alone."""
+
 _CODES: Final = (
     "USD", "EUR", "GBP", "JPY", "CNY", "KRW", "RUB", "INR", "BRL", "CAD", "AUD", "HKD", "TWD", "NZD", "SGD", "CHF",
     "SEK", "NOK", "DKK", "PLN", "CZK", "MXN", "ARS", "TRY", "ZAR", "THB", "UAH", "ILS", "VND", "PHP", "IDR", "AED",
@@ -49,6 +56,28 @@ _NATIVE_NAMES: Final = {
 
 _ANY_DOLLAR: Final = ("元", "圆", "块", "块钱")
 """Chinese says these of any dollar: ``HK$100元``."""
+
+_THOUSANDS: Final = frozenset({"thousand", "Tausend", "mille", "mil", "mila", "тысяч", "тысяча", "тысячи", "тыс."})
+"""Scales that stand before a currency as a number does, with no word between them."""
+
+_SHORT_SCALES: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "en": {
+        "bn": ("billion", "billion"), "mn": ("million", "million"), "lakh": ("lakh", "lakh"),
+        "crore": ("crore", "crore"), "Cr": ("crore", "crore"),
+    },
+    "de": {"Tsd.": ("Tausend", "Tausend")},
+    "fr": {
+        "k": ("mille", "mille"), "M": ("million", "millions"), "Md": ("milliard", "milliards"),
+        "Mds": ("milliard", "milliards"), "Mrd": ("milliard", "milliards"),
+    },
+    "es": {"M": ("millón", "millones")},
+    "pt": {"mi": ("milhão", "milhões"), "bi": ("bilhão", "bilhões"), "tri": ("trilhão", "trilhões")},
+    "it": {"mln": ("milione", "milioni"), "mld": ("miliardo", "miliardi")},
+}  # fmt: skip
+"""Abbreviated scales and what is said for one and for several."""
+
+_EVEN: Final = dict.fromkeys(("de", "fr", "es", "pt", "it", "ru"), r"(?:[,.][-–—]{1,2}(?![0-9]))?")
+"""Instead of cents: ``5,- €``."""
 
 _HOME_SIGNS: Final = {"pt": "R$"}
 _MILLION: Final = 1_000_000
@@ -99,24 +128,34 @@ def money(words: NumberWords) -> list[Form]:
     signs = "|".join(sorted(map(re.escape, _SIGNS), key=len, reverse=True))
     plain = "[" + "".join(_PLAIN_SIGNS) + "]"
     codes = "|".join(_CODES)
-    scale = rf"{' ' if grammar.digit_gap else ' ?'}(?:{grammar.scales})(?![{LETTER}])"
+    short = "|".join(sorted(map(re.escape, _SHORT_SCALES.get(grammar.code, {})), key=len, reverse=True)) or NEVER
+    scale = rf"(?:{' ' if grammar.digit_gap else ' ?'}(?:{grammar.scales})|{SPACE}?(?:{short}))(?![{LETTER}])"
+    parted = scale.replace(f"{SPACE}?", SPACE)  # $100k may be anything
+    even = _EVEN.get(grammar.code, "")
     names = "|".join(sorted(map(re.escape, _names(words)), key=len, reverse=True))
     named = rf"(?:{SPACE}?(?:{names})(?![{LETTER}]))"
     before = rf"(?<![0-9{LETTER}])(?:{codes})(?:{SPACE}?{plain})?(?={SPACE}?[0-9.,])|(?<![0-9{LETTER}])(?:{signs})"
-    behind = rf"(?:US|CA|HK)\$|{plain}(?:{SPACE}?(?:US|CA|CAD|USD)(?![{LETTER}]))?|{codes}|¢"
+    native = "|".join(_NATIVE_SIGNS) if grammar.digit_gap else NEVER
+    behind = rf"(?:{native})(?![{LETTER}])|(?:US|CA|HK)\$|{plain}(?:{SPACE}?(?:US|CA|CAD|USD)(?![{LETTER}]))?|{codes}|¢"
     first = quantity(grammar, "_money1", before=signs)
     second = quantity(grammar, "_money2", after=rf"{SPACE}?{plain}")
     return [
+        Form(rf"{MINUS}{quantity(grammar, '_money3')}{SPACE}?{_UNKNOWN}", _leave),
+        Form(rf"{plain}{SPACE}?{quantity(grammar, '_money4')} (?:bucks|quid)(?![{LETTER}])", _leave),
         Form(
-            rf"(?P<minus_money1>{MINUS})(?P<sign_money1>{before}){SPACE}?(?P<minus_amount>[-−]?){first}"
-            rf"(?P<scale_money1>{scale})?(?P<name_money1>{named})?{over}",
+            rf"(?P<minus_money1>{MINUS})(?P<sign_money1>{before}){SPACE}?(?P<minus_amount>[-−]?){first}{even}"
+            rf"(?P<scale_money1>{parted})?(?P<name_money1>{named})?{over}",
             _sign_first,
         ),
         Form(
-            rf"(?P<minus_money2>{MINUS}){second}(?P<scale_money2>{scale})?{SPACE}?(?P<sign_money2>{behind})(?P<name_money2>{named})?{over}",
+            rf"(?P<minus_money2>{MINUS}){second}{even}(?P<scale_money2>{scale})?{SPACE}?(?P<sign_money2>{behind})(?P<name_money2>{named})?{over}",
             _sign_last,
         ),
     ]
+
+
+def _leave(_: Place) -> None:
+    return None
 
 
 @cache
@@ -141,6 +180,7 @@ def _sign_first(place: Place) -> str | None:
 
 def _sign_last(place: Place) -> str | None:
     sign = "".join(place.groups["sign_money2"].split())
+    sign = _NATIVE_SIGNS.get(sign, sign)
     if sign == "¢":
         cents = _cents(place.words, "USD")
         return (
@@ -198,8 +238,7 @@ def _sum(place: Place, amount: str, scale: str, code: str, *, short: bool) -> st
     if scale:
         if place.case != "nominative":
             return None
-        name = words.currency(code, _MILLION, short=short)
-        return f"{spoken_number(words, amount, scale.lstrip())}{scale}{grammar.gap}{_of(grammar, name)}{name}"
+        return _scaled(words, amount, scale, code, short=short)
     value = value_of(words, amount)
     whole, fraction = parts_of(grammar, amount)
     if len(fraction) == 2 and get_currency_precision(code) == 2:
@@ -211,6 +250,22 @@ def _sum(place: Place, amount: str, scale: str, code: str, *, short: bool) -> st
     if of:
         return f"{spoken_number(words, amount, name)}{grammar.gap}{of}{name}"
     return counted(place, amount, lambda value: words.currency(code, value, short=short))
+
+
+def _scaled(words: NumberWords, amount: str, scale: str, code: str, *, short: bool) -> str:
+    """An amount in thousands or more, whose scale may be abbreviated."""
+    grammar, written = words.grammar, scale.lstrip("\u00a0\u2009\u202f ")
+    value = value_of(words, amount)
+    one, several = _SHORT_SCALES.get(grammar.code, {}).get(written, (written, written))
+    called = one if words.plural_form(value) == "one" else several
+    gap = scale[: len(scale) - len(written)] if called == written else grammar.gap
+    if called == "mila":
+        gap = ""  # Italian writes thousands as one word
+    name = words.currency(code, 5000 if called in _THOUSANDS else _MILLION, short=short)
+    of = "" if called in _THOUSANDS else _of(grammar, name)
+    if value == 1 and called in ("mille", "mil"):
+        return f"{called}{grammar.gap}{name}"
+    return f"{spoken_number(words, amount, called)}{gap}{called}{grammar.gap}{of}{name}"
 
 
 def _with_cents(place: Place, whole: str, cents: int, code: str, *, short: bool) -> str | None:

@@ -12,7 +12,7 @@ from serve_app.number_forms import LETTER, Form, Place
 from serve_app.number_words import NumberWords
 
 _SYMBOLS: Final = "Ⅰ-Ⅻ"
-_NUMERAL: Final = rf"(?<![0-9{LETTER}])(?:[IVXL]{{1,8}}|[{_SYMBOLS}])"
+_NUMERAL: Final = rf"(?<![0-9{LETTER}])(?<![IVXLeè][-–—])(?<![IVXLeè] [–—] )(?:[IVXL]{{1,8}}|[{_SYMBOLS}])"
 ROMAN: Final = rf"{_NUMERAL}(?![A-Z0-9])"
 """The pattern of what may be a Roman numeral below ninety."""
 
@@ -148,7 +148,7 @@ def romans(words: NumberWords) -> list[Form]:
 
 
 def _form(index: int, context: _Context) -> Form:
-    end = rf"(?![0-9{LETTER}])(?!-[0-9{LETTER}])(?![./][0-9{LETTER}])"
+    end = rf"(?![0-9{LETTER}])(?! ?[-–—] ?[IVXL])(?!-[0-9{LETTER}])(?![./][0-9{LETTER}])"
     after = f"(?={context.after})" if context.after else ""
     lone = f"(?!I(?![IVXL])(?!{context.lone}))" if context.lone else ""
     numeral = f"{lone}(?P<roman{index}>{_NUMERAL})(?:{context.behind})"

@@ -1,11 +1,11 @@
-"""Owns telephone numbers, and the short numbers that somebody is told to call; both are read digit by digit."""
+"""Owns telephone numbers, short numbers that a text says to call, and codes; all are read digit by digit."""
 
 import re
 from typing import Final
 
 from serve_app.number_forms import LETTER, Form, Place, end
 from serve_app.number_fractions import VULGAR
-from serve_app.number_grammar import Grammar
+from serve_app.number_grammar import NEVER, Grammar
 from serve_app.number_units import units_of
 from serve_app.number_words import NumberWords
 
@@ -51,6 +51,51 @@ _CALLING: Final = {
 }  # fmt: skip
 """What stands before a number that is called."""
 
+_CODES: Final = {
+    "en": (
+        r"\b(?:(?:zip|postal|area|access|(?:verification|security|confirmation)) code|code|passcode|password"
+        r"|(?-i:PINs?|OTP|ZIP)|pin (?:code|number)"
+        r"|(?:account|order|tracking|reference|serial|confirmation|card|policy|passport|customer|phone|id) number"
+        r"|(?:card|account|number) ending (?:in|with))(?: is| was)?:? "
+    ),
+    "de": (
+        r"\b(?:\w*code|(?-i:PIN|TAN|PLZ)|postleitzahl|passwort|kennwort|geheimzahl"
+        r"|(?:konto|kunden|bestell|auftrags|vorgangs|karten|mitglieds|sendungs)nummer)(?: ist| lautet)?:? "
+    ),
+    "fr": (
+        r"\b(?:code(?: postal| secret| pin| de \w+)?|mot de passe|(?-i:PIN)|numéro de (?:compte|commande|carte|suivi))"
+        r"(?: est)?(?: le)?(?: ?:)? "
+    ),
+    "es": (
+        r"\b(?:código(?: postal| secreto| pin| de \w+)?|clave|contraseña|(?-i:PIN|CP)"
+        r"|número de (?:cuenta|pedido|tarjeta))"
+        r"(?: es)?(?: el)?:? "
+    ),
+    "pt": (
+        r"\b(?:código(?: postal| secreto| pin| de \w+)?|senha|(?-i:PIN|CEP)|número (?:da conta|do pedido|do cartão))"
+        r"(?: é)?(?: o)?:? "
+    ),
+    "it": (
+        r"\b(?:codice(?: postale| segreto| pin| di \w+)?|password|(?-i:PIN|CAP)|numero (?:di conto|d'ordine|di carta))"
+        r"(?: è)?(?: il)?:? "
+    ),
+    "ru": (
+        r"\b(?:(?:пин-?)?код(?: подтверждения| доступа| из смс)?|(?-i:ПИН|PIN)|пароль|(?:почтовый )?индекс"
+        r"|номер (?:сч[её]та|заказа|карты))(?: ?[:—–-])? "
+    ),
+    "zh": (
+        r"(?:(?:验证|校验|取件|提取|激活|识别|PIN)码|PIN|OTP|密码|口令|尾号|邮编|邮政编码|账号|帐号|卡号|订单号|编号|学号|工号)"
+        r"(?:是|为)?[:：]? ?"
+    ),
+    "ja": (
+        r"(?:(?:暗証|認証|確認|郵便|口座|会員|注文)番号|(?:認証|確認)コード|パスワード|PIN|OTP)(?:[はが])?[:：]? ?"
+    ),
+    "ko": (
+        r"(?:(?:인증|비밀|우편|확인|계좌|주문) ?번호|(?:인증|확인) ?코드|핀 ?번호|PIN|OTP)(?:[는은이가])?:? ?"
+    ),
+}  # fmt: skip
+"""What stands before a code, an account or the like, whose digits are read one by one."""
+
 _CALLED_AFTER: Final = {
     "en": (
         r"(?= (?:(?:emergency )?(?:call|operator|service|number|line)|emergency|cent(?:er|re)|dispatch(?:er)?"
@@ -90,6 +135,17 @@ _COUNTS: Final = {
 }  # fmt: skip
 """What follows a number that counts something after all: ``call 100 people``."""
 
+_OF_A_COUNTRY: Final = {
+    "de": r"0[1-9][0-9]{1,4}/[0-9]{4,9}|0[1-9][0-9]{1,4}/[0-9]{2,4}(?: [0-9]{2,4}){1,3}",
+    "es": r"[6-9][0-9]{2} [0-9]{3} [0-9]{3}|[6-9][0-9]{2}(?: [0-9]{2}){3}|[89][1-8] [0-9]{3} [0-9]{2} [0-9]{2}",
+    "pt": r"[1-9][1-9] 9?[0-9]{4}-[0-9]{4}|9[0-9]{4}-[0-9]{4}",
+    "it": r"3[2-9][0-9][ -](?:[0-9]{6,7}|[0-9]{3} [0-9]{3,4}|[0-9]{2} [0-9]{2} [0-9]{3})",
+    "ru": r"8[ -](?:[0-9]{3}|\([0-9]{3}\))[ -][0-9]{3}[ -][0-9]{2}[ -][0-9]{2}",
+    "zh": r"1[3-9][0-9](?: [0-9]{4} [0-9]{4}|-[0-9]{4}-[0-9]{4})|400-[0-9]{3,4}-[0-9]{3,4}",
+    "ko": r"1(?:5(?:22|44|66|77|88|99)|[68](?:00|11|22|33|44|55|66|77|88|99)|661|670)-(?![0-9]{2}00)[0-9]{4}",
+}
+"""Telephone numbers as one country writes them for itself, besides those of :func:`telephones`."""
+
 _DATE: Final = "[12][0-9]{3}-[01][0-9]-[0-3][0-9](?![0-9])"
 _NO_SIGN: Final = (
     rf"(?![\^/⁄⁻⁰¹²³⁴-⁹{VULGAR}])(?! ?[%‰°℃℉$€£¥₩₽₹年月日년월])(?! ?[–—~〜] ?[0-9])(?! [0-9]+[/⁄]| [{VULGAR}])"
@@ -112,6 +168,8 @@ def telephones(words: NumberWords) -> list[Form]:
     short_row = rf"{row}(?![,.][0-9]){over}{nothing_else}(?!{counts})"
     before_a_count = rf"[0-9]{{2,6}}(?= [0-9]{{1,4}}{counts})"
     called = rf"(?!{_DATE})(?P<called>{national}|{long_row}|{short_row}|{before_a_count})"
+    # A code of four digits or more is no count: "your code 482913 expires".
+    coded = rf"(?:(?=[0-9]{{4}})|(?![0-9]+{counts}))(?:{national}|{row}(?![,.][0-9]){over}{nothing_else})"
     forms = [
         Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
         Form(r"(?P<area>\([0-9]{2,5}\)(?:[ -]?[0-9]){4,12})" + over, lambda place: _telephone(place, "area")),
@@ -123,8 +181,14 @@ def telephones(words: NumberWords) -> list[Form]:
             rf"(?P<pairs>0[1-9](?:(?:\.[0-9]{{2}}){{4}}|(?: [0-9]{{2}}){{4}})){over}",
             lambda place: _telephone(place, "pairs"),
         ),
+        Form(
+            rf"(?P<home>{begun}(?:{_OF_A_COUNTRY.get(code, NEVER)})"
+            rf"(?![-,.][0-9])(?! [0-9]){over}{nothing_else}(?!{counts}))",
+            lambda place: _telephone(place, "home"),
+        ),
         Form(rf"(?P<national>{national})", lambda place: _telephone(place, "national")),
         Form(rf"(?P<cue_called>(?i:{_CALLING[code]})){called}", _called),
+        Form(rf"(?P<cue_code>(?i:{_CODES[code]}))(?!{_DATE})(?P<code>{coded})", _coded),
         Form(r"\+[0-9][0-9 ()./-]{5,}[0-9]", _leave),
         Form(r"\([0-9]{2,5}\) ?[0-9][0-9 -]{3,}[0-9]", _leave),
         Form(r"0[0-9]{1,5}(?:[ ./-][0-9]{2,})+", _leave),
@@ -158,6 +222,10 @@ def _telephone(place: Place, name: str) -> str | None:
 
 def _called(place: Place) -> str:
     return place.groups["cue_called"] + _digits(place, "called")
+
+
+def _coded(place: Place) -> str:
+    return place.groups["cue_code"] + _digits(place, "code")
 
 
 def _digits(place: Place, name: str) -> str:

@@ -21,6 +21,13 @@ _CJK = re.compile(
 _SPACES: Final = " \u00a0\u2009\u202f"
 _DASHES: Final = frozenset("-–—―−")
 _DASH = re.compile(rf"[{_SPACES}]?[-–—―−~〜]{{1,3}}[{_SPACES}]?")
+_COUNTED_DASH = re.compile(rf"(?:{_CJK.pattern}){{1,2}}(?:{_DASH.pattern})")
+"""A counter and a dash, which part the two numbers of one range: ``10点~12点``."""
+
+_EVEN = re.compile(r"[.,][-–—]{1,2}(?!\w)")
+"""Stands behind an amount without cents."""
+
+_QUOTES = re.compile("[\"„“”'‘’]")
 _BRACKETS: Final = frozenset("()[]{}")
 _FREE: Final = frozenset('"“”„«»‹›‚‘`…•¡¿、。，！？；：「」『』（）【】《》〈〉〔〕・|')
 """Punctuation that parts tokens."""
@@ -45,7 +52,7 @@ _HALF_OF_A_FORM = re.compile(rf"[0-9]\S*[/⁄′″°^²³{VULGAR}]|[{VULGAR}]|[
 
 _STRANGE_UNIT = re.compile(
     r"(?:[A-Za-zµμ°]{1,4}[/·⋅^][A-Za-z0-9·⋅^/²³-]+|[A-Za-zµμ]{1,4}[²³⁻]|[a-zµμ]{1,2}[A-Z][A-Za-z]{0,2}"
-    r"|[kMGT]?Ω|[kMGT]b(?:ps|its?/s))(?![A-Za-z0-9])"
+    r"|[kMGT]?Ω|[kMGT]b(?:ps|its?/s)|(?:[kcdm]?m|[кcсдм]?м|in|ft|yd|mi)[23])(?![A-Za-z0-9])"
 )
 """What is written like a unit, and none that is known: ``m/s²``, ``dB``."""
 
@@ -83,6 +90,7 @@ class _Tokens:
         self._text = text
         self._spans = spans
         self._hyphenated = hyphenated
+        self._lengths = _marks_of_length(text)
         self._links = [self._are_linked(first[1], second[0]) for first, second in pairwise(spans)]
 
     def linked(self, index: int) -> bool:
@@ -112,7 +120,9 @@ class _Tokens:
 
     def _are_linked(self, end: int, begin: int) -> bool:
         between = self._text[end:begin]
-        return self._run(end, begin) == begin or (len(between) <= 5 and _DASH.fullmatch(between) is not None)
+        if self._run(end, begin) == begin:
+            return True
+        return len(between) <= 7 and bool(_DASH.fullmatch(between) or _COUNTED_DASH.fullmatch(between))
 
     def _run(self, begin: int, end: int) -> int:
         """Where what is written without a gap ends, from one index on and up to another."""
@@ -137,7 +147,7 @@ class _Tokens:
                 return False
             dashed = True
             at += step
-        return at != stop and self._belongs(at, step, dashed=dashed)
+        return at != stop and (at in self._lengths or self._belongs(at, step, dashed=dashed))
 
     def _beyond(self, at: int, step: int) -> str:
         return self._text[at + step] if 0 <= at + step < len(self._text) else " "
@@ -147,13 +157,15 @@ class _Tokens:
         character, beyond = self._text[at], self._beyond(at, step)
         if character.isspace() or character in _FREE or _CJK.match(character):
             return False
+        if step > 0 and _EVEN.match(self._text, at):
+            return True
         if character in _INNER:
             return _is_inside(character, beyond, step)
         if character in _BRACKETS:
             return beyond in _OPERATORS or beyond == "_" or (beyond.isalnum() and not _CJK.match(beyond))
         category = unicodedata.category(character)
         if category == "So":
-            return character in _SYMBOLS
+            return character in _SYMBOLS or "㌀" <= character <= "㏿"  # units in one character
         return dashed or category[0] in "LNMSC" or character in _GLUED
 
     def _continues_before(self, begin: int, before: int) -> bool:
@@ -177,6 +189,22 @@ class _Tokens:
         return starts or bool(_HALF_OF_A_FORM.match(token[0]) or _STRANGE_UNIT.match(token[0]))
 
 
+def _marks_of_length(text: str) -> set[int]:
+    """Where quotation marks stand for inches and feet: behind a digit, with no quotation open that they could close."""
+    found: set[int] = set()
+    is_open = {"inch": False, "foot": False}
+    for mark in _QUOTES.finditer(text):
+        kind = "inch" if mark.group() in '"„“”' else "foot"
+        before, after = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
+        if is_open[kind]:
+            is_open[kind] = kind == "foot" and before.isalpha() and after.isalpha()
+        elif mark.group() in "\"'’" and before.isnumeric() and (kind == "inch" or not after.isalpha()):
+            found.add(mark.start())
+        else:
+            is_open[kind] = kind == "inch" or (not before.isalnum() and after.isalnum())
+    return found
+
+
 def _is_inside(mark: str, beyond: str, step: int) -> bool:
     """Say whether a mark beside a span is inside its token, by what stands on the mark's other side."""
     if step < 0 and beyond.isspace():
@@ -192,4 +220,9 @@ def _is_numeric(character: str) -> bool:
 
 def _is_rest(character: str) -> bool:
     """Say whether a character that is left makes words beside it half of something."""
-    return character in _SIGNS or unicodedata.category(character) in {"Sc", "Sm"} or _is_numeric(character)
+    return (
+        character in _SIGNS
+        or "㌀" <= character <= "㏿"
+        or unicodedata.category(character) in {"Sc", "Sm"}
+        or _is_numeric(character)
+    )

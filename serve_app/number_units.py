@@ -13,20 +13,38 @@ from typing import Final
 from babel.numbers import format_decimal
 from babel.units import format_unit
 
-from serve_app.number_forms import MINUS, SPACE, Form, Place, counted, end, quantity, spoken_number, up_to, value_of
+from serve_app.number_forms import (
+    LETTER,
+    MINUS,
+    SPACE,
+    Form,
+    Place,
+    counted,
+    end,
+    quantity,
+    spoken_number,
+    up_to,
+    value_of,
+)
 from serve_app.number_words import NumberWords
 
 _UNITS: Final = {
-    "length-kilometer": ("km", "Km", "KM", "км"), "length-meter": ("m", "м"), "length-centimeter": ("cm", "см"),
-    "length-millimeter": ("mm", "мм"), "length-micrometer": ("µm", "μm", "мкм"), "length-nanometer": ("nm", "нм"),
+    "length-kilometer": ("km", "Km", "KM", "км", "㎞"), "length-meter": ("m", "м"),
+    "length-centimeter": ("cm", "см", "㎝"),
+    "length-millimeter": ("mm", "мм", "㎜"), "length-micrometer": ("µm", "μm", "мкм"), "length-nanometer": ("nm", "нм"),
     "length-mile": ("mi",), "length-foot": ("ft",), "length-yard": ("yd",),
-    "area-square-kilometer": ("km²", "км²"), "area-square-meter": ("m²", "м²"), "area-hectare": ("ha", "га"),
-    "area-square-centimeter": ("cm²", "см²"), "area-square-foot": ("sq ft", "ft²"),
-    "volume-cubic-meter": ("m³", "м³"), "volume-cubic-centimeter": ("cm³", "см³"), "volume-liter": ("l", "L", "л"),
-    "volume-milliliter": ("ml", "mL", "мл"), "volume-centiliter": ("cl",), "volume-gallon": ("gal",),
-    "mass-kilogram": ("kg", "Kg", "KG", "кг"), "mass-gram": ("g", "г"), "mass-milligram": ("mg", "мг"),
+    "area-square-kilometer": ("km²", "км²", "km2", "км2", "㎢"), "area-square-meter": ("m²", "м²", "m2", "м2", "㎡"),
+    "area-hectare": ("ha", "га"),
+    "area-square-centimeter": ("cm²", "см²", "cm2", "см2", "㎠"), "area-square-foot": ("sq ft", "ft²"),
+    "volume-cubic-meter": ("m³", "м³", "m3", "м3", "㎥"), "volume-cubic-centimeter": ("cm³", "см³", "cm3", "см3", "㎤"),
+    "volume-liter": ("l", "L", "л"),
+    "volume-milliliter": ("ml", "mL", "мл", "㎖"), "volume-centiliter": ("cl",), "volume-gallon": ("gal",),
+    "mass-kilogram": ("kg", "Kg", "KG", "кг", "㎏"),
+    "mass-gram": ("g", "г"),
+    "mass-milligram": ("mg", "мг", "㎎"),
     "mass-tonne": ("t", "т"), "mass-pound": ("lb", "lbs"), "mass-ounce": ("oz",),
-    "temperature-celsius": ("°C", "℃", "°С"), "temperature-fahrenheit": ("°F", "℉"), "angle-degree": ("°",),
+    "temperature-celsius": ("°C", "° C", "℃", "°С"), "temperature-fahrenheit": ("°F", "° F", "℉"),
+    "angle-degree": ("°",),
     "speed-kilometer-per-hour": ("km/h", "kmh", "kph", "км/ч"), "speed-mile-per-hour": ("mph",),
     "speed-meter-per-second": ("m/s", "м/с"),
     "duration-hour": ("h", "hr", "hrs", "ч", "Std."), "duration-minute": ("min", "мин", "Min."),
@@ -34,8 +52,10 @@ _UNITS: Final = {
     "digital-kilobyte": ("kB", "KB", "КБ"), "digital-megabyte": ("MB", "МБ"), "digital-gigabyte": ("GB", "ГБ"),
     "digital-terabyte": ("TB", "ТБ"), "power-watt": ("W", "Вт"), "power-kilowatt": ("kW", "кВт"),
     "power-megawatt": ("MW", "МВт"), "energy-kilowatt-hour": ("kWh", "кВт·ч", "кВт⋅ч"), "electric-volt": ("V", "В"),
-    "electric-milliampere": ("mA", "мА"), "frequency-hertz": ("Hz", "Гц"), "frequency-kilohertz": ("kHz", "кГц"),
-    "frequency-megahertz": ("MHz", "МГц"), "frequency-gigahertz": ("GHz", "ГГц"), "pressure-hectopascal": ("hPa",),
+    "electric-milliampere": ("mA", "мА"),
+    "frequency-hertz": ("Hz", "Гц", "㎐"), "frequency-kilohertz": ("kHz", "кГц", "㎑"),
+    "frequency-megahertz": ("MHz", "МГц", "㎒"), "frequency-gigahertz": ("GHz", "ГГц", "㎓"),
+    "pressure-hectopascal": ("hPa",),
     "energy-kilocalorie": ("kcal", "ккал"), "energy-kilojoule": ("kJ",),
 }  # fmt: skip
 _FRENCH: Final = {
@@ -44,6 +64,17 @@ _FRENCH: Final = {
 }  # fmt: skip
 _NEVER_GLUED: Final = frozenset({"h", "s", "t", "ч", "т", "г", "В", "л", "м", "ha", "ms", "mi"})
 """Abbreviations that are a unit only after a space: ``5s`` may be a plural, ``5t`` a name."""
+
+_METERS: Final = (
+    r"m(?= (?:long|tall|wide|high|deep|thick|away|apart|across|ahead|below|above|underwater|in (?:length|height|width)"
+    r"|race|sprint|dash|hurdles|relay|freestyle|backstroke|swim|run|radius|diameter)\b)"
+)
+"""English ``5m`` may be minutes or millions, and is meters beside a word of length."""
+
+_FEET_AND_INCHES: Final = (
+    r"(?<![0-9.,])(?P<feet>[0-9]{1,3}) ?(?:ft|foot|feet)\.?,? ?(?P<inches>[0-9]{1,2})"
+    rf" ?(?:in|inch|inches)(?![0-9{LETTER}])"
+)
 
 
 class Units:
@@ -62,7 +93,9 @@ class Units:
         self._words = words
         self._units = symbols
         self._patterns: dict[tuple[str, str], str] = {}
-        glued = _any_of(symbols.keys() - _NEVER_GLUED)
+        glued = _any_of(symbols.keys() - _NEVER_GLUED - ({"m"} if words.grammar.code == "en" else set()))
+        if words.grammar.code == "en":
+            glued += f"|{_METERS}"
         self.pattern = rf"(?:{SPACE}(?:{_any_of(symbols)})|(?:{glued}))(?![²³])"
 
     def around(self, symbol: str, number: int | Decimal) -> tuple[str, str]:
@@ -86,13 +119,22 @@ class Units:
 def units(words: NumberWords) -> list[Form]:
     """Numbers and ranges with a unit."""
     known = units_of(words)
+    feet = [Form(_FEET_AND_INCHES, _feet_and_inches)] if words.grammar.code == "en" else []
     written = quantity(words.grammar, "_unit", after=known.pattern)
     return [
+        *feet,
         Form(
             rf"(?P<minus_unit>{MINUS}){written}(?P<unit>{known.pattern}){end(words.grammar)}",
             lambda place: _unit(place, known),
-        )
+        ),
     ]
+
+
+def _feet_and_inches(place: Place) -> str:
+    feet, inches = int(place.groups["feet"]), int(place.groups["inches"])
+    spoken = (place.words.cardinal(number) for number in (feet, inches))
+    names = ("foot" if feet == 1 else "feet", "inch" if inches == 1 else "inches")
+    return " ".join(f"{number} {name}" for number, name in zip(spoken, names, strict=True))
 
 
 @cache

@@ -54,12 +54,14 @@ class NumberWords:
         self._locale = Locale.parse(grammar.code)
         self._months = {number: str(name) for number, name in get_month_names("wide", locale=grammar.code).items()}
         short = {number: str(name) for number, name in get_month_names("abbreviated", locale=grammar.code).items()}
+        more = {9: ["Sept"]} if grammar.code == "en" else {}
         self.months_are_numbers = self._months[1][0].isdigit() or not grammar.digit_gap
         self.month_names = _as_written(self._months.values())
-        self.month_abbreviations = _as_written(short.values(), but=self.month_names)
+        self.month_abbreviations = _as_written([*short.values(), *more.get(9, [])], but=self.month_names)
         self.months = {
             name.lower().rstrip("."): number for names in (short, self._months) for number, name in names.items()
         }
+        self.months |= {name.lower(): number for number, names in more.items() for name in names}
         self._agreements = [(re.compile(pattern), rule_set) for pattern, rule_set in grammar.agreements]
         self._currency_noun = re.compile(grammar.currency_noun)
 

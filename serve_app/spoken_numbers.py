@@ -13,7 +13,7 @@ from typing import Final
 
 from serve_app.date_forms import dates, times, years
 from serve_app.number_addresses import ADDRESS_SIGNS, FORMULA_SIGNS, addresses, left_alone
-from serve_app.number_forms import LETTER, Form, Place, numbers, ordinals, rest
+from serve_app.number_forms import LETTER, Form, Place, numbers, ordinals, ranges_of_counts, rest
 from serve_app.number_fractions import VULGAR, fractions
 from serve_app.number_grammar import GRAMMARS
 from serve_app.number_money import money
@@ -23,7 +23,7 @@ from serve_app.number_tokens import whole_spans
 from serve_app.number_units import units
 from serve_app.number_words import NumberWords, words_of
 
-_NARROW = str.maketrans("０１２３４５６７８９．：％＄￥￡￦～", "0123456789.:%$¥£₩~")
+_NARROW = str.maketrans("０１２３４５６７８９．：％＄￥￡￦～∼－\u2010\u2011", "0123456789.:%$¥£₩~~---")
 _SIGN_OF_A_FORM = re.compile(rf"[0-9{VULGAR}]|{ADDRESS_SIGNS}|{FORMULA_SIGNS}|{ROMAN}")
 _CONTEXT_CHARACTERS: Final = 24
 """How much text before a form, and after it, decides how it is read."""
@@ -176,6 +176,7 @@ def _forms(words: NumberWords) -> list[Form]:
     return [
         *left_alone(),
         *addresses(),
+        *ranges_of_counts(grammar),
         *dates(words),
         *years(words),
         *times(grammar),

@@ -47,6 +47,10 @@ def test_text_is_pronounceable_if_one_of_its_characters_is(text):
     assert is_pronounceable(text) == any(is_pronounceable(character) for character in text)
 
 
+def test_a_typeset_hyphen_is_a_hyphen():
+    assert visible("well\u2010known GPT\u20114") == "well-known GPT-4"
+
+
 @given(st.text())
 def test_what_is_visible_can_be_encoded_and_is_visible_again(text):
     assert visible(text).encode().decode() == visible(visible(text))

@@ -29,22 +29,45 @@ WRITTEN = {
         ("the 1990s, '80s", "the nineteen nineties, eighties"),
         ("14:30, 10:00, 00:00, 9:05", "fourteen thirty, ten o'clock, zero hundred hours, nine oh five"),
         ("3pm, 3:05 p.m. and 12:30 AM", "three pm, three oh five p.m. and twelve thirty AM"),
+        ("2024‑05‐03", "May third, twenty twenty-four"),
+        (
+            "the 1970's, 1990’s, 80's, (the '70's)",
+            "the nineteen seventies, nineteen nineties, eighties, (the seventies)",
+        ),
+        ("in her 30s, the early 60s", "in her thirties, the early sixties"),
+        ("Wait 30s, a 60s timeout, 1h 30m, 5m ago", "Wait 30s, a 60s timeout, 1h 30m, 5m ago"),
+        (
+            "May 5–7, 2024, Dec. 24-26",
+            "May fifth to seventh, twenty twenty-four, December twenty-fourth to twenty-sixth",
+        ),
+        ("Sept 11, 2001, Dec 2024", "September eleventh, two thousand one, Dec twenty twenty-four"),
+        (
+            "9am–5pm, 9:30 a.m.-5 p.m., 10:00–12:00",
+            "nine am to five pm, nine thirty a.m. to five p.m., ten o'clock to twelve o'clock",
+        ),
+        ("founded 1984, World Cup 2026", "founded nineteen eighty-four, World Cup twenty twenty-six"),
+        ("5.30 pm, AD 1066", "five thirty pm, AD ten sixty-six"),
     ],
     "german": [
         ("Am 3. Mai 2024, vom 3. bis 5. Mai", "Am dritten Mai zweitausendvierundzwanzig, vom dritten bis fünften Mai"),
         ("Der 3. Mai, 03.05.1999", "Der dritte Mai, dritter Mai neunzehnhundertneunundneunzig"),
         ("1999, 2024", "neunzehnhundertneunundneunzig, zweitausendvierundzwanzig"),
         ("14:30 Uhr, 14.30 Uhr, 1 Uhr", "vierzehn Uhr dreißig, vierzehn Uhr dreißig, ein Uhr"),
+        ("3.–5. Mai, 3. bis 5. Mai 2024", "dritter bis fünfter Mai, dritter bis fünfter Mai zweitausendvierundzwanzig"),
+        ("1. – 3. Klasse", "1. – 3. Klasse"),
+        ("8:00–12:00 Uhr", "acht Uhr bis zwölf Uhr"),
     ],
     "french": [
         ("le 1er mai 2024, le 1 mai", "le premier mai deux mille vingt-quatre, le premier mai"),
         ("03/05/1998", "trois mai mille neuf cent quatre-vingt-dix-huit"),
         ("14h30, 1h, 21:00", "quatorze heures trente, une heure, vingt-et-une heures"),
+        ("9h–17h, 9h-17h30", "neuf heures à dix-sept heures, neuf heures à dix-sept heures trente"),
     ],
     "spanish": [
         ("1 de mayo de 2024", "primero de mayo de dos mil veinticuatro"),
         ("25/12/1999", "veinticinco de diciembre de mil novecientos noventa y nueve"),
         ("a la 1:30, 20:00, 14:05 h", "a la una y treinta, veinte en punto, catorce y cinco"),
+        ("9:00–12:00", "nueve en punto a doce en punto"),
     ],
     "portuguese": [
         ("1 de maio de 2024", "primeiro de maio de dois mil e vinte e quatro"),
@@ -64,12 +87,16 @@ WRITTEN = {
         ("к 2024 году", "к две тысячи двадцать четвертому году"),
         ("до 1999 г.", "до тысяча девятьсот девяносто девятого года."),
         ("14:31, 14:00, 1:05", "четырнадцать тридцать одна, четырнадцать часов, один ноль пять"),
+        ("3–5 мая 2024, с 3 по 5 мая", "3–5 мая 2024, с третьего по пятое мая"),
     ],
     "chinese": [
         ("2024年5月3日，2024-05-03", "二零二四年五月三日，二零二四年五月三日"),
         ("1999-2024年，1999和2024年", "一九九九到二零二四年，一九九九和二零二四年"),
         ("公元1999", "公元一九九九"),
         ("14:30，2:00，2:05，10：30", "十四点三十分，两点，两点零五分，十点三十分"),
+        ("10:00~12:00", "十点到十二点"),
+        ("90后和00后，10后", "九零后和零零后，一零后"),
+        ("身高1米75", "身高一米七五"),
     ],
     "japanese": [
         ("2024年5月3日、2024/5/3", "二千二十四年五月三日、二千二十四年五月三日"),
@@ -78,6 +105,7 @@ WRITTEN = {
     "korean": [
         ("2024년 6월 3일, 2024. 10. 3", "이천이십사년 유월 삼일, 이천이십사년 시월 삼일"),
         ("14:30, 2:00, 3시 30분", "십사 시 삼십 분, 두 시, 세 시 삼십분"),
+        ("3.1절, 6.25전쟁", "삼일절, 육이오전쟁"),
     ],
 }
 

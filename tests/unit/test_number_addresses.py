@@ -16,6 +16,7 @@ WRITTEN = {
         ("user123@example.org", "user one two three at example dot org"),
         ("http://localhost:8000/docs", "http://localhost:8000/docs"),
         ("@user", "@user"),
+        ("::1, [::1]:80", "::1, [::1]:80"),
     ],
     "german": [
         ("name@example.org", "name at example Punkt org"),

@@ -53,6 +53,12 @@ WRITTEN = {
         ("$ .99", "ninety-nine cents"),
         ("$5.5M", "$5.5M"),
         ("½ €", "½ €"),
+        ("₹5 lakh, ₹1.5 Cr, $5 bn", "five lakh rupees, one point five crore rupees, five billion dollars"),
+        (
+            "1000円, 20 zł, Rs 500, 50 RMB",
+            "one thousand Japanese yen, twenty Polish zlotys, five hundred Indian rupees, fifty Chinese yuan",
+        ),
+        ("50 kr, $5 bucks, 50 bucks", "50 kr, $5 bucks, fifty bucks"),
     ],
     "german": [
         ("674,03 €", "sechshundertvierundsiebzig Euro drei Cent"),
@@ -66,6 +72,8 @@ WRITTEN = {
         ("1,234.56 $", "eintausendzweihundertvierunddreißig Dollar sechsundfünfzig"),
         ("5'000 CHF", "fünftausend Schweizer Franken"),
         ("5 € Euro", "fünf Euro"),
+        ("5,- €, CHF 5.-, 20,— €", "fünf Euro, fünf Schweizer Franken, zwanzig Euro"),
+        ("Es kostet 5,- und 5 Tsd. €", "Es kostet 5,- und fünf Tausend Euro"),
     ],
     "french": [
         ("674,03 €", "six cent soixante-quatorze euros trois centimes"),
@@ -76,6 +84,11 @@ WRITTEN = {
         ("50 $ CA", "cinquante dollars canadiens"),
         ("A$50", "cinquante dollars australiens"),
         ("1 000 000 €", "un million d'euros"),
+        (
+            "5 M€, 1 M€, 5 k€, 5 Mds €",
+            "cinq millions d'euros, un million d'euros, cinq mille euros, cinq milliards d'euros",
+        ),
+        ("5.- CHF", "cinq francs suisses"),
     ],
     "spanish": [
         ("$674.03", "seiscientos setenta y cuatro dólares con tres centavos"),
@@ -86,6 +99,7 @@ WRITTEN = {
         ("US$ 5", "cinco dólares estadounidenses"),
         ("$5 dólares", "cinco dólares"),
         ("US$5 dólares", "cinco dólares estadounidenses"),
+        ("5 mil €, 5 mil millones €", "cinco mil euros, cinco mil millones de euros"),
     ],
     "portuguese": [
         ("R$ 674,03", "seiscentos e setenta e quatro reais e três centavos"),
@@ -93,11 +107,13 @@ WRITTEN = {
         ("R$ 0,99", "noventa e nove centavos"),
         ("US$ 5", "cinco dólares americanos"),
         ("1,01 €", "um euro e um cêntimo"),
+        ("R$ 5 mil, R$ 2 mi, R$ 3 bi", "cinco mil reais, dois milhões de reais, três bilhões de reais"),
     ],
     "italian": [
         ("674,03 €", "seicentosettantaquattro euro e tre centesimi"),
         ("1,01 €", "un euro e un centesimo"),
         ("HK$100", "cento dollari di Hong Kong"),
+        ("€ 5 mila, 5 mln €", "cinquemila euro, cinque milioni di euro"),
     ],
     "russian": [
         ("674,03 ₽", "шестьсот семьдесят четыре рубля три копейки"),

@@ -37,6 +37,7 @@ WRITTEN = {
         ("XXe siècle", "vingtième siècle"),
         ("François Ier", "François premier"),
         ("Ve République", "cinquième République"),
+        ("XIXe–XXe siècle", "XIXe–XXe siècle"),
     ],
     "spanish": [
         ("Capítulo IV", "Capítulo cuatro"),
@@ -63,6 +64,7 @@ WRITTEN = {
         ("Людовик XIV", "Людовик четырнадцатый"),
         ("Пётр I", "Пётр первый"),
         ("Екатерина II", "Екатерина вторая"),
+        ("XIX–XX века", "XIX–XX века"),
     ],
     "chinese": [
         ("第IV章", "第四章"),

@@ -35,6 +35,11 @@ WRITTEN = {
         ("Call 1 800 555 0199", "Call one, eight zero zero, five five five, zero one nine nine"),
         ("We saw 1 800 555 0199", "We saw 1 800 555 0199"),
         ("call 030 123", "call zero three zero, one two three"),
+        ("Your verification code is 482913.", "Your verification code is four eight two nine one three."),
+        ("PIN 1234, OTP: 123456", "PIN one two three four, OTP: one two three four five six"),
+        ("ZIP 10001, code 2024-05-03", "ZIP one zero zero zero one, code May third, twenty twenty-four"),
+        ("I code 100 lines, code 12AB", "I code one hundred lines, code 12AB"),
+        ("Your code 482913 expires", "Your code four eight two nine one three expires"),
     ],
     "german": [
         ("+49 30 1234567", "plus vier neun, drei null, eins zwei drei vier fünf sechs sieben"),
@@ -54,6 +59,8 @@ WRITTEN = {
         ("Rufen Sie 10 000 000 Kunden an", "Rufen Sie zehn Millionen Kunden an"),
         ("Wir haben 911 Anrufe", "Wir haben neunhundertelf Anrufe"),
         ("300 rufen an", "dreihundert rufen an"),
+        ("TAN 123456, PIN 1234", "TAN eins zwei drei vier fünf sechs, PIN eins zwei drei vier"),
+        ("030/1234567", "null drei null, eins zwei drei vier fünf sechs sieben"),
     ],
     "french": [
         ("+33 1 23 45 67 89", "plus trois trois, un, deux trois, quatre cinq, six sept, huit neuf"),
@@ -62,23 +69,34 @@ WRITTEN = {
         ("Appelez le 112 depuis un portable", "Appelez le un un deux depuis un portable"),
         ("J'ai reçu 911 appels", "J'ai reçu neuf cent onze appels"),
         ("Appelez 10 000 000 personnes", "Appelez dix millions personnes"),
+        ("code postal : 75001", "code postal : sept cinq zéro zéro un"),
     ],
     "spanish": [
         ("Llame al 112 ahora", "Llame al uno uno dos ahora"),
         ("+34 600 123 456", "más tres cuatro, seis cero cero, uno dos tres, cuatro cinco seis"),
         ("Recibí 911 llamadas", "Recibí novecientas once llamadas"),
         ("Marca 100 goles", "Marca cien goles"),
+        (
+            "612 345 678, 91 123 45 67",
+            "seis uno dos, tres cuatro cinco, seis siete ocho, nueve uno, uno dos tres, cuatro cinco, seis siete",
+        ),
+        ("El código es 4829", "El código es cuatro ocho dos nueve"),
     ],
     "portuguese": [
         ("Ligue 190", "Ligue um nove zero"),
         ("Recebi 911 chamadas", "Recebi novecentas e onze chamadas"),
         ("Ligue 190 apenas", "Ligue um nove zero apenas"),
+        ("11 91234-5678", "um um, nove um dois três quatro, cinco seis sete oito"),
+        ("11 3456-7890", "um um, três quatro cinco seis, sete oito nove zero"),
+        ("CEP 01310-100", "CEP zero um três um zero, um zero zero"),
     ],
     "italian": [
         ("Chiama il 112", "Chiama il uno uno due"),
         ("Chiama 100 amici", "Chiama cento amici"),
         ("Chiamate 112 immediatamente", "Chiamate uno uno due immediatamente"),
         ("Ho ricevuto 911 chiamate", "Ho ricevuto novecentoundici chiamate"),
+        ("333 1234567, CAP 00184", "tre tre tre, uno due tre quattro cinque sei sette, CAP zero zero uno otto quattro"),
+        ("333-1234567", "tre tre tre, uno due tre quattro cinque sei sette"),
     ],
     "russian": [
         ("+7 495 123-45-67", "плюс семь, четыре девять пять, один два три, четыре пять, шесть семь"),
@@ -86,6 +104,10 @@ WRITTEN = {
         ("Позвонил 300 клиентам", "Позвонил триста клиентам"),
         ("911 звонков", "девятьсот одиннадцать звонков"),
         ("Телефон 8 800 555 35 35", "Телефон восемь, восемь ноль ноль, пять пять пять, три пять, три пять"),
+        ("8 916 123-45-67", "восемь, девять один шесть, один два три, четыре пять, шесть семь"),
+        ("8 916 123 45 67", "восемь, девять один шесть, один два три, четыре пять, шесть семь"),
+        ("8-916-123-45-67", "восемь, девять один шесть, один два три, четыре пять, шесть семь"),
+        ("Код: 4829", "Код: четыре восемь два девять"),
     ],
     "chinese": [
         ("拨打110", "拨打一一零"),
@@ -96,6 +118,10 @@ WRITTEN = {
         ("致电50家公司", "致电五十家公司"),
         ("拨打110位客户", "拨打一百一十位客户"),
         ("电话：110。", "电话：一一零。"),
+        ("138 1234 5678", "一三八，一二三四，五六七八"),
+        ("138-1234-5678", "一三八，一二三四，五六七八"),
+        ("验证码123456，密码是1234，尾号5678", "验证码一二三四五六，密码是一二三四，尾号五六七八"),
+        ("电话12345678，密码10位", "电话一二三四五六七八，密码十位"),
     ],
     "japanese": [
         ("119に電話", "一一九に電話"),
@@ -104,12 +130,15 @@ WRITTEN = {
         ("03-1234-5678", "零三、一二三四、五六七八"),
         ("電話番号は10桁", "電話番号は十桁"),
         ("911件の電話", "九百十一件の電話"),
+        ("暗証番号1234", "暗証番号一二三四"),
     ],
     "korean": [
         ("112에 신고", "일일이에 신고"),
         ("010-1234-5678", "영일영, 일이삼사, 오육칠팔"),
         ("내선 123", "내선 일이삼"),
         ("신고 전화 911건", "신고 전화 구백십일건"),
+        ("인증번호 123456", "인증번호 일이삼사오육"),
+        ("1588-1234, 1600-1700", "일오팔팔, 일이삼사, 천육백에서 천칠백"),
     ],
 }
 

@@ -27,6 +27,15 @@ WRITTEN = {
         ("12V", "twelve volts"),
         ("1,5 kg", "one point five kilograms"),
         ("5 000 km", "five thousand kilometers"),
+        ("80 m2, 5 cm3 and 5㎡", "eighty square meters, five cubic centimeters and five square meters"),
+        ("5 dm3, 5 mp3 files", "5 dm3, five mp3 files"),
+        ("a 100m sprint, 5m long, 5m people", "a one hundred meters sprint, five meters long, 5m people"),
+        ('a 12" pizza, 3/4" pipe', 'a 12" pizza, 3/4" pipe'),
+        ("5' wall", "5' wall"),
+        ('5"x7"', '5"x7"'),
+        ('"chapter 5" or "5" or \'5\'', '"chapter five" or "five" or \'five\''),
+        ("5 ft 11 in, 1ft 1in tall", "five feet eleven inches, one foot one inch tall"),
+        ("100° F", "one hundred degrees Fahrenheit"),
     ],
     "german": [
         ("5 km", "fünf Kilometer"),
@@ -38,6 +47,8 @@ WRITTEN = {
         ("100 km/h", "einhundert Kilometer pro Stunde"),
         ("2.5 kg", "zwei Komma fünf Kilogramm"),
         ("-5 °C", "minus fünf Grad Celsius"),
+        ("80 m2", "achtzig Quadratmeter"),
+        ('„Kapitel 5“ und "5"', '„Kapitel fünf“ und "fünf"'),
     ],
     "french": [
         ("5 km", "cinq kilomètres"),
@@ -75,6 +86,7 @@ WRITTEN = {
         ("до 21 т", "до двадцати одной тонны"),
         ("на 5 км", "на пять километров"),
         ("от 5 до 10 км", "от пяти до десяти километров"),
+        ("80 м2", "восемьдесят квадратных метров"),
     ],
     "chinese": [
         ("5 km", "五公里"),
@@ -84,6 +96,7 @@ WRITTEN = {
         ("100km/h", "每小时一百公里"),
         ("2 kg", "两千克"),
         ("3~5km", "三到五公里"),
+        ("80㎡、5㎞、5㎏、5㏒", "八十平方米、五公里、五千克、5㏒"),
     ],
     "japanese": [
         ("5 km", "五キロメートル"),
@@ -92,6 +105,7 @@ WRITTEN = {
         ("気温-5℃", "気温摂氏マイナス五度"),
         ("100km/h", "時速百キロメートル"),
         ("3~5km", "三から五キロメートル"),
+        ("80㎡", "八十平方メートル"),
     ],
     "korean": [
         ("5 km", "오킬로미터"),
@@ -99,6 +113,7 @@ WRITTEN = {
         ("20 °C", "섭씨 이십도"),
         ("2.5kg", "이점오킬로그램"),
         ("3~5km", "삼에서 오킬로미터"),
+        ("80㎡", "팔십제곱미터"),
     ],
 }
 
