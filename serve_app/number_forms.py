@@ -209,7 +209,11 @@ def ranges_of_counts(grammar: Grammar) -> list[Form]:
     same = rf"(?P<counter_c>[{_WIDE}]{{1,4}}?){_COUNTED_DASH}(?P<way_c>{_BEFORE_SECOND}?)(?=[0-9.,−-]+(?P=counter_c))"
     dated = rf"(?P<counter_d>[{_DATED}]半?){_COUNTED_DASH}(?P<way_d>{_BEFORE_SECOND}?)(?=[0-9]+[{_DATED}])"
     second = rf"(?P<to_c>(?:(?<=[~〜])[-−])?{written}){end(grammar)}"
-    return [Form(rf"(?P<from_c>{MINUS}{written})(?:{same}|{dated}){second}", _range_of_counts)]
+    return [
+        # A price by the month has no word for its slash: 3000元/月.
+        Form(rf"{MINUS}(?:{written}(?:{_WIDE_DASH}))?{written}[{_WIDE}]{{1,2}}/(?=[{_WIDE}])", _leave),
+        Form(rf"(?P<from_c>{MINUS}{written})(?:{same}|{dated}){second}", _range_of_counts),
+    ]
 
 
 def _range_of_counts(place: Place) -> str:
