@@ -7,6 +7,7 @@ or not the application takes them, so that a flood fills the replica's memory al
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -20,6 +21,9 @@ MAX_INBOUND_MESSAGES = 16
 BODY_PATIENCE_S = 10.0
 """How long the body of a request may take beside the time for its bytes."""
 
+LINGER_S = 5.0
+"""How long what still comes of a body is thrown away after an answer, before the connection is closed."""
+
 LEAST_BYTES_PER_S = 8192
 """A body that comes more slowly than this is given up; a clip of 10 MB has 21 minutes."""
 
@@ -28,8 +32,9 @@ class TimelyBody:
     """ASGI middleware: a request whose body does not come in time is answered with 408.
 
     Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
-    have to hold bodies in its buffers to wait for them. Where an answer comes before the end of the body, as that one
-    does, it ends the connection: what still comes of the body would hold it for as long as it comes.
+    have to hold bodies in its buffers to wait for them. An answer before the end of the body, as a refusal is, ends the
+    connection a little later: what still comes of the body would hold it for as long as it comes, and a client whose
+    connection is closed while it sends does not see the answer.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
@@ -38,41 +43,63 @@ class TimelyBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; to the application a body that is given up is a client that went away."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            request = _Request(scope, receive, send, self._clock)
+            receive, send = request.receive, request.send
+        await self._app(scope, receive, send)
+
+
+class _Request:
+    """One request, between the server and the application."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, clock: Callable[[], float]) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._clock = clock
+        self._left_s = BODY_PATIENCE_S
+        self._unread = _has_body(scope)
+        self._answered = False
+        self._closes = False
+        self._given_up = False
+
+    async def receive(self) -> Message:
+        """The next part of the body, in time, or that there will be none."""
+        asked_s = self._clock()
+        try:
+            async with asyncio.timeout(None if self._left_s == math.inf else max(0.0, self._left_s)):
+                message = await self._receive()
+        except TimeoutError:
+            self._left_s, self._given_up = math.inf, True
+            if not self._answered:
+                await _too_slow(self._scope, self._receive, self._send)
+            return {"type": "http.disconnect"}
+        if message.get("more_body", False):
+            # Only the time that is spent waiting counts, not what the application does between two pieces.
+            self._left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
+        else:
+            self._left_s, self._unread = math.inf, False
+        return message
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer; the last one of an answer that came early leaves when the connection may be closed."""
+        if self._given_up:
             return
-        left_s = BODY_PATIENCE_S
-        unread = _has_body(scope)
-        answered = given_up = False
+        self._answered = True
+        if self._unread and message["type"] == "http.response.start":
+            self._closes = True
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        if self._closes and message["type"] == "http.response.body" and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body"}
+        await self._send(message)
 
-        async def receive_in_time() -> Message:
-            nonlocal left_s, given_up, unread
-            asked_s = self._clock()
-            try:
-                async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
-                    message = await receive()
-            except TimeoutError:
-                left_s, given_up = math.inf, True
-                if not answered:
-                    await _too_slow(scope, receive, send)
-                return {"type": "http.disconnect"}
-            if message.get("more_body", False):
-                # Only the time that is spent waiting counts, not what the application does between two pieces.
-                left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
-            else:
-                left_s, unread = math.inf, False
-            return message
-
-        async def send_unless_given_up(message: Message) -> None:
-            nonlocal answered
-            if given_up:
-                return
-            answered = True
-            if unread and message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
-            await send(message)
-
-        await self._app(scope, receive_in_time, send_unless_given_up)
+    async def _linger(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
 
 
 def _has_body(scope: Scope) -> bool:
