@@ -105,7 +105,7 @@ async def test_an_example_works_as_it_stands(service, environment, tmp_path, kin
     command = [python, "-c", code] if kind == "python" else ["sh", "-e", "-c", code]
     printed = await run(command, tmp_path, environment)
     written = [path for path in tmp_path.iterdir() if path.is_file()]
-    assert all(duration_s(path) > 0.2 for path in written)
+    assert all(duration_s(path) > 0.1 for path in written)  # random weights may end after two frames
     assert written or re.search(r"\d", printed)
 
 

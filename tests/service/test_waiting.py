@@ -12,7 +12,7 @@ from serve_app.model.random_checkpoint import ensure
 def detail(service: Service) -> str:
     """What ``/ready`` says; the same as the address refusing before there is an ingress."""
     try:
-        return json.loads(service.get("/ready")[1])["detail"]
+        return json.loads(service.get("/ready")[1]).get("detail", "")
     except (OSError, ValueError):
         return ""
 
