@@ -1,4 +1,4 @@
-"""Which text token is spoken in which frame: known from the teacher's durations, so it is not left to be found. Pure."""
+"""Which text token is spoken in which frame, from the teacher's durations: it need not be found in training. Pure."""
 
 from collections.abc import Sequence
 

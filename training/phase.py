@@ -19,7 +19,7 @@ UNVOICED = 0
 _TOP_HZ = 11_000.0
 VOICED_HZ = 40.0
 _FEWEST_PERIODS, _MOST_PERIODS = 5, 35  # 62.5 to 437.5 Hz
-_BENDS = 16
+_BENDS = 15  # an odd number, so that an even pace is one of them
 _BEND_STEP = 0.1  # periods, at the middle of a frame
 PITCH_CODES = 1 + (_MOST_PERIODS - _FEWEST_PERIODS + 1) * _BENDS
 

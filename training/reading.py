@@ -1,4 +1,4 @@
-"""What the talker is trained on: texts as tokens, frames as codes, and which token each frame speaks. Pure but for files."""
+"""What the talker is trained on: texts as tokens, frames as codes, and which token each frame speaks."""
 
 import random
 from collections.abc import Iterator, Sequence
