@@ -25,7 +25,10 @@ _CONTROL = PAIRS  # upstream never draws from the last 1024 codes of the talker'
 
 
 def codec(codebook_size: int = PAIRS) -> Tree:
-    """Configuration of the 12 Hz codec."""
+    """Configuration of the 12 Hz codec.
+
+    Its rates rise towards the end, where there are few channels: half the products of the release's order, 8, 5, 4, 3.
+    """
     return {
         "architectures": ["Qwen3TTSTokenizerV2Model"],
         "model_type": "qwen3_tts_tokenizer_12hz",
@@ -77,7 +80,7 @@ def codec(codebook_size: int = PAIRS) -> Tree:
             "layer_scale_initial_scale": 0.1,
             "max_position_embeddings": 8000,
             "sliding_window": 25,
-            "upsample_rates": [8, 5, 4, 3],
+            "upsample_rates": [4, 4, 5, 6],
             "upsampling_ratios": [2, 2],
         },
     }
