@@ -5,7 +5,6 @@ python -m training.decoder STATE --minutes M: reads STATE/data and STATE/codeboo
 
 import argparse
 import json
-import wave
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from training import codes, initial, losses, phase, shapes, shards
 from training.codes import Codebooks
 from training.loop import Plan, Run, device
+from training.recordings import write_wave
 from training.snake import snake
 
 FRAME_SAMPLES = 1920
@@ -136,20 +136,11 @@ def judge(model: nn.Module, recordings: Recordings, directory: Path) -> dict[str
         made = model(torch.from_numpy(recordings.codes[number].T)[None].to(device()))[:, 0]
         found.append(losses.wave_loss(made, recordings.samples(number)[None].to(device()), 1024))
         if number < held[HELD // 2]:
-            write_wave(directory / f"{number:05}.wav", made[0])
+            write_wave(directory / f"{number:05}.wav", made[0].cpu().numpy())
     texts = {f"{number:05}": recordings.texts[number] for number in held[: HELD // 2]}
     (directory / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     names = ("wave", "edge", "spectrum")
     return {name: float(torch.stack([getattr(each, name) for each in found]).mean()) for name in names}
-
-
-def write_wave(path: Path, samples: Tensor) -> None:
-    """Write [N] in [-1, 1] as 16-bit mono at 24 kHz."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(24_000)
-        file.writeframes((samples.cpu().clamp(-1, 1) * 32767).to(torch.int16).numpy().tobytes())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,15 @@
 
 Source: hibari-tts 0.2.1 (Apache-2.0), dsp.synth: harmonic spectrum times the pulses', plus shaped noise, plus a part
 of free phase, then an inverse STFT. Here the pulses are locked to frames, and the last two parts share one fixed noise.
+
+python -m training.teacher DIRECTORY: says training/held_out.txt, for training.listen.
 """
 
+import argparse
+import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from training import phase
+from training.recordings import write_wave
 from training.voice import Voice, envelope, stretched
 
 UNIT_S = 0.025
@@ -111,3 +117,26 @@ def _through_silence(pitch_hz: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(sounding) == 0:
         return np.full_like(pitch_hz, 200.0)
     return np.interp(np.arange(len(pitch_hz)), sounding, pitch_hz[sounding]).astype(np.float32)
+
+
+def main() -> None:
+    """Let the teacher say what a checkpoint is judged by, for comparison."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--texts", type=Path, default=Path(__file__).with_name("held_out.txt"))
+    parser.add_argument("--stretch", type=float, default=1.0, help="of formants")
+    parser.add_argument("--pitch", type=float, default=1.0, help="factor")
+    options = parser.parse_args()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    teacher = Teacher()
+    listing: dict[str, str] = {}
+    for number, text in enumerate(options.texts.read_text(encoding="utf-8").splitlines()):
+        said = teacher.say(text, Voice(options.stretch, options.pitch))
+        if said is not None:
+            write_wave(options.directory / f"{number:03}.wav", said.samples)
+            listing[f"{number:03}"] = text
+    (options.directory / "texts.json").write_text(json.dumps(listing), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
