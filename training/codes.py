@@ -6,16 +6,17 @@ quantizer, as the codec's encoder has it, finds all of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training import phones, shards
+from training import phase, phones, shards
+from training.features import band_features
 from training.phones import PairTable
 from training.shapes import CODE_DIM, CODES, GROUPS, PAIRS
-from training.shards import Spoken
+from training.shards import FRAME_SAMPLES, Spoken
 
 PITCH_DIMS = 16
 SOUND_DIMS = CODE_DIM - PITCH_DIMS
@@ -87,6 +88,34 @@ def k_means(points: Floats, size: int, rng: np.random.Generator, rounds: int = 1
         centres = points[rng.choice(len(points), size, replace=False)]
         centres[filled] = sums / counts[filled, None]
     return centres
+
+
+def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spoken, NDArray[np.float32]]:
+    """Cut so many of the teacher's units off an utterance's beginning: frames then begin at other places of it.
+
+    A reference clip's frames begin anywhere, so an encoder has to know such ones too.
+
+    Args:
+        spoken: whose first phoneme, a silence, is longer than ``units``.
+        samples: [T * 1920] of it.
+        units: at least 0.
+
+    Returns:
+        The rest of both, in whole frames; the pitch of a frame is then the nearest that has a code.
+    """
+    samples = samples[int(units * UNIT_S * phase.RATE_HZ) :]
+    frames = len(samples) // FRAME_SAMPLES
+    samples = samples[: frames * FRAME_SAMPLES]
+    durations = spoken.durations.copy()
+    durations[0] -= units
+    hops = phase.pitch_curve(spoken.pitch_codes)[int(units * UNIT_S * phase.RATE_HZ) // phase.HOP_SAMPLES :]
+    cut = replace(
+        spoken,
+        durations=durations,
+        pitch_codes=phase.lock(hops).codes[:frames],
+        bands=band_features(samples).astype(np.float16),
+    )
+    return cut, samples
 
 
 def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:

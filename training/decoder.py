@@ -10,63 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from qwen_tts.core.tokenizer_12hz import modeling_qwen3_tts_tokenizer_v2 as upstream
 from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
 from torch import Tensor, nn
 
-from training import codes, initial, losses, phase, shapes, shards
+from training import codes, initial, losses, phase, shapes
 from training.codes import Codebooks
 from training.loop import Plan, Run, device
-from training.recordings import write_wave
+from training.recordings import HELD, Recordings, write_wave
+from training.shards import FRAME_SAMPLES
 from training.snake import snake
 
-FRAME_SAMPLES = 1920
 ROWS, FRAMES = 4, 20
 LEFT_OUT_FRAMES = 1  # of each row: they have no past
-HELD = 40
 RATE = 1e-3
-
-
-class Recordings:
-    """Utterances with codes and audio; the last ones are held out."""
-
-    def __init__(self, state: Path, codebooks: Codebooks) -> None:
-        self.texts: list[str] = []
-        self.codes: list[NDArray[np.int64]] = []
-        self._audio: list[NDArray[np.int16]] = []
-        for path in shards.names(state / "data"):
-            if not path.with_suffix(".pcm").exists():
-                continue
-            audio = shards.audio(path)
-            for spoken, coded in codes.read_coded(codebooks, path):
-                start = spoken.first_frame * FRAME_SAMPLES
-                self.texts.append(spoken.text)
-                self.codes.append(coded)
-                self._audio.append(audio[start : start + spoken.frames * FRAME_SAMPLES])
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def samples(self, number: int, first: int = 0, frames: int | None = None) -> Tensor:
-        """[frames * 1920] float32."""
-        start = first * FRAME_SAMPLES
-        end = None if frames is None else start + frames * FRAME_SAMPLES
-        return torch.from_numpy(self._audio[number][start:end].astype(np.float32) / 32768)
-
-    def batch(self, rng: np.random.Generator, rows: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Cut random pieces: codes [rows, GROUPS, frames], samples [rows, frames * 1920]."""
-        coded: list[Tensor] = []
-        sounding: list[Tensor] = []
-        while len(coded) < rows:
-            number = int(rng.integers(len(self) - HELD))
-            spare = len(self.codes[number]) - frames
-            if spare < 0:
-                continue
-            first = int(rng.integers(spare + 1))
-            coded.append(torch.from_numpy(self.codes[number][first : first + frames].T))
-            sounding.append(self.samples(number, first, frames))
-        return torch.stack(coded), torch.stack(sounding)
 
 
 def build(codebooks: Codebooks, seed: int) -> nn.Module:

@@ -4,6 +4,7 @@ python -m training.encoder STATE --minutes M: reads STATE/data and STATE/codeboo
 """
 
 import argparse
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from torch.nn import functional
 
 from training import codes, initial, phase, shapes
 from training.codes import Codebooks
-from training.decoder import HELD, Recordings
 from training.loop import Plan, Run, device
+from training.recordings import HELD, Recordings
 
 ROWS, FRAMES = 6, 24
 LEFT_OUT_FRAMES = 2
@@ -100,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     codebooks = Codebooks.load(codes.path_of(options.state))
-    recordings = Recordings(options.state, codebooks)
+    recordings = Recordings(options.state, codebooks, random.Random(options.seed))
     run = Run(options.state / "encoder", Labeller(codebooks), Plan(options.minutes, RATE))
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:

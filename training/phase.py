@@ -58,6 +58,14 @@ def periods_and_bends(codes: Codes) -> tuple[Codes, Floats]:
     return periods, bends
 
 
+def pitch_curve(codes: Codes) -> Floats:
+    """[F], the pitch that codes stand for, one value for ``HOP_SAMPLES`` samples; zero in unvoiced frames."""
+    at = (np.arange(len(codes) * FRAME_SAMPLES // HOP_SAMPLES) + 0.5) * HOP_SAMPLES / FRAME_SAMPLES
+    frame = at.astype(np.int64)
+    periods, bends = (each[frame] for each in periods_and_bends(codes))
+    return (periods + bends * 4 * (1 - 2 * (at - frame))) * RATE_HZ / FRAME_SAMPLES
+
+
 def lock(pitch_hz: Floats) -> Excitation:
     """Bend a pitch curve until whole periods fill every frame.
 

@@ -167,6 +167,29 @@ def test_codes_are_nearest_vectors_one_after_the_other(monkeypatch):
         before = (residual**2).sum()
 
 
+def test_a_frame_that_begins_later_has_the_sounds_that_are_then_spoken():
+    pitch_hz = np.full(64, 230.0)
+    pitch_hz[:8] = 0
+    excitation = phase.lock(pitch_hz)
+    samples = phase.pulses(excitation)
+    whole = Spoken(
+        "a",
+        "_a_",
+        np.array([4, 8, 20]),
+        Voice(),
+        excitation.codes,
+        features.band_features(samples).astype(np.float16),
+        0,
+    )
+    cut, rest = codes.later(whole, samples, 3)
+    assert np.array_equal(rest, samples[1800 : 1800 + cut.frames * 1920])
+    assert cut.durations.tolist() == [1, 8, 20]
+    assert cut.bands.shape == (cut.frames, features.SIZE)
+    periods, _ = phase.periods_and_bends(cut.pitch_codes[2:-2])
+    assert set(periods.tolist()) <= {18, 19}  # 230 Hz are 18.4 periods a frame
+    assert codes.later(whole, samples, 0)[0].durations.tolist() == [4, 8, 20]
+
+
 def test_codebooks_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(codes, "CODES", 4)
     rng = np.random.default_rng(0)
