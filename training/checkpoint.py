@@ -52,12 +52,18 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="a directory; made where it is missing, its files are replaced")
     parser.add_argument("--unfinished", action="store_true", help="parts may be missing")
     options = parser.parse_args()
-    out: Path = options.out
+    steps = assemble(options.state, options.out, unfinished=options.unfinished)
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {size / 1e6:.1f} MB, trained for {steps} steps")
+
+
+def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, int]:
+    """Write the checkpoint's files; returns the steps that each part was trained for."""
     (out / "speech_tokenizer").mkdir(parents=True, exist_ok=True)
-    codebooks = Codebooks.load(codes.path_of(options.state))
-    talker.prepare_text(options.state)
+    codebooks = Codebooks.load(codes.path_of(state))
+    talker.prepare_text(state)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        (out / file).write_bytes((options.state / "text" / file).read_bytes())
+        (out / file).write_bytes((state / "text" / file).read_bytes())
     _write_json(out / "config.json", shapes.language_model())
     _write_json(out / "generation_config.json", GENERATION)
     _write_json(out / "speech_tokenizer" / "config.json", shapes.codec())
@@ -66,7 +72,7 @@ def main() -> None:
     steps: dict[str, int] = {}
 
     def trained(name: str, module: nn.Module) -> nn.Module:
-        steps[name] = _take(options.state / name / "last.pt", module, optional=options.unfinished)
+        steps[name] = _take(state / name / "last.pt", module, optional=unfinished)
         return module
 
     root = Qwen3TTSForConditionalGeneration(Qwen3TTSConfig(**copy.deepcopy(shapes.language_model())))
@@ -81,8 +87,7 @@ def main() -> None:
     codec.encoder.load_state_dict(labeller.encoder.state_dict())
     # Loaders read it into the format they are asked for; half the size costs a thousandth of a sample's size.
     _write_tensors(out / "speech_tokenizer" / "model.safetensors", codec.state_dict(), torch.float16)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{out}: {size / 1e6:.1f} MB, trained for {steps} steps")
+    return steps
 
 
 def _take(path: Path, module: nn.Module, *, optional: bool) -> int:

@@ -200,7 +200,6 @@ def prepare_text(state: Path) -> tuple[text_tokens.Tokenizer, Marks]:
     """Load the tokenizer, which is made from the texts of the first shards where it is missing."""
     directory = state / "text"
     if not (directory / "tokenizer.json").exists():
-        directory.mkdir(parents=True, exist_ok=True)
         paths = shards.names(state / "data")[:4]
         text_tokens.train((each.text for path in paths for each in shards.read(path)), directory)
     tokenizer = text_tokens.load(directory)

@@ -30,6 +30,7 @@ _SPLIT = (
 
 def train(texts: Iterable[str], directory: Path) -> None:
     """Find the merges for ``texts``, and write tokenizer.json and tokenizer_config.json."""
+    directory.mkdir(parents=True, exist_ok=True)
     from_texts = Tokenizer(models.BPE())
     from_texts.normalizer = normalizers.Lowercase()
     from_texts.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

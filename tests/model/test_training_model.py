@@ -8,7 +8,13 @@ import torch
 from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
 from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
 
-from training import codes, prompt_layout, reading, shapes, talker, text_tokens
+from serve_app.config import EngineConfig, ModelConfig
+from serve_app.model.checkpoint import load_checkpoint
+from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.runner import TorchRunner
+from serve_app.speech import Sampling, SpeechRequest
+from serve_app.voices import Reference
+from training import checkpoint, codes, prompt_layout, reading, shapes, talker, text_tokens
 from training.encoder import Labeller, nearness
 from training.snake import Snake
 from training.voice import Voice
@@ -30,6 +36,12 @@ def model():
     model = Qwen3TTSForConditionalGeneration(Qwen3TTSConfig(**copy.deepcopy(shapes.language_model())))
     model.talker.load_state_dict(talker.build(0).state_dict())
     return model.eval()
+
+
+def books():
+    rng = np.random.default_rng(0)
+    sounds = rng.standard_normal((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS)).astype(np.float32)
+    return codes.Codebooks(codes.PairTable([("a", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
 
 
 def ids(tokenizer, text):
@@ -119,11 +131,58 @@ def test_the_guided_head_is_what_upstream_attends_with():
     torch.testing.assert_close(ours[:, -1], seen["weights"][:, 0, -1])
 
 
+@pytest.fixture(scope="module")
+def assembled(tmp_path_factory, prepared):
+    """A checkpoint of the recipe's shapes with first values, as upstream loads it."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    text_tokens.train(TEXTS, directory / "state" / "text")
+    books().save(codes.path_of(directory / "state"))
+    assert checkpoint.assemble(directory / "state", directory / "out", unfinished=True) == dict.fromkeys(
+        ("talker", "speaker", "decoder", "encoder"), 0
+    )
+    return load_checkpoint(ModelConfig(source=str(directory / "out"), device="cpu", dtype="float32"))
+
+
+def test_the_engine_speaks_eight_codes_a_frame_as_upstream_does(assembled):
+    pcm = np.random.default_rng(0).standard_normal(24000).astype(np.float32) * 0.1
+    voice = assembled.encode(Reference("noise", pcm, 24000, "Hiss.", "noise"))
+    assert voice.codes.shape == (13, shapes.GROUPS)
+    runner = TorchRunner(assembled, EngineConfig(slots=1), "packed")
+    greedy = Sampling(temperature=0.0)
+    runner.prefill(0, runner.prepare(SpeechRequest("The mat.", "noise", "english", sampling=greedy), voice))
+    ours = []
+    for _ in range(6):
+        ours.append(runner.predict([0]).codes[0])
+        runner.talk([0])
+    samples = runner.decode([0], 6)[0]
+
+    upstream = assembled.upstream
+    item = import_qwen_tts().VoiceClonePromptItem(
+        ref_code=torch.from_numpy(voice.codes.astype(np.int64)),
+        ref_spk_embedding=torch.from_numpy(voice.speaker_embedding),
+        x_vector_only_mode=False,
+        icl_mode=True,
+        ref_text=voice.transcript,
+    )
+    theirs, _ = assembled.model.generate(
+        input_ids=upstream._tokenize_texts([upstream._build_assistant_text("The mat.")]),
+        ref_ids=[upstream._tokenize_texts([upstream._build_ref_text("Hiss.")])[0]],
+        voice_clone_prompt=upstream._prompt_items_to_voice_clone_prompt([item]),
+        languages=["english"],
+        do_sample=False,
+        subtalker_dosample=False,
+        repetition_penalty=1.0,
+        max_new_tokens=7,
+    )
+    assert np.array_equal(ours, theirs[0].numpy()[:6])
+    together = torch.cat([torch.from_numpy(voice.codes.astype(np.int64)), theirs[0][:6]]).T[None]
+    with torch.inference_mode():
+        whole = assembled.model.speech_tokenizer.model.decoder(together)[0, 0, 13 * 1920 :]
+    torch.testing.assert_close(torch.from_numpy(samples), whole, atol=1e-4, rtol=0)
+
+
 def test_the_encoder_finds_the_nearest_of_its_trained_codebooks():
-    rng = np.random.default_rng(0)
-    sounds = rng.standard_normal((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS)).astype(np.float32)
-    books = codes.Codebooks(codes.PairTable([("a", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
-    labeller = Labeller(books).eval()
+    labeller = Labeller(books()).eval()
     labeller.set_codebooks()
     samples = torch.randn(1, 4 * 1920) * 0.1
     with torch.no_grad():
