@@ -30,6 +30,7 @@ class Plan:
         log_steps: steps of a line in the log.
         save_minutes: between checkpoints.
         judge_steps: between judgements.
+        mixed: whether products may be of bfloat16, where the device has instructions for that.
     """
 
     minutes: float
@@ -39,6 +40,7 @@ class Plan:
     log_steps: int = 50
     save_minutes: float = 4.0
     judge_steps: int = 500
+    mixed: bool = False
 
 
 def learning_rate(step: int, plan: Plan) -> float:
@@ -50,6 +52,10 @@ def learning_rate(step: int, plan: Plan) -> float:
 def device() -> torch.device:
     """A GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _has_bfloat16() -> bool:
+    return device().type == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
 class Run:
@@ -93,7 +99,8 @@ class Run:
         lap_s = saved_s = time.monotonic()
         sums: dict[str, float] = {}
         while time.monotonic() < end_s:
-            found = losses(self.model, self.step)
+            with torch.autocast(device().type, torch.bfloat16, enabled=self.plan.mixed and _has_bfloat16()):
+                found = losses(self.model, self.step)
             self._update(found["loss"])
             for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())

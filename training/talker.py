@@ -225,7 +225,7 @@ def main() -> None:
     hours = sum(len(each.codes) for each in readings) * 0.08 / 3600
     frames, tokens = sum(len(each.codes) for each in readings), sum(len(each.tokens) for each in readings)
     print(f"{len(readings)} readings, {hours:.1f} h, {tokens / frames:.2f} text tokens a frame", flush=True)
-    run = Run(options.state / "talker", build(options.seed), Plan(options.minutes, RATE))
+    run = Run(options.state / "talker", build(options.seed), Plan(options.minutes, RATE, mixed=True))
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
     stream = endless(readings, space, options.seed + run.step)
