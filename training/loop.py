@@ -54,6 +54,26 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+class Sums:
+    """Values of the steps since the last line in the log."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Count one step."""
+        self._count += 1
+        for name, value in values.items():
+            self._totals[name] = self._totals.get(name, 0.0) + float(value.detach())
+
+    def means(self) -> dict[str, float]:
+        """Take the means, and begin again."""
+        means = {name: total / self._count for name, total in self._totals.items()}
+        self._totals, self._count = {}, 0
+        return means
+
+
 def _has_bfloat16() -> bool:
     return device().type == "cuda" or torch.cpu._is_amx_tile_supported()
 
@@ -97,25 +117,24 @@ class Run:
         """
         end_s = time.monotonic() + self.plan.minutes * 60
         lap_s = saved_s = time.monotonic()
-        sums: dict[str, float] = {}
+        sums = Sums()
         while time.monotonic() < end_s:
             with torch.autocast(device().type, torch.bfloat16, enabled=self.plan.mixed and _has_bfloat16()):
                 found = losses(self.model, self.step)
             self._update(found["loss"])
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            sums.add(found)
             now_s = time.monotonic()
             self.minutes += (now_s - lap_s) / 60
             lap_s = now_s
             if self.step % self.plan.log_steps == 0:
-                self.log({name: total / self.plan.log_steps for name, total in sums.items()})
-                sums = {}
+                self.log(sums.means())
             if self.step % self.plan.judge_steps == 0:
                 with torch.no_grad():
                     self.log({f"held {name}": value for name, value in judge(self.mean, self.step).items()})
             if now_s - saved_s > self.plan.save_minutes * 60:
                 self.save()
                 saved_s = time.monotonic()
+        self.log(sums.means())
         self.save()
 
     def _update(self, loss: Tensor) -> None:

@@ -1,13 +1,15 @@
 """The pure parts of the recipe in training/: no teacher, no model."""
 
+import json
 import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import alignment, codes, features, phase, phones, reading, scores, shapes, shards
+from training import alignment, codes, features, loop, phase, phones, reading, scores, shapes, shards
 from training.phones import PairTable
 from training.shards import Spoken
 from training.voice import Voice, envelope, random_voice, stretched
@@ -250,3 +252,38 @@ def test_a_distance_is_the_same_both_ways_and_at_most_the_longer(first, second):
     found = scores.distance(first, second)
     assert found == scores.distance(second, first) <= max(len(first), len(second))
     assert (found == 0) == (first == second)
+
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return self.weight * x
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path, capsys):
+    def squared(model, _step):
+        return {"loss": (model(torch.ones(1)) - 1).square().sum()}
+
+    def judge(model, _step):
+        return {"loss": float(squared(model, 0)["loss"])}
+
+    plan = loop.Plan(minutes=0.002, rate=0.1, log_steps=5, judge_steps=5)
+    first = loop.Run(tmp_path, Line(), plan)
+    first.train(squared, judge)
+    second = loop.Run(tmp_path, Line(), plan)
+    assert second.step == first.step > 0
+    assert torch.equal(second.model.weight, first.model.weight)
+    assert torch.equal(second.mean.weight, first.mean.weight)
+    assert second.optimizer.state_dict()["state"].keys() == first.optimizer.state_dict()["state"].keys()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {"loss", "held loss"} <= {name for line in lines for name in line}
+    capsys.readouterr()
+
+
+def test_the_learning_rate_rises_stays_and_falls_with_the_root_of_the_steps():
+    plan = loop.Plan(minutes=1, rate=1.0, full_rate_steps=1000)
+    assert loop.learning_rate(0, plan) < loop.learning_rate(100, plan) < loop.learning_rate(500, plan) == 1.0
+    assert loop.learning_rate(4000, plan) == pytest.approx(0.5)
