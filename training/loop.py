@@ -6,6 +6,7 @@ it falls with the root of the steps so far, and what is judged and shipped is a 
 
 import copy
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Run:
         losses: Callable[[nn.Module, int], Mapping[str, Tensor]],
         judge: Callable[[nn.Module, int], Mapping[str, float]],
     ) -> None:
-        """Train for the plan's minutes.
+        """Train for the plan's minutes, or until the process is told to end; the checkpoint is kept in both cases.
 
         Args:
             losses: of a model at a step; the one named ``loss`` is made smaller, all of them are logged.
@@ -118,7 +119,9 @@ class Run:
         end_s = time.monotonic() + self.plan.minutes * 60
         lap_s = saved_s = time.monotonic()
         sums = Sums()
-        while time.monotonic() < end_s:
+        told: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+        while time.monotonic() < end_s and not told:
             with torch.autocast(device().type, torch.bfloat16, enabled=self.plan.mixed and _has_bfloat16()):
                 found = losses(self.model, self.step)
             self._update(found["loss"])
@@ -134,6 +137,7 @@ class Run:
             if now_s - saved_s > self.plan.save_minutes * 60:
                 self.save()
                 saved_s = time.monotonic()
+        signal.signal(signal.SIGTERM, before)
         self.log(sums.means())
         self.save()
 

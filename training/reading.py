@@ -45,17 +45,35 @@ def silent_ends(said: Sequence[phones.Pair]) -> slice:
     return slice(max(0, sounding[0] - _LEADING), sounding[-1] + 1 + _TRAILING)
 
 
-def load(state: Path, codebooks: Codebooks, tokenizer: Tokenizer, paths: Sequence[Path] | None = None) -> list[Reading]:
-    """Read every shard of a state, or some."""
-    readings: list[Reading] = []
-    for path in shards.names(state / "data") if paths is None else paths:
-        for spoken, coded in codes.read_coded(codebooks, path):
-            at = phones.spoken_at(spoken.durations, codes.UNIT_S, spoken.frames)
-            kept = silent_ends(phones.pairs(spoken.phonemes, at))
-            encoding = tokenizer.encode(spoken.text, add_special_tokens=False)
-            frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at.sum(1) // 2)
-            readings.append(Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text))
-    return readings
+class Library:
+    """All shards of a directory as readings; the first one is held out."""
+
+    def __init__(self, directory: Path, codebooks: Codebooks, tokenizer: Tokenizer) -> None:
+        self._directory = directory
+        self._codebooks = codebooks
+        self._tokenizer = tokenizer
+        self._read: dict[Path, list[Reading]] = {}
+
+    def held(self) -> list[Reading]:
+        """Readings that are never trained on."""
+        return self._readings(shards.names(self._directory)[0])
+
+    def trained(self) -> list[Reading]:
+        """Readings to train on, those among them whose shard came since the last call."""
+        return [each for path in shards.names(self._directory)[1:] for each in self._readings(path)]
+
+    def _readings(self, path: Path) -> list[Reading]:
+        if path not in self._read:
+            coded = codes.read_coded(self._codebooks, path)
+            self._read[path] = [self._reading(spoken, found) for spoken, found in coded]
+        return self._read[path]
+
+    def _reading(self, spoken: shards.Spoken, coded: NDArray[np.int64]) -> Reading:
+        at = phones.spoken_at(spoken.durations, codes.UNIT_S, spoken.frames)
+        kept = silent_ends(phones.pairs(spoken.phonemes, at))
+        encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
+        frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at.sum(1) // 2)
+        return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text)
 
 
 def joined(parts: Sequence[Reading], space: NDArray[np.int64]) -> Reading:

@@ -31,7 +31,6 @@ FRAMES = 1600
 
 RATE = 1.5e-3
 GUIDED_LAYER = 1
-HELD_SHARDS = 1
 HELD = 24
 
 _CORRUPTED = 0.3  # at most, of the frames that are read
@@ -185,11 +184,11 @@ def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Ra
     return joined
 
 
-def endless(readings: Sequence[Reading], space: np.ndarray, seed: int) -> Iterator[list[Reading]]:
-    """Batches for ever; what is joined is drawn anew in each round."""
+def endless(library: reading.Library, space: np.ndarray, seed: int) -> Iterator[list[Reading]]:
+    """Batches for ever; in each round what is joined is drawn anew, and shards that have come meanwhile are read."""
     rng = random.Random(seed)
     while True:
-        chosen = conversations(readings, space, rng)
+        chosen = conversations(library.trained(), space, rng)
         total = sum(len(each.codes) for each in chosen)
         stream = reading.batches(chosen, FRAMES, rng)
         for _ in range(max(1, total // FRAMES)):
@@ -219,16 +218,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     codebooks = Codebooks.load(codes.path_of(options.state))
     tokenizer, marks = prepare_text(options.state)
-    paths = shards.names(options.state / "data")
-    held = reading.load(options.state, codebooks, tokenizer, paths[:HELD_SHARDS])[:200]
-    readings = reading.load(options.state, codebooks, tokenizer, paths[HELD_SHARDS:])
-    hours = sum(len(each.codes) for each in readings) * 0.08 / 3600
+    library = reading.Library(options.state / "data", codebooks, tokenizer)
+    held = library.held()[:200]
+    readings = library.trained()
     frames, tokens = sum(len(each.codes) for each in readings), sum(len(each.tokens) for each in readings)
+    hours = frames * 0.08 / 3600
     print(f"{len(readings)} readings, {hours:.1f} h, {tokens / frames:.2f} text tokens a frame", flush=True)
     run = Run(options.state / "talker", build(options.seed), Plan(options.minutes, RATE, mixed=True))
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
-    stream = endless(readings, space, options.seed + run.step)
+    stream = endless(library, space, options.seed + run.step)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         torch.manual_seed(options.seed + step)
