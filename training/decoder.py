@@ -71,12 +71,14 @@ def main() -> None:
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)
-    run = Run(options.state / "decoder", build(codebooks, options.seed), Plan(options.minutes, RATE, clip=3.0))
+    run = Run(
+        options.state / "decoder", build(codebooks, options.seed), Plan(options.minutes, RATE, clip=3.0, mixed=True)
+    )
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng((options.seed, step))
         coded, wanted = (each.to(device()) for each in recordings.batch(rng, ROWS, FRAMES))
-        made = model(coded)[:, 0, LEFT_OUT_FRAMES * FRAME_SAMPLES :]
+        made = model(coded)[:, 0, LEFT_OUT_FRAMES * FRAME_SAMPLES :].float()
         window = losses.RESOLUTIONS[step % len(losses.RESOLUTIONS)]
         loss = losses.wave_loss(made, wanted[:, LEFT_OUT_FRAMES * FRAME_SAMPLES :], window)
         return {"loss": loss.total(), "wave": loss.wave, "edge": loss.edge, "spectrum": loss.spectrum}

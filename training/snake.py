@@ -83,8 +83,9 @@ class Snake(torch.autograd.Function):
 
 
 def snake(module: torch.nn.Module, x: Tensor) -> Tensor:
-    """Take the place of SnakeBeta.forward: on a CPU compiled, elsewhere torch's operations."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    """Take the place of SnakeBeta.forward: in float32, on a CPU compiled, elsewhere torch's operations."""
+    x = x.float()
+    if x.device.type == "cpu":
         return Snake.apply(x, module.alpha, module.beta)
     sine = torch.sin(x * module.alpha.exp()[None, :, None])
     return x + sine * sine / (module.beta.exp()[None, :, None] + module.no_div_by_zero)
