@@ -71,9 +71,7 @@ def main() -> None:
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)
-    run = Run(
-        options.state / "decoder", build(codebooks, options.seed), Plan(options.minutes, RATE, clip=3.0, mixed=True)
-    )
+    run = Run(options.state / "decoder", build(codebooks, options.seed), Plan(options.minutes, RATE, clip=3.0))
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng((options.seed, step))
