@@ -114,7 +114,7 @@ class Run:
 
         Args:
             losses: of a model at a step; the one named ``loss`` is made smaller, all of them are logged.
-            judge: says how good a model is.
+            judge: says how good a model is; asked now and then, and at the end unless the process was told to end.
         """
         end_s = time.monotonic() + self.plan.minutes * 60
         lap_s = saved_s = time.monotonic()
@@ -132,14 +132,19 @@ class Run:
             if self.step % self.plan.log_steps == 0:
                 self.log(sums.means())
             if self.step % self.plan.judge_steps == 0:
-                with torch.no_grad():
-                    self.log({f"held {name}": value for name, value in judge(self.mean, self.step).items()})
+                self._judge(judge)
             if now_s - saved_s > self.plan.save_minutes * 60:
                 self.save()
                 saved_s = time.monotonic()
         signal.signal(signal.SIGTERM, before)
         self.log(sums.means())
         self.save()
+        if not told:
+            self._judge(judge)
+
+    @torch.no_grad()
+    def _judge(self, judge: Callable[[nn.Module, int], Mapping[str, float]]) -> None:
+        self.log({f"held {name}": value for name, value in judge(self.mean, self.step).items()})
 
     def _update(self, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
