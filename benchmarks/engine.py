@@ -42,7 +42,7 @@ from serve_app.model.factory import Speaker, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
-from serve_app.speech import CODE_GROUPS, FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
+from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices import VoicePrompt, scan
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
@@ -488,8 +488,9 @@ def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
 
 
 def sampling_ms(speaker: Speaker, count: int) -> float:
-    """Median milliseconds of the sixteen draws of a frame, with the checkpoint's own sampling."""
+    """Median milliseconds of all draws of a frame, with the checkpoint's own sampling."""
     slots = speaker.runner.slot_tensors
+    groups = slots.codes.shape[2]
     rows, keep = slice(0, count), speaker.checkpoint.predictor_draw.top_k
     for slot in range(count):
         slots.predictor_draws.set(slot, speaker.checkpoint.predictor_draw)
@@ -499,8 +500,8 @@ def sampling_ms(speaker: Speaker, count: int) -> float:
     with torch.inference_mode():
         for frame in range(9):
             began_s = time.perf_counter()
-            uniform = uniforms(slots.seeds[rows], torch.full((count,), frame), CODE_GROUPS)
-            for codebook in range(CODE_GROUPS):
+            uniform = uniforms(slots.seeds[rows], torch.full((count,), frame), groups)
+            for codebook in range(groups):
                 draw(logits, uniform[:, codebook], slots.predictor_draws, rows, keep)
             seconds.append(time.perf_counter() - began_s)
     return 1e3 * float(np.median(seconds))

@@ -10,9 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-CODE_GROUPS = 16
-"""Codes of one frame."""
-
 SAMPLES_PER_FRAME = 1920
 """PCM samples of one frame: 80 ms at 24 kHz."""
 

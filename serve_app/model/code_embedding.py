@@ -1,4 +1,4 @@
-"""The embeddings of the codes of all sixteen codebooks."""
+"""The embeddings of the codes of all codebooks."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ class CodeEmbedding:
     """The talker's table of codebook 0 and the code predictor's of the others, as one.
 
     Attributes:
-        table: [V0 + 15 * V, H].
-        offsets: [16] int64, where each codebook begins in it.
+        groups: Q, codebooks; 16 in the release.
+        table: [V0 + (Q - 1) * V, H].
+        offsets: [Q] int64, where each codebook begins in it.
     """
 
     def __init__(self, talker: Upstream) -> None:
@@ -19,11 +20,12 @@ class CodeEmbedding:
         others = talker.code_predictor.model.codec_embedding
         tables = [talker.model.codec_embedding.weight, *(table.weight for table in others)]
         sizes = [len(table) for table in tables]
+        self.groups = len(tables)
         self.table = torch.cat([table.detach() for table in tables])
         self.offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self.table.device)
 
     def of_frames(self, codes: Tensor) -> Tensor:
-        """Sum the 16 embeddings of each frame: [..., 16] int64 into [..., H]."""
+        """Sum the Q embeddings of each frame: [..., Q] int64 into [..., H]."""
         return torch.nn.functional.embedding(codes + self.offsets, self.table).sum(dim=-2)
 
     def of_codebook(self, codebook: int, codes: Tensor) -> Tensor:

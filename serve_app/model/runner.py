@@ -28,7 +28,7 @@ from serve_app.model.prompt import PromptBuilder, PromptTokens
 from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps
 from serve_app.model.talker import Talker
-from serve_app.speech import CODE_GROUPS, Sampling, SpeechRequest
+from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices import BoundedCache, VoicePrompt
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class TorchRunner:
     def _on_device(self, codes: NDArray[np.int16] | None) -> Tensor:
         """Codes [F, 16] as int64; none of them where there are none."""
         if codes is None:
-            return torch.empty(0, CODE_GROUPS, dtype=torch.int64, device=self._device)
+            return torch.empty(0, self.prompts.codes.groups, dtype=torch.int64, device=self._device)
         return torch.from_numpy(codes.astype(np.int64)).to(self._device)
 
     @torch.inference_mode()

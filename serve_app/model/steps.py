@@ -16,7 +16,6 @@ from serve_app.model.kv_cache import Rows
 from serve_app.model.prompt import PromptBuilder
 from serve_app.model.sampling import DrawRows, penalise, uniforms
 from serve_app.model.talker import Talker
-from serve_app.speech import CODE_GROUPS
 
 _LEAST_FRAMES = 2
 """Frames before which the talker may not end; upstream's ``min_new_tokens``."""
@@ -59,7 +58,7 @@ class SlotTensors:
         self.logits = torch.zeros(rows, vocabulary, device=device)
         self.seen = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
         self.text = torch.zeros(rows, positions, width, dtype=dtype, device=device)
-        self.codes = torch.zeros(rows, CODE_RING_FRAMES, CODE_GROUPS, dtype=torch.int64, device=device)
+        self.codes = torch.zeros(rows, CODE_RING_FRAMES, prompts.codes.groups, dtype=torch.int64, device=device)
         self.seeds = torch.zeros(rows, dtype=torch.int64, device=device)
         self.frames = torch.zeros(rows, dtype=torch.int64, device=device)
         self.decoded = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -118,11 +117,11 @@ class Steps:
             choice: how codes are drawn.
 
         Returns:
-            [B, 16] int64; codebook 0 is the end of speech where a stream ends.
+            [B, Q] int64; codebook 0 is the end of speech where a stream ends.
         """
         slots = self._slots
         frames = slots.frames[rows].clone()
-        uniform = uniforms(slots.seeds[rows], frames, CODE_GROUPS)  # [B, 16]
+        uniform = uniforms(slots.seeds[rows], frames, slots.codes.shape[2])  # [B, Q]
         logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
         logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
@@ -145,7 +144,7 @@ class Steps:
         """
         slots, indices = self._slots, self._all_rows[rows]
         newest, positions = slots.frames[rows] - 1, slots.positions[rows].clone()
-        codes = slots.codes[indices, newest % CODE_RING_FRAMES]  # [B, 16]
+        codes = slots.codes[indices, newest % CODE_RING_FRAMES]  # [B, Q]
         x = self._prompts.codes.of_frames(codes) + slots.text[indices, newest]
         slots.hidden[rows], slots.logits[rows] = self._talker.step(x, rows, positions, length)
         slots.positions[rows] = positions + 1

@@ -1,0 +1,113 @@
+"""Assembles a checkpoint that ``Qwen3TTSModel.from_pretrained`` loads.
+
+python -m training.checkpoint STATE OUT: takes the running means of all parts out of STATE. With --unfinished a part
+that was not trained yet keeps its first values, so that its speed can be measured.
+"""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import torch
+from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
+from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
+from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
+from qwen_tts.core.tokenizer_12hz.modeling_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training import codes, decoder, shapes, speaker, talker
+from training.codes import Codebooks
+from training.encoder import Labeller
+
+GENERATION = {
+    "do_sample": True,
+    "temperature": 0.3,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,  # a sound that lasts is the same code again
+    "subtalker_dosample": True,
+    "subtalker_temperature": 0.5,
+    "subtalker_top_k": 50,
+    "subtalker_top_p": 1.0,
+    "max_new_tokens": 2048,
+}
+PREPROCESSOR = {
+    "feature_extractor_type": "EncodecFeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": 24000,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "chunk_length_s": None,
+    "overlap": None,
+}
+
+
+def main() -> None:
+    """Write the checkpoint, and say how large it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path)
+    parser.add_argument("out", type=Path, help="a directory; made where it is missing, its files are replaced")
+    parser.add_argument("--unfinished", action="store_true", help="parts may be missing")
+    options = parser.parse_args()
+    steps = assemble(options.state, options.out, unfinished=options.unfinished)
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {size / 1e6:.1f} MB, trained for {steps} steps")
+
+
+def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, int]:
+    """Write the checkpoint's files; returns the steps that each part was trained for."""
+    (out / "speech_tokenizer").mkdir(parents=True, exist_ok=True)
+    codebooks = Codebooks.load(codes.path_of(state))
+    talker.prepare_text(state)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (out / file).write_bytes((state / "text" / file).read_bytes())
+    _write_json(out / "config.json", shapes.language_model())
+    _write_json(out / "generation_config.json", GENERATION)
+    _write_json(out / "speech_tokenizer" / "config.json", shapes.codec())
+    _write_json(out / "speech_tokenizer" / "preprocessor_config.json", PREPROCESSOR)
+
+    steps: dict[str, int] = {}
+
+    def trained(name: str, module: nn.Module) -> nn.Module:
+        steps[name] = _take(state / name / "last.pt", module, optional=unfinished)
+        return module
+
+    root = Qwen3TTSForConditionalGeneration(Qwen3TTSConfig(**copy.deepcopy(shapes.language_model())))
+    root.talker.load_state_dict(trained("talker", talker.build(0)).state_dict())
+    root.speaker_encoder.load_state_dict(trained("speaker", speaker.Speaker()).encoder.state_dict())
+    _write_tensors(out / "model.safetensors", root.state_dict(), torch.bfloat16)
+
+    codec = Qwen3TTSTokenizerV2Model(Qwen3TTSTokenizerV2Config(**shapes.codec()))
+    codec.decoder.load_state_dict(trained("decoder", decoder.build(codebooks, 0)).state_dict())
+    labeller = trained("encoder", Labeller(codebooks))
+    labeller.set_codebooks()
+    codec.encoder.load_state_dict(labeller.encoder.state_dict())
+    # Loaders read it into the format they are asked for; half the size costs a thousandth of a sample's size.
+    _write_tensors(out / "speech_tokenizer" / "model.safetensors", codec.state_dict(), torch.float16)
+    return steps
+
+
+def _take(path: Path, module: nn.Module, *, optional: bool) -> int:
+    """Load a run's mean weights into ``module``; say after how many steps they were kept."""
+    if optional and not path.exists():
+        return 0
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(kept["mean"])
+    return kept["step"]
+
+
+def _write_json(path: Path, tree: dict) -> None:
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+    kept = {name: tensor.detach().to(dtype).contiguous().clone() for name, tensor in tensors.items()}
+    save_file(kept, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+
+
+if __name__ == "__main__":
+    main()

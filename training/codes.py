@@ -1,0 +1,155 @@
+"""Codes of a frame: one of phonemes, one of pitch, the others of its sound, as residual vector quantization. Pure.
+
+The sound is 256 logarithms; their first principal components are what the codebooks share. Every codebook is a set of
+vectors of ``CODE_DIM`` numbers; the codebook of pitch uses the last of them, the others the rest, so that one residual
+quantizer, as the codec's encoder has it, finds all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training import phase, phones, shards
+from training.features import band_features
+from training.phones import PairTable
+from training.shapes import CODE_DIM, CODES, GROUPS, PAIRS
+from training.shards import FRAME_SAMPLES, Spoken
+
+PITCH_DIMS = 16
+SOUND_DIMS = CODE_DIM - PITCH_DIMS
+UNIT_S = 0.025
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Codebooks:
+    """How frames become codes.
+
+    Attributes:
+        pairs: of codebook 0.
+        mean: [256], of bands.
+        components: [SOUND_DIMS, 256], orthonormal rows.
+        sounds: [GROUPS - 2, CODES, SOUND_DIMS], one after the other for the residual of those before.
+    """
+
+    pairs: PairTable
+    mean: Floats
+    components: Floats
+    sounds: Floats
+
+    def coordinates(self, bands: NDArray[np.floating]) -> Floats:
+        """[T, 256] -> [T, SOUND_DIMS]."""
+        return (bands.astype(np.float32) - self.mean) @ self.components.T
+
+    def encode(self, spoken: Spoken) -> NDArray[np.int64]:
+        """Code every frame of an utterance, [T, GROUPS]."""
+        at = phones.spoken_at(spoken.durations, UNIT_S, spoken.frames)
+        first = [self.pairs.code(pair) for pair in phones.pairs(spoken.phonemes, at)]
+        residual = self.coordinates(spoken.bands)
+        codes = [np.array(first), spoken.pitch_codes]
+        for book in self.sounds:
+            found = nearest(residual, book)
+            residual = residual - book[found]
+            codes.append(found)
+        return np.stack(codes, 1)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz."""
+        listing = np.array(["".join(pair) for pair in self.pairs.listing])
+        np.savez(path, pairs=listing, mean=self.mean, components=self.components, sounds=self.sounds)
+
+    @classmethod
+    def load(cls, path: Path) -> "Codebooks":
+        """Read what :meth:`save` wrote."""
+        with np.load(path) as arrays:
+            pairs = PairTable([(pair[0], pair[1]) for pair in arrays["pairs"].tolist()])
+            return cls(pairs, arrays["mean"], arrays["components"], arrays["sounds"])
+
+
+def nearest(points: Floats, book: Floats) -> NDArray[np.int64]:
+    """Index of the nearest vector of ``book`` [K, D] for each of ``points`` [N, D]."""
+    return np.argmin((book * book).sum(1) - 2 * (points @ book.T), axis=1)
+
+
+def k_means(points: Floats, size: int, rng: np.random.Generator, rounds: int = 15) -> Floats:
+    """[size, D]: centres of clusters of ``points`` [N, D]; a centre that loses all its points takes a random one."""
+    centres = points[rng.choice(len(points), size, replace=False)]
+    for _ in range(rounds):
+        found = nearest(points, centres)
+        counts = np.bincount(found, minlength=size)
+        order = np.argsort(found, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        filled = counts > 0
+        sums = np.add.reduceat(points[order], starts[filled], axis=0)
+        centres = points[rng.choice(len(points), size, replace=False)]
+        centres[filled] = sums / counts[filled, None]
+    return centres
+
+
+def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spoken, NDArray[np.float32]]:
+    """Cut so many of the teacher's units off an utterance's beginning: frames then begin at other places of it.
+
+    A reference clip's frames begin anywhere, so an encoder has to know such ones too.
+
+    Args:
+        spoken: whose first phoneme, a silence, is longer than ``units``.
+        samples: [T * 1920] of it.
+        units: at least 0.
+
+    Returns:
+        The rest of both, in whole frames; the pitch of a frame is then the nearest that has a code.
+    """
+    samples = samples[int(units * UNIT_S * phase.RATE_HZ) :]
+    frames = len(samples) // FRAME_SAMPLES
+    samples = samples[: frames * FRAME_SAMPLES]
+    durations = spoken.durations.copy()
+    durations[0] -= units
+    hops = phase.pitch_curve(spoken.pitch_codes)[int(units * UNIT_S * phase.RATE_HZ) // phase.HOP_SAMPLES :]
+    cut = replace(
+        spoken,
+        durations=durations,
+        pitch_codes=phase.lock(hops).codes[:frames],
+        bands=band_features(samples).astype(np.float16),
+    )
+    return cut, samples
+
+
+def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:
+    """Find codebooks for utterances."""
+    rng = np.random.default_rng(seed)
+    pairs = PairTable.of(
+        (phones.pairs(each.phonemes, phones.spoken_at(each.durations, UNIT_S, each.frames)) for each in spoken), PAIRS
+    )
+    bands = np.concatenate([each.bands for each in spoken]).astype(np.float32)
+    mean = bands.mean(0)
+    _, vectors = np.linalg.eigh(np.cov((bands - mean).T))
+    components = np.ascontiguousarray(vectors[:, ::-1][:, :SOUND_DIMS].T, np.float32)
+    residual = (bands - mean) @ components.T
+    books: list[Floats] = []
+    for _ in range(GROUPS - 2):
+        book = k_means(residual, CODES, rng)
+        residual = residual - book[nearest(residual, book)]
+        books.append(book)
+    return Codebooks(pairs, mean, components, np.stack(books))
+
+
+def path_of(state: Path) -> Path:
+    """Where the codebooks of a training state lie."""
+    return state / "codebooks.npz"
+
+
+def read_coded(codebooks: Codebooks, path: Path) -> list[tuple[Spoken, NDArray[np.int64]]]:
+    """Utterances of a shard with their codes, which are kept beside it from the first time on."""
+    kept = path.with_suffix(".codes.npy")
+    spoken = shards.read(path)
+    if kept.exists():
+        codes = np.load(kept).astype(np.int64)
+    else:
+        codes = np.concatenate([codebooks.encode(each) for each in spoken])
+        np.save(kept, codes.astype(np.int16))
+    ends = np.cumsum([each.frames for each in spoken])[:-1]
+    return list(zip(spoken, np.split(codes, ends), strict=True))

@@ -1,0 +1,63 @@
+"""First values of the codec's weights: each layer keeps the variance of what it is given.
+
+The libraries' own first values make deep stacks of convolutions nearly constant functions; a codec then never begins
+to use its codes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_RESIDUAL = 0.3  # branches beside a straight way start small
+_SPEECH_GAIN = 5.0  # speech has an RMS of about 0.1 to 0.2
+_WAVE_GAIN = 0.05
+
+
+def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
+    """Draw weights of convolutions and linear layers anew; mutates ``module``."""
+    for layer in module.modules():
+        if isinstance(layer, nn.ConvTranspose1d):
+            _draw(layer, layer.in_channels * layer.kernel_size[0] / layer.stride[0], gain)
+        elif isinstance(layer, nn.Conv1d | nn.Linear):
+            _draw(layer, layer.weight[0].numel(), gain)
+        if isinstance(getattr(layer, "gamma", None), nn.Parameter):
+            nn.init.constant_(layer.gamma, 0.1)
+
+
+@torch.no_grad()
+def decoder(module: nn.Module) -> None:
+    """Initialise a Qwen3TTSTokenizerV2Decoder but for its codebooks; mutates it."""
+    keep_variance(module)
+    for name, layer in module.named_modules():
+        if name.startswith("decoder.") and name.endswith(".conv2.conv"):
+            layer.weight.mul_(_RESIDUAL)
+    module.decoder[-1].conv.weight.mul_(_WAVE_GAIN)
+
+
+@torch.no_grad()
+def encoder(module: nn.Module) -> None:
+    """Initialise a Qwen3TTSTokenizerV2Encoder but for its codebooks; mutates it."""
+    keep_variance(module, 1.3)
+    keep_variance(module.encoder_transformer)
+    for name, layer in module.named_modules():
+        if name.startswith("encoder.layers") and name.endswith("block.3.conv"):
+            layer.weight.mul_(_RESIDUAL)
+    module.encoder.layers[0].conv.weight.mul_(_SPEECH_GAIN)
+
+
+@torch.no_grad()
+def set_codebook(layer: nn.Module, vectors: Tensor) -> None:
+    """Give a quantizer's layer, of the decoder or the encoder, its vectors; missing rows are far from everything."""
+    if hasattr(layer, "_codebook"):
+        sums, usage = layer._codebook.embedding_sum, layer._codebook.cluster_usage
+    else:
+        sums, usage = layer.codebook.embed_sum, layer.codebook.cluster_usage
+        layer.codebook._embed = None
+    usage.fill_(1.0)
+    sums.fill_(0.0 if hasattr(layer, "_codebook") else 1e3)
+    sums[: len(vectors)] = vectors.to(sums.dtype)
+
+
+def _draw(layer: nn.Module, inputs: float, gain: float) -> None:
+    nn.init.normal_(layer.weight, 0, gain / inputs**0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,183 @@
+"""A training run: steps until the time is up, its checkpoint, its log. Knows nothing of what is trained.
+
+A run that is started again goes on where its last checkpoint was. The learning rate never needs to know the last step:
+it falls with the root of the steps so far, and what is judged and shipped is a running mean of the weights.
+"""
+
+import copy
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_MEAN_DECAY = 0.999
+_WARM_UP_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast to train.
+
+    Attributes:
+        minutes: of wall time in this call.
+        rate: the learning rate at its highest.
+        full_rate_steps: steps at it before it falls.
+        clip: largest norm of the gradients.
+        log_steps: steps of a line in the log.
+        save_minutes: between checkpoints.
+        judge_steps: between judgements.
+        mixed: whether products may be of bfloat16, where the device has instructions for that.
+    """
+
+    minutes: float
+    rate: float
+    full_rate_steps: int = 2000
+    clip: float = 1.0
+    log_steps: int = 50
+    save_minutes: float = 4.0
+    judge_steps: int = 500
+    mixed: bool = False
+
+
+def learning_rate(step: int, plan: Plan) -> float:
+    """Rise in 200 steps, stay, then fall with the root of the steps."""
+    rise = min(1.0, (step + 1) / _WARM_UP_STEPS)
+    return plan.rate * rise * min(1.0, (plan.full_rate_steps / max(1, step)) ** 0.5)
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Sums:
+    """Values of the steps since the last line in the log."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Count one step."""
+        self._count += 1
+        for name, value in values.items():
+            self._totals[name] = self._totals.get(name, 0.0) + float(value.detach())
+
+    def means(self) -> dict[str, float]:
+        """Take the means, and begin again."""
+        means = {name: total / self._count for name, total in self._totals.items()}
+        self._totals, self._count = {}, 0
+        return means
+
+
+def _has_bfloat16() -> bool:
+    return device().type == "cuda" or torch.cpu._is_amx_tile_supported()
+
+
+class Run:
+    """One model in training, its running mean, and the directory where both are kept."""
+
+    def __init__(self, directory: Path, model: nn.Module, plan: Plan) -> None:
+        """Take up the checkpoint in ``directory``, if there is one."""
+        self.directory = directory
+        self.model = model.to(device())
+        self.mean = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
+        self.plan = plan
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [each for each in trained if each.dim() > 1], "weight_decay": 0.01},
+            {"params": [each for each in trained if each.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self._trained = trained
+        self.optimizer = torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.98))
+        self.step = 0
+        self.minutes = 0.0
+        directory.mkdir(parents=True, exist_ok=True)
+        if (directory / "last.pt").exists():
+            kept = torch.load(directory / "last.pt", map_location=device(), weights_only=True)
+            self.model.load_state_dict(kept["model"])
+            self.mean.load_state_dict(kept["mean"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.step, self.minutes = kept["step"], kept["minutes"]
+
+    def train(
+        self,
+        losses: Callable[[nn.Module, int], Mapping[str, Tensor]],
+        judge: Callable[[nn.Module, int], Mapping[str, float]],
+    ) -> None:
+        """Train for the plan's minutes, or until the process is told to end; the checkpoint is kept in both cases.
+
+        Args:
+            losses: of a model at a step; the one named ``loss`` is made smaller, all of them are logged.
+            judge: says how good a model is; asked now and then, and at the end unless the process was told to end.
+        """
+        end_s = time.monotonic() + self.plan.minutes * 60
+        lap_s = saved_s = time.monotonic()
+        sums = Sums()
+        told: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+        while time.monotonic() < end_s and not told:
+            with torch.autocast(device().type, torch.bfloat16, enabled=self.plan.mixed and _has_bfloat16()):
+                found = losses(self.model, self.step)
+            self._update(found["loss"])
+            sums.add(found)
+            now_s = time.monotonic()
+            self.minutes += (now_s - lap_s) / 60
+            lap_s = now_s
+            if self.step % self.plan.log_steps == 0:
+                self.log(sums.means())
+            if self.step % self.plan.judge_steps == 0:
+                self._judge(judge)
+            if now_s - saved_s > self.plan.save_minutes * 60:
+                self.save()
+                saved_s = time.monotonic()
+        signal.signal(signal.SIGTERM, before)
+        self.log(sums.means())
+        self.save()
+        if not told:
+            self._judge(judge)
+
+    @torch.no_grad()
+    def _judge(self, judge: Callable[[nn.Module, int], Mapping[str, float]]) -> None:
+        self.log({f"held {name}": value for name, value in judge(self.mean, self.step).items()})
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.plan)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._trained, self.plan.clip)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(_MEAN_DECAY, self.step / (self.step + 20))
+        with torch.no_grad():
+            for mean, parameter in zip(self.mean.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
+            for mean, buffer in zip(self.mean.buffers(), self.model.buffers(), strict=True):
+                mean.copy_(buffer)
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Print a line, and append it to the run's log."""
+        line = {"step": self.step, "minutes": round(self.minutes, 2)}
+        line |= {name: round(value, 4) for name, value in values.items()}
+        print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+        with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint; a reader finds the old one or the new one."""
+        kept = {
+            "model": self.model.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes,
+        }
+        partial = self.directory / "partial.pt"
+        torch.save(kept, partial)
+        partial.replace(self.directory / "last.pt")

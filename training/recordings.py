@@ -1,0 +1,77 @@
+"""Recordings: utterances with codes and audio, in memory for training; and files for training.listen."""
+
+import random
+import wave
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training import codes, shards
+from training.codes import Codebooks
+from training.shards import FRAME_SAMPLES
+
+HELD = 40
+"""Utterances, the last ones, that are never trained on."""
+
+
+class Recordings:
+    """Utterances of all shards that have their audio."""
+
+    def __init__(self, state: Path, codebooks: Codebooks, moved: random.Random | None = None) -> None:
+        """Read them; with ``moved`` their frames begin at random places of the teacher's, all of it in memory."""
+        self.texts: list[str] = []
+        self.codes: list[NDArray[np.int64]] = []
+        self._audio: list[NDArray[np.int16]] = []
+        for path in shards.names(state / "data"):
+            if not path.with_suffix(".pcm").exists():
+                continue
+            audio = shards.audio(path)
+            for spoken, coded in codes.read_coded(codebooks, path):
+                start = spoken.first_frame * FRAME_SAMPLES
+                samples = audio[start : start + spoken.frames * FRAME_SAMPLES]
+                if moved is None:
+                    self._add(spoken.text, coded, samples)
+                else:
+                    units = moved.randrange(int(spoken.durations[0]))
+                    cut, heard = codes.later(spoken, samples.astype(np.float32) / 32768, units)
+                    self._add(spoken.text, codebooks.encode(cut), (heard * 32768).astype(np.int16))
+
+    def _add(self, text: str, coded: NDArray[np.int64], samples: NDArray[np.int16]) -> None:
+        self.texts.append(text)
+        self.codes.append(coded)
+        self._audio.append(samples)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def samples(self, number: int, first: int = 0, frames: int | None = None) -> Tensor:
+        """[frames * 1920] float32; the whole where no number of frames is given."""
+        start = first * FRAME_SAMPLES
+        end = None if frames is None else start + frames * FRAME_SAMPLES
+        return torch.from_numpy(self._audio[number][start:end].astype(np.float32) / 32768)
+
+    def batch(self, rng: np.random.Generator, rows: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Cut random pieces: codes [rows, GROUPS, frames], samples [rows, frames * 1920]."""
+        coded: list[Tensor] = []
+        sounding: list[Tensor] = []
+        while len(coded) < rows:
+            number = int(rng.integers(len(self) - HELD))
+            spare = len(self.codes[number]) - frames
+            if spare < 0:
+                continue
+            first = int(rng.integers(spare + 1))
+            coded.append(torch.from_numpy(self.codes[number][first : first + frames].T))
+            sounding.append(self.samples(number, first, frames))
+        return torch.stack(coded), torch.stack(sounding)
+
+
+def write_wave(path: Path, samples: NDArray[np.floating]) -> None:
+    """Write [N] in [-1, 1] as 16-bit mono at 24 kHz."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(24_000)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())

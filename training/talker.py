@@ -1,0 +1,266 @@
+"""Trains talker and code predictor: from text to codes.
+
+python -m training.talker STATE --minutes M: reads STATE/data, STATE/codebooks.npz and STATE/text, keeps itself in
+STATE/talker.
+"""
+
+import argparse
+import copy
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from qwen_tts.core.models import modeling_qwen3_tts as upstream
+from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training import codes, prompt_layout, reading, shapes, shards, speaker_space, text_tokens
+from training.codes import Codebooks
+from training.loop import Plan, Run, device
+from training.prompt_layout import Marks
+from training.reading import Reading
+from training.scores import distance
+from training.speaking import Asked, Temperatures, speak
+
+FRAMES = 1600
+"""Of a batch, padding included."""
+
+RATE = 1.5e-3
+GUIDED_LAYER = 1
+HELD = 24
+
+_CORRUPTED = 0.3  # at most, of the frames that are read
+_PREDICTED_FRAMES = 320  # of a batch, for the code predictor
+_BLUR = 0.05  # of a voice's coordinates
+_IGNORED = -100
+
+
+def build(seed: int) -> nn.Module:
+    """Make a talker of upstream's class with first values that let text and codes be heard alike."""
+    torch.manual_seed(seed)
+    config = Qwen3TTSConfig(**copy.deepcopy(shapes.language_model()))
+    talker = upstream.Qwen3TTSTalkerForConditionalGeneration._from_config(config.talker_config)
+    for name, parameter in talker.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight", "codec_head.weight")):
+            nn.init.normal_(parameter, 0, 0.02)
+        elif "text_projection" in name and parameter.dim() > 1:
+            nn.init.normal_(parameter, 0, 1.5 / parameter.shape[1] ** 0.5)
+        elif "text_embedding" in name or name == "model.codec_embedding.weight":
+            nn.init.normal_(parameter, 0, 1.0)
+        elif "codec_embedding" in name:
+            nn.init.normal_(parameter, 0, 0.3)
+        elif parameter.dim() > 1:
+            nn.init.normal_(parameter, 0, 0.5 / parameter.shape[1] ** 0.5)
+    return talker
+
+
+class Attention:
+    """Watches one layer of a talker, for what its first head looks at."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._attention = layer.self_attn
+        self._seen: dict[str, object] = {}
+        self._attention.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def _keep(self, _module: nn.Module, _args: tuple, given: dict) -> None:
+        self._seen = given
+
+    def scores(self) -> Tensor:
+        """[B, L, L] of the last forward pass, before the softmax and without a mask."""
+        attention, size = self._attention, self._attention.head_dim
+        hidden, (cosine, sine) = self._seen["hidden_states"], self._seen["position_embeddings"]
+        query = attention.q_norm(functional.linear(hidden, attention.q_proj.weight[:size]))[:, None]
+        key = attention.k_norm(functional.linear(hidden, attention.k_proj.weight[:size]))[:, None]
+        scaling = attention.rope_scaling
+        query, key = upstream.apply_multimodal_rotary_pos_emb(
+            query, key, cosine, sine, scaling["mrope_section"], scaling["interleaved"]
+        )
+        return (query @ key.transpose(2, 3))[:, 0] * attention.scaling
+
+
+class Batch:
+    """Readings side by side, padded behind.
+
+    Attributes:
+        text: [B, T + 1]; the token of each position.
+        codes: [B, T, GROUPS].
+        wanted: [B, T + 1] of codebook 0 and the end, ``_IGNORED`` behind it.
+        spoken: [B, T + 1], the position whose token a frame speaks, or ``_IGNORED``.
+        lengths: [B], frames.
+        speakers: [B, H].
+    """
+
+    def __init__(self, readings: Sequence[Reading], marks: Marks, blur: float = 0.0) -> None:
+        rows, longest = len(readings), max(len(each.codes) for each in readings)
+        text = np.full((rows, longest + 1), marks.text_pad)
+        coded = np.zeros((rows, longest, shapes.GROUPS), np.int64)
+        wanted = np.full((rows, longest + 1), _IGNORED)
+        spoken = np.full((rows, longest + 1), _IGNORED)
+        for row, each in enumerate(readings):
+            frames = len(each.codes)
+            tokens = [*each.tokens, marks.text_eos][: longest + 1]
+            text[row, : len(tokens)] = tokens
+            coded[row, :frames] = each.codes
+            wanted[row, :frames] = each.codes[:, 0]
+            wanted[row, frames] = marks.codec_eos
+            # A token that is not there yet cannot be looked at.
+            known = (each.spoken != reading.UNKNOWN) & (each.spoken <= np.arange(frames))
+            spoken[row, :frames] = np.where(known, each.spoken, _IGNORED)
+        where = device()
+        self.text, self.codes = torch.from_numpy(text).to(where), torch.from_numpy(coded).to(where)
+        self.wanted, self.spoken = torch.from_numpy(wanted).to(where), torch.from_numpy(spoken).to(where)
+        self.lengths = [len(each.codes) for each in readings]
+        self.speakers = speaker_space.embed([each.voice for each in readings], blur).to(where)
+
+
+def corrupted(batch: Batch) -> Tensor:
+    """Codes of a batch with some frames, up to a third of a row's, replaced by others: so the text has to be read."""
+    rows, frames, groups = batch.codes.shape
+    rates = torch.rand(rows, 1, device=batch.codes.device) * _CORRUPTED
+    hit = torch.rand(rows, frames, device=batch.codes.device) < rates
+    others = batch.codes.flatten(0, 1)[torch.randint(rows * frames, (rows, frames))]
+    return torch.where(hit[:, :, None].expand(-1, -1, groups), others, batch.codes)
+
+
+def losses(
+    talker: nn.Module, attention: Attention, batch: Batch, marks: Marks, *, training: bool, tagged: bool = True
+) -> dict[str, Tensor]:
+    """Cross-entropies: of codebook 0, of the others, and of where the guided head looks."""
+    head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
+    body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if training else batch.codes)
+    start = head.shape[1]
+    hidden = talker.model(inputs_embeds=torch.cat([head, body], 1), use_cache=False).last_hidden_state[:, start:]
+    counted = batch.wanted != _IGNORED
+    # Upstream never draws a control code but the end's, so the others need no training.
+    logits = functional.linear(hidden[counted], talker.codec_head.weight[: marks.codec_eos + 1])
+    phones = functional.cross_entropy(logits, batch.wanted[counted])
+
+    scores = attention.scores()[:, start:]
+    length = scores.shape[2]
+    later = torch.ones(scores.shape[1], length, dtype=torch.bool, device=scores.device).triu(start + 1)
+    guided = batch.spoken != _IGNORED
+    looked = scores.masked_fill(later, -1e9)[guided]
+    looking = functional.cross_entropy(looked, batch.spoken[guided] + start)
+    near = ((looked.argmax(1) - batch.spoken[guided] - start).abs() <= 1).float().mean()
+
+    rest = _predictor_losses(talker, hidden[:, :-1], batch.codes, counted[:, 1:], training=training)
+    total = phones + looking + rest.mean()
+    found = {"loss": total, "phones": phones, "looking": looking, "near": near}
+    return found | {"pitch": rest[0], "sound": rest[1:].mean()}
+
+
+def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Tensor, *, training: bool) -> Tensor:
+    """[GROUPS - 1] cross-entropies of the other codebooks, each from those before it in its frame."""
+    hidden, coded = hidden[real], coded[real]
+    if training and len(coded) > _PREDICTED_FRAMES:
+        some = torch.randperm(len(coded), device=coded.device)[:_PREDICTED_FRAMES]
+        hidden, coded = hidden[some], coded[some]
+    predictor = talker.code_predictor
+    tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
+    columns = [hidden, *(table(coded[:, number]) for number, table in enumerate(tables))]
+    inputs = predictor.small_to_mtp_projection(torch.stack(columns, 1))
+    made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    return torch.stack(
+        [
+            functional.cross_entropy(head(made[:, number + 1]), coded[:, number + 1])
+            for number, head in enumerate(predictor.lm_head)
+        ]
+    )
+
+
+def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Random) -> list[Reading]:
+    """Join neighbours of one voice, up to four, half of them without a space: so a reference and its text meet."""
+    joined: list[Reading] = []
+    place = 0
+    while place < len(readings):
+        count = rng.choices([1, 2, 3, 4], [0.5, 0.2, 0.15, 0.15])[0]
+        parts = [each for each in readings[place : place + count] if each.voice == readings[place].voice]
+        joined.append(reading.joined(parts, space if rng.random() < 0.5 else space[:0]))
+        place += len(parts)
+    return joined
+
+
+def endless(library: reading.Library, space: np.ndarray, seed: int) -> Iterator[list[Reading]]:
+    """Batches for ever; in each round what is joined is drawn anew, and shards that have come meanwhile are read."""
+    rng = random.Random(seed)
+    while True:
+        chosen = conversations(library.trained(), space, rng)
+        total = sum(len(each.codes) for each in chosen)
+        stream = reading.batches(chosen, FRAMES, rng)
+        for _ in range(max(1, total // FRAMES)):
+            yield next(stream)
+
+
+def prepare_text(state: Path) -> tuple[text_tokens.Tokenizer, Marks]:
+    """Load the tokenizer, which is made from the texts of the first shards where it is missing."""
+    directory = state / "text"
+    if not (directory / "tokenizer.json").exists():
+        paths = shards.names(state / "data")[:4]
+        text_tokens.train((each.text for path in paths for each in shards.read(path)), directory)
+    tokenizer = text_tokens.load(directory)
+    role = tokenizer.encode(f"{text_tokens.START}{text_tokens.ROLE}\n", add_special_tokens=False).ids
+    assert len(role) == 3, "upstream cuts the role off by position"
+    return tokenizer, Marks.of(shapes.language_model(), role)
+
+
+def main() -> None:
+    """Train, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    codebooks = Codebooks.load(codes.path_of(options.state))
+    tokenizer, marks = prepare_text(options.state)
+    library = reading.Library(options.state / "data", codebooks, tokenizer)
+    held = library.held()[:200]
+    readings = library.trained()
+    frames, tokens = sum(len(each.codes) for each in readings), sum(len(each.tokens) for each in readings)
+    hours = frames * 0.08 / 3600
+    print(f"{len(readings)} readings, {hours:.1f} h, {tokens / frames:.2f} text tokens a frame", flush=True)
+    run = Run(options.state / "talker", build(options.seed), Plan(options.minutes, RATE, mixed=True))
+    attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
+    space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
+    stream = endless(library, space, options.seed + run.step)
+
+    def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
+        torch.manual_seed(options.seed + step)
+        batch = Batch(next(stream), marks, _BLUR)
+        return losses(model, attention[id(model)], batch, marks, training=True, tagged=step % 4 != 0)
+
+    def judge(model: nn.Module, step: int) -> dict[str, float]:
+        found = [
+            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks, training=False)
+            for start in range(0, len(held), 50)
+        ]
+        means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}
+        return means | free_running(model, held[:HELD], marks, codebooks, options.state / "talker" / f"said-{step:06}")
+
+    run.train(of, judge)
+
+
+def free_running(
+    talker: nn.Module, held: Sequence[Reading], marks: Marks, codebooks: Codebooks, path: Path
+) -> dict[str, float]:
+    """Let it speak by itself: errors of sounds over the sounds that were to be said, and how many texts it ended."""
+    asked = [Asked(each.tokens, each.voice, int(len(each.codes) * 1.6) + 10) for each in held]
+    said = speak(talker, asked, marks, Temperatures(0.3, 0.5), torch.Generator().manual_seed(1))
+    errors = total = 0
+    lines: list[dict[str, object]] = []
+    for each, made in zip(held, said, strict=True):
+        wanted, heard = codebooks.pairs.said(each.codes[:, 0]), codebooks.pairs.said(made.codes[:, 0])
+        errors += distance(wanted, heard)
+        total += len(wanted)
+        lines.append({"text": each.text, "wanted": wanted, "said": heard, "ended": made.ended})
+    path.with_suffix(".json").write_text(json.dumps(lines, ensure_ascii=False, indent=1), encoding="utf-8")
+    return {"sound errors": errors / total, "ended": sum(made.ended for made in said) / len(said)}
+
+
+if __name__ == "__main__":
+    main()
