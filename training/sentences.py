@@ -1,6 +1,6 @@
 """Texts to be read: words drawn by how frequent they are, with names and numbers among them.
 
-The order of the words means nothing: whoever reads them has to read each one.
+The order of the words means nothing, so that a model has to read each of them.
 """
 
 import random

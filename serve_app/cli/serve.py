@@ -172,7 +172,7 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
 
 
 def _wait_for_nothing(application: dict[str, Any]) -> None:
-    """Somebody sits before the screen: what is missing is said at once, unless the file wants to wait for it."""
+    """A person waits for this command: report at once what is missing, unless the file names a time to wait."""
     args = application["args"] = application.get("args") or {}
     args["generator"] = {"startup_wait_s": 0, **(args.get("generator") or {})}
 

@@ -120,7 +120,7 @@ class VoiceRoutes:
             upload, audio = await _read_form(request)
             voice, digest = upload.voice, digest_of(audio, upload.transcript)
             meant = self._front.config.voices.aliases.get(voice)
-            if meant is not None:  # an id comes before an alias: whoever uploads would change what the alias means
+            if meant is not None:  # an id comes before an alias: this upload would change what the alias means
                 raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
             status = await backend.known_voice(voice, digest)
             if status is not None:
@@ -139,7 +139,7 @@ class VoiceRoutes:
         )
 
     async def _remove(self, request: Request) -> Response:
-        # No alias: whoever removes a voice by one means the name, not what it stands for today.
+        # No alias: what it stands for may change, and a client that removes one voice must not remove another.
         given = request.path_params["voice"]
         voice = voice_named(given, await self._front.know_voices()) or given
         await self._front.backend.remove_voice(voice)

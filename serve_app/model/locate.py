@@ -59,7 +59,7 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
 
     Args:
         config: what is wanted.
-        settle_s: if not 0, the files have to stay as they are for so long: somebody was seen writing them, and of a
+        settle_s: if not 0, the files have to stay as they are for so long: they were being written, and of a
             text file nobody can tell whether it is whole.
 
     Returns:
@@ -250,7 +250,7 @@ def _is_still(directory: Path, seconds: float) -> bool:
 
 
 def _signature(directory: Path) -> list[tuple[Path, int, int]]:
-    """Name, size and time of every file: changes while somebody writes."""
+    """Name, size and time of every file: changes while they are written."""
     files = sorted(file for file in directory.rglob("*") if file.is_file())
     return [(file, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
 

@@ -1,4 +1,4 @@
-"""Telephone numbers, and short numbers where the text tells somebody to call them."""
+"""Telephone numbers, and short numbers where the text is about calling them."""
 
 import pytest
 
