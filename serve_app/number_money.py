@@ -76,7 +76,7 @@ _SHORT_SCALES: Final[dict[str, dict[str, tuple[str, str]]]] = {
 }  # fmt: skip
 """Abbreviated scales and what is said for one and for several."""
 
-_EVEN: Final = dict.fromkeys(("de", "fr", "es", "pt", "it", "ru"), r"(?:[,.][-–—]{1,2}(?![0-9]))?")
+_EVEN: Final[dict[str, str]] = dict.fromkeys(("de", "fr", "es", "pt", "it", "ru"), r"(?:[,.][-–—]{1,2}(?![0-9]))?")
 """Instead of cents: ``5,- €``."""
 
 _HOME_SIGNS: Final = {"pt": "R$"}
