@@ -13,11 +13,14 @@ import numpy as np
 
 from training import shards
 from training.features import band_features
-from training.sentences import sentence
+from training.sentences import DICTIONARY, ENGLISH, sentence
 from training.teacher import Teacher
 from training.voice import random_voice
 
 SENTENCES = 256
+RARE_WORDS = 30
+"""Shards, the first ones, with many rare words, so that codebooks and codec know every sound; the rest is English."""
+
 RUN = 4
 """Sentences in a row that one voice says: a reference clip is of the voice that goes on behind it."""
 
@@ -46,8 +49,9 @@ def _write_shard(teacher: Teacher, path: Path, number: int, *, keep_audio: bool)
     audio: list[np.ndarray] = []
     frames = 0
     voice = random_voice(rng)
+    steepness = DICTIONARY if number < RARE_WORDS else ENGLISH
     while len(spoken) < SENTENCES:
-        said = teacher.say(sentence(rng), voice)
+        said = teacher.say(sentence(rng, steepness), voice)
         if said is None or said.durations.max() > np.iinfo(np.uint8).max:
             continue
         bands = band_features(said.samples).astype(np.float16)

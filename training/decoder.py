@@ -14,49 +14,83 @@ from qwen_tts.core.tokenizer_12hz import modeling_qwen3_tts_tokenizer_v2 as upst
 from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qwen3TTSTokenizerV2Config
 from torch import Tensor, nn
 
-from training import codes, initial, losses, phase, shapes
+from training import codes, initial, losses, phase, shapes, synthesis
 from training.codes import Codebooks
 from training.loop import Plan, Run, device
 from training.recordings import HELD, Recordings, write_wave
 from training.shards import FRAME_SAMPLES
-from training.snake import snake
 
-ROWS, FRAMES = 4, 20
-LEFT_OUT_FRAMES = 1  # of each row: they have no past
-RATE = 1e-3
+ROWS, FRAMES = 16, 24
+LEFT_OUT_FRAMES = 2  # of each row: they have no past
+RATE = 1.5e-3
+_TONES = 3.0
+_LEVEL, _LEVEL_STEPS = 2.0, 2000  # its weight, and when it is reached: before phases are known, loudness is noise
 
 
 def build(codebooks: Codebooks, seed: int) -> nn.Module:
     """Make a decoder of upstream's class, its codebooks those of the analysis."""
     torch.manual_seed(seed)
-    upstream.SnakeBeta.forward = snake
     config = Qwen3TTSTokenizerV2Config(**shapes.codec())
     decoder = upstream.Qwen3TTSTokenizerV2Decoder._from_config(config.decoder_config)
+    decoder.pre_transformer.config._attn_implementation = "eager"  # torch's fused attention is slow backwards on a CPU
     initial.decoder(decoder)
+    synthesis.set_weights(decoder)
     scale = 1 / codebooks.sounds[0].std()
-    zeros = torch.zeros(shapes.CODES, codes.PITCH_DIMS)
+    zeros = torch.zeros(shapes.CODES, shapes.DECODED_DIM - codes.SOUND_DIMS)
     rest = decoder.quantizer.rvq_rest.vq.layers
     initial.set_codebook(rest[0], pitch_vectors())
     for layer, book in zip(rest[1:], codebooks.sounds, strict=True):
         initial.set_codebook(layer, torch.cat([torch.from_numpy(book * scale), zeros], 1))
-    initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.PAIRS, shapes.CODE_DIM) * 0.5)
+    initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.PAIRS, shapes.DECODED_DIM) * 0.5)
     for name, parameter in decoder.named_parameters():
-        parameter.requires_grad_(not name.endswith("cluster_usage"))
+        known = name.endswith("cluster_usage") or (name.startswith("decoder.") and not name.startswith("decoder.0."))
+        parameter.requires_grad_(not known)
     return decoder
 
 
+def channels(decoder: nn.Module, coded: Tensor) -> Tensor:
+    """Codes [B, GROUPS, T] -> [B, 4 * T, synthesis.CHANNELS]: the decoder up to the layers whose weights are known."""
+    hidden = decoder.pre_conv(decoder.quantizer.decode(coded)).transpose(1, 2)
+    hidden = decoder.pre_transformer(inputs_embeds=hidden).last_hidden_state.transpose(1, 2)
+    for layer in [layer for stage in decoder.upsample for layer in stage]:
+        hidden = layer(hidden)
+    return decoder.decoder[0](hidden).transpose(1, 2)
+
+
 def pitch_vectors() -> Tensor:
-    """[PITCH_CODES, CODE_DIM]: waves over the number of periods, the bend, and whether there is a voice at all."""
-    numbers = np.arange(phase.PITCH_CODES)
+    """[PITCH_CODES, DECODED_DIM]: what a frame of each pitch sounds like with a flat spectrum, its main components.
+
+    The decoder then only has to weigh what it is given by a spectrum; without that it would have to learn how several
+    hundred pitches sound. The last two numbers are the number of periods, and whether there is a voice at all.
+    """
+    numbers = np.arange(1, phase.PITCH_CODES)
     periods, bends = phase.periods_and_bends(numbers)
-    angles = periods[:, None] * (2 * np.pi / 64 * 2.0 ** np.arange(6))  # the last tells odd from even
-    columns = [np.sin(angles), np.cos(angles), 2 * bends[:, None], 4 * bends[:, None] ** 2, (periods / 16)[:, None]]
-    vectors = np.concatenate(columns, 1)
-    vectors[numbers == phase.UNVOICED] = 0
-    padded = np.zeros((len(numbers), shapes.CODE_DIM))
-    padded[:, codes.SOUND_DIMS : codes.SOUND_DIMS + vectors.shape[1]] = vectors
-    padded[:, -1] = numbers == phase.UNVOICED
-    return torch.from_numpy(padded.astype(np.float32))
+    u = (np.arange(FRAME_SAMPLES) + 1) / FRAME_SAMPLES
+    inside = periods[:, None] * u + bends[:, None] * 4 * u * (1 - u)
+    around = np.concatenate([(periods[:, None] * u)[:, -synthesis.HOP :], inside], 1)
+    sounds = np.stack([_tones(row, count) for row, count in zip(around, periods, strict=True)])
+    likely = np.sqrt(np.exp(-(((periods - 13) / 5) ** 2)) * np.exp(-np.abs(bends) / 0.3) + 1e-3)[:, None]
+    kept = shapes.DECODED_DIM - codes.SOUND_DIMS - 2
+    _, _, directions = np.linalg.svd(sounds * likely, full_matrices=False)
+    vectors = sounds @ directions[:kept].T
+    made = np.zeros((phase.PITCH_CODES, shapes.DECODED_DIM), np.float32)
+    made[1:, codes.SOUND_DIMS : -2] = vectors / vectors.std()
+    made[1:, -2] = periods / 16
+    made[phase.UNVOICED, -1] = 1
+    return torch.from_numpy(made)
+
+
+_KNOWN_TONES = 140  # to 3.5 kHz, where words are told apart
+
+
+def _tones(turns: np.ndarray, periods: int) -> np.ndarray:
+    """Channels of tones [4 * TONES] of a frame and the 20 ms before it, whose phase is given in turns."""
+    highest = int(synthesis.TONES * 25 / 12.5 / periods)
+    samples = sum(np.cos(2 * np.pi * number * turns) for number in range(1, highest + 1))
+    channels = synthesis.analyse(torch.from_numpy(samples.astype(np.float32))[None])[0, :, : synthesis.TONES]
+    place = np.arange(synthesis.TONES)
+    loudness = np.where(place < _KNOWN_TONES, (1 + (place / 24) ** 2) ** -0.25, 0)
+    return (channels.numpy() * loudness).reshape(-1)
 
 
 def main() -> None:
@@ -69,19 +103,46 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     codebooks = Codebooks.load(codes.path_of(options.state))
-    recordings = Recordings(options.state, codebooks)
+    recordings = Recordings(options.state, codebooks, delay_samples=synthesis.DELAY_SAMPLES)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)
-    run = Run(options.state / "decoder", build(codebooks, options.seed), Plan(options.minutes, RATE, clip=3.0))
+    plan = Plan(options.minutes, RATE, full_rate_steps=6000, clip=3.0, mixed=True)
+    run = Run(options.state / "decoder", build(codebooks, options.seed), plan)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng((options.seed, step))
         coded, wanted = (each.to(device()) for each in recordings.batch(rng, ROWS, FRAMES))
-        made = model(coded)[:, 0, LEFT_OUT_FRAMES * FRAME_SAMPLES :].float()
-        window = losses.RESOLUTIONS[step % len(losses.RESOLUTIONS)]
-        loss = losses.wave_loss(made, wanted[:, LEFT_OUT_FRAMES * FRAME_SAMPLES :], window)
-        return {"loss": loss.total(), "wave": loss.wave, "edge": loss.edge, "spectrum": loss.spectrum}
+        found = compare(channels(model, coded).float(), wanted)
+        level = _LEVEL * min(1.0, step / _LEVEL_STEPS)
+        return {"loss": _TONES * found["tones"] + found["noise"] + level * found["level"]} | found
 
     run.train(of, lambda model, step: judge(model, recordings, run.directory / f"heard-{step:06}"))
+
+
+def compare(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Channels [B, 4 * T, CHANNELS] with samples [B, T * 1920], but for the first frames.
+
+    Returns:
+        ``tones`` and ``noise``: how far a window is off, over how loud it is; ``level``: of logarithms of loudness.
+    """
+    start = LEFT_OUT_FRAMES * synthesis.QUARTERS
+    aim = synthesis.analyse(wanted)[:, start:]
+    weights = aim.abs().mean((0, 1)).clamp_min(0.02) ** -0.5
+    difference, size = (made[:, start:-1] - aim) * weights, aim * weights
+    tones, noise = (
+        (difference[:, :, part].norm(dim=2).mean() / size[:, :, part].norm(dim=2).mean())
+        for part in (slice(0, synthesis.TONES), slice(synthesis.TONES, None))
+    )
+    level = (_levels(made[:, start:-1]) - _levels(aim)).abs().mean()
+    return {"tones": tones, "noise": noise, "level": level}
+
+
+def _levels(channels: Tensor) -> Tensor:
+    """[B, N, CHANNELS] -> [B, N, bands]: logarithms of how loud the tones of each 200 Hz are.
+
+    Where the decoder does not know the phase, what is nearest to all of them is silence. This asks it for sound.
+    """
+    bands = channels[:, :, : synthesis.TONES].unflatten(2, (-1, 8))
+    return torch.log(bands.square().mean(3) + 1e-3) / 2
 
 
 def judge(model: nn.Module, recordings: Recordings, directory: Path) -> dict[str, float]:
@@ -90,7 +151,8 @@ def judge(model: nn.Module, recordings: Recordings, directory: Path) -> dict[str
     held = range(len(recordings) - HELD, len(recordings))
     found: list[losses.WaveLoss] = []
     for number in held:
-        made = model(torch.from_numpy(recordings.codes[number].T)[None].to(device()))[:, 0]
+        coded = torch.from_numpy(recordings.codes[number].T)[None].to(device())
+        made = synthesis.synthesize(channels(model, coded))  # as the decoder's last layers would, and quicker
         found.append(losses.wave_loss(made, recordings.samples(number)[None].to(device()), 1024))
         if number < held[HELD // 2]:
             write_wave(directory / f"{number:05}.wav", made[0].cpu().numpy())

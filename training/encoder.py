@@ -15,7 +15,7 @@ from qwen_tts.core.tokenizer_12hz.configuration_qwen3_tts_tokenizer_v2 import Qw
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import codes, initial, phase, shapes
+from training import codes, initial, phase, rooms, shapes
 from training.codes import Codebooks
 from training.loop import Plan, Run, device
 from training.recordings import HELD, Recordings
@@ -37,8 +37,8 @@ class Labeller(nn.Module):
         config = Qwen3TTSTokenizerV2Config(**shapes.codec())
         self.encoder = upstream.Qwen3TTSTokenizerV2Encoder._from_config(config.encoder_config)
         initial.encoder(self.encoder)
-        self.pairs = nn.Parameter(torch.randn(shapes.PAIRS, shapes.CODE_DIM) * 0.5)
-        self.pitch = nn.Parameter(torch.randn(phase.PITCH_CODES, codes.PITCH_DIMS))
+        self.pairs = nn.Parameter(torch.randn(shapes.PAIRS, shapes.CODE_DIM) * 0.25)
+        self.pitch = nn.Parameter(torch.randn(phase.PITCH_CODES, codes.PITCH_DIMS) * 0.5)
         self.scale = float(1 / codebooks.sounds[0].std())
         sounds = torch.from_numpy(codebooks.sounds) * self.scale
         self.register_buffer("sounds", sounds)  # [GROUPS - 2, CODES, SOUND_DIMS]
@@ -72,10 +72,11 @@ def nearness(vectors: Tensor, book: Tensor) -> Tensor:
 
 def losses(labeller: Labeller, samples: Tensor, coded: Tensor, left_out: int) -> dict[str, Tensor]:
     """Compare what is heard in [B, T * 1920] with the codes [B, GROUPS, T]."""
-    semantic, acoustic = (each[:, left_out:].flatten(0, 1) for each in labeller(samples))
+    semantic, acoustic = (each[:, left_out:].flatten(0, 1).float() for each in labeller(samples))
     wanted = coded[:, :, left_out:].transpose(1, 2).flatten(0, 1)  # [N, GROUPS]
-    of_pairs = nearness(semantic, labeller.pairs)
-    of_pitch = nearness(acoustic[:, codes.SOUND_DIMS :], labeller.pitch)
+    with torch.autocast(samples.device.type, enabled=False):  # neighbours of a code differ in the last bits
+        of_pairs = nearness(semantic, labeller.pairs)
+        of_pitch = nearness(acoustic[:, codes.SOUND_DIMS :], labeller.pitch)
     sound = torch.stack([book[wanted[:, 2 + number]] for number, book in enumerate(labeller.sounds)]).sum(0)
     pairs = functional.cross_entropy(of_pairs, wanted[:, 0])
     pitch = functional.cross_entropy(of_pitch, wanted[:, 1])
@@ -102,13 +103,13 @@ def main() -> None:
     torch.manual_seed(options.seed)
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks, random.Random(options.seed))
-    run = Run(options.state / "encoder", Labeller(codebooks), Plan(options.minutes, RATE))
+    run = Run(options.state / "encoder", Labeller(codebooks), Plan(options.minutes, RATE, mixed=True))
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng((options.seed, step))
         coded, samples = (each.to(device()) for each in recordings.batch(rng, ROWS, FRAMES))
         gains = torch.from_numpy(rng.uniform(_SOFTEST, _LOUDEST, (ROWS, 1)).astype(np.float32)).to(device())
-        return losses(model, samples * gains, coded, LEFT_OUT_FRAMES)
+        return losses(model, rooms.recorded(samples * gains, rng), coded, LEFT_OUT_FRAMES)
 
     def judge(model: nn.Module, _step: int) -> dict[str, float]:
         found = [

@@ -42,6 +42,9 @@ def encoder(module: nn.Module) -> None:
         if name.startswith("encoder.layers") and name.endswith("block.3.conv"):
             layer.weight.mul_(_RESIDUAL)
     module.encoder.layers[0].conv.weight.mul_(_SPEECH_GAIN)
+    # So that at first every code is about equally near.
+    module.quantizer.semantic_residual_vector_quantizer.input_proj.weight.mul_(_RESIDUAL)
+    module.quantizer.acoustic_residual_vector_quantizer.input_proj.weight.mul_(_RESIDUAL)
 
 
 @torch.no_grad()

@@ -20,8 +20,17 @@ HELD = 40
 class Recordings:
     """Utterances of all shards that have their audio."""
 
-    def __init__(self, state: Path, codebooks: Codebooks, moved: random.Random | None = None) -> None:
-        """Read them; with ``moved`` their frames begin at random places of the teacher's, all of it in memory."""
+    def __init__(
+        self, state: Path, codebooks: Codebooks, moved: random.Random | None = None, delay_samples: int = 0
+    ) -> None:
+        """Read them.
+
+        Args:
+            state: where they lie.
+            codebooks: that their codes are of.
+            moved: if given, their frames begin at random places of the teacher's; all of it in memory.
+            delay_samples: that the audio is behind the codes.
+        """
         self.texts: list[str] = []
         self.codes: list[NDArray[np.int64]] = []
         self._audio: list[NDArray[np.int16]] = []
@@ -32,6 +41,8 @@ class Recordings:
             for spoken, coded in codes.read_coded(codebooks, path):
                 start = spoken.first_frame * FRAME_SAMPLES
                 samples = audio[start : start + spoken.frames * FRAME_SAMPLES]
+                if delay_samples:
+                    samples = np.concatenate([np.zeros(delay_samples, np.int16), samples[:-delay_samples]])
                 if moved is None:
                     self._add(spoken.text, coded, samples)
                 else:

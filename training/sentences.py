@@ -12,7 +12,9 @@ from itertools import accumulate
 from wordfreq import top_n_list
 
 WORDS = 40_000
-_FLATNESS = 0.6  # 1 would be English, 0 a dictionary
+DICTIONARY, ENGLISH = 0.8, 1.05
+"""How much more frequent the frequent words are: 1 is about English, 0 a dictionary read at random."""
+
 # fmt: off
 _NAMES = (
     "Alice", "Amir", "Anna", "Boston", "Carlos", "Chen", "Daniel", "Diego", "Elena", "Emma", "Fatima", "Geneva",
@@ -24,27 +26,27 @@ _NAMES = (
 # fmt: on
 
 
-def sentence(rng: random.Random) -> str:
+def sentence(rng: random.Random, steepness: float = ENGLISH) -> str:
     """Make a sentence of 2 to 16 words."""
-    chosen = [_word(rng) for _ in range(rng.randint(2, 16))]
+    chosen = [_word(rng, steepness) for _ in range(rng.randint(2, 16))]
     text = chosen[0]
     for word in chosen[1:]:
         text += rng.choices([" ", ", ", "; ", ": "], [0.89, 0.09, 0.01, 0.01])[0] + word
     return text[0].upper() + text[1:] + rng.choices(".?!", [0.8, 0.12, 0.08])[0]
 
 
-def _word(rng: random.Random) -> str:
+def _word(rng: random.Random, steepness: float) -> str:
     kind = rng.random()
     if kind < 0.02:
         return rng.choice(_NAMES)
     if kind < 0.035:
         return str(rng.choice([rng.randint(0, 20), rng.randint(0, 100), rng.randint(100, 2100)]))
-    words, weights = _vocabulary()
+    words, weights = _vocabulary(steepness)
     return words[bisect(weights, rng.random() * weights[-1])]
 
 
-@lru_cache(maxsize=1)
-def _vocabulary() -> tuple[list[str], list[float]]:
+@lru_cache(maxsize=2)
+def _vocabulary(steepness: float) -> tuple[list[str], list[float]]:
     """Words, and the running sums of their weights."""
     words = [word for word in top_n_list("en", WORDS) if re.fullmatch(r"[a-z']{2,14}|a|i", word)]
-    return words, list(accumulate(1 / (rank + 3) ** _FLATNESS for rank in range(len(words))))
+    return words, list(accumulate(1 / (rank + 3) ** steepness for rank in range(len(words))))

@@ -17,6 +17,11 @@ CODES = 512
 """Used in each of the other codebooks, and all that the code predictor knows."""
 
 CODE_DIM = 64
+"""Of a code's vector in the encoder."""
+
+DECODED_DIM = 144
+"""Of a code's vector in the decoder: what a pitch sounds like takes more numbers to say than to tell pitches apart."""
+
 TALKER_WIDTH = 256
 TEXT_WIDTH = 128
 
@@ -51,7 +56,7 @@ def codec(codebook_size: int = PAIRS) -> Tree:
             "num_attention_heads": 3,
             "num_key_value_heads": 3,
             "head_dim": 64,
-            "intermediate_size": 384,
+            "intermediate_size": 256,
             "sliding_window": 50,
             "num_quantizers": GROUPS,
             "num_semantic_quantizers": 1,
@@ -64,8 +69,8 @@ def codec(codebook_size: int = PAIRS) -> Tree:
             "layer_scale_initial_scale": 0.1,
         },
         "decoder_config": {
-            "latent_dim": 256,
-            "codebook_dim": 2 * CODE_DIM,
+            "latent_dim": 320,
+            "codebook_dim": 2 * DECODED_DIM,
             "codebook_size": codebook_size,
             "decoder_dim": 256,
             "hidden_size": 256,

@@ -14,7 +14,7 @@ from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSSpeakerEncoderC
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import shapes, shards, speaker_space
+from training import rooms, shapes, shards, speaker_space
 from training.loop import Plan, Run, device
 from training.voice import Voice
 
@@ -71,7 +71,7 @@ class Clips:
         return torch.from_numpy(self._audio[number][start:end].astype(np.float32) / 32768)
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, list[Voice]]:
-        """Draw clips of one random length and random loudness."""
+        """Draw clips of one random length and random loudness, each from a room of its own."""
         length = int(rng.uniform(SHORTEST_S, LONGEST_S) * 24000)
         clips: list[Tensor] = []
         voices: list[Voice] = []
@@ -83,7 +83,7 @@ class Clips:
             clip = self.clip(number, int(rng.integers(spare + 1)), length)
             clips.append((clip * rng.uniform(_SOFTEST, _LOUDEST)).clamp(-1, 1))
             voices.append(self.voices[number])
-        return torch.stack(clips), voices
+        return rooms.recorded(torch.stack(clips), rng).clamp(-1, 1), voices
 
 
 def main() -> None:

@@ -44,6 +44,8 @@ def build(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     config = Qwen3TTSConfig(**copy.deepcopy(shapes.language_model()))
     talker = upstream.Qwen3TTSTalkerForConditionalGeneration._from_config(config.talker_config)
+    for part in (talker.model, talker.code_predictor.model):
+        part.config._attn_implementation = "eager"  # torch's fused attention is slow backwards on a CPU
     for name, parameter in talker.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight", "codec_head.weight")):
             nn.init.normal_(parameter, 0, 0.02)
@@ -118,12 +120,33 @@ class Batch:
 
 
 def corrupted(batch: Batch) -> Tensor:
-    """Codes of a batch with some frames, up to a third of a row's, replaced by others: so the text has to be read."""
+    """Codes of a batch as a talker that speaks by itself finds them: some are wrong, so the text has to be read.
+
+    Up to a third of a row's frames are others. In most rows the pitch and sound of every frame are those of another
+    frame with the same phonemes: what the code predictor draws fits the phonemes, but does not tell how far they are
+    spoken. A talker that was trained on the teacher's own sounds counts on that, and is lost when it hears itself.
+    """
     rows, frames, groups = batch.codes.shape
-    rates = torch.rand(rows, 1, device=batch.codes.device) * _CORRUPTED
-    hit = torch.rand(rows, frames, device=batch.codes.device) < rates
-    others = batch.codes.flatten(0, 1)[torch.randint(rows * frames, (rows, frames))]
-    return torch.where(hit[:, :, None].expand(-1, -1, groups), others, batch.codes)
+    where = batch.codes.device
+    flat = batch.codes.flatten(0, 1)
+    alike = flat[_partners(flat[:, 0])].view(rows, frames, groups)
+    swapped = torch.rand(rows, frames, device=where) < (torch.rand(rows, 1, device=where) * 3).clamp(max=1)
+    codes = torch.where(swapped[:, :, None], alike, batch.codes)
+    hit = torch.rand(rows, frames, device=where) < torch.rand(rows, 1, device=where) * _CORRUPTED
+    others = flat[torch.randint(rows * frames, (rows, frames), device=where)]
+    return torch.where(hit[:, :, None], others, codes)
+
+
+def _partners(phonemes: Tensor) -> Tensor:
+    """[N] -> [N]: for each the number of another of the same value; its own where there is none."""
+    order = torch.argsort(phonemes + torch.rand(phonemes.shape, device=phonemes.device, dtype=torch.float64) / 2)
+    sorted_ = phonemes[order]
+    following, before = order.roll(-1), order.roll(1)
+    same = sorted_ == sorted_.roll(-1)
+    partners = torch.where(same, following, torch.where(sorted_ == sorted_.roll(1), before, order))
+    found = torch.empty_like(order)
+    found[order] = partners
+    return found
 
 
 def losses(

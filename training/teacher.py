@@ -1,7 +1,8 @@
 """The teacher: hibari's text to speech taken apart, so that each frame's waveform follows from its content.
 
 Source: hibari-tts 0.2.1 (Apache-2.0), dsp.synth: harmonic spectrum times the pulses', plus shaped noise, plus a part
-of free phase, then an inverse STFT. Here the pulses are locked to frames, and the last two parts share one fixed noise.
+of free phase, then an inverse STFT. Here the pulses are locked to frames, the phases of their spectrum are not turned
+(no code says how far), and the last two parts share one fixed noise.
 
 python -m training.teacher DIRECTORY: says training/held_out.txt, for training.listen.
 """
@@ -53,10 +54,9 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Spectra:
-    """What the teacher's network gives, [bins, F] in logarithms and turns, and its pitch [F]."""
+    """What the teacher's network gives, [bins, F] in logarithms, and its pitch [F]."""
 
     harmonic: NDArray[np.float32]
-    turn: NDArray[np.float32]
     noise: NDArray[np.float32]
     pitch_hz: NDArray[np.float32]
 
@@ -87,11 +87,11 @@ class Teacher:
         ids = self._tts.ids(sentences[0])
         feed = {"ids": np.asarray([ids], np.int64), "speed": np.ones(1, np.float32)}
         *parts, durations = self._session.run(None, feed)
-        harmonic, turn, hiss, free, _, pitch_hz = (part[0] for part in parts)
+        harmonic, _turn, hiss, free, _, pitch_hz = (part[0] for part in parts)
         excitation = phase.lock(pitch_hz * voice.pitch)
         phonemes = "_" + "".join(self._characters[number] for number in ids[1:-1]) + "_"
         noise = np.logaddexp(2 * hiss, 2 * free) / 2
-        samples = _synthesize(Spectra(harmonic, turn, noise, pitch_hz), excitation, voice)
+        samples = _synthesize(Spectra(harmonic, noise, pitch_hz), excitation, voice)
         return Utterance(text, phonemes, durations.reshape(-1).astype(np.int64), excitation.codes, samples)
 
 
@@ -99,14 +99,14 @@ def _synthesize(spectra: Spectra, excitation: phase.Excitation, voice: Voice) ->
     """[T * 1920]; what is behind the last hop is silent."""
     hops = len(spectra.pitch_hz)
     curve = _through_silence(spectra.pitch_hz)
-    harmonic, turn = (envelope(part, curve, voice.stretch) for part in (spectra.harmonic, spectra.turn))
+    harmonic = envelope(spectra.harmonic, curve, voice.stretch)
     noise = stretched(spectra.noise, voice.stretch)
     length = hops * phase.HOP_SAMPLES
     pulses = phase.pulses(excitation)[:length]
     pattern = np.resize(phase.noise_pattern(), length)
     # As loud as the teacher: a lower voice has more harmonics.
     harmonic = np.minimum(harmonic, _LARGEST_LOG) + np.log(voice.pitch) / 2
-    spectrum = dsp.stft(pulses, hops) * np.exp(harmonic + 1j * np.pi * np.tanh(turn))
+    spectrum = dsp.stft(pulses, hops) * np.exp(harmonic)
     spectrum += dsp.stft(pattern, hops) * (_NOISE_GAIN * np.exp(np.minimum(noise, _LARGEST_LOG)))
     audio = dsp.ola(np.ascontiguousarray(spectrum.astype(np.complex64)))
     return np.pad(audio * 2, (0, len(excitation.phase) - length)).astype(np.float32)

@@ -14,9 +14,8 @@ from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
 from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices import Reference
-from training import checkpoint, codes, prompt_layout, reading, shapes, talker, text_tokens
+from training import checkpoint, codes, decoder, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
-from training.snake import Snake
 from training.voice import Voice
 
 TEXTS = ["The cat sat on the mat, and then it left.", "Nobody knows where the other cats went."] * 20
@@ -194,15 +193,38 @@ def test_the_encoder_finds_the_nearest_of_its_trained_codebooks():
     assert found[:, 1:].max() < shapes.CODES
 
 
-def test_the_compiled_snake_is_torchs():
-    x = torch.randn(2, 3, 50, requires_grad=True)
-    factors = [(torch.randn(3) * 0.3).requires_grad_() for _ in range(2)]
-    given = torch.randn(2, 3, 50)
-    alpha, beta = (factor.exp()[None, :, None] for factor in factors)
-    wanted = x + torch.sin(x * alpha) ** 2 / (beta + 1e-9)
-    made = Snake.apply(x, *factors)
-    torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
-    for ours, theirs in zip(
-        torch.autograd.grad(made, [x, *factors], given), torch.autograd.grad(wanted, [x, *factors], given), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+def test_the_decoders_last_layers_are_the_lapped_transform():
+    module = decoder.build(books(), 0)
+    coded = torch.randint(shapes.CODES, (1, shapes.GROUPS, 5))
+    coded[:, 1] = coded[:, 1].clamp(max=400)
+    with torch.no_grad():
+        wanted = synthesis.synthesize(decoder.channels(module, coded))
+        made = module(coded)[:, 0]
+    assert wanted.abs().max() > 0.01
+    torch.testing.assert_close(made, wanted.clamp(-1, 1), atol=1e-4, rtol=0)
+
+
+def test_what_the_channels_hold_is_heard_again():
+    """Tones below 5.2 kHz come back exactly; the fixed noise above comes back as it is, but for its first quarter."""
+    time = torch.arange(5 * 1920) / 24000
+    tones = (0.3 * torch.sin(2 * torch.pi * 440 * time) + 0.1 * torch.cos(2 * torch.pi * 3000 * time))[None]
+    again = synthesis.synthesize(synthesis.analyse(tones))
+    inner = slice(synthesis.HOP, -synthesis.HOP)
+    torch.testing.assert_close(again[:, inner], tones[:, : again.shape[1]][:, inner], atol=2e-3, rtol=0)
+    noise = torch.zeros(1, 19, synthesis.CHANNELS)
+    quarter = torch.arange(19) % synthesis.QUARTERS
+    for band in range(synthesis.NOISE_BANDS):
+        noise[0, torch.arange(19), synthesis.TONES + quarter * synthesis.NOISE_BANDS + band] = 1.0 + band
+    heard = synthesis.analyse(torch.nn.functional.pad(synthesis.synthesize(noise), (0, synthesis.HOP)))
+    torch.testing.assert_close(heard[:, 1:-1], noise[:, 1:-1], atol=0.02, rtol=0)
+
+
+def test_rooms_leave_loudness_and_pitch_about_as_they_were():
+    time = torch.arange(24000) / 24000
+    buzz = sum(torch.cos(2 * torch.pi * 150 * number * time) for number in range(1, 20))[None].expand(8, -1) * 0.02
+    heard = rooms.recorded(buzz, np.random.default_rng(0))
+    assert heard.shape == buzz.shape
+    assert (heard != buzz).any(1).sum() >= 4
+    for row in heard:
+        spectrum = torch.fft.rfft(row).abs()
+        assert float(spectrum[[150 * number for number in range(1, 20)]].square().sum() / spectrum.square().sum()) > 0.6
