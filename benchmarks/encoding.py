@@ -14,9 +14,9 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
+from serve_app.audio.encoders import encoder_for
 from serve_app.config import SAMPLE_RATE_HZ
-from serve_app.encoders import encoder_for
-from serve_app.messages import ENCODINGS, FORMATS
+from serve_app.protocol.messages import ENCODINGS, FORMATS
 from serve_app.speech import SAMPLES_PER_FRAME
 
 CLIP = Path(__file__).parents[1] / "voices" / "austen" / "reference.wav"

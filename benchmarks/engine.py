@@ -43,7 +43,7 @@ from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
 from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
-from serve_app.voices import VoicePrompt, scan
+from serve_app.voices.voice import VoicePrompt, scan
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
 PRODUCTS = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.autoscaling import Bounds, Load, Memory, desired_replicas
+from serve_app.cluster.autoscaling import Bounds, Load, Memory, desired_replicas
 from serve_app.config import ScalingConfig
 
 FRAME_S = 0.08

@@ -26,8 +26,8 @@ class Worker:
 
     def microseconds(self) -> dict[str, float]:
         """Medians of many calls of each kind."""
-        from serve_app import metrics  # noqa: PLC0415 - in the worker
-        from serve_app.deployments.meter import RayRecorder  # noqa: PLC0415
+        from serve_app.deployments.ray_metrics import RayRecorder  # noqa: PLC0415
+        from serve_app.observability import metrics  # noqa: PLC0415 - in the worker
 
         recorder = RayRecorder(application="tts", deployment="Generator", replica="r")
         work = {
@@ -48,12 +48,12 @@ class Worker:
 
     def sent_us(self) -> float:
         """Everything that the ingress records of one audio chunk that leaves."""
-        from serve_app.deployments.meter import RayRecorder  # noqa: PLC0415
-        from serve_app.dialects import FullDialect  # noqa: PLC0415
-        from serve_app.messages import AudioMessage  # noqa: PLC0415
-        from serve_app.outbox import Send  # noqa: PLC0415
-        from serve_app.session import Call  # noqa: PLC0415
-        from serve_app.session_meter import IngressMeter, SessionMeter  # noqa: PLC0415
+        from serve_app.deployments.ray_metrics import RayRecorder  # noqa: PLC0415
+        from serve_app.observability.session_metrics import IngressMeter, SessionMeter  # noqa: PLC0415
+        from serve_app.protocol.dialects import FullDialect  # noqa: PLC0415
+        from serve_app.protocol.messages import AudioMessage  # noqa: PLC0415
+        from serve_app.protocol.outbox import Send  # noqa: PLC0415
+        from serve_app.session.session import Call  # noqa: PLC0415
         from serve_app.speech import SpeechRequest  # noqa: PLC0415
 
         meter = SessionMeter(IngressMeter(RayRecorder()), FullDialect())

@@ -19,7 +19,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
-from serve_app.deployments.fleet import GeneratorStatus
+from serve_app.cluster.registry import GeneratorStatus
 from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 

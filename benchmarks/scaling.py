@@ -5,7 +5,7 @@
     python benchmarks/scaling.py --docs           # also writes table and picture into docs/
 
 The replicas, their GPU and the listeners are modelled in fleet_simulation.py; who decides is
-serve_app.autoscaling.desired_replicas itself, with the defaults of serve_app.config.ScalingConfig.
+serve_app.cluster.autoscaling.desired_replicas itself, with the defaults of serve_app.config.ScalingConfig.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from fleet_simulation import Door, Fleet, Machine, Outcome, clairvoyant
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
-from serve_app.autoscaling import Bounds
+from serve_app.cluster.autoscaling import Bounds
 from serve_app.config import ScalingConfig
 
 DOCS = Path(__file__).parents[1] / "docs"

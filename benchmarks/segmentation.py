@@ -17,9 +17,9 @@ from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
-from serve_app.chunker import Chunker, ChunkLimits
-from serve_app.sentences import sentences
-from serve_app.utterance import TextPipeline
+from serve_app.session.utterance import TextPipeline
+from serve_app.text.chunker import Chunker, ChunkLimits
+from serve_app.text.sentences import sentences
 
 TEST_SETS = Path(__file__).parent.parent / "tests" / "data" / "segmentation"
 CODES = {

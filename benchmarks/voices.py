@@ -28,11 +28,11 @@ import numpy as np
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.deployments.generator import Generator, be_nice
 from serve_app.engine.engine import Stream
-from serve_app.generator_meter import GeneratorMeter
-from serve_app.metrics import NoRecorder
 from serve_app.model.factory import Speaker, load_speaker
+from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.observability.metrics import NoRecorder
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
-from serve_app.voices import BoundedCache, Reference, VoicePrompt, scan
+from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, scan
 
 TEXT = "She was not handsome enough to be noticed, and too proud to care, as he was to learn. " * 3
 RAY_NICENESS = 15

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.config import AppConfig
-from serve_app.metrics import TABLE
+from serve_app.observability.metrics import TABLE
 
 HERE = Path(__file__).parent
 BEGIN = "<!-- docs/generate.py -->"

@@ -89,7 +89,7 @@ def _autoscaling(config: AppConfig) -> AutoscalingConfig:
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
             policy=AutoscalingPolicy(
-                policy_function="serve_app.deployments.policy:ScaleGenerators",
+                policy_function="serve_app.deployments.autoscaling_policy:ScaleGenerators",
                 policy_kwargs={"slots": config.engine.slots, "scaling": config.scaling.model_dump()},
             ),
         )

@@ -6,8 +6,8 @@ from typing import Annotated, cast, get_args
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from serve_app.characters import shown
 from serve_app.config import Language
+from serve_app.text.characters import shown
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
 

@@ -16,8 +16,8 @@ from promql import (
     total,
 )
 
-from serve_app import metrics
 from serve_app.errors import CapacityError
+from serve_app.observability import metrics
 
 _GENERATORS = 'deployment="Generator"'
 _INGRESSES = 'deployment="Ingress"'

@@ -4,8 +4,8 @@ from grafana_foundation_sdk.models import units
 from panels import Dashboard, Panel, Query, Row
 from promql import now, or_zero, quantile, rate, share, total
 
-from serve_app import metrics
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError
+from serve_app.observability import metrics
 
 OURS = "|".join(error.code for error in (SynthesisError, TtsUnavailableError, CapacityError))
 """Errors that are the service's fault; all others are answers to what a client did."""

@@ -1,14 +1,14 @@
 """PromQL for panels, written from rows of the service's table of metrics; it knows no Grafana.
 
-Names and labels come from :mod:`serve_app.metrics`, so a metric that is renamed there, or loses a label that a panel
-groups by, fails here and not in front of whoever opens the dashboard.
+Names and labels come from :mod:`serve_app.observability.metrics`, so a metric that is renamed there, or loses a label
+that a panel groups by, fails here and not in front of whoever opens the dashboard.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from serve_app import metrics
+from serve_app.observability import metrics
 
 WINDOW = "[$__rate_interval]"
 """Grafana's own: four scrapes at least, wider where the dashboard shows days."""

@@ -4,7 +4,7 @@ from grafana_foundation_sdk.models import units
 from panels import Choice, Dashboard, Panel, Query, Row
 from promql import SERVE_PROCESSING, least_slack, loop_delay, now, or_zero, quantile, rate, share, spent, total
 
-from serve_app import metrics
+from serve_app.observability import metrics
 
 _THIS = 'replica="$replica"'
 

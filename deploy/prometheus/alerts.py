@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from objectives import FEW, OURS, error_share, underrun_share
 
-from serve_app import metrics
 from serve_app.errors import CapacityError
+from serve_app.observability import metrics
 
 SERVE_HEALTHY = "ray_serve_deployment_replica_healthy"
 _THERE = f'sum(last_over_time({SERVE_HEALTHY}{{deployment="Generator"}}[1m]))'

@@ -6,8 +6,8 @@ looks at two windows: the long one says that it matters, the short one that it s
 
 from dataclasses import dataclass
 
-from serve_app import metrics
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError
+from serve_app.observability import metrics
 
 OURS = "|".join(error.code for error in (SynthesisError, TtsUnavailableError, CapacityError))
 """Errors that are the service's fault; all others are answers to what a client did."""

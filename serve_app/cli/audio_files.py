@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from serve_app.audio import wav_file
+from serve_app.audio.encoders import encoder_for
+from serve_app.audio.pcm import wav_file
 from serve_app.cli.outputs import OutputError, check_writable, write
-from serve_app.encoders import encoder_for
 
 _RAW = ("pcm", "raw")
 _OGG = ("opus", "ogg", "oga")

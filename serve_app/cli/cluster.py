@@ -27,8 +27,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.cli import processes
 from serve_app.cli.environment import RAY_DID_NOT_START
+from serve_app.cluster.registry import GeneratorStatus
 from serve_app.config import AppConfig
-from serve_app.deployments.fleet import GeneratorStatus
 from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
 from serve_app.hosts import PROXY_HOST
 

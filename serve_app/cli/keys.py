@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from serve_app.access import Key, digest_of, listed_scopes, new_key
+from serve_app.web.api_keys import Key, digest_of, listed_scopes, new_key
 
 
 def main(argv: Sequence[str] | None = None) -> int:

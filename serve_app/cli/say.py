@@ -24,13 +24,13 @@ from typing import Any, BinaryIO
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from serve_app.audio import wav_header
+from serve_app.audio.pcm import wav_header
 from serve_app.cli.address import Address, add_options, given_address, refusal, unreachable
 from serve_app.cli.audio_files import ENDINGS, audio_file
 from serve_app.cli.outputs import STDOUT, OutputError
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import ServiceRestartError
-from serve_app.messages import ENCODINGS, SAMPLE_RATES_HZ
+from serve_app.protocol.messages import ENCODINGS, SAMPLE_RATES_HZ
 
 UTTERANCE_ID = "say"
 PIECE_BYTES = 4096

@@ -26,10 +26,10 @@ from serve_app.cli import processes
 from serve_app.cli.environment import RAY_DID_NOT_START, free_ports, serve_environment, write_haproxy
 from serve_app.cli.haproxy import LOOPBACK
 from serve_app.config import AppConfig
-from serve_app.deployments.doorkeeper import read_keys_file
 from serve_app.errors import KeysFileError
 from serve_app.hosts import PROXY_HOST
 from serve_app.paths import found
+from serve_app.web.auth import read_keys_file
 
 _TRIES = 3
 """Ray gives up when its node is not there within 30 s, and no setting changes that; a busy machine may need longer."""

@@ -22,22 +22,22 @@ from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 
+from serve_app.cluster.registry import REPORT_PERIOD_S, Bulletin, Demand, GeneratorStatus
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
-from serve_app.deployments.fleet import REPORT_PERIOD_S, Bulletin, Demand, GeneratorStatus
-from serve_app.deployments.logs import join_serve_log
-from serve_app.deployments.meter import RayRecorder
-from serve_app.deployments.policy import ReplicaStats
+from serve_app.deployments.autoscaling_policy import ReplicaStats
+from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.deployments.router import VOICES
-from serve_app.deployments.spans import StreamSpan
-from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
-from serve_app.generator_meter import GeneratorMeter
+from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.observability.logging import join_serve_log
+from serve_app.observability.spans import StreamSpan
+from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
 from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
-from serve_app.voice_library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
-from serve_app.voices import BoundedCache, Reference, VoicePrompt, VoiceStatus
+from serve_app.voices.library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
+from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
     from serve_app.model.factory import Speaker
@@ -244,7 +244,7 @@ class Generator:
             log.warning("user_config is not taken, the scaling stays as it is (%s): %s", self._scaling, error)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve about twice a second: what :mod:`serve_app.deployments.policy` decides on."""
+        """Called by Serve about twice a second: what :mod:`serve_app.deployments.autoscaling_policy` decides on."""
         engine = self._speaker.engine
         load, hearing = engine.load, engine.hearing
         return ReplicaStats(

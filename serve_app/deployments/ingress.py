@@ -27,26 +27,25 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
 
-from serve_app import metrics
-from serve_app.admission import Backlog
+from serve_app.cluster.admission import Backlog
+from serve_app.cluster.registry import IngressStatus, Readiness
+from serve_app.cluster.retry import Resumption
 from serve_app.config import AppConfig
-from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import IngressStatus
-from serve_app.deployments.inbound import BoundedInbound
-from serve_app.deployments.leaving import HealthWatch, Leaving
-from serve_app.deployments.logs import join_serve_log
-from serve_app.deployments.meter import RayRecorder
+from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.deployments.router import HEARD_OF
-from serve_app.deployments.tracing import NoTracer, Tracer, tracer_of
 from serve_app.deployments.voice_store import VoiceStoreClient
-from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
 from serve_app.hosts import PROXY_HOST
-from serve_app.metrics import Recorder
-from serve_app.resumption import Resumption
+from serve_app.observability import metrics
+from serve_app.observability.logging import join_serve_log
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
-from serve_app.voice_library import VoiceRefusal
-from serve_app.voices import VoiceManifest, VoiceStatus
+from serve_app.voices.library import VoiceRefusal
+from serve_app.voices.voice import VoiceManifest, VoiceStatus
+from serve_app.web.app import build_web
+from serve_app.web.inbound import BoundedInbound
+from serve_app.web.leaving import HealthWatch, Leaving
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class RayBackend:
         self._readiness = Recent(store.readiness)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """See :meth:`serve_app.deployments.backend.Backend.speak`; a replica that is lost costs time, no sample."""
+        """See :meth:`serve_app.web.backend.Backend.speak`; a replica that is lost costs time, no sample."""
         held = Resumption(request)
         broken = False
         while True:
@@ -176,7 +175,7 @@ class RayBackend:
             await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
-        """See :meth:`serve_app.deployments.backend.Backend.share_load`.
+        """See :meth:`serve_app.web.backend.Backend.share_load`.
 
         While nobody is ready, one replica's streams may call: their calls are what Serve starts a replica for.
         """
@@ -185,27 +184,27 @@ class RayBackend:
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
-        """See :meth:`serve_app.deployments.backend.Backend.voices`."""
+        """See :meth:`serve_app.web.backend.Backend.voices`."""
         return await _stored(self._store.voices())
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
-        """See :meth:`serve_app.deployments.backend.Backend.known_voice`."""
+        """See :meth:`serve_app.web.backend.Backend.known_voice`."""
         return await _stored(self._store.known(voice, digest))
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
-        """See :meth:`serve_app.deployments.backend.Backend.add_voice`."""
+        """See :meth:`serve_app.web.backend.Backend.add_voice`."""
         return await _stored(self._store.add(voice, manifest, wav))
 
     async def remove_voice(self, voice: str) -> None:
-        """See :meth:`serve_app.deployments.backend.Backend.remove_voice`."""
+        """See :meth:`serve_app.web.backend.Backend.remove_voice`."""
         await _stored(self._store.remove(voice))
 
     async def voice_wav(self, voice: str) -> bytes:
-        """See :meth:`serve_app.deployments.backend.Backend.voice_wav`."""
+        """See :meth:`serve_app.web.backend.Backend.voice_wav`."""
         return await _stored(self._store.wav(voice))
 
     async def readiness(self) -> Readiness:
-        """See :meth:`serve_app.deployments.backend.Backend.readiness`; up to a second old, and no stream's slot."""
+        """See :meth:`serve_app.web.backend.Backend.readiness`; up to a second old, and no stream's slot."""
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:

@@ -1,4 +1,4 @@
-"""Serve's router of the generators' handle: it translates replicas into candidates; :mod:`serve_app.routing` ranks.
+"""Serve's router of the generators' handle: replicas become candidates, which :mod:`serve_app.cluster.routing` ranks.
 
 Loaded by name wherever a handle of the generators is used, so it imports nothing heavy.
 """
@@ -10,7 +10,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import FIFOMixin, RequestRouter
 
-from serve_app.routing import Candidate, ranks
+from serve_app.cluster.routing import Candidate, ranks
 from serve_app.speech import SpeechRequest
 
 VOICES = "voices"

@@ -18,15 +18,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RaySystemError
 
-from serve_app import metrics
+from serve_app.cluster.registry import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Readiness, Room
 from serve_app.config import LogsConfig, VoicesConfig
-from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Room
-from serve_app.deployments.logs import join_serve_log
-from serve_app.deployments.meter import RayRecorder
-from serve_app.user_cache import user_cache
-from serve_app.voice_library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
-from serve_app.voices import Reference, VoiceManifest, VoicePrompt, VoiceStatus
+from serve_app.deployments.ray_metrics import RayRecorder
+from serve_app.observability import metrics
+from serve_app.observability.logging import join_serve_log
+from serve_app.paths import user_cache
+from serve_app.voices.library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices.voice import Reference, VoiceManifest, VoicePrompt, VoiceStatus
 
 log = logging.getLogger(__name__)
 

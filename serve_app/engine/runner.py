@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.speech import SpeechRequest
-from serve_app.voices import VoicePrompt
+from serve_app.voices.voice import VoicePrompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from serve_app.model import random_checkpoint
 from serve_app.model.locate import CheckpointError, locate
 from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import Draw
-from serve_app.voices import Reference, VoicePrompt
+from serve_app.voices.voice import Reference, VoicePrompt
 
 log = logging.getLogger(__name__)
 

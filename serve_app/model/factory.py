@@ -27,7 +27,7 @@ from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.startup import NotYetError, Verdict
-from serve_app.voices import Reference, VoicePrompt
+from serve_app.voices.voice import Reference, VoicePrompt
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Speaker:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Where and how its weights are kept, for :data:`serve_app.metrics.MODEL_INFO`."""
+        """Where and how its weights are kept, for :data:`serve_app.observability.metrics.MODEL_INFO`."""
         kind, dtype = self.checkpoint.device.type, str(self.checkpoint.dtype).removeprefix("torch.")
         return {"device": kind, "dtype": dtype, "weights": self.form}
 

@@ -17,7 +17,7 @@ from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.linear import WeightForm, make_linear
 from serve_app.model.quiet import Upstream
-from serve_app.voices import VoicePrompt
+from serve_app.voices.voice import VoicePrompt
 
 _ROLE_TOKENS = 3
 _TAIL_TOKENS = 5

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from serve_app.model import random_tokenizer, random_weights
 from serve_app.model.quiet import import_qwen_tts
-from serve_app.user_cache import user_cache
+from serve_app.paths import user_cache
 
 Name = Literal["tiny", "full-random"]
 Tree = dict[str, Any]

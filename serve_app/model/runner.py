@@ -29,7 +29,7 @@ from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps
 from serve_app.model.talker import Talker
 from serve_app.speech import Sampling, SpeechRequest
-from serve_app.voices import BoundedCache, VoicePrompt
+from serve_app.voices.voice import BoundedCache, VoicePrompt
 
 log = logging.getLogger(__name__)
 

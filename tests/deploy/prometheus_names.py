@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve_app import metrics
+from serve_app.observability import metrics
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"

@@ -35,7 +35,7 @@ def test_files_are_those_of_the_code():
 
 def test_a_renamed_metric_breaks_the_generator():
     program = (
-        "import sys; from serve_app import metrics; del metrics.TTFA_SECONDS; "
+        "import sys; from serve_app.observability import metrics; del metrics.TTFA_SECONDS; "
         f"sys.path.insert(0, {str(FOLDER)!r}); import generate"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)

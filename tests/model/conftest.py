@@ -12,7 +12,7 @@ from serve_app.config import EngineConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
-from serve_app.voices import Reference, scan
+from serve_app.voices.voice import Reference, scan
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which is later than here

@@ -13,7 +13,7 @@ from serve_app.model.locate import CheckpointError
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.speech import SpeechEnd, SpeechRequest
 from serve_app.startup import NotYetError
-from serve_app.voices import Reference
+from serve_app.voices.voice import Reference
 
 
 def test_a_prompt_is_what_upstream_makes_of_the_clip(checkpoint, voices):

@@ -10,7 +10,7 @@ from serve_app.config import EngineConfig
 from serve_app.model.prompt import join_texts
 from serve_app.model.runner import TorchRunner
 from serve_app.speech import Sampling, SpokenContext
-from serve_app.voices import VoicePrompt
+from serve_app.voices.voice import VoicePrompt
 
 FRAMES = 16
 FOX = "Once there was a fox. It met a hen, and said good morning!"

@@ -13,7 +13,7 @@ from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
 from serve_app.speech import Sampling, SpeechRequest
-from serve_app.voices import Reference
+from serve_app.voices.voice import Reference
 from training import checkpoint, codes, decoder, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
 from training.voice import Voice

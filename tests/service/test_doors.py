@@ -15,8 +15,8 @@ import websockets
 from running_service import READY, Log, Service, free_port, speak, wait_until
 from websockets.exceptions import InvalidStatus
 
-from serve_app.access import Key, digest_of
 from serve_app.cli.keys import line_of
+from serve_app.web.api_keys import Key, digest_of
 
 TEXT = "It is good to hear you."
 LONG = "It is good to hear you, and to speak to you again after such a long time. " * 5

@@ -6,8 +6,8 @@ import time
 
 from running_service import speak, wait_until
 
-from serve_app import metrics
-from serve_app.metrics import TABLE
+from serve_app.observability import metrics
+from serve_app.observability.metrics import TABLE
 
 NEEDS_A_CHOICE = {metric for metric in TABLE if metric.where == "autoscaler"}
 """One generator and no more leave nothing to decide; test_scaling.py has two."""

@@ -10,8 +10,8 @@ from browser_page import CHROMIUM, CLIP, NO_CHROMIUM, PATIENCE_MS, describe, don
 from playwright.async_api import Page, expect
 from running_service import READY, Log, Service, free_port
 
-from serve_app.access import Key, digest_of
 from serve_app.cli.keys import line_of
+from serve_app.web.api_keys import Key, digest_of
 
 if CHROMIUM is None:
     pytest.skip(NO_CHROMIUM, allow_module_level=True)

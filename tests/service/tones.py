@@ -9,8 +9,8 @@ import numpy as np
 from ray import serve
 
 from serve_app.app import ingress_options, with_absolute_paths
+from serve_app.cluster.registry import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.config import AppConfig
-from serve_app.deployments.fleet import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.deployments.ingress import Ingress
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest

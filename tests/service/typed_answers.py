@@ -4,7 +4,7 @@ import base64
 import json
 
 from serve_app.errors import SpeechError
-from serve_app.messages import (
+from serve_app.protocol.messages import (
     AudioMessage,
     Cancelled,
     Complete,

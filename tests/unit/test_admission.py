@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.admission import RETRY_MIN_S, Admission, Ticket, next_free_s
+from serve_app.cluster.admission import RETRY_MIN_S, Admission, Ticket, next_free_s
 from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 

@@ -8,7 +8,7 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.audio import Timeline, milliseconds, pcm16_bytes, seconds, wav_file, wav_header
+from serve_app.audio.pcm import Timeline, milliseconds, pcm16_bytes, seconds, wav_file, wav_header
 from serve_app.speech import SAMPLES_PER_FRAME
 
 

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from serve_app.audio.encoders import encoder_for
 from serve_app.cli.audio_files import ENDINGS, audio_file
 from serve_app.cli.outputs import STDOUT, OutputError, check_writable
-from serve_app.encoders import encoder_for
 
 CONTAINERS = {"mp3": "mp3", "flac": "flac", "opus": "ogg", "ogg": "ogg", "oga": "ogg", "aac": "aac", "wav": "wav"}
 RATE_HZ = 24_000

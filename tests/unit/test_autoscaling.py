@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.autoscaling import Bounds, Load, Memory, desired_replicas
+from serve_app.cluster.autoscaling import Bounds, Load, Memory, desired_replicas
 from serve_app.config import ScalingConfig
 
 CONFIG = ScalingConfig()

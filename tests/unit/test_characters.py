@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.characters import HalvesJoiner, is_pronounceable, visible, with_halves_kept
+from serve_app.text.characters import HalvesJoiner, is_pronounceable, visible, with_halves_kept
 
 
 @pytest.mark.parametrize(

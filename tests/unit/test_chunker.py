@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.characters import is_pronounceable
-from serve_app.chunker import Chunker, ChunkLimits
-from serve_app.sentences import sentences
+from serve_app.text.characters import is_pronounceable
+from serve_app.text.chunker import Chunker, ChunkLimits
+from serve_app.text.sentences import sentences
 
 TEST_SETS = Path(__file__).parent.parent / "data" / "segmentation"
 LANGUAGES = (

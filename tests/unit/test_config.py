@@ -5,7 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.config import AppConfig, TextConfig
-from serve_app.utterance import TextPipeline
+from serve_app.session.utterance import TextPipeline
 
 TALE = "Once there was a fox, and it met a hen. It said good morning! Was it polite? Nobody knows."
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from test_session import STEPS, Bench, _step
 
 from serve_app.config import SessionConfig
-from serve_app.continuity import Continuity
-from serve_app.messages import Cancel, Flush, Speak, SpeakWhole
+from serve_app.protocol.messages import Cancel, Flush, Speak, SpeakWhole
+from serve_app.session.continuity import Continuity
 from serve_app.speech import AudioChunk, SpokenContext
 
 ON = SessionConfig(continuity=True, continuity_max_frames=10)

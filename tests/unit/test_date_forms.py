@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.number_grammar import GRAMMARS
-from serve_app.spoken_numbers import spell
+from serve_app.text.numbers.grammar import GRAMMARS
+from serve_app.text.numbers.normalize import spell
 
 WRITTEN = {
     "english": [

@@ -11,7 +11,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError, RayTaskError
 from recorded import Recorded
 
-from serve_app.admission import Backlog
+from serve_app.cluster.admission import Backlog
+from serve_app.cluster.registry import Demand, Readiness, Room
 from serve_app.config import (
     AccessConfig,
     AdmissionConfig,
@@ -22,8 +23,6 @@ from serve_app.config import (
     ScalingConfig,
     VoicesConfig,
 )
-from serve_app.deployments.backend import Readiness
-from serve_app.deployments.fleet import Demand, Room
 from serve_app.engine.engine import EngineLoad, Hearing
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest

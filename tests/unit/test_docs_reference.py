@@ -6,7 +6,7 @@ import pytest
 from pages import DOCS
 
 from serve_app.config import AppConfig
-from serve_app.metrics import TABLE
+from serve_app.observability.metrics import TABLE
 
 SECTIONS = {name: field.annotation for name, field in AppConfig.model_fields.items()}
 KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]

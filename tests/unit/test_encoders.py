@@ -13,8 +13,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.encoders import CONTENT_TYPES, Pcm16Encoder, PcmF32Encoder, encoder_for
-from serve_app.messages import ENCODINGS, FORMATS, SAMPLE_RATES_HZ
+from serve_app.audio.encoders import CONTENT_TYPES, Pcm16Encoder, PcmF32Encoder, encoder_for
+from serve_app.protocol.messages import ENCODINGS, FORMATS, SAMPLE_RATES_HZ
 
 CONTAINERS = {"opus": "ogg", "mp3": "mp3", "aac": "aac", "flac": "flac", "wav": "wav"}
 EVERYTHING = sorted({*ENCODINGS, *FORMATS})

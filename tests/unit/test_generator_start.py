@@ -11,7 +11,7 @@ import pytest
 from serve_app.config import AppConfig, GeneratorConfig, ModelConfig, VoicesConfig
 from serve_app.errors import SynthesisError
 from serve_app.startup import NotYetError, Patience
-from serve_app.voices import VoiceStatus
+from serve_app.voices.voice import VoiceStatus
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app.deployments import generator as module

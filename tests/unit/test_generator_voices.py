@@ -15,14 +15,14 @@ from recorded import Recorded
 
 from serve_app.config import AppConfig
 from serve_app.errors import SynthesisError, VoiceNotFoundError
-from serve_app.generator_meter import GeneratorMeter
+from serve_app.observability.generator_metrics import GeneratorMeter
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, VoiceClip
-from serve_app.voice_library import VoiceInWork, VoiceRefusal
-from serve_app.voices import BoundedCache, Reference, VoicePrompt
+from serve_app.voices.library import VoiceInWork, VoiceRefusal
+from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
+    from serve_app.cluster.registry import Bulletin, Demand
     from serve_app.deployments import generator as module
-    from serve_app.deployments.fleet import Bulletin, Demand
     from serve_app.deployments.generator import Generator, be_nice
     from serve_app.deployments.router import _voice_of
 

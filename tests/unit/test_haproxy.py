@@ -23,7 +23,7 @@ from serve_app import hosts
 from serve_app.cli import haproxy
 from serve_app.cli.haproxy import Corrections, UnknownFileError, corrected
 from serve_app.config import AppConfig
-from serve_app.deployments import inbound
+from serve_app.web import inbound
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig

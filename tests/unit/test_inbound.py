@@ -6,7 +6,7 @@ import pytest
 from test_web import KnownBackend, served
 
 from serve_app.config import AppConfig
-from serve_app.deployments import inbound
+from serve_app.web import inbound
 
 HEAD = "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\n\r\n"
 MULTIPART = "multipart/form-data; boundary=b"

@@ -13,9 +13,9 @@ from test_web import KnownBackend, hear, say, served_by, socket_to
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.config import AppConfig
-from serve_app.deployments import leaving
-from serve_app.deployments.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining, listening
-from serve_app.deployments.web import build_web
+from serve_app.web import leaving
+from serve_app.web.app import build_web
+from serve_app.web.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining, listening
 
 GRACE_S = 60.0
 

@@ -16,10 +16,10 @@ from test_web import KnownBackend, hear, say, served, socket_to
 from websockets.exceptions import InvalidStatus
 from written_lines import written
 
-from serve_app.access import Key, digest_of, new_key
 from serve_app.config import AccessConfig, AppConfig
-from serve_app.deployments.logs import FIGURES, IDS, bind, join_serve_log
+from serve_app.observability.logging import FIGURES, IDS, bind, join_serve_log
 from serve_app.speech import SpeechRequest, SpokenContext, Trace, TraceContext, VoiceClip
+from serve_app.web.api_keys import Key, digest_of, new_key
 
 LOG = logging.getLogger("serve_app.somewhere")
 WHO = Trace("s-1", "u-1", TraceContext(f"00-{'a' * 32}-{'b' * 16}-01"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from serve_app.text_cleaning import Cleaner, TextCleaning
+from serve_app.text.cleaning import Cleaner, TextCleaning
 
 ORACLE = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
 NARROW = r"[^\W_\u1100-\uffff]"

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from serve_app.characters import visible
-from serve_app.messages import (
+from serve_app.protocol.messages import (
     LANGUAGES,
     MAX_SEED,
     Cancel,
@@ -27,6 +26,7 @@ from serve_app.messages import (
     read_research,
     read_speech,
 )
+from serve_app.text.characters import visible
 
 
 def _refused(read, message):

@@ -5,9 +5,9 @@ import re
 import pytest
 from ray.serve.metrics import Counter
 
-from serve_app import metrics
-from serve_app.deployments.meter import RayRecorder
-from serve_app.metrics import TABLE
+from serve_app.deployments.ray_metrics import RayRecorder
+from serve_app.observability import metrics
+from serve_app.observability.metrics import TABLE
 
 UNITS = ("_seconds", "_bytes")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.spoken_numbers import spell
+from serve_app.text.numbers.normalize import spell
 
 WRITTEN = {
     "english": [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.number_grammar import GRAMMARS
-from serve_app.number_tokens import whole_spans
-from serve_app.spoken_numbers import readings, spell
+from serve_app.text.numbers.grammar import GRAMMARS
+from serve_app.text.numbers.normalize import readings, spell
+from serve_app.text.numbers.tokens import whole_spans
 
 CJK = (
     "\u2e80-\u2fdf\u3001-\u30ff\u3131-\u318e\u31f0-\u9fff\uac00-\ud7a3\uf900-\ufaff"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve_app.number_grammar import GRAMMARS
-from serve_app.number_words import MOST_DIGITS, words_of
+from serve_app.text.numbers.grammar import GRAMMARS
+from serve_app.text.numbers.words import MOST_DIGITS, words_of
 
 SAMPLES = sorted({*range(130), *(digit * 10**power for digit in (1, 2, 9) for power in range(2, 12)), 10**12 - 1})
 

@@ -15,11 +15,11 @@ import pytest
 from clips import wav
 from test_web import KnownBackend, idle, served
 
+from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, SessionConfig, VoicesConfig
-from serve_app.encoders import CONTENT_TYPES, encoder_for
 from serve_app.errors import TtsUnavailableError
 from serve_app.speech import SpeechEnd
-from serve_app.voices import OPENAI_VOICES
+from serve_app.voices.voice import OPENAI_VOICES
 
 REQUESTS = Path(__file__).parents[1] / "data" / "requests"
 TEXT = "Hello there."

@@ -8,7 +8,7 @@ import pytest
 from test_web import KnownBackend, hear, say, served, served_by, socket_to
 
 from serve_app.config import AppConfig, IngressConfig
-from serve_app.deployments.web import build_web
+from serve_app.web.app import build_web
 
 TEXT = "Hello there."
 BODY = json.dumps({"input": TEXT, "response_format": "pcm"}).encode()

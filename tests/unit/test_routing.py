@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.routing import FANOUT, Candidate, ranks
+from serve_app.cluster.routing import FANOUT, Candidate, ranks
 
 
 def test_a_free_slot_comes_before_the_voice_and_the_voice_before_the_load():

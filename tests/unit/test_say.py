@@ -11,9 +11,9 @@ import pytest
 import soundfile as sf
 from websockets.sync.server import serve
 
-from serve_app.audio import wav_file
+from serve_app.audio.encoders import encoder_for
+from serve_app.audio.pcm import wav_file
 from serve_app.cli.say import main
-from serve_app.encoders import encoder_for
 
 COMPLETE = {
     "type": "complete",

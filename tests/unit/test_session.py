@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.audio import milliseconds
+from serve_app.audio.pcm import milliseconds
 from serve_app.config import SessionConfig, VoicesConfig
 from serve_app.errors import CapacityError, InvalidMessageError, RateLimitedError
-from serve_app.messages import (
+from serve_app.protocol.messages import (
     AudioMessage,
     Cancel,
     Cancelled,
@@ -29,13 +29,13 @@ from serve_app.messages import (
     Stop,
     Stopped,
 )
-from serve_app.outbox import Close, Send
-from serve_app.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Session, SessionSetup
+from serve_app.protocol.outbox import Close, Send
+from serve_app.session.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Session, SessionSetup
+from serve_app.session.utterance import Manner, TextPipeline, chunk_seed
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
-from serve_app.tags import Pause
-from serve_app.text_cleaning import TextCleaning
-from serve_app.utterance import Manner, TextPipeline, chunk_seed
-from serve_app.voices import VoiceStatus
+from serve_app.text.cleaning import TextCleaning
+from serve_app.text.tags import Pause
+from serve_app.voices.voice import VoiceStatus
 
 VOICES = {
     "makima": VoiceStatus("makima", "ready", "", None),

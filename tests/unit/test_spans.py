@@ -15,12 +15,13 @@ from test_web import KnownBackend, hear, say, served_by, socket_to
 from written_lines import written
 
 from serve_app.config import AppConfig, TracingConfig
-from serve_app.deployments.otel import OtelTracer, otlp_tracer
-from serve_app.deployments.spans import MAX_AUDIO_EVENTS
-from serve_app.deployments.tracing import NoTracer, given_context, tracer_of
-from serve_app.deployments.web import build_web
 from serve_app.errors import CapacityError, TextTooLongError
+from serve_app.observability.otel import OtelTracer, otlp_tracer
+from serve_app.observability.spans import MAX_AUDIO_EVENTS
+from serve_app.observability.tracing import NoTracer, tracer_of
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, Trace, TraceContext
+from serve_app.web.app import build_web
+from serve_app.web.context import given_context
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app.deployments.generator import Generator
@@ -224,7 +225,7 @@ def test_without_an_endpoint_there_is_no_tracer():
 
 
 def test_an_endpoint_without_the_packages_is_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "serve_app.deployments.otel", None)
+    monkeypatch.setitem(__import__("sys").modules, "serve_app.observability.otel", None)
     with pytest.raises(RuntimeError, match=r"qwen3-tts-serve\[tracing\]"):
         tracer_of(TracingConfig(endpoint="http://127.0.0.1:9"), "Ingress", "r")
 

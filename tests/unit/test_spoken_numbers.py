@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.messages import LANGUAGES
-from serve_app.spoken_numbers import spell
+from serve_app.protocol.messages import LANGUAGES
+from serve_app.text.numbers.normalize import spell
 
 NAMED = [language for language in LANGUAGES if language != "auto"]
 DIGITS = re.compile("[0-9０-９]")

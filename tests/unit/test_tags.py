@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.config import TextConfig
-from serve_app.tags import Pause
-from serve_app.utterance import OpenText, TextPipeline
+from serve_app.session.utterance import OpenText, TextPipeline
+from serve_app.text.tags import Pause
 
 PIECES = (
     "<think>", "</think>", "<thinking a='b'>", "</Thinking >", "<reasoning>", "</reasoning>", "<break/>", "<break ",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.tags import Pause
-from serve_app.text_cleaning import Cleaner, TextCleaning
+from serve_app.text.cleaning import Cleaner, TextCleaning
+from serve_app.text.tags import Pause
 
 PIECES = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "*", "**", "***", "_", "__", "`", "```", "```py", "~~", "~", "#", "## ",

@@ -4,7 +4,7 @@ from clips import speechlike
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.voice_checks import (
+from serve_app.voices.checks import (
     KEPT_SILENCE_S,
     channels,
     clipping,
@@ -19,7 +19,7 @@ from serve_app.voice_checks import (
     transcript_rate,
     without_rumble,
 )
-from serve_app.voice_decoding import Clip
+from serve_app.voices.decoding import Clip
 
 TEXT = "Had he married a more amiable woman, he might have been made respectable."
 

@@ -10,9 +10,9 @@ from clips import encoded, ffmpeg, speechlike, wav
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app import voice_decoding
 from serve_app.errors import VoiceInvalidError
-from serve_app.voice_decoding import FORMATS, MAX_CHANNELS, MAX_CLIP_BYTES, Clip, decode, decode_apart
+from serve_app.voices import decoding as voice_decoding
+from serve_app.voices.decoding import FORMATS, MAX_CHANNELS, MAX_CLIP_BYTES, Clip, decode, decode_apart
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000, 96_000])

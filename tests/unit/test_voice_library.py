@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve_app import voice_library
 from serve_app.config import VoicesConfig
 from serve_app.errors import InvalidMessageError
-from serve_app.voice_library import PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
-from serve_app.voices import VOICE_ID, Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
+from serve_app.voices import library as voice_library
+from serve_app.voices.library import PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices.voice import VOICE_ID, Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
 
 MODEL = "model-1"
 SAID = "What is said in the clip of four seconds."

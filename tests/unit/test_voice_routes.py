@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 from test_web import served
 from websockets.asyncio.client import connect
 
-from serve_app.access import digest_of
+from serve_app.cluster.registry import Readiness
 from serve_app.config import AccessConfig, AppConfig, VoicesConfig
-from serve_app.deployments import clips, voice_routes
-from serve_app.deployments.backend import Readiness
 from serve_app.errors import error_of_code
 from serve_app.speech import AudioChunk, SpeechEnd
-from serve_app.voice_decoding import MAX_CLIP_BYTES, decode
-from serve_app.voice_library import PromptFiles, VoiceLibrary, VoiceRefusal
+from serve_app.voices.decoding import MAX_CLIP_BYTES, decode
+from serve_app.voices.library import PromptFiles, VoiceLibrary, VoiceRefusal
+from serve_app.web import clips
+from serve_app.web import voices as voice_routes
+from serve_app.web.api_keys import digest_of
 
 TEXT = "Some words that may well be said in four seconds."
 CONSENT = "The speaker agreed in writing on the 1st of May."

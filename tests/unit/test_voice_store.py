@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from serve_app.cluster.registry import GeneratorStatus
 from serve_app.config import AppConfig, VoicesConfig
-from serve_app.deployments.fleet import GeneratorStatus
 from serve_app.errors import TtsUnavailableError, VoiceConflictError
-from serve_app.voice_library import VoiceRefusal
-from serve_app.voices import Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
+from serve_app.voices.library import VoiceRefusal
+from serve_app.voices.voice import Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app import app

@@ -11,7 +11,7 @@ from openai.types.audio import speech_create_params
 
 from serve_app.config import VoicesConfig, folded
 from serve_app.errors import VoiceInvalidError
-from serve_app.voices import (
+from serve_app.voices.voice import (
     OPENAI_VOICES,
     BoundedCache,
     VoiceManifest,

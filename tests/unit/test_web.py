@@ -22,17 +22,17 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from written_lines import written
 
+from serve_app.audio.encoders import Pcm16Encoder
+from serve_app.cluster.registry import Readiness
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
-from serve_app.deployments.backend import Readiness
-from serve_app.deployments.doorkeeper import Caller
-from serve_app.deployments.front import VOICES_LEARN_S, Front
-from serve_app.deployments.web import build_web
-from serve_app.dialects import FullDialect
-from serve_app.encoders import Pcm16Encoder
 from serve_app.errors import TtsUnavailableError
-from serve_app.messages import Speak
+from serve_app.protocol.dialects import FullDialect
+from serve_app.protocol.messages import Speak
 from serve_app.speech import AudioChunk, SpeechEnd
-from serve_app.voices import VoiceStatus
+from serve_app.voices.voice import VoiceStatus
+from serve_app.web.app import build_web
+from serve_app.web.auth import Caller
+from serve_app.web.context import VOICES_LEARN_S, Front
 
 FRAME = 1920
 
@@ -331,7 +331,7 @@ async def test_a_broken_session_closes_with_a_frame(host, monkeypatch, caplog):
     def broken(*_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("serve_app.session.Session.receive", broken)
+    monkeypatch.setattr("serve_app.session.session.Session.receive", broken)
     async with socket_to(host, "/api/v1/speak") as ws:
         await say(ws, type="speak", text="Hello.")
         assert (await hear(ws, until=("error",)))[0]["fatal"] is True
@@ -616,7 +616,7 @@ async def test_a_client_that_does_not_read_stalls_neither_cancel_nor_memory(back
 
 
 async def test_a_client_that_reads_nothing_for_long_is_closed(backend, monkeypatch):
-    monkeypatch.setattr("serve_app.deployments.driver.CLOSE_GRACE_S", 0.1)
+    monkeypatch.setattr("serve_app.web.session_runner.CLOSE_GRACE_S", 0.1)
     backend.frames, backend.chunk_frames = 40_000, 25
     config = AppConfig(session=SessionConfig(max_unsent_audio_s=5, slow_client_timeout_s=0.4))
     socket_options = {"max_queue": 1, "close_timeout": 0.1}

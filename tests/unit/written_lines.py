@@ -7,7 +7,7 @@ import logging
 from logging.handlers import MemoryHandler
 
 from serve_app.config import LogsConfig
-from serve_app.deployments.logs import join_serve_log
+from serve_app.observability.logging import join_serve_log
 
 
 @contextlib.contextmanager

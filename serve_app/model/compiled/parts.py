@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from serve_app.model.quiet import Upstream
-from serve_app.user_cache import user_cache
+from serve_app.paths import user_cache
 
 Row: TypeAlias = NDArray[np.float32]
 Function: TypeAlias = Callable[..., Any]

@@ -1,0 +1,57 @@
+"""Hands :mod:`serve_app.observability.metrics` to Ray, which exports them on the metrics port of the node."""
+
+from typing import cast
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from serve_app.observability.metrics import Metric
+
+
+class RayRecorder:
+    """A :class:`serve_app.observability.metrics.Recorder` of one process.
+
+    In a replica Serve adds the labels application, deployment and replica; elsewhere they are given here.
+    """
+
+    def __init__(self, **labels: str) -> None:
+        """Put ``labels`` on everything that is recorded."""
+        self._labels = labels
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
+        """See :meth:`serve_app.observability.metrics.Recorder.add`."""
+        assert metric.kind == "counter", metric.name
+        counter = self._counters.get(metric.name)
+        if counter is None:
+            counter = self._counters[metric.name] = Counter(metric.name, metric.help, self._keys(metric))
+            counter.set_default_tags(dict(self._labels))
+        if value > 0:
+            counter.inc(value, labels)
+        else:
+            # Ray's ``inc`` takes no 0, which is how a counter is seen before its first count.
+            counter._record(0.0, labels)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        """See :meth:`serve_app.observability.metrics.Recorder.set`."""
+        assert metric.kind == "gauge", metric.name
+        gauge = self._gauges.get(metric.name)
+        if gauge is None:
+            gauge = self._gauges[metric.name] = Gauge(metric.name, metric.help, self._keys(metric))
+            gauge.set_default_tags(dict(self._labels))
+        gauge.set(value, labels)
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        """See :meth:`serve_app.observability.metrics.Recorder.observe`."""
+        assert metric.kind == "histogram", metric.name
+        histogram = self._histograms.get(metric.name)
+        if histogram is None:
+            keys, buckets = self._keys(metric), list(metric.buckets)
+            histogram = self._histograms[metric.name] = Histogram(metric.name, metric.help, buckets, keys)
+            histogram.set_default_tags(dict(self._labels))
+        histogram.observe(value, labels)
+
+    def _keys(self, metric: Metric) -> tuple[str]:
+        """All label names; Ray's annotation says one and means any number."""
+        return cast("tuple[str]", (*self._labels, *metric.labels))

@@ -1,0 +1,103 @@
+"""Spans by OpenTelemetry: the one module that imports it, and only where a configuration names an endpoint.
+
+The provider is this package's own, not the process's, so that what Serve or anybody else traces stays theirs. The
+SDK's own environment variables (``OTEL_BSP_…``, ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_RESOURCE_ATTRIBUTES``) count.
+"""
+
+import time
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from serve_app.config import TracingConfig
+from serve_app.observability.tracing import Value
+from serve_app.speech import TraceContext
+
+SERVICE = "qwen3-tts-serve"
+
+_NS = 1_000_000_000
+_W3C = TraceContextTextMapPropagator()
+
+
+class OtelTracer:
+    """See :class:`serve_app.observability.tracing.Tracer`."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("serve_app")
+
+    def span(self, name: str, parent: TraceContext, **attributes: Value) -> "OtelSpan":
+        """See :meth:`Tracer.span`."""
+        given = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
+        # An empty context, not the task's: what Serve traces is another story.
+        context = _W3C.extract({name: value for name, value in given.items() if value}, Context())
+        now_ns = time.time_ns()
+        named = _named(attributes)
+        span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes=named, start_time=now_ns)
+        return OtelSpan(self._tracer, span, now_ns)
+
+    def close(self) -> None:
+        """See :meth:`Tracer.close`."""
+        self._provider.shutdown()
+
+
+class OtelSpan:
+    """See :class:`serve_app.observability.tracing.Span`."""
+
+    def __init__(self, tracer: Tracer, span: Span, began_ns: int) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._began_ns = began_ns
+        self._inside = set_span_in_context(span, Context())
+
+    @property
+    def context(self) -> TraceContext:
+        """See :attr:`Span.context`."""
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier, self._inside)
+        return TraceContext(carrier.get("traceparent"), carrier.get("tracestate"))
+
+    def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> "OtelSpan":
+        """See :meth:`Span.child`."""
+        began_ns = time.time_ns() - round(ago_s * _NS)
+        span = self._tracer.start_span(name, self._inside, attributes=_named(attributes), start_time=began_ns)
+        return OtelSpan(self._tracer, span, began_ns)
+
+    def stage(self, name: str, begin_s: float, end_s: float) -> None:
+        """See :meth:`Span.stage`."""
+        span = self._tracer.start_span(name, self._inside, start_time=self._began_ns + round(begin_s * _NS))
+        span.end(self._began_ns + round(end_s * _NS))
+
+    def event(self, name: str, **attributes: Value) -> None:
+        """See :meth:`Span.event`."""
+        self._span.add_event(name, _named(attributes))
+
+    def end(self, *, failed: str | None = None, **attributes: Value) -> None:
+        """See :meth:`Span.end`."""
+        self._span.set_attributes(_named({**attributes, "code": failed}))
+        if failed is not None:
+            self._span.set_status(Status(StatusCode.ERROR, failed))
+        self._span.end()
+
+
+def otlp_tracer(config: TracingConfig, deployment: str, replica: str) -> OtelTracer:
+    """A tracer that hands its spans to a collector, in batches and on a thread of its own."""
+    assert config.endpoint is not None
+    place = {"service.name": SERVICE, "service.instance.id": replica, "tts.deployment": deployment}
+    provider = TracerProvider(
+        sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
+        resource=Resource.create(place),
+        span_limits=SpanLimits(max_events=64, max_attribute_length=256),
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(config.endpoint)))
+    return OtelTracer(provider)
+
+
+def _named(attributes: dict[str, Value]) -> dict[str, str | int | float | bool]:
+    return {f"tts.{name}": value for name, value in attributes.items() if value is not None}

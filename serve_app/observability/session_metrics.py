@@ -1,0 +1,186 @@
+"""What is recorded of one session: how soon its client heard something, whether it ran dry, how each utterance ended.
+
+It is told what the session's driver does, with the time, and hands figures to a
+:class:`serve_app.observability.metrics.Recorder`. Nobody's player is seen from here: a listener is taken to play from
+the first audio on, without a buffer. No I/O.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.audio.pcm import seconds
+from serve_app.cluster.admission import Backlog
+from serve_app.errors import SpeechError, SynthesisError
+from serve_app.observability import metrics
+from serve_app.observability.metrics import Recorder
+from serve_app.protocol.dialects import Dialect, Frame
+from serve_app.protocol.messages import AudioMessage, Cancelled, Complete, ErrorMessage
+from serve_app.protocol.outbox import Send
+from serve_app.session.session import Call
+from serve_app.speech import AudioChunk, SpeechEvent
+
+INTERNAL_ERROR = 1011
+"""Close code of a session that failed of itself."""
+
+ENDS = ("eos", "length", "stalled", "cancelled", "error", "disconnected")
+"""How an utterance can end."""
+
+GONE = "gone"
+"""In place of a close code: the client went away without one."""
+
+
+@dataclass(slots=True)
+class _Playing:
+    """One utterance from its first generator call to its end.
+
+    Attributes:
+        asked_s: when its first text could be spoken, until its first audio left; None from then on.
+        parts_s: seconds that are known of the time between the two.
+        plays_until_s: when its listener has played all that was sent; None before the first audio, and where the text
+            itself came too late.
+        ran_dry: it did at least once.
+    """
+
+    asked_s: float | None
+    parts_s: dict[str, float]
+    plays_until_s: float | None = None
+    ran_dry: bool = False
+
+
+class IngressMeter:
+    """What the sessions of one ingress replica share: the recorder, and how many there are."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        """Show the counters that are watched, before anything happens that they count."""
+        self.recorder = recorder
+        self._open: Counter[str] = Counter()
+        for error in SpeechError.__subclasses__():
+            recorder.add(metrics.ERRORS, 0, code=error.code)
+        for reason in ENDS:
+            recorder.add(metrics.UTTERANCES, 0, finish_reason=reason)
+        for metric in (metrics.UTTERANCES_UNDERRUN, metrics.UNDERRUNS, metrics.UNDERRUN_SECONDS):
+            recorder.add(metric, 0)
+        for outcome in ("resumed", "resumed_otherwise", "given_up"):
+            recorder.add(metrics.STREAMS_RESUMED, 0, outcome=outcome)
+
+    def count(self, dialect: str, change: int) -> None:
+        """So many sessions more, or fewer."""
+        self._open[dialect] += change
+
+    def now(self, backlog: Backlog) -> None:
+        """How things stand; said again every second, since what is not said again is not exported for long."""
+        for dialect, sessions in self._open.items():
+            self.recorder.set(metrics.SESSIONS, sessions, dialect=dialect)
+        self.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
+        self.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
+
+    def refused(self, error: SpeechError) -> None:
+        """What was told to somebody who has no session."""
+        self.recorder.add(metrics.ERRORS, code=error.code)
+
+
+class SessionMeter:
+    """One session's. Utterances are known by their ids, of which a session has each once at a time."""
+
+    def __init__(self, ingress: IngressMeter, dialect: Dialect) -> None:
+        self._ingress = ingress
+        self._record = ingress.recorder
+        self._dialect = dialect
+        self._playing: dict[str, _Playing] = {}
+
+    def opened(self) -> None:
+        """The session begins; :meth:`closed` ends it."""
+        self._record.add(metrics.SESSIONS_OPENED, dialect=self._dialect.name)
+        self._ingress.count(self._dialect.name, 1)
+
+    def called(self, call: Call, now_s: float) -> None:
+        """The session asks for a text chunk to be spoken."""
+        self._record.add(metrics.TEXT_CHARACTERS, len(call.request.text))
+        playing = self._playing.get(call.utterance_id)
+        if playing is None:
+            # From here on it is up to the service: before, its client may still be writing, or hears something else.
+            asked_s = now_s if call.request.listening else None
+            self._playing[call.utterance_id] = _Playing(asked_s, {})
+        elif playing.plays_until_s is not None and playing.plays_until_s < now_s:
+            # Its client sent this text after all before it was played: the silence is not of our making.
+            playing.plays_until_s = None
+
+    def started(self, call: Call, now_s: float) -> None:
+        """The text chunk may go to a generator."""
+        playing = self._playing.get(call.utterance_id)
+        if playing is not None and playing.asked_s is not None:
+            playing.parts_s["queue"] = now_s - playing.asked_s
+
+    def heard(self, call: Call, event: SpeechEvent) -> None:
+        """A generator yields something; its first audio says what it took."""
+        playing = self._playing.get(call.utterance_id)
+        if playing is None or playing.asked_s is None or not isinstance(event, AudioChunk):
+            return
+        for part, part_s in event.timings_s.items():
+            playing.parts_s[part] = playing.parts_s.get(part, 0.0) + part_s
+
+    def sent(self, item: Send, frames: Sequence[Frame], now_s: float) -> None:
+        """One item has left, as these frames."""
+        match item.message:
+            case AudioMessage() as audio:
+                self._sent_audio(item, audio, frames, now_s)
+            case Complete() as done:
+                self._ended(done.utterance_id, done.finish_reason)
+                if done.duration_ms:
+                    self._record.observe(metrics.RTF, done.rtf)
+            case Cancelled() as done:
+                self._ended(done.utterance_id, "cancelled")
+            case ErrorMessage() as error:
+                self._record.add(metrics.ERRORS, code=error.code)
+                if item.ends and error.utterance_id is not None:
+                    self._ended(error.utterance_id, "error")
+            case _:
+                pass
+
+    def closed(self, code: int | None) -> None:
+        """The session is over; what it was speaking nobody heard to its end, and with 1011 that is our fault."""
+        failed = code == INTERNAL_ERROR
+        if failed:
+            self._ingress.refused(SynthesisError("internal error"))
+        for utterance_id in list(self._playing):
+            self._ended(utterance_id, "error" if failed else "disconnected")
+        self._record.add(metrics.SESSIONS_CLOSED, code=GONE if code is None else str(code))
+        self._ingress.count(self._dialect.name, -1)
+
+    def _sent_audio(self, item: Send, audio: AudioMessage, frames: Sequence[Frame], now_s: float) -> None:
+        encoding = self._dialect.encoding or item.encoding
+        audio_s = seconds(item.samples)
+        # An answer in one piece is put together later; its body is what the one message carries.
+        sent_bytes = sum(map(len, frames)) or (len(item.payload or b"") if audio.final else 0)
+        self._record.add(metrics.AUDIO_SECONDS, audio_s, encoding=encoding)
+        self._record.add(metrics.AUDIO_BYTES, sent_bytes, encoding=encoding)
+        playing = self._playing.get(audio.utterance_id)
+        if playing is None or not item.samples:
+            return
+        if playing.asked_s is not None:
+            self._first_audio(now_s - playing.asked_s, playing.parts_s)
+            playing.asked_s = None
+        if playing.plays_until_s is None:
+            playing.plays_until_s = now_s + audio_s
+        else:
+            slack_s = playing.plays_until_s - now_s
+            self._record.observe(metrics.SLACK_SECONDS, max(0.0, slack_s))
+            if slack_s < 0:
+                playing.ran_dry = True
+                self._record.add(metrics.UNDERRUNS)
+                self._record.add(metrics.UNDERRUN_SECONDS, -slack_s)
+            playing.plays_until_s = max(playing.plays_until_s, now_s) + audio_s
+
+    def _first_audio(self, ttfa_s: float, parts_s: dict[str, float]) -> None:
+        """What no part accounts for was spent on the way: between processes, in event loops and in the socket."""
+        self._record.observe(metrics.TTFA_SECONDS, ttfa_s)
+        transport_s = max(0.0, ttfa_s - sum(parts_s.values()))
+        for part, part_s in {**parts_s, "transport": transport_s}.items():
+            self._record.observe(metrics.TTFA_PART_SECONDS, part_s, part=part)
+
+    def _ended(self, utterance_id: str, reason: str) -> None:
+        self._record.add(metrics.UTTERANCES, finish_reason=reason)
+        playing = self._playing.pop(utterance_id, None)
+        if playing is not None and playing.ran_dry:
+            self._record.add(metrics.UTTERANCES_UNDERRUN)

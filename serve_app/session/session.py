@@ -1,0 +1,715 @@
+"""One client's session as a state machine without I/O: messages and events in, calls and an outbox out.
+
+The caller owns the socket, the generator calls and the clock. It gives every message to :meth:`Session.receive`,
+every event of a call to :meth:`Session.event`, reports a call's end with :meth:`Session.ended`, performs the
+returned effects, and sends what :meth:`Session.take` hands out, one item at a time. Times are seconds of any
+monotonic clock. The session never knows which dialect its client speaks.
+
+Laws, whatever the order of calls:
+
+- one generator call at most runs or is being cancelled;
+- utterances are spoken in the order of their first ``speak``, and their audio never interleaves;
+- an utterance ends once: ``complete``, ``cancelled`` or ``error``; nothing of it is sent after that;
+- a completed utterance has exactly one audio chunk with ``final``, and it is the last; once that has left, a cancel
+  comes too late.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from serve_app.audio.pcm import milliseconds, seconds
+from serve_app.config import SessionConfig, VoicesConfig, folded
+from serve_app.errors import (
+    CapacityError,
+    InvalidMessageError,
+    ServiceRestartError,
+    SessionTimeoutError,
+    SlowClientError,
+    SpeechError,
+    SynthesisError,
+    TextEmptyError,
+    TextTooLongError,
+    VoiceNotFoundError,
+    error_of_code,
+)
+from serve_app.protocol.messages import (
+    AudioMessage,
+    Cancel,
+    Cancelled,
+    Flush,
+    FullMessage,
+    Limits,
+    Preset,
+    Ready,
+    Refusal,
+    ServerMessage,
+    Speak,
+    SpeakWhole,
+    Start,
+    Stop,
+    Stopped,
+    error_message,
+)
+from serve_app.protocol.outbox import Close, Outbox, Send
+from serve_app.session.utterance import Manner, SeedSource, TextPipeline, Utterance
+from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.text.characters import shown
+from serve_app.voices.voice import VoiceStatus, resolve_voice
+
+MAX_WAITING_MESSAGES = 4096
+"""Messages of any kind that may wait for a client who does not read, whatever their size."""
+
+MAX_RETIRED_IDS = 64
+"""Ids remembered whose utterance ended before its last ``speak``."""
+
+CAPACITY_RETRY_MS = 2000
+"""When to try again on a session that has all the utterances it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Effect: start a generator call, after the one before it has been reported as ended.
+
+    Attributes:
+        call_id: its number in this session.
+        request: what is to be spoken.
+        utterance_id: whose text it is.
+        needed_by_s: when the listener has played all that was made for him.
+        asked_s: when the client asked for the utterance.
+    """
+
+    call_id: int
+    request: SpeechRequest
+    utterance_id: str
+    needed_by_s: float
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCall:
+    """Effect: cancel a generator call, and report its end as of any other."""
+
+    call_id: int
+
+
+Effect = Call | CancelCall
+
+
+def _free(now_s: float) -> None:
+    """What an utterance costs where nobody counts."""
+    del now_s
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSetup:
+    """What a session is given when its socket opens.
+
+    Attributes:
+        session_id: its name in logs and in ``ready``.
+        manner: the defaults of its utterances, until a ``start`` changes them.
+        limits: its bounds.
+        voices: by id; may be kept current by the caller. Empty means unknown: the generator answers then.
+        naming: what else voices are called, and which one is the default.
+        new_seed: see :data:`serve_app.session.utterance.SeedSource`.
+        text: how text is cleaned and cut.
+        errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
+            whose answers carry no id.
+        spend: counts one utterance for its caller at a time in seconds; raises a :class:`SpeechError` where he may not
+            have it.
+    """
+
+    session_id: str
+    manner: Manner
+    limits: SessionConfig
+    voices: Mapping[str, VoiceStatus]
+    new_seed: SeedSource
+    text: TextPipeline = field(default_factory=TextPipeline)
+    errors_in_order: bool = False
+    naming: VoicesConfig = field(default_factory=VoicesConfig)
+    spend: Callable[[float], None] = _free
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How a session ends whose replica is being replaced.
+
+    Attributes:
+        from_s: from then on the session ends as soon as nothing of it is left to say; before it, its client may still
+            be on the way with a first message.
+        until_s: it ends then, whatever it is saying.
+        retry_after_ms: when its client is told to connect again.
+    """
+
+    from_s: float
+    until_s: float
+    retry_after_ms: int
+
+
+OWN_VOICE = "inline"
+"""Name, within its session, of the voice that a client brought itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class BroughtVoice:
+    """A ``start`` with ``voice_audio``, once that was decoded and checked.
+
+    Attributes:
+        start: as it came.
+        clip: the voice.
+    """
+
+    start: Start
+    clip: VoiceClip
+
+
+@dataclass(slots=True)
+class _Running:
+    """The call in flight. ``utterance`` is None once nothing more of it is wanted."""
+
+    call_id: int
+    utterance: Utterance | None
+    started_s: float
+
+
+class Session:
+    """See the module's docstring for its laws.
+
+    Attributes:
+        setup: what it was given.
+        close: once it is not None the session takes nothing more, and this is the last item of its outbox.
+    """
+
+    def __init__(self, setup: SessionSetup, now_s: float) -> None:
+        self.setup = setup
+        self.close: Close | None = None
+        self._manner = setup.manner
+        self._own: VoiceClip | None = None
+        self._outbox = Outbox()
+        self._queue: deque[Utterance | Refusal] = deque()
+        self._leaving: dict[int, Utterance] = {}
+        self._asked_s: dict[int, float] = {}
+        self._retired: deque[str] = deque(maxlen=MAX_RETIRED_IDS)
+        self._running: _Running | None = None
+        self._effects: list[Effect] = []
+        self._stopping = False
+        self._drain: Drain | None = None
+        self._utterances = 0
+        self._calls = 0
+        self._now_s = now_s
+        self._active_s = now_s
+        self._progress_s = now_s
+        self._plays_until_s = now_s
+
+    # What the caller reads.
+
+    @property
+    def paused(self) -> bool:
+        """So much audio is unsent that no more is to be taken from the generator."""
+        limits = self.setup.limits
+        return self._outbox.audio_s >= limits.max_unsent_audio_s or self._outbox.bytes >= limits.max_unsent_bytes
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When :meth:`tick` has something to do next, unless something else happens before."""
+        return min(self._idle_at_s, self._slow_at_s, self._call_at_s, self._drained_at_s)
+
+    # What the caller reports.
+
+    def receive(self, message: FullMessage | BroughtVoice | Refusal, now_s: float) -> list[Effect]:
+        """Take one message of the client."""
+        self._now_s = self._active_s = now_s
+        if self.close is None:
+            self._handle(message)
+        return self._settled()
+
+    def event(self, call_id: int, event: SpeechEvent, now_s: float) -> list[Effect]:
+        """Take what a call yielded; of a cancelled call it is dropped."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is None or running.call_id != call_id or running.utterance is None:
+            return []
+        if isinstance(event, AudioChunk):
+            self._take_audio(running.utterance, event)
+        else:
+            self._take_end(running, running.utterance, event)
+        return self._settled()
+
+    def failed(self, call_id: int, error: SpeechError, now_s: float) -> list[Effect]:
+        """A call broke off: its utterance ends with ``error``; :meth:`ended` still has to follow."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is not None and running.call_id == call_id and running.utterance is not None:
+            utterance, running.utterance = running.utterance, None
+            self._fail(utterance, error)
+        return self._settled()
+
+    def ended(self, call_id: int, now_s: float) -> list[Effect]:
+        """A call is over and its stream closed, for whatever reason; the next one may start."""
+        self._now_s = self._active_s = now_s
+        running = self._running
+        if running is None or running.call_id != call_id:
+            return []
+        self._running = None
+        if running.utterance is not None:
+            self._fail(running.utterance, SynthesisError("the generator's stream broke off without an end"))
+        return self._settled()
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Do what is due: the end of a session that is idle, does not read, or is drained; the next call."""
+        self._now_s = now_s
+        limits = self.setup.limits
+        if now_s >= self._slow_at_s:
+            waited = f"{limits.slow_client_timeout_s:g} s"
+            self._end(SlowClientError(f"nothing was read for {waited}; the audio that waits is dropped"))
+        elif now_s >= self._idle_at_s:
+            self._end(SessionTimeoutError(f"no message for {limits.idle_timeout_s:g} s"))
+        return self._settled()
+
+    def drain(self, drain: Drain, now_s: float) -> list[Effect]:
+        """The replica is being replaced: what the client has asked for is said to its end, then the session ends."""
+        self._now_s = now_s
+        self._drain = drain
+        return self._settled()
+
+    def take(self, now_s: float) -> Send | Close | None:
+        """The next item to be sent; the caller reports :meth:`sent` before it takes another."""
+        self._now_s = now_s
+        item = self._outbox.take()
+        if isinstance(item, Send):
+            self._account(item)
+        return item
+
+    def sent(self, now_s: float) -> list[Effect]:
+        """What was taken has left."""
+        self._outbox.sent()
+        self._now_s = self._active_s = self._progress_s = now_s
+        return self._settled()
+
+    # Messages.
+
+    def _handle(self, message: FullMessage | BroughtVoice | Refusal) -> None:
+        match message:
+            case BroughtVoice():
+                self._bring(message)
+            case Refusal():
+                self._refuse(message.error, message.utterance_id)
+            case Start():
+                self._start(message)
+            case Speak():
+                self._speak(message)
+            case Flush():
+                self._flush(message)
+            case Cancel():
+                self._cancel(message)
+            case Stop():
+                self._stop()
+
+    def _bring(self, message: BroughtVoice) -> None:
+        """Take the session's own voice; there is one, so that what a session can hold is bounded."""
+        if message.start.voice not in (None, OWN_VOICE):
+            both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
+            self._send_error(InvalidMessageError(both))
+        elif self._own is not None and self._own.digest != message.clip.digest:
+            another = "this session has brought another voice already"
+            self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {OWN_VOICE!r}"))
+        else:
+            self._own = message.clip
+            self._start(message.start.model_copy(update={"voice": OWN_VOICE}))
+
+    def _start(self, message: Start) -> None:
+        try:
+            self._manner = self._checked(message)
+        except SpeechError as error:
+            self._send_error(error)
+            return
+        if isinstance(message, Preset):
+            return
+        limits = self.setup.limits
+        self._send(
+            Ready(
+                session_id=self.setup.session_id,
+                voice=self._manner.voice,
+                language=self._manner.language,
+                encoding=self._manner.encoding,
+                sample_rate=self._manner.sample_rate,
+                transport=self._manner.transport,
+                normalize=self._manner.normalize,
+                limits=Limits(
+                    max_text_characters=limits.max_text_characters,
+                    max_utterance_characters=limits.max_utterance_characters,
+                    max_queued_utterances=limits.max_queued_utterances,
+                    max_message_bytes=limits.max_message_bytes,
+                    idle_timeout_s=limits.idle_timeout_s,
+                ),
+            )
+        )
+
+    def _speak(self, message: Speak) -> None:
+        utterance = self._queued(message.utterance_id)
+        try:
+            if utterance is None:
+                self._begin(message)
+            elif utterance.open:
+                self._append(utterance, message)
+            else:
+                closed = f"utterance {message.utterance_id!r} had its final speak and is still being spoken"
+                self._send_error(InvalidMessageError(f"{closed}; allowed: another utterance_id, or wait for its end"))
+        except SpeechError as error:
+            if utterance is None:
+                self._refuse(error, message.utterance_id)
+                if not message.final and message.utterance_id not in (None, *self._retired):
+                    self._retired.append(message.utterance_id)
+            else:
+                utterance.open = utterance.open and not message.final
+                self._fail(utterance, error)
+
+    def _begin(self, message: Speak) -> None:
+        self._check_beginning(message)
+        manner = self._checked(message)
+        if manner.seed is None:
+            manner = manner.with_fields(Start(seed=self.setup.new_seed()))
+        number = self._utterances + 1
+        utterance = Utterance(
+            number,
+            message.utterance_id or self._made_up_id(number),
+            manner,
+            self.setup.text.open(manner.language),
+            whole=isinstance(message, SpeakWhole),
+            context_frames=self.setup.limits.context_frames,
+        )
+        self._take_text(utterance, message)
+        self.setup.spend(self._now_s)
+        self._utterances = number
+        self._asked_s[number] = self._now_s
+        self._queue.append(utterance)
+
+    def _check_beginning(self, message: Speak) -> None:
+        """Raise the reason, if there is one, why an utterance may not begin now."""
+        limits = self.setup.limits
+        if self._stopping:
+            raise InvalidMessageError("the session is stopping; allowed: cancel")
+        if message.utterance_id in self._retired:
+            if message.final:
+                self._retired.remove(message.utterance_id)
+            ended = f"utterance {message.utterance_id!r} ended before its final speak; this text of it is dropped"
+            raise InvalidMessageError(f"{ended}; allowed: another utterance_id")
+        if not message.final and message.utterance_id is None:
+            raise InvalidMessageError("final: false needs an utterance_id, so that later speaks can append to it")
+        if len(self._queue) >= limits.max_queued_utterances:
+            waiting = f"{len(self._queue)} utterances wait on this session; at most {limits.max_queued_utterances} may"
+            raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
+
+    def _append(self, utterance: Utterance, message: Speak) -> None:
+        manner = utterance.manner.with_fields(message)
+        if (manner if message.voice is None else self._resolved(manner)) != utterance.manner:
+            given = ", ".join(sorted(message.model_fields_set - {"type", "text", "utterance_id", "final"}))
+            fixed = f"utterance {utterance.utterance_id!r} is spoken as its first speak said; given again: {given}"
+            raise InvalidMessageError(f"{fixed}; allowed: the same values, or none")
+        self._take_text(utterance, message)
+
+    def _take_text(self, utterance: Utterance, message: Speak) -> None:
+        limits = self.setup.limits
+        characters = len(message.text)
+        if characters > limits.max_text_characters:
+            raise TextTooLongError(f"text has {characters} characters; at most {limits.max_text_characters} are taken")
+        if utterance.characters + characters > limits.max_utterance_characters:
+            total = utterance.characters + characters
+            raise TextTooLongError(
+                f"the utterance has {total} characters; at most {limits.max_utterance_characters} are taken"
+            )
+        utterance.add(message.text)
+        if message.final:
+            utterance.close()
+            if utterance.blank:
+                given = "is empty" if not utterance.characters else "is white space alone"
+                raise TextEmptyError(f"text {given}; allowed: 1 to {limits.max_text_characters} characters")
+
+    def _flush(self, message: Flush) -> None:
+        named = [
+            item
+            for item in self._queue
+            if isinstance(item, Utterance) and message.utterance_id in (None, item.utterance_id)
+        ]
+        if message.utterance_id is not None and not named:
+            unknown = f"no utterance {message.utterance_id!r} is queued; allowed: one that has not ended"
+            self._send_error(InvalidMessageError(unknown), message.utterance_id)
+        for utterance in named:
+            if utterance.open:
+                utterance.flush()
+
+    def _cancel(self, message: Cancel) -> None:
+        for item in [*self._leaving.values(), *self._queue]:
+            if isinstance(item, Refusal):
+                if message.utterance_id is None:
+                    self._queue.remove(item)
+                    self._send_error(item.error)
+            elif message.utterance_id in (None, item.utterance_id):
+                self._cancel_utterance(item)
+
+    def _cancel_utterance(self, utterance: Utterance) -> None:
+        self._outbox.take_back(utterance.number)
+        if utterance.failed:
+            return
+        self._drop(utterance)
+        self._plays_until_s = self._now_s
+        self._leaving.pop(utterance.number, None)
+        self._send(
+            Cancelled(utterance_id=utterance.utterance_id, duration_ms=milliseconds(utterance.sent_samples)),
+        )
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for item in list(self._queue):
+            if isinstance(item, Utterance) and item.open:
+                item.close()
+                if item.blank:
+                    self._fail(item, TextEmptyError("the utterance was stopped before it had text"))
+
+    # Calls.
+
+    def _take_audio(self, utterance: Utterance, chunk: AudioChunk) -> None:
+        self._put_audio(utterance, utterance.audio(chunk, self._now_s), len(chunk.pcm))
+
+    def _take_pause(self, utterance: Utterance) -> None:
+        """Silence needs no generator."""
+        self._put_audio(utterance, *utterance.pause(self._now_s))
+
+    def _put_audio(self, utterance: Utterance, sends: list[Send], samples: int) -> None:
+        for send in sends:
+            self._put(send)
+        if not utterance.whole:
+            self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(samples)
+        limit_s = self.setup.limits.max_whole_audio_s
+        if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
+            too_long = f"the audio is longer than the {limit_s:g} s that are sent in one piece"
+            self._fail(utterance, TextTooLongError(f"{too_long}; allowed: less text, or stream: true"))
+
+    def _take_end(self, running: _Running, utterance: Utterance, end: SpeechEnd) -> None:
+        running.utterance = None
+        if end.finish_reason == "error":
+            message = end.message or "the generator failed"
+            self._fail(utterance, error_of_code(end.code or "", message, end.retry_after_ms))
+        elif end.finish_reason == "cancelled":
+            self._fail(utterance, SynthesisError("the generator gave the stream up"))
+        else:
+            utterance.ended(end, self._generation_s(running, end))
+
+    def _generation_s(self, running: _Running, end: SpeechEnd) -> float:
+        """Seconds that the generator worked on a call; the generator's own count where it gives one."""
+        timings_s = end.timings_s
+        if "total" not in timings_s:
+            return self._now_s - running.started_s
+        return timings_s["total"] - timings_s.get("queue", 0.0) - timings_s.get("paused", 0.0)
+
+    def _fail(self, utterance: Utterance, error: SpeechError) -> None:
+        """End an utterance with ``error``; its audio that waits still goes out before it."""
+        utterance.failed = True
+        self._drop(utterance)
+        self._leaving[utterance.number] = utterance
+        self._send_error(error, utterance.utterance_id, ends=utterance.number)
+
+    def _drop(self, utterance: Utterance) -> None:
+        """Take an utterance off the queue and end its call."""
+        if utterance in self._queue:
+            self._queue.remove(utterance)
+        self._asked_s.pop(utterance.number, None)
+        if utterance.open:
+            self._retired.append(utterance.utterance_id)
+        if self._running is not None and self._running.utterance is utterance:
+            self._running.utterance = None
+            self._effects.append(CancelCall(self._running.call_id))
+
+    # The queue.
+
+    def _settled(self) -> list[Effect]:
+        """Advance the queue as far as it goes; the effects of everything since the last call."""
+        if len(self._outbox) > MAX_WAITING_MESSAGES and self.close is None:
+            self._end(SlowClientError(f"{MAX_WAITING_MESSAGES} messages wait to be read"))
+        while self._queue and self.close is None and self._advance(self._queue[0]):
+            pass
+        if self._stopping and self.close is None and not self._queue and not self._leaving:
+            self._send(Stopped())
+            self._close(1000, "stopped")
+        if self._drain is not None and self._now_s >= self._drained_at_s:
+            self._end_drained(self._drain)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _advance(self, head: Utterance | Refusal) -> bool:
+        """Do the next thing for the head of the queue; whether there is more to do at once."""
+        if isinstance(head, Refusal):
+            self._queue.popleft()
+            self._send_error(head.error)
+            return True
+        if head.has_text:
+            if self._running is None and self._now_s >= self._begins_at_s(head):
+                self._call(head)
+            return False
+        if head.has_pause:
+            if self._running is not None or self.paused or self._now_s < self._begins_at_s(head):
+                return False
+            self._take_pause(head)
+            return True
+        speaking = self._running is not None and self._running.utterance is head
+        if speaking or head.open:
+            return False
+        self._queue.popleft()
+        self._leaving[head.number] = head
+        for send in head.finish(self._asked_s.pop(head.number)):
+            self._put(send)
+        return True
+
+    def _call(self, utterance: Utterance) -> None:
+        self._calls += 1
+        self._running = _Running(self._calls, utterance, self._now_s)
+        needed_by_s = max(self._now_s, self._plays_until_s)
+        request = utterance.next_request(self.setup.text)
+        if request.voice == OWN_VOICE and self._own is not None:
+            request = replace(request, clip=self._own)
+        asked_s = self._asked_s[utterance.number]
+        self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
+
+    def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
+        """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""
+        utterance = self._queued(utterance_id)
+        if utterance is not None and utterance.open:
+            self._fail(utterance, error)
+        elif utterance is not None:
+            self._send_error(error)
+        elif self.setup.errors_in_order and self._queue:
+            self._queue.append(Refusal(error))
+            if len(self._queue) > 2 * self.setup.limits.max_queued_utterances:
+                self._end(CapacityError("too many requests wait on this session", retry_after_ms=CAPACITY_RETRY_MS))
+        else:
+            self._send_error(error, utterance_id)
+
+    def _queued(self, utterance_id: str | None) -> Utterance | None:
+        if utterance_id is None:
+            return None
+        for item in self._queue:
+            if isinstance(item, Utterance) and item.utterance_id == utterance_id:
+                return item
+        return None
+
+    def _made_up_id(self, number: int) -> str:
+        name = f"utterance-{number}"
+        while self._queued(name) is not None:
+            name += "'"
+        return name
+
+    def _checked(self, fields: Start | Speak) -> Manner:
+        """The defaults with a message's fields over them.
+
+        Raises:
+            VoiceNotFoundError: the voice is unknown or unavailable.
+        """
+        manner = self._resolved(self._manner.with_fields(fields))
+        if isinstance(fields, Speak) or fields.voice is not None:
+            self._check_voice(manner.voice)
+        return manner
+
+    def _resolved(self, manner: Manner) -> Manner:
+        """The manner with its voice's id in the place of what else it is called; an unknown name stays as it is."""
+        if self._is_own(manner.voice):
+            return replace(manner, voice=OWN_VOICE)
+        return replace(manner, voice=resolve_voice(manner.voice, self.setup.voices, self.setup.naming) or manner.voice)
+
+    def _is_own(self, voice: str) -> bool:
+        return self._own is not None and folded(voice) == OWN_VOICE
+
+    def _check_voice(self, voice: str) -> None:
+        voices = self.setup.voices
+        status = voices.get(voice)
+        if self._is_own(voice):
+            return
+        if not voices or (status is not None and status.state != "unavailable"):
+            return
+        why = "is not known" if status is None else f"is unavailable: {status.reason}"
+        ready = sorted(name for name, status in voices.items() if status.state == "ready")[:20]
+        raise VoiceNotFoundError(f"voice {shown(voice)} {why}; ready: {', '.join(ready) or 'none'}")
+
+    # The outbox and the clock.
+
+    def _send(self, message: ServerMessage) -> None:
+        self._put(Send(message))
+
+    def _send_error(self, error: SpeechError, utterance_id: str | None = None, *, ends: int = 0) -> None:
+        self._put(Send(error_message(error, utterance_id), ends=ends))
+
+    def _put(self, item: Send | Close) -> None:
+        if len(self._outbox) == 0:
+            self._progress_s = self._now_s
+        self._outbox.put(item)
+
+    def _account(self, item: Send) -> None:
+        """Note what an item that now leaves says about its utterance."""
+        owner = self._leaving.get(item.owner)
+        if owner is None:
+            owner = next((u for u in self._queue if isinstance(u, Utterance) and u.number == item.owner), None)
+        if owner is not None:
+            owner.sent_samples += item.samples
+        self._leaving.pop(item.ends, None)
+        if isinstance(item.message, AudioMessage) and item.message.final:
+            self._leaving.pop(item.owner, None)  # only its ``complete`` is left, which no cancel takes back
+
+    def _end(self, error: SpeechError) -> None:
+        """Close the session for ``error``: what waits is dropped, the client is told, the call is cancelled."""
+        if self._running is not None and self._running.utterance is not None:
+            self._running.utterance = None
+            self._effects.append(CancelCall(self._running.call_id))
+        self._queue.clear()
+        self._leaving.clear()
+        self._outbox.clear()
+        self._send(error_message(error, fatal=True))
+        self._close(error.close_code or 1011, error.code)
+
+    def _end_drained(self, drain: Drain) -> None:
+        lost = "; what was not finished can be said again there, with the same seed" if self._busy else ""
+        error = f"this server is being replaced; connect again{lost}"
+        self._end(ServiceRestartError(error, retry_after_ms=drain.retry_after_ms))
+
+    def _close(self, code: int, reason: str) -> None:
+        self.close = Close(code, reason)
+        self._put(self.close)
+
+    def _begins_at_s(self, utterance: Utterance) -> float:
+        """When the next text chunk or pause of an utterance may begin: not while its listener has much left to play.
+
+        Its first one may at once: whoever asks for a new utterance may have stopped playing the last.
+        """
+        if utterance.whole or not utterance.begun:
+            return -math.inf
+        return self._plays_until_s - self.setup.limits.max_lead_s
+
+    @property
+    def _call_at_s(self) -> float:
+        head = self._queue[0] if self._queue else None
+        if self.close is not None or self._running is not None or not isinstance(head, Utterance):
+            return math.inf
+        due = head.has_text or (head.has_pause and not self.paused)
+        return self._begins_at_s(head) if due else math.inf
+
+    @property
+    def _idle_at_s(self) -> float:
+        if self.close is not None or self._running is not None or len(self._outbox) or self._call_at_s < math.inf:
+            return math.inf
+        return self._active_s + self.setup.limits.idle_timeout_s
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything is left to say or to send."""
+        return bool(self._queue or self._leaving or self._running is not None or len(self._outbox))
+
+    @property
+    def _drained_at_s(self) -> float:
+        if self.close is not None or self._drain is None:
+            return math.inf
+        return self._drain.until_s if self._busy else self._drain.from_s
+
+    @property
+    def _slow_at_s(self) -> float:
+        if self.close is not None or not len(self._outbox):
+            return math.inf
+        return self._progress_s + self.setup.limits.slow_client_timeout_s

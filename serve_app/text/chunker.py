@@ -1,0 +1,227 @@
+"""Owns the cut of an utterance's text into text chunks; knows nothing of sessions, models or audio.
+
+The chunks are a function of the text alone: the first is a clause, so that speech starts soon; later ones
+are whole sentences, longer as the utterance goes on, because the audio already sent buys the time to wait
+for them. docs/chunking.md has the rules and the measurements.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from serve_app.text.abbreviations import CONJUNCTIONS
+from serve_app.text.characters import is_pronounceable
+from serve_app.text.quotations import is_wide
+from serve_app.text.sentences import Boundary, Kind, SentenceScanner
+
+_STRONG_CLAUSE_MARKS = frozenset(";:；：")
+_NOT_FIRST = frozenset(".,;:!?…%)]}»”’。、，；：！？）］】》〉」』｣ー々ぁぃぅぇぉっゃゅょァィゥェォッャュョ")
+_WORD_AFTER_SPACE = re.compile(r"\s(?=(\w+)\s)")
+_SPACE = re.compile(r"\s")
+_JOINERS = frozenset("\u200c\u200d")
+_LONGEST_CLUSTER_CHARACTERS: Final = 64
+
+
+@dataclass(frozen=True)
+class ChunkLimits:
+    """Lengths of text chunks; a CJK or Hangul character, about a syllable, counts as two.
+
+    Raises:
+        ValueError: the limits are not in the order 1 <= first <= budget <= max.
+    """
+
+    first_characters: int = 60
+    """An utterance's first chunk ends at the first clause longer than a quarter of this, later ones grow by it."""
+
+    budget_characters: int = 220
+    """Several sentences share a chunk only up to this; half of it is what a late chunk wants to reach."""
+
+    max_characters: int = 300
+    """No chunk is longer; a sentence that is gets cut at its best inner boundary."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_characters <= self.budget_characters <= self.max_characters:
+            raise ValueError(
+                "chunk limits must satisfy 1 <= first_characters <= budget_characters <= max_characters, got "
+                f"{self.first_characters}, {self.budget_characters}, {self.max_characters}"
+            )
+
+
+class Chunker:
+    """Cuts one utterance's text, pushed in any pieces, into text chunks.
+
+    Any way to split a text into pushes, with one flush at the end, gives the same chunks. Joined, they are
+    the text but for white space and for what has nothing to pronounce and no neighbour in its chunk: ``…`` in a
+    paragraph of its own. Keeps at most about ``max_characters`` of text.
+    """
+
+    def __init__(self, language: str, limits: ChunkLimits) -> None:
+        self._limits = limits
+        self._scanner = SentenceScanner(language)
+        self._lengths = [0]  # _lengths[i]: spoken length of everything before index _origin + i
+        self._origin = 0
+        self._start = 0  # index where the chunk being built begins; indices are the scanner's
+        self._whole = 0  # end of its last whole sentence, or not above _start
+        self._inner: list[Boundary] = []  # places where it could be cut
+        self._line_ends: list[int] = []
+        self._emitted = 0
+
+    @property
+    def buffered_characters(self) -> int:
+        """Characters pushed and not yet returned in a chunk, white space collapsed."""
+        return self._scanner.end - self._start
+
+    def push(self, text: str) -> list[str]:
+        """Take more text; return the chunks that no further text can change."""
+        self._measure(self._scanner.push(text))
+        return self._chunks(final=False)
+
+    def flush(self) -> list[str]:
+        """Return everything that is left, in chunks; the next push goes on in the same utterance."""
+        return self._chunks(final=True)
+
+    def _chunks(self, *, final: bool) -> list[str]:
+        chunks: list[str] = []
+        for boundary in self._scanner.advance(final=final):
+            self._keep_within_limits(boundary.seen, chunks)
+            self._take(boundary, chunks)
+        self._keep_within_limits(self._scanner.position, chunks)
+        if final:
+            self._emit(self._scanner.end, chunks)
+        self._scanner.drop(self._start)
+        del self._lengths[: self._start - self._origin]
+        self._origin = self._start
+        return chunks
+
+    def _measure(self, text: str) -> None:
+        steps = (2 if is_wide(character) else 1 for character in text)
+        self._lengths += list(accumulate(steps, initial=self._lengths[-1]))[1:]
+
+    def _length(self, end: int) -> int:
+        """Return the spoken length of the chunk being built, were it to end at ``end``."""
+        return self._lengths[end - self._origin] - self._lengths[self._start - self._origin]
+
+    def _skip_white_space(self, before: int) -> None:
+        while self._start < before and self._scanner.slice(self._start, self._start + 1).isspace():
+            self._start += 1
+
+    def _keep_within_limits(self, seen: int, chunks: list[str]) -> None:
+        """Emit what cannot share a chunk with the text up to ``seen``."""
+        self._skip_white_space(seen)
+        while True:
+            if self._whole > self._start and self._length(seen) > self._limits.budget_characters:
+                self._emit(self._whole, chunks)
+            elif self._length(seen) > self._limits.max_characters and seen > self._start + 1:
+                self._emit(self._best_inner_end(), chunks)
+            else:
+                return
+            self._skip_white_space(seen)
+
+    def _take(self, boundary: Boundary, chunks: list[str]) -> None:
+        if boundary.kind is Kind.UNQUOTED:
+            for inner in list(self._inner):
+                if inner.kind is Kind.QUOTED and inner.end > boundary.end:
+                    self._end_sentence(inner.end, chunks)
+        elif boundary.kind in {Kind.CLAUSE, Kind.QUOTED}:
+            self._end_clause(boundary, chunks)
+        else:
+            if boundary.kind is Kind.LINE:
+                self._line_ends.append(boundary.end)
+            self._end_sentence(boundary.end, chunks)
+            if boundary.kind is Kind.PARAGRAPH and self._whole > self._start:
+                self._emit(self._whole, chunks)
+
+    def _end_clause(self, boundary: Boundary, chunks: list[str]) -> None:
+        self._inner.append(boundary)
+        ends_first = not self._emitted and boundary.kind is Kind.CLAUSE and not boundary.quoted
+        if ends_first and self._length(boundary.end) >= self._wanted_length():
+            self._keep_within_limits(boundary.end, chunks)
+            self._emit(boundary.end, chunks)
+
+    def _end_sentence(self, end: int, chunks: list[str]) -> None:
+        self._keep_within_limits(end, chunks)
+        self._whole = max(end, self._whole)
+        if end > self._start and self._length(end) >= self._wanted_length():
+            self._emit(end, chunks)
+
+    def _wanted_length(self) -> int:
+        """Return the length from which a chunk is worth speaking: it grows with what was spoken."""
+        if not self._emitted:
+            return self._limits.first_characters // 4
+        return min(self._limits.first_characters * self._emitted, self._limits.budget_characters // 2)
+
+    def _emit(self, end: int, chunks: list[str]) -> None:
+        text = self._text_until(end)
+        if is_pronounceable(text):
+            chunks.append(text)
+            self._emitted += 1
+        self._start = max(end, self._start)
+        self._inner = [inner for inner in self._inner if inner.end > end]
+        self._line_ends = [line_end for line_end in self._line_ends if line_end > end]
+
+    def _text_until(self, end: int) -> str:
+        """Return the chunk's text; line ends inside it stay, as the pause they are, wrapped lines do not."""
+        ends = [*(line_end for line_end in self._line_ends if self._start < line_end < end), end]
+        lines = (self._scanner.slice(start, stop) for start, stop in zip([self._start, *ends], ends, strict=False))
+        return "\n".join(" ".join(line.split()) for line in lines).strip()
+
+    # --- a sentence that is too long --------------------------------------------------------------
+
+    def _best_inner_end(self) -> int:
+        """Return where to cut a sentence longer than the limit, as late as the best kind of place allows."""
+        first = self._start - self._origin
+        longest = self._lengths[first] + self._limits.max_characters
+        limit = max(bisect_right(self._lengths, longest) - 1 + self._origin, self._start + 1)
+        return self._inner_end_at_mark(limit) or self._start + self._inner_end_at_word(limit)
+
+    def _inner_end_at_mark(self, limit: int) -> int | None:
+        earliest = self._limits.max_characters // 3
+        ends = [at for at in self._inner if self._start < at.end <= limit and self._length(at.end) >= earliest]
+        if not ends:
+            return None
+        return max(ends, key=lambda at: (at.kind, self._is_strong(at), at.end)).end
+
+    def _is_strong(self, at: Boundary) -> bool:
+        return self._scanner.slice(at.end - 1, at.end) in _STRONG_CLAUSE_MARKS
+
+    def _inner_end_at_word(self, limit: int) -> int:
+        text = self._scanner.slice(self._start, limit + 1)
+        last = len(text) - 1
+        gaps = [(gap.start(), gap[1].lower()) for gap in _WORD_AFTER_SPACE.finditer(text, last // 3)]
+        if conjunctions := [gap for gap, word in gaps if word in CONJUNCTIONS]:
+            return conjunctions[-1]
+        spaces = [gap.start() for gap in _SPACE.finditer(text, 1)]
+        if unbroken := [gap for gap in spaces if gap < last and _may_part(text[gap - 1], text[gap + 1])]:
+            return unbroken[-1]
+        return spaces[-1] if spaces else _last_break(text)
+
+
+def _may_part(before: str, after: str) -> bool:
+    """Say whether a space between two characters parts words, not ``Dr. Smith``, ``1 000`` or ``Oui !``."""
+    return before != "." and after not in _NOT_FIRST and not (before.isdigit() and after.isdigit())
+
+
+def _last_break(text: str) -> int:
+    """Return the last place in ``text`` where a word without spaces may be cut; one character remains after it."""
+    last = len(text) - 1
+    places = range(last, max(last - _LONGEST_CLUSTER_CHARACTERS, 0), -1)
+    breaks = [at for at in places if _is_cluster_break(text, at)]
+    for at in breaks:
+        joined = text[at - 1].isalnum() and text[at].isalnum() and not (is_wide(text[at - 1]) or is_wide(text[at]))
+        if not joined and text[at] not in _NOT_FIRST:
+            return at
+    return breaks[0] if breaks else last
+
+
+def _is_cluster_break(text: str, at: int) -> bool:
+    """Say whether a cut leaves what a reader sees as one character whole (a part of UAX #29)."""
+    before, after = text[at - 1], text[at]
+    if before in _JOINERS or after in _JOINERS or unicodedata.category(after) in {"Mn", "Mc", "Me", "Cs"}:
+        return False
+    is_flag = "\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after <= "\U0001f1ff"
+    is_skin = "\U0001f3fb" <= after <= "\U0001f3ff"
+    is_jamo = "\u1160" <= after <= "\u11ff" and "\u1100" <= before <= "\ud7a3"
+    return not (is_flag or is_skin or is_jamo)

@@ -1,0 +1,551 @@
+"""Which voices there are, and the prompts made from them: in memory within a bound, on disk for good.
+
+It reads the directory of voices that come with the service, owns the one of those that were uploaded, and one of
+encoded prompts for each. It knows no model, no Ray and no clock; the time is an argument.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.config import VoicesConfig
+from serve_app.errors import CapacityError, SynthesisError, VoiceConflictError, VoiceNotFoundError
+from serve_app.voices.voice import (
+    REFERENCE_FILE,
+    VOICE_ID,
+    BoundedCache,
+    Reference,
+    VoiceManifest,
+    VoicePrompt,
+    VoiceStatus,
+    read_voice,
+    voice_folders,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_STORED_PROMPTS = 2000
+"""Prompts kept on disk for one model, about 20 KB each; the oldest go first."""
+
+
+UPLOADS = ".uploaded"
+"""Directory of uploaded voices below that of voices, where the configuration names none; no voice has such an id."""
+
+_PART = ".part-"
+"""Beginning of the names of directories that are not whole."""
+
+_MOST_NAMED = 20
+"""Voices that an error names."""
+
+REFRESH_PERIOD_S = 2.0
+"""How often the directory of voices is looked at for changes, at most."""
+
+ENCODING_LEASE_S = 60.0
+"""So long one replica has a voice to itself to encode it; then it is taken to be gone, and another one may."""
+
+REMOVED_KEPT_S = 1800.0
+"""So long after its removal a voice's prompts are there for utterances that had begun with it, in memory alone.
+
+20,000 characters, the longest utterance unless `session.max_utterance_characters` says otherwise, take some 25 minutes.
+"""
+
+REMOVED_MAX_BYTES = 16 << 20
+"""Prompts of removed voices, the latest: about a thousand of the longest clips."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceRefusal:
+    """Why something cannot be done with a voice; it crosses processes as this value, not as an exception."""
+
+    message: str
+    code: str = VoiceNotFoundError.code
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceInWork:
+    """Another replica encodes the voice: ask again soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A voice as last read; its audio stays on disk. No digest means that it cannot be used, for ``reason``."""
+
+    folder: Path
+    manifest: VoiceManifest | None
+    digest: str | None
+    reason: str
+    status: VoiceStatus
+
+    @property
+    def uploaded(self) -> bool:
+        return self.manifest is not None and self.manifest.upload is not None
+
+
+def _read(folder: Path) -> tuple[_Entry, Reference | None]:
+    found = read_voice(folder)
+    reference = found.reference
+    report = None if reference is None else reference.report
+    state = "unavailable" if reference is None else "pending"
+    status = VoiceStatus(found.voice, state, found.reason, found.manifest, report)
+    digest = None if reference is None else reference.digest
+    return _Entry(folder, found.manifest, digest, found.reason, status), reference
+
+
+class PromptFiles:
+    """Encoded prompts on disk: ``<model fingerprint>/<reference digest>.npz``."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep them below ``path``, which is made when the first one is saved."""
+        self._path = path
+
+    def has(self, fingerprint: str, digest: str) -> bool:
+        """Whether a prompt of this reference lies there; it may still turn out to be unreadable."""
+        return self._file(fingerprint, digest).is_file()
+
+    def load(self, voice: str, fingerprint: str, digest: str) -> VoicePrompt | None:
+        """Read one prompt; None if there is none. A file that cannot be read is removed."""
+        file = self._file(fingerprint, digest)
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                return VoicePrompt(
+                    voice=voice,
+                    digest=digest,
+                    speaker_embedding=arrays["speaker_embedding"],
+                    codes=arrays.get("codes"),
+                    transcript=str(arrays["transcript"]) if "transcript" in arrays else None,
+                )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("removing the stored voice prompt %s: %s", file, error)
+            with contextlib.suppress(OSError):
+                file.unlink()
+            return None
+
+    def save(self, prompt: VoicePrompt, fingerprint: str) -> None:
+        """Write one prompt; readers see the whole file or none. A full or read-only disk costs the file alone."""
+        file = self._file(fingerprint, prompt.digest)
+        arrays: dict[str, NDArray[Any]] = {"speaker_embedding": prompt.speaker_embedding}
+        if prompt.codes is not None:
+            arrays["codes"] = prompt.codes
+        if prompt.transcript is not None:
+            arrays["transcript"] = np.array(prompt.transcript)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+                np.savez(part, allow_pickle=False, **arrays)
+            Path(part.name).replace(file)
+            self._prune(file.parent)
+        except OSError as error:
+            log.warning("cannot keep a voice prompt in %s: %s", file.parent, error)
+
+    def fingerprints(self, digest: str) -> list[str]:
+        """The models that have made a prompt of a reference."""
+        return [file.parent.name for file in self._path.glob(f"*/{digest}.npz")]
+
+    def forget(self, digest: str) -> None:
+        """Remove what every model has made of a reference."""
+        for file in self._path.glob(f"*/{digest}.npz"):
+            file.unlink(missing_ok=True)
+
+    def _file(self, fingerprint: str, digest: str) -> Path:
+        return self._path / fingerprint / f"{digest}.npz"
+
+    def _prune(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-MAX_STORED_PROMPTS]:
+            file.unlink(missing_ok=True)
+
+
+class VoiceLibrary:
+    """Voices by id, and their prompts by model and reference.
+
+    Those in ``config.path`` come with the service: they are read again when a file changes, never written, and no
+    upload drives their prompts out of the memory. Those in ``uploads`` are this library's alone.
+    """
+
+    def __init__(self, config: VoicesConfig, files: PromptFiles, uploads: Path | None = None) -> None:
+        """Read both directories.
+
+        Args:
+            config: the voices that come with the service, and all bounds.
+            files: their prompts.
+            uploads: where uploaded voices lie, and in ``.prompts`` theirs; None: below ``config.path``.
+        """
+        self._path = Path(config.path)
+        self._uploads = uploads or self._path / UPLOADS
+        self._max_uploaded = config.max_uploaded
+        self._files = files
+        self._uploaded_files = PromptFiles(self._uploads / ".prompts")
+        self._shipped: dict[str, _Entry] = {}
+        self._uploaded: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._signatures: dict[str, Signature] = {}
+        # Two memories, so that uploads can only drive out each other.
+        self._prompts: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
+            config.max_bytes, lambda prompt: prompt.nbytes
+        )
+        self._uploaded_prompts: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
+            config.max_bytes, lambda prompt: prompt.nbytes, config.ttl_s
+        )
+        self._removed: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
+            REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
+        )
+        """Never asked with :meth:`BoundedCache.get`, which would make them stay."""
+        self._stored: set[tuple[str, str]] = set()
+        self._leases: dict[tuple[str, str], tuple[str, float]] = {}
+        self._failed: set[tuple[str, str]] = set()
+        self._fingerprint: str | None = None
+        self._refreshed_s: float | None = None
+        self._version = ""
+        self._unreadable: dict[Path, str] = {}
+        self._uploads_read = False
+        self.refresh()
+
+    @property
+    def version(self) -> str:
+        """Changes whenever an id stands for another clip, or for none; the same again after a restart."""
+        return self._version
+
+    def refresh(self, now_s: float | None = None) -> None:
+        """Read again what has changed in the directory of voices; with a time, only if that was not just done."""
+        if now_s is not None:
+            if self._refreshed_s is not None and now_s - self._refreshed_s < REFRESH_PERIOD_S:
+                return
+            self._refreshed_s = now_s
+            self._removed.expire(now_s)
+        if not self._uploads_read:
+            self._read_uploads()
+        folders = self._folders(self._path)
+        if folders is not None:
+            self._take_in(folders)
+
+    def _read_uploads(self) -> None:
+        """Once, as no other process writes there: as soon as the directory is there, be it a volume that came late."""
+        if not os.path.isdir(self._uploads):  # noqa: PTH112 - which never raises
+            return
+        self._clear_up()
+        folders = self._folders(self._uploads)
+        if folders is not None:
+            self._uploaded = {folder.name: _read(folder)[0] for folder in folders}
+            self._uploads_read = True
+
+    def _take_in(self, folders: list[Path]) -> None:
+        for gone in set(self._signatures) - {folder.name for folder in folders}:
+            del self._signatures[gone], self._shipped[gone]
+        for folder in folders:
+            signature = _signature(folder)
+            if self._signatures.get(folder.name) != signature:
+                self._signatures[folder.name] = signature
+                self._shipped[folder.name] = _read(folder)[0]
+        self._changed()
+
+    def _folders(self, path: Path) -> list[Path] | None:
+        """Voices' directories; None while ``path`` cannot be read: it may be the next time, and what is known stays."""
+        try:
+            folders = voice_folders(path)
+        except OSError as error:
+            if self._unreadable.get(path) != str(error):
+                log.warning("the voices in %s cannot be read: %s", path, error)
+                self._unreadable[path] = str(error)
+            return None
+        self._unreadable.pop(path, None)
+        return folders
+
+    def voices(self) -> list[VoiceStatus]:
+        """Every voice, in the order of their ids; ``ready`` means encoded by the model served last."""
+        return [self._status(entry) for entry in self._entries.values()]
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Of the prompts in memory."""
+        return self._prompts.bytes + self._uploaded_prompts.bytes + self._removed.bytes
+
+    def pending(self, fingerprint: str) -> list[str]:
+        """Ids of the voices that have a reference and no prompt of this model yet."""
+        self.serve(fingerprint)
+        return [status.voice for status in self.voices() if status.state == "pending"]
+
+    def serve(self, fingerprint: str) -> None:
+        """Remember which model the voices are spoken with."""
+        self._fingerprint = fingerprint
+
+    def unassigned(self, fingerprint: str, now_s: float) -> str | None:
+        """A voice that waits to be encoded by this model, and that nobody has in work or has failed on."""
+        for voice in self.pending(fingerprint):
+            digest = self._entries[voice].digest
+            if digest is None or (fingerprint, digest) in self._failed:
+                continue
+            if self._holder(fingerprint, digest, now_s) is None:
+                return voice
+        return None
+
+    def get(
+        self, voice: str, fingerprint: str, now_s: float, replica: str = "", digest: str = ""
+    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
+        """What it takes to speak in a voice: its prompt, or its reference if this model has not encoded it yet.
+
+        Who is given a reference is to encode it, and the only one to do so until its lease ends or it gives up.
+
+        Args:
+            voice: its id.
+            fingerprint: the model that speaks.
+            now_s: the time.
+            replica: who asks.
+            digest: of the clip that an utterance began with; it is given no other one. Empty for a new utterance.
+        """
+        entry = self._entries.get(voice)
+        if digest and (entry is None or entry.digest != digest):
+            return self._earlier(voice, fingerprint, digest, now_s)
+        if entry is None or entry.digest is None:
+            return VoiceRefusal(self._refusal(voice, entry))
+        prompt = self._prompt(entry, fingerprint, entry.digest, now_s)
+        if prompt is not None:
+            # Two voices may have the same clip, and then share what was made of it.
+            return prompt if prompt.voice == voice else replace(prompt, voice=voice)
+        holder = self._holder(fingerprint, entry.digest, now_s)
+        if holder not in (None, replica):
+            return VoiceInWork()
+        reference = self._reference(voice, entry)
+        if isinstance(reference, Reference):
+            self._leases[fingerprint, reference.digest] = (replica, now_s + ENCODING_LEASE_S)
+        return reference
+
+    def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
+        """Keep a prompt that a model has made; one of a voice that was removed meanwhile, for who speaks with it."""
+        self.serve(fingerprint)
+        key = (fingerprint, prompt.digest)
+        self._leases.pop(key, None)
+        self._failed.discard(key)
+        owners = [entry for entry in self._entries.values() if entry.digest == prompt.digest]
+        if any(not entry.uploaded for entry in owners):
+            self._prompts.put(key, prompt, now_s)
+            self._files.save(prompt, fingerprint)
+        elif owners:
+            self._uploaded_prompts.put(key, prompt, now_s)
+            self._uploaded_files.save(prompt, fingerprint)
+        else:
+            self._removed.put(key, prompt, now_s)
+
+    def give_up(self, digest: str, fingerprint: str) -> None:
+        """Nobody encodes this reference any more, and nobody is to until it is asked for: it would fail again."""
+        self._leases.pop((fingerprint, digest), None)
+        if any(entry.digest == digest for entry in self._entries.values()):
+            self._failed.add((fingerprint, digest))
+
+    # Uploads.
+
+    def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
+        """What there is to say to somebody who wants to add this clip as ``voice``; None: it can be added.
+
+        The same clip under the same id is there already, and nothing has to be done for it. An id whose clip is missing
+        is free: so a voice that comes without one is supplied.
+        """
+        self._look_for(voice)
+        entry = self._entries.get(voice)
+        if entry is not None and (entry.digest is not None or voice in self._uploaded):
+            if entry.digest == digest:
+                return self._status(entry)
+            taken = f"there is a voice {voice!r} already, of another clip or transcript; remove it, or take another id"
+            return VoiceRefusal(taken, VoiceConflictError.code)
+        if len(self._uploaded) >= self._max_uploaded:
+            full = (
+                f"{len(self._uploaded)} uploaded voices are kept, and at most {self._max_uploaded} may be; remove some"
+            )
+            return VoiceRefusal(full, CapacityError.code)
+        return None
+
+    def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+        """Keep an uploaded voice: whole on disk, or not at all.
+
+        Args:
+            voice: its id.
+            manifest: with its ``upload``.
+            wav: the clip as it is to be encoded.
+        """
+        assert manifest.upload is not None, "what is added was uploaded"
+        known = self.known(voice, manifest.upload.digest)
+        if known is not None:
+            return known
+        try:
+            self._uploads.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
+            try:
+                _write(part / REFERENCE_FILE, wav)
+                _write(part / "manifest.json", manifest.model_dump_json(indent=2).encode())
+                self._discard(self._uploads / voice)  # a voice without a manifest is none: a disk lost some of it
+                part.rename(self._uploads / voice)
+            except OSError:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+        except OSError as error:
+            log.exception("voice %s cannot be kept in %s", voice, self._uploads)
+            reason = error.strerror or type(error).__name__
+            return VoiceRefusal(f"the voice cannot be stored: {reason}", SynthesisError.code)
+        self._uploaded[voice] = _read(self._uploads / voice)[0]
+        self._changed()
+        return self._status(self._entries[voice])
+
+    def remove(self, voice: str, now_s: float) -> VoiceRefusal | None:
+        """Forget an uploaded voice and everything that was made of it; who speaks with it finishes."""
+        self._look_for(voice)
+        entry = self._entries.get(voice)
+        if entry is None:
+            return VoiceRefusal(self._refusal(voice, None))
+        if entry is not self._uploaded.get(voice):
+            return VoiceRefusal(
+                f"voice {voice!r} comes with the service; only uploaded ones are removed here", VoiceConflictError.code
+            )
+        try:
+            self._discard(entry.folder)
+        except OSError as error:
+            log.exception("voice %s cannot be removed from %s", voice, self._uploads)
+            reason = error.strerror or type(error).__name__
+            return VoiceRefusal(f"the voice cannot be removed: {reason}", SynthesisError.code)
+        del self._uploaded[voice]
+        self._changed()
+        if entry.digest is not None and all(other.digest != entry.digest for other in self._entries.values()):
+            self._retire(entry, entry.digest, now_s)
+        return None
+
+    def wav(self, voice: str) -> bytes | VoiceRefusal:
+        """The clip of a voice as it is encoded, as a WAV file."""
+        entry = self._entries.get(voice)
+        if entry is None or entry.digest is None:
+            return VoiceRefusal(self._refusal(voice, entry))
+        reference = self._reference(voice, entry)
+        return reference.wav() if isinstance(reference, Reference) else reference
+
+    def _clear_up(self) -> None:
+        """Remove what a process that died in the middle of an upload or a removal has left."""
+        for left in self._uploads.glob(f"{_PART}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _look_for(self, voice: str) -> None:
+        """Take in, or forget, what another process has done to an uploaded voice.
+
+        A store that is being replaced may still do what it was asked before, and what it was asked is asked again of
+        the next one, which was started before that was done.
+        """
+        folder = self._uploads / voice
+        if not re.fullmatch(VOICE_ID, voice) or (folder / "manifest.json").is_file() == (voice in self._uploaded):
+            return
+        if voice in self._uploaded:
+            del self._uploaded[voice]
+        else:
+            self._uploaded[voice] = _read(folder)[0]
+        self._changed()
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a directory, if it is there: at once, as a half removed voice would come back at the next start."""
+        if not folder.exists():
+            return
+        gone = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
+        folder.rename(gone / folder.name)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _retire(self, entry: _Entry, digest: str, now_s: float) -> None:
+        """Delete what was made of a clip that no voice has any more; in memory it stays for a while."""
+        held = {key[0] for key in self._uploaded_prompts if key[1] == digest}
+        for fingerprint in sorted(held.union(self._uploaded_files.fingerprints(digest))):
+            prompt = self._prompt(entry, fingerprint, digest, now_s)
+            if prompt is not None:
+                self._removed.put((fingerprint, digest), prompt, now_s)
+            self._uploaded_prompts.drop((fingerprint, digest))
+        self._uploaded_files.forget(digest)
+        self._stored = {key for key in self._stored if key[1] != digest}
+        self._failed = {key for key in self._failed if key[1] != digest}
+        self._leases = {key: lease for key, lease in self._leases.items() if key[1] != digest}
+
+    def _changed(self) -> None:
+        """Put both kinds together: of one id, that which comes with the service, unless it cannot be used."""
+        usable = {voice: entry for voice, entry in self._shipped.items() if entry.digest is not None}
+        self._entries = dict(sorted({**self._shipped, **self._uploaded, **usable}.items()))
+        standing = "\n".join(f"{voice} {entry.digest}" for voice, entry in self._entries.items())
+        self._version = hashlib.sha256(standing.encode()).hexdigest()[:16]
+
+    def _prompt(self, entry: _Entry, fingerprint: str, digest: str, now_s: float) -> VoicePrompt | None:
+        key = (fingerprint, digest)
+        prompt = self._prompts.get(key, now_s) or self._uploaded_prompts.get(key, now_s)
+        if prompt is not None:
+            return prompt
+        files, memory = (
+            (self._uploaded_files, self._uploaded_prompts) if entry.uploaded else (self._files, self._prompts)
+        )
+        prompt = files.load(entry.status.voice, fingerprint, digest)
+        if prompt is None:
+            self._stored.discard(key)
+        else:
+            memory.put(key, prompt, now_s)
+        return prompt
+
+    def _earlier(self, voice: str, fingerprint: str, digest: str, now_s: float) -> VoicePrompt | VoiceRefusal:
+        """The prompt of a clip that the id stood for when an utterance began, and does not any more."""
+        key = (fingerprint, digest)
+        self._removed.expire(now_s)
+        prompt = self._removed.peek(key) or self._prompts.get(key, now_s) or self._uploaded_prompts.get(key, now_s)
+        for files in (self._files, self._uploaded_files):
+            prompt = prompt or files.load(voice, fingerprint, digest)
+        return prompt or VoiceRefusal(f"voice {voice!r} was removed or changed too long ago to go on with it")
+
+    def _holder(self, fingerprint: str, digest: str, now_s: float) -> str | None:
+        replica, until_s = self._leases.get((fingerprint, digest), ("", now_s))
+        return replica if now_s < until_s else None
+
+    def _status(self, entry: _Entry) -> VoiceStatus:
+        if entry.digest is None or self._fingerprint is None:
+            return entry.status
+        key = (self._fingerprint, entry.digest)
+        if key not in self._stored:  # asked every second of every voice: the disk is asked until it has the prompt
+            files = self._uploaded_files if entry.uploaded else self._files
+            if files.has(*key):
+                self._stored.add(key)
+            elif key not in self._prompts and key not in self._uploaded_prompts:
+                return entry.status
+        return replace(entry.status, state="ready")
+
+    def _reference(self, voice: str, entry: _Entry) -> Reference | VoiceRefusal:
+        again, reference = _read(entry.folder)
+        if again.digest != entry.digest:
+            kind = self._uploaded if entry.folder.parent == self._uploads else self._shipped
+            kind[voice] = again
+            self._changed()
+        return reference or VoiceRefusal(self._refusal(voice, again))
+
+    def _refusal(self, voice: str, entry: _Entry | None) -> str:
+        if entry is not None:
+            return f"voice {voice!r} cannot be used: {entry.reason}"
+        usable = [name for name, other in self._entries.items() if other.digest is not None][:_MOST_NAMED]
+        return f"there is no voice {voice!r}; there are: {', '.join(usable) or f'none below {self._path}'}"
+
+
+Signature = list[tuple[str, int, int]]
+
+
+def _signature(folder: Path) -> Signature:
+    """Name, time and size of every file in a voice's directory: changes whenever the voice does."""
+    found: Signature = []
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in sorted(files, key=lambda file: file.name):
+            status = file.stat()
+            found.append((file.name, status.st_mtime_ns, status.st_size))
+    return found
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file through to the disk."""
+    with file.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())

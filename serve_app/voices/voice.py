@@ -1,0 +1,422 @@
+"""Voices: their manifests, what a reference and a prompt are, and the bounded memory they are kept in.
+
+No torch here: prompts are numpy arrays, made elsewhere. Nothing in this module ever takes a path from a client;
+a voice is asked for by its id, which is looked up among those that were listed at start.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, ValidationError
+
+from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, Settings, VoicesConfig, folded
+from serve_app.errors import InvalidMessageError, VoiceInvalidError
+from serve_app.languages import LANGUAGES, NamedLanguage
+from serve_app.voices.checks import Report, examine
+from serve_app.voices.decoding import Clip, check_size, decode
+
+REFERENCE_FILE = "reference.wav"
+"""The clip of an uploaded voice, beside its manifest."""
+
+Words = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""One line, without control characters: it is shown in lists and logs."""
+
+
+class UploadRecord(Settings):
+    """What is known of a voice because it was uploaded.
+
+    Attributes:
+        digest: of the bytes that were uploaded and the transcript, see :class:`Reference`.
+        at: when, in UTC, as ISO 8601.
+        report: what was found.
+    """
+
+    digest: str = Field(pattern=r"^[0-9a-f]{32}$")
+    at: str
+    report: Report
+
+
+class VoiceManifest(Settings):
+    """``voices/<id>/manifest.json``: one reference clip and what is known about it."""
+
+    name: str = Field(min_length=1, max_length=100, description="Shown to people.")
+    audio: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="File beside the manifest.")
+    transcript: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="Exactly what the clip says. Without it only the speaker embedding is used (x-vector mode).",
+    )
+    language: NamedLanguage = Field(description="Language of the clip.")
+    speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
+    licence: str = Field(min_length=1, max_length=500, description="What allows the use of the clip.")
+    source: str = Field(default="", max_length=1000, description="Where the clip comes from.")
+    consent: str = Field(default="", max_length=2000, description="Who agreed to the cloning, when, and to what use.")
+    upload: UploadRecord | None = Field(default=None, description="Written by the service; None: part of `path`.")
+
+
+class VoiceUpload(Settings):
+    """What somebody who uploads a voice says of it; the clip comes beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    name: Words = Field(min_length=1, max_length=100, description="shown to people, 1 to 100 characters in one line")
+    id: str | None = Field(
+        default=None,
+        pattern=f"^{VOICE_ID}$",
+        description="a-z, 0-9, '-' and '_', at most 63; made from `name` if absent",
+    )
+    transcript: str | None = Field(
+        default=None, max_length=2000, description="exactly what the clip says, at most 2000 characters; or absent"
+    )
+    language: NamedLanguage = Field(default="auto", description=f"of the clip, one of {', '.join(LANGUAGES)}")
+    consent: str = Field(
+        min_length=1, max_length=2000, description="who agreed to this cloning, when, and to what use; never empty"
+    )
+    speaker: Words = Field(default="", max_length=200, description="who speaks, at most 200 characters in one line")
+    licence: Words = Field(default="", max_length=500, description="what allows the use, at most 500 characters")
+    source: Words = Field(default="", max_length=1000, description="where the clip is from, at most 1000 characters")
+
+    @property
+    def voice(self) -> str:
+        """The id that it is to have.
+
+        Raises:
+            InvalidMessageError: the name has no letter that an id may have.
+        """
+        made = self.id or re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-_")[:63]
+        if not re.fullmatch(VOICE_ID, made):
+            raise InvalidMessageError(
+                f"no id can be made from the name {self.name!r}; give one as `id`: a-z, 0-9, '-' and '_', at most 63"
+            )
+        return made
+
+    def manifest(self, record: UploadRecord) -> VoiceManifest:
+        """What is kept of it."""
+        return VoiceManifest(
+            name=self.name,
+            audio=REFERENCE_FILE,
+            transcript=self.transcript or None,
+            language=self.language,
+            speaker=self.speaker or "Not stated",
+            licence=self.licence or "Not stated",
+            source=self.source,
+            consent=self.consent,
+            upload=record,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A voice's reference clip, ready to be encoded.
+
+    Attributes:
+        voice: the voice's id.
+        pcm: [N] float32 in [-1, 1], mono.
+        sample_rate_hz: of ``pcm``.
+        transcript: what is said; None means x-vector mode.
+        digest: hash of the file's bytes and the transcript; a prompt is valid for this content alone.
+        report: what was found when it was checked.
+    """
+
+    voice: str
+    pcm: NDArray[np.float32]
+    sample_rate_hz: int
+    transcript: str | None
+    digest: str
+    report: Report | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its samples."""
+        return self.pcm.nbytes
+
+    def wav(self) -> bytes:
+        """The clip as a WAV file of 16 bits."""
+        file = io.BytesIO()
+        sf.write(file, self.pcm, self.sample_rate_hz, subtype="PCM_16", format="WAV")
+        return file.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class VoicePrompt:
+    """What a model needs to speak in a voice; made once from a :class:`Reference`.
+
+    Attributes:
+        voice: the voice's id.
+        digest: of the reference it was made from, see :class:`Reference`.
+        speaker_embedding: [D] float32; D is the talker's width.
+        codes: [T, 16] int16, the reference clip as codes; None in x-vector mode.
+        transcript: text of the clip; None in x-vector mode.
+    """
+
+    voice: str
+    digest: str
+    speaker_embedding: NDArray[np.float32]
+    codes: NDArray[np.int16] | None
+    transcript: str | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the bound of every cache."""
+        return self.speaker_embedding.nbytes + (0 if self.codes is None else self.codes.nbytes) + 512
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceStatus:
+    """One line of the list of voices.
+
+    Attributes:
+        voice: the voice's id.
+        state: ``ready`` can be spoken with, ``pending`` waits to be encoded, ``unavailable`` says why in ``reason``.
+        reason: empty unless unavailable.
+        manifest: None when it could not be read.
+        report: the checks of its clip; None where there was nothing to check.
+    """
+
+    voice: str
+    state: Literal["ready", "pending", "unavailable"]
+    reason: str
+    manifest: VoiceManifest | None
+    report: Report | None = None
+
+
+OPENAI_VOICES = frozenset(
+    ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
+)
+"""Built-in voices of OpenAI's API, one of which each of its clients sends. Source: openai 3.54, ``audio.speech``."""
+
+
+def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
+    """The id of the voice that has this id or display name, in any case; None where none has.
+
+    Of several voices with one display name the first by id that can be spoken with is meant.
+    """
+    if given in voices:
+        return given
+    name = folded(given)
+    if name in voices:
+        return name
+    named = [each for each in voices.values() if each.manifest is not None and folded(each.manifest.name) == name]
+    return min(named, key=lambda each: (each.state == "unavailable", each.voice)).voice if named else None
+
+
+def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesConfig) -> str | None:
+    """The id of the voice that a request means, whatever it calls it; None where nothing of that name is known.
+
+    What comes first counts: an id, an alias of the configuration, a display name, one of OpenAI's built-in names, which
+    means the default voice.
+
+    Args:
+        given: as the request has it, in any case.
+        voices: by id. Empty means unknown: an alias and a built-in name are resolved all the same.
+        config: has the aliases and the default.
+    """
+    name = folded(given)
+    if given in voices or name in voices:
+        return voice_named(given, voices)
+    meant = config.aliases.get(name)
+    if meant is None:
+        named = voice_named(given, voices)
+        if named is not None or name not in OPENAI_VOICES:
+            return named
+        meant = config.default
+    return voice_named(meant, voices) if voices else meant
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A voice as found on disk: a reference, or the reason why there is none."""
+
+    voice: str
+    manifest: VoiceManifest | None
+    reference: Reference | None
+    reason: str
+
+
+def scan(path: Path) -> list[Voice]:
+    """Read every ``<id>/manifest.json`` below ``path``; a voice that cannot be used says why, and hides none other.
+
+    Returns:
+        Voices in the order of their ids; empty when ``path`` is no directory.
+    """
+    return [read_voice(folder) for folder in voice_folders(path)]
+
+
+def voice_folders(path: Path) -> list[Path]:
+    """Directories below ``path`` that hold a manifest, in the order of their names; none where there is no ``path``.
+
+    Raises:
+        OSError: ``path`` cannot be read.
+    """
+    if not path.is_dir():
+        return []
+    return [entry for entry in sorted(path.iterdir()) if os.path.isfile(entry / "manifest.json")]  # noqa: PTH113 - it never raises
+
+
+def read_voice(folder: Path) -> Voice:
+    """Read one voice; it never fails, but says why it cannot be used."""
+    voice = folder.name
+    if not re.fullmatch(VOICE_ID, voice):
+        return Voice(voice, None, None, "a voice's directory is named in a-z, 0-9, '-' and '_', at most 63 of them")
+    try:
+        manifest = VoiceManifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (ValidationError, OSError) as error:
+        return Voice(voice, None, None, f"manifest.json is not valid: {_fault(error)}")
+    audio = folder / manifest.audio
+    if not audio.is_file():
+        return Voice(voice, manifest, None, f"its reference audio {manifest.audio!r} is not there yet")
+    try:
+        reference = _reference_of(voice, manifest, audio)
+    except (VoiceInvalidError, OSError) as error:
+        return Voice(voice, manifest, None, _fault(error))
+    return Voice(voice, manifest, reference, "")
+
+
+def _fault(error: ValidationError | VoiceInvalidError | OSError) -> str:
+    """Why a voice cannot be used. Clients see it: it has no path of this machine, and no library's words."""
+    if isinstance(error, VoiceInvalidError):
+        return error.message
+    if isinstance(error, OSError):
+        return f"its file cannot be read: {error.strerror}"
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in faults[:5])
+
+
+def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference:
+    check_size(audio.stat().st_size)
+    upload = manifest.upload
+    if upload is None:
+        return read_reference(voice, audio.read_bytes(), manifest.transcript, manifest.language)
+    # Checked and cut when it was uploaded: what lies there is what is encoded.
+    pcm = decode(audio.read_bytes()).pcm
+    return Reference(voice, pcm, SAMPLE_RATE_HZ, manifest.transcript, upload.digest, upload.report)
+
+
+def read_reference(voice: str, audio: bytes, transcript: str | None, language: Language = "auto") -> Reference:
+    """Decode a clip in this process and check it: for files of whoever runs the service.
+
+    Raises:
+        VoiceInvalidError: unreadable or refused.
+    """
+    return make_reference(voice, decode(audio), digest_of(audio, transcript), transcript, language)
+
+
+def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, language: Language) -> Reference:
+    """Check a decoded clip, and cut it to what is encoded.
+
+    Args:
+        voice: id it is for.
+        clip: from :mod:`serve_app.voices.decoding`.
+        digest: from :func:`digest_of`.
+        transcript: what it says, or None.
+        language: of the clip.
+
+    Raises:
+        VoiceInvalidError: refused, with the report.
+    """
+    text = _said(transcript)
+    examined = examine(clip, text, language)
+    report = examined.report
+    if report.verdict == "refuse":
+        checks = [check.model_dump() for check in report.checks]
+        raise VoiceInvalidError(f"the clip is refused: {report.reasons()}", report=checks)
+    return Reference(voice, examined.pcm, SAMPLE_RATE_HZ, text, digest, report)
+
+
+def digest_of(audio: bytes, transcript: str | None) -> str:
+    """Hash of a clip's bytes and what it says; of how it is cut, too, by a number that changes with it."""
+    return hashlib.sha256(b"cut 2\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
+
+
+def _said(transcript: str | None) -> str | None:
+    return (transcript.strip() if transcript else None) or None
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class BoundedCache(Generic[K, V]):
+    """A least-recently-used map bounded by the bytes of its values, and by time if asked.
+
+    The clock is an argument of every call; the map itself never looks at one.
+
+    Attributes:
+        bytes: of the values.
+        hits: times that :meth:`get` found its key.
+        misses: times that it did not.
+    """
+
+    def __init__(self, max_bytes: int, size_of: Callable[[V], int], ttl_s: float | None = None) -> None:
+        """Bound the sum of ``size_of`` over the values; ``ttl_s`` is counted from a value's last use."""
+        self._max_bytes = max_bytes
+        self._size_of = size_of
+        self._ttl_s = ttl_s
+        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(list(self._entries))
+
+    def get(self, key: K, now_s: float) -> V | None:
+        """The value, made the most recent; None if absent or expired."""
+        self.expire(now_s)
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries[key] = (entry[0], now_s)
+        return entry[0]
+
+    def peek(self, key: K) -> V | None:
+        """The value; this does not count as a use."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
+    def put(self, key: K, value: V, now_s: float) -> list[K]:
+        """Keep a value and drop the least recent ones beyond the bound; returns their keys.
+
+        A value larger than the whole bound is not kept, and its own key is returned.
+        """
+        self.expire(now_s)
+        self.drop(key)
+        self._entries[key] = (value, now_s)
+        self.bytes += self._size_of(value)
+        dropped: list[K] = []
+        while self.bytes > self._max_bytes:
+            oldest = next(iter(self._entries))
+            self.drop(oldest)
+            dropped.append(oldest)
+        return dropped
+
+    def drop(self, key: K) -> None:
+        """Forget one key, if it is there."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= self._size_of(entry[0])
+
+    def expire(self, now_s: float) -> None:
+        """Drop what was not used for longer than ``ttl_s``."""
+        if self._ttl_s is None:
+            return
+        while self._entries:
+            key, (_, used_s) = next(iter(self._entries.items()))
+            if now_s - used_s <= self._ttl_s:
+                return
+            self.drop(key)

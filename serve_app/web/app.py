@@ -1,0 +1,188 @@
+"""The web application: its routes, and the small ones among them.
+
+Written against :class:`serve_app.web.backend.Backend`, so that it runs, and is tested, without Ray.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import PurePath
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from serve_app.cluster.registry import Readiness
+from serve_app.config import AppConfig
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.tracing import Tracer
+from serve_app.web.answers import VOICE_HEADER, openai_error_response
+from serve_app.web.auth import HiddenKeys
+from serve_app.web.backend import Backend
+from serve_app.web.context import Front
+from serve_app.web.http10 import WholeForHttp10
+from serve_app.web.inbound import TimelyBody
+from serve_app.web.known_hosts import KnownHosts
+from serve_app.web.leaving import Leaving
+from serve_app.web.openai import OpenAISpeech
+from serve_app.web.trailing_slash import TrailingSlash
+from serve_app.web.tts import WholeSpeech
+from serve_app.web.voices import VoiceRoutes
+from serve_app.web.websocket import Sockets
+
+log = logging.getLogger(__name__)
+
+NOISE = "The model's weights are random: what you hear is noise, not speech."
+
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; media-src blob:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
+
+
+def build_web(
+    backend: Backend,
+    config: AppConfig,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    recorder: Recorder | None = None,
+    tracer: Tracer | None = None,
+    listening: str | None = None,
+    leaving: Leaving | None = None,
+) -> Starlette:
+    """The application of one ingress replica.
+
+    Without a recorder nothing is recorded, nor traced without a tracer; without ``leaving`` no session is told that
+    the replica is being replaced. ``listening`` is the address that clients find it at, see
+    :func:`serve_app.hosts.is_served`.
+    """
+    front = Front(backend, config, clock, recorder, tracer, leaving)
+    sockets = Sockets(front)
+    pages = _Pages()
+    probes = _Probes(front)
+    openai = OpenAISpeech(front)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        recording = asyncio.create_task(front.keep_recording())
+        yield
+        recording.cancel()
+
+    return Starlette(
+        lifespan=lifespan,
+        middleware=[
+            Middleware(HiddenKeys),  # the server's log has the scope that comes here, and not a copy of it
+            Middleware(TrailingSlash),
+            Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
+            Middleware(TimelyBody, clock=clock),
+            Middleware(WholeForHttp10),
+            *_cross_origin(config.ingress.allowed_origins),
+        ],
+        routes=[
+            Route("/", pages.index),
+            Route("/playground/{name}", pages.named),
+            Route("/health", probes.health),
+            Route("/ready", probes.ready),
+            *VoiceRoutes(front, front.clips).routes(),
+            Route("/v1/audio/speech", openai, methods=["POST"]),
+            Route("/v1/models", front.guarded("speak", openai.models, openai_error_response)),
+            Route("/v1/models/{name:path}", front.guarded("speak", openai.model, openai_error_response)),
+            Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
+            WebSocketRoute("/ws/tts", sockets.research),
+            WebSocketRoute("/api/v1/speak", sockets.speak),
+        ],
+    )
+
+
+def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
+    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it.
+
+    An allowed page may send any header: official client libraries send many of their own, and more with each version.
+    """
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["location", "retry-after", VOICE_HEADER, "www-authenticate", "x-request-id"],
+    )
+    return [cors] if origins else []
+
+
+class _Probes:
+    """What this replica and its backend say of themselves."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def health(self, request: Request) -> Response:
+        """The process lives, and how many sessions it has; nothing is said about generators."""
+        del request
+        body = {"status": "ok", "sessions": self._front.sessions}
+        return JSONResponse(body, headers={"cache-control": "no-store"})
+
+    async def ready(self, request: Request) -> Response:
+        """200 where a generator has spoken, else 503 with the reason."""
+        del request
+        try:
+            state = await self._front.backend.readiness()
+        except Exception:
+            log.exception("readiness could not be asked for")
+            state = Readiness(ready=False, model="", random_weights=False, detail="the generators do not answer")
+        body = {
+            "ready": state.ready,
+            "model": state.model,
+            "random_weights": state.random_weights,
+            "notice": NOISE if state.random_weights else "",
+            "detail": state.detail,
+        }
+        return JSONResponse(body, status_code=200 if state.ready else 503, headers={"cache-control": "no-store"})
+
+
+class _Pages:
+    """The playground, read once from the package."""
+
+    def __init__(self) -> None:
+        folder = files("serve_app") / "playground"
+        self._files = {file.name: file.read_bytes() for file in folder.iterdir() if _type_of(file.name)}
+
+    async def index(self, request: Request) -> Response:
+        """The page."""
+        return self._file(request, "index.html")
+
+    async def named(self, request: Request) -> Response:
+        """Its scripts and its style."""
+        name = request.path_params["name"]
+        return self._file(request, name) if name in self._files else Response(status_code=404)
+
+    def _file(self, request: Request, name: str) -> Response:
+        content = self._files[name]
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {
+            "etag": etag,
+            "cache-control": "no-cache",
+            "content-security-policy": PAGE_POLICY,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        }
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=_type_of(name), headers=headers)
+
+
+def _type_of(name: str) -> str | None:
+    return PAGE_TYPES.get(PurePath(name).suffix)

@@ -1,0 +1,217 @@
+"""Asks who comes for an API key, and holds each key to its limits; of one ingress replica.
+
+What a key may do is decided in :mod:`serve_app.web.api_keys`; the file, the clock and the counts are here. Keys
+themselves stay in this module and the request: the rest knows callers by their names.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from serve_app.config import AccessConfig
+from serve_app.errors import KeysFileError, RateLimitedError, UnauthorizedError
+from serve_app.web.api_keys import SCOPES, Bucket, Key, KeyTable, Scope, given_key, read_keys, spent, without_key
+
+log = logging.getLogger(__name__)
+
+SESSIONS_RETRY_MS = 1000
+"""When to try again with a key that has all its sessions."""
+
+MAX_FILE_BYTES = 4 << 20
+
+_GIVEN = "serve_app.given_key"
+
+_READING = ("GET", "HEAD")
+
+_WHERE = "Authorization: Bearer, X-API-Key, the subprotocol tts-key.KEY, or ?api_key="
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who was let in.
+
+    Attributes:
+        name: tells callers apart where streams are counted; empty for one without a key.
+        spend: counts one request at a time in seconds; raises a :class:`SpeechError` where it may not be.
+        max_sessions: how many the caller may have at a time; None where nobody counts.
+        scopes: of the key; all of them where the service asks for none.
+    """
+
+    name: str
+    spend: Callable[[float], None]
+    max_sessions: int | None = None
+    scopes: tuple[Scope, ...] = SCOPES
+
+
+class Doorkeeper:
+    """One per ingress replica; lives on its event loop."""
+
+    def __init__(self, config: AccessConfig, clock: Callable[[], float]) -> None:
+        """Read the file of keys, if there is to be one.
+
+        Raises:
+            KeysFileError: it cannot be used: a service that was to ask for keys does not start without.
+        """
+        self._path = None if config.keys_file is None else Path(config.keys_file)
+        self._reload_s = config.reload_s
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+        self._sessions: Counter[str] = Counter()
+        self._looked_s = clock()
+        self._table: KeyTable | None = None
+        self._stamp: tuple[int, ...] = ()
+        if self._path is not None:
+            self._stamp = _stamp(self._path)
+            self._table = read_keys_file(self._path)
+
+    def check(self, connection: HTTPConnection, scope: Scope | None) -> Caller:
+        """The caller, if the key allows it.
+
+        A change of voices is counted for the key's rate here; utterances are, by their session, when they begin.
+
+        Args:
+            connection: carries the key.
+            scope: that the key has to have; None: any key of the file will do.
+
+        Raises:
+            UnauthorizedError: no key, an unknown one, or one without the scope.
+            RateLimitedError: the key has had all the changes that it may have for now.
+        """
+        given = _given(connection.scope)
+        if self._path is None:
+            return Caller(_anonymous_name(given), _unlimited)
+        key = self._known(given, scope)
+        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions, key.scopes)
+        if scope == "voices" and connection.scope["method"] not in _READING:
+            caller.spend(self._clock())
+        return caller
+
+    @contextmanager
+    def admit(self, connection: HTTPConnection) -> Generator[Caller]:
+        """Let somebody in to speak, and count him while he is.
+
+        Raises:
+            UnauthorizedError: see :meth:`check`.
+            RateLimitedError: the key has all the sessions that it may have.
+        """
+        caller = self.check(connection, "speak")
+        most = caller.max_sessions
+        if most is not None and self._sessions[caller.name] >= most:
+            limit = f"this key has its {most} sessions at a time"
+            raise RateLimitedError(limit, retry_after_ms=SESSIONS_RETRY_MS)
+        self._sessions[caller.name] += 1
+        try:
+            yield caller
+        finally:
+            self._sessions[caller.name] -= 1
+            if not self._sessions[caller.name]:
+                del self._sessions[caller.name]
+
+    def _known(self, given: str, scope: Scope | None) -> Key:
+        if not given:
+            raise UnauthorizedError(f"this service asks for an API key; allowed: {_WHERE}")
+        key = self._current().find(given)
+        if key is None:
+            raise UnauthorizedError("the API key is not known")
+        if scope is not None and scope not in key.scopes:
+            raise UnauthorizedError(f"the API key is not for this (scope {scope}); it has: {', '.join(key.scopes)}")
+        return key
+
+    def _spend(self, key: Key, now_s: float) -> None:
+        """Count one request; a key that was taken back, or changed, counts as it stands now."""
+        table = self._current()
+        present = table.named(key.name)
+        if present is None or not table.holds(key):
+            raise UnauthorizedError("the API key is known no more")
+        if present.per_minute is not None:
+            self._buckets[key.name] = spent(self._buckets.get(key.name), present.per_minute, now_s)
+
+    def _current(self) -> KeyTable:
+        """The keys, read again where the file has changed."""
+        assert self._path is not None
+        assert self._table is not None
+        now_s = self._clock()
+        if now_s - self._looked_s >= self._reload_s:
+            self._looked_s = now_s
+            try:
+                stamp = _stamp(self._path)
+                if stamp != self._stamp:
+                    self._table, self._stamp = read_keys_file(self._path), stamp
+                    self._buckets = {
+                        name: bucket for name, bucket in self._buckets.items() if self._table.named(name) is not None
+                    }
+                    log.info("the API keys were read again")
+            except KeysFileError as error:
+                log.error("the API keys stay as they are: %s", error)  # noqa: TRY400 - the file is wrong, not the code
+        return self._table
+
+
+class HiddenKeys:
+    """ASGI middleware: takes the key out of the query, so that nobody behind or around the application logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] in ("http", "websocket"):
+            query = scope.get("query_string", b"").decode("latin-1")
+            scope[_GIVEN] = given_key(Headers(scope=scope), query)
+            scope["query_string"] = without_key(query).encode("latin-1")
+        await self._app(scope, receive, send)
+
+
+def _given(scope: AsgiScope) -> str:
+    return scope.get(_GIVEN, "")
+
+
+def _anonymous_name(given: str) -> str:
+    """A name for a key that nobody checks, so that streams of one can be told from another's."""
+    return hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()[:16] if given else ""
+
+
+def _unlimited(now_s: float) -> None:
+    del now_s
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, or when a mounted secret is swapped for another.
+
+    Raises:
+        KeysFileError: there is no file.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise KeysFileError(f"the file of API keys cannot be read: {error.strerror}") from error
+    return state.st_ino, state.st_dev, state.st_mtime_ns, state.st_size
+
+
+def read_keys_file(path: Path) -> KeyTable:
+    """The keys of a file.
+
+    Raises:
+        KeysFileError: it cannot be used; says why, and nothing of what stands in it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise KeysFileError(f"the file of API keys cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise KeysFileError(f"the file of API keys is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        return read_keys(content.decode())
+    except UnicodeDecodeError:
+        raise KeysFileError("the file of API keys is not UTF-8") from None
+    except KeysFileError as error:
+        raise KeysFileError(f"the file of API keys: {error}") from error

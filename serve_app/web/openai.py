@@ -1,0 +1,231 @@
+"""Dialect C: ``POST /v1/audio/speech`` and ``GET /v1/models``, as OpenAI's clients know them.
+
+One request is one session with one utterance, driven as a socket's is; its answer is encoded as it leaves, so that a
+client that goes away, or reads slowly, has the same effect here as there.
+"""
+
+import base64
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
+from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES
+from serve_app.errors import SpeechError, SynthesisError, error_of_code
+from serve_app.protocol.dialects import Frame
+from serve_app.protocol.messages import (
+    AudioMessage,
+    Complete,
+    ErrorMessage,
+    FullMessage,
+    Refusal,
+    ServerMessage,
+    SpeechAudioDelta,
+    SpeechAudioDone,
+    SpeechBody,
+    SpeechUsage,
+    Stop,
+    openai_error,
+    read_speech,
+)
+from serve_app.protocol.outbox import Send as SendItem
+from serve_app.session.session import OWN_VOICE, BroughtVoice
+from serve_app.web.answers import openai_error_response, voice_header
+from serve_app.web.auth import Caller
+from serve_app.web.context import Front, foreign_page
+from serve_app.web.http10 import OLD
+from serve_app.web.session_runner import ConnectionLostError
+from serve_app.web.tts import bounded_body
+
+log = logging.getLogger(__name__)
+
+FRAME_MS = 80
+
+
+class SpeechAnswer:
+    """One request as a driver's connection and dialect at once: it says nothing more, and hears encoded audio.
+
+    The status waits for the first bytes of audio, so that whatever goes wrong before them has a status of its own.
+    Later on an answer of events ends with the error; one of audio breaks off, which its reader sees as such.
+    """
+
+    name = "openai"
+    errors_in_order = True
+
+    def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send) -> None:
+        """Answer ``asked``, spoken with the voice of that id."""
+        self.encoding: str | None = asked.response_format
+        self._asked = asked
+        self._voice = voice
+        self._receive = receive
+        self._send = send
+        self._encoder = encoder_for(asked.response_format, asked.sample_rate)
+        self._events = asked.stream_format == "sse"
+        self._samples = 0
+        self._started = False
+        self._ended = False
+        self._complete = False
+        self._error: SpeechError | None = None
+
+    def read(self, frame: Frame) -> FullMessage | Refusal:
+        """Never called: :meth:`receive` yields no frame."""
+        raise AssertionError(frame)
+
+    def write(self, send: SendItem) -> list[Frame]:
+        """The bytes of one audio chunk, or none where the encoder holds it back; the last event."""
+        match send.message:
+            case AudioMessage() as audio:
+                return self._audio(self._encoded(np.frombuffer(send.payload or b"", dtype="<f4"), final=audio.final))
+            case Complete() as done:
+                self._complete = True
+                return [_event(_done(done))] if self._events else []
+            case ErrorMessage() as error if self._error is None:
+                self._error = error_of_code(error.code, error.message, error.retry_after_ms)
+            case _:
+                pass
+        return []
+
+    async def receive(self) -> Frame:
+        """Wait until the client goes."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        raise ConnectionLostError
+
+    async def send(self, frame: Frame) -> None:
+        """Send some of the answer; waits while the client does not read."""
+        assert isinstance(frame, bytes)
+        if not self._started:
+            self._started = True
+            media_type = "text/event-stream" if self._events else CONTENT_TYPES[self._asked.response_format]
+            # Proxies that gather an answer before they pass it on would keep its listener waiting.
+            headers = {
+                "content-type": media_type,
+                "cache-control": "no-store",
+                "x-accel-buffering": "no",
+                **voice_header(self._voice),
+            }
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def close(self, code: int, reason: str) -> None:
+        """End the answer: as it should end if all was said, else with what went wrong."""
+        del code, reason
+        if self._ended:
+            return
+        self._ended = True
+        if self._complete and self._started:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        error = self._error or SynthesisError("the answer broke off")
+        if not self._started:
+            await openai_error_response(error)({"type": "http"}, self._receive, self._send)
+        elif self._events:
+            body = f"event: error\ndata: {json.dumps(openai_error(error))}\n\n".encode()
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        else:
+            # The server drops the connection of an answer that is left without its last, empty part.
+            log.info("an answer over HTTP breaks off: %s", error.code)
+
+    def _encoded(self, pcm: NDArray[np.float32], *, final: bool) -> bytes:
+        self._samples += len(pcm)
+        if final and not self._samples:
+            pcm = np.zeros(SILENT_ANSWER_SAMPLES, dtype=np.float32)
+        return self._encoder.push(pcm) + (self._encoder.flush() if final else b"")
+
+    def _audio(self, data: bytes) -> list[Frame]:
+        if not data:
+            return []
+        return [_event(SpeechAudioDelta(audio=base64.b64encode(data).decode("ascii")))] if self._events else [data]
+
+
+class OpenAISpeech:
+    """The routes over one :class:`Front`; an ASGI application for the first, which streams."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1/audio/speech``."""
+        request = Request(scope, receive)
+        refusal = foreign_page() if not self._front.allows(request.headers) else None
+        try:
+            if refusal is None:
+                with self._front.admit(request) as caller, self._front.room():
+                    await self._speak(request, send, caller)
+        except SpeechError as error:
+            self._front.meter.refused(error)
+            refusal = openai_error_response(error)
+        except ClientDisconnect:
+            return
+        if refusal is not None:
+            await refusal(scope, receive, send)
+
+    async def _speak(self, request: Request, send: Send, caller: Caller) -> None:
+        body = await bounded_body(request, self._front.config.session.max_message_bytes)
+        asked = read_speech(body)
+        if isinstance(asked, Refusal):
+            raise asked.error
+        whole = request.scope["http_version"] == OLD
+        async with self._opening(asked, whole=whole) as (voice, opening):
+            answer = SpeechAnswer(asked, voice, request.receive, send)
+            driver = await self._front.driver(answer, answer, caller, request.headers)
+            await driver.run([*opening, Stop()])
+
+    @asynccontextmanager
+    async def _opening(
+        self, asked: SpeechBody, *, whole: bool
+    ) -> AsyncGenerator[tuple[str, list[FullMessage | BroughtVoice]]]:
+        """The voice of the answer, by its id, and what its session is told; a reference is held until it is through.
+
+        Raises:
+            SpeechError: the reference is refused.
+        """
+        reference = asked.reference()
+        if reference is None:
+            voice = await self._front.voice(asked.voice)
+            yield voice, [asked.speak(voice, whole=whole)]
+            return
+        clip = await self._front.clips.own(reference)
+        try:
+            yield OWN_VOICE, [BroughtVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
+        finally:
+            self._front.clips.release(clip)
+
+    async def models(self, request: Request) -> Response:
+        """``GET /v1/models``: the one that is served."""
+        del request
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """``GET /v1/models/{name}``."""
+        name, served = request.path_params["name"], self._model()
+        if name == served["id"]:
+            return JSONResponse(served)
+        body = {
+            "message": f"model {name[:100]!r} is not served; allowed: {served['id']}",
+            "type": "invalid_request_error",
+        }
+        return JSONResponse({"error": body | {"param": "model", "code": "model_not_found"}}, status_code=404)
+
+    def _model(self) -> dict[str, str | int]:
+        return {"id": self._front.config.model.source, "object": "model", "created": 0, "owned_by": "qwen"}
+
+
+def _done(complete: Complete) -> SpeechAudioDone:
+    frames = complete.duration_ms // FRAME_MS
+    total = complete.characters + frames
+    return SpeechAudioDone(
+        usage=SpeechUsage(input_tokens=complete.characters, output_tokens=frames, total_tokens=total)
+    )
+
+
+def _event(message: ServerMessage) -> bytes:
+    return f"data: {message.to_json()}\n\n".encode()

@@ -1,0 +1,400 @@
+"""Drives one session: reads and writes its connection, runs its generator calls, watches its clock.
+
+What is said and when is decided by :mod:`serve_app.session.session`; this is the asyncio around it. Of a connection it
+knows three verbs, so that a WebSocket and an HTTP request are driven alike.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serve_app.config import VoicesConfig
+from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
+from serve_app.observability.logging import bind
+from serve_app.observability.metrics import NoRecorder
+from serve_app.observability.session_metrics import IngressMeter, SessionMeter
+from serve_app.observability.spans import SessionSpans
+from serve_app.observability.tracing import NoTracer, Tracer
+from serve_app.protocol.dialects import Dialect, Frame
+from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
+from serve_app.protocol.outbox import Close, Send
+from serve_app.session.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Effect, Session
+from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
+from serve_app.voices.voice import resolve_voice
+from serve_app.web.admission_queue import Gate, Passage
+from serve_app.web.backend import Backend
+from serve_app.web.clips import Clips
+from serve_app.web.leaving import Leaving
+
+log = logging.getLogger(__name__)
+
+CLOSE_GRACE_S = 2.0
+"""How long a closing session may take to hand over its last messages, and then its close frame."""
+
+STREAM_CLOSE_S = 5.0
+"""How long the closing of a generator's stream is waited for."""
+
+LONGEST_WAIT_S = 3600.0
+"""A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
+
+
+GONE_S = 0.05
+"""How long a session that was cancelled looks for the news that its client went away; it is there already, if so."""
+
+MOST_UNREAD = 64
+"""Messages that may lie before that news."""
+
+_GONE = Close(1000, "the client is gone")
+_STOPPED = Close(1012, "the server stops")
+
+
+class ConnectionLostError(Exception):
+    """The other side is gone."""
+
+
+class Connection(Protocol):
+    """A client's connection, frame by frame."""
+
+    async def receive(self) -> Frame:
+        """The next frame.
+
+        Raises:
+            ConnectionLostError: there will be none.
+        """
+        ...
+
+    async def send(self, frame: Frame) -> None:
+        """Send one frame; waits while the client does not read.
+
+        Raises:
+            ConnectionLostError: it cannot be sent.
+        """
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close; does nothing when it is closed already."""
+        ...
+
+
+async def _nothing_new() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all drivers of an ingress replica share.
+
+    Attributes:
+        backend: speaks.
+        gate: before it.
+        clock: of both.
+        clips: that sessions bring.
+        learn_voices: asks for the voices again; sessions see the new ones when it returns.
+        meter: counts what they do.
+        tracer: keeps their spans.
+        leaving: tells them when the replica is being replaced.
+    """
+
+    backend: Backend
+    gate: Gate
+    clock: Callable[[], float]
+    clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
+    learn_voices: Callable[[], Awaitable[None]] = _nothing_new
+    meter: IngressMeter = field(default_factory=lambda: IngressMeter(NoRecorder()))
+    tracer: Tracer = field(default_factory=NoTracer)
+    leaving: Leaving = field(default_factory=lambda: Leaving(math.inf, time.monotonic))
+
+
+class Driver:
+    """Runs one session over one connection until either ends."""
+
+    def __init__(
+        self,
+        session: Session,
+        dialect: Dialect,
+        connection: Connection,
+        service: Service,
+        *,
+        key: str = "",
+        context: TraceContext = TraceContext(),  # noqa: B008 - frozen
+    ) -> None:
+        """Take one session and what it needs.
+
+        Args:
+            session: fresh.
+            dialect: what its client speaks.
+            connection: to its client; closed by :meth:`run`.
+            service: shared with other drivers.
+            key: the caller's API key, hashed; empty without one.
+            context: the trace that the session is part of.
+        """
+        self._session = session
+        self._dialect = dialect
+        self._connection = connection
+        self._backend = service.backend
+        self._gate = service.gate
+        self._key = key
+        self._clock = service.clock
+        self._spans = SessionSpans(service.tracer, context, session.setup.session_id, dialect.name, service.clock)
+        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        self._cancelled: set[int] = set()
+        self._consumer: tuple[int, asyncio.Task[None]] | None = None
+        self._outbox_changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._clips = service.clips
+        self._learn_voices = service.learn_voices
+        self._meter = SessionMeter(service.meter, dialect)
+        self._leaving = service.leaving
+        self._held: list[VoiceClip] = []
+        self._last = _STOPPED
+        self._deadline_moved = asyncio.Event()
+        self._deadline_s = 0.0
+
+    async def run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal] = ()) -> None:
+        """Drive the session to its end; the connection is closed and every call cancelled when this returns.
+
+        Args:
+            opening: what the client is taken to have said before its first frame.
+        """
+        self._meter.opened()
+        bind(self._spans.trace)
+        try:
+            with self._leaving.told(self):
+                await self._run(opening)
+        finally:
+            last = self._last
+            for clip in self._held:
+                self._clips.release(clip)
+            self._meter.closed(None if last is _GONE else last.code)
+            self._spans.close(last)
+            log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
+
+    def drain(self, drain: Drain) -> None:
+        """The replica is being replaced; see :meth:`serve_app.session.session.Session.drain`."""
+        self._apply(self._session.drain(drain, self._clock()))
+
+    async def _run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal]) -> None:
+        """The session until its end, which :attr:`_last` says how it came about."""
+        for message in opening:
+            await self._learn(message)
+            self._apply(self._session.receive(message, self._clock()))
+        tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._last = self._verdict(done)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._last is _STOPPED and await self._is_gone():
+                self._last = _GONE
+            await self._part(self._last)
+
+    async def _is_gone(self) -> bool:
+        """Whether the client went away: Serve then cancels what it runs for it, as it does when it stops."""
+        # In a task of its own: Python 3.11.2 takes a timeout in a cancelled task for another cancellation.
+        reading = asyncio.create_task(self._read_on())
+        await asyncio.wait([reading], timeout=GONE_S)
+        reading.cancel()
+        (ended,) = await asyncio.gather(reading, return_exceptions=True)
+        return isinstance(ended, ConnectionLostError)
+
+    async def _read_on(self) -> None:
+        for _ in range(MOST_UNREAD):
+            await self._connection.receive()
+
+    def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
+        """How the connection is to be closed, if the writer did not do it: by what ended first."""
+        for task in done:
+            error = task.exception()
+            if isinstance(error, ConnectionLostError):
+                return _GONE
+            if error is not None:
+                log.error("the session failed", exc_info=error)
+                return Close(1011, "internal error")
+        return self._session.close or Close(1011, "internal error")
+
+    async def _part(self, last: Close) -> None:
+        with suppress(ConnectionLostError, TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE_S):
+                if last.code == 1011:
+                    message = ErrorMessage(code=SynthesisError.code, message="internal error", fatal=True)
+                    for frame in self._dialect.write(Send(message)):
+                        await self._connection.send(frame)
+                await self._connection.close(last.code, last.reason)
+
+    # The four tasks.
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._connection.receive()
+            message = self._message(frame)
+            if isinstance(message, Start) and message.voice_audio is not None:
+                message = await self._brought(message)
+            await self._learn(message)
+            self._apply(self._session.receive(message, self._clock()))
+            # A flood that is buffered in this process must not keep the loop from everybody else.
+            await asyncio.sleep(0)
+
+    async def _learn(self, message: FullMessage | Refusal | BroughtVoice) -> None:
+        """A voice that is not known here may have come to another ingress a moment ago."""
+        voice = message.voice if isinstance(message, Start | Speak) else None
+        setup = self._session.setup
+        known = voice in (None, OWN_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
+        if not known:
+            await self._learn_voices()
+
+    async def _brought(self, start: Start) -> BroughtVoice | Refusal:
+        """The voice that a session brings itself, decoded and checked; what comes after it waits meanwhile."""
+        try:
+            clip = await self._clips.own(start)
+        except SpeechError as error:
+            return Refusal(error)
+        self._held.append(clip)
+        if len(self._held) > 1:  # the session takes one; whatever it says of this, it is not kept
+            self._clips.release(self._held.pop())
+        return BroughtVoice(start, clip)
+
+    async def _write(self) -> None:
+        while True:
+            item = self._session.take(self._clock())
+            if item is None:
+                self._outbox_changed.clear()
+                await self._outbox_changed.wait()
+                continue
+            if isinstance(item, Close):
+                await self._connection.close(item.code, item.reason)
+                return
+            frames = self._dialect.write(item)
+            for frame in frames:
+                await self._connection.send(frame)
+            self._meter.sent(item, frames, self._clock())
+            self._spans.said(item.message)
+            _log(item)
+            self._apply(self._session.sent(self._clock()))
+
+    async def _speak(self) -> None:
+        while True:
+            call = await self._calls.get()
+            if call.call_id not in self._cancelled:
+                await self._run_call(call)
+            self._cancelled.discard(call.call_id)
+            self._apply(self._session.ended(call.call_id, self._clock()))
+
+    async def _watch(self) -> None:
+        while self._session.close is None:
+            self._deadline_moved.clear()
+            self._deadline_s = self._session.next_deadline_s
+            wait_s = min(self._deadline_s - self._clock(), LONGEST_WAIT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, wait_s)):
+                    await self._deadline_moved.wait()
+            self._apply(self._session.tick(self._clock()))
+        # The writer ends the session with the close frame, unless its client does not even read that.
+        await asyncio.sleep(CLOSE_GRACE_S)
+
+    # What they share.
+
+    def _apply(self, effects: list[Effect]) -> None:
+        """Perform what a step of the session asks for, and wake whoever its new state concerns."""
+        for effect in effects:
+            match effect:
+                case Call():
+                    self._meter.called(effect, self._clock())
+                    self._calls.put_nowait(effect)
+                case CancelCall():
+                    self._cancel(effect.call_id)
+        self._outbox_changed.set()
+        if not self._session.paused:
+            self._room.set()
+        if self._session.close is not None or self._session.next_deadline_s < self._deadline_s:
+            self._deadline_moved.set()
+
+    def _cancel(self, call_id: int) -> None:
+        if self._consumer is not None and self._consumer[0] == call_id:
+            self._consumer[1].cancel()
+        else:
+            self._cancelled.add(call_id)
+
+    async def _run_call(self, call: Call) -> None:
+        """One generator call in a task of its own, so that it alone can be cancelled."""
+        consumer = asyncio.create_task(self._consume(self._spans.begin(call)))
+        self._consumer = (call.call_id, consumer)
+        try:
+            await asyncio.wait([consumer])
+        finally:
+            consumer.cancel()
+            await asyncio.gather(consumer, return_exceptions=True)
+            self._consumer = None
+            self._spans.ended()
+
+    async def _consume(self, call: Call) -> None:
+        bind(call.request.trace)
+        try:
+            async with self._gate.passage(call, self._key) as passage:
+                self._meter.started(call, self._clock())
+                self._spans.admitted()
+                stream = self._backend.speak(call.request)
+                try:
+                    await self._take_all(call, stream, passage)
+                finally:
+                    await self._close_stream(stream)
+        except SpeechError as error:
+            self._spans.failed(error)
+            self._apply(self._session.failed(call.call_id, error, self._clock()))
+        except Exception:
+            log.exception("a generator call failed")
+            error = SynthesisError("the generator call failed")
+            self._spans.failed(error)
+            self._apply(self._session.failed(call.call_id, error, self._clock()))
+
+    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Passage) -> None:
+        async for event in stream:
+            passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
+            self._meter.heard(call, event)
+            self._spans.heard(event)
+            self._apply(self._session.event(call.call_id, event, self._clock()))
+            while self._session.paused:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _close_stream(self, stream: AsyncGenerator[SpeechEvent, None]) -> None:
+        try:
+            async with asyncio.timeout(STREAM_CLOSE_S):
+                await stream.aclose()
+        except Exception:
+            log.exception("a stream could not be closed")
+
+    def _message(self, frame: Frame) -> FullMessage | Refusal:
+        limit_bytes = self._session.setup.limits.max_message_bytes
+        if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
+            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
+        return self._dialect.read(frame)
+
+
+def _log(item: Send) -> None:
+    """How an utterance ended, once its client was sent that."""
+    match item.message:
+        case Complete() as done:
+            figures = {
+                "utterance_id": done.utterance_id,
+                "finish_reason": done.finish_reason,
+                "duration_ms": done.duration_ms,
+                "ttfa_ms": done.ttfa_ms,
+                "rtf": done.rtf,
+                "characters": done.characters,
+            }
+            said = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
+            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *said, extra=figures)
+        case Cancelled() as done:
+            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
+            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
+        case ErrorMessage() as error:
+            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
+        case _:
+            pass

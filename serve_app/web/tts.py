@@ -1,0 +1,131 @@
+"""``POST /api/tts``: one request, one session, one WAV file."""
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES, wav_file
+from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
+from serve_app.protocol.dialects import Frame
+from serve_app.protocol.messages import (
+    AudioMessage,
+    ErrorMessage,
+    FullMessage,
+    Refusal,
+    SpeakWhole,
+    Stop,
+    read_research,
+)
+from serve_app.protocol.outbox import Send
+from serve_app.web.answers import error_response, voice_header
+from serve_app.web.auth import Caller
+from serve_app.web.context import Front, foreign_page
+from serve_app.web.session_runner import ConnectionLostError
+
+
+class WholeAnswer:
+    """An HTTP request as a driver's connection and dialect at once: it says nothing more, and is sent nothing yet.
+
+    Attributes:
+        pcm16: the audio, when it was made.
+        error: why there is none.
+    """
+
+    name = "http"
+    errors_in_order = True
+    encoding: str | None = "wav"
+
+    def __init__(self, request: Request, voice: str) -> None:
+        """Answer a request, spoken with the voice of that id."""
+        self._voice = voice
+        self.pcm16: bytes | None = None
+        self.error: SpeechError | None = None
+        self._request = request
+
+    def read(self, frame: Frame) -> FullMessage | Refusal:
+        """Never called: :meth:`receive` yields no frame."""
+        raise AssertionError(frame)
+
+    def write(self, send: Send) -> list[Frame]:
+        """Keep what the answer will need."""
+        match send.message:
+            case AudioMessage():
+                self.pcm16 = send.payload
+            case ErrorMessage() as error if self.error is None:
+                self.error = error_of_code(error.code, error.message, error.retry_after_ms)
+            case _:
+                pass
+        return []
+
+    async def receive(self) -> Frame:
+        """Wait until the client goes."""
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        raise ConnectionLostError
+
+    async def send(self, frame: Frame) -> None:
+        """Never called: :meth:`write` makes no frames."""
+        raise AssertionError(frame)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Nothing to close: the answer follows."""
+
+    def response(self) -> Response:
+        """The answer."""
+        if self.error is not None:
+            return error_response(self.error)
+        if self.pcm16 is None:
+            return error_response(SynthesisError("the request broke off"))
+        pcm16 = self.pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES)
+        return Response(wav_file(pcm16), media_type="audio/wav", headers=voice_header(self._voice))
+
+
+class WholeSpeech:
+    """The route over one :class:`Front`."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def post(self, request: Request) -> Response:
+        """Answer with a WAV file, or with an error's status and its code and message as JSON."""
+        if not self._front.allows(request.headers):
+            return foreign_page()
+        try:
+            with self._front.admit(request) as caller, self._front.room():
+                return await self._speak(request, caller)
+        except SpeechError as error:
+            self._front.meter.refused(error)
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    async def _speak(self, request: Request, caller: Caller) -> Response:
+        body = await bounded_body(request, self._front.config.session.max_message_bytes)
+        asked = read_research(body)
+        if isinstance(asked, Refusal):
+            raise asked.error
+        voice = await self._front.voice(asked.voice)
+        answer = WholeAnswer(request, voice)
+        driver = await self._front.driver(answer, answer, caller, request.headers)
+        speak = SpeakWhole(text=asked.text, voice=voice, language=asked.language)
+        await driver.run([speak, Stop()])
+        return answer.response()
+
+
+async def bounded_body(request: Request, limit_bytes: int) -> str:
+    """The body as text, whatever its content type; refused as soon as it is known to be too large.
+
+    Raises:
+        InvalidMessageError: compressed, too large, or not UTF-8.
+    """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise InvalidMessageError(f"the body has content-encoding {coding[:40]!r}; allowed: none")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise InvalidMessageError(f"the body is too large; allowed: {limit_bytes} bytes")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidMessageError(f"the body is not valid UTF-8: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import numpy as np
+
+from serve_app.cluster.retry import VAIN_ATTEMPTS, VAIN_ATTEMPTS_ONCE_SPOKEN, Resumption
+from serve_app.speech import AudioChunk, SpeechRequest
+
+
+def chunk(first_frame, frames=2):
+    codes = np.arange(first_frame, first_frame + frames, dtype=np.int16)[:, None].repeat(16, axis=1)
+    return AudioChunk(first_frame, codes, np.zeros(frames * 1920, np.float32))
+
+
+def waits(held):
+    said = []
+    while (wait_s := held.broke_off()) is not None:
+        said.append(wait_s)
+    return said
+
+
+def test_the_next_stream_is_asked_for_what_is_not_held():
+    request = SpeechRequest("Hello.", "austen", seed=3)
+    held = Resumption(request)
+    assert held.request is request
+    held.add(chunk(0))
+    held.add(chunk(2, 3))
+    assert held.frames == 5
+    assert held.request.delivered_codes[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert (held.request.text, held.request.seed) == ("Hello.", 3)
+
+
+def test_what_the_request_holds_already_comes_first():
+    held = Resumption(SpeechRequest("Hello.", "austen", delivered_codes=chunk(0).codes))
+    held.add(chunk(2))
+    assert held.request.delivered_codes[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_what_follows_is_spoken_with_the_clip_that_it_was_begun_with():
+    held = Resumption(SpeechRequest("Hello.", "austen"))
+    held.add(replace(chunk(0), voice_digest="d1"))
+    assert held.request.voice_digest == "d1"
+    later = Resumption(SpeechRequest("Hello again.", "austen", begun=True, voice_digest="d1"))
+    assert later.request.voice_digest == "d1"
+    later.add(chunk(0))
+    assert later.request.voice_digest == "d1"
+
+
+def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
+    held = Resumption(SpeechRequest("Hello.", "austen"))
+    assert held.request.rendering == ""
+    held.add(replace(chunk(0), rendering="m1 packed"))
+    held.add(chunk(2))
+    assert held.request.rendering == "m1 packed"
+    assert [held.is_otherwise(replace(chunk(4), rendering=by)) for by in ("m1 packed", "m2 packed", "")] == [0, 1, 0]
+
+
+def test_attempts_in_vain_are_bounded_and_come_later_and_later():
+    never_spoke = waits(Resumption(SpeechRequest("Hello.", "austen", seed=5)))
+    assert len(never_spoke) == VAIN_ATTEMPTS
+    held = Resumption(SpeechRequest("Hello.", "austen", seed=5))
+    held.add(chunk(0))
+    spoken = waits(held)
+    assert len(spoken) == VAIN_ATTEMPTS_ONCE_SPOKEN
+    assert spoken[0] == 0.0
+    assert spoken == sorted(spoken)
+    assert spoken[-1] <= 8.0
+
+
+def test_progress_forgives():
+    held = Resumption(SpeechRequest("Hello.", "austen"))
+    for frame in range(0, 40, 2):
+        held.add(chunk(frame))
+        assert held.broke_off() == 0.0
+
+
+def test_two_streams_do_not_come_again_at_the_same_moment():
+    (_, one), (_, other) = (waits(Resumption(SpeechRequest("Hello.", "austen", seed=seed))) for seed in (1, 500))
+    assert one != other

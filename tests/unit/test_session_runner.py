@@ -1,0 +1,111 @@
+import asyncio
+import json
+import time
+
+import pytest
+from written_lines import written
+
+from serve_app.cluster.admission import Admission
+from serve_app.config import AdmissionConfig, SessionConfig
+from serve_app.errors import TtsUnavailableError
+from serve_app.protocol.dialects import FullDialect
+from serve_app.session.session import Session, SessionSetup
+from serve_app.session.utterance import Manner
+from serve_app.web.admission_queue import Gate
+from serve_app.web.session_runner import ConnectionLostError, Driver, Service
+
+
+class Client:
+    """A client who says what is put into ``says`` and keeps what it hears."""
+
+    def __init__(self):
+        self.says = asyncio.Queue()
+        self.heard = []
+
+    async def receive(self):
+        return await self.says.get()
+
+    async def send(self, frame):
+        self.heard.append(frame)
+
+    async def close(self, code, reason):
+        self.heard.append((code, reason))
+
+
+class LeavingClient(Client):
+    """A client who goes away while its session is cancelled for that, as Serve does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = False
+
+    async def receive(self):
+        frame = await self.says.get() if not self.left or not self.says.empty() else None
+        if frame is None:
+            raise ConnectionLostError
+        return frame
+
+
+class DeafClient(Client):
+    """A client whose buffers are full."""
+
+    async def send(self, frame):
+        await asyncio.Event().wait()
+
+
+class NobodyReady:
+    """Answers after a while, as the ingress does when no generator was ready until then."""
+
+    async def speak(self, request):
+        await asyncio.sleep(0.05)
+        raise TtsUnavailableError("no generator is ready: the model is being loaded", retry_after_ms=1000)
+        yield  # a generator
+
+
+async def test_a_refused_call_leaves_the_gate_open_for_the_next():
+    client = Client()
+    setup = SessionSetup("s", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
+    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    service = Service(NobodyReady(), gate, time.monotonic)
+    driver = Driver(Session(setup, time.monotonic()), FullDialect(), client, service)
+    running = asyncio.create_task(driver.run())
+    for _ in range(3):
+        client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
+        await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
+    assert codes == ["TTS_UNAVAILABLE"] * 3
+
+
+async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monkeypatch):
+    monkeypatch.setattr("serve_app.web.session_runner.CLOSE_GRACE_S", 0.05)
+    client = DeafClient()
+    client.says.put_nowait('{"type": "start"}')
+    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
+    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    service = Service(NobodyReady(), gate, time.monotonic)
+    with written() as lines:
+        await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+    assert client.heard == [(1008, "SLOW_CLIENT")]
+    (line,) = lines()
+    assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
+
+
+@pytest.mark.parametrize(
+    ("left", "said", "code"), [(True, "the client is gone", 1000), (False, "the server stops", 1012)]
+)
+async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said, code):
+    client = LeavingClient()
+    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(NobodyReady(), Gate(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    with written() as lines:
+        running = asyncio.create_task(Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run())
+        await asyncio.sleep(0.05)
+        client.left = left
+        for _ in range(2):
+            client.says.put_nowait('{"type": "start"}')
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (line,) = lines()
+    assert (line["message"], line["close_code"]) == (f"closed: {said}", code)
