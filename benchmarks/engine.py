@@ -38,7 +38,7 @@ from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.compiled.tiles import STORE, multiply
 from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.compiled.windows import multiply_windows
-from serve_app.model.factory import Speaker, load_speaker
+from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.kernels import make_draw
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
@@ -144,7 +144,7 @@ def processor() -> str:
     return platform.processor()
 
 
-def floor(speaker: Speaker) -> dict[str, float]:
+def floor(speaker: LoadedModel) -> dict[str, float]:
     """Bytes of weights that a frame reads, over the bandwidth of reading memory as measured now."""
     runner = speaker.runner
     weight_bytes = runner.talker.weight_bytes + runner.predictor.weight_bytes
@@ -199,7 +199,9 @@ def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argp
     }
 
 
-def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True) -> dict[str, float]:
+def speak(
+    speaker: LoadedModel, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True
+) -> dict[str, float]:
     """Speak ``count`` utterances of ``frames`` frames at once, on this thread."""
     runner, engine = speaker.runner, speaker.engine
     began_s = time.perf_counter()
@@ -237,7 +239,9 @@ def speak(speaker: Speaker, voice: VoicePrompt, count: int, frames: int, *, list
     }
 
 
-def engine_figures(speaker: Speaker, voice: VoicePrompt, count: int, arguments: argparse.Namespace) -> dict[str, float]:
+def engine_figures(
+    speaker: LoadedModel, voice: VoicePrompt, count: int, arguments: argparse.Namespace
+) -> dict[str, float]:
     """The best of a few rounds with so many streams."""
     rounds = [speak(speaker, voice, count, arguments.frames) for _ in range(arguments.rounds)]
     best = max(rounds, key=lambda figures: figures["audio_s_per_s"])
@@ -259,7 +263,7 @@ def compare(figures: dict[str, Any]) -> None:
         )
 
 
-def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
+def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
 
     Compiled stacks and the codec's compiled layers cannot be looked into. Of their time counts as products what the
@@ -301,7 +305,7 @@ def where(speaker: Speaker, voice: VoicePrompt, count: int) -> dict[str, float]:
     }
 
 
-def look_into(speaker: Speaker, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
+def look_into(speaker: LoadedModel, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
     """Milliseconds of a frame's products outside compiled layers, in them, of stacks' attention; the rest's share."""
     activity = torch.profiler.ProfilerActivity.CPU
     with compiled_functions_seen() as windows, torch.profiler.profile(activities=[activity]) as profile:
@@ -414,7 +418,7 @@ MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all), TeamFunction(attend_all)
 MULTIPLY_ALL_WINDOWS = TeamFunction(multiply_all_windows)
 
 
-def alone(speaker: Speaker, slots: list[int]) -> tuple[float, float]:
+def alone(speaker: LoadedModel, slots: list[int]) -> tuple[float, float]:
     """Milliseconds of a frame's products in compiled stacks, between which threads meet, and of its attention.
 
     A whole frame is computed in turn with them, so that the caches hold what they hold then.
@@ -487,7 +491,7 @@ def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
     return time.perf_counter() - began_s
 
 
-def sampling_ms(speaker: Speaker, count: int) -> float:
+def sampling_ms(speaker: LoadedModel, count: int) -> float:
     """Median milliseconds of all draws of a frame, with the checkpoint's own sampling."""
     slots = speaker.runner.slot_tensors
     groups = slots.codes.shape[2]
@@ -507,7 +511,7 @@ def sampling_ms(speaker: Speaker, count: int) -> float:
     return 1e3 * float(np.median(seconds))
 
 
-def slot_bytes(speaker: Speaker) -> dict[str, int]:
+def slot_bytes(speaker: LoadedModel) -> dict[str, int]:
     """Bytes that one more slot takes, by what they hold."""
     runner = speaker.runner
     return {

@@ -49,14 +49,14 @@ class Worker:
     def sent_us(self) -> float:
         """Everything that the ingress records of one audio chunk that leaves."""
         from serve_app.deployments.ray_metrics import RayRecorder  # noqa: PLC0415
-        from serve_app.observability.session_metrics import IngressMeter, SessionMeter  # noqa: PLC0415
+        from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics  # noqa: PLC0415
         from serve_app.protocol.dialects import FullDialect  # noqa: PLC0415
         from serve_app.protocol.messages import AudioMessage  # noqa: PLC0415
         from serve_app.protocol.outbox import Send  # noqa: PLC0415
         from serve_app.session.session import Call  # noqa: PLC0415
         from serve_app.speech import SpeechRequest  # noqa: PLC0415
 
-        meter = SessionMeter(IngressMeter(RayRecorder()), FullDialect())
+        meter = SessionMetrics(IngressMetrics(RayRecorder()), FullDialect())
         meter.called(Call(1, SpeechRequest("Hello.", "austen"), "u", 0.0, 0.0), 0.0)
         message = AudioMessage(utterance_id="u", seq=0, start_ms=0, duration_ms=80, final=False)
         item = Send(message, bytes(3840), samples=1920, owner=1, encoding="pcm16")

@@ -28,8 +28,8 @@ import numpy as np
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.deployments.generator import Generator, be_nice
 from serve_app.engine.engine import Stream
-from serve_app.model.factory import Speaker, load_speaker
-from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.model.factory import LoadedModel, load_speaker
+from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.metrics import NoRecorder
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, scan
@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prefill(speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
     """Milliseconds of a prefill without the voice's prefix and with it, in turn; the engine is not running yet."""
     runner = speaker.runner
     prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
@@ -121,11 +121,11 @@ def prefill(speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, floa
     return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
 
-async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
     """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
     generator = Generator.__new__(Generator)  # its own speak, without Serve around it
     generator._config, generator._speaker, generator._fetching = config, speaker, {}  # noqa: SLF001
-    generator._meter = GeneratorMeter(NoRecorder(), config.engine.slots)  # noqa: SLF001
+    generator._meter = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
     generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
     began: list[float] = []
@@ -157,7 +157,7 @@ async def before_prefill(config: AppConfig, speaker: Speaker, voice: VoicePrompt
 class Listener:
     """One who plays audio as it comes, and asks for the next utterance when one ends."""
 
-    def __init__(self, speaker: Speaker, voice: VoicePrompt, number: int) -> None:
+    def __init__(self, speaker: LoadedModel, voice: VoicePrompt, number: int) -> None:
         self._speaker, self._voice, self._number = speaker, voice, number
         self._stream: Stream | None = None
         self._asked_s = self._plays_until_s = 0.0
@@ -193,7 +193,7 @@ class Listener:
 
 
 def listen(
-    speaker: Speaker,
+    speaker: LoadedModel,
     voice: VoicePrompt,
     reference: Reference,
     name: str,

@@ -63,7 +63,7 @@ def _read(given: object) -> object:
     if language is None:
         raise PydanticCustomError(
             "UNSUPPORTED_LANGUAGE",
-            "language {given} is not served; allowed: {allowed}",
+            "language {given} is not supported; allowed: {allowed}",
             {"given": shown(given), "allowed": ALLOWED},
         )
     return language

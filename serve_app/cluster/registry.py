@@ -91,7 +91,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Bulletin:
+class HeartbeatReply:
     """What a generator is told each time that it reports.
 
     Attributes:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 
-from serve_app.cluster.registry import REPORT_PERIOD_S, Bulletin, Demand, GeneratorStatus
+from serve_app.cluster.registry import REPORT_PERIOD_S, Demand, GeneratorStatus, HeartbeatReply
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.autoscaling_policy import ReplicaStats
 from serve_app.deployments.ray_metrics import RayRecorder
@@ -30,7 +30,7 @@ from serve_app.deployments.router import VOICES
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
-from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import join_serve_log
 from serve_app.observability.spans import StreamSpan
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
@@ -40,7 +40,7 @@ from serve_app.voices.library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRef
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
-    from serve_app.model.factory import Speaker
+    from serve_app.model.factory import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Generator:
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
-        self._meter = GeneratorMeter(RayRecorder(), config.engine.slots)
+        self._meter = GeneratorMetrics(RayRecorder(), config.engine.slots)
         self._config = config
         self._scaling = config.scaling
         self._demand = Demand()
@@ -419,7 +419,7 @@ class Generator:
         )
         return prompt
 
-    def _heed(self, bulletin: Bulletin) -> None:
+    def _heed(self, bulletin: HeartbeatReply) -> None:
         """Forget what may be stale, and encode what waits for somebody to."""
         self._demand = bulletin.demand
         if bulletin.voices != self._voices:
@@ -507,7 +507,7 @@ def _locate(config: AppConfig, settle_s: float) -> Path | None:
     return locate(config.model, settle_s)
 
 
-def _load(config: AppConfig, directory: Path | None) -> "Speaker":
+def _load(config: AppConfig, directory: Path | None) -> "LoadedModel":
     """Import torch and load the model: about twelve seconds of imports, on a thread that is not the event loop's."""
     from serve_app.model.factory import load_speaker  # noqa: PLC0415 - everybody else does without torch
 

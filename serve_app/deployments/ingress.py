@@ -45,7 +45,7 @@ from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 from serve_app.web.app import build_web
 from serve_app.web.inbound import BoundedInbound
-from serve_app.web.leaving import HealthWatch, Leaving
+from serve_app.web.leaving import Draining, HealthWatch
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ class Ingress:
                 grace_s,
                 self._config.ingress.graceful_shutdown_timeout_s,
             )
-        leaving = Leaving(grace_s, time.monotonic)
+        leaving = Draining(grace_s, time.monotonic)
         web = build_web(
             self._backend,
             self._config,

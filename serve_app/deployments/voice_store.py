@@ -18,13 +18,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RaySystemError
 
-from serve_app.cluster.registry import Bulletin, Demand, Fleet, GeneratorStatus, IngressStatus, Readiness, Room
+from serve_app.cluster.registry import Demand, Fleet, GeneratorStatus, HeartbeatReply, IngressStatus, Readiness, Room
 from serve_app.config import LogsConfig, VoicesConfig
 from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.observability import metrics
 from serve_app.observability.logging import join_serve_log
 from serve_app.paths import user_cache
-from serve_app.voices.library import UPLOADS, PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices.library import UPLOADS, PromptFiles, VoiceInProgress, VoiceLibrary, VoiceRefusal
 from serve_app.voices.voice import Reference, VoiceManifest, VoicePrompt, VoiceStatus
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class VoiceStore:
 
     def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
+    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
         """A voice's prompt, or the reference to make it from, or why there is neither; see :meth:`VoiceLibrary.get`."""
         return self._library.get(voice, fingerprint, time.monotonic(), replica, digest)
 
@@ -108,7 +108,7 @@ class VoiceStore:
         """See :meth:`VoiceLibrary.wav`."""
         return self._library.wav(voice)
 
-    def report(self, status: GeneratorStatus) -> Bulletin:
+    def report(self, status: GeneratorStatus) -> HeartbeatReply:
         """Take a generator's status, and say what waits for all of them, and what became of the voices."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
@@ -117,7 +117,7 @@ class VoiceStore:
         if status.fingerprint:
             self._library.serve(status.fingerprint)
         encode = self._library.unassigned(status.fingerprint, now_s) if status.state == "ready" else None
-        return Bulletin(self._fleet.demand(now_s), self._library.version, encode)
+        return HeartbeatReply(self._fleet.demand(now_s), self._library.version, encode)
 
     def _measure(self, now_s: float) -> None:
         """Record what the library holds, of which there may be a thousand voices to count."""
@@ -183,7 +183,7 @@ class VoiceStoreClient:
 
     async def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
+    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
         """See :meth:`VoiceStore.get`."""
         return await self._ask(lambda store: store.get.remote(voice, fingerprint, replica, digest))
 
@@ -211,7 +211,7 @@ class VoiceStoreClient:
         """See :meth:`VoiceStore.wav`."""
         return await self._ask(lambda store: store.wav.remote(voice))
 
-    async def report(self, status: GeneratorStatus) -> Bulletin:
+    async def report(self, status: GeneratorStatus) -> HeartbeatReply:
         """See :meth:`VoiceStore.report`."""
         return await self._ask(lambda store: store.report.remote(status))
 

@@ -55,7 +55,7 @@ class EngineLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class PlaybackStats:
     """How an engine's listeners fare.
 
     Attributes:
@@ -163,7 +163,7 @@ class Engine:
         return EngineLoad(len(self._running), len(self._waiting))
 
     @property
-    def hearing(self) -> Hearing:
+    def hearing(self) -> PlaybackStats:
         """How those who listen fare, now."""
         now_s = self._clock()
         with self._changed:
@@ -175,7 +175,7 @@ class Engine:
                 and now_s - stream.arrived_s - stream.timings_s["first_audio"] > _SETTLED_S
             ]
         late = sum(slack_s < _NEAR_UNDERRUN_S for slack_s in slacks_s)
-        return Hearing(len(slacks_s), late, max(0.0, min(slacks_s, default=0.0)))
+        return PlaybackStats(len(slacks_s), late, max(0.0, min(slacks_s, default=0.0)))
 
     @property
     def stream_s(self) -> float:
@@ -207,11 +207,11 @@ class Engine:
             free_slots = len(self._free)
             if len(self._waiting) >= self._settings.max_waiting_streams + free_slots:
                 raise CapacityError(
-                    f"{len(self._running)} streams run and {len(self._waiting)} wait, which is all this replica takes",
+                    f"{len(self._running)} streams run and {len(self._waiting)} wait: this replica is full",
                     retry_after_ms=1000,
                 )
             if self._stopping or not self._alive:
-                raise TtsUnavailableError("this replica's engine has ended", retry_after_ms=1000)
+                raise TtsUnavailableError("this replica's engine has stopped", retry_after_ms=1000)
             bisect.insort(self._waiting, stream, key=lambda waiting: (waiting.prepared.request.priority, waiting.id))
             self._changed.notify()
         return stream
@@ -256,7 +256,7 @@ class Engine:
         except Exception as error:  # a fault of the engine itself: nobody may wait for it for ever
             log.critical("the engine has ended; its replica is unhealthy", exc_info=error)
             for stream in (*self._running.values(), *self._waiting):
-                self._end(stream, "error", SynthesisError("the engine has ended"))
+                self._end(stream, "error", SynthesisError("the engine has stopped"))
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -403,7 +403,7 @@ class Engine:
         message = "a %s step of %d streams failed (%d in a row)"
         log.error(message, stage, len(streams), self._failed_steps[stage], exc_info=error)
         for stream in streams:
-            self._end(stream, "error", SynthesisError(f"the {stage} step of this text failed; others go on"))
+            self._end(stream, "error", SynthesisError(f"the {stage} step failed for this text; other streams continue"))
 
     def _end(self, stream: Stream, reason: FinishReason, error: SpeechError | None = None) -> None:
         """Free the slot, or leave the waiting list, and tell the caller; the second time does nothing."""

@@ -13,7 +13,7 @@ from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import PlainLinear, WeightForm, make_linear
+from serve_app.model.linear import PlainLinear, WeightFormat, make_linear
 from serve_app.model.quiet import Upstream
 from serve_app.model.sampling import DrawRows
 from serve_app.model.transformer import make_stack
@@ -22,7 +22,7 @@ from serve_app.model.transformer import make_stack
 class CodePredictor:
     """The 5-layer stack with a head and an embedding of each codebook; its keys and values last one frame."""
 
-    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, form: WeightFormat) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
@@ -122,7 +122,7 @@ class CodePredictor:
         return CompiledFrame(self.stack, heads, self._embedding, self.cache)
 
 
-def _projection(module: Upstream, form: WeightForm) -> Callable[[Tensor], Tensor]:
+def _projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor], Tensor]:
     """Make the product that brings a wider talker's states to the predictor's width; in 0.6B they are as wide."""
     if isinstance(module, nn.Identity):
         return lambda x: x

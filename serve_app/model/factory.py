@@ -21,7 +21,7 @@ from serve_app.model.checkpoint import Checkpoint, load_checkpoint
 from serve_app.model.compiled.instructions import this_cpus, vector_units
 from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
-from serve_app.model.linear import WeightForm
+from serve_app.model.linear import WeightFormat
 from serve_app.model.locate import CheckpointError
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Speaker:
+class LoadedModel:
     """A model that can be spoken with."""
 
     engine: Engine
     runner: TorchRunner
     checkpoint: Checkpoint
-    form: WeightForm
+    form: WeightFormat
 
     @property
     def random_weights(self) -> bool:
@@ -97,7 +97,7 @@ class Speaker:
         log.info("warm-up: %d frames in %.2f s", end.frames, time.monotonic() - began_s)
 
 
-def load_speaker(config: AppConfig, directory: Path | None = None, *, keep_upstream: bool = False) -> Speaker:
+def load_speaker(config: AppConfig, directory: Path | None = None, *, keep_upstream: bool = False) -> LoadedModel:
     """Load the configured checkpoint and build an engine over it; the engine is not started yet.
 
     Args:
@@ -132,7 +132,7 @@ def _judge_memory(share: float) -> Verdict:
     return memory.judge(free, total, torch.cuda.memory_reserved(), share)
 
 
-def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: bool) -> Speaker:
+def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: bool) -> LoadedModel:
     # Ray starts its workers with as many OpenMP threads as an actor reserves CPUs, which says nothing about a model.
     torch.set_num_threads(config.model.threads or len(os.sched_getaffinity(0)))
     checkpoint = load_checkpoint(config.model, directory)
@@ -141,7 +141,7 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    form = choose_form(config, checkpoint)
+    form = choose_weight_format(config, checkpoint)
     how = f", multiplied by {this_cpus()}" if form in ("int8", "int4") else ""
     log.info("weights of talker and code predictor are kept %s%s", form, how)
     runner = TorchRunner(checkpoint, settings, form)
@@ -149,10 +149,10 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, CudaGraphs())
-    return Speaker(Engine(runner, settings), runner, checkpoint, form)
+    return LoadedModel(Engine(runner, settings), runner, checkpoint, form)
 
 
-def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
+def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFormat:
     """The form of talker and code predictor weights that fits the configuration and the device.
 
     One form serves all batch sizes, since a stream's codes must not depend on who shares its batch; and nothing is
@@ -177,7 +177,7 @@ def choose_form(config: AppConfig, checkpoint: Checkpoint) -> WeightForm:
     return wanted
 
 
-def _form_on_gpu(device: torch.device) -> WeightForm:
+def _form_on_gpu(device: torch.device) -> WeightFormat:
     """Of bfloat16: our own kernels where they can be compiled."""
     missing = what_is_missing(device)
     if missing is None:

@@ -13,7 +13,7 @@ from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import TileForm
 from serve_app.model.quiet import Upstream
 
-WeightForm = Literal["plain", "packed", "int8", "int4", "fused"]
+WeightFormat = Literal["plain", "packed", "int8", "int4", "fused"]
 """``packed``, ``int8`` and ``int4`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
 
 
@@ -67,7 +67,7 @@ class PackedLinear:
         return self._multiply.binary(x, residual, self._packed, self._bias, "add")
 
 
-def make_linear(weight: Tensor, form: WeightForm) -> Linear:
+def make_linear(weight: Tensor, form: WeightFormat) -> Linear:
     """Put a weight [N, K] into a form; the tensor itself is not changed.
 
     Beside a stack of int4 weights a single product has int8, a head's above all: it is little of what is read, and

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.linear import WeightFormat, make_linear
 from serve_app.model.quiet import Upstream
 from serve_app.voices.voice import VoicePrompt
 
@@ -44,7 +44,7 @@ class PromptTokens:
 class PromptBuilder:
     """Tokenises texts and embeds prompts with a checkpoint's tables."""
 
-    def __init__(self, checkpoint: Checkpoint, form: WeightForm) -> None:
+    def __init__(self, checkpoint: Checkpoint, form: WeightFormat) -> None:
         """Take the text tables and the codec's tables out of a checkpoint; ``form`` is that of the talker's weights."""
         model = checkpoint.model
         self._config = model.config
@@ -166,7 +166,7 @@ class PromptBuilder:
         return self.codes.table[torch.tensor(ids, device=self._device)]
 
 
-def _text_projection(module: Upstream, form: WeightForm) -> Callable[[Tensor], Tensor]:
+def _text_projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor], Tensor]:
     """Make the two products that bring embeddings of text to the talker's width, [M, 2 * H] -> [M, H].
 
     On a CPU they are tiles of the weights as they are, whatever the form of the talker's: torch's own products in

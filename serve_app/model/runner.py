@@ -23,7 +23,7 @@ from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec, CodecState
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.kv_cache import as_rows
-from serve_app.model.linear import WeightForm
+from serve_app.model.linear import WeightFormat
 from serve_app.model.prompt import PromptBuilder, PromptTokens
 from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps
@@ -79,7 +79,7 @@ class VoiceState:
 class TorchRunner:
     """Slots of a real model."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, form: WeightForm) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, form: WeightFormat) -> None:
         """Allocate every slot and take the weights out of a checkpoint.
 
         Args:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import WeightForm, make_linear
+from serve_app.model.linear import WeightFormat, make_linear
 from serve_app.model.quiet import Upstream
 from serve_app.model.transformer import make_stack
 
@@ -12,7 +12,7 @@ from serve_app.model.transformer import make_stack
 class Talker:
     """The 28-layer stack with its head, and its static keys and values."""
 
-    def __init__(self, module: Upstream, *, slots: int, positions: int, form: WeightForm) -> None:
+    def __init__(self, module: Upstream, *, slots: int, positions: int, form: WeightFormat) -> None:
         """Take the weights of upstream's talker.
 
         Args:

@@ -15,7 +15,7 @@ from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer
-from serve_app.model.linear import PlainLinear, WeightForm, exact_form
+from serve_app.model.linear import PlainLinear, WeightFormat, exact_form
 from serve_app.model.quiet import Upstream
 
 
@@ -123,7 +123,7 @@ def _make_layer(weights: LayerWeights) -> Layer:
     )
 
 
-def make_stack(module: Upstream, shape: StackShape, positions: int, form: WeightForm) -> Stack:
+def make_stack(module: Upstream, shape: StackShape, positions: int, form: WeightFormat) -> Stack:
     """Take the weights of an upstream model with ``layers`` and ``norm``.
 
     Args:

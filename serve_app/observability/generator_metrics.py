@@ -22,7 +22,7 @@ class CountedCache(Protocol):
     bytes: int
 
 
-class GeneratorMeter:
+class GeneratorMetrics:
     """One per generator replica; on its event loop."""
 
     def __init__(self, recorder: Recorder, slots: int) -> None:

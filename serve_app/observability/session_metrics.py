@@ -48,7 +48,7 @@ class _Playing:
     ran_dry: bool = False
 
 
-class IngressMeter:
+class IngressMetrics:
     """What the sessions of one ingress replica share: the recorder, and how many there are."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -80,10 +80,10 @@ class IngressMeter:
         self.recorder.add(metrics.ERRORS, code=error.code)
 
 
-class SessionMeter:
+class SessionMetrics:
     """One session's. Utterances are known by their ids, of which a session has each once at a time."""
 
-    def __init__(self, ingress: IngressMeter, dialect: Dialect) -> None:
+    def __init__(self, ingress: IngressMetrics, dialect: Dialect) -> None:
         self._ingress = ingress
         self._record = ingress.recorder
         self._dialect = dialect

@@ -13,15 +13,15 @@ export function key() {
 }
 
 export function keepKey(value) {
-  if (!KEY.test(value)) throw new KeyWanted("That is no API key: it has characters that none has.");
+  if (!KEY.test(value)) throw new KeyWanted("This is not an API key: it has characters that no key has.");
   if (value) sessionStorage.setItem(STORED, value);
   else sessionStorage.removeItem(STORED);
 }
 
 /** What to tell somebody whom the service has refused. */
 export function keyWanted(reason) {
-  if (!key()) return new KeyWanted("This service asks for an API key: put yours into the field “API key”.");
-  return new KeyWanted(`The service does not take this API key: ${reason}.`);
+  if (!key()) return new KeyWanted("This service requires an API key: enter yours in the field “API key”.");
+  return new KeyWanted(`The service does not accept this API key: ${reason}.`);
 }
 
 /** A request to this service. */

@@ -23,7 +23,7 @@ from serve_app.protocol.messages import (
     ResearchComplete,
     ResearchError,
     Speak,
-    SpeakWhole,
+    SpeakBuffered,
     Stop,
     read_full,
     read_raw,
@@ -89,7 +89,7 @@ class ResearchDialect:
         request = read_research(frame)
         if isinstance(request, Refusal):
             return request
-        speak = Speak if request.stream else SpeakWhole
+        speak = Speak if request.stream else SpeakBuffered
         return speak(text=request.text, voice=request.voice, language=request.language)
 
     def write(self, send: Send) -> list[Frame]:

@@ -68,7 +68,7 @@ def _encoding(given: str) -> str:
     if given not in ENCODINGS:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
-            "encoding {given} is not served; allowed: {allowed}",
+            "encoding {given} is not supported; allowed: {allowed}",
             {"given": shown(given), "allowed": ", ".join(ENCODINGS)},
         )
     return given
@@ -78,7 +78,7 @@ def _sample_rate(given: int) -> int:
     if given not in SAMPLE_RATES_HZ:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
-            "sample_rate {given} is not served; allowed: {allowed}",
+            "sample_rate {given} is not supported; allowed: {allowed}",
             {"given": shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
         )
     return given
@@ -88,7 +88,7 @@ def _format(given: str) -> str:
     if given.lower() not in FORMATS:
         raise PydanticCustomError(
             "UNSUPPORTED_ENCODING",
-            "response_format {given} is not served; allowed: {allowed}",
+            "response_format {given} is not supported; allowed: {allowed}",
             {"given": shown(given), "allowed": ", ".join(FORMATS)},
         )
     return given.lower()
@@ -231,7 +231,7 @@ class Speak(SpeechFields):
     final: bool = Field(default=True, description="true or false")
 
 
-class SpeakWhole(Speak):
+class SpeakBuffered(Speak):
     """A :class:`Speak` whose audio is wanted in one piece; dialect A asks for it, no wire carries it."""
 
 
@@ -328,7 +328,7 @@ class SpeechBody(ClientFields):
             voice: by its id, in the place of the one that is named here.
             whole: nobody listens while it is made.
         """
-        kind = SpeakWhole if whole else Speak
+        kind = SpeakBuffered if whole else Speak
         return kind(
             text=self.input,
             voice=voice,
@@ -606,7 +606,7 @@ def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
         elif name == "normalize":
             fields[name] = {"true": True, "false": False}.get(value, value)
         elif name in ("type", "sampling", "voice_audio", "voice_transcript"):
-            return Refusal(InvalidMessageError(f"{name} is not taken from a query; allowed: {_PRESETS}"))
+            return Refusal(InvalidMessageError(f"{name} is not accepted in a query; allowed: {_PRESETS}"))
         else:
             fields[name] = value
     if sampling:
@@ -636,7 +636,7 @@ def _read(
     default_type: str | None = None,
 ) -> M | Refusal:
     if isinstance(frame, bytes):
-        return Refusal(InvalidMessageError("binary frames are not taken from a client; allowed: JSON text frames"))
+        return Refusal(InvalidMessageError("binary frames are not accepted; allowed: JSON text frames"))
     message = _object(frame)
     if isinstance(message, Refusal):
         return message

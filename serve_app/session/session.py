@@ -46,14 +46,14 @@ from serve_app.protocol.messages import (
     Refusal,
     ServerMessage,
     Speak,
-    SpeakWhole,
+    SpeakBuffered,
     Start,
     Stop,
     Stopped,
     error_message,
 )
 from serve_app.protocol.outbox import Close, Outbox, Send
-from serve_app.session.utterance import Manner, SeedSource, TextPipeline, Utterance
+from serve_app.session.utterance import SeedSource, SpeechOptions, TextPipeline, Utterance
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.text.characters import shown
 from serve_app.voices.voice import VoiceStatus, resolve_voice
@@ -121,7 +121,7 @@ class SessionSetup:
     """
 
     session_id: str
-    manner: Manner
+    manner: SpeechOptions
     limits: SessionConfig
     voices: Mapping[str, VoiceStatus]
     new_seed: SeedSource
@@ -152,7 +152,7 @@ OWN_VOICE = "inline"
 
 
 @dataclass(frozen=True, slots=True)
-class BroughtVoice:
+class InlineVoice:
     """A ``start`` with ``voice_audio``, once that was decoded and checked.
 
     Attributes:
@@ -217,7 +217,7 @@ class Session:
 
     # What the caller reports.
 
-    def receive(self, message: FullMessage | BroughtVoice | Refusal, now_s: float) -> list[Effect]:
+    def receive(self, message: FullMessage | InlineVoice | Refusal, now_s: float) -> list[Effect]:
         """Take one message of the client."""
         self._now_s = self._active_s = now_s
         if self.close is None:
@@ -253,7 +253,7 @@ class Session:
             return []
         self._running = None
         if running.utterance is not None:
-            self._fail(running.utterance, SynthesisError("the generator's stream broke off without an end"))
+            self._fail(running.utterance, SynthesisError("the generator's stream ended unexpectedly"))
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
@@ -262,7 +262,7 @@ class Session:
         limits = self.setup.limits
         if now_s >= self._slow_at_s:
             waited = f"{limits.slow_client_timeout_s:g} s"
-            self._end(SlowClientError(f"nothing was read for {waited}; the audio that waits is dropped"))
+            self._end(SlowClientError(f"the client read nothing for {waited}; its pending audio was dropped"))
         elif now_s >= self._idle_at_s:
             self._end(SessionTimeoutError(f"no message for {limits.idle_timeout_s:g} s"))
         return self._settled()
@@ -289,9 +289,9 @@ class Session:
 
     # Messages.
 
-    def _handle(self, message: FullMessage | BroughtVoice | Refusal) -> None:
+    def _handle(self, message: FullMessage | InlineVoice | Refusal) -> None:
         match message:
-            case BroughtVoice():
+            case InlineVoice():
                 self._bring(message)
             case Refusal():
                 self._refuse(message.error, message.utterance_id)
@@ -306,7 +306,7 @@ class Session:
             case Stop():
                 self._stop()
 
-    def _bring(self, message: BroughtVoice) -> None:
+    def _bring(self, message: InlineVoice) -> None:
         """Take the session's own voice; there is one, so that what a session can hold is bounded."""
         if message.start.voice not in (None, OWN_VOICE):
             both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
@@ -376,7 +376,7 @@ class Session:
             message.utterance_id or self._made_up_id(number),
             manner,
             self.setup.text.open(manner.language),
-            whole=isinstance(message, SpeakWhole),
+            whole=isinstance(message, SpeakBuffered),
             context_frames=self.setup.limits.context_frames,
         )
         self._take_text(utterance, message)
@@ -398,7 +398,9 @@ class Session:
         if not message.final and message.utterance_id is None:
             raise InvalidMessageError("final: false needs an utterance_id, so that later speaks can append to it")
         if len(self._queue) >= limits.max_queued_utterances:
-            waiting = f"{len(self._queue)} utterances wait on this session; at most {limits.max_queued_utterances} may"
+            waiting = (
+                f"{len(self._queue)} utterances are queued on this session; the limit is {limits.max_queued_utterances}"
+            )
             raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
 
     def _append(self, utterance: Utterance, message: Speak) -> None:
@@ -413,11 +415,11 @@ class Session:
         limits = self.setup.limits
         characters = len(message.text)
         if characters > limits.max_text_characters:
-            raise TextTooLongError(f"text has {characters} characters; at most {limits.max_text_characters} are taken")
+            raise TextTooLongError(f"text has {characters} characters; the limit is {limits.max_text_characters}")
         if utterance.characters + characters > limits.max_utterance_characters:
             total = utterance.characters + characters
             raise TextTooLongError(
-                f"the utterance has {total} characters; at most {limits.max_utterance_characters} are taken"
+                f"the utterance has {total} characters; the limit is {limits.max_utterance_characters}"
             )
         utterance.add(message.text)
         if message.final:
@@ -492,7 +494,7 @@ class Session:
             message = end.message or "the generator failed"
             self._fail(utterance, error_of_code(end.code or "", message, end.retry_after_ms))
         elif end.finish_reason == "cancelled":
-            self._fail(utterance, SynthesisError("the generator gave the stream up"))
+            self._fail(utterance, SynthesisError("the generator dropped the stream"))
         else:
             utterance.ended(end, self._generation_s(running, end))
 
@@ -526,7 +528,7 @@ class Session:
     def _settled(self) -> list[Effect]:
         """Advance the queue as far as it goes; the effects of everything since the last call."""
         if len(self._outbox) > MAX_WAITING_MESSAGES and self.close is None:
-            self._end(SlowClientError(f"{MAX_WAITING_MESSAGES} messages wait to be read"))
+            self._end(SlowClientError(f"the client left {MAX_WAITING_MESSAGES} messages unread"))
         while self._queue and self.close is None and self._advance(self._queue[0]):
             pass
         if self._stopping and self.close is None and not self._queue and not self._leaving:
@@ -581,7 +583,9 @@ class Session:
         elif self.setup.errors_in_order and self._queue:
             self._queue.append(Refusal(error))
             if len(self._queue) > 2 * self.setup.limits.max_queued_utterances:
-                self._end(CapacityError("too many requests wait on this session", retry_after_ms=CAPACITY_RETRY_MS))
+                self._end(
+                    CapacityError("too many requests are pending on this session", retry_after_ms=CAPACITY_RETRY_MS)
+                )
         else:
             self._send_error(error, utterance_id)
 
@@ -599,7 +603,7 @@ class Session:
             name += "'"
         return name
 
-    def _checked(self, fields: Start | Speak) -> Manner:
+    def _checked(self, fields: Start | Speak) -> SpeechOptions:
         """The defaults with a message's fields over them.
 
         Raises:
@@ -610,7 +614,7 @@ class Session:
             self._check_voice(manner.voice)
         return manner
 
-    def _resolved(self, manner: Manner) -> Manner:
+    def _resolved(self, manner: SpeechOptions) -> SpeechOptions:
         """The manner with its voice's id in the place of what else it is called; an unknown name stays as it is."""
         if self._is_own(manner.voice):
             return replace(manner, voice=OWN_VOICE)

@@ -35,7 +35,7 @@ _PRIORITIES: dict[Priority, int] = {"high": -1, "normal": 0, "low": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class SpeechOptions:
     """How to speak: every field of ``start``, decided.
 
     Attributes:
@@ -60,7 +60,7 @@ class Manner:
     priority: Priority = "normal"
     normalize: bool = False
 
-    def with_fields(self, fields: SpeechFields) -> "Manner":
+    def with_fields(self, fields: SpeechFields) -> "SpeechOptions":
         """This manner with what a message gives; ``sampling`` is merged name by name."""
         names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize")
         given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
@@ -98,7 +98,7 @@ class TextPipeline:
         """A fresh pipeline for one utterance."""
         return OpenText(Cleaner(self.cleaning), Chunker(language, self.limits))
 
-    def request_text(self, chunk: str, manner: Manner) -> str:
+    def request_text(self, chunk: str, manner: SpeechOptions) -> str:
         """What the model is given for a text chunk: in words if ``manner`` asks for it, unless they do not fit."""
         if not manner.normalize:
             return chunk
@@ -153,7 +153,7 @@ class Utterance:
         self,
         number: int,
         utterance_id: str,
-        manner: Manner,
+        manner: SpeechOptions,
         text: OpenText,
         *,
         whole: bool,

@@ -128,7 +128,7 @@ def decode_apart(audio: bytes) -> Clip:
         raise VoiceInvalidError(f"{_UNREADABLE} within {DECODE_TIMEOUT_S:g} s") from error
     head, _, samples = child.stdout.partition(b"\n")
     if child.returncode != 0 or not head:
-        raise VoiceInvalidError(f"{_UNREADABLE}: the decoder did not survive it; allowed: {FORMATS}")
+        raise VoiceInvalidError(f"{_UNREADABLE}: the decoder crashed on it; allowed: {FORMATS}")
     facts: dict[str, Any] = json.loads(head)
     if "refused" in facts:
         raise VoiceInvalidError(facts["refused"])
@@ -149,7 +149,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
     """Resample what is kept, count the rest, and choose a channel.
 
     Raises:
-        ValueError: there are no samples in it.
+        ValueError: it has no samples.
         VoiceInvalidError: it has values or a shape that are not accepted.
     """
     kept: list[NDArray[np.float32]] = []
@@ -172,7 +172,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
         if samples > MAX_COUNTED_S * rate_hz:
             break
     if resampler is None or samples == 0:
-        raise ValueError("there are no samples in it")
+        raise ValueError("it has no samples")
     kept.append(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
     pcm = np.concatenate(kept)[: int(MAX_DECODED_S * SAMPLE_RATE_HZ)]
     chosen = _speaking_channel(pcm)
@@ -227,7 +227,7 @@ def _check_shape(rate_hz: int, channels: int) -> None:
 
 def _check_samples(block: NDArray[np.float32]) -> None:
     if not np.isfinite(block).all():
-        raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are no numbers")
+        raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are not numbers")
     largest = float(np.abs(block).max(initial=0))
     if largest > _LARGEST_SAMPLE:
         scaled = "divide them by 32768 if they are 16-bit values, or save it as 16-bit PCM"

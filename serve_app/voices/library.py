@@ -73,7 +73,7 @@ class VoiceRefusal:
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceInWork:
+class VoiceInProgress:
     """Another replica encodes the voice: ask again soon."""
 
 
@@ -293,7 +293,7 @@ class VoiceLibrary:
 
     def get(
         self, voice: str, fingerprint: str, now_s: float, replica: str = "", digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInWork | VoiceRefusal:
+    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
         """What it takes to speak in a voice: its prompt, or its reference if this model has not encoded it yet.
 
         Who is given a reference is to encode it, and the only one to do so until its lease ends or it gives up.
@@ -316,7 +316,7 @@ class VoiceLibrary:
             return prompt if prompt.voice == voice else replace(prompt, voice=voice)
         holder = self._holder(fingerprint, entry.digest, now_s)
         if holder not in (None, replica):
-            return VoiceInWork()
+            return VoiceInProgress()
         reference = self._reference(voice, entry)
         if isinstance(reference, Reference):
             self._leases[fingerprint, reference.digest] = (replica, now_s + ENCODING_LEASE_S)
@@ -405,7 +405,7 @@ class VoiceLibrary:
             return VoiceRefusal(self._refusal(voice, None))
         if entry is not self._uploaded.get(voice):
             return VoiceRefusal(
-                f"voice {voice!r} comes with the service; only uploaded ones are removed here", VoiceConflictError.code
+                f"voice {voice!r} is part of the service; only uploaded voices can be removed", VoiceConflictError.code
             )
         try:
             self._discard(entry.folder)

@@ -11,7 +11,7 @@ from serve_app.cluster.admission import Admission, Backlog, Ticket
 from serve_app.session.session import Call
 
 
-class Passage:
+class Permit:
     """One text chunk's way through the gate.
 
     Attributes:
@@ -22,7 +22,7 @@ class Passage:
         self.spoken = False
 
 
-class Gate:
+class AdmissionQueue:
     """One per ingress replica; lives on its event loop."""
 
     def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
@@ -42,7 +42,7 @@ class Gate:
         self._open_doors()
 
     @asynccontextmanager
-    async def passage(self, call: Call, key: str) -> AsyncGenerator[Passage]:
+    async def passage(self, call: Call, key: str) -> AsyncGenerator[Permit]:
         """Wait until a call may start, and hold its place while it runs.
 
         Raises:
@@ -58,7 +58,7 @@ class Gate:
             needed_by_s=max(now_s, call.needed_by_s),
             begun=call.request.begun,
         )
-        passage = Passage()
+        passage = Permit()
         self._admission.ask(ticket, now_s)
         try:
             await self._wait(ticket)

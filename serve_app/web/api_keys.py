@@ -96,7 +96,7 @@ def read_keys(text: str) -> KeyTable:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 1}"
-        raise KeysFileError(f"it is no YAML{where}") from None
+        raise KeysFileError(f"it is not valid YAML{where}") from None
     try:
         keys = _KEYS.validate_python(document if document is not None else [])
     except ValidationError as error:
@@ -105,7 +105,7 @@ def read_keys(text: str) -> KeyTable:
         raise KeysFileError(f"{where}: {fault['msg']}; allowed: a list of keys as `tts-keys` prints them") from None
     for values, what in (([key.name for key in keys], "name"), ([key.sha256 for key in keys], "key")):
         if len(set(values)) != len(values):
-            raise KeysFileError(f"one {what} is in it twice; allowed: once")
+            raise KeysFileError(f"it has the same {what} twice; allowed: once")
     return KeyTable(keys)
 
 
@@ -196,5 +196,5 @@ def listed_scopes(text: str) -> tuple[Scope, ...]:
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     unknown = [word for word in words if word not in SCOPES]
     if unknown or not words:
-        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no scope; allowed: {', '.join(SCOPES)}")
+        raise ValueError(f"{', '.join(unknown) or 'nothing'} is not a scope; allowed: {', '.join(SCOPES)}")
     return cast("tuple[Scope, ...]", words)

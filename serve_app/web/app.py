@@ -26,14 +26,14 @@ from serve_app.observability.tracing import Tracer
 from serve_app.web.answers import VOICE_HEADER, openai_error_response
 from serve_app.web.auth import HiddenKeys
 from serve_app.web.backend import Backend
-from serve_app.web.context import Front
+from serve_app.web.context import IngressContext
 from serve_app.web.http10 import WholeForHttp10
 from serve_app.web.inbound import TimelyBody
 from serve_app.web.known_hosts import KnownHosts
-from serve_app.web.leaving import Leaving
+from serve_app.web.leaving import Draining
 from serve_app.web.openai import OpenAISpeech
 from serve_app.web.trailing_slash import TrailingSlash
-from serve_app.web.tts import WholeSpeech
+from serve_app.web.tts import BufferedSpeech
 from serve_app.web.voices import VoiceRoutes
 from serve_app.web.websocket import Sockets
 
@@ -62,7 +62,7 @@ def build_web(
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
     listening: str | None = None,
-    leaving: Leaving | None = None,
+    leaving: Draining | None = None,
 ) -> Starlette:
     """The application of one ingress replica.
 
@@ -70,7 +70,7 @@ def build_web(
     the replica is being replaced. ``listening`` is the address that clients find it at, see
     :func:`serve_app.hosts.is_served`.
     """
-    front = Front(backend, config, clock, recorder, tracer, leaving)
+    front = IngressContext(backend, config, clock, recorder, tracer, leaving)
     sockets = Sockets(front)
     pages = _Pages()
     probes = _Probes(front)
@@ -101,7 +101,7 @@ def build_web(
             Route("/v1/audio/speech", openai, methods=["POST"]),
             Route("/v1/models", front.guarded("speak", openai.models, openai_error_response)),
             Route("/v1/models/{name:path}", front.guarded("speak", openai.model, openai_error_response)),
-            Route("/api/tts", WholeSpeech(front).post, methods=["POST"]),
+            Route("/api/tts", BufferedSpeech(front).post, methods=["POST"]),
             WebSocketRoute("/ws/tts", sockets.research),
             WebSocketRoute("/api/v1/speak", sockets.speak),
         ],
@@ -126,7 +126,7 @@ def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
 class _Probes:
     """What this replica and its backend say of themselves."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: IngressContext) -> None:
         self._front = front
 
     async def health(self, request: Request) -> Response:

@@ -52,7 +52,7 @@ class Caller:
     scopes: tuple[Scope, ...] = SCOPES
 
 
-class Doorkeeper:
+class Authenticator:
     """One per ingress replica; lives on its event loop."""
 
     def __init__(self, config: AccessConfig, clock: Callable[[], float]) -> None:
@@ -118,12 +118,12 @@ class Doorkeeper:
 
     def _known(self, given: str, scope: Scope | None) -> Key:
         if not given:
-            raise UnauthorizedError(f"this service asks for an API key; allowed: {_WHERE}")
+            raise UnauthorizedError(f"an API key is required; allowed: {_WHERE}")
         key = self._current().find(given)
         if key is None:
-            raise UnauthorizedError("the API key is not known")
+            raise UnauthorizedError("unknown API key")
         if scope is not None and scope not in key.scopes:
-            raise UnauthorizedError(f"the API key is not for this (scope {scope}); it has: {', '.join(key.scopes)}")
+            raise UnauthorizedError(f"the API key lacks the scope {scope}; it has: {', '.join(key.scopes)}")
         return key
 
     def _spend(self, key: Key, now_s: float) -> None:
@@ -131,7 +131,7 @@ class Doorkeeper:
         table = self._current()
         present = table.named(key.name)
         if present is None or not table.holds(key):
-            raise UnauthorizedError("the API key is known no more")
+            raise UnauthorizedError("the API key is no longer valid")
         if present.per_minute is not None:
             self._buckets[key.name] = spent(self._buckets.get(key.name), present.per_minute, now_s)
 

@@ -38,7 +38,7 @@ class Clips:
             CapacityError: as many come as may.
         """
         if self._coming >= MAX_CLIPS:
-            raise CapacityError(f"{MAX_CLIPS} clips are being read, which is all", retry_after_ms=_RETRY_MS)
+            raise CapacityError(f"{MAX_CLIPS} clips are being read, which is the limit", retry_after_ms=_RETRY_MS)
         self._coming += 1
         try:
             yield

@@ -19,22 +19,22 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.observability.metrics import NoRecorder, Recorder
-from serve_app.observability.session_metrics import IngressMeter
+from serve_app.observability.session_metrics import IngressMetrics
 from serve_app.observability.tracing import NoTracer, Tracer
 from serve_app.protocol.dialects import Dialect
 from serve_app.protocol.messages import MAX_SEED
 from serve_app.session.session import Session, SessionSetup
-from serve_app.session.utterance import Manner, TextPipeline
+from serve_app.session.utterance import SpeechOptions, TextPipeline
 from serve_app.speech import TraceContext
 from serve_app.voices.voice import VoiceStatus, resolve_voice
-from serve_app.web.admission_queue import Gate
+from serve_app.web.admission_queue import AdmissionQueue
 from serve_app.web.answers import error_response
 from serve_app.web.api_keys import Scope
-from serve_app.web.auth import Caller, Doorkeeper
+from serve_app.web.auth import Authenticator, Caller
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
-from serve_app.web.leaving import Leaving
-from serve_app.web.session_runner import Connection, Driver, Service
+from serve_app.web.leaving import Draining
+from serve_app.web.session_runner import Connection, Service, SessionRunner
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 Refused = Callable[[SpeechError], Response]
 
 
-class Front:
+class IngressContext:
     """One per ingress replica; lives on its event loop."""
 
     def __init__(
@@ -73,15 +73,15 @@ class Front:
         clock: Callable[[], float],
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
-        leaving: Leaving | None = None,
+        leaving: Draining | None = None,
     ) -> None:
-        self.meter = IngressMeter(recorder or NoRecorder())
+        self.meter = IngressMetrics(recorder or NoRecorder())
         self.backend = backend
         self.config = config
         self.clock = clock
         self.sessions = 0
         # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
-        self._gate = Gate(Admission(config.admission, config.engine.slots), clock)
+        self._gate = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
         self._service = Service(
             backend,
@@ -91,9 +91,9 @@ class Front:
             self.learn_voices,
             self.meter,
             tracer or NoTracer(),
-            leaving or Leaving(math.inf, clock),
+            leaving or Draining(math.inf, clock),
         )
-        self._doorkeeper = Doorkeeper(config.access, clock)
+        self._doorkeeper = Authenticator(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
@@ -112,7 +112,7 @@ class Front:
         return same or origin in allowed or "*" in allowed
 
     def admit(self, connection: HTTPConnection) -> AbstractContextManager[Caller]:
-        """Let a caller in to speak, for as long as he does; see :meth:`Doorkeeper.admit` for what it raises."""
+        """Let a caller in to speak, for as long as he does; see :meth:`Authenticator.admit` for what it raises."""
         return self._doorkeeper.admit(connection)
 
     def guarded(self, scope: Scope | None, answer: Answer, refused: Refused = error_response) -> Answer:
@@ -137,7 +137,7 @@ class Front:
         """Raise :class:`CapacityError` where this replica has all the sessions it may have."""
         limit = self.config.ingress.max_sessions
         if self.sessions >= limit:
-            raise CapacityError(f"all {limit} sessions of this server are taken", retry_after_ms=FULL_RETRY_MS)
+            raise CapacityError(f"all {limit} sessions of this server are in use", retry_after_ms=FULL_RETRY_MS)
 
     @contextmanager
     def room(self) -> Generator[None]:
@@ -163,12 +163,12 @@ class Front:
                     refresher.cancel()
                 self._refreshers.clear()
 
-    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> Driver:
+    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> SessionRunner:
         """A new session with its driver; ``headers`` may say which trace it is part of."""
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
-            manner=Manner(voice=self.config.voices.default, normalize=self.config.text.normalize),
+            manner=SpeechOptions(voice=self.config.voices.default, normalize=self.config.text.normalize),
             limits=self.config.session,
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
@@ -178,7 +178,7 @@ class Front:
             spend=caller.spend,
         )
         context = given_context(headers)
-        return Driver(
+        return SessionRunner(
             Session(setup, self.clock()), dialect, connection, self._service, key=caller.name, context=context
         )
 

@@ -52,7 +52,7 @@ class Drained(Protocol):
         ...
 
 
-class Leaving:
+class Draining:
     """Whether this replica is being replaced; lives on its event loop.
 
     Attributes:
@@ -97,7 +97,7 @@ class HealthWatch:
     the replica yet come by Serve's own proxy. So it is looked for among what this process listens on.
     """
 
-    def __init__(self, app: ASGIApp, leaving: Leaving, ports: range) -> None:
+    def __init__(self, app: ASGIApp, leaving: Draining, ports: range) -> None:
         """Take the ports that Serve gives to ingress replicas, one to each."""
         self._app = app
         self._leaving = leaving

@@ -36,10 +36,10 @@ from serve_app.protocol.messages import (
     read_speech,
 )
 from serve_app.protocol.outbox import Send as SendItem
-from serve_app.session.session import OWN_VOICE, BroughtVoice
+from serve_app.session.session import OWN_VOICE, InlineVoice
 from serve_app.web.answers import openai_error_response, voice_header
 from serve_app.web.auth import Caller
-from serve_app.web.context import Front, foreign_page
+from serve_app.web.context import IngressContext, foreign_page
 from serve_app.web.http10 import OLD
 from serve_app.web.session_runner import ConnectionLostError
 from serve_app.web.tts import bounded_body
@@ -124,7 +124,7 @@ class SpeechAnswer:
         if self._complete and self._started:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        error = self._error or SynthesisError("the answer broke off")
+        error = self._error or SynthesisError("the response was interrupted")
         if not self._started:
             await openai_error_response(error)({"type": "http"}, self._receive, self._send)
         elif self._events:
@@ -147,9 +147,9 @@ class SpeechAnswer:
 
 
 class OpenAISpeech:
-    """The routes over one :class:`Front`; an ASGI application for the first, which streams."""
+    """The routes over one :class:`IngressContext`; an ASGI application for the first, which streams."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: IngressContext) -> None:
         self._front = front
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +182,7 @@ class OpenAISpeech:
     @asynccontextmanager
     async def _opening(
         self, asked: SpeechBody, *, whole: bool
-    ) -> AsyncGenerator[tuple[str, list[FullMessage | BroughtVoice]]]:
+    ) -> AsyncGenerator[tuple[str, list[FullMessage | InlineVoice]]]:
         """The voice of the answer, by its id, and what its session is told; a reference is held until it is through.
 
         Raises:
@@ -195,7 +195,7 @@ class OpenAISpeech:
             return
         clip = await self._front.clips.own(reference)
         try:
-            yield OWN_VOICE, [BroughtVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
+            yield OWN_VOICE, [InlineVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
         finally:
             self._front.clips.release(clip)
 

@@ -17,19 +17,19 @@ from serve_app.config import VoicesConfig
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
 from serve_app.observability.logging import bind
 from serve_app.observability.metrics import NoRecorder
-from serve_app.observability.session_metrics import IngressMeter, SessionMeter
+from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.spans import SessionSpans
 from serve_app.observability.tracing import NoTracer, Tracer
 from serve_app.protocol.dialects import Dialect, Frame
 from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.protocol.outbox import Close, Send
-from serve_app.session.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Effect, Session
+from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
 from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
 from serve_app.voices.voice import resolve_voice
-from serve_app.web.admission_queue import Gate, Passage
+from serve_app.web.admission_queue import AdmissionQueue, Permit
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
-from serve_app.web.leaving import Leaving
+from serve_app.web.leaving import Draining
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +101,16 @@ class Service:
     """
 
     backend: Backend
-    gate: Gate
+    gate: AdmissionQueue
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
-    meter: IngressMeter = field(default_factory=lambda: IngressMeter(NoRecorder()))
+    meter: IngressMetrics = field(default_factory=lambda: IngressMetrics(NoRecorder()))
     tracer: Tracer = field(default_factory=NoTracer)
-    leaving: Leaving = field(default_factory=lambda: Leaving(math.inf, time.monotonic))
+    leaving: Draining = field(default_factory=lambda: Draining(math.inf, time.monotonic))
 
 
-class Driver:
+class SessionRunner:
     """Runs one session over one connection until either ends."""
 
     def __init__(
@@ -148,14 +148,14 @@ class Driver:
         self._room = asyncio.Event()
         self._clips = service.clips
         self._learn_voices = service.learn_voices
-        self._meter = SessionMeter(service.meter, dialect)
+        self._meter = SessionMetrics(service.meter, dialect)
         self._leaving = service.leaving
         self._held: list[VoiceClip] = []
         self._last = _STOPPED
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
-    async def run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal] = ()) -> None:
+    async def run(self, opening: Sequence[FullMessage | InlineVoice | Refusal] = ()) -> None:
         """Drive the session to its end; the connection is closed and every call cancelled when this returns.
 
         Args:
@@ -178,7 +178,7 @@ class Driver:
         """The replica is being replaced; see :meth:`serve_app.session.session.Session.drain`."""
         self._apply(self._session.drain(drain, self._clock()))
 
-    async def _run(self, opening: Sequence[FullMessage | BroughtVoice | Refusal]) -> None:
+    async def _run(self, opening: Sequence[FullMessage | InlineVoice | Refusal]) -> None:
         """The session until its end, which :attr:`_last` says how it came about."""
         for message in opening:
             await self._learn(message)
@@ -241,7 +241,7 @@ class Driver:
             # A flood that is buffered in this process must not keep the loop from everybody else.
             await asyncio.sleep(0)
 
-    async def _learn(self, message: FullMessage | Refusal | BroughtVoice) -> None:
+    async def _learn(self, message: FullMessage | Refusal | InlineVoice) -> None:
         """A voice that is not known here may have come to another ingress a moment ago."""
         voice = message.voice if isinstance(message, Start | Speak) else None
         setup = self._session.setup
@@ -249,7 +249,7 @@ class Driver:
         if not known:
             await self._learn_voices()
 
-    async def _brought(self, start: Start) -> BroughtVoice | Refusal:
+    async def _brought(self, start: Start) -> InlineVoice | Refusal:
         """The voice that a session brings itself, decoded and checked; what comes after it waits meanwhile."""
         try:
             clip = await self._clips.own(start)
@@ -258,7 +258,7 @@ class Driver:
         self._held.append(clip)
         if len(self._held) > 1:  # the session takes one; whatever it says of this, it is not kept
             self._clips.release(self._held.pop())
-        return BroughtVoice(start, clip)
+        return InlineVoice(start, clip)
 
     async def _write(self) -> None:
         while True:
@@ -353,7 +353,7 @@ class Driver:
             self._spans.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
 
-    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Passage) -> None:
+    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Permit) -> None:
         async for event in stream:
             passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
             self._meter.heard(call, event)

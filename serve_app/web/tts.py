@@ -11,18 +11,18 @@ from serve_app.protocol.messages import (
     ErrorMessage,
     FullMessage,
     Refusal,
-    SpeakWhole,
+    SpeakBuffered,
     Stop,
     read_research,
 )
 from serve_app.protocol.outbox import Send
 from serve_app.web.answers import error_response, voice_header
 from serve_app.web.auth import Caller
-from serve_app.web.context import Front, foreign_page
+from serve_app.web.context import IngressContext, foreign_page
 from serve_app.web.session_runner import ConnectionLostError
 
 
-class WholeAnswer:
+class BufferedAnswer:
     """An HTTP request as a driver's connection and dialect at once: it says nothing more, and is sent nothing yet.
 
     Attributes:
@@ -74,15 +74,15 @@ class WholeAnswer:
         if self.error is not None:
             return error_response(self.error)
         if self.pcm16 is None:
-            return error_response(SynthesisError("the request broke off"))
+            return error_response(SynthesisError("the request was interrupted"))
         pcm16 = self.pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES)
         return Response(wav_file(pcm16), media_type="audio/wav", headers=voice_header(self._voice))
 
 
-class WholeSpeech:
-    """The route over one :class:`Front`."""
+class BufferedSpeech:
+    """The route over one :class:`IngressContext`."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: IngressContext) -> None:
         self._front = front
 
     async def post(self, request: Request) -> Response:
@@ -104,9 +104,9 @@ class WholeSpeech:
         if isinstance(asked, Refusal):
             raise asked.error
         voice = await self._front.voice(asked.voice)
-        answer = WholeAnswer(request, voice)
+        answer = BufferedAnswer(request, voice)
         driver = await self._front.driver(answer, answer, caller, request.headers)
-        speak = SpeakWhole(text=asked.text, voice=voice, language=asked.language)
+        speak = SpeakBuffered(text=asked.text, voice=voice, language=asked.language)
         await driver.run([speak, Stop()])
         return answer.response()
 

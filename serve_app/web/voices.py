@@ -30,7 +30,7 @@ from serve_app.voices.voice import UploadRecord, VoiceStatus, VoiceUpload, diges
 from serve_app.web.answers import error_response
 from serve_app.web.auth import Caller
 from serve_app.web.clips import Clips
-from serve_app.web.context import Front
+from serve_app.web.context import IngressContext
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ _NO_STORE = {"cache-control": "no-store"}
 
 
 class VoiceRoutes:
-    """The routes over one :class:`Front`."""
+    """The routes over one :class:`IngressContext`."""
 
-    def __init__(self, front: Front, clips: Clips) -> None:
+    def __init__(self, front: IngressContext, clips: Clips) -> None:
         self._front = front
         self._clips = clips
 

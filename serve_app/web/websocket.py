@@ -13,7 +13,7 @@ from serve_app.protocol.outbox import Send
 from serve_app.web.answers import error_response
 from serve_app.web.api_keys import SUBPROTOCOL, subprotocols
 from serve_app.web.auth import Caller
-from serve_app.web.context import Front
+from serve_app.web.context import IngressContext
 from serve_app.web.session_runner import ConnectionLostError
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class SocketConnection:
 
 
 class Sockets:
-    """The two WebSocket routes over one :class:`Front`."""
+    """The two WebSocket routes over one :class:`IngressContext`."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: IngressContext) -> None:
         self._front = front
 
     async def research(self, socket: WebSocket) -> None:

@@ -8,7 +8,7 @@ from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConf
 from serve_app.errors import SpeechError
 from serve_app.model import factory, memory
 from serve_app.model.checkpoint import load_checkpoint
-from serve_app.model.factory import Speaker, load_speaker
+from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.locate import CheckpointError
 from serve_app.model.quiet import import_qwen_tts
 from serve_app.speech import SpeechEnd, SpeechRequest
@@ -66,7 +66,7 @@ def speaker():
     loaded.engine.stop()
 
 
-def test_the_warm_up_speaks_a_whole_sentence(speaker: Speaker, voices, caplog):
+def test_the_warm_up_speaks_a_whole_sentence(speaker: LoadedModel, voices, caplog):
     caplog.set_level("INFO")
     speaker.warm_up(voices["austen"])
     assert "warm-up" in caplog.text
@@ -74,7 +74,7 @@ def test_the_warm_up_speaks_a_whole_sentence(speaker: Speaker, voices, caplog):
     assert speaker.engine.load.running == 0
 
 
-def test_a_failing_warm_up_is_an_error(speaker: Speaker, voices, monkeypatch):
+def test_a_failing_warm_up_is_an_error(speaker: LoadedModel, voices, monkeypatch):
     def broken(slot, prepared):
         raise RuntimeError("broken on purpose")
 
@@ -83,7 +83,7 @@ def test_a_failing_warm_up_is_an_error(speaker: Speaker, voices, monkeypatch):
         speaker.warm_up(voices["austen"])
 
 
-def test_a_device_without_memory_refuses_that_stream_alone(speaker: Speaker, voices, monkeypatch):
+def test_a_device_without_memory_refuses_that_stream_alone(speaker: LoadedModel, voices, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("pretended")
 
@@ -95,7 +95,7 @@ def test_a_device_without_memory_refuses_that_stream_alone(speaker: Speaker, voi
     speaker.warm_up(voices["austen"])
 
 
-def test_an_end_is_the_last_thing_said(speaker: Speaker, voices):
+def test_an_end_is_the_last_thing_said(speaker: LoadedModel, voices):
     events = []
     stream = speaker.engine.submit(speaker.runner.prepare(SpeechRequest("a", "v"), voices["xvector"]), events.append)
     stream.cancel()

@@ -13,7 +13,7 @@ from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.compiled.stack import CompiledStack
 from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.factory import choose_form
+from serve_app.model.factory import choose_weight_format
 from serve_app.model.fused import requirements
 from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
@@ -109,23 +109,23 @@ def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat
 
 @pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
 def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
-    assert choose_form(config(weights), bfloat16_checkpoint) == form
+    assert choose_weight_format(config(weights), bfloat16_checkpoint) == form
 
 
 def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_checkpoint, monkeypatch, caplog):
     on_gpu = dataclasses.replace(bfloat16_checkpoint, device=torch.device("cuda"))
     monkeypatch.setattr(factory, "what_is_missing", lambda device: None)
-    assert choose_form(config("plain"), on_gpu) == "fused"
-    assert choose_form(config("torch"), on_gpu) == "plain"
-    assert choose_form(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
+    assert choose_weight_format(config("plain"), on_gpu) == "fused"
+    assert choose_weight_format(config("torch"), on_gpu) == "plain"
+    assert choose_weight_format(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
     assert not caplog.text
     monkeypatch.setattr(factory, "what_is_missing", lambda device: "there is no Triton")
-    assert choose_form(config("plain"), on_gpu) == "plain"
+    assert choose_weight_format(config("plain"), on_gpu) == "plain"
     assert "there is no Triton" in caplog.text
 
 
 def test_torchs_products_are_taken_where_they_are_asked_for(bfloat16_checkpoint):
-    assert choose_form(config("torch"), bfloat16_checkpoint) == "plain"
+    assert choose_weight_format(config("torch"), bfloat16_checkpoint) == "plain"
 
 
 def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_path):
@@ -184,7 +184,7 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, weights):
     with pytest.raises(CheckpointError, match=f"'{weights}', which needs a CPU and bfloat16"):
-        choose_form(config(weights), checkpoint)
+        choose_weight_format(config(weights), checkpoint)
 
 
 def test_make_linear_knows_every_form():
@@ -206,7 +206,9 @@ def test_a_stack_on_a_cpu_is_compiled_unless_its_weights_stay_as_they_are(bfloat
 
 
 def test_a_float32_stack_is_compiled_too(checkpoint):
-    runner = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), choose_form(config("plain"), checkpoint))
+    runner = TorchRunner(
+        checkpoint, EngineConfig(slots=1, max_positions=512), choose_weight_format(config("plain"), checkpoint)
+    )
     assert isinstance(runner.talker.stack, CompiledStack)
     assert isinstance(runner.predictor.stack, CompiledStack)
 

@@ -41,7 +41,7 @@ def guarded(launch, tmp_path_factory):
 async def page(guarded, browser):
     """The page as a stranger finds it; Chromium reports each 401 as an error, which is the server's word here."""
     async with opened(browser, guarded.address) as made:
-        await expect(made.locator("#status")).to_contain_text("asks for an API key", timeout=PATIENCE_MS)
+        await expect(made.locator("#status")).to_contain_text("requires an API key", timeout=PATIENCE_MS)
         yield made
         made.complaints[:] = [line for line in made.complaints if "401" not in line]
 
@@ -62,9 +62,9 @@ async def taken(page: Page):
 async def test_a_stranger_is_led_to_the_field_and_a_wrong_key_is_refused_in_plain_words(page):
     assert await page.locator("#more").evaluate("details => details.open")
     await give(page, "two words")
-    await expect(page.locator("#status")).to_have_text("That is no API key: it has characters that none has.")
+    await expect(page.locator("#status")).to_have_text("This is not an API key: it has characters that no key has.")
     await give(page, WRONG)
-    refusal = "The service does not take this API key: the API key is not known."
+    refusal = "The service does not accept this API key: unknown API key."
     await expect(page.locator("#status")).to_have_text(refusal, timeout=PATIENCE_MS)
     assert await page.get_attribute("#key", "aria-invalid") == "true"
     await page.keyboard.press("Tab")
@@ -79,7 +79,7 @@ async def test_a_stranger_is_led_to_the_field_and_a_wrong_key_is_refused_in_plai
 
 async def test_a_right_key_is_taken_from_the_keyboard_speaks_and_every_sample_arrives(page, guarded):
     await give(page, WRONG)
-    await expect(page.locator("#status")).to_contain_text("is not known", timeout=PATIENCE_MS)
+    await expect(page.locator("#status")).to_contain_text("unknown API key", timeout=PATIENCE_MS)
     await give(page, SPEAKER)
     await taken(page)
     assert await page.get_attribute("#key", "aria-invalid") is None
@@ -97,7 +97,7 @@ async def test_a_right_key_is_taken_from_the_keyboard_speaks_and_every_sample_ar
     assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
     another = await page.context.new_page()
     await another.goto(f"http://{guarded.address}/")
-    await expect(another.locator("#status")).to_contain_text("asks for an API key", timeout=PATIENCE_MS)
+    await expect(another.locator("#status")).to_contain_text("requires an API key", timeout=PATIENCE_MS)
     assert not [url for url in page.asked if "tts_" in url]
 
 
@@ -107,7 +107,7 @@ async def test_a_voice_is_uploaded_with_a_key_for_it_and_refused_with_another(pa
     await page.set_input_files("#clip", CLIP)
     await describe(page, "Behind a key")
     await page.locator("#add").click()
-    refusal = "The service does not take this API key: the API key is not for this (scope voices); it has: speak."
+    refusal = "The service does not accept this API key: the API key lacks the scope voices; it has: speak."
     await expect(page.locator("#voice-status")).to_have_text(refusal, timeout=PATIENCE_MS)
     await page.locator("#key").focus()
     await give(page, UPLOADER)
@@ -119,7 +119,7 @@ async def test_a_voice_is_uploaded_with_a_key_for_it_and_refused_with_another(pa
 async def test_what_it_says_of_keys_fits_into_a_narrow_window_and_is_seen_in_the_dark(page):
     await page.set_viewport_size({"width": 320, "height": 640})
     await give(page, WRONG)
-    await expect(page.locator("#status")).to_contain_text("is not known", timeout=PATIENCE_MS)
+    await expect(page.locator("#status")).to_contain_text("unknown API key", timeout=PATIENCE_MS)
     assert await page.evaluate("document.documentElement.scrollWidth") == 320
     field = page.locator("#key")
     look = "field => [getComputedStyle(field).borderColor, getComputedStyle(document.body).backgroundColor]"

@@ -8,11 +8,11 @@ from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 from serve_app.session.session import Call
 from serve_app.speech import SpeechRequest
-from serve_app.web.admission_queue import Gate
+from serve_app.web.admission_queue import AdmissionQueue
 
 
 def gate(room=1, **settings):
-    return Gate(Admission(AdmissionConfig(**settings), room), time.monotonic)
+    return AdmissionQueue(Admission(AdmissionConfig(**settings), room), time.monotonic)
 
 
 def call(number, needed_by_s=0.0):

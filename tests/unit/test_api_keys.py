@@ -55,14 +55,14 @@ def test_an_empty_file_lets_nobody_in():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("- {name: a", "no YAML in line"),
+        ("- {name: a", "not valid YAML in line"),
         ("keys: []", "the file"),
         ("- {name: a, sha256: s3cret}", "0.sha256"),
         ("- {name: s3cret key, sha256: " + "a" * 64 + "}", "0.name"),
         ("- {name: a, sha256: " + "a" * 64 + ", scopes: [sing]}", "0.scopes.0"),
         ("- {name: a, sha256: " + "a" * 64 + ", key: s3cret}", "0.key"),
-        (line("a", "x") + line("a", "y"), "one name is in it twice"),
-        (line("a", "x") + line("b", "x"), "one key is in it twice"),
+        (line("a", "x") + line("a", "y"), "the same name twice"),
+        (line("a", "x") + line("b", "x"), "the same key twice"),
     ],
 )
 def test_a_wrong_file_is_refused_by_place_and_never_quoted(text, part):

@@ -15,7 +15,7 @@ from serve_app.cli.keys import line_of
 from serve_app.config import AccessConfig, AppConfig
 from serve_app.errors import KeysFileError, RateLimitedError, UnauthorizedError
 from serve_app.web.api_keys import Key, digest_of
-from serve_app.web.auth import Doorkeeper
+from serve_app.web.auth import Authenticator
 
 GOOD = "tts_good-and-secret"
 
@@ -151,7 +151,7 @@ async def test_a_keys_rate_counts_utterances_over_all_its_connections(backend, t
 
 def test_changes_of_voices_need_their_scope_and_are_counted(tmp_path):
     path = write(tmp_path / "keys", good={}, painter={"scopes": ("voices",), "per_minute": 12})
-    doorkeeper = Doorkeeper(AccessConfig(keys_file=str(path)), lambda: 7.0)
+    doorkeeper = Authenticator(AccessConfig(keys_file=str(path)), lambda: 7.0)
 
     def ask(key, scope, method="POST"):
         return doorkeeper.check(HTTPConnection({"type": "http", "method": method, "serve_app.given_key": key}), scope)
@@ -197,7 +197,7 @@ def test_a_mounted_secret_that_is_swapped_is_read_again(tmp_path):
     write(tmp_path / "second", other={})
     (tmp_path / "keys").symlink_to(tmp_path / "first")
     now_s = 0.0
-    doorkeeper = Doorkeeper(AccessConfig(keys_file=str(tmp_path / "keys"), reload_s=5), lambda: now_s)
+    doorkeeper = Authenticator(AccessConfig(keys_file=str(tmp_path / "keys"), reload_s=5), lambda: now_s)
     (tmp_path / "link").symlink_to(tmp_path / "second")
     (tmp_path / "link").replace(tmp_path / "keys")
     now_s = 4.0
@@ -212,7 +212,7 @@ def test_a_service_that_is_to_ask_for_keys_does_not_start_without(tmp_path, cont
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(KeysFileError, match="the file of API keys"):
-        Doorkeeper(AccessConfig(keys_file=str(path)), time.monotonic)
+        Authenticator(AccessConfig(keys_file=str(path)), time.monotonic)
 
 
 async def test_no_key_is_in_any_log_or_answer(backend, tmp_path, caplog):

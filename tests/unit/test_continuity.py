@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_session import STEPS, Bench, _step
 
 from serve_app.config import SessionConfig
-from serve_app.protocol.messages import Cancel, Flush, Speak, SpeakWhole
+from serve_app.protocol.messages import Cancel, Flush, Speak, SpeakBuffered
 from serve_app.session.continuity import Continuity
 from serve_app.speech import AudioChunk, SpokenContext
 
@@ -93,7 +93,7 @@ def test_requests_carry_no_context_by_default():
     assert len(bench.calls) == 3
 
 
-@pytest.mark.parametrize("speak", [Speak, SpeakWhole])
+@pytest.mark.parametrize("speak", [Speak, SpeakBuffered])
 def test_each_text_chunk_is_spoken_with_the_one_before_it(speak):
     bench = Teller(limits=ON).say(speak(text="One.|Two.|Three."))
     assert bench.context is None

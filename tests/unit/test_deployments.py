@@ -23,7 +23,7 @@ from serve_app.config import (
     ScalingConfig,
     VoicesConfig,
 )
-from serve_app.engine.engine import EngineLoad, Hearing
+from serve_app.engine.engine import EngineLoad, PlaybackStats
 from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError, VoiceNotFoundError
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest
 
@@ -366,7 +366,7 @@ def generator() -> Generator:
     made._config = AppConfig(scaling=ScalingConfig(headroom=2.0))
     made._scaling = made._config.scaling
     made._demand = Demand(waiting=7, waiting_s=21.0, arrivals_hz=1.5)
-    engine = SimpleNamespace(load=EngineLoad(3, 1), hearing=Hearing(2, 1, 0.1), stream_s=4.0)
+    engine = SimpleNamespace(load=EngineLoad(3, 1), hearing=PlaybackStats(2, 1, 0.1), stream_s=4.0)
     made._speaker = SimpleNamespace(engine=engine)
     return made
 

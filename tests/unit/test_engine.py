@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from simulation import SimulatedCosts, SimulatedRunner, Simulation, codes_of, pcm_of
 
 from serve_app.config import EngineConfig
-from serve_app.engine.engine import Engine, EngineLoad, Hearing
+from serve_app.engine.engine import Engine, EngineLoad, PlaybackStats
 from serve_app.errors import CapacityError, TtsUnavailableError
 from serve_app.speech import SpeechEnd, SpeechRequest
 
@@ -318,7 +318,7 @@ def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
 
 def test_listeners_are_heard_of_once_they_are_past_the_start():
     sim = Simulation()
-    assert sim.engine.hearing == Hearing(0, 0, 0.0)
+    assert sim.engine.hearing == PlaybackStats(0, 0, 0.0)
     sim.speak("a" * 150)
     sim.speak("b" * 150, listening=False)
     sim.run(until_s=1.5)

@@ -3,7 +3,7 @@ from simulation import SimulatedRunner
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.speech import AudioChunk, SpeechRequest
 from serve_app.voices.voice import BoundedCache
 
@@ -24,7 +24,7 @@ def speak(engine, runner, text="Hello."):
 
 def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
     runner, recorded = SimulatedRunner(slots=2), Recorded()
-    engine, meter = engine_of(runner), GeneratorMeter(recorded, slots=2)
+    engine, meter = engine_of(runner), GeneratorMetrics(recorded, slots=2)
     meter.loaded(MODEL, 3.0)
     for _ in range(2):
         before = len(runner.log)
@@ -43,7 +43,7 @@ def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
 
 def test_a_step_that_raised_is_counted_as_such():
     runner, recorded = SimulatedRunner(), Recorded()
-    engine, meter = engine_of(runner), GeneratorMeter(recorded, slots=10)
+    engine, meter = engine_of(runner), GeneratorMetrics(recorded, slots=10)
     meter.loaded(MODEL, 3.0)
     runner.broken.add("predict")
     speak(engine, runner)
@@ -65,7 +65,7 @@ def test_first_audio_says_what_came_before_it_and_later_audio_nothing():
 
 def test_counts_of_caches_go_on_where_they_were():
     recorded, cache = Recorded(), BoundedCache[str, str](1000, len)
-    meter = GeneratorMeter(recorded, slots=1)
+    meter = GeneratorMetrics(recorded, slots=1)
     cache.get("a", 0.0)
     meter.caches({"prompt": cache})
     cache.put("a", "voice", 0.0)

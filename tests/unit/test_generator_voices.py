@@ -15,13 +15,13 @@ from recorded import Recorded
 
 from serve_app.config import AppConfig
 from serve_app.errors import SynthesisError, VoiceNotFoundError
-from serve_app.observability.generator_metrics import GeneratorMeter
+from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, VoiceClip
-from serve_app.voices.library import VoiceInWork, VoiceRefusal
+from serve_app.voices.library import VoiceInProgress, VoiceRefusal
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
-    from serve_app.cluster.registry import Bulletin, Demand
+    from serve_app.cluster.registry import Demand, HeartbeatReply
     from serve_app.deployments import generator as module
     from serve_app.deployments.generator import Generator, be_nice
     from serve_app.deployments.router import _voice_of
@@ -63,7 +63,7 @@ def generator(*answers, encode=prompt_of):
     )
     made._fetching = {}
     made._background = ThreadPoolExecutor(1, "background", be_nice)
-    made._meter = GeneratorMeter(Recorded(), slots=1)
+    made._meter = GeneratorMetrics(Recorded(), slots=1)
     made._store = Store(*answers)
     made.encoded = []
 
@@ -134,10 +134,10 @@ async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"), another)
     prepared = speaking(made)
     await spoken(made)
-    made._heed(Bulletin(Demand(), "v2", None))
+    made._heed(HeartbeatReply(Demand(), "v2", None))
     ((refused,), (chunk, _)) = await asyncio.gather(spoken(made), spoken(made, voice_digest="d1", begun=True))
     assert (refused.code, chunk.voice_digest) == ("VOICE_NOT_FOUND", "d1")
-    made._heed(Bulletin(Demand(), "v3", None))
+    made._heed(HeartbeatReply(Demand(), "v3", None))
     assert [(await spoken(made))[0].voice_digest, (await spoken(made, voice_digest="d1"))[0].voice_digest] == [
         "d3",
         "d1",
@@ -172,7 +172,7 @@ async def test_a_burst_on_an_unencoded_voice_encodes_it_once_and_gives_it_to_eve
 
 async def test_a_voice_that_another_replica_encodes_is_waited_for(monkeypatch):
     monkeypatch.setattr(module, "ASK_AGAIN_S", 0.01)
-    made = generator(VoiceInWork(), VoiceInWork(), prompt_of(REFERENCE))
+    made = generator(VoiceInProgress(), VoiceInProgress(), prompt_of(REFERENCE))
     assert (await made._prompt("woolf")).digest == "d1"
     assert made.encoded == []
 
@@ -225,9 +225,9 @@ async def test_voices_that_changed_are_asked_for_again_and_clips_of_sessions_sta
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
     await made._prompt("woolf")
     await made._prompt_of(CLIP)
-    made._heed(Bulletin(Demand(), "v1", None))
+    made._heed(HeartbeatReply(Demand(), "v1", None))
     await made._prompt("woolf")
-    made._heed(Bulletin(Demand(waiting=3), "v2", None))
+    made._heed(HeartbeatReply(Demand(waiting=3), "v2", None))
     assert made._demand.waiting == 3
     with pytest.raises(VoiceNotFoundError):
         await made._prompt("woolf")
@@ -239,7 +239,7 @@ async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
     asking = asyncio.create_task(made._prompt("woolf"))
     await asyncio.sleep(0.005)
-    made._heed(Bulletin(Demand(), "v2", None))
+    made._heed(HeartbeatReply(Demand(), "v2", None))
     assert (await asking).digest == "d1"
     with pytest.raises(VoiceNotFoundError):
         await made._prompt("woolf")
@@ -247,8 +247,8 @@ async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
 
 async def test_a_voice_that_waits_is_encoded_unasked_and_one_at_a_time():
     made = generator(REFERENCE)
-    made._heed(Bulletin(Demand(), "v1", "woolf"))
-    made._heed(Bulletin(Demand(), "v1", "other"))
+    made._heed(HeartbeatReply(Demand(), "v1", "woolf"))
+    made._heed(HeartbeatReply(Demand(), "v1", "other"))
     assert list(made._fetching) == ["woolf"]
     await asyncio.gather(*made._fetching.values())
     assert [prompt.voice for prompt in made._store.kept] == ["woolf"]

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from serve_app.config import AppConfig
 from serve_app.web import leaving
 from serve_app.web.app import build_web
-from serve_app.web.leaving import FAREWELL_S, HealthWatch, Leaving, is_draining, listening
+from serve_app.web.leaving import FAREWELL_S, Draining, HealthWatch, is_draining, listening
 
 GRACE_S = 60.0
 
@@ -32,7 +32,7 @@ class Noted:
 
 def test_every_session_is_told_once_and_those_that_begin_later_at_once():
     now_s = 100.0
-    replica = Leaving(GRACE_S, lambda: now_s)
+    replica = Draining(GRACE_S, lambda: now_s)
     gone, here, late = Noted(), Noted(), Noted()
     with replica.told(gone):
         pass
@@ -47,7 +47,7 @@ def test_every_session_is_told_once_and_those_that_begin_later_at_once():
 
 
 def test_clients_are_told_to_come_back_one_after_the_other():
-    replica = Leaving(GRACE_S, lambda: 0.0)
+    replica = Draining(GRACE_S, lambda: 0.0)
     replica.begin()
     sessions = [Noted() for _ in range(50)]
     for session in sessions:
@@ -123,7 +123,7 @@ async def test_idle_sockets_are_told_and_closed_and_a_text_is_spoken_first(repli
     monkeypatch.setattr(leaving, "SETTLE_S", 0.05)
     backend = KnownBackend()
     backend.frame_delay_s = 0.05
-    known = Leaving(GRACE_S, time.monotonic)
+    known = Draining(GRACE_S, time.monotonic)
     port = replica.server_address[1]
     web = HealthWatch(build_web(backend, AppConfig(), leaving=known), known, range(port, port + 1))
     async with (

@@ -24,14 +24,14 @@ from serve_app.protocol.messages import (
     SamplingFields,
     Segment,
     Speak,
-    SpeakWhole,
+    SpeakBuffered,
     Start,
     Stop,
     Stopped,
 )
 from serve_app.protocol.outbox import Close, Send
-from serve_app.session.session import OWN_VOICE, BroughtVoice, Call, CancelCall, Drain, Session, SessionSetup
-from serve_app.session.utterance import Manner, TextPipeline, chunk_seed
+from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
+from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
 from serve_app.text.cleaning import TextCleaning
 from serve_app.text.tags import Pause
@@ -89,7 +89,7 @@ class Bench:
         seeds = iter(range(1000, 10**9))
         setup = SessionSetup(
             session_id="s",
-            manner=Manner(voice="makima"),
+            manner=SpeechOptions(voice="makima"),
             limits=self.limits,
             voices=self.voices,
             new_seed=lambda: next(seeds),
@@ -269,7 +269,7 @@ def test_a_later_speak_does_not_change_whether_numbers_are_spelled():
 
 
 def test_a_text_chunk_whose_words_the_engine_does_not_take_is_left_in_digits():
-    manner = Manner(voice="makima", language="english", normalize=True)
+    manner = SpeechOptions(voice="makima", language="english", normalize=True)
     written, spelled = "I have 1000000 cats.", "I have one million cats."
     assert TextPipeline(max_request_characters=len(spelled)).request_text(written, manner) == spelled
     assert TextPipeline(max_request_characters=len(spelled) - 1).request_text(written, manner) == written
@@ -487,7 +487,7 @@ def test_no_text_is_an_error(text):
     assert error_of(bench.send()).code == "TEXT_EMPTY"
 
 
-@pytest.mark.parametrize("kind", [Speak, SpeakWhole])
+@pytest.mark.parametrize("kind", [Speak, SpeakBuffered])
 @pytest.mark.parametrize("text", ["...", "—", "👍 👍", "**", "<think>Hm.</think>", "\ud83d", "<break time='0s'/>"])
 def test_text_with_nothing_to_pronounce_is_complete_without_a_call(kind, text):
     bench = Bench(text=TextPipeline()).say(kind(text=text, utterance_id="a"), Speak(text="Next."))
@@ -560,11 +560,11 @@ def test_a_cancel_ends_a_pause_and_says_how_much_of_it_was_sent():
 
 
 def test_pauses_are_part_of_whole_audio_and_of_its_bound():
-    bench = Bench().say(SpeakWhole(text="One.|~36000|Two.")).audio(2).end().audio(1).end()
+    bench = Bench().say(SpeakBuffered(text="One.|~36000|Two.")).audio(2).end().audio(1).end()
     audio, done = bench.send()
     assert (audio.duration_ms, done.duration_ms) == (1740, 1740)
     assert len(bench.items[0].payload) == 2 * (3 * 1920 + 36000)
-    bench = Bench(limits=SessionConfig(max_whole_audio_s=5)).say(SpeakWhole(text="~240000|~240000"))
+    bench = Bench(limits=SessionConfig(max_whole_audio_s=5)).say(SpeakBuffered(text="~240000|~240000"))
     assert error_of(bench.send()).code == "TEXT_TOO_LONG"
 
 
@@ -800,12 +800,12 @@ def test_a_new_utterance_begins_at_once_however_much_there_is_to_play():
 
 
 def test_nobody_waits_for_a_listener_of_whole_audio():
-    bench = Bench().say(SpeakWhole(text="One.|Two.")).audio(500).end()
+    bench = Bench().say(SpeakBuffered(text="One.|Two.")).audio(500).end()
     assert bench.call.request.text == "Two."
 
 
 def test_whole_audio_comes_in_one_piece():
-    bench = Bench().say(SpeakWhole(text="One.|Two.", utterance_id="a"))
+    bench = Bench().say(SpeakBuffered(text="One.|Two.", utterance_id="a"))
     assert not bench.call.request.listening
     messages = bench.audio(2).audio(3).end().audio(1).end().send()
     assert kinds(messages) == ["audio_chunk", "complete"]
@@ -815,7 +815,7 @@ def test_whole_audio_comes_in_one_piece():
 
 
 def test_whole_audio_is_bounded():
-    bench = Bench(limits=SessionConfig(max_whole_audio_s=0.2)).say(SpeakWhole(text="a")).audio(2).audio(2)
+    bench = Bench(limits=SessionConfig(max_whole_audio_s=0.2)).say(SpeakBuffered(text="a")).audio(2).audio(2)
     assert error_of(bench.send()).code == "TEXT_TOO_LONG"
     assert bench.cancelled_calls == [1]
 
@@ -838,7 +838,7 @@ TALE = "Once there was a fox. It met a hen, and said good morning! Was it polite
 
 def requests_of(texts, **manner):
     """Requests made with the real text pipeline for one utterance given in pieces."""
-    setup = SessionSetup("s", Manner(voice="makima", seed=3, **manner), SessionConfig(), VOICES, lambda: 0)
+    setup = SessionSetup("s", SpeechOptions(voice="makima", seed=3, **manner), SessionConfig(), VOICES, lambda: 0)
     session = Session(setup, 0.0)
     requests, effects = [], []
     for number, text in enumerate(texts, 1):
@@ -883,7 +883,7 @@ IDS = st.sampled_from(["a", "b", "c"])
 TEXTS = st.sampled_from(["", "One.", "One.|", "One.|Two.|Three", "   ", "One.|~36000|Two.", "~480|", "|~24000"])
 STEPS = st.one_of(
     st.builds(Speak, text=TEXTS, utterance_id=IDS | st.none(), final=st.booleans()),
-    st.builds(SpeakWhole, text=TEXTS, utterance_id=IDS | st.none()),
+    st.builds(SpeakBuffered, text=TEXTS, utterance_id=IDS | st.none()),
     st.builds(Flush, utterance_id=IDS | st.none()),
     st.builds(Cancel, utterance_id=IDS | st.none()),
     st.builds(Start, voice=st.sampled_from(["makima", "broken", None])),
@@ -938,7 +938,7 @@ def _check_laws(items):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_cancel_after_the_final_audio_has_left_comes_too_late(whole):
-    kind = SpeakWhole if whole else Speak
+    kind = SpeakBuffered if whole else Speak
     bench = Bench().say(kind(text="One.", utterance_id="a"))
     bench.audio(2).send()
     (*_, last) = bench.end().send(1)
@@ -991,7 +991,7 @@ def own_clip(digest="d"):
 
 
 def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
-    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
+    bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
     assert only(bench.send(), Ready)[0].voice == OWN_VOICE
     assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (OWN_VOICE, "d", 7)
     bench.speak_all().say(Speak(text="Two.", voice="makima")).speak_all()
@@ -1001,15 +1001,15 @@ def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
 
 
 def test_a_session_brings_one_voice_at_most():
-    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA"), own_clip()))
-    bench.say(BroughtVoice(Start(voice_audio="BBBB"), own_clip("other")))
+    bench = Bench().say(InlineVoice(Start(voice_audio="AAAA"), own_clip()))
+    bench.say(InlineVoice(Start(voice_audio="BBBB"), own_clip("other")))
     assert "already" in error_of(bench.send()).message
-    bench.say(BroughtVoice(Start(voice_audio="AAAA"), own_clip()), Speak(text="One."))
+    bench.say(InlineVoice(Start(voice_audio="AAAA"), own_clip()), Speak(text="One."))
     assert bench.call.request.clip.digest == "d"
 
 
 def test_a_voice_is_named_or_brought_not_both():
-    bench = Bench().say(BroughtVoice(Start(voice_audio="AAAA", voice="makima"), own_clip()), Speak(text="One."))
+    bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", voice="makima"), own_clip()), Speak(text="One."))
     assert "one of them" in error_of(bench.send()).message
     assert bench.call.request.clip is None
 

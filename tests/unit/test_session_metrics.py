@@ -4,7 +4,7 @@ from recorded import Recorded
 
 from serve_app.cluster.admission import Backlog
 from serve_app.errors import SynthesisError, UnauthorizedError
-from serve_app.observability.session_metrics import IngressMeter, SessionMeter
+from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.protocol.dialects import FullDialect
 from serve_app.protocol.messages import AudioMessage, Cancelled, Complete, error_message
 from serve_app.protocol.outbox import Send
@@ -23,7 +23,7 @@ def recorded():
 
 @pytest.fixture
 def meter(recorded):
-    made = SessionMeter(IngressMeter(recorded), FullDialect())
+    made = SessionMetrics(IngressMetrics(recorded), FullDialect())
     made.opened()
     return made
 
@@ -116,8 +116,8 @@ def test_each_end_of_an_utterance_is_counted_once_by_its_reason(meter, recorded)
 
 
 def test_sessions_are_counted_by_dialect_as_they_come_and_go(recorded):
-    ingress = IngressMeter(recorded)
-    sessions = [SessionMeter(ingress, FullDialect()) for _ in range(3)]
+    ingress = IngressMetrics(recorded)
+    sessions = [SessionMetrics(ingress, FullDialect()) for _ in range(3)]
     for session in sessions:
         session.opened()
     ingress.now(Backlog(running=2, waiting=1, waiting_s=3.0))
@@ -130,7 +130,7 @@ def test_sessions_are_counted_by_dialect_as_they_come_and_go(recorded):
 
 
 def test_who_is_refused_at_the_door_is_counted_too(recorded):
-    IngressMeter(recorded).refused(UnauthorizedError("no key"))
+    IngressMetrics(recorded).refused(UnauthorizedError("no key"))
     assert recorded.counters == {"errors UNAUTHORIZED": 1}
 
 
@@ -155,6 +155,6 @@ def test_a_session_that_fails_of_itself_is_an_error_of_ours(meter, recorded):
 
 
 def test_what_alerts_look_at_is_there_before_it_counts(recorded):
-    IngressMeter(recorded)
+    IngressMetrics(recorded)
     assert {"errors CAPACITY", "errors SYNTHESIS_ERROR", "utterances eos", "streams_resumed given_up"} <= recorded.seen
     assert recorded.counters == {}

@@ -10,9 +10,9 @@ from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.errors import TtsUnavailableError
 from serve_app.protocol.dialects import FullDialect
 from serve_app.session.session import Session, SessionSetup
-from serve_app.session.utterance import Manner
-from serve_app.web.admission_queue import Gate
-from serve_app.web.session_runner import ConnectionLostError, Driver, Service
+from serve_app.session.utterance import SpeechOptions
+from serve_app.web.admission_queue import AdmissionQueue
+from serve_app.web.session_runner import ConnectionLostError, Service, SessionRunner
 
 
 class Client:
@@ -64,10 +64,10 @@ class NobodyReady:
 
 async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     client = Client()
-    setup = SessionSetup("s", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
-    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
+    gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
-    driver = Driver(Session(setup, time.monotonic()), FullDialect(), client, service)
+    driver = SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service)
     running = asyncio.create_task(driver.run())
     for _ in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
@@ -82,11 +82,11 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
     monkeypatch.setattr("serve_app.web.session_runner.CLOSE_GRACE_S", 0.05)
     client = DeafClient()
     client.says.put_nowait('{"type": "start"}')
-    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
-    gate = Gate(Admission(AdmissionConfig(), room=1), time.monotonic)
+    setup = SessionSetup("s-1", SpeechOptions(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
+    gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
     with written() as lines:
-        await Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+        await SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
     (line,) = lines()
     assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
@@ -97,10 +97,14 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
 )
 async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said, code):
     client = LeavingClient()
-    setup = SessionSetup("s-1", Manner(voice="v"), SessionConfig(), {}, lambda: 1)
-    service = Service(NobodyReady(), Gate(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    setup = SessionSetup("s-1", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(
+        NobodyReady(), AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic
+    )
     with written() as lines:
-        running = asyncio.create_task(Driver(Session(setup, time.monotonic()), FullDialect(), client, service).run())
+        running = asyncio.create_task(
+            SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+        )
         await asyncio.sleep(0.05)
         client.left = left
         for _ in range(2):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from serve_app.config import VoicesConfig
 from serve_app.errors import InvalidMessageError
 from serve_app.voices import library as voice_library
-from serve_app.voices.library import PromptFiles, VoiceInWork, VoiceLibrary, VoiceRefusal
+from serve_app.voices.library import PromptFiles, VoiceInProgress, VoiceLibrary, VoiceRefusal
 from serve_app.voices.voice import VOICE_ID, Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
 
 MODEL = "model-1"
@@ -466,7 +466,7 @@ def test_one_replica_encodes_a_voice_and_the_others_wait_for_it(library):
     one = library()
     reference = one.get("austen", MODEL, 0.0, "a")
     assert isinstance(reference, Reference)
-    assert one.get("austen", MODEL, 1.0, "b") == VoiceInWork()
+    assert one.get("austen", MODEL, 1.0, "b") == VoiceInProgress()
     assert isinstance(one.get("austen", MODEL, 1.0, "a"), Reference), "the one that has it in work may ask again"
     assert one.unassigned(MODEL, 1.0) is None
     one.put(encode(reference), MODEL, 2.0)

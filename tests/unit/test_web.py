@@ -32,7 +32,7 @@ from serve_app.speech import AudioChunk, SpeechEnd
 from serve_app.voices.voice import VoiceStatus
 from serve_app.web.app import build_web
 from serve_app.web.auth import Caller
-from serve_app.web.context import VOICES_LEARN_S, Front
+from serve_app.web.context import VOICES_LEARN_S, IngressContext
 
 FRAME = 1920
 
@@ -648,7 +648,7 @@ class SilentConnection:
 async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
-    driver = await Front(backend, AppConfig(), time.monotonic).driver(
+    driver = await IngressContext(backend, AppConfig(), time.monotonic).driver(
         FullDialect(), connection, Caller("", lambda now_s: None), Headers()
     )
     running = asyncio.create_task(driver.run([Speak(text="Hello.")]))

@@ -94,7 +94,9 @@ def poisson(rate_hz: float, seconds: float, speech: Speech, seed: int) -> list[A
         arrivals.append(Arrival(at_s, text, speech.voice, speech.language, chance.getrandbits(53)))
         at_s += chance.expovariate(1.0) / rate_hz
     if not arrivals:
-        raise ArrivalsError(f"at {rate_hz:g}/s nobody came within {seconds:g} s: take more seconds or another seed")
+        raise ArrivalsError(
+            f"at {rate_hz:g}/s there was no arrival within {seconds:g} s: take more seconds or another seed"
+        )
     return arrivals
 
 

@@ -49,7 +49,7 @@ class Target:
 
 
 @dataclass(slots=True)
-class _Hearing:
+class _PlaybackStats:
     """One utterance as it comes; times on the clock of :func:`time.perf_counter`. Audio is not kept."""
 
     began_s: float
@@ -104,7 +104,7 @@ async def load(arrivals: Sequence[Arrival], target: Target) -> list[Utterance]:
 
 async def _hear(arrival: Arrival, target: Target, load_began_s: float) -> Utterance:
     """One arrival from its handshake to its end, whatever that is."""
-    hearing = _Hearing(time.perf_counter())
+    hearing = _PlaybackStats(time.perf_counter())
     try:
         async with asyncio.timeout(target.timeout_s):
             code = await _speak(arrival, target, hearing)
@@ -113,7 +113,7 @@ async def _hear(arrival: Arrival, target: Target, load_began_s: float) -> Uttera
     return hearing.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
 
 
-async def _speak(arrival: Arrival, target: Target, hearing: _Hearing) -> str:
+async def _speak(arrival: Arrival, target: Target, hearing: _PlaybackStats) -> str:
     headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 1}
     async with connect(target.url, additional_headers=headers, open_timeout=None, **options) as socket:
@@ -134,7 +134,7 @@ async def _speak(arrival: Arrival, target: Target, hearing: _Hearing) -> str:
                 return CANCELLED
 
 
-def _code_of_end(complete: dict[str, Any], hearing: _Hearing) -> str:
+def _code_of_end(complete: dict[str, Any], hearing: _PlaybackStats) -> str:
     """COMPLETE where all of the audio came that the service says it sent."""
     came = sum(samples for _, samples in hearing.pieces)
     return COMPLETE if abs(came / MS_SAMPLES - complete["duration_ms"]) <= 1 else LOST_AUDIO

@@ -111,7 +111,7 @@ def _by_script(text: str) -> str:
     return "russian" if _CYRILLIC.search(text) and not _NOT_RUSSIAN.search(text) else "auto"
 
 
-class _Speller:
+class _Normalizer:
     """Reads one language."""
 
     def __init__(self, words: NumberWords) -> None:
@@ -192,5 +192,5 @@ def _forms(words: NumberWords) -> list[Form]:
 
 
 @cache
-def _speller(language: str) -> _Speller:
-    return _Speller(words_of(language))
+def _speller(language: str) -> _Normalizer:
+    return _Normalizer(words_of(language))
