@@ -246,14 +246,14 @@ class Generator:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve about twice a second: what :mod:`serve_app.deployments.autoscaling_policy` decides on."""
         engine = self._speaker.engine
-        load, hearing = engine.load, engine.hearing
+        load, playback = engine.load, engine.playback
         return ReplicaStats(
             running=load.running,
             waiting=load.waiting,
             stream_s=engine.stream_s,
-            listeners=hearing.listeners,
-            late=hearing.late,
-            slack_s=hearing.slack_s,
+            listeners=playback.listeners,
+            late=playback.late,
+            slack_s=playback.slack_s,
             waiting_before=self._demand.waiting,
             waiting_before_s=self._demand.waiting_s,
             arrivals_hz=self._demand.arrivals_hz,

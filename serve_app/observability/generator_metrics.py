@@ -62,7 +62,7 @@ class GeneratorMetrics:
 
         What never changes is said again each time: what is not, Ray does not export for long.
         """
-        load, hearing = engine.load, engine.hearing
+        load, playback = engine.load, engine.playback
         self._record.set(metrics.MODEL_INFO, 1, **self._model)
         self._record.set(metrics.LOAD_SECONDS, self._load_s)
         self._record.set(metrics.SLOTS, self._slots)
@@ -70,9 +70,9 @@ class GeneratorMetrics:
         self._record.set(metrics.STREAMS_RUNNING, load.running)
         self._record.set(metrics.STREAMS_WAITING, load.waiting)
         self._record.set(metrics.STREAM_SECONDS, engine.stream_s)
-        self._record.set(metrics.LISTENERS, hearing.listeners)
-        self._record.set(metrics.LISTENERS_LATE, hearing.late)
-        self._record.set(metrics.LEAST_SLACK_SECONDS, hearing.slack_s)
+        self._record.set(metrics.LISTENERS, playback.listeners)
+        self._record.set(metrics.LISTENERS_LATE, playback.late)
+        self._record.set(metrics.LEAST_SLACK_SECONDS, playback.slack_s)
         self._add_new(metrics.GRAPH_FALLBACKS, graph_fallbacks)
         for step in engine.steps_seen():
             if step.failed:

@@ -104,39 +104,39 @@ async def load(arrivals: Sequence[Arrival], target: Target) -> list[Utterance]:
 
 async def _hear(arrival: Arrival, target: Target, load_began_s: float) -> Utterance:
     """One arrival from its handshake to its end, whatever that is."""
-    hearing = _PlaybackStats(time.perf_counter())
+    playback = _PlaybackStats(time.perf_counter())
     try:
         async with asyncio.timeout(target.timeout_s):
-            code = await _speak(arrival, target, hearing)
+            code = await _speak(arrival, target, playback)
     except (WebSocketException, OSError, ValueError, TypeError, KeyError) as error:  # TimeoutError is an OSError
         code = code_of(error)
-    return hearing.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
+    return playback.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
 
 
-async def _speak(arrival: Arrival, target: Target, hearing: _PlaybackStats) -> str:
+async def _speak(arrival: Arrival, target: Target, playback: _PlaybackStats) -> str:
     headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 1}
     async with connect(target.url, additional_headers=headers, open_timeout=None, **options) as socket:
-        hearing.open_s = time.perf_counter()
-        hearing.asked_s = hearing.open_s
+        playback.open_s = time.perf_counter()
+        playback.asked_s = playback.open_s
         await socket.send(json.dumps(arrival.message()))
         while True:
             frame = await socket.recv()
             if isinstance(frame, bytes):
-                hearing.take(time.perf_counter(), frame)
+                playback.take(time.perf_counter(), frame)
                 continue
             message = json.loads(frame)
             if message["type"] == "complete":
-                return _code_of_end(message, hearing)
+                return _code_of_end(message, playback)
             if message["type"] == "error":
                 return str(message["code"])
             if message["type"] == "cancelled":
                 return CANCELLED
 
 
-def _code_of_end(complete: dict[str, Any], hearing: _PlaybackStats) -> str:
+def _code_of_end(complete: dict[str, Any], playback: _PlaybackStats) -> str:
     """COMPLETE where all of the audio came that the service says it sent."""
-    came = sum(samples for _, samples in hearing.pieces)
+    came = sum(samples for _, samples in playback.pieces)
     return COMPLETE if abs(came / MS_SAMPLES - complete["duration_ms"]) <= 1 else LOST_AUDIO
 
 
