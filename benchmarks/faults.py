@@ -183,7 +183,7 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
     return {
         "minutes": round(lasted_s / 60, 1),
         **tally.figures(),
-        "streams that broke off and went on": service.logged("a stream broke off after"),
+        "streams that broke off and went on": service.logged("a stream was interrupted after"),
         "streams left": service.observer.streams(),
         "sessions left, of one ingress": service.sessions(),
         "open files, all processes": {"before": files_before, "after": open_files(service.pid)},

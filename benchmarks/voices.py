@@ -124,8 +124,8 @@ def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, 
 async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
     """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
     generator = Generator.__new__(Generator)  # its own speak, without Serve around it
-    generator._config, generator._speaker, generator._fetching = config, speaker, {}  # noqa: SLF001
-    generator._meter = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
+    generator._config, generator._model, generator._fetching = config, speaker, {}  # noqa: SLF001
+    generator._metrics = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
     generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
     began: list[float] = []
