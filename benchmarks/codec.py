@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from serve_app.model.codec import Codec
 from serve_app.model.linear import can_pack
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
+from serve_app.model.upstream import import_qwen_tts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CODEBOOK_SIZE = 2048

@@ -40,8 +40,8 @@ from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_product
 from serve_app.model.compiled.windows import multiply_windows
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.kernels import make_draw
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.voice import VoicePrompt, scan
 

@@ -20,7 +20,7 @@ from serve_app.model.compiled.codec_plan import Activation, CompiledLayer, Depth
 from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from serve_app.model.codec_layers import Builder, Step, compiled_products
 from serve_app.model.compiled.codec_transformer import AttentionLayer, CompiledTransformer
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from serve_app.model import random_tokenizer, random_weights
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.paths import user_cache
 
 Name = Literal["tiny", "full-random"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from serve_app.model import random_checkpoint
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.upstream import import_qwen_tts
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1920

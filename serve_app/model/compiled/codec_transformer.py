@@ -38,7 +38,7 @@ from serve_app.model.compiled.team import (
 )
 from serve_app.model.compiled.window_tiles import window_products_at
 from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _PASS = job_of(
     # constants

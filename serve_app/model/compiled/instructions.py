@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from serve_app.model.compiled.parts import Function, config, part
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 LANES = 16
 """Outputs whose sums lie side by side in a vector."""

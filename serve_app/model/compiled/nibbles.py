@@ -26,7 +26,7 @@ from serve_app.model.compiled.instructions import (
 )
 from serve_app.model.compiled.parts import Function
 from serve_app.model.compiled.strands import STRANDS
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 GROUP = 64
 """Inputs that share a scale."""

@@ -23,7 +23,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 from serve_app.paths import user_cache
 
 Row: TypeAlias = NDArray[np.float32]

@@ -56,7 +56,7 @@ from serve_app.model.compiled.tiles import (
 )
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 PASS = job_of(
     # constants

@@ -46,7 +46,7 @@ from serve_app.model.compiled.parts import REAL, ROUNDER, Function, Row, exp, fl
 from serve_app.model.compiled.strands import STRANDS, deal
 from serve_app.model.compiled.team import claim, team_size
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4
 """Bytes of a row that are multiplied at a time with a tile's weights."""

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
 from serve_app.model.compiled.parts import REAL, Function, float32_at, part
 from serve_app.model.compiled.team import job_of, jobs_at
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _LANES, ROWS = (16, 8) if WIDE else (8, 6)
 """Sums in a register, and columns that share one reading of a tile's weights: of 32 registers 16 hold sums, of 16

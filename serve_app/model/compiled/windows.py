@@ -23,7 +23,7 @@ from serve_app.model.compiled.window_tiles import (
     window_products_at,
 )
 from serve_app.model.compiled.winograd import TAPS, UNITS, blended_weights, multiply_units, units_of
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _SEGMENT = 256
 """Inputs that are summed before the sum is added to the others': shorter sums round less."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from serve_app.model.compiled.instructions import LONG, at, by_number, multiply_add
 from serve_app.model.compiled.parts import REAL, Function, part
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 TAPS = 7
 

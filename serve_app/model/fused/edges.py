@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.fused.language import kernel, to_bfloat16
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @kernel()

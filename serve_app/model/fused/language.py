@@ -9,7 +9,7 @@ from collections.abc import Callable
 import triton
 import triton.language as tl
 
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _triton: Upstream = triton
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.fused.language import INTERPRETED, kernel, multiply_add, to_bfloat16
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 ROWS = 16
 """Rows of a tensor core's product of bfloat16; a program's."""
