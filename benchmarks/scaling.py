@@ -25,7 +25,7 @@ from serve_app.cluster.autoscaling import Bounds
 from serve_app.config import ScalingConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
-DRAWN = ("day, 10,000", "crowd, 500 to 10,000")
+DRAWN = ("day, 10,000", "spike, 500 to 10,000")
 BEGIN, END = "<!-- benchmarks/scaling.py -->", "<!-- end -->"
 
 THINK_S, SPEAK_S, SPREAD = 25.0, 6.0, 0.6
@@ -136,8 +136,8 @@ def scenarios() -> list[Scenario]:
         *(Scenario(f"day, {sessions:,}", day(sessions)) for sessions in (100, 1000, 10_000)),
         Scenario("day, 1,000; a GPU takes 90 s more", day(1000), machine=slow_gpus, config=patient),
         Scenario("5 for 10 minutes of each hour, from zero", visits(), bounds=Bounds(0, 240), deadline_s=60.0),
-        Scenario("crowd, 50 to 1,000", crowd(50, 20), onset_s=CROWD_AT_S),
-        Scenario("crowd, 500 to 10,000", crowd(500, 20), onset_s=CROWD_AT_S),
+        Scenario("spike, 50 to 1,000", crowd(50, 20), onset_s=CROWD_AT_S),
+        Scenario("spike, 500 to 10,000", crowd(500, 20), onset_s=CROWD_AT_S),
     ]
 
 
@@ -156,8 +156,8 @@ def simulate(scenario: Scenario, seed: int) -> Result:
 
 
 COLUMNS = (
-    *("sessions", "p50", "p95", "p99", "p95 of the worst 10 minutes", "refused", "ran dry"),
-    *("replica-hours", "the best", "times the best", "GPU-hours", "changes an hour"),
+    *("sessions", "p50", "p95", "p99", "p95 of the worst 10 minutes", "refused", "underruns"),
+    *("replica-hours", "optimum", "times the optimum", "GPU-hours", "changes an hour"),
 )
 HEAD = "\n".join(f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS)))
 
@@ -171,7 +171,7 @@ def rows(result: Result) -> list[str]:
     hours = len(scenario.sessions) / 3600
     dry = 100 * out.underruns / max(1, int((~np.isnan(out.waits_s)).sum()))
     cells = [
-        scenario.name + (f"; all but the first {ONSET_S} s" if onset.any() else ""),
+        scenario.name + (f"; without its first {ONSET_S} s" if onset.any() else ""),
         *_waits(out.waits_s[~onset], result.arrive_s[~onset]),
         f"{dry:.2f} %",
         f"{out.replica_s / 3600:.1f}",
@@ -182,7 +182,7 @@ def rows(result: Result) -> list[str]:
     ]
     lines = [cells]
     if onset.any():
-        lines.append([f"the first {ONSET_S} s of it", *_waits(out.waits_s[onset], result.arrive_s[onset]), *[""] * 6])
+        lines.append([f"its first {ONSET_S} s", *_waits(out.waits_s[onset], result.arrive_s[onset]), *[""] * 6])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -203,7 +203,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
         step = max(1, len(out.seconds) // 540)
         minutes = np.array(out.seconds[::step]) / 60
         streams = np.array(out.streams[::step]) / scenario.machine.slots
-        panel.step(np.arange(len(result.best)), result.best, "C7", where="post", lw=1, label="the best")
+        panel.step(np.arange(len(result.best)), result.best, "C7", where="post", lw=1, label="the optimum")
         panel.plot(minutes, out.ordered[::step], "C1", lw=1, label="ready or starting")
         panel.plot(minutes, out.ready[::step], "C0", lw=1, label="ready")
         panel.plot(minutes, streams, "C2", lw=0.6, label="streams / slots")
@@ -243,7 +243,7 @@ def main() -> None:
     if arguments.docs:
         write(DOCS / "scaling.md", "\n".join([HEAD, *(row for result in results for row in result.rows)]))
         draw(
-            [result for result in results if result.scenario.name in ("day, 10,000", "crowd, 500 to 10,000")],
+            [result for result in results if result.scenario.name in ("day, 10,000", "spike, 500 to 10,000")],
             DOCS / "scaling.svg",
         )
 

@@ -1,11 +1,11 @@
-// Where the service is, and the API key that is shown to it; the key stays in this tab.
+// Requests to the service and their API key; the key stays in this tab.
 
 const STORED = "tts-api-key";
 
-// What a subprotocol may be made of (RFC 6455): a key of other characters can be shown to nobody.
+// Characters of a subprotocol (RFC 6455); a key with others could not be sent.
 const KEY = /^[\w!#$%&'*+.^`|~-]*$/;
 
-/** The service wants a key, or another one than it was shown. */
+/** The service requires a key, or refuses this one. */
 export class KeyWanted extends Error {}
 
 export function key() {
@@ -13,24 +13,24 @@ export function key() {
 }
 
 export function keepKey(value) {
-  if (!KEY.test(value)) throw new KeyWanted("This is not an API key: it has characters that no key has.");
+  if (!KEY.test(value)) throw new KeyWanted("This is not an API key: it has characters that no API key has.");
   if (value) sessionStorage.setItem(STORED, value);
   else sessionStorage.removeItem(STORED);
 }
 
-/** What to tell somebody whom the service has refused. */
+/** The error to show after the service answered 401. */
 export function keyWanted(reason) {
   if (!key()) return new KeyWanted("This service requires an API key: enter yours in the field “API key”.");
   return new KeyWanted(`The service does not accept this API key: ${reason}.`);
 }
 
-/** A request to this service. */
+/** Send a request to the service. */
 export function ask(path, options = {}) {
   const headers = key() ? { authorization: `Bearer ${key()}` } : {};
   return fetch(path, { ...options, headers });
 }
 
-/** What it answers, as JSON, and whether that is what was asked for; a proxy in between may answer with anything. */
+/** The answer's JSON and whether it succeeded. A proxy may answer with something else than JSON. */
 export async function answerOf(path, options) {
   const answer = await ask(path, options);
   const said = await answer.json().catch(() => ({ message: `The service answered ${answer.status}.` }));
@@ -38,7 +38,7 @@ export async function answerOf(path, options) {
   return { ok: answer.ok, said };
 }
 
-/** A socket to this service; a browser's sockets carry no headers, so the key is a subprotocol. */
+/** Open a socket to the service. Browsers cannot set its headers, so the key is a subprotocol. */
 export function openSocket(path) {
   const url = new URL(path, window.location.href);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";

@@ -1,10 +1,10 @@
-// One socket of dialect B (docs/protocol.md): opens it when it is needed, and joins audio to what announces it.
+// One socket of dialect B (docs/protocol.md): opened when it is needed. Joins each payload to its `audio_chunk`.
 
 import { openSocket } from "./access.js";
 
 export class Connection {
   /**
-   * @param {(message: object, audio: ArrayBuffer | null) => void} onMessage audio comes with its `audio_chunk`
+   * @param {(message: object, audio: ArrayBuffer | null) => void} onMessage audio: an `audio_chunk`'s payload
    * @param {(event: CloseEvent) => void} onClose
    */
   constructor(onMessage, onClose) {
@@ -18,7 +18,7 @@ export class Connection {
     return this.socket?.readyState === WebSocket.OPEN;
   }
 
-  /** Open now, or a reason why not. */
+  /** Open the socket if it is not open; rejects with the reason. */
   async open() {
     if (this.isOpen) return;
     this.opening ??= this.connect().finally(() => (this.opening = null));
@@ -39,7 +39,7 @@ export class Connection {
     this.socket = socket;
     return new Promise((resolve, reject) => {
       socket.onopen = resolve;
-      socket.onerror = () => reject(new Error("The server cannot be reached, or takes no more connections."));
+      socket.onerror = () => reject(new Error("The server cannot be reached, or accepts no more connections."));
     });
   }
 
@@ -47,7 +47,7 @@ export class Connection {
     if (this.isOpen) this.socket.send(JSON.stringify(message));
   }
 
-  /** Forget this socket; the next one is opened with another key. */
+  /** Close this socket; the next one is opened with the new key. */
   drop() {
     const { socket } = this;
     this.socket = null;

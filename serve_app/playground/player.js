@@ -1,11 +1,11 @@
-// Hands samples to the audio thread and tells what it has played; knows no protocol.
+// Passes samples to the audio thread and reports what was played; does not know the protocol.
 
 export const SAMPLE_RATE_HZ = 24000;
 
 /** @typedef {{epoch: number, played: number, queued: number, underruns: number, drained: boolean}} Report */
 
 export class Player {
-  /** @param {(report: Report) => void} onReport of what was fed since the last `clear` alone */
+  /** @param {(report: Report) => void} onReport covers samples fed since the last `clear` */
   constructor(onReport) {
     this.onReport = onReport;
     this.context = null;
@@ -14,11 +14,11 @@ export class Player {
     this.epoch = 0;
   }
 
-  /** Must run in a user's gesture, or the browser keeps the sound off. */
+  /** Call this from a user gesture, or the browser blocks audio. */
   async open() {
     this.context ??= new AudioContext({ sampleRate: SAMPLE_RATE_HZ });
     if (!this.context.audioWorklet) {
-      throw new Error("The browser plays sound for pages over https, or of this machine, alone.");
+      throw new Error("Browsers play this audio only for pages over https or from this machine.");
     }
     const resumed = this.context.resume();
     this.opening ??= this.load();
@@ -33,22 +33,22 @@ export class Player {
     this.node.connect(this.context.destination);
   }
 
-  /** @param {Float32Array} samples are given away */
+  /** @param {Float32Array} samples are transferred: the caller can no longer use them */
   feed(samples) {
     this.node.port.postMessage({ type: "samples", samples }, [samples.buffer]);
   }
 
-  /** Nothing more is expected now: to run dry is no underrun. */
+  /** No more audio is expected now: an empty queue is not an underrun. */
   end() {
     this.node?.port.postMessage({ type: "end" });
   }
 
-  /** More is expected. */
+  /** More audio is expected. */
   expect() {
     this.node?.port.postMessage({ type: "open" });
   }
 
-  /** Be silent at once, and count from zero. */
+  /** Stop playback at once and count from zero. */
   clear() {
     this.epoch += 1;
     this.node?.port.postMessage({ type: "clear", epoch: this.epoch });

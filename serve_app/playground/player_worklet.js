@@ -1,10 +1,10 @@
-// Plays a queue of samples on the audio thread; knows neither sockets nor the page.
+// Plays a queue of samples on the audio thread; does not know sockets or the page.
 //
-// In:  {type: "samples", samples: Float32Array}, {type: "end"} (nothing more comes: running dry is no underrun),
-//      {type: "open"} (more comes), {type: "clear", epoch}, {type: "tap", port} (for tests: what is rendered goes there).
-// Out: {epoch, played, queued, underruns, drained}, all but `underruns` in samples.
+// In:  {type: "samples", samples: Float32Array}, {type: "end"} (no more follows: an empty queue is not an underrun),
+//      {type: "open"} (more follows), {type: "clear", epoch}, {type: "tap", port} (for tests: receives what is rendered).
+// Out: {epoch, played, queued, underruns, drained}; `played` and `queued` are samples.
 
-// Head start of the first samples, so that the next ones arrive before these have been played.
+// Audio to collect before playback starts, so that the next samples arrive in time.
 const LEAD_S = 0.1;
 const REPORT_EVERY_BLOCKS = 8;
 
@@ -13,7 +13,7 @@ class Player extends AudioWorkletProcessor {
     super();
     this.lead = Math.round(LEAD_S * sampleRate);
     this.tap = null;
-    this.frame = 0; // counted here: `currentFrame` stands still while the page holds the graph's lock
+    this.frame = 0; // counted here: `currentFrame` stops while the page holds the graph's lock
     this.clear(0);
     this.port.onmessage = ({ data }) => this.take(data);
   }
@@ -24,10 +24,10 @@ class Player extends AudioWorkletProcessor {
     this.offset = 0; // of the next sample in queue[0]
     this.queued = 0;
     this.played = 0;
-    this.waited = 0; // since there is something to play
+    this.waited = 0; // samples of silence since audio arrived
     this.underruns = 0;
     this.playing = false;
-    this.isDry = false; // it ran out in the middle
+    this.isDry = false; // the queue ran empty before the end
     this.ended = false;
     this.blocks = 0;
   }
@@ -88,7 +88,7 @@ class Player extends AudioWorkletProcessor {
   ranDry() {
     this.playing = false;
     this.waited = 0;
-    this.isDry = !this.ended; // an underrun once something follows
+    this.isDry = !this.ended; // becomes an underrun if more audio follows
     this.report(this.ended);
   }
 

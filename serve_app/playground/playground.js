@@ -1,4 +1,4 @@
-// The page: what is asked goes to the socket, what comes goes to the ears and the eyes.
+// The page: sends what the user asks for to the socket, and plays and shows what the server answers.
 
 import { ask, keepKey, key, keyWanted, KeyWanted } from "./access.js";
 import { Connection } from "./connection.js";
@@ -8,11 +8,11 @@ import { offerVoices, showVoices } from "./voices.js";
 import { wav } from "./wav.js";
 import { Waveform } from "./waveform.js";
 
-// Close codes of a server that went away; the same text with the same seed gives the same audio elsewhere.
+// Close codes of a server that went away; another one gives the same audio for the same text and seed.
 const LOST = new Set([1001, 1006, 1012]);
 const MAX_RECONNECTS = 10;
 const RECONNECT_WAIT_MS = 1000;
-const RESTART = "SERVICE_RESTART"; // the code of a server that is being replaced, before it closes with 1012
+const RESTART = "SERVICE_RESTART"; // the error code of a server that is being replaced; it then closes with 1012
 const SAMPLING = ["temperature", "top_k", "top_p", "repetition_penalty"];
 const FIGURES = ["ttfa-here", "ttfa", "rtf", "slack", "underruns", "duration", "used-seed"];
 
@@ -21,12 +21,12 @@ const connection = new Connection(onMessage, onClose);
 const player = new Player(onPlayed);
 const waveform = new Waveform($("waveform"));
 
-let utterance = null; // what is being spoken
-let latest = null; // what was spoken last, for the download
+let utterance = null; // the utterance that is being spoken
+let latest = null; // the latest utterance, for the download
 let leastSlack = Infinity; // samples, while more was expected
-let ending = ""; // what to say when the last sample was played
+let ending = ""; // status to show when the last sample was played
 let keyTried = key();
-let reconnectMs = RECONNECT_WAIT_MS; // as the server says, where it does
+let reconnectMs = RECONNECT_WAIT_MS; // or the server's retry_after_ms
 
 function status(text, isError = false) {
   $("status").textContent = text;
@@ -35,7 +35,7 @@ function status(text, isError = false) {
 
 const seconds = (samples) => `${(samples / SAMPLE_RATE_HZ).toFixed(2)} s`;
 
-// What is asked
+// Requests
 
 function fields() {
   const seed = $("seed").value;
@@ -49,7 +49,7 @@ function fields() {
   };
 }
 
-/** A new utterance in place of the one before; it has said nothing yet. */
+/** Cancel the current utterance and begin a new one without text. */
 function begin() {
   cancel();
   for (const id of FIGURES) $(id).textContent = "–";
@@ -63,7 +63,7 @@ function begin() {
   status("Waiting for the first audio…");
 }
 
-/** Say some more of the utterance; sound and socket are opened before its first words. */
+/** Append text to the utterance and send it; opens the audio output and the socket first. */
 async function say(text, isFinal) {
   const said = utterance;
   said.say(text, isFinal);
@@ -79,7 +79,7 @@ function send() {
   const message = utterance.next();
   if (!message) return;
   if (message.final) player.expect();
-  else player.end(); // nobody knows when the next words are typed
+  else player.end(); // the next words may be typed at any time
   connection.send(message);
 }
 
@@ -92,7 +92,7 @@ function speak(event) {
     return;
   }
   if ($("text").value.trim() === "") {
-    status("There is nothing to say.", true);
+    status("Enter some text first.", true);
     $("text").focus();
     return;
   }
@@ -100,22 +100,22 @@ function speak(event) {
   say($("text").value, true);
 }
 
-/** What was typed behind the words that were said already; those cannot be changed any more. */
+/** Text that was typed after the text that was sent; empty if that text was edited. */
 function unsaid() {
   const text = $("text").value;
   return text.startsWith(utterance.text) ? text.slice(utterance.text.length) : "";
 }
 
-/** Say the words that are complete; the one that is being typed may still be corrected. */
+/** Send the complete words; the one that is being typed may still change. */
 function typed(event) {
   if (!$("live").checked || event.isComposing) return;
-  if (utterance?.isFinal) return; // it is said to its end first
+  if (utterance?.isFinal) return; // the utterance is spoken to its end first
   if (!utterance) {
     if ($("text").value.trim() === "" || event.inputType?.startsWith("delete")) return;
     begin();
   }
   if (!$("text").value.startsWith(utterance.text)) {
-    status("What was said already cannot be changed; what you write behind it is said.", true);
+    status("Text that was already sent cannot be changed. Restore it to go on.", true);
     return;
   }
   const words = /^.*[\s\p{P}]/su.exec(unsaid())?.[0];
@@ -135,18 +135,18 @@ function stop() {
 
 function fail(text) {
   status(text, true);
-  player.end(); // what was heard of it so far still plays, and can be silenced
+  player.end(); // audio that has arrived still plays, and can be cancelled
   const hadAudio = utterance?.heardSamples > 0;
   stop();
   $("cancel").disabled = !hadAudio;
   offerDownload();
 }
 
-// What comes
+// Answers
 
 function onMessage(message, audio) {
   if (message.code === RESTART) {
-    reconnectMs = message.retry_after_ms ?? RECONNECT_WAIT_MS; // its close follows
+    reconnectMs = message.retry_after_ms ?? RECONNECT_WAIT_MS; // the close follows
     return;
   }
   if (!utterance || (message.utterance_id && message.utterance_id !== utterance.id)) return;
@@ -184,7 +184,7 @@ function onAudio(frame, isFinal) {
     $("ttfa-here").textContent = `${Math.round(firstMs - askedMs)} ms`;
     $("duration").textContent = seconds(heardSamples);
     const arrival = (lastMs - firstMs) / ((1000 * heardSamples) / SAMPLE_RATE_HZ);
-    $("rtf").textContent = `~${arrival.toFixed(2)}`; // until the server says it
+    $("rtf").textContent = `~${arrival.toFixed(2)}`; // an estimate until `complete` arrives
     status("Speaking…");
     waveform.add(samples);
     player.feed(samples);
@@ -197,9 +197,9 @@ function onComplete(message) {
   $("rtf").textContent = message.rtf.toFixed(2);
   $("used-seed").textContent = message.seed;
   utterance.isMade = true;
-  ending = message.finish_reason === "eos" ? "Done." : `Done; the model was ended by the rule “${message.finish_reason}”.`;
+  ending = message.finish_reason === "eos" ? "Done." : `Done; the audio was cut short (${message.finish_reason}).`;
   offerDownload();
-  player.end(); // it answers when the last sample was played
+  player.end(); // the player reports when the last sample was played
 }
 
 /** @param {import("./player.js").Report} report */
@@ -225,10 +225,10 @@ function caption(text) {
   $("captions").append(span);
 }
 
-// When the socket goes
+// Lost sockets
 
 function onClose(event) {
-  if (!utterance || utterance.isMade) return; // all of it is here
+  if (!utterance || utterance.isMade) return; // all of its audio has arrived
   if (LOST.has(event.code) && utterance.reconnects < MAX_RECONNECTS) {
     reconnect(utterance);
     return;
@@ -236,21 +236,21 @@ function onClose(event) {
   fail(`The connection was closed (${event.code}${event.reason ? `, ${event.reason}` : ""}).`);
 }
 
-/** Says the same again on another socket; what was heard of it is dropped when it comes. */
+/** Send the utterance again on a new socket; audio that was already received is dropped. */
 function reconnect(lost) {
   lost.lost();
-  status("The server went away; connecting again…");
+  status("The connection was lost; connecting again…");
   window.setTimeout(() => {
     if (utterance !== lost) return;
     connection.open().then(
       () => utterance === lost && send(),
-      () => {}, // its close is the next attempt
+      () => {}, // the close event starts the next attempt
     );
   }, reconnectMs);
   reconnectMs = RECONNECT_WAIT_MS;
 }
 
-// The rest of the page
+// Download, readiness and API key
 
 function offerDownload() {
   $("download").disabled = !(latest?.heardBytes > 0);
@@ -264,7 +264,7 @@ function download() {
   window.setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Says plainly what will be heard; asks again until a generator is ready. */
+/** Show the server's notice, for example that the audio is noise; ask again until a generator is ready. */
 async function showReadiness() {
   const state = await (await ask("ready")).json();
   const notice = state.ready ? state.notice : `Not ready yet: ${state.detail}.`;
@@ -278,7 +278,7 @@ function unreachable(error) {
   if (error instanceof KeyWanted) askForKey();
 }
 
-/** Show the field for the key to somebody who did not know that there is one, or whose key is not taken. */
+/** Open the API key field and mark it as invalid. */
 function askForKey() {
   $("more").open = true;
   $("key").setAttribute("aria-invalid", "true");
@@ -296,15 +296,15 @@ function takeKey() {
     unreachable(error);
     return;
   }
-  showVoices().then(() => status(given ? "The API key is taken." : "No API key is shown any more."), unreachable);
+  showVoices().then(() => status(given ? "The API key is accepted." : "The API key is removed."), unreachable);
 }
 
-/** Whoever leaves the field has not always changed what Enter has taken. */
+/** The field was left; Enter may have taken its key already. */
 function keyChanged() {
   if ($("key").value.trim() !== keyTried) takeKey();
 }
 
-/** Enter takes the key, and says nothing with it yet. */
+/** Enter takes the key and does not speak. */
 function keyEntered(event) {
   if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
   event.preventDefault();

@@ -1,9 +1,9 @@
-// Records the microphone as WAV, without what browsers do to voices on a call.
+// Records the microphone as WAV, without the browser's processing for calls.
 
 import { pcm16, wav } from "./wav.js";
 
 export class Recorder {
-  /** @param {(seconds: number) => void} onTime how much there is */
+  /** @param {(seconds: number) => void} onTime receives the length of the recording so far */
   constructor(onTime) {
     this.onTime = onTime;
     this.context = null;
@@ -14,7 +14,7 @@ export class Recorder {
   }
 
   async start() {
-    if (!navigator.mediaDevices) throw new Error("The browser has a microphone for pages over https, or of this machine, alone.");
+    if (!navigator.mediaDevices) throw new Error("Browsers offer the microphone only to pages over https or from this machine.");
     this.parts = [];
     this.count = 0;
     this.stream = await navigator.mediaDevices.getUserMedia({
@@ -30,7 +30,7 @@ export class Recorder {
       this.onTime(this.count / this.context.sampleRate);
     };
     this.context.createMediaStreamSource(this.stream).connect(node);
-    node.connect(this.context.destination); // silent; what leads nowhere is not run
+    node.connect(this.context.destination); // silent; a browser does not run a node without an output
   }
 
   /** @returns {Promise<Blob>} a WAV file */

@@ -1,4 +1,4 @@
-// Hands the microphone's samples to the page, and plays none of them.
+// Passes the microphone's samples to the page and plays none of them.
 
 class Recorder extends AudioWorkletProcessor {
   process(inputs) {

@@ -1,4 +1,4 @@
-// The list of voices, and a new one: a file or a recording, what is said of it, what the checks say.
+// The list of voices, and the form for a new one: a file or a recording, its description, and the checks.
 
 import { answerOf } from "./access.js";
 import { Recorder } from "./recorder.js";
@@ -7,9 +7,9 @@ const MAX_RECORDING_S = 30;
 const LOOK_AGAIN_MS = 1000;
 
 const $ = (id) => document.getElementById(id);
-let clip = null; // Blob to be uploaded
+let clip = null; // Blob to upload
 
-/** Fill the list; `preferred` is chosen if it is there, else what was chosen, else the service's default. */
+/** Fill the list; selects `preferred` (by default the selected voice) if it is usable, else the service's default. */
 export async function showVoices(preferred = $("voice").value) {
   const { ok, said } = await answerOf("v1/audio/voices");
   if (!ok) throw new Error(said.message);
@@ -68,14 +68,14 @@ async function addVoice(event) {
   const fields = { name: "voice-name", transcript: "transcript", language: "voice-language", consent: "consent" };
   for (const [field, id] of Object.entries(fields)) if ($(id).value.trim()) form.set(field, $(id).value);
   $("add").disabled = true;
-  voiceStatus("Being checked…");
+  voiceStatus("Checking the clip…");
   showReport([]);
   try {
     const { ok, said } = await answerOf("v1/audio/voices", { method: "POST", body: form });
     showReport(said.report ?? []);
     if (!ok) throw new Error(said.code ? `${said.message} (${said.code})` : said.message);
     await showVoices(said.id);
-    voiceStatus(`“${said.name}” is there and chosen: Speak says the text with it.`);
+    voiceStatus(`“${said.name}” is added and selected. Press Speak to hear it.`);
   } catch (error) {
     voiceStatus(error.message, true);
   } finally {
@@ -105,15 +105,15 @@ async function record() {
   $("record").disabled = true;
   try {
     await recorder.start();
-    voiceStatus(`Recording; it ends by itself after ${MAX_RECORDING_S} s.`);
+    voiceStatus(`Recording; it stops after ${MAX_RECORDING_S} s.`);
   } catch (error) {
-    voiceStatus(`There is no recording: ${error.message}`, true);
+    voiceStatus(`Recording failed: ${error.message}`, true);
   } finally {
     $("record").disabled = false;
   }
 }
 
-/** Connect the form for a new voice. */
+/** Set up the form for a new voice. */
 export function offerVoices() {
   $("voice-language").replaceChildren(...Array.from($("language").options, (option) => option.cloneNode(true)));
   $("voice-form").addEventListener("submit", addVoice);

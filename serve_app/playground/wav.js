@@ -1,4 +1,4 @@
-// WAV files from samples that are there already.
+// WAV files from buffered samples.
 
 /**
  * @param {(ArrayBuffer | ArrayBufferView)[]} parts mono, little endian: int16 or float32

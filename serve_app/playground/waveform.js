@@ -1,4 +1,4 @@
-// Draws what came and what of it was played; knows samples and a canvas, nothing else.
+// Draws the received samples and how many of them were played; knows only samples and a canvas.
 
 const SAMPLES_PER_PEAK = 480; // 20 ms
 
@@ -32,7 +32,7 @@ export class Waveform {
     this.draw();
   }
 
-  /** With the next picture, once for all changes before it. */
+  /** Repaint with the next animation frame, once for all changes before it. */
   draw() {
     if (this.isDrawing) return;
     this.isDrawing = true;
@@ -52,7 +52,7 @@ export class Waveform {
     const [played, coming] = [style.getPropertyValue("--accent"), style.getPropertyValue("--line")];
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
-    // At least five seconds wide, so that the first second does not look like all of it.
+    // At least five seconds wide, so that the first second does not fill the canvas.
     const columns = Math.max(this.peaks.length, 250);
     const step = width / columns;
     this.peaks.forEach((peak, index) => {

@@ -103,7 +103,7 @@ async def describe(page: Page, name: str):
 
 
 async def speaks_with(page: Page, voice: str):
-    await expect(page.locator("#voice-status")).to_contain_text("is there and chosen", timeout=PATIENCE_MS)
+    await expect(page.locator("#voice-status")).to_contain_text("is added and selected", timeout=PATIENCE_MS)
     assert await page.input_value("#voice") == voice
     await page.fill("#text", "This is another voice.")
     await page.locator("#speak").click()

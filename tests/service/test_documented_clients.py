@@ -1,4 +1,4 @@
-"""docs/clients.md, run from its own lines against the real service; only the address is another one."""
+"""The examples of docs/clients.md and the client in README.md run as they stand; only the address is replaced."""
 
 import asyncio
 import os
@@ -13,14 +13,21 @@ import pytest
 from running_service import ROOT
 
 PAGE = (ROOT / "docs" / "clients.md").read_text()
+README = (ROOT / "README.md").read_text()
 HOST = "127.0.0.1:8000"
-BLOCKS = [
-    pytest.param(kind, code, id=f"{kind}-{number}")
-    for number, (kind, code) in enumerate(re.findall(r"```(python|sh)\n(.*?)```", PAGE, re.DOTALL))
-]
+
+
+def examples(page, languages, name):
+    """Language and text of each fenced block of ``page`` in one of ``languages``, as in ``python|sh``."""
+    found = re.findall(rf"```({languages})\n(.*?)```", page, re.DOTALL)
+    return [pytest.param(kind, code, id=f"{name}-{kind}-{number}") for number, (kind, code) in enumerate(found)]
+
+
+# The shell blocks of README.md install the project and start a service: tests/unit/test_makefile.py.
+BLOCKS = examples(PAGE, "python|sh", "clients") + examples(README, "python", "readme")
 (JAVASCRIPT,) = re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL)
 
-# What a page has and Node has not; it counts what it is given to play, and ends with the utterance.
+# Node has no AudioContext. This one counts the samples that it is given; the socket is closed after ``complete``.
 BROWSER = """
 let samples = 0;
 globalThis.AudioContext = class {
@@ -50,7 +57,7 @@ globalThis.WebSocket = class extends Plain {
 
 CLIENTS = shutil.which("python", path=str(ROOT / ".venv-clients" / "bin"))
 OTHERS = re.compile(r"^from (livekit|pipecat)\b", re.MULTILINE)
-"""Packages that are not this project's to install, see tests/clients.txt."""
+"""Packages that the project does not install; see tests/clients.txt."""
 
 FFPLAY = """#!{python}
 import sys
@@ -119,7 +126,8 @@ async def test_the_browsers_example_plays_every_sample(service, environment, tmp
     assert "Hello, I am here." in printed
 
 
-def test_the_page_has_an_example_of_every_kind():
+def test_the_pages_have_an_example_of_every_kind():
     assert {block.values[0] for block in BLOCKS} == {"python", "sh"}
-    assert len(BLOCKS) >= 10
+    assert len(BLOCKS) >= 11
+    assert len([block for block in BLOCKS if block.id.startswith("readme")]) == 1
     assert "```rust" in PAGE

@@ -55,14 +55,14 @@ async def give(page: Page, key: str):
 
 
 async def taken(page: Page):
-    await expect(page.locator("#status")).to_have_text("The API key is taken.", timeout=PATIENCE_MS)
+    await expect(page.locator("#status")).to_have_text("The API key is accepted.", timeout=PATIENCE_MS)
     await expect(page.locator("#voice option:checked")).to_have_text("Austen")
 
 
 async def test_a_stranger_is_led_to_the_field_and_a_wrong_key_is_refused_in_plain_words(page):
     assert await page.locator("#more").evaluate("details => details.open")
     await give(page, "two words")
-    await expect(page.locator("#status")).to_have_text("This is not an API key: it has characters that no key has.")
+    await expect(page.locator("#status")).to_have_text("This is not an API key: it has characters that no API key has.")
     await give(page, WRONG)
     refusal = "The service does not accept this API key: unknown API key."
     await expect(page.locator("#status")).to_have_text(refusal, timeout=PATIENCE_MS)
@@ -135,7 +135,7 @@ async def test_what_it_says_of_keys_fits_into_a_narrow_window_and_is_seen_in_the
 async def test_no_key_that_the_page_was_given_stands_in_a_log(page, guarded):
     for key in (WRONG, SPEAKER):
         await give(page, key)
-        await expect(page.locator("#status")).not_to_contain_text("asks for", timeout=PATIENCE_MS)
+        await expect(page.locator("#status")).not_to_contain_text("requires", timeout=PATIENCE_MS)
     await taken(page)
     await page.keyboard.press("Control+Enter")
     await done(page)
