@@ -1,15 +1,15 @@
-"""What a voice costs: a stream that speaks in a known one, and those who listen while a new one is encoded.
+"""Measures the cost of a voice: a stream with a known voice, and listeners while a new voice is encoded.
 
 Run::
 
     python benchmarks/voices.py                       # tiny, a minute and a half
     python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 40 --seconds 0
 
-``prefill`` is that of one text, the voice's constant prefix computed or taken from the cache, in turn. ``before
-prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine being idle:
-prompt from the cache, tokens, the way onto the engine's thread. ``encoding``, left out for 0 seconds, is what listeners
-notice of clips that are encoded one after the other, without a pause: audio chunks that came after the one before them
-had been played, and the silence that this made.
+``prefill`` is the time for one text, with the voice's constant prefix computed or taken from the cache, in turn.
+``before prefill`` is the time from a call of the generator's ``speak`` to the start of its prefill on an idle engine:
+prompt from the cache, tokens, and the way to the engine's thread. ``encoding``, which is omitted for 0 seconds, is the
+effect on listeners of clips that are encoded one after the other without a pause: audio chunks that arrived after the
+previous one had been played, and the resulting silence.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, scan
 
 TEXT = "She was not handsome enough to be noticed, and too proud to care, as he was to learn. " * 3
 RAY_NICENESS = 15
-"""Of Ray's workers, unless RAY_worker_niceness says otherwise: the engine's thread has it too."""
+"""Default niceness of Ray's workers, including the engine's thread; RAY_worker_niceness changes it."""
 
 
 def main() -> None:
@@ -67,12 +67,12 @@ def main() -> None:
     }
     print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
-    print(f"its state on the device, made by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
+    print(f"its state on the device, computed by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
     figures["prefill"] = prefill(speaker, voice, arguments.rounds)
     speaker.engine.start()
     figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
     for name, pool in [
-        ("nobody encodes", None),
+        ("no encoding", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
         ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
     ]:
@@ -91,21 +91,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times; or 0")
+    parser.add_argument("--seconds", type=float, default=20.0, help="playback time of each of three runs, or 0")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--niceness", type=int, default=RAY_NICENESS, help="of the process; Ray's is the default")
+    parser.add_argument("--niceness", type=int, default=RAY_NICENESS, help="niceness of the process; default: Ray's")
     parser.add_argument("--json")
     return parser.parse_args()
 
 
 def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
-    """Milliseconds of a prefill without the voice's prefix and with it, in turn; the engine is not running yet."""
+    """Milliseconds of a prefill without the voice's cached prefix and with it, in turn; the engine does not run yet."""
     runner = speaker.runner
     prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
     constant = runner.prompts.positions(voice, "english") - prepared.prefill_positions
     took_ms: dict[str, list[float]] = {"computed": [], "reused": []}
     for _ in range(rounds + 2):  # the first two warm up
-        for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to have it computed again
+        for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to compute it again
             runner._prefixes.drop(key)  # noqa: SLF001
         for taken_ms in took_ms.values():
             began_s = time.perf_counter()
@@ -122,8 +122,8 @@ def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, 
 
 
 async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
-    """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
-    generator = Generator.__new__(Generator)  # its own speak, without Serve around it
+    """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` consecutive calls."""
+    generator = Generator.__new__(Generator)  # only its speak method, without Serve
     generator._config, generator._model, generator._fetching = config, speaker, {}  # noqa: SLF001
     generator._metrics = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
@@ -143,7 +143,7 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
         async with aclosing(generator.speak(request)) as events:
             await anext(events)
         waits_ms.append(1e3 * (began[-1] - called_s))
-        while speaker.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, and says so to nobody
+        while speaker.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, without a notification
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
     speaker.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
@@ -155,7 +155,7 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
 
 
 class Listener:
-    """One who plays audio as it comes, and asks for the next utterance when one ends."""
+    """A listener who plays audio as it arrives, and requests the next utterance when one ends."""
 
     def __init__(self, speaker: LoadedModel, voice: VoicePrompt, number: int) -> None:
         self._speaker, self._voice, self._number = speaker, voice, number
@@ -200,7 +200,7 @@ def listen(
     pool: ThreadPoolExecutor | None,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """Let so many listeners play for a while, clips being encoded on ``pool``, and say how they fared."""
+    """Let listeners play for a while, with clips encoded on ``pool``, and measure their playback."""
     listeners = [Listener(speaker, voice, number) for number in range(arguments.streams)]
     end_s = time.perf_counter() + arguments.seconds
     encodes_s: list[float] = []
@@ -226,8 +226,8 @@ def listen(
         "encode_median_s": float(np.median(encodes_s)) if encodes_s else 0.0,
     }
     print(
-        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, by"
-        f" {figures['silence_s']:.2f} s together; first audio after {figures['ttfa_median_ms']:.0f} ms;"
+        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, with"
+        f" {figures['silence_s']:.2f} s of silence; first audio after {figures['ttfa_median_ms']:.0f} ms;"
         f" {len(encodes_s)} clips encoded, {figures['encode_median_s']:.2f} s each"
     )
     return figures
