@@ -6,8 +6,8 @@
 
 Starts ``configs/local.yaml`` on a free port: the tiny checkpoint, a proxy, an ingress and a generator, all on this
 machine next to the clients. Random weights never draw an end of speech, so a text gets one frame per character, which
-is about the length of real speech. Prints the results and, with ``--json FILE``, writes them. Timings on a shared machine
-are noisy; the two sides of a comparison take turns.
+is about the length of real speech. Prints the results and, with ``--json FILE``, writes them. Timings on a shared
+machine are noisy; the two sides of a comparison take turns.
 """
 
 import argparse
