@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     streams = [int(each) for each in arguments.streams.split(",")]
-    speaker = load_speaker(
+    loaded = load_speaker(
         AppConfig(
             model=ModelConfig(
                 source=arguments.model,
@@ -90,27 +90,27 @@ def main() -> None:
         keep_upstream=True,
     )
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
-    voice = speaker.encode(reference)
-    speaker.runner.learn(voice)
-    speak(speaker, voice, 1, 8, listening=False)  # as in a replica's warm-up: measures the cost of steps
+    voice = loaded.encode(reference)
+    loaded.runner.learn(voice)
+    speak(loaded, voice, 1, 8, listening=False)  # as in a replica's warm-up: measures the cost of steps
     figures: dict[str, Any] = {
         "machine": {
             "processor": processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "model": speaker.description,
+            "model": loaded.description,
             "weights": arguments.weights,
-            "codec": str(speaker.checkpoint.codec_dtype),
+            "codec": str(loaded.checkpoint.codec_dtype),
             "audio_chunk_max_frames": arguments.audio_chunk_max_frames,
         }
     }
     print(json.dumps(figures["machine"], indent=2))
-    figures["floor"] = floor(speaker)
-    figures["upstream"] = upstream_figures(speaker.checkpoint, voice, arguments)
-    figures["engine"] = [engine_figures(speaker, voice, count, arguments) for count in streams]
+    figures["floor"] = floor(loaded)
+    figures["upstream"] = upstream_figures(loaded.checkpoint, voice, arguments)
+    figures["engine"] = [engine_figures(loaded, voice, count, arguments) for count in streams]
     compare(figures)
-    figures["where"] = [where(speaker, voice, count) for count in (1, max(streams))]
-    figures["bytes_per_slot"] = slot_bytes(speaker)
+    figures["where"] = [where(loaded, voice, count) for count in (1, max(streams))]
+    figures["bytes_per_slot"] = slot_bytes(loaded)
     print(f"memory per slot: {sum(figures['bytes_per_slot'].values()) / 1e6:.1f} MB {figures['bytes_per_slot']}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
@@ -144,11 +144,11 @@ def processor() -> str:
     return platform.processor()
 
 
-def floor(speaker: LoadedModel) -> dict[str, float]:
+def floor(loaded: LoadedModel) -> dict[str, float]:
     """Bytes of weights that a frame reads, divided by the memory bandwidth as measured now."""
-    runner = speaker.runner
+    runner = loaded.runner
     weight_bytes = runner.talker.weight_bytes + runner.predictor.weight_bytes
-    device = speaker.checkpoint.device
+    device = loaded.checkpoint.device
     block = torch.ones(1 << 28, device=device)  # 1 GiB of float32, far more than the caches
     seconds = [seconds_of(block.sum, device) for _ in range(5)]
     bandwidth = block.nbytes / min(seconds)
@@ -200,10 +200,10 @@ def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argp
 
 
 def speak(
-    speaker: LoadedModel, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True
+    loaded: LoadedModel, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True
 ) -> dict[str, float]:
     """Speak ``count`` concurrent utterances of ``frames`` frames, on this thread."""
-    runner, engine = speaker.runner, speaker.engine
+    runner, engine = loaded.runner, loaded.engine
     began_s = time.perf_counter()
     firsts: dict[int, float] = {}
     ends: dict[int, SpeechEnd] = {}
@@ -240,10 +240,10 @@ def speak(
 
 
 def engine_figures(
-    speaker: LoadedModel, voice: VoicePrompt, count: int, arguments: argparse.Namespace
+    loaded: LoadedModel, voice: VoicePrompt, count: int, arguments: argparse.Namespace
 ) -> dict[str, float]:
     """The best of a few rounds with ``count`` streams."""
-    rounds = [speak(speaker, voice, count, arguments.frames) for _ in range(arguments.rounds)]
+    rounds = [speak(loaded, voice, count, arguments.frames) for _ in range(arguments.rounds)]
     best = max(rounds, key=lambda figures: figures["audio_s_per_s"])
     best["ttfa_s"] = min(figures["ttfa_s"] for figures in rounds)
     return best
@@ -263,14 +263,14 @@ def compare(figures: dict[str, Any]) -> None:
         )
 
 
-def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
+def where(loaded: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Time of a frame by stage, and the part that is neither matmul, attention nor convolution.
 
     The profiler cannot look inside compiled stacks and the codec's compiled layers. In them, matmuls count with the
     time of the same matmuls with only the threads' synchronization in between, and attention with the time of the
     stacks' attention alone.
     """
-    runner, device = speaker.runner, speaker.checkpoint.device
+    runner, device = loaded.runner, loaded.checkpoint.device
     slots = list(range(count))
     for slot in slots:
         runner.prefill(slot, runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice))
@@ -286,11 +286,11 @@ def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, flo
         for slot in slots:
             runner.release(slot)
         return {"streams": count, **medians}
-    looks = [look_into(speaker, steps, slots) for _ in range(7)]  # the machine's speed changes between runs
+    looks = [look_into(loaded, steps, slots) for _ in range(7)]  # the machine's speed changes between runs
     products_ms, alone_ms, attention_ms, share = np.median(looks, axis=0).tolist()
     for slot in slots:
         runner.release(slot)
-    medians["sampling"] = sampling_ms(speaker, count)
+    medians["sampling"] = sampling_ms(loaded, count)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
         f" codec {medians['codec']:.0f} ms; products, attention and convolutions {products_ms:.0f} ms, in compiled"
@@ -306,7 +306,7 @@ def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, flo
     }
 
 
-def look_into(speaker: LoadedModel, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
+def look_into(loaded: LoadedModel, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
     """Milliseconds of a frame's matmuls outside and inside compiled layers, of stacks' attention; share of the rest."""
     activity = torch.profiler.ProfilerActivity.CPU
     with compiled_functions_seen() as windows, torch.profiler.profile(activities=[activity]) as profile:
@@ -316,8 +316,8 @@ def look_into(speaker: LoadedModel, steps: dict[str, Callable[[], object]], slot
         profiled_ms = 1e3 * (time.perf_counter() - began_s)
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3
-    compiled = isinstance(speaker.runner.talker.stack, CompiledStack)
-    alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
+    compiled = isinstance(loaded.runner.talker.stack, CompiledStack)
+    alone_ms, attention_ms = alone(loaded, slots) if compiled else (0.0, 0.0)
     alone_ms += 1e3 * sum(windows_of(products) for products in windows)
     return products_ms, alone_ms, attention_ms, 1 - (products_ms + alone_ms + attention_ms) / profiled_ms
 
@@ -419,13 +419,13 @@ MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all), TeamFunction(attend_all)
 MULTIPLY_ALL_WINDOWS = TeamFunction(multiply_all_windows)
 
 
-def alone(speaker: LoadedModel, slots: list[int]) -> tuple[float, float]:
+def alone(loaded: LoadedModel, slots: list[int]) -> tuple[float, float]:
     """Milliseconds of a frame's matmuls in compiled stacks, with synchronization in between, and of its attention.
 
     They alternate with computing a whole frame, so that the caches have the same content as in a frame.
     """
-    runner, talker, predictor = speaker.runner, speaker.runner.talker.stack, speaker.runner.predictor.stack
-    frame = speaker.runner.predictor.frame
+    runner, talker, predictor = loaded.runner, loaded.runner.talker.stack, loaded.runner.predictor.stack
+    frame = loaded.runner.predictor.frame
     assert isinstance(talker, CompiledStack)
     assert isinstance(predictor, CompiledStack)
     steps = runner.predictor.steps
@@ -492,14 +492,14 @@ def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
     return time.perf_counter() - began_s
 
 
-def sampling_ms(speaker: LoadedModel, count: int) -> float:
+def sampling_ms(loaded: LoadedModel, count: int) -> float:
     """Median milliseconds of all draws of a frame, with the checkpoint's own sampling parameters."""
-    slots = speaker.runner.slot_tensors
+    slots = loaded.runner.slot_tensors
     groups = slots.codes.shape[2]
-    rows, keep = slice(0, count), speaker.checkpoint.predictor_draw.top_k
+    rows, keep = slice(0, count), loaded.checkpoint.predictor_draw.top_k
     for slot in range(count):
-        slots.predictor_draws.set(slot, speaker.checkpoint.predictor_draw)
-    logits = torch.randn(count, speaker.runner.predictor.vocabulary)
+        slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
+    logits = torch.randn(count, loaded.runner.predictor.vocabulary)
     draw = make_draw(logits.device)
     seconds = []
     with torch.inference_mode():
@@ -512,9 +512,9 @@ def sampling_ms(speaker: LoadedModel, count: int) -> float:
     return 1e3 * float(np.median(seconds))
 
 
-def slot_bytes(speaker: LoadedModel) -> dict[str, int]:
+def slot_bytes(loaded: LoadedModel) -> dict[str, int]:
     """Bytes of one more slot, by content."""
-    runner = speaker.runner
+    runner = loaded.runner
     return {
         "talker keys and values": runner.talker.cache.bytes_per_slot,
         "code predictor keys and values": runner.predictor.cache.bytes_per_slot,

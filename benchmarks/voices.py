@@ -45,17 +45,17 @@ def main() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     model = ModelConfig(source=arguments.model, device=arguments.device, threads=arguments.threads or None)
     config = AppConfig(model=model, engine=EngineConfig(slots=max(2, arguments.streams)))
-    speaker = load_speaker(config)
+    loaded = load_speaker(config)
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     began_s = time.perf_counter()
-    voice = speaker.encode(reference)
+    voice = loaded.encode(reference)
     first_s = time.perf_counter() - began_s
     began_s = time.perf_counter()
-    voice = speaker.encode(reference)
+    voice = loaded.encode(reference)
     encode_s = time.perf_counter() - began_s
-    speaker.runner.learn(dataclasses.replace(voice, digest="warm"))
+    loaded.runner.learn(dataclasses.replace(voice, digest="warm"))
     began_s = time.perf_counter()
-    speaker.runner.learn(voice)
+    loaded.runner.learn(voice)
     learn_s = time.perf_counter() - began_s
     figures: dict[str, object] = {
         "model": arguments.model,
@@ -65,12 +65,12 @@ def main() -> None:
         "encode_s": encode_s,
         "learn_s": learn_s,
     }
-    print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
+    print(f"{loaded.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
     print(f"its state on the device, computed by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
-    figures["prefill"] = prefill(speaker, voice, arguments.rounds)
-    speaker.engine.start()
-    figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
+    figures["prefill"] = prefill(loaded, voice, arguments.rounds)
+    loaded.engine.start()
+    figures["before_prefill"] = asyncio.run(before_prefill(config, loaded, voice, arguments.rounds))
     for name, pool in [
         ("no encoding", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
@@ -78,8 +78,8 @@ def main() -> None:
     ]:
         if not arguments.seconds:
             break
-        figures[name] = listen(speaker, voice, reference, name, pool, arguments)
-    speaker.engine.stop()
+        figures[name] = listen(loaded, voice, reference, name, pool, arguments)
+    loaded.engine.stop()
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -98,9 +98,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
     """Milliseconds of a prefill without the voice's cached prefix and with it, in turn; the engine does not run yet."""
-    runner = speaker.runner
+    runner = loaded.runner
     prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
     constant = runner.prompts.positions(voice, "english") - prepared.prefill_positions
     took_ms: dict[str, list[float]] = {"computed": [], "reused": []}
@@ -121,21 +121,21 @@ def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, 
     return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
 
-async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+async def before_prefill(config: AppConfig, loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
     """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` consecutive calls."""
     generator = Generator.__new__(Generator)  # only its speak method, without Serve
-    generator._config, generator._model, generator._fetching = config, speaker, {}  # noqa: SLF001
+    generator._config, generator._model, generator._fetching = config, loaded, {}  # noqa: SLF001
     generator._metrics = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
     generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
     began: list[float] = []
-    prefill = speaker.runner.prefill
+    prefill = loaded.runner.prefill
 
     def noted(slot: int, prepared: object) -> None:
         began.append(time.perf_counter())
         prefill(slot, prepared)  # pyright: ignore[reportArgumentType]
 
-    speaker.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
+    loaded.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
     waits_ms: list[float] = []
     for number in range(rounds):
         called_s = time.perf_counter()
@@ -143,10 +143,10 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
         async with aclosing(generator.speak(request)) as events:
             await anext(events)
         waits_ms.append(1e3 * (began[-1] - called_s))
-        while speaker.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, without a notification
+        while loaded.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, without a notification
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
-    speaker.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
+    loaded.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
     figures = {
         name: float(np.percentile(waits_ms, share)) for name, share in [("median", 50), ("p95", 95), ("p99", 99)]
     }
@@ -157,8 +157,8 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
 class Listener:
     """A listener who plays audio as it arrives, and requests the next utterance when one ends."""
 
-    def __init__(self, speaker: LoadedModel, voice: VoicePrompt, number: int) -> None:
-        self._speaker, self._voice, self._number = speaker, voice, number
+    def __init__(self, loaded: LoadedModel, voice: VoicePrompt, number: int) -> None:
+        self._loaded, self._voice, self._number = loaded, voice, number
         self._stream: Stream | None = None
         self._asked_s = self._plays_until_s = 0.0
         self.over = False
@@ -170,9 +170,9 @@ class Listener:
     def _begin(self) -> None:
         self._number += 100
         request = SpeechRequest(TEXT, self._voice.voice, "english", seed=self._number)
-        prepared = self._speaker.runner.prepare(request, self._voice)
+        prepared = self._loaded.runner.prepare(request, self._voice)
         self._asked_s, self._plays_until_s = time.perf_counter(), 0.0
-        self._stream = self._speaker.engine.submit(prepared, self._deliver)
+        self._stream = self._loaded.engine.submit(prepared, self._deliver)
 
     def _deliver(self, event: SpeechEvent) -> None:
         """Called on the engine's thread."""
@@ -193,7 +193,7 @@ class Listener:
 
 
 def listen(
-    speaker: LoadedModel,
+    loaded: LoadedModel,
     voice: VoicePrompt,
     reference: Reference,
     name: str,
@@ -201,7 +201,7 @@ def listen(
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
     """Let listeners play for a while, with clips encoded on ``pool``, and measure their playback."""
-    listeners = [Listener(speaker, voice, number) for number in range(arguments.streams)]
+    listeners = [Listener(loaded, voice, number) for number in range(arguments.streams)]
     end_s = time.perf_counter() + arguments.seconds
     encodes_s: list[float] = []
     while time.perf_counter() < end_s:
@@ -209,7 +209,7 @@ def listen(
             time.sleep(0.05)
             continue
         began_s = time.perf_counter()
-        pool.submit(speaker.encode, reference).result()
+        pool.submit(loaded.encode, reference).result()
         encodes_s.append(time.perf_counter() - began_s)
     for listener in listeners:
         listener.over = True

@@ -1,8 +1,8 @@
 """The teacher: hibari's text to speech, modified so that each frame's waveform depends only on the frame's content.
 
 Source: hibari-tts 0.2.1 (Apache-2.0), dsp.synth: harmonic spectrum times the spectrum of pulses, plus shaped noise,
-plus a part of free phase, then an inverse STFT. Here the pulses are locked to frames, the phases of their spectrum are not
-rotated (no code says how far), and the last two parts share one fixed noise.
+plus a part of free phase, then an inverse STFT. Here the pulses are locked to frames, the phases of their spectrum are
+not rotated (no code says how far), and the last two parts share one fixed noise.
 
 python -m training.teacher DIRECTORY: speaks training/held_out.txt, for training.listen.
 """

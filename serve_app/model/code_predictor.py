@@ -22,14 +22,14 @@ from serve_app.model.upstream import Upstream
 class CodePredictor:
     """The 5-layer stack with a head and an embedding per codebook; its keys and values last for one frame."""
 
-    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, form: WeightFormat) -> None:
+    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, weight_format: WeightFormat) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
             embedding: embeddings of all codebooks; not copied.
             slots: most rows of a pass.
-            form: weight format.
+            weight_format: weight format.
         """
         config = module.config
         self.steps = config.num_code_groups - 1
@@ -42,9 +42,9 @@ class CodePredictor:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, self.steps + 1, form)
-        self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
-        self._project = _projection(module.small_to_mtp_projection, form)
+        self.stack = make_stack(module.model, shape, self.steps + 1, weight_format)
+        self._heads = [make_linear(head.weight.detach(), weight_format) for head in module.lm_head]
+        self._project = _projection(module.small_to_mtp_projection, weight_format)
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self._embedding = embedding
@@ -122,12 +122,12 @@ class CodePredictor:
         return CompiledFrame(self.stack, heads, self._embedding, self.cache)
 
 
-def _projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor], Tensor]:
+def _projection(module: Upstream, weight_format: WeightFormat) -> Callable[[Tensor], Tensor]:
     """Make the projection of a wider talker's states to the predictor's width; in 0.6B both have the same width."""
     if isinstance(module, nn.Identity):
         return lambda x: x
     weight, bias = module.weight.detach(), module.bias.detach()
-    if form == "plain":
+    if weight_format == "plain":
         return PlainLinear(weight, bias)
-    linear = make_linear(weight, form)
+    linear = make_linear(weight, weight_format)
     return lambda x: linear(x, bias.expand(*x.shape[:-1], -1))

@@ -39,7 +39,7 @@ class LoadedModel:
     engine: Engine
     runner: TorchRunner
     checkpoint: Checkpoint
-    form: WeightFormat
+    weight_format: WeightFormat
 
     @property
     def random_weights(self) -> bool:
@@ -50,13 +50,13 @@ class LoadedModel:
     def description(self) -> str:
         """A description of the checkpoint and its weight format, for people."""
         graphs = "; without CUDA graphs, whose results differ" if self.runner.graph_fallbacks else ""
-        return f"{self.checkpoint.description[:-1]}; {self.form} weights{graphs})"
+        return f"{self.checkpoint.description[:-1]}; {self.weight_format} weights{graphs})"
 
     @property
     def labels(self) -> dict[str, str]:
         """Device and weight format, for :data:`serve_app.observability.metrics.MODEL_INFO`."""
         kind, dtype = self.checkpoint.device.type, str(self.checkpoint.dtype).removeprefix("torch.")
-        return {"device": kind, "dtype": dtype, "weights": self.form}
+        return {"device": kind, "dtype": dtype, "weights": self.weight_format}
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +68,7 @@ class LoadedModel:
         """Equal on replicas that compute the same samples for the same request; see :class:`AudioChunk`."""
         graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
         codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
-        return f"{self.fingerprint} {self.form}, codec {codec}, {self._processor}{graphs}"
+        return f"{self.fingerprint} {self.weight_format}, codec {codec}, {self._processor}{graphs}"
 
     @property
     def _processor(self) -> str:
@@ -141,15 +141,15 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    form = choose_weight_format(config, checkpoint)
-    how = f", multiplied by {this_cpus()}" if form in ("int8", "int4") else ""
-    log.info("weight format of talker and code predictor: %s%s", form, how)
-    runner = TorchRunner(checkpoint, settings, form)
+    weight_format = choose_weight_format(config, checkpoint)
+    how = f", multiplied by {this_cpus()}" if weight_format in ("int8", "int4") else ""
+    log.info("weight format of talker and code predictor: %s%s", weight_format, how)
+    runner = TorchRunner(checkpoint, settings, weight_format)
     if not keep_upstream:
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, CudaGraphs())
-    return LoadedModel(Engine(runner, settings), runner, checkpoint, form)
+    return LoadedModel(Engine(runner, settings), runner, checkpoint, weight_format)
 
 
 def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFormat:
@@ -169,7 +169,7 @@ def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFor
     if wanted == "plain":
         if on_cpu:
             return "packed"
-        return _form_on_gpu(checkpoint.device) if bfloat16 else "plain"
+        return _format_on_gpu(checkpoint.device) if bfloat16 else "plain"
     if not (on_cpu and bfloat16):
         raise CheckpointError(
             f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
@@ -177,7 +177,7 @@ def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFor
     return wanted
 
 
-def _form_on_gpu(device: torch.device) -> WeightFormat:
+def _format_on_gpu(device: torch.device) -> WeightFormat:
     """The format for bfloat16: our own kernels if they can be compiled."""
     missing = what_is_missing(device)
     if missing is None:

@@ -72,12 +72,12 @@ class GraphedSteps:
     def capture_all(self, choice: Choice, most_frames: int) -> int:
         """Capture every shape that the default sampling needs, on the spare slot; returns the number of shapes."""
         for batch in range(1, self._slots + 1):
-            nobody = [self._slots] * batch
-            self.draw(nobody, choice)
+            spare = [self._slots] * batch
+            self.draw(spare, choice)
             for length in self._lengths:
-                self.talk(nobody, length)
+                self.talk(spare, length)
             for frames in range(1, most_frames + 1):
-                self.decode(nobody, frames)
+                self.decode(spare, frames)
         return len(self._captured)
 
     def _run(self, shape: tuple[object, ...], slots: list[int], step: Callable[[Tensor], Tensor]) -> Tensor:

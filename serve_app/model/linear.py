@@ -67,19 +67,19 @@ class PackedLinear:
         return self._multiply.binary(x, residual, self._packed, self._bias, "add")
 
 
-def make_linear(weight: Tensor, form: WeightFormat) -> Linear:
+def make_linear(weight: Tensor, weight_format: WeightFormat) -> Linear:
     """Convert a weight [N, K] to a format; does not change the tensor.
 
     With ``int4``, a single matmul uses int8, in particular each head: it is a small part of what is read, and codes are
     drawn from its outputs.
     """
-    if form == "fused":
+    if weight_format == "fused":
         from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
 
         return FusedLinear(weight)
-    if form in ("int8", "int4"):
+    if weight_format in ("int8", "int4"):
         return TiledLinear(weight, "int8")
-    if form == "packed":
+    if weight_format == "packed":
         # oneDNN's order of summation depends on the number of rows, which occasionally changes a draw (docs/engine.md).
         return TiledLinear(weight, exact_form(weight))
     return PlainLinear(weight)

@@ -79,13 +79,13 @@ class VoiceState:
 class TorchRunner:
     """Slots of a real model."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, form: WeightFormat) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, weight_format: WeightFormat) -> None:
         """Allocate all slots and copy the weights out of a checkpoint.
 
         Args:
             checkpoint: loaded; its language model may be dropped afterwards, but its encoder is still needed.
             settings: the engine's configuration.
-            form: weight format of talker and code predictor.
+            weight_format: weight format of talker and code predictor.
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
@@ -93,11 +93,13 @@ class TorchRunner:
         self._settings = settings
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
-        self.prompts = PromptBuilder(checkpoint, form)
+        self.prompts = PromptBuilder(checkpoint, weight_format)
         # Only the code predictor uses int4, since its weights are read fifteen times per frame.
-        talker_form = "int8" if form == "int4" else form
-        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
-        self.predictor = CodePredictor(talker.code_predictor, self.prompts.codes, slots=slots, form=form)
+        talker_format = "int8" if weight_format == "int4" else weight_format
+        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, weight_format=talker_format)
+        self.predictor = CodePredictor(
+            talker.code_predictor, self.prompts.codes, slots=slots, weight_format=weight_format
+        )
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)

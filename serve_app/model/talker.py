@@ -12,14 +12,14 @@ from serve_app.model.upstream import Upstream
 class Talker:
     """The 28-layer stack with its head and its static keys and values."""
 
-    def __init__(self, module: Upstream, *, slots: int, positions: int, form: WeightFormat) -> None:
+    def __init__(self, module: Upstream, *, slots: int, positions: int, weight_format: WeightFormat) -> None:
         """Copy the weights of upstream's talker.
 
         Args:
             module: Qwen3TTSTalkerForConditionalGeneration.
             slots: streams held at once.
             positions: most positions of a slot.
-            form: weight format.
+            weight_format: weight format.
         """
         config = module.config
         shape = StackShape(
@@ -31,9 +31,9 @@ class Talker:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, positions, form)
+        self.stack = make_stack(module.model, shape, positions, weight_format)
         weight: Tensor = module.codec_head.weight.detach()
-        self._head = make_linear(weight, form)
+        self._head = make_linear(weight, weight_format)
         self.vocabulary = weight.shape[0]
         self.cache = KvCache(
             layers=shape.layers,

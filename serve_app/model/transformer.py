@@ -123,21 +123,21 @@ def _make_layer(weights: LayerWeights) -> Layer:
     )
 
 
-def make_stack(module: Upstream, shape: StackShape, positions: int, form: WeightFormat) -> Stack:
+def make_stack(module: Upstream, shape: StackShape, positions: int, weight_format: WeightFormat) -> Stack:
     """Build a stack from the weights of an upstream model with ``layers`` and ``norm``.
 
     Args:
         module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
         shape: its sizes.
         positions: most positions that a slot will hold.
-        form: weight format.
+        weight_format: weight format.
     """
     norm: Tensor = module.norm.weight.detach()
-    if form == "fused":
+    if weight_format == "fused":
         from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
 
         return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
-    if form == "plain":
+    if weight_format == "plain":
         return LinearStack(module, shape, positions)
-    tiled = exact_form(norm) if form == "packed" else form
+    tiled = exact_form(norm) if weight_format == "packed" else weight_format
     return CompiledStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions, tiled)

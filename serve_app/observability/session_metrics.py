@@ -39,13 +39,13 @@ class _Playing:
         parts_s: known parts of the time to first audio, in seconds.
         plays_until_s: when its listener has played all audio sent so far; None before the first audio, and after the
             client sent the next text too late.
-        ran_dry: whether it had an underrun.
+        had_underrun: whether playback ran out of audio at least once.
     """
 
     asked_s: float | None
     parts_s: dict[str, float]
     plays_until_s: float | None = None
-    ran_dry: bool = False
+    had_underrun: bool = False
 
 
 class IngressMetrics:
@@ -167,7 +167,7 @@ class SessionMetrics:
             slack_s = playing.plays_until_s - now_s
             self._record.observe(metrics.SLACK_SECONDS, max(0.0, slack_s))
             if slack_s < 0:
-                playing.ran_dry = True
+                playing.had_underrun = True
                 self._record.add(metrics.UNDERRUNS)
                 self._record.add(metrics.UNDERRUN_SECONDS, -slack_s)
             playing.plays_until_s = max(playing.plays_until_s, now_s) + audio_s
@@ -182,5 +182,5 @@ class SessionMetrics:
     def _ended(self, utterance_id: str, reason: str) -> None:
         self._record.add(metrics.UTTERANCES, finish_reason=reason)
         playing = self._playing.pop(utterance_id, None)
-        if playing is not None and playing.ran_dry:
+        if playing is not None and playing.had_underrun:
             self._record.add(metrics.UTTERANCES_UNDERRUN)

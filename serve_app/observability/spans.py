@@ -3,7 +3,7 @@
     session > utterance > text chunk > stream > queue, prefill, …
 
 The parent of a session's span comes from the client's request, and the parent of a stream's span from the request for
-speech. All of them therefore belong to one trace, whoever began it.
+speech. All of them therefore belong to one trace, even if the client began it.
 """
 
 import logging
