@@ -2,9 +2,10 @@
 
 Streams are served in this order:
 
-1. A listener who would have an underrun later, but not if the stream is served now.
-2. New requests. Waiting requests are prefilled first, so that a burst of them starts together, unless one that has
-   a slot has waited too long for its first frame. Rule 1 protects listeners who are already playing.
+1. A listener who avoids an underrun only if the stream is served now.
+2. New requests. Requests that wait for a slot are prefilled first, so that a burst of them starts together. A request
+   that has a slot and has waited too long for its first frame goes before them. Rule 1 protects listeners who are
+   already playing.
 3. All other streams; frames that are due for the codec come first.
 
 A listener who already has an underrun falls under rule 3. At saturation, all streams therefore advance together in
