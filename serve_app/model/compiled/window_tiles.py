@@ -123,7 +123,7 @@ go_on = by_number([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)]
 
 
 def _outputs_of(addends: int) -> Function:
-    """Make ``(address, ..., out)``: writes the sum of OUTPUTS values at each of several addresses."""
+    """Make ``(address, ..., out)``: adds vectors of OUTPUTS values at several addresses, and writes the sum."""
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
         *given, out = arguments
