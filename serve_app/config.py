@@ -71,9 +71,8 @@ class ModelConfig(Settings):
         if weights == "auto":
             raise PydanticCustomError(
                 "weights_are_chosen_once",
-                "'auto' is gone: each replica measured for itself, and one that goes on with another's stream has to"
-                " compute as that one did; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4',"
-                " 'torch'",
+                "'auto' was removed: each replica chose for itself, but one that resumes another's stream must compute"
+                " in the same way; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4', 'torch'",
             )
         return weights
 
@@ -570,7 +569,7 @@ class AppConfig(Settings):
         if longest > allowed:
             raise PydanticCustomError(
                 "chunks_longer_than_the_engine_takes",
-                "text.longest_chunk_characters is {longest}, and one stream of the engine takes {allowed} characters"
+                "text.longest_chunk_characters is {longest}, but a stream accepts at most {allowed} characters"
                 " (engine.max_chunk_characters): lower the first or raise the second",
                 {"longest": longest, "allowed": allowed},
             )
