@@ -51,8 +51,8 @@ class ModelConfig(Settings):
     weights: Literal["plain", "int8", "int4", "torch"] = Field(
         default="plain",
         description="Weight format of talker and code predictor. `plain`: as `dtype`. `int8`: on a CPU, weights and"
-        " inputs are rounded to 8 bits. `int4`: the code predictor's layers are rounded to 4 bits; nobody"
-        " has listened to it yet. `torch`: plain, but with torch's own kernels only, for comparison. A"
+        " inputs are rounded to 8 bits. `int4`: the code predictor's layers are rounded to 4 bits; not"
+        " checked by listening yet. `torch`: plain, but with torch's own kernels only, for comparison. A"
         " stream's codes depend on this choice.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
