@@ -1,21 +1,22 @@
 #!/bin/sh
-# The commands of docs/deploying.md under "A cluster", as they stand there, on two nodes: network namespaces of this
-# machine with addresses that are not loopback, each with its own processes, /tmp, /dev/shm and home directory. HEAD is
-# replaced by the head's address, and configs/cluster.yaml by the same file made small: the tiny checkpoint on a CPU. Then
-# a sentence is said through each node. Needs root, iproute2, util-linux, curl, and this project's commands on the PATH.
+# Runs the commands of the section "A cluster" in docs/deploying.md, on two nodes. The nodes are network namespaces of
+# this machine with addresses that are not loopback, each with its own processes, /tmp, /dev/shm and home directory. The
+# script replaces HEAD by the head's address, and configs/cluster.yaml by a smaller version: the tiny checkpoint on a
+# CPU. Then it speaks a sentence through each node. Needs root, iproute2, util-linux, curl, and this project's commands
+# on the PATH.
 #
 #   deploy/try-cluster.sh
 set -eu
 cd "$(dirname "$0")/.."
 page=docs/deploying.md
-work=$(mktemp -d -p /var/tmp)      # a node has a /tmp of its own
+work=$(mktemp -d -p /var/tmp)      # each node has its own /tmp
 head=10.77.0.1
 node=10.77.0.2
 cache=${TTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/qwen3-tts-serve}
 pids=
 
 finish() {
-    # The first process of a node's namespace takes all others of the node with it.
+    # When the first process of a node's namespace ends, all other processes of the node end too.
     for pid in $pids; do kill -KILL "$pid" || :; done
     wait 2>/dev/null || :
     ip netns delete tts-head || :
@@ -24,7 +25,7 @@ finish() {
 }
 trap finish EXIT INT TERM
 
-block() { # number: the block of shell of that number under "## A cluster"
+block() { # number: prints the shell block with that number under "## A cluster"
     awk -v wanted="$1" '
         /^## / { inside = ($0 == "## A cluster") }
         inside && /^```sh$/ { number++; shown = 1; next }
@@ -33,7 +34,7 @@ block() { # number: the block of shell of that number under "## A cluster"
         sed "s/\bHEAD\b/$head/g; s#configs/cluster.yaml#$work/cluster.yaml#"
 }
 
-start() { # node, own address, the other node's: sets pid
+start() { # node, own address, the other node's address: records the node's pid
     ip -n "tts-$1" addr add "$2/24" dev veth
     ip -n "tts-$1" link set lo up
     ip -n "tts-$1" link set veth up
@@ -50,7 +51,7 @@ start() { # node, own address, the other node's: sets pid
     pgrep --parent "$!" > "$work/$1/pid"
 }
 
-on() { # node, commands: in a shell of its own, with the documented environment
+on() { # node, commands: runs them in a new shell with the documented environment
     nsenter --target "$(cat "$work/$1/pid")" --net --mount --pid env -i PATH="$PATH" HOME="$work/$1/home" \
         PYTHONPATH="${PYTHONPATH-}" LANG=C.UTF-8 TTS_CACHE="$cache" sh -eu -c "cd '$PWD'
 $(block 1)

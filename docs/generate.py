@@ -1,7 +1,7 @@
-"""Write the reference pages: ``configuration.md`` from ``serve_app/config.py``, ``metrics.md`` from ``metrics.py``.
+"""Generate the reference pages: ``configuration.md`` from ``serve_app/config.py``, ``metrics.md`` from ``metrics.py``.
 
-``python docs/generate.py`` writes what stands between the marks of each page and leaves the rest of it; with
-``--check`` it says which pages have drifted, and fails.
+``python docs/generate.py`` replaces the text between the marks of each page. With ``--check`` it writes nothing, lists
+the pages that are out of date, and exits with status 1 if there are any.
 """
 
 import argparse
@@ -24,19 +24,19 @@ Schema = dict[str, Any]
 
 
 def configuration() -> str:
-    """A table for each section of the configuration."""
+    """Tables of the configuration, one for each section."""
     parts: list[str] = []
     for section, field in AppConfig.model_fields.items():
         model = field.annotation
         assert model is not None
         introduction = _linked(" ".join((model.__doc__ or "").split()))
         rows = [_row(section, name, schema) for name, schema in model.model_json_schema()["properties"].items()]
-        parts += [f"## {section}", introduction, _table(("key", "type", "default", "bounds", "what it is"), rows)]
+        parts += [f"## {section}", introduction, _table(("key", "type", "default", "bounds", "meaning"), rows)]
     return "\n\n".join(parts)
 
 
 def metrics() -> str:
-    """A table for each part of the service, and the histograms' buckets."""
+    """Tables of the metrics, one for each part of the service, and one of the histograms' buckets."""
     parts: list[str] = []
     for where in dict.fromkeys(metric.where for metric in TABLE):
         rows = [
@@ -44,23 +44,23 @@ def metrics() -> str:
             for metric in TABLE
             if metric.where == where
         ]
-        parts += [f"## {where.capitalize()}", _table(("name", "kind", "labels", "what it is"), rows)]
+        parts += [f"## {where.capitalize()}", _table(("name", "kind", "labels", "meaning"), rows)]
     rows = [(f"`{metric.exported}`", _numbers(metric.buckets)) for metric in TABLE if metric.buckets]
-    return "\n\n".join([*parts, "## Buckets", _table(("histogram", "upper bounds, without the infinite one"), rows)])
+    return "\n\n".join([*parts, "## Buckets", _table(("histogram", "upper bounds, without +Inf"), rows)])
 
 
 PAGES = {"configuration.md": configuration, "metrics.md": metrics}
 
 
 def files() -> dict[Path, str]:
-    """Every page to write, with its text."""
+    """All pages with their new text."""
     return {HERE / name: _filled(HERE / name, make()) for name, make in PAGES.items()}
 
 
 def _filled(page: Path, text: str) -> str:
     """The page with ``text`` between its marks."""
     before, _, rest = page.read_text().partition(BEGIN)
-    assert END in rest, f"{page} has no {BEGIN} with an {END} behind it"
+    assert END in rest, f"{page} has no {BEGIN} followed by {END}"
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
 
 
@@ -79,7 +79,7 @@ def _kind(schema: Schema) -> str:
     return schema["type"]
 
 
-def _default(value: Any) -> str:  # noqa: ANN401 a default is whatever its key takes
+def _default(value: Any) -> str:  # noqa: ANN401 a default may have any type
     text = f"{value:g}" if isinstance(value, float) else json.dumps(value)
     is_mib = isinstance(value, int) and value >= MIB and value % MIB == 0
     return f"`{text}` ({value // MIB} MiB)" if is_mib else f"`{text}`"
@@ -110,7 +110,7 @@ def _words(values: Iterable[str]) -> str:
 
 
 def _linked(text: str) -> str:
-    """Names of pages as links to them."""
+    """Turn names of pages into links."""
     return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", text)
 
 
@@ -120,13 +120,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Write the pages, or compare them."""
+    """Write the pages, or compare them with ``--check``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a page has drifted")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     check: bool = parser.parse_args().check
     drifted = {path: text for path, text in files().items() if path.read_text() != text}
     for path, text in drifted.items():
-        print(f"{'drifted' if check else 'written'}: {path}")
+        print(f"{'out of date' if check else 'written'}: {path}")
         if not check:
             path.write_text(text)
     sys.exit(1 if check and drifted else 0)

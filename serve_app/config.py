@@ -1,7 +1,7 @@
-"""The application's whole configuration, as it stands under ``args:`` of a file in ``configs/``.
+"""The application's whole configuration: what ``args:`` contains in a file in ``configs/``.
 
-One model per part of the graph; unknown keys are refused, every name carries its unit. Nothing here reads a
-file, a clock or the environment.
+One model per section. Unknown keys are refused, and every name ends with its unit. Nothing here reads a file, a clock
+or the environment.
 """
 
 import unicodedata
@@ -23,44 +23,46 @@ Language = Literal[
     "spanish",
     "italian",
 ]
-"""What a client may ask for: ten languages by name, or none given (``auto``)."""
+"""What a client may request: one of ten languages, or ``auto``."""
 
 SAMPLE_RATE_HZ = 24_000
-"""Rate of everything that the model hears and says."""
+"""Sample rate of the model's input and output."""
 
 
 class Settings(BaseModel):
-    """What all configuration models share: immutable, and strict about unknown keys."""
+    """Base of all configuration models: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelConfig(Settings):
-    """Which checkpoint is loaded, where to, and in which number format."""
+    """Which checkpoint is loaded, on which device, and in which number format."""
 
     source: str = Field(
         default="tiny",
-        description="Hub id, local directory, or one of the words `tiny` and `full-random` (random weights).",
+        description="Hub id, local directory, or `tiny` or `full-random` (random weights).",
     )
-    revision: str | None = Field(default=None, description="Commit or tag of a hub id; none means its main branch.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes CUDA where it is.")
+    revision: str | None = Field(default=None, description="Commit or tag of a hub id; null: its main branch.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` uses CUDA if it is available.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Talker and code predictor. `auto`: bfloat16, float32 for `tiny`.",
+        description="Number format of talker and code predictor. `auto`: bfloat16, or float32 for `tiny`.",
     )
     weights: Literal["plain", "int8", "int4", "torch"] = Field(
         default="plain",
-        description="Of talker and code predictor. `int8`: on a CPU, rounded to 8 bits, as are their inputs; `int4`:"
-        " the code predictor's layers to 4 bits, which nobody has heard yet; `torch`: plain, multiplied by torch's own"
-        " kernels alone, to compare with. What a stream says depends on it.",
+        description="Weight format of talker and code predictor. `plain`: as `dtype`. `int8`: on a CPU, weights and"
+        " inputs are rounded to 8 bits. `int4`: the code predictor's layers are rounded to 4 bits; not"
+        " checked by listening yet. `torch`: plain, but with torch's own kernels only, for comparison. A"
+        " stream's codes depend on this choice.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Codec decoder. `auto`: float32 on a CPU, where bfloat16 is no faster; else as `dtype`.",
+        description="Number format of the codec decoder. `auto`: float32 on a CPU, where bfloat16 is no faster;"
+        " otherwise as `dtype`.",
     )
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None,
-        description="CPU threads of one generator; none means all cores of the machine.",
+        description="CPU threads of one generator; null: all cores of the machine.",
     )
 
     @field_validator("weights", mode="before")
@@ -69,109 +71,123 @@ class ModelConfig(Settings):
         if weights == "auto":
             raise PydanticCustomError(
                 "weights_are_chosen_once",
-                "'auto' is gone: each replica measured for itself, and one that goes on with another's stream has to"
-                " compute as that one did; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4',"
-                " 'torch'",
+                "'auto' was removed: each replica chose for itself, but one that resumes another's stream must compute"
+                " in the same way; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4', 'torch'",
             )
         return weights
 
 
 class EngineConfig(Settings):
-    """One generator's engine: how many streams, how long, how far ahead."""
+    """One generator's engine: how many streams, how long they may be, how far they run ahead."""
 
     slots: int = Field(default=10, ge=1, le=64, description="Streams that one generator runs at the same time.")
     max_positions: int = Field(
         default=1024,
         ge=128,
         le=8192,
-        description="Talker positions of one slot: voice prompt, text and frames together (12.5 frames a second).",
+        description="Talker positions of one slot, shared by voice prompt, text and frames (12.5 frames a second).",
     )
     max_chunk_characters: int = Field(
-        default=600, ge=20, le=5000, description="Longest text that one stream takes; the ingress cuts well below it."
+        default=600,
+        ge=20,
+        le=5000,
+        description="Longest text of one stream; the ingress cuts text into much shorter chunks.",
     )
     max_waiting_streams: int = Field(
         default=20,
         ge=0,
         le=1000,
-        description="Text chunks that may wait, for each replica; one more is answered with CAPACITY.",
+        description="Text chunks that may wait in each replica; further ones are refused with CAPACITY.",
     )
     budget_frames_per_character: float = Field(
         default=2.5,
         gt=0,
         le=100,
-        description="Frames after which a stream that did not stop is ended with `length`, for each character;"
-        " ideographs and kana count as three. Speech takes about 0.9.",
+        description="Frames allowed for each character: a stream that has not stopped by then ends with `length`."
+        " Ideographs and kana count as three characters. Speech takes about 0.9 frames per character.",
     )
-    budget_min_frames: int = Field(default=75, ge=2, description="The same budget's floor, for very short texts.")
-    max_lead_s: float = Field(default=8.0, gt=0.16, description="Audio ahead of its listener at which a stream pauses.")
+    budget_min_frames: int = Field(
+        default=75, ge=2, description="Minimum number of frames allowed for a stream, for very short texts."
+    )
+    max_lead_s: float = Field(
+        default=8.0, gt=0.16, description="A stream pauses when its audio is this far ahead of its listener."
+    )
     newcomer_patience_s: float = Field(
         default=1.0,
         gt=0,
-        description="How long a burst of newcomers is gathered before the first of them gets its first frame.",
+        description="How long new requests of a burst are collected before the first of them gets its first frame.",
     )
     audio_chunk_max_frames: int = Field(
-        default=4, ge=1, le=25, description="Most frames (80 ms each) of one audio chunk; the first has one."
+        default=4,
+        ge=1,
+        le=25,
+        description="Maximum number of frames (80 ms each) in one audio chunk; the first chunk has one.",
     )
     stall_guard_s: float | None = Field(
         default=4.0,
         gt=0,
-        description="A stream that repeats itself or is silent for so long ends as `stalled`. Off on random weights.",
+        description="A stream that repeats itself or is silent for this long ends as `stalled`. Off with random"
+        " weights.",
     )
     failed_steps_until_unhealthy: int = Field(
-        default=3, ge=1, description="Failed steps in a row after which the replica asks to be replaced."
+        default=3,
+        ge=1,
+        description="Failed steps in a row after which the replica becomes unhealthy and Serve replaces it.",
     )
     step_timeout_s: float = Field(
         default=60.0,
         gt=0,
-        description="A step of the model that takes so long is stuck, and the replica asks to be replaced; the longest"
-        " are prefills, some seconds on a CPU.",
+        description="A model step that takes longer is considered stuck, and Serve replaces the replica. The longest"
+        " steps are prefills, which take some seconds on a CPU.",
     )
     voice_cache_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="Bound of what one replica keeps of voices: prompts, codec states, prompt prefixes; each.",
+        description="Maximum bytes of voices that one replica caches; the limit applies to prompts, codec states and"
+        " prompt prefixes separately.",
     )
 
 
 class TextConfig(Settings):
-    """What happens to text between a client and the model; docs/chunking.md has the reasons for the defaults."""
+    """How text is prepared and cut into text chunks; docs/chunking.md explains the defaults."""
 
     first_chunk_characters: int = Field(
         default=60,
         ge=4,
         le=1000,
-        description="The first text chunk ends at the first clause longer than a quarter of this; later ones grow by"
-        " it. A CJK or Hangul character counts as two, here and in the other two lengths.",
+        description="The first text chunk ends at the first clause that makes it at least a quarter of this long. The"
+        " target length of each later chunk grows by this much. A CJK or Hangul character counts as two,"
+        " here and in the next two keys.",
     )
     chunk_budget_characters: int = Field(
         default=220,
         ge=4,
         le=5000,
-        description="Several sentences share a text chunk up to this; half of it is what a late one wants to reach.",
+        description="A text chunk of several sentences is at most this long; the target length of late chunks is half"
+        " of it.",
     )
     longest_chunk_characters: int = Field(
         default=300,
         ge=20,
         le=5000,
-        description="No text chunk is longer, a longer sentence is cut; at most `engine.max_chunk_characters`.",
+        description="Longest text chunk; a longer sentence is cut. At most `engine.max_chunk_characters`.",
     )
-    markdown: bool = Field(default=True, description="Markdown's marks are taken away before text is spoken.")
+    markdown: bool = Field(default=True, description="Remove Markdown markup before text is spoken.")
     emoji: Literal["drop", "keep"] = Field(
-        default="drop", description="`drop` also takes pictures and symbols that no one says: arrows, boxes, stars."
+        default="drop",
+        description="`drop` removes emoji and also pictographs and symbols that are not spoken: arrows, boxes, stars.",
     )
     tags: bool = Field(
         default=True,
-        description="Known tags of SSML and HTML are taken away, `<break>` is silence, and HTML's entities become their"
-        " characters.",
+        description="Remove known SSML and HTML tags, turn `<break>` into silence, and decode HTML entities.",
     )
     reasoning: Literal["drop", "keep"] = Field(
         default="drop",
-        description="`drop` takes a language model's reasoning away, `<think>…</think>` with everything in it.",
+        description="`drop` removes a language model's reasoning: `<think>…</think>` and its content.",
     )
     normalize: bool = Field(
         default=False,
-        description="Numbers, dates, times and amounts are put into words before the model sees them, for clients that"
-        " do not say whether they want that.",
+        description="Turn numbers, dates, times and amounts into words, for clients that do not choose.",
     )
 
     @model_validator(mode="after")
@@ -190,62 +206,82 @@ class TextConfig(Settings):
 class GeneratorConfig(Settings):
     """Replicas of the generator deployment."""
 
-    min_replicas: int = Field(default=1, ge=0, description="Generators that are always there; 0: none without work.")
+    min_replicas: int = Field(
+        default=1, ge=0, description="Minimum number of generators; 0: none while there is no work."
+    )
     max_replicas: int = Field(
-        default=1, ge=1, description="Most generators; the load decides where it is above `generator.min_replicas`."
+        default=1,
+        ge=1,
+        description="Maximum number of generators; if it exceeds `generator.min_replicas`, the number follows the"
+        " load.",
     )
     num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs that Ray reserves for a replica.")
-    num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU of a replica; 0 runs on the CPU.")
+    num_gpus: float = Field(default=0.0, ge=0, le=8, description="Share of a GPU for each replica; 0 runs on the CPU.")
     graceful_shutdown_timeout_s: float = Field(
-        default=120.0, gt=0, description="How long a leaving replica may finish its streams: above the longest chunk."
+        default=120.0,
+        gt=0,
+        description="How long a replica that is shutting down may finish its streams: longer than the longest text"
+        " chunk.",
     )
     startup_wait_s: float = Field(
         default=3600.0,
         ge=0,
-        description="How long a replica that starts waits for weights, a usable voice, the hub or GPU memory that are"
-        " not there yet, before its start has failed; 0 fails at once. `tts-serve` takes 0 unless the file names it.",
+        description="How long a starting replica waits for weights, a usable voice, the hub or GPU memory before its"
+        " start fails; 0 fails at once. With `tts-serve` the default is 0.",
     )
 
 
 class ScalingConfig(Settings):
-    """When generator replicas come and go, between `generator.min_replicas` and `max_replicas`; docs/scaling.md."""
+    """When generators are added and removed, between `generator.min_replicas` and `max_replicas`; docs/scaling.md."""
 
-    look_back_s: float = Field(default=60.0, gt=0, description="Streams and arrivals are averaged over so long.")
-    react_s: float = Field(default=10.0, gt=0, description="The same for what counts as now; at most a third of it.")
+    look_back_s: float = Field(default=60.0, gt=0, description="Window over which streams and arrivals are averaged.")
+    react_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Short window that represents the current load; at most a third of `look_back_s`.",
+    )
     headroom: float = Field(
         default=1.5,
         ge=0,
-        description="Slots to spare, in square roots of the streams of `look_back_s`: as many streams vary by one.",
+        description="Spare slots, as a multiple of the square root of the average number of streams: that is how much"
+        " the number fluctuates.",
     )
     cold_start_s: float = Field(
         default=30.0,
         ge=0,
-        description="From the order of a replica to its first stream, a new node's start included; rising load is met"
-        " so early.",
+        description="Time from requesting a replica to its first stream, including the start of a new node. The"
+        " policy reacts to rising load this far ahead.",
     )
     crowding: float = Field(
         default=0.7,
         ge=0,
         le=1,
-        description="How much longer a stream takes in a full replica than alone, as a share of the time alone: what"
-        " half empty replicas do is judged by what fewer, full ones could.",
+        description="How much longer a stream takes in a full replica than alone, as a share of its time alone. The"
+        " policy uses it to estimate what fewer, fuller replicas could do.",
     )
-    drain_s: float = Field(default=10.0, gt=0, description="Work that waits is to be through within this time.")
+    drain_s: float = Field(default=10.0, gt=0, description="Target time within which waiting work should be finished.")
     late_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Share of listeners near an underrun from which replicas are too full; 1 switches it off.",
+        description="Share of listeners close to an underrun above which replicas count as too full; 1 switches this"
+        " off.",
     )
-    downscale_delay_s: float = Field(default=120.0, ge=0, description="Less need for so long ends replicas.")
+    downscale_delay_s: float = Field(
+        default=120.0, ge=0, description="How long the need must stay lower before replicas are removed."
+    )
     downscale_to_zero_delay_s: float = Field(
-        default=600.0, ge=0, description="No need for so long ends the last one, where `min_replicas` is 0."
+        default=600.0,
+        ge=0,
+        description="How long there must be no work before the last replica is removed, if `min_replicas` is 0.",
     )
 
     @model_validator(mode="after")
     def _check_windows(self) -> Self:
         if self.react_s > self.look_back_s / 3:
-            raise ValueError(f"react_s is {self.react_s:g}; a third of look_back_s, {self.look_back_s:g}, is the most")
+            raise ValueError(
+                f"react_s is {self.react_s:g}; allowed: up to a third of look_back_s ({self.look_back_s:g})"
+            )
         return self
 
 
@@ -258,95 +294,101 @@ class IngressConfig(Settings):
 
     replicas: int = Field(default=1, ge=1, le=64, description="Ingress replicas.")
     num_cpus: float = Field(default=0.5, ge=0, description="Logical CPUs that Ray reserves for a replica.")
-    max_sessions: int = Field(default=1000, ge=1, description="Sockets of one ingress replica.")
+    max_sessions: int = Field(default=1000, ge=1, description="Maximum number of sockets of one ingress replica.")
     graceful_shutdown_timeout_s: float = Field(
         default=600.0,
         ge=10,
         le=3600,
-        description="How long a replica that is being replaced may go on speaking: above the longest utterance. It"
-        " stays so long even when its sockets have ended. Serve reads it from the environment of its nodes:"
-        " docs/deploying.md.",
+        description="How long a replica that is being replaced may finish speaking: longer than the longest"
+        " utterance. It stays this long even after its sockets have closed. Serve reads the value from the"
+        " environment of its nodes: docs/deploying.md.",
     )
     label_selector: dict[str, str] = Field(
         default={},
-        description="Labels of the nodes that may hold a replica, as in Ray's option of that name. Empty: any node.",
+        description="Labels of the nodes that may run a replica, as in Ray's option of that name. Empty: any node.",
     )
     max_connections_per_address: int | None = Field(
         default=None,
         ge=1,
-        description="Connections of one source address to one node's HAProxy; more are cut off at once. None: no limit,"
-        " as it has to be where clients come through a proxy. Serve's HAProxy reads it from the environment:"
-        " docs/deploying.md.",
+        description="Maximum number of connections from one source address to one node's HAProxy; further ones are"
+        " closed at once. null: no limit, which is needed if clients connect through a proxy. Serve's"
+        " HAProxy reads the value from the environment: docs/deploying.md.",
     )
     allowed_origins: tuple[str, ...] = Field(
         default=(),
-        description="Origins beside the page's own that a browser may connect from, as `https://host:port`; `*`: any.",
+        description="Further origins that a browser may connect from, as `https://host:port`; `*`: any. The page's"
+        " own origin is always allowed.",
     )
     allowed_hosts: tuple[HostName, ...] = Field(
         default=(),
-        description="Names that a request may have as its `Host`, without ports, beside `localhost`, `127.0.0.1` and"
-        " `[::1]`; `*`: any. Without a name here every `Host` is served, except where the service listens on loopback"
-        " and asks for no API keys: docs/security.md has the reason.",
+        description="Allowed names in a request's `Host`, without ports, in addition to `localhost`, `127.0.0.1` and"
+        " `[::1]`; `*`: any. If empty, every `Host` is served, unless the service listens on loopback and"
+        " requires no API keys: docs/security.md explains why.",
     )
 
 
 VOICE_ID = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""What a voice's id looks like: it is a directory's name, so it holds nothing that a path could."""
+"""Pattern of a voice's id. The id names a directory, so it contains no path separator and no dot."""
 
 MAX_ALIASES = 1000
 
 
 def folded(name: str) -> str:
-    """A voice's name as names are compared: in any case, and however its letters are composed."""
+    """Normalize a voice's name for comparison: case-folded, stripped, and in Unicode form NFC."""
     return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 class VoicesConfig(Settings):
-    """The voice store: where voices lie, how they are named, which one is spoken by default, how much is kept."""
+    """The voice store: where voices are, how they are named, which one is the default, how much is kept."""
 
     path: str = Field(
         default="voices",
-        description="Directory of `<id>/manifest.json`; docs/deploying.md says where a relative one is looked for.",
+        description="Directory with `<id>/manifest.json`; docs/deploying.md says how a relative path is resolved.",
     )
-    default: str = Field(default="makima", description="Voice of a client that names none.")
+    default: str = Field(default="makima", description="Voice for clients that do not choose one.")
     aliases: dict[
         Annotated[str, Field(min_length=1, max_length=100)], Annotated[str, Field(pattern=f"^{VOICE_ID}$")]
     ] = Field(
         default={},
         max_length=MAX_ALIASES,
-        description="Other names of voices, in any case, as `nova: austen`; an id comes before an alias. OpenAI's"
-        " built-in names mean the default voice where they are no voice's name and no alias.",
+        description="Other names for voices, case-insensitive, as `nova: austen`; an id takes precedence over an"
+        " alias. OpenAI's built-in names mean the default voice unless a voice or an alias has that name.",
     )
     uploads: str | None = Field(
         default=None,
-        description="Directory that uploaded voices are kept in, writable; an application keeps its own in a directory"
-        " of its name there. None: `.uploaded` in `path`.",
+        description="Writable directory for uploaded voices; each application uses a subdirectory with its own name."
+        " null: `.uploaded` in `path`.",
     )
-    max_uploaded: int = Field(default=1000, ge=0, le=100_000, description="Uploaded voices; about 1.5 MB each at most.")
+    max_uploaded: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="Maximum number of uploaded voices; each takes about 1.5 MB at most.",
+    )
     max_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="Prompts held in memory, in bytes; so many of uploaded voices, and so many of those in `path`,"
-        " which uploaded ones never drive out.",
+        description="Maximum bytes of voice prompts in memory. The limit applies separately to uploaded voices and to"
+        " those in `path`, so uploaded voices never evict the others.",
     )
     ttl_s: float = Field(
-        default=86_400.0, gt=0, description="An uploaded voice's prompt unused for so long leaves the memory."
+        default=86_400.0, gt=0, description="How long an unused prompt of an uploaded voice stays in memory."
     )
     max_inline_bytes: int = Field(
         default=256 << 20,
         ge=0,
-        description="Clips that sessions of one ingress replica brought themselves (`start.voice_audio`), in bytes.",
+        description="Maximum bytes of inline clips (`start.voice_audio`) in the sessions of one ingress replica.",
     )
 
     @field_validator("aliases")
     @classmethod
     def _fold_aliases(cls, given: dict[str, str]) -> dict[str, str]:
-        """Aliases by their folded names; two of one name that mean different voices are refused."""
+        """Key aliases by their folded names; refuse equal names for different voices."""
         aliases: dict[str, str] = {}
         for name, voice in given.items():
             if not folded(name) or aliases.setdefault(folded(name), voice) != voice:
                 raise PydanticCustomError(
-                    "alias", "the alias {name} is blank, or stands there twice with different voices", {"name": name}
+                    "alias", "the alias {name} is blank, or is given twice with different voices", {"name": name}
                 )
         return aliases
 
@@ -354,121 +396,147 @@ class VoicesConfig(Settings):
 class SessionConfig(Settings):
     """Limits of one client's session."""
 
-    max_text_characters: int = Field(default=5000, ge=1, le=100_000, description="Text of one `speak`.")
+    max_text_characters: int = Field(
+        default=5000, ge=1, le=100_000, description="Maximum length of the text in one `speak`."
+    )
     max_utterance_characters: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Text of one utterance, all its `speak`s together."
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Maximum length of the text of one utterance, with all of its `speak` messages.",
     )
     continuity: bool = Field(
         default=False,
-        description="Each text chunk is spoken with the one before it, text and codes, as a continuation of the voice's"
-        " reference. Off until somebody has heard with real weights what it does.",
+        description="Condition each text chunk on the text and codes of the previous one, as a continuation of the"
+        " voice's reference clip. Off until its effect has been heard with the released weights.",
     )
     continuity_max_frames: int = Field(
         default=250,
         ge=1,
         le=2000,
-        description="A text chunk of more frames (12.5 a second) is not given to the next one; nor is one that would"
-        " leave less room in `engine.max_positions` than the next text's budget of frames.",
+        description="A text chunk with more frames (12.5 a second) is not passed on to the next one. The same holds"
+        " if it would leave less space in `engine.max_positions` than the next text's budget of frames.",
     )
     max_lead_s: float = Field(
         default=6.0,
         gt=0,
-        description="Audio that a listener still has to play at which the next text chunk is not begun yet. With what"
-        " one stream may be ahead (`engine.max_lead_s`) it stays below the 20 s in which a client has to answer a ping,"
-        " which stands in line behind the audio.",
+        description="The next text chunk does not start while the listener has more audio than this left to play."
+        " Together with the lead of one stream (`engine.max_lead_s`) it should stay below 20 s: a client"
+        " has to answer a ping within this time, and the ping is queued behind the audio.",
     )
-    idle_timeout_s: float = Field(default=300.0, gt=0, description="Silence of the client that ends its socket.")
-    max_queued_utterances: int = Field(default=32, ge=1, description="Utterances that may wait on one socket.")
-    max_message_bytes: int = Field(default=1 << 20, ge=1024, description="Largest message taken from a client.")
+    idle_timeout_s: float = Field(
+        default=300.0, gt=0, description="Time without a message from the client after which the socket is closed."
+    )
+    max_queued_utterances: int = Field(
+        default=32, ge=1, description="Maximum number of utterances that wait on one socket."
+    )
+    max_message_bytes: int = Field(default=1 << 20, ge=1024, description="Largest message accepted from a client.")
     max_unsent_audio_s: float = Field(
-        default=20.0, gt=0, description="Audio made for a client that does not read; beyond it generation waits."
+        default=20.0,
+        gt=0,
+        description="Maximum audio that is kept for a client that does not read; beyond it generation waits.",
     )
     max_unsent_bytes: int = Field(
-        default=4 << 20, ge=1 << 16, description="The same bound in bytes of encoded audio, whichever comes first."
+        default=4 << 20,
+        ge=1 << 16,
+        description="The same limit in bytes of encoded audio; the first limit reached applies.",
     )
     max_whole_audio_s: float = Field(
-        default=900.0, gt=0, description="Audio of one answer that is sent in one piece (`stream: false`, POST)."
+        default=900.0, gt=0, description="Maximum audio in a buffered response (`stream: false`, POST)."
     )
     slow_client_timeout_s: float = Field(
-        default=30.0, gt=0, description="A client that reads nothing for so long is closed with SLOW_CLIENT."
+        default=30.0, gt=0, description="A client that reads nothing for this long is disconnected with SLOW_CLIENT."
     )
 
     @property
     def context_frames(self) -> int:
-        """Most frames of a text chunk that are kept for the next one; 0 while continuity is off."""
+        """Most frames of a text chunk that are kept for the next one; 0 if continuity is off."""
         return self.continuity_max_frames if self.continuity else 0
 
 
 class AdmissionConfig(Settings):
-    """The queue of text chunks in front of the generators; of each ingress replica."""
+    """The admission queue of text chunks in each ingress replica."""
 
-    max_waiting: int = Field(default=200, ge=0, le=100_000, description="Text chunks that may wait at the same time.")
+    max_waiting: int = Field(
+        default=200, ge=0, le=100_000, description="Maximum number of text chunks that wait at the same time."
+    )
     start_deadline_s: float = Field(
         default=15.0,
         gt=0,
-        description="A text that would not start within this time is answered with CAPACITY at once; one that did not,"
-        " after it.",
+        description="A text that cannot start within this time is refused with CAPACITY: at once if that is"
+        " foreseeable, otherwise when the time is over.",
     )
     resume_deadline_s: float = Field(
         default=60.0,
         gt=0,
-        description="A stream whose replica was lost, and the rest of an utterance that is being spoken, wait so long"
-        " for a generator, if that is longer: set it above the time of loading a model.",
+        description="How long a stream whose replica was lost, and the rest of an utterance that is being spoken,"
+        " wait for a generator, if this is longer than `start_deadline_s`. Set it above the time that"
+        " loading a model takes.",
     )
     stall_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="A stream of which nothing came for so long is taken for lost and goes on at another generator:"
-        " above the longest step of an engine, and above `engine.max_lead_s`, for which a stream may pause.",
+        description="A stream that delivers nothing for this long counts as lost and continues on another generator."
+        " It must be above the longest step of an engine and above `engine.max_lead_s`, for which a stream"
+        " may pause.",
     )
     priority_step_s: float = Field(
-        default=10.0, ge=0, description="How much sooner `high` is needed than `normal`, and `normal` than `low`."
+        default=10.0,
+        ge=0,
+        description="How much earlier the deadline of `high` is than that of `normal`, and of `normal` than that of"
+        " `low`.",
     )
     max_streams_per_key: int | None = Field(
-        default=None, ge=1, description="Streams of one API key at a time; more of its texts wait. None: no limit."
+        default=None,
+        ge=1,
+        description="Maximum number of simultaneous streams of one API key; its further texts wait. null: no limit.",
     )
 
     def patience_s(self, *, begun: bool) -> float:
-        """How long a text may wait for a stream: longer where its listener would lose the rest of what he hears."""
+        """How long a text may wait for a stream: longer if the listener would lose the rest of a started utterance."""
         return max(self.start_deadline_s, self.resume_deadline_s) if begun else self.start_deadline_s
 
 
 class AccessConfig(Settings):
-    """API keys; without a file nobody is asked for one. docs/security.md."""
+    """API keys; without a file none is required. docs/security.md."""
 
     keys_file: str | None = Field(
         default=None,
-        description="File with the keys' hashes, as `tts-keys` prints them; a mounted secret. None: no key is needed.",
+        description="File with the hashes of the keys, as `tts-keys` prints them; a mounted secret. null: no key is"
+        " required.",
     )
     reload_s: float = Field(
-        default=5.0, gt=0, description="A changed file counts after so long; one that cannot be read changes nothing."
+        default=5.0,
+        gt=0,
+        description="Time after which changes of the file take effect; a file that cannot be read changes nothing.",
     )
 
 
 class LogsConfig(Settings):
-    """What the replicas write; docs/logs.md."""
+    """The replicas' logs; docs/logs.md."""
 
     format: Literal["json", "text"] = Field(
-        default="json", description="`json`: one object for each line, of Serve's own lines too; `text`: for eyes."
+        default="json", description="`json`: one object per line, including Serve's own lines; `text`: for people."
     )
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Of this package's own lines; those of Serve follow its `logging_config`."
+        default="INFO", description="Level of this package's own lines; those of Serve follow its `logging_config`."
     )
 
 
 class TracingConfig(Settings):
-    """OpenTelemetry spans, off without an endpoint; docs/logs.md."""
+    """OpenTelemetry spans; off without an endpoint. docs/logs.md."""
 
     endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^@\s]+$",
-        description="Where spans go by OTLP over HTTP, as `http://collector:4318/v1/traces`. None: nowhere.",
+        description="Where to send spans by OTLP over HTTP, as `http://collector:4318/v1/traces`. null: no tracing.",
     )
     sample_ratio: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of the traces that begin here; one that comes with a request keeps what was decided there.",
+        description="Share of the traces that begin here; a trace that arrives with a request keeps its own sampling"
+        " decision.",
     )
 
 
@@ -501,7 +569,7 @@ class AppConfig(Settings):
         if longest > allowed:
             raise PydanticCustomError(
                 "chunks_longer_than_the_engine_takes",
-                "text.longest_chunk_characters is {longest}, and one stream of the engine takes {allowed} characters"
+                "text.longest_chunk_characters is {longest}, but a stream accepts at most {allowed} characters"
                 " (engine.max_chunk_characters): lower the first or raise the second",
                 {"longest": longest, "allowed": allowed},
             )

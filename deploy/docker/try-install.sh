@@ -1,17 +1,17 @@
 #!/bin/sh
-# The image's install steps in a clean Debian root file system, for a machine without a container engine; then the
-# service in it as the image runs it: not root, nothing writable but /cache, /tmp and /dev/shm. Needs root, debootstrap
-# and some 12 GB below DIRECTORY (cuda) or 4 GB (cpu).
+# Runs the image's install steps in a clean Debian root file system, on a machine without a container engine. Then runs
+# the service in it as the image does: not as root, with only /cache, /tmp and /dev/shm writable. Needs root,
+# debootstrap and about 12 GB below DIRECTORY (cuda) or 4 GB (cpu).
 #
 #   deploy/docker/try-install.sh DIRECTORY [cuda|cpu]
 #
-# What this machine needs to reach its package indexes (pip's configuration, certificates) is lent to the root.
+# The root file system borrows what this machine needs to reach its package indexes (pip's configuration, certificates).
 set -eu
 root=${1:?usage: try-install.sh DIRECTORY [cuda|cpu]}
 flavour=${2:-cuda}
 source=$(cd "$(dirname "$0")/../.." && pwd)
 
-case "$(uname -m)" in x86_64) ;; *) echo "note: only tried on x86-64" >&2 ;; esac
+case "$(uname -m)" in x86_64) ;; *) echo "note: only tested on x86-64" >&2 ;; esac
 [ "$(id -u)" = 0 ] || { echo "try-install.sh: needs root, for chroot and mount" >&2; exit 1; }
 command -v debootstrap >/dev/null || { echo "try-install.sh: needs debootstrap" >&2; exit 1; }
 
@@ -19,12 +19,12 @@ if [ ! -e "$root/etc/debian_version" ]; then
     debootstrap --variant=minbase bookworm "$root" >/dev/null
 fi
 mkdir -p "$root/source" "$root/etc/ssl/certs"
-# What the Dockerfile's COPY lines take, and nothing else.
+# The same files as the Dockerfile's COPY lines.
 for part in pyproject.toml constraints.txt README.md LICENSE serve_app configs voices deploy/docker/install.sh; do
     cp -r "$source/$part" "$root/source/"
 done
 
-# Its own mounts, processes and loopback network; all of them are gone when it ends.
+# Own mounts, processes and loopback network, all of which disappear when it ends.
 cat > "$root/inside.sh" <<'INSIDE'
 set -eu
 cd /source
@@ -72,7 +72,7 @@ unshare --mount --pid --net --fork sh -eu -c '
     mount -t tmpfs -o uid=1000,gid=1000 tmpfs "$1/cache"
     mount --bind /dev "$1/dev"
     mount -t tmpfs tmpfs "$1/dev/shm"
-    # The environment is that of the Dockerfile.
+    # The environment of the Dockerfile.
     exec chroot --userspec=1000:1000 "$1" /usr/bin/env -i $(sed -n "/^ENV PATH/,/[^\\\\]$/s/^\(ENV\)\{0,1\} *\([A-Z_]*=[^ ]*\).*/\2/p" "$2") sh /speak.sh
 ' sh "$root" "$source/deploy/docker/Dockerfile"
 echo "spoken: as uid 1000, on a read-only root file system"

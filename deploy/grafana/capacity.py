@@ -1,4 +1,4 @@
-"""The dashboard *Capacity*: what will break next? How full everything is, and how fast more can come."""
+"""The dashboard *Capacity*: what will break next? How full the service is, and how fast it can grow."""
 
 from grafana_foundation_sdk.models import units
 from panels import Dashboard, Panel, Query, Row
@@ -29,32 +29,32 @@ _GLANCE = Row(
         Panel(
             "Slots in use",
             units.PercentUnit,
-            "Streams that run, of those that can. Near 100 % the next text waits.",
+            "Running streams, as a share of all slots. Near 100 % the next text has to wait.",
             (Query(f"{now(metrics.STREAMS_RUNNING)} / ({now(metrics.SLOTS)} > 0)", "in use"),),
             stat=True,
             limits=(0.8, 0.95),
             maximum=1,
         ),
         Panel(
-            "Texts that wait",
+            "Waiting texts",
             units.Short,
-            "Text chunks at the ingresses for which no slot is free. They are refused after their deadline.",
+            "Text chunks at the ingresses that wait for a free slot. They are refused after their deadline.",
             (Query(or_zero(now(metrics.CHUNKS_WAITING)), "waiting"),),
             stat=True,
             limits=(1, 20),
         ),
         Panel(
-            "Refused for want of room",
+            "Refused for lack of capacity",
             units.CountsPerSecond,
-            f"Clients that were told {CapacityError.code}. Anything but 0 is somebody who was not heard.",
+            f"Requests that were refused with {CapacityError.code}. Above 0, some clients got no audio.",
             (Query(_REFUSED, "refused"),),
             stat=True,
             limits=(0.001, 0.1),
         ),
         Panel(
-            "Generators that serve",
+            "Healthy generators",
             units.Short,
-            "Replicas whose engine is healthy.",
+            "Generators whose engine is healthy.",
             (Query(or_zero(now(metrics.ENGINE_UP)), "healthy"),),
             stat=True,
             limits=(1, 0.5),
@@ -68,7 +68,8 @@ _GENERATION = Row(
         Panel(
             "Streams and slots",
             units.Short,
-            "When the streams come up to the slots, the queue begins. The gap between the two is what a crowd finds.",
+            "Texts start to queue when all slots are used. The gap between the two lines is the spare capacity for a "
+            "spike.",
             (
                 Query(now(metrics.SLOTS), "slots"),
                 Query(now(metrics.STREAMS_RUNNING), "running"),
@@ -77,22 +78,22 @@ _GENERATION = Row(
             ),
         ),
         Panel(
-            "Generators: wanted, allowed, there",
+            "Generators: wanted, maximum, running",
             units.Short,
-            "Wanted above there: some are starting, or find no machine. Wanted at the maximum: more load means "
-            "refusals. Wanted and maximum are absent where the number is fixed.",
+            "If wanted is above running, generators are starting or cannot be placed. If wanted is at the maximum, "
+            "more load leads to refusals. Wanted and maximum are absent if the number is fixed.",
             (
-                Query(or_zero(now(SERVE_HEALTHY, where=_GENERATORS)), "there"),
+                Query(or_zero(now(SERVE_HEALTHY, where=_GENERATORS)), "running"),
                 Query(now(metrics.REPLICAS_DESIRED, take="max"), "wanted"),
                 Query(now(metrics.REPLICAS_MAXIMUM, take="max"), "maximum"),
                 Query(now(SERVE_TARGET, where=_GENERATORS, take="max"), "ordered"),
             ),
         ),
         Panel(
-            "Changes of their number",
+            "Scaling decisions",
             units.Short,
-            "How often the policy ordered more or fewer so far, and why: a step for each. Up and down in turn is a "
-            "fleet that swings.",
+            "How often the policy has requested more or fewer generators so far, and why: each step is one decision. "
+            "Alternating increases and decreases mean that the policy oscillates.",
             (
                 Query(
                     f"{total(metrics.DECISIONS, ('direction', 'reason'))} or vector(0)",
@@ -101,23 +102,23 @@ _GENERATION = Row(
             ),
         ),
         Panel(
-            "Listeners about to run dry",
+            "Listeners close to an underrun",
             units.PercentUnit,
-            "Listeners past their first seconds with little left to play, of all of them. Slots that promise more than "
-            "the machine can do show here first.",
+            "Share of the listeners beyond their first seconds that have little audio left to play. If there are more "
+            "slots than the machine can serve in real time, it shows here first.",
             (Query(share(now(metrics.LISTENERS_LATE), now(metrics.LISTENERS)), "late"),),
             maximum=1,
         ),
         Panel(
-            "Least left to play",
+            "Smallest slack",
             units.Seconds,
-            "The listener who is nearest to silence, in each replica; absent where nobody listens.",
+            "Slack of the listener closest to an underrun, in each replica; absent without listeners.",
             (Query(least_slack(("replica",)), "{{replica}}"),),
         ),
         Panel(
-            "How long streams hold a slot",
+            "Time in a slot",
             units.Seconds,
-            "On average. Longer streams need more slots for as many texts.",
+            "Average. The longer streams take, the more slots the same number of texts needs.",
             (Query(now(metrics.STREAM_SECONDS, take="avg"), "average"),),
         ),
     ),
@@ -127,26 +128,25 @@ _LOAD = Row(
     "Load",
     (
         Panel(
-            "Streams a second",
+            "Streams per second",
             units.CountsPerSecond,
-            "Streams that ended, by why. Times the seconds for which one holds its slot, this is "
-            "the slots that are needed.",
+            "Streams that ended, by reason. This rate times the time in a slot is the number of slots needed.",
             (Query(rate(metrics.STREAMS, ("finish_reason",)), "{{finish_reason}}"),),
         ),
         Panel(
             "Text in, audio out",
             "none",
-            "Characters a second that generators were given, and seconds of audio a second that clients were sent: "
-            "with real-time listeners the latter is how many listen.",
+            "Characters per second sent to generators, and seconds of audio per second sent to clients. With real-time "
+            "listeners, the latter is the number of listeners.",
             (
-                Query(rate(metrics.TEXT_CHARACTERS), "characters a second"),
-                Query(rate(metrics.AUDIO_SECONDS), "audio seconds a second"),
+                Query(rate(metrics.TEXT_CHARACTERS), "characters per second"),
+                Query(rate(metrics.AUDIO_SECONDS), "audio seconds per second"),
             ),
         ),
         Panel(
-            "Bytes to clients",
+            "Bytes sent to clients",
             units.BytesPerSecondSI,
-            "By encoding, framing included: what the network has to carry.",
+            "By encoding, including framing: the load on the network.",
             (Query(rate(metrics.AUDIO_BYTES, ("encoding",)), "{{encoding}}"),),
         ),
     ),
@@ -156,42 +156,42 @@ _INGRESS = Row(
     "Ingresses",
     (
         Panel(
-            "Sessions of each ingress",
+            "Sessions per ingress",
             units.Short,
-            "Each takes up to `ingress.max_sessions`. Very different numbers mean that one of them is new, or was not "
-            "chosen.",
+            "Each accepts up to `ingress.max_sessions`. Very different numbers mean that one of them is new, or that "
+            "the proxy did not choose it.",
             (Query(now(metrics.SESSIONS, ("replica",)), "{{replica}}"),),
         ),
         Panel(
             "Sessions opened",
             units.CountsPerSecond,
-            "By dialect. Many without more open sessions are clients that connect again and again.",
+            "By dialect. A high rate without more open sessions means that clients keep reconnecting.",
             (Query(rate(metrics.SESSIONS_OPENED, ("dialect",)), "{{dialect}}"),),
         ),
         Panel(
-            "Text chunks with the generators",
+            "Text chunks at generators",
             units.Short,
-            "By ingress. Its queue, if there is one, is in *Texts that wait*.",
+            "By ingress. Its queue, if any, is in *Waiting texts*.",
             (Query(now(metrics.CHUNKS_RUNNING, ("replica",)), "{{replica}}"),),
         ),
         Panel(
-            "An ingress's event loop, p99",
+            "Ingress event loop delay, p99",
             units.Milliseconds,
-            "How late the loop gets to what is due. Above some 20 ms every listener of that ingress feels it: it has "
-            "too many sockets, or something blocks. Serve names the actor, not the replica.",
+            "How late the event loop runs scheduled work. Above about 20 ms, every listener of that ingress is "
+            "affected: it has too many sockets, or something blocks. Serve reports the actor, not the replica.",
             (Query(quantile(0.99, SERVE_LOOP_MS, ("actor_id",), _INGRESSES), "actor {{actor_id}}"),),
         ),
         Panel(
-            "Calls that wait in Serve",
+            "Calls waiting in Serve",
             units.Short,
-            "Serve's own queue before the generators. The ingresses' admission keeps it near 0.",
+            "Serve's own queue in front of the generators. The ingresses' admission keeps it near 0.",
             (Query(or_zero(now(SERVE_QUEUED, where=_GENERATORS)), "waiting"),),
         ),
         Panel(
-            "From start to first stream",
+            "Startup time",
             units.Seconds,
-            "How long each generator took to load. This is how far ahead of a crowd its replicas must be ordered "
-            "(`scaling.cold_start_s`).",
+            "Time from a generator's start to its first stream. The policy has to request generators this far ahead of "
+            "a spike (`scaling.cold_start_s`).",
             (Query(now(metrics.LOAD_SECONDS, ("replica",), take="max"), "{{replica}}"),),
         ),
     ),
@@ -203,22 +203,22 @@ _VOICES = Row(
         Panel(
             "Voices",
             units.Short,
-            "Of the store, by state. Pending ones are being encoded; unavailable ones have no usable clip.",
+            "Voices in the store, by state. Pending voices are being encoded; unavailable voices have no usable clip.",
             (Query(now(metrics.VOICES, ("state",), take="max"), "{{state}}"),),
         ),
         Panel(
             "Memory for voices",
             units.BytesIEC,
-            "Prompts in the store, and what all generators keep of them.",
+            "Voice prompts in the store, and in the caches of all generators.",
             (
                 Query(now(metrics.VOICE_STORE_BYTES, take="max"), "store"),
                 Query(now(metrics.VOICE_CACHE_BYTES, ("cache",)), "generators: {{cache}}"),
             ),
         ),
         Panel(
-            "Failed calls of the store",
+            "Failed calls to the voice store",
             units.CountsPerSecond,
-            "Seen by generators. Some while it starts again are no harm; new voices wait.",
+            "Reported by generators. A few failures while the store restarts are harmless; new voices wait meanwhile.",
             (Query(or_zero(rate(metrics.STORE_ERRORS)), "failed"),),
         ),
     ),
@@ -227,6 +227,6 @@ _VOICES = Row(
 CAPACITY = Dashboard(
     "capacity",
     "Capacity",
-    "What will break next? How full everything is, and how fast more can come.",
+    "What will break next? How full the service is, and how fast it can grow.",
     (_GLANCE, _GENERATION, _LOAD, _INGRESS, _VOICES),
 )

@@ -1,4 +1,4 @@
-"""A dashboard as values: rows of panels, and how they become Grafana's JSON; it knows no metric."""
+"""Dashboards as values (rows of panels), and their conversion to Grafana's JSON. Does not know any metric."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-"""The one that is chosen at the top of the dashboard."""
+"""The datasource selected at the top of the dashboard."""
 
 TAG = "qwen3-tts-serve"
 _WIDTH = 24
@@ -36,17 +36,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture.
+    """One panel.
 
     Attributes:
-        title: what is shown.
-        unit: Grafana's name of it.
-        description: in plain words, what a good value is and what a bad one means.
+        title: what it shows.
+        unit: Grafana's name of the unit.
+        description: what a good value is, and what a bad one means.
         queries: one or more.
-        stat: one large number instead of lines.
-        limits: from which value on it is orange, and red; the other way round where the second is smaller.
-        maximum: upper end of the axis, where there is one.
-        names: a large number's legend is what is worth reading.
+        stat: show one large number instead of lines.
+        limits: values from which it is orange and red; if the second is smaller, low values are bad.
+        maximum: upper end of the axis, if any.
+        names: show the legend instead of the number.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variable at the top of a dashboard: one of a label's values."""
+    """A variable at the top of a dashboard, whose value is one of a label's values."""
 
     name: str
     label: str
@@ -81,11 +81,11 @@ class Dashboard:
     """One page.
 
     Attributes:
-        name: of its file, and the end of its uid.
-        title: of the page.
+        name: name of the file, and end of the uid.
+        title: title of the page.
         description: the question that it answers.
         rows: from top to bottom.
-        choices: variables beside the datasource.
+        choices: variables in addition to the datasource.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Dashboard:
 
 
 def built(page: Dashboard) -> build.Dashboard:
-    """The page as Grafana takes it, laid out on its grid of 24 columns."""
+    """Build the page for Grafana, laid out on its grid of 24 columns."""
     builder = (
         build.Dashboard(f"Speech: {page.title}")
         .uid(f"qwen3-tts-{page.name}")
@@ -130,7 +130,7 @@ def built(page: Dashboard) -> build.Dashboard:
 
 
 def _widths(count: int) -> list[int]:
-    """Columns of each panel: at most four side by side, every line full."""
+    """Width of each panel in columns: at most four panels in a line, and each line is full."""
     columns: list[int] = []
     while count:
         line = count if count <= 4 else 3

@@ -1,7 +1,7 @@
-"""PromQL for panels, written from rows of the service's table of metrics; it knows no Grafana.
+"""PromQL for panels, built from rows of the service's table of metrics. Does not know Grafana.
 
-Names and labels come from :mod:`serve_app.observability.metrics`, so a metric that is renamed there, or loses a label
-that a panel groups by, fails here and not in front of whoever opens the dashboard.
+Names and labels come from :mod:`serve_app.observability.metrics`. If a metric is renamed there, or loses a label that a
+panel groups by, the generator fails instead of the dashboard.
 """
 
 from collections.abc import Sequence
@@ -11,34 +11,34 @@ from typing import Literal, Protocol
 from serve_app.observability import metrics
 
 WINDOW = "[$__rate_interval]"
-"""Grafana's own: four scrapes at least, wider where the dashboard shows days."""
+"""Grafana's interval: at least four scrapes, and longer if the dashboard shows days."""
 
 _RAYS = ("application", "deployment", "replica", "le")
-"""Labels that Ray adds to those of a metric, and Prometheus to a histogram."""
+"""Labels that Ray adds to a metric, and ``le``, which a histogram's buckets have."""
 
 
 class Exported(Protocol):
-    """What Prometheus can be asked for; a row of the table is one."""
+    """A metric that Prometheus has; rows of the table implement it."""
 
     @property
     def exported(self) -> str:
-        """Its name there, without a histogram's endings."""
+        """Its name in Prometheus, without a histogram's suffixes."""
         ...
 
     @property
     def kind(self) -> Literal["counter", "gauge", "histogram"]:
-        """What it is to Prometheus."""
+        """Its type in Prometheus."""
         ...
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels beside Ray's."""
+        """Labels in addition to Ray's."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServeMetric:
-    """A metric that Ray Serve exports by itself; a label of Ray's need not be named."""
+    """A metric that Ray Serve exports itself; Ray's labels need not be listed."""
 
     exported: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -53,63 +53,63 @@ SERVE_LOOP_MS = ServeMetric("ray_serve_event_loop_scheduling_latency_ms", "histo
 
 
 def now(metric: Exported, by: Sequence[str] = (), where: str = "", take: str = "sum") -> str:
-    """A gauge as it stands, over all of its series.
+    """A gauge's current value, aggregated over its series.
 
     Args:
-        metric: of kind gauge.
-        by: labels that are kept apart.
-        where: matchers, as between PromQL's braces.
-        take: PromQL's operator over the series of a group.
+        metric: a gauge.
+        by: labels to group by.
+        where: label matchers, as in PromQL's braces.
+        take: PromQL's aggregation operator.
     """
     assert metric.kind == "gauge", metric
     return f"{take}{_grouped(metric, by)} ({metric.exported}{_braces(where)})"
 
 
 def rate(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
-    """Counts in a second; of a histogram, how many values it took."""
+    """A counter's increase per second; for a histogram, its number of values per second."""
     assert metric.kind != "gauge", metric
     name = metric.exported + ("_count" if metric.kind == "histogram" else "")
     return f"sum{_grouped(metric, by)} (rate({name}{_braces(where)}{WINDOW}))"
 
 
 def total(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
-    """A counter as it stands, for what is rare: its first count is seen too, which no rate shows."""
+    """A counter's current value, for rare events: it shows the first count too, which a rate does not."""
     assert metric.kind == "counter", metric
     return f"sum{_grouped(metric, by)} ({metric.exported}{_braces(where)})"
 
 
 def spent(metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
-    """What a histogram's values add up to in a second.
+    """The sum of a histogram's values per second.
 
-    Ray passes values on as the middles of their buckets, so this is an estimate.
+    Ray replaces each value with the middle of its bucket, so this is an estimate.
     """
     assert metric.kind == "histogram", metric
     return f"sum{_grouped(metric, by)} (rate({metric.exported}_sum{_braces(where)}{WINDOW}))"
 
 
 def quantile(q: float, metric: Exported, by: Sequence[str] = (), where: str = "") -> str:
-    """A quantile, read from a histogram's buckets: as exact as they are narrow."""
+    """A quantile from a histogram's buckets; as precise as the buckets are narrow."""
     assert metric.kind == "histogram", metric
     buckets = f"rate({metric.exported}_bucket{_braces(where)}{WINDOW})"
     return f"histogram_quantile({q:g}, sum{_grouped(metric, ('le', *by))} ({buckets}))"
 
 
 def least_slack(by: Sequence[str] = (), where: str = "") -> str:
-    """What the listener who is nearest to silence has left; nothing of a replica to which nobody listens."""
+    """Slack of the listener closest to an underrun; no value for a replica without listeners."""
     metric = metrics.LEAST_SLACK_SECONDS
     listened = f"{now(metrics.LISTENERS, ('replica',), where)} > 0"
     return f"min{_grouped(metric, by)} ({metric.exported}{_braces(where)} and on (replica) {listened})"
 
 
 def share(part: str, whole: str) -> str:
-    """How much of ``whole`` is ``part``, from 0 to 1; nothing where there is no whole."""
+    """``part`` divided by ``whole``, from 0 to 1; no value if ``whole`` is 0."""
     return f"{or_zero(part)} / ({whole} > 0)"
 
 
 def loop_delay(q: float, replica: str) -> str:
-    """How late a replica's event loop is, in milliseconds, as a quantile.
+    """A quantile of the delay of a replica's event loop, in milliseconds.
 
-    Serve does not say whose loop it is: the process tells, which the replica's own metrics name as well.
+    Serve's metric has no replica label. The process (``WorkerId``) connects it to the replica's own metrics.
     """
     buckets = f"rate({SERVE_LOOP_MS.exported}_bucket{WINDOW})"
     theirs = f"{SERVE_PROCESSING.exported}{_braces(replica)}"
@@ -117,7 +117,7 @@ def loop_delay(q: float, replica: str) -> str:
 
 
 def or_zero(query: str) -> str:
-    """The query, or 0 where nothing was ever counted: a counter appears with its first count."""
+    """The query, or 0 if nothing was counted yet: a counter appears with its first count."""
     return f"({query} or vector(0))"
 
 

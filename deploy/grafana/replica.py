@@ -1,4 +1,4 @@
-"""The dashboard *Replica*: why is this one slow? One generator, beside all of them."""
+"""The dashboard *Replica*: why is this one slow? One generator, compared with all others."""
 
 from grafana_foundation_sdk.models import units
 from panels import Choice, Dashboard, Panel, Query, Row
@@ -14,8 +14,8 @@ _GLANCE = Row(
         Panel(
             "Engine",
             units.Short,
-            "1 while the engine is healthy. 0 is a stuck or failed step: Serve replaces the replica at the third "
-            "failed health check.",
+            "1 if the engine is healthy. 0 means a stuck or failed step: Serve replaces the replica after three failed "
+            "health checks.",
             (Query(now(metrics.ENGINE_UP, where=_THIS, take="min"), "healthy"),),
             stat=True,
             limits=(1, 0.5),
@@ -24,7 +24,7 @@ _GLANCE = Row(
         Panel(
             "Slots in use",
             units.PercentUnit,
-            "Streams that run in this replica, of those that can.",
+            "Running streams of this replica, as a share of its slots.",
             (
                 Query(
                     f"{now(metrics.STREAMS_RUNNING, where=_THIS)} / ({now(metrics.SLOTS, where=_THIS)} > 0)", "in use"
@@ -35,16 +35,16 @@ _GLANCE = Row(
             maximum=1,
         ),
         Panel(
-            "From start to first stream",
+            "Startup time",
             units.Seconds,
-            "How long this replica took to load.",
+            "Time from this replica's start to its first stream.",
             (Query(now(metrics.LOAD_SECONDS, where=_THIS, take="max"), "loaded after"),),
             stat=True,
         ),
         Panel(
             "Model",
             units.Short,
-            "What is loaded: another device, dtype or kind of weights than its neighbours' explains much.",
+            "The loaded model. A device, dtype or weight format that differs from the other replicas explains a lot.",
             (
                 Query(
                     now(metrics.MODEL_INFO, ("model", "device", "dtype", "weights"), _THIS, "max"),
@@ -61,50 +61,50 @@ _STEPS = Row(
     "Steps of the engine",
     (
         Panel(
-            "Time of a step, p95",
+            "Step time, p95",
             units.Seconds,
-            "By stage. A frame is 80 ms of audio: talk, predict and decode together have to stay below it, with every "
-            "stream in the batch.",
+            "By stage. A frame is 80 ms of audio: talk, predict and decode together have to stay below it, with all "
+            "streams in the batch.",
             (Query(quantile(0.95, metrics.STEP_SECONDS, ("stage",), _THIS), "{{stage}}"),),
         ),
         Panel(
-            "The same, in the middle",
+            "Step time, median",
             units.Seconds,
-            "This replica's typical step beside that of all replicas: apart, the machine is the reason; together, the "
-            "load is.",
+            "Median step of this replica and of all replicas. If only this replica is slow, look at its machine. If "
+            "all are slow, look at the load.",
             (
-                Query(quantile(0.5, metrics.STEP_SECONDS, ("stage",), _THIS), "{{stage}}, here"),
-                Query(quantile(0.5, metrics.STEP_SECONDS, ("stage",)), "{{stage}}, everywhere"),
+                Query(quantile(0.5, metrics.STEP_SECONDS, ("stage",), _THIS), "{{stage}}, this replica"),
+                Query(quantile(0.5, metrics.STEP_SECONDS, ("stage",)), "{{stage}}, all replicas"),
             ),
         ),
         Panel(
-            "What the engine does with its time",
+            "Engine time by stage",
             units.PercentUnit,
-            "Share of each second in each stage, estimated from the buckets. Near 100 % in sum the replica is as fast "
-            "as it can be; much prefill is many new streams or long texts.",
+            "Share of time in each stage, estimated from the buckets. If the sum is near 100 %, the replica is "
+            "saturated. A large share of prefill means many new streams or long texts.",
             (Query(spent(metrics.STEP_SECONDS, ("stage",), _THIS), "{{stage}}"),),
         ),
         Panel(
-            "Streams in a step",
+            "Streams per step",
             units.Short,
-            "The typical number that share one, by stage; above ten it is rounded to a bucket. Steps get longer "
-            "with it, but less than in proportion.",
+            "Median number of streams in a step, by stage; above ten it is rounded to a bucket. Steps take longer "
+            "with more streams, but less than proportionally.",
             (Query(f"round({quantile(0.5, metrics.STEP_STREAMS, ('stage',), _THIS)})", "{{stage}}"),),
         ),
         Panel(
-            "Steps a second",
+            "Steps per second",
             units.CountsPerSecond,
-            "By stage. 12.5 frames a second are real time.",
+            "By stage. 12.5 frames per second are real time.",
             (Query(rate(metrics.STEP_SECONDS, ("stage",), _THIS), "{{stage}}"),),
         ),
         Panel(
-            "Failed steps, abandoned graphs",
+            "Failed steps, disabled graphs",
             units.Short,
-            "So far, a step for each. A failed step ends the streams that were in it. A graph that differed from the "
-            "plain path is not used any more: slower, and right.",
+            "Totals so far. A failed step ends the streams in it. A CUDA graph whose results differed from the steps "
+            "without a graph is no longer used: the replica is slower, and correct.",
             (
                 Query(f"{total(metrics.STEPS_FAILED, ('stage',), _THIS)} or vector(0)", "failed {{stage}}"),
-                Query(or_zero(total(metrics.GRAPH_FALLBACKS, where=_THIS)), "abandoned graphs"),
+                Query(or_zero(total(metrics.GRAPH_FALLBACKS, where=_THIS)), "disabled graphs"),
             ),
         ),
     ),
@@ -116,7 +116,7 @@ _STREAMS = Row(
         Panel(
             "Streams and slots",
             units.Short,
-            "What it runs, what waits in it, and what Serve has sent it.",
+            "Running and waiting streams of this replica, and the calls that Serve has sent it.",
             (
                 Query(now(metrics.SLOTS, where=_THIS), "slots"),
                 Query(now(metrics.STREAMS_RUNNING, where=_THIS), "running"),
@@ -127,34 +127,35 @@ _STREAMS = Row(
         Panel(
             "Listeners",
             units.Short,
-            "Those past their first seconds, and those of them who are about to run dry.",
+            "Listeners beyond their first seconds, and those of them that are close to an underrun.",
             (
                 Query(now(metrics.LISTENERS, where=_THIS), "listening"),
                 Query(now(metrics.LISTENERS_LATE, where=_THIS), "late"),
             ),
         ),
         Panel(
-            "Least left to play",
+            "Smallest slack",
             units.Seconds,
-            "Of the listener who is nearest to silence; absent where nobody listens.",
+            "Slack of the listener closest to an underrun; absent without listeners.",
             (Query(least_slack(where=_THIS), "least"),),
         ),
         Panel(
-            "How long streams hold a slot",
+            "Time in a slot",
             units.Seconds,
-            "On average: long texts, or slow frames.",
+            "Average. It rises with long texts or slow frames.",
             (Query(now(metrics.STREAM_SECONDS, where=_THIS, take="max"), "average"),),
         ),
         Panel(
-            "Streams by how they ended",
+            "Streams by finish reason",
             units.CountsPerSecond,
-            "Those that were cancelled gave their slot back at once; errors here are failed steps.",
+            "Cancelled streams free their slot at once; errors here are failed steps.",
             (Query(rate(metrics.STREAMS, ("finish_reason",), _THIS), "{{finish_reason}}"),),
         ),
         Panel(
-            "Its event loop, p99",
+            "Event loop delay, p99",
             units.Milliseconds,
-            "How late the loop gets to what is due. Frames leave through it: when it is late, listeners are.",
+            "How late the event loop runs scheduled work. It also sends the frames, so its delay reaches the "
+            "listeners.",
             (Query(loop_delay(0.99, _THIS), "p99"),),
         ),
     ),
@@ -171,23 +172,24 @@ _VOICES = Row(
     "Voices",
     (
         Panel(
-            "Voices found in memory",
+            "Voice cache hits",
             units.PercentUnit,
-            "Of those that were asked for. A miss of a prompt asks the store, a miss of a state costs a prefill of the "
-            "reference; many are more voices than the memory holds, or streams that are routed elsewhere.",
+            "Share of voice look-ups found in the caches. A missing prompt is requested from the store; a missing "
+            "state costs a prefill of the reference. Many misses mean more voices than the caches hold, or streams "
+            "that are routed to replicas without their voice.",
             (Query(_hits("prompt"), "prompt"), Query(_hits("state"), "state")),
             maximum=1,
         ),
         Panel(
             "Memory for voices",
             units.BytesIEC,
-            "What those caches hold.",
+            "Bytes in these caches.",
             (Query(now(metrics.VOICE_CACHE_BYTES, ("cache",), _THIS), "{{cache}}"),),
         ),
         Panel(
-            "Encoding a clip, p95",
+            "Voice encoding time, p95",
             units.Seconds,
-            "Once for each new voice, with the lowest priority; absent where none was new.",
+            "Runs once for each new voice, with the lowest priority; absent if there was none.",
             (Query(quantile(0.95, metrics.VOICE_ENCODE_SECONDS, where=_THIS), "p95"),),
         ),
     ),
@@ -196,7 +198,7 @@ _VOICES = Row(
 REPLICA = Dashboard(
     "replica",
     "Replica",
-    "Why is this one slow? One generator beside all of them; choose it at the top.",
+    "Why is this one slow? One generator compared with all others; select it at the top.",
     (_GLANCE, _STEPS, _STREAMS, _VOICES),
     (Choice("replica", "Replica", f"label_values({metrics.ENGINE_UP.exported}, replica)"),),
 )

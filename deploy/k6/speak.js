@@ -1,14 +1,14 @@
-// Load over /api/v1/speak by k6: more and more listeners, each with a socket and one utterance of its own.
+// Load on /api/v1/speak with k6: a rising number of listeners, each with its own socket and one utterance.
 //
 //   k6 run -e URL=wss://tts.example.org/api/v1/speak -e RATE=5 -e HOLD=2m deploy/k6/speak.js
 //
-// NOT RUN BY K6 YET: there was none where this was written. Its syntax was checked, and it was run against a service by
-// Node with stand-ins for the four modules below (tests/service/test_load.py). It needs k6 1.6, the first with
-// k6/websockets. docs/load.md says what the figures mean; `tts-load` measures the same, and finds the knee.
+// k6 HAS NOT RUN THIS YET: it was not available. The syntax was checked, and Node ran the script against a service with
+// stand-ins for the four modules below (tests/service/test_load.py). It needs k6 1.6, the first version with
+// k6/websockets. docs/load.md explains the metrics; `tts-load` measures the same, and finds the highest rate.
 //
-// In the environment, or by -e: URL, TTS_API_KEY, TEXT, VOICE, LANGUAGE; RATE (arrivals a second at the end of the
-// ramp), RAMP and HOLD (durations), MAX_SESSIONS, BUFFER_MS (of a player), TIMEOUT_MS; TTFA_P95_MS, UNDERRUNS and ERRORS,
-// the promise.
+// Options, in the environment or with -e: URL, TTS_API_KEY, TEXT, VOICE, LANGUAGE; RATE (arrivals per second at the end
+// of the ramp), RAMP and HOLD (durations), MAX_SESSIONS, BUFFER_MS (of a player), TIMEOUT_MS; TTFA_P95_MS, UNDERRUNS
+// and ERRORS (the SLO).
 
 import { check } from "k6";
 import { Counter, Rate, Trend } from "k6/metrics";
@@ -29,24 +29,24 @@ const audibleTtfa = new Trend("tts_audible_ttfa", true);
 const e2e = new Trend("tts_e2e", true);
 const silence = new Trend("tts_silence", true);
 const rtf = new Trend("tts_rtf");
-const underruns = new Rate("tts_underruns"); // of the complete utterances, those that had one
-const errors = new Rate("tts_errors"); // of all that were sent
+const underruns = new Rate("tts_underruns"); // share of the complete utterances that had one
+const errors = new Rate("tts_errors"); // share of all that were sent
 const failures = new Counter("tts_failures"); // by the tag `code`
 const samplesReceived = new Counter("tts_samples");
 
 export const options = {
   scenarios: {
     listeners: {
-      executor: "ramping-arrival-rate", // open loop: nobody waits for those before
+      executor: "ramping-arrival-rate", // open loop: no listener waits for earlier ones
       startRate: 0,
-      timeUnit: "1m", // targets are whole numbers: by the minute they can be less than one a second
+      timeUnit: "1m", // targets are whole numbers, so use a minute to allow less than one a second
       preAllocatedVUs: Math.min(32, MAX_SESSIONS),
       maxVUs: MAX_SESSIONS,
       stages: [
         { duration: __ENV.RAMP || "1m", target: Math.round(60 * Number(__ENV.RATE || 1)) },
         { duration: __ENV.HOLD || "1m", target: Math.round(60 * Number(__ENV.RATE || 1)) },
       ],
-      gracefulStop: `${Math.ceil(TIMEOUT_MS / 1000)}s`, // the last ones are heard to their end
+      gracefulStop: `${Math.ceil(TIMEOUT_MS / 1000)}s`, // lets the last utterances finish
     },
   },
   summaryTrendStats: ["med", "p(90)", "p(95)", "p(99)", "max"],
@@ -54,11 +54,11 @@ export const options = {
     tts_ttfa: [`p(95)<=${__ENV.TTFA_P95_MS || 500}`],
     tts_underruns: [`rate<=${__ENV.UNDERRUNS || 0.01}`],
     tts_errors: [`rate<=${__ENV.ERRORS || 0.01}`],
-    dropped_iterations: ["count==0"], // more came than MAX_SESSIONS let in: the rate is not the one asked for
+    dropped_iterations: ["count==0"], // otherwise MAX_SESSIONS was reached, and the rate was not the requested one
   },
 };
 
-// Index of the first sample of two successive windows that can be heard, or -1.
+// Finds the first sample of two successive audible windows; its index is in `sample`, or -1.
 class FirstSound {
   constructor() {
     this.sample = -1;
@@ -86,7 +86,7 @@ class FirstSound {
   }
 }
 
-// When a player without a buffer plays a sample.
+// The time at which a player without a buffer plays a sample.
 function heardAtMs(pieces, sample) {
   let playedUntilMs = 0;
   let left = sample;
@@ -99,7 +99,7 @@ function heardAtMs(pieces, sample) {
   return NaN;
 }
 
-// A player that begins when its buffer is full or everything is there, and later plays whatever comes.
+// Simulates a player that starts when its buffer is full or all audio has arrived, and then plays audio as it arrives.
 function play(pieces, endedMs) {
   let there = 0;
   const full = pieces.find(({ samples }) => (there += samples) >= BUFFER_MS * SAMPLES_PER_MS);
@@ -164,7 +164,7 @@ export default function () {
   };
   socket.onmessage = ({ data }) => {
     if (typeof data !== "string") {
-      const samples = new Int16Array(data); // little endian, as every machine that k6 runs on
+      const samples = new Int16Array(data); // little-endian, as on every machine that k6 runs on
       if (samples.length > 0) pieces.push({ atMs: Date.now(), samples: samples.length });
       sound.push(samples);
       return;
@@ -177,6 +177,6 @@ export default function () {
   };
   socket.onclose = ({ code }) => {
     clearTimeout(timer);
-    end(`CLOSED_${code || 1006}`); // unless it ended before; a refused handshake comes here too
+    end(`CLOSED_${code || 1006}`); // no effect if it has ended before; also called for a refused handshake
   };
 }

@@ -1,9 +1,13 @@
 #!/bin/sh
-# Two network namespaces in place of two pods, for a machine without Kubernetes: a head and a worker are started as
-# KubeRay starts them, not root, on a read-only root file system, with the environment of the overlay `cpu-kind`, and
-# its serveConfigV2 is sent to the head as the operator sends it. Then the probes' addresses are asked, and a sentence is
-# said through the worker. With `lose-head`, the head's state lies in a Redis, as with components/gcs-redis; the head is
-# killed in the middle of a long text, and comes back a while later (at the same address, unlike a pod). Needs root, iproute2, procps, curl, kubectl, a Python with PyYAML, and a root file system made by
+# Tests the manifests on a machine without Kubernetes, with two network namespaces instead of two pods. Starts a head
+# and a worker as KubeRay starts them: not as root, on a read-only root file system, with the environment of the overlay
+# `cpu-kind`. Sends its serveConfigV2 to the head as the operator does. Then checks the addresses of the probes, and
+# speaks a sentence through the worker.
+#
+# With `lose-head`, the head's state is in a Redis, as with components/gcs-redis. The script kills the head in the
+# middle of a long text, and restarts it some time later (at the same address, unlike a pod).
+#
+# Needs root, iproute2, procps, curl, kubectl, a Python with PyYAML, and a root file system made by
 # deploy/docker/try-install.sh; `lose-head` also needs redis-server.
 #
 #   deploy/kuberay/try-nodes.sh ROOT [lose-head]
@@ -20,7 +24,7 @@ worker_pid=
 redis_pid=
 
 finish() {
-    # Each has one child, the first process of a namespace, which ends with it.
+    # Each has one child: the first process of a namespace. The namespace ends with it.
     for pid in $worker_pid $head_pid; do pkill -KILL -P "$pid" || :; done
     [ -z "$redis_pid" ] || kill "$redis_pid"
     wait 2>/dev/null || :
@@ -38,7 +42,7 @@ objects = {one["kind"]: one for one in yaml.safe_load_all((work / "rendered.yaml
 (work / "serve.json").write_text(json.dumps(yaml.safe_load(objects["RayService"]["spec"]["serveConfigV2"])))
 (work / "ray.env").write_text("\n".join(f"{name}={value}" for name, value in objects["ConfigMap"]["data"].items()))
 PY
-# The image's environment, the overlay's, and what KubeRay adds for a RayService with tokens.
+# The environment of the image and of the overlay, and the variables that KubeRay adds for a RayService with tokens.
 environment="$(sed -n '/^ENV PATH/,/[^\\]$/s/^\(ENV\)\{0,1\} *\([A-Z_]*=[^ ]*\).*/\2/p' "$source/deploy/docker/Dockerfile")
 $(cat "$work/ray.env")
 RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS=5 RAY_SERVE_KV_TIMEOUT_S=5
@@ -47,7 +51,7 @@ RAY_TIMEOUT_MS_TASK_WAIT_FOR_DEATH_INFO=0"
 ip netns add tts-head
 ip netns add tts-worker
 ip link add tts-h netns tts-head type veth peer name tts-w netns tts-worker
-link() { # namespace, interface, own address, the other's
+link() { # namespace, interface, own address, the other node's address
     ip -n "$1" addr add "$3/24" dev "$2"
     ip -n "$1" link set lo up
     ip -n "$1" link set "$2" up
@@ -57,7 +61,7 @@ link tts-head tts-h $head $worker
 link tts-worker tts-w $worker $head
 mkdir -p "$root/voices"
 
-node() { # name, command; becomes the parent of the first process of the node's namespace
+node() { # name, command: becomes the parent of the first process of the node's namespace
     install -d -o 1000 -g 1000 "$work/$1/tmp" "$work/$1/cache"
     exec ip netns exec "tts-$1" unshare --mount --pid --fork sh -eu -c '
         mount --bind "$1" "$1"
@@ -75,7 +79,7 @@ both="--object-store-memory=268435456 --metrics-export-port=8080 --dashboard-age
 fault_tolerance=
 password=
 if [ -n "$lose_head" ]; then
-    # Worker and head get what KubeRay sets for gcsFaultToleranceOptions.
+    # Worker and head get the variables that KubeRay sets for gcsFaultToleranceOptions.
     ip netns exec tts-head redis-server --port 6390 --bind $head --requirepass "$token" --save "" > "$work/redis.log" &
     redis_pid=$!
     fault_tolerance="RAY_gcs_rpc_server_reconnect_timeout_s=600 RAY_REDIS_ADDRESS=$head:6390 REDIS_PASSWORD=$token"
@@ -112,7 +116,7 @@ await http://$worker:8000/-/healthz
 for metrics in $head:8080 $head:44227 $worker:8080 $worker:9101; do await "http://$metrics/metrics"; done
 say() { inside chroot --userspec=1000:1000 "$root" /opt/tts/bin/tts-say --url ws://$worker:8000/api/v1/speak "$1"; }
 say "It is alive."
-actors() { # what lives, one a line: class, process, node
+actors() { # running actors, one per line: class, process, node
     inside curl --silent --max-time 10 --header "x-ray-authorization: Bearer $token" \
         "http://$head:8265/api/v0/actors?detail=1" | python3 -c '
 import json, sys

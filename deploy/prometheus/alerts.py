@@ -1,4 +1,4 @@
-"""Every alert beside those of the objectives: when somebody should look, and how urgent it is."""
+"""All alerts except those of the SLOs, with their severity."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from serve_app.observability import metrics
 
 SERVE_HEALTHY = "ray_serve_deployment_replica_healthy"
 _THERE = f'sum(last_over_time({SERVE_HEALTHY}{{deployment="Generator"}}[1m]))'
-"""Serve sets its gauge every ten seconds or so, and Ray forgets one that was not set in time."""
+"""Serve sets this gauge about every ten seconds, and Ray drops a gauge that was not set in time."""
 
 _INGRESS = f'{SERVE_HEALTHY}{{deployment="Ingress"}}'
-_DOORS = f"sum(last_over_time({_INGRESS}[1m]))"
-_USUAL_DOORS = f"quantile_over_time(0.5, {_DOORS}[30m:1m])"
+_INGRESSES = f"sum(last_over_time({_INGRESS}[1m]))"
+_USUAL_INGRESSES = f"quantile_over_time(0.5, {_INGRESSES}[30m:1m])"
 
 _WANTED = f"max({metrics.REPLICAS_DESIRED.exported})"
 _ENGINES = metrics.ENGINE_UP.exported
 _TTFA = metrics.TTFA_SECONDS.exported
 _FEW = f"sum(increase({metrics.UTTERANCES.exported}[10m])) > {FEW}"
-"""Shares of a handful of utterances say nothing."""
+"""Shares of few utterances are not significant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Alert:
     """One alert.
 
     Attributes:
-        name: also of its page in docs/runbooks.
-        expr: PromQL that holds while something is wrong.
-        hold: for how long, before anybody is told.
-        severity: critical wakes somebody up, warning waits for the morning.
+        name: also the name of its runbook in docs/runbooks.
+        expr: PromQL that is true while something is wrong.
+        hold: how long it has to be true before the alert fires.
+        severity: critical pages the person on call; a warning can wait until working hours.
         summary: one line.
     """
 
@@ -44,19 +44,19 @@ class Alert:
 ALERTS = (
     Alert(
         "TtsNoMetrics",
-        # Serve's own come from its controller, ours from each generator, where there is one.
+        # Serve's gauge comes from its controller, ours from each running generator.
         f'absent_over_time({SERVE_HEALTHY}{{deployment="Ingress"}}[2m])'
         f" or on () (absent_over_time({_ENGINES}[2m]) and on () {_THERE} > 0)",
         "3m",
         "critical",
-        "No metrics of the service arrive: it is gone, or nobody can see how it is",
+        "Prometheus gets no metrics: the service is down, or its metrics are not scraped",
     ),
     Alert(
         "TtsFirstAudioSlow",
         f"histogram_quantile(0.95, sum by (le) (rate({_TTFA}_bucket[10m]))) > 1 and on () {_FEW}",
         "5m",
         "warning",
-        "Of the first audio of ten minutes, one in twenty took more than {{ $value | humanizeDuration }}",
+        "p95 of the first audio is {{ $value | humanizeDuration }} over ten minutes",
     ),
     Alert(
         "TtsListenersRunDry",
@@ -70,39 +70,39 @@ ALERTS = (
         f'{error_share("[10m]")} > 0.05 and on () sum(increase({metrics.ERRORS.exported}{{code=~"{OURS}"}}[10m])) > 5',
         "5m",
         "critical",
-        "{{ $value | humanizePercentage }} of utterances end with an error of ours",
+        "{{ $value | humanizePercentage }} of utterances end with a server error",
     ),
     Alert(
         "TtsRefused",
         f'sum(increase({metrics.ERRORS.exported}{{code="{CapacityError.code}"}}[10m])) > 5',
         "5m",
         "warning",
-        "{{ $value | humanize }} clients were told in ten minutes that there is no room",
+        "{{ $value | humanize }} requests were refused in ten minutes for lack of capacity",
     ),
     Alert(
         "TtsReplicasAtMaximum",
         f"{_WANTED} >= max({metrics.REPLICAS_MAXIMUM.exported})",
         "15m",
         "warning",
-        "{{ $value }} generators are wanted, and no more are allowed",
+        "The policy wants {{ $value }} generators, which is the maximum",
     ),
     Alert(
         "TtsReplicasMissing",
         f"{_WANTED} - ({_THERE} or vector(0)) > 0",
         "15m",
         "critical",
-        "{{ $value }} generators that are wanted do not come",
+        "{{ $value }} wanted generators are not running",
     ),
     Alert(
         "TtsReplicaUnhealthy",
         f"min by (replica) ({_ENGINES}) == 0",
         "1m",
         "warning",
-        "The engine of {{ $labels.replica }} is not healthy",
+        "The engine of {{ $labels.replica }} is unhealthy",
     ),
     Alert(
         "TtsReplicasRestarting",
-        # Replicas that were seen, beyond those that were there at a time: one more for each that was replaced.
+        # Replicas seen in the window, minus the most that ran at the same time: the number of replacements.
         f"count(count by (replica) (count_over_time({_ENGINES}[30m])))"
         f" - max_over_time(count(count by (replica) ({_ENGINES}))[30m:1m]) > 2",
         "0m",
@@ -111,12 +111,12 @@ ALERTS = (
     ),
     Alert(
         "TtsIngressLost",
-        # Their number is fixed: one fewer is one that was lost. One that is replaced at once is seen by its new name.
-        f"{_USUAL_DOORS} - ({_DOORS} or vector(0)) > 0"
-        f" or count(count by (replica) (count_over_time({_INGRESS}[30m]))) - {_USUAL_DOORS} > 2",
+        # The number of ingresses is fixed, so a missing one was lost. One that was replaced at once has a new name.
+        f"{_USUAL_INGRESSES} - ({_INGRESSES} or vector(0)) > 0"
+        f" or count(count by (replica) (count_over_time({_INGRESS}[30m]))) - {_USUAL_INGRESSES} > 2",
         "5m",
         "warning",
-        "{{ $value }} ingresses of the last half hour are gone, or were replaced",
+        "{{ $value }} ingresses were lost or replaced within half an hour",
     ),
     Alert(
         "TtsVoiceStoreDown",
@@ -124,6 +124,6 @@ ALERTS = (
         f" or absent({metrics.VOICES.exported}) and on () count({_ENGINES}) > 0",
         "5m",
         "warning",
-        "The voice store does not answer: new voices cannot be spoken",
+        "The voice store does not answer: new voices are not available",
     ),
 )

@@ -1,7 +1,7 @@
-"""What is promised, and the rules that say how fast the allowance is used up; it knows no single alert.
+"""The SLOs, and the rules that compute how fast their error budgets burn. Does not know the other alerts.
 
-An objective of 99 % over 30 days allows 1 % of bad events. A burn rate of 1 uses that up in exactly 30 days. An alert
-looks at two windows: the long one says that it matters, the short one that it still goes on.
+An SLO of 99 % over 30 days has an error budget of 1 % bad events. A burn rate of 1 uses it up in exactly 30 days. An
+alert checks two windows: the long one shows that the burn is significant, the short one that it continues.
 """
 
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from serve_app.errors import CapacityError, SynthesisError, TtsUnavailableError
 from serve_app.observability import metrics
 
 OURS = "|".join(error.code for error in (SynthesisError, TtsUnavailableError, CapacityError))
-"""Errors that are the service's fault; all others are answers to what a client did."""
+"""Codes of server errors; all other codes report client errors."""
 
 PROMPT_S = 0.5
-"""First audio within this is prompt; a bound of the histogram's buckets, so that it is counted and not estimated."""
+"""Target of the first audio: a bound of the histogram's buckets, so that the share is counted and not estimated."""
 
 FEW = 20
-"""Shares of no more utterances than this say nothing."""
+"""Shares are not significant with this number of utterances or fewer."""
 
 WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """One pair of windows: the alert is on while both burn faster than ``factor``.
+    """A pair of windows: the alert fires while the burn rate of both exceeds ``factor``.
 
-    Source: Google, The Site Reliability Workbook, chapter 5, table 5-8: 2 % of the allowance in an hour, 5 % in six
-    hours, 10 % in three days.
+    Source: Google, The Site Reliability Workbook, chapter 5, table 5-8: 2 % of the budget in an hour, 5 % in six hours,
+    10 % in three days.
     """
 
     long: str
@@ -44,62 +44,62 @@ BURNS = (
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A promise to listeners.
+    """One SLO.
 
     Attributes:
-        name: the middle of its recording rules' names.
+        name: the middle part of its recording rules' names.
         alert: name of the alert.
-        goal: share of events that are to be good, over 30 days.
-        promise: the same in words.
-        bad_share: PromQL with ``{window}`` in it; nothing where there were no events.
+        goal: target share of good events over 30 days.
+        slo: the same in words.
+        bad_share: PromQL of the share of bad events, with a placeholder ``{window}``; no value without events.
     """
 
     name: str
     alert: str
     goal: float
-    promise: str
+    slo: str
     bad_share: str
 
     def recorded(self, window: str) -> str:
-        """Name of the series with the share of bad events in that window."""
+        """Name of the recorded series for that window."""
         return f"tts:{self.name}:share_{window}"
 
     def over(self, window: str) -> str:
-        """PromQL of that share."""
+        """PromQL of the share of bad events in that window."""
         return self.bad_share.replace("{window}", f"[{window}]")
 
     def burning(self, burn: Burn) -> str:
-        """PromQL that holds while the allowance burns too fast."""
+        """PromQL that is true while the budget burns too fast."""
         limit = f"{burn.factor * (1 - self.goal):.4g}"
         many = f"{asked(f'[{burn.long}]')} > {FEW}"
         return f"{self.recorded(burn.long)} > {limit} and {self.recorded(burn.short)} > {limit} and on () {many}"
 
 
 def asked(window: str) -> str:
-    """PromQL: how many utterances and errors of ours there were; refusals are no utterances."""
+    """PromQL: number of utterances plus server errors (refused requests are not counted as utterances)."""
     errors = f'(sum(increase({metrics.ERRORS.exported}{{code=~"{OURS}"}}{window})) or vector(0))'
     return f"({errors} + (sum(increase({metrics.UTTERANCES.exported}{window})) or vector(0)))"
 
 
 def our_errors(window: str) -> str:
-    """PromQL: errors of ours a second; 0 where there never was one."""
+    """PromQL: server errors per second; 0 if there never was one."""
     return f'(sum(rate({metrics.ERRORS.exported}{{code=~"{OURS}"}}{window})) or vector(0))'
 
 
 def error_share(window: str) -> str:
-    """PromQL: errors of ours among these and the utterances that ended without any."""
+    """PromQL: share of server errors among server errors and utterances that ended without an error."""
     ended = f'(sum(rate({metrics.UTTERANCES.exported}{{finish_reason!="error"}}{window})) or vector(0))'
     return f"{our_errors(window)} / ({our_errors(window)} + {ended} > 0)"
 
 
 def underrun_share(window: str) -> str:
-    """PromQL: utterances with a gap among all."""
+    """PromQL: share of utterances with an underrun."""
     bad = f"(sum(rate({metrics.UTTERANCES_UNDERRUN.exported}{window})) or vector(0))"
     return f"{bad} / (sum(rate({metrics.UTTERANCES.exported}{window})) > 0)"
 
 
 def late_share(window: str) -> str:
-    """PromQL: first audio that came after :data:`PROMPT_S`, among all."""
+    """PromQL: share of first audio later than :data:`PROMPT_S`."""
     assert PROMPT_S in metrics.TTFA_SECONDS.buckets
     name = metrics.TTFA_SECONDS.exported
     prompt = f'sum(rate({name}_bucket{{le="{PROMPT_S}"}}{window}))'
@@ -125,7 +125,7 @@ OBJECTIVES = (
         "error",
         "TtsErrorBudget",
         0.995,
-        "99.5 % of utterances end without an error of ours",
+        "99.5 % of utterances end without a server error",
         error_share("{window}"),
     ),
 )

@@ -30,4 +30,4 @@ def test_every_variable_that_it_reads_is_named_in_its_head():
 
 
 def test_it_says_that_k6_never_ran_it():
-    assert "NOT RUN BY K6 YET" in SCRIPT.read_text()
+    assert "k6 HAS NOT RUN THIS YET" in SCRIPT.read_text()

@@ -33,8 +33,8 @@ WINDOW = "15s"
 """In place of Grafana's own: three of Ray's reports."""
 
 NOTHING_TO_SHOW = {
-    ("Generators: wanted, allowed, there", "wanted"): "the number of generators is fixed, so no policy decides",
-    ("Generators: wanted, allowed, there", "maximum"): "the same",
+    ("Generators: wanted, maximum, running", "wanted"): "the number of generators is fixed, so no policy decides",
+    ("Generators: wanted, maximum, running", "maximum"): "the same",
 }
 """Panels, and what of them is empty while all is well; everything else has to show a number."""
 

@@ -106,7 +106,7 @@ def test_weights_that_each_replica_would_choose_for_itself_are_refused_and_the_o
     error = _refusal("model: {weights: auto}")
     assert error["loc"] == ("model", "weights")
     assert error["type"] == "weights_are_chosen_once"
-    for word in ("'auto' is gone", "each replica measured", "'plain'", "'int8'", "'int4'", "'torch'"):
+    for word in ("'auto' was removed", "each replica chose for itself", "'plain'", "'int8'", "'int4'", "'torch'"):
         assert word in error["msg"]
 
 
