@@ -1,6 +1,6 @@
-"""What decoding a frame costs here and in qwen-tts, in one run, as ratios; never the language model.
+"""Measures the cost of decoding a frame here and in qwen-tts, in one run, as ratios; the language model does not run.
 
-The decoder has the released shapes and random weights that keep the signal's variance.
+The decoder has the released shapes, and random weights that keep the signal's variance.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as a replica's do
+import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as in a replica
 
 # isort: split
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from serve_app.model.codec import Codec
 from serve_app.model.linear import can_pack
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
+from serve_app.model.upstream import import_qwen_tts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CODEBOOK_SIZE = 2048
@@ -33,10 +33,10 @@ SHAPES = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 1), (4, 4), (10, 1), (10, 4))
 
 @dataclass(frozen=True)
 class Timing:
-    """One way of decoding, per frame of audio of one stream.
+    """Time of one way of decoding, per frame of audio of one stream.
 
     Attributes:
-        ratio: to upstream's whole decode of the same dtype in the same run.
+        ratio: relative to upstream's decode of all frames at once, in the same dtype and run.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far samples are from upstream's float32 whole decode of the same weights and codes."""
+    """Difference of samples from upstream's float32 decode of all frames at once, with the same weights and codes."""
 
     name: str
     max_difference: float
@@ -64,7 +64,7 @@ def build_decoder() -> nn.Module:
     with torch.no_grad():
         for name, tensor in decoder.state_dict().items():
             tensor.copy_(random_tensor(CODEC_RULES, f"decoder.{name}", tensor.shape, 12))
-            # Weights at which upstream's float32 is itself within 1e-6 of float64; the rules' own amplify
+            # With these weights, upstream's float32 is itself within 1e-6 of float64. The rules' own weights amplify
             # rounding twentyfold, which would hide a difference between two float32 decoders.
             if name.endswith("layer_scale.scale"):
                 tensor.mul_(0.3)
@@ -74,7 +74,7 @@ def build_decoder() -> nn.Module:
 
 
 def codes_of(batch: int, frames: int, seed: int = 0) -> Tensor:
-    """Draw codes [B, T, 16]."""
+    """Draw random codes [B, T, 16]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, CODEBOOK_SIZE, (batch, frames, 16), generator=generator)
 
@@ -86,7 +86,7 @@ def whole(decoder: nn.Module, codes: Tensor) -> Tensor:
 
 
 def in_chunks(codec: Codec, codes: Tensor, sizes: list[int]) -> Tensor:
-    """Ours, cut into audio chunks of the given sizes, the last one repeated."""
+    """Our decode, split into audio chunks of the given sizes; the last size is repeated."""
     codec.reset(0)
     samples: list[Tensor] = []
     start = 0
@@ -102,9 +102,9 @@ class Plan:
     """How to measure.
 
     Attributes:
-        frames: of upstream's whole decode.
-        rounds: upstream and every shape of ours in turn, so often; the best round counts.
-        clock_s: wall time; or the process's CPU time, which on a busy machine is fair with one thread.
+        frames: frames of upstream's decode.
+        rounds: how often upstream and each of our shapes run, in turn; the best round counts.
+        clock_s: wall time, or the process's CPU time, which is fair with one thread on a loaded machine.
     """
 
     frames: int
@@ -119,7 +119,7 @@ class Plan:
 
 
 def time_dtype(decoder: nn.Module, dtype: str, plan: Plan) -> list[Timing]:
-    """Time upstream and every shape of ours in one dtype."""
+    """Time upstream and each of our shapes in one dtype."""
     codec = Codec(decoder, rows=10, dtype=DTYPES[dtype], device=torch.device("cpu"))
     upstream = decoder.to(DTYPES[dtype])
     whole_codes = codes_of(1, plan.frames)
@@ -146,7 +146,7 @@ def time_dtype(decoder: nn.Module, dtype: str, plan: Plan) -> list[Timing]:
 
 
 def measure_accuracy(decoder: nn.Module, frames: int, dtypes: list[str]) -> list[Accuracy]:
-    """Compare every way of decoding with upstream's float32 whole decode; may leave the decoder in bfloat16."""
+    """Compare all ways of decoding with upstream's float32 decode; may leave the decoder in bfloat16."""
     codes = codes_of(1, frames)
     golden = whole(decoder, codes)
     exact = Codec(decoder, rows=1, dtype=torch.float32, device=torch.device("cpu"))
@@ -169,15 +169,15 @@ def _accuracy(name: str, samples: Tensor, golden: Tensor) -> Accuracy:
 
 
 def main() -> None:
-    """Measure, print a table, and write the same figures as JSON where asked."""
+    """Measure, print a table, and write the same results as JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=48, help="frames of upstream's whole decode")
+    parser.add_argument("--frames", type=int, default=48, help="frames of upstream's decode")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--exact-frames", type=int, default=120, help="frames compared; 0 compares nothing")
+    parser.add_argument("--exact-frames", type=int, default=120, help="frames to compare; 0 compares nothing")
     parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--cpu-time", action="store_true", help="count CPU time; for a busy machine, with --threads 1")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time; for a loaded host, with --threads 1")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report: dict[str, object] = {"threads": args.threads, "torch": torch.__version__}
@@ -185,7 +185,7 @@ def main() -> None:
     timings: list[Timing] = []
     dtypes = [*DTYPES] if args.dtype == "both" else [args.dtype]
     if args.dtype == "both" and not can_pack(torch.bfloat16, torch.device("cpu")):
-        print("float32 alone: this CPU multiplies bfloat16 a hundred times slower (--dtype bfloat16 takes an hour)")
+        print("only float32: this CPU multiplies bfloat16 a hundred times slower (--dtype bfloat16 takes an hour)")
         dtypes = ["float32"]
     for dtype in dtypes:
         timings += time_dtype(build_decoder(), dtype, plan)

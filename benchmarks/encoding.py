@@ -1,7 +1,7 @@
-"""What encoding the audio of ten listeners costs, as a share of one core.
+"""Measures the cost of encoding the audio of ten listeners, as a share of one core.
 
-Ten encoders are fed in turn, as an ingress feeds them, with a voice's reference clip, again and again; the time is that
-of this process on its core, so that other work on the machine does not count.
+Ten encoders are fed in turn, as in an ingress, with a voice's reference clip, which is repeated. Only the CPU time of
+this process counts, so other work on the machine does not matter.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from serve_app.protocol.messages import ENCODINGS, FORMATS
 from serve_app.speech import SAMPLES_PER_FRAME
 
 CLIP = Path(__file__).parents[1] / "voices" / "austen" / "reference.wav"
-BAR = 0.05
-"""Most that ten opus streams at 24 kHz may take."""
+TARGET = 0.05
+"""Target: most of a core that ten opus streams at 24 kHz may take."""
 
 
 def speech(seconds: float) -> NDArray[np.float32]:
-    """The reference clip at 24 kHz, repeated to a length: [N] float32."""
+    """The reference clip at 24 kHz, repeated to the given length: [N] float32."""
     clip, rate_hz = sf.read(CLIP, dtype="float32")
     return np.resize(soxr.resample(clip, rate_hz, SAMPLE_RATE_HZ), round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
 
@@ -51,18 +51,18 @@ def share_of_a_core(
 
 
 def main() -> int:
-    """Run the command; 1 where opus at 24 kHz costs more than the bar."""
+    """Run the command; returns 1 if opus at 24 kHz misses the target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=30.0, help="audio of each stream; default: %(default)g")
-    parser.add_argument("--frames", type=int, default=1, help="frames (80 ms) of an audio chunk; default: %(default)d")
+    parser.add_argument("--seconds", type=float, default=30.0, help="audio per stream; default: %(default)g")
+    parser.add_argument("--frames", type=int, default=1, help="frames (80 ms) per audio chunk; default: %(default)d")
     parser.add_argument("--rates", default="24000", help="sample rates in Hz, with commas; default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     rows: list[dict[str, float | str]] = []
     chunks = f"audio chunks of {arguments.frames * 80} ms"
     print(f"{arguments.streams} streams, {chunks}, {arguments.seconds:g} s of speech each")
-    print("encoding   sample rate   share of one core   kbit/s of a stream")
+    print("encoding   sample rate   share of one core   kbit/s per stream")
     for rate_hz in map(int, arguments.rates.split(",")):
         for encoding in dict.fromkeys([*ENCODINGS, *FORMATS]):
             share, kbit_s = share_of_a_core(encoding, rate_hz, arguments.streams, arguments.frames, arguments.seconds)
@@ -72,8 +72,8 @@ def main() -> int:
         arguments.json.write_text(json.dumps(rows, indent=1))
     (opus, *_) = [row["share"] for row in rows if row["encoding"] == "opus"]
     assert isinstance(opus, float)
-    print(f"opus: {opus * 100:.2f} % of a core; the bar is {BAR * 100:g} %")
-    return int(opus > BAR)
+    print(f"opus: {opus * 100:.2f} % of a core; the target is {TARGET * 100:g} % or less")
+    return int(opus > TARGET)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The engine against qwen-tts's own ``generate``: same checkpoint, same voice, same text, same run.
+"""Compares the engine with qwen-tts's own ``generate``: same checkpoint, same voice, same text, same run.
 
     python benchmarks/engine.py                                # full shapes, bfloat16, 1 to 10 streams
     python benchmarks/engine.py --weights int8 --streams 1,2,4
-    python benchmarks/engine.py --model tiny --frames 40       # a minute less, to see that it runs
+    python benchmarks/engine.py --model tiny --frames 40       # a quick check that it runs, a minute less
 
-Prints a table and, with ``--json FILE``, writes the same figures. Timings on a shared machine are noisy; the ratios
-come from one run, the two sides taking turns.
+Prints a table and, with ``--json FILE``, writes the same results. Timings on a shared machine are noisy; the ratios
+come from one run, in which the two sides take turns.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as a replica's do
+import serve_app.model  # noqa: F401 - before torch, so that its threads wait for each other as in a replica
 
 # isort: split
 import numpy as np
@@ -40,8 +40,8 @@ from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_product
 from serve_app.model.compiled.windows import multiply_windows
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.kernels import make_draw
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.sampling import uniforms
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.voice import VoicePrompt, scan
 
@@ -61,7 +61,7 @@ PRODUCTS = (
 )
 DEVICE_PRODUCTS = ("gemm", "gemv", "nvjet", "cutlass", "splitK", "flash", "fmha", "attention", "conv", "sdpa")
 FUSED_PRODUCTS = ("_multiply", "_attend")
-"""Parts of the names of a GPU's kernels that are those; what is fused with ours counts as theirs."""
+"""Parts of the names of GPU kernels for matmuls, attention and convolutions; all that is fused into ours counts too."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     streams = [int(each) for each in arguments.streams.split(",")]
-    speaker = load_speaker(
+    loaded = load_speaker(
         AppConfig(
             model=ModelConfig(
                 source=arguments.model,
@@ -90,27 +90,27 @@ def main() -> None:
         keep_upstream=True,
     )
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
-    voice = speaker.encode(reference)
-    speaker.runner.learn(voice)
-    speak(speaker, voice, 1, 8, listening=False)  # as a replica's warm-up: what steps cost is learnt
+    voice = loaded.encode(reference)
+    loaded.runner.learn(voice)
+    speak(loaded, voice, 1, 8, listening=False)  # as in a replica's warm-up: measures the cost of steps
     figures: dict[str, Any] = {
         "machine": {
             "processor": processor(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "model": speaker.description,
+            "model": loaded.description,
             "weights": arguments.weights,
-            "codec": str(speaker.checkpoint.codec_dtype),
+            "codec": str(loaded.checkpoint.codec_dtype),
             "audio_chunk_max_frames": arguments.audio_chunk_max_frames,
         }
     }
     print(json.dumps(figures["machine"], indent=2))
-    figures["floor"] = floor(speaker)
-    figures["upstream"] = upstream_figures(speaker.checkpoint, voice, arguments)
-    figures["engine"] = [engine_figures(speaker, voice, count, arguments) for count in streams]
+    figures["floor"] = floor(loaded)
+    figures["upstream"] = upstream_figures(loaded.checkpoint, voice, arguments)
+    figures["engine"] = [engine_figures(loaded, voice, count, arguments) for count in streams]
     compare(figures)
-    figures["where"] = [where(speaker, voice, count) for count in (1, max(streams))]
-    figures["bytes_per_slot"] = slot_bytes(speaker)
+    figures["where"] = [where(loaded, voice, count) for count in (1, max(streams))]
+    figures["bytes_per_slot"] = slot_bytes(loaded)
     print(f"memory per slot: {sum(figures['bytes_per_slot'].values()) / 1e6:.1f} MB {figures['bytes_per_slot']}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
@@ -136,7 +136,7 @@ def parse() -> argparse.Namespace:
 
 
 def processor() -> str:
-    """The CPU's name, where the system tells it."""
+    """The CPU's name, if the system tells it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -144,11 +144,11 @@ def processor() -> str:
     return platform.processor()
 
 
-def floor(speaker: LoadedModel) -> dict[str, float]:
-    """Bytes of weights that a frame reads, over the bandwidth of reading memory as measured now."""
-    runner = speaker.runner
+def floor(loaded: LoadedModel) -> dict[str, float]:
+    """Bytes of weights that a frame reads, divided by the memory bandwidth as measured now."""
+    runner = loaded.runner
     weight_bytes = runner.talker.weight_bytes + runner.predictor.weight_bytes
-    device = speaker.checkpoint.device
+    device = loaded.checkpoint.device
     block = torch.ones(1 << 28, device=device)  # 1 GiB of float32, far more than the caches
     seconds = [seconds_of(block.sum, device) for _ in range(5)]
     bandwidth = block.nbytes / min(seconds)
@@ -165,7 +165,7 @@ def floor(speaker: LoadedModel) -> dict[str, float]:
 
 
 def seconds_of(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a step takes, on a GPU until it is through with it."""
+    """Seconds that a step takes; on a GPU, until it has completed."""
     began_s = time.perf_counter()
     step()
     if device.type == "cuda":
@@ -174,7 +174,7 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
 
 
 def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argparse.Namespace) -> dict[str, float]:
-    """Time of qwen-tts's generate_voice_clone for one utterance, its codec included."""
+    """Time of qwen-tts's generate_voice_clone for one utterance, including its codec."""
     item = import_qwen_tts().VoiceClonePromptItem(
         ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
         ref_spk_embedding=torch.from_numpy(voice.speaker_embedding),
@@ -200,10 +200,10 @@ def upstream_figures(checkpoint: Checkpoint, voice: VoicePrompt, arguments: argp
 
 
 def speak(
-    speaker: LoadedModel, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True
+    loaded: LoadedModel, voice: VoicePrompt, count: int, frames: int, *, listening: bool = True
 ) -> dict[str, float]:
-    """Speak ``count`` utterances of ``frames`` frames at once, on this thread."""
-    runner, engine = speaker.runner, speaker.engine
+    """Speak ``count`` concurrent utterances of ``frames`` frames, on this thread."""
+    runner, engine = loaded.runner, loaded.engine
     began_s = time.perf_counter()
     firsts: dict[int, float] = {}
     ends: dict[int, SpeechEnd] = {}
@@ -240,10 +240,10 @@ def speak(
 
 
 def engine_figures(
-    speaker: LoadedModel, voice: VoicePrompt, count: int, arguments: argparse.Namespace
+    loaded: LoadedModel, voice: VoicePrompt, count: int, arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """The best of a few rounds with so many streams."""
-    rounds = [speak(speaker, voice, count, arguments.frames) for _ in range(arguments.rounds)]
+    """The best of a few rounds with ``count`` streams."""
+    rounds = [speak(loaded, voice, count, arguments.frames) for _ in range(arguments.rounds)]
     best = max(rounds, key=lambda figures: figures["audio_s_per_s"])
     best["ttfa_s"] = min(figures["ttfa_s"] for figures in rounds)
     return best
@@ -263,13 +263,14 @@ def compare(figures: dict[str, Any]) -> None:
         )
 
 
-def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
-    """Where a frame's time goes: by stage, and what is neither product, attention nor convolution.
+def where(loaded: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
+    """Time of a frame by stage, and the part that is neither matmul, attention nor convolution.
 
-    Compiled stacks and the codec's compiled layers cannot be looked into. Of their time counts as products what the
-    same products take with nothing between them but that the threads meet, and as attention what the stacks' takes.
+    The profiler cannot look inside compiled stacks and the codec's compiled layers. In them, matmuls count with the
+    time of the same matmuls with only the threads' synchronization in between, and attention with the time of the
+    stacks' attention alone.
     """
-    runner, device = speaker.runner, speaker.checkpoint.device
+    runner, device = loaded.runner, loaded.checkpoint.device
     slots = list(range(count))
     for slot in slots:
         runner.prefill(slot, runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice))
@@ -285,11 +286,11 @@ def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, flo
         for slot in slots:
             runner.release(slot)
         return {"streams": count, **medians}
-    looks = [look_into(speaker, steps, slots) for _ in range(7)]  # a machine's speed changes from one to the next
+    looks = [look_into(loaded, steps, slots) for _ in range(7)]  # the machine's speed changes between runs
     products_ms, alone_ms, attention_ms, share = np.median(looks, axis=0).tolist()
     for slot in slots:
         runner.release(slot)
-    medians["sampling"] = sampling_ms(speaker, count)
+    medians["sampling"] = sampling_ms(loaded, count)
     print(
         f"{count} streams, one frame: code predictor {medians['predict']:.0f} ms, talker {medians['talk']:.0f} ms,"
         f" codec {medians['codec']:.0f} ms; products, attention and convolutions {products_ms:.0f} ms, in compiled"
@@ -305,8 +306,8 @@ def where(speaker: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, flo
     }
 
 
-def look_into(speaker: LoadedModel, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
-    """Milliseconds of a frame's products outside compiled layers, in them, of stacks' attention; the rest's share."""
+def look_into(loaded: LoadedModel, steps: dict[str, Callable[[], object]], slots: list[int]) -> tuple[float, ...]:
+    """Milliseconds of a frame's matmuls outside and inside compiled layers, of stacks' attention; share of the rest."""
     activity = torch.profiler.ProfilerActivity.CPU
     with compiled_functions_seen() as windows, torch.profiler.profile(activities=[activity]) as profile:
         began_s = time.perf_counter()
@@ -315,14 +316,14 @@ def look_into(speaker: LoadedModel, steps: dict[str, Callable[[], object]], slot
         profiled_ms = 1e3 * (time.perf_counter() - began_s)
     times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     products_ms = sum(time_us for key, time_us in times.items() if any(name in key for name in PRODUCTS)) / 1e3
-    compiled = isinstance(speaker.runner.talker.stack, CompiledStack)
-    alone_ms, attention_ms = alone(speaker, slots) if compiled else (0.0, 0.0)
+    compiled = isinstance(loaded.runner.talker.stack, CompiledStack)
+    alone_ms, attention_ms = alone(loaded, slots) if compiled else (0.0, 0.0)
     alone_ms += 1e3 * sum(windows_of(products) for products in windows)
     return products_ms, alone_ms, attention_ms, 1 - (products_ms + alone_ms + attention_ms) / profiled_ms
 
 
 def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: int) -> dict[str, float]:
-    """How many kernels a frame is on a GPU, how long they take, and how much of that is products and attention."""
+    """Number of a frame's kernels on a GPU, their time, and how much of it is matmuls and attention."""
     frames = 3
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
@@ -347,10 +348,10 @@ def kernels_of(steps: dict[str, Callable[[], object]], frame_ms: float, count: i
 
 @contextlib.contextmanager
 def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
-    """Let torch's profiler see the compiled functions that all threads run, which are none of its operations.
+    """Let torch's profiler record compiled functions on all threads; they are not torch operations.
 
     Yields:
-        The products over windows of each of the codec's functions that cannot be looked into, once they have run.
+        The window matmuls of each compiled function of the codec, once these functions have run.
     """
     run, windows = TeamFunction.run, list[NDArray[Any]]()
 
@@ -363,7 +364,7 @@ def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
             count, wide = int(job["count"][0]), int(job["wide"][0])
             narrow = np.tile(np.arange(wide, count), int(job["streams"][0] * job["frames"][0]))  # frame by frame
             made = window_products(job, count)[[*range(wide), *narrow]]
-            windows.append(made[made["rows"] > 0])  # other layers have none
+            windows.append(made[made["rows"] > 0])  # other layers have no window matmul
 
     TeamFunction.run = recorded
     try:
@@ -373,7 +374,7 @@ def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
 
 
 def window_products(job: NDArray[Any], count: int) -> NDArray[Any]:
-    """What a compiled function was told of that many products over windows."""
+    """The parameters of ``count`` window matmuls that a compiled function received."""
     given = (ctypes.c_byte * (count * WINDOW_PRODUCT.itemsize)).from_address(int(job["products"][0]))
     return np.frombuffer(given, WINDOW_PRODUCT).copy()
 
@@ -383,7 +384,7 @@ products_at, jobs_at, passes_at = array_at(PRODUCT_KIND), team.jobs_at(PRODUCTS_
 
 
 def multiply_all(address: int) -> None:
-    """Multiply ``rows`` rows by one weight after the other, and do nothing in between but meet."""
+    """Multiply ``rows`` rows by one weight after the other, with only synchronization in between."""
     job = jobs_at(address, 1)[0]
     me, rows = team.thread_number(job.team), job.rows
     products = products_at(job.products, job.count)
@@ -395,7 +396,7 @@ def multiply_all(address: int) -> None:
 
 
 def attend_all(address: int) -> None:
-    """Attend in one layer after the other, to what the cache holds."""
+    """Attend in one layer after the other to the current content of the cache."""
     job = passes_at(address, 1)[0]
     me, threads = team.thread_number(job.team), team.team_size(job.team)
     for layer in range(job.layers):
@@ -407,7 +408,7 @@ windows_alone_at = team.jobs_at(WINDOWS_ALONE)
 
 
 def multiply_all_windows(address: int) -> None:
-    """Multiply windows by one weight after the other, and do nothing in between."""
+    """Multiply windows by one weight after the other, with nothing in between."""
     job = windows_alone_at(address, 1)[0]
     products = window_products_at(job.products, job.count)
     for each in range(job.count):
@@ -418,19 +419,19 @@ MULTIPLY_ALL, ATTEND_ALL = TeamFunction(multiply_all), TeamFunction(attend_all)
 MULTIPLY_ALL_WINDOWS = TeamFunction(multiply_all_windows)
 
 
-def alone(speaker: LoadedModel, slots: list[int]) -> tuple[float, float]:
-    """Milliseconds of a frame's products in compiled stacks, between which threads meet, and of its attention.
+def alone(loaded: LoadedModel, slots: list[int]) -> tuple[float, float]:
+    """Milliseconds of a frame's matmuls in compiled stacks, with synchronization in between, and of its attention.
 
-    A whole frame is computed in turn with them, so that the caches hold what they hold then.
+    They alternate with computing a whole frame, so that the caches have the same content as in a frame.
     """
-    runner, talker, predictor = speaker.runner, speaker.runner.talker.stack, speaker.runner.predictor.stack
-    frame = speaker.runner.predictor.frame
+    runner, talker, predictor = loaded.runner, loaded.runner.talker.stack, loaded.runner.predictor.stack
+    frame = loaded.runner.predictor.frame
     assert isinstance(talker, CompiledStack)
     assert isinstance(predictor, CompiledStack)
     steps = runner.predictor.steps
     products = [*[predictor.products] * steps, talker.products]
     passes = [*[predictor.last_pass] * steps, talker.last_pass]
-    if frame is not None:  # its heads are in the same call
+    if frame is not None:  # the same call includes its heads
         products.append(frame.heads)
         passes[:steps] = [frame.passes[n : n + 1] for n in range(steps)]
     rounds: list[tuple[float, float]] = []
@@ -446,7 +447,7 @@ def alone(speaker: LoadedModel, slots: list[int]) -> tuple[float, float]:
 
 
 def products_of(products: NDArray[Any], rows: int) -> float:
-    """Seconds of products alone, one after the other."""
+    """Seconds of matmuls alone, one after the other."""
     threads = torch.get_num_threads()
     taken = torch.zeros(rows, 4 * int(products["steps"].max()), dtype=torch.uint8)
     out = torch.zeros(threads, rows, TILE * int(products["tiles"].max()))
@@ -460,7 +461,7 @@ def products_of(products: NDArray[Any], rows: int) -> float:
 
 
 def windows_of(products: NDArray[Any]) -> float:
-    """Seconds of products over windows alone, one after the other, over what lies in some memory."""
+    """Seconds of window matmuls alone, one after the other, on arbitrary memory content."""
     streams = products["rows"] // products["rows_of_stream"]
     windows = np.maximum(streams * products["stream_bytes"], products["rows"] * products["column_bytes"])
     x, out = torch.ones(int(windows.max()) // 4), torch.ones(int((products["rows"] * products["outputs"]).max()))
@@ -474,9 +475,9 @@ def windows_of(products: NDArray[Any]) -> float:
 
 
 def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
-    """Seconds of a pass's attention alone, where it left its rows; what it finds there is overwritten.
+    """Seconds of a pass's attention alone, on the rows that the pass left; overwrites them.
 
-    Norms and rotations of queries and keys are counted with it. Rows that stood apart then ``stand`` there.
+    Includes norms and rotations of queries and keys. Rows with different positions use the positions in ``stand``.
     """
     job, rows = last_pass.copy(), len(stand)
     fused = torch.randn(rows, int(job["fused_width"][0]))
@@ -491,14 +492,14 @@ def attention_of(last_pass: NDArray[Any], stand: torch.Tensor) -> float:
     return time.perf_counter() - began_s
 
 
-def sampling_ms(speaker: LoadedModel, count: int) -> float:
-    """Median milliseconds of all draws of a frame, with the checkpoint's own sampling."""
-    slots = speaker.runner.slot_tensors
+def sampling_ms(loaded: LoadedModel, count: int) -> float:
+    """Median milliseconds of all draws of a frame, with the checkpoint's own sampling parameters."""
+    slots = loaded.runner.slot_tensors
     groups = slots.codes.shape[2]
-    rows, keep = slice(0, count), speaker.checkpoint.predictor_draw.top_k
+    rows, keep = slice(0, count), loaded.checkpoint.predictor_draw.top_k
     for slot in range(count):
-        slots.predictor_draws.set(slot, speaker.checkpoint.predictor_draw)
-    logits = torch.randn(count, speaker.runner.predictor.vocabulary)
+        slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
+    logits = torch.randn(count, loaded.runner.predictor.vocabulary)
     draw = make_draw(logits.device)
     seconds = []
     with torch.inference_mode():
@@ -511,9 +512,9 @@ def sampling_ms(speaker: LoadedModel, count: int) -> float:
     return 1e3 * float(np.median(seconds))
 
 
-def slot_bytes(speaker: LoadedModel) -> dict[str, int]:
-    """Bytes that one more slot takes, by what they hold."""
-    runner = speaker.runner
+def slot_bytes(loaded: LoadedModel) -> dict[str, int]:
+    """Bytes of one more slot, by content."""
+    runner = loaded.runner
     return {
         "talker keys and values": runner.talker.cache.bytes_per_slot,
         "code predictor keys and values": runner.predictor.cache.bytes_per_slot,

@@ -1,4 +1,4 @@
-"""The whole service under mixed load while its parts are taken away: what listeners lose, and what is left behind.
+"""Injects faults into the whole service under mixed load, and measures what listeners lose and what is left behind.
 
     python benchmarks/faults.py                              # kill -9 of a generator, twenty times
     python benchmarks/faults.py --fault scale-in             # twenty scale-ins under load
@@ -7,16 +7,16 @@
 
 Starts a cluster of three nodes on this machine (``nodes.py``) with ``configs/local.yaml``, on the tiny checkpoint in
 float32: the head with two ingresses, and two workers with one logical GPU each for two generators of half a GPU. Every
-text is spoken once in peace; under load each listener's samples are compared with those. Listeners whose socket breaks
-open another and say the same again, as ``tts-say`` does. ``--mixed`` adds clients that cancel, that go away in the
-middle, one that never reads, and one that uploads a voice, speaks with it and removes it. Prints figures and, with
-``--json FILE``, writes them.
+text is first spoken once without load or faults; under load, each listener's samples are compared with these. A
+listener whose socket breaks opens another one and sends the same text again, as ``tts-say`` does. ``--mixed`` adds
+clients that cancel, clients that disconnect in mid-utterance, one that never reads, and one that uploads a voice,
+speaks with it and removes it. Prints the results and, with ``--json FILE``, writes them.
 
-What a fault is:
+The faults are:
 
-* ``generator``, ``store``, ``ingress``, ``controller``, ``proxy``: kill -9 of a process of that kind, by chance which;
+* ``generator``, ``store``, ``ingress``, ``controller``, ``proxy``: kill -9 of a random process of that kind;
 * ``node``: kill -9 of everything on a worker node; a new one joins ten seconds later;
-* ``freeze``: a generator is stopped (SIGSTOP), and ended a minute later: Ray does not end a process that stands still;
+* ``freeze``: a generator is stopped (SIGSTOP) and killed a minute later: Ray does not end a process that is stopped;
 * ``scale-in``: from two generators to one, and back when one is gone;
 * ``redeploy``: ``serve deploy`` with a changed configuration, which replaces all generators.
 """
@@ -71,19 +71,19 @@ OVERRIDES = {
 
 @dataclass
 class Tally:
-    """What happened to everybody.
+    """Counts and measurements of a run.
 
     Attributes:
         ends: utterances by how they ended.
-        errors: by code, and by the name of what broke a socket.
-        off_by: of complete utterances, the largest difference of a sample from the one spoken in peace; 16-bit steps.
-        wrong_length: complete utterances with samples too many or too few.
-        late_s: how much longer than in peace each complete utterance took.
+        errors: by error code, or by the name of the exception that broke a socket.
+        off_by: for each complete utterance, the largest difference of a sample from the undisturbed one; 16-bit steps.
+        wrong_length: complete utterances with too many or too few samples.
+        late_s: how much longer each complete utterance took than the undisturbed one.
         silent_s: seconds in which a player had nothing to play, by utterance.
         faults: by kind.
-        recovered_s: from each fault until all generators served.
-        sockets_lost: those on which a listener was, and which he replaced.
-        over: set when the last fault is over; everybody ends his utterance.
+        recovered_s: time from each fault until all generators served.
+        sockets_lost: listeners' sockets that broke and were replaced.
+        over: set when the last fault is over; all clients then finish their utterance.
     """
 
     ends: Counter[str] = field(default_factory=Counter[str])
@@ -98,7 +98,7 @@ class Tally:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def compare(self, heard: Heard, peaceful: Heard) -> None:
-        """Take one complete utterance and what it should have been."""
+        """Compare one complete utterance with the undisturbed one."""
         samples, expected = (np.frombuffer(bytes(each.pcm), "<i2").astype(int) for each in (heard, peaceful))
         if len(samples) != len(expected):
             self.wrong_length += 1
@@ -108,7 +108,7 @@ class Tally:
         self.silent_s.append(heard.playback().silent_s)
 
     def figures(self) -> dict[str, Any]:
-        """Everything in numbers."""
+        """All results as numbers."""
         return {
             "ends": dict(self.ends),
             "errors": dict(self.errors),
@@ -120,7 +120,7 @@ class Tally:
             "largest difference, 16-bit steps": max(self.off_by, default=0),
             "wrong length": self.wrong_length,
             "silence of a player, s": spread(self.silent_s),
-            "later than in peace, s": spread(self.late_s),
+            "later than undisturbed, s": spread(self.late_s),
         }
 
 
@@ -148,13 +148,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"))
     parser.add_argument("--fault", default="generator", help=f"any of {','.join(FAULTS)}, in turn")
-    parser.add_argument("--times", type=int, default=20, help="faults at most")
-    parser.add_argument("--every", type=float, default=15.0, metavar="S", help="seconds between faults at least")
-    parser.add_argument("--minutes", type=float, help="goes on for so long; else until the last fault is over")
-    parser.add_argument("--listeners", type=int, default=4, help="that speak without a pause and compare")
-    parser.add_argument("--mixed", action="store_true", help="others cancel, go away, or never read")
-    parser.add_argument("--seed", type=int, default=1, help="of who is struck and when somebody cancels")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--times", type=int, default=20, help="most faults")
+    parser.add_argument("--every", type=float, default=15.0, metavar="S", help="least seconds between faults")
+    parser.add_argument("--minutes", type=float, help="length of the run; default: until the last fault is over")
+    parser.add_argument("--listeners", type=int, default=4, help="listeners that speak without a pause and compare")
+    parser.add_argument("--mixed", action="store_true", help="add clients that cancel, disconnect, or never read")
+    parser.add_argument("--seed", type=int, default=1, help="seed of random choices: fault targets, times of cancels")
+    parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
     arguments.soak = arguments.minutes is not None
     arguments.minutes = arguments.minutes or 24 * 60
@@ -162,7 +162,7 @@ def parse() -> argparse.Namespace:
 
 
 async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speak in peace, then under fire until it is over, then look at what is left."""
+    """Speak without faults, then with faults until the run is over, then check what is left."""
     assert service.pid is not None
     assert service.observer is not None
     await asyncio.to_thread(until_all_serve, service)
@@ -183,7 +183,7 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
     return {
         "minutes": round(lasted_s / 60, 1),
         **tally.figures(),
-        "streams that broke off and went on": service.logged("a stream broke off after"),
+        "streams that were interrupted and resumed": service.logged("a stream was interrupted after"),
         "streams left": service.observer.streams(),
         "sessions left, of one ingress": service.sessions(),
         "open files, all processes": {"before": files_before, "after": open_files(service.pid)},
@@ -192,7 +192,7 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
 
 
 async def listen(service: Service, tally: Tally, peaceful: list[Heard], chance: random.Random) -> None:
-    """Speak one text after the other and compare; each has a socket of its own."""
+    """Speak one text after the other, each on its own socket, and compare the audio."""
     while not tally.over.is_set():
         with told(tally):
             number = chance.randrange(len(TEXTS))
@@ -209,7 +209,7 @@ async def listen(service: Service, tally: Tally, peaceful: list[Heard], chance: 
 
 
 async def interrupt(service: Service, tally: Tally, chance: random.Random, *, leave: bool) -> None:
-    """Speak and cancel in the middle, or go away in the middle."""
+    """Speak and cancel in mid-utterance, or disconnect in mid-utterance."""
     while not tally.over.is_set():
         with told(tally):
             async with open_socket(service.address, ping_timeout=None) as socket:
@@ -227,7 +227,7 @@ async def interrupt(service: Service, tally: Tally, chance: random.Random, *, le
 
 
 async def never_read(service: Service, tally: Tally) -> None:
-    """Ask for much and read nothing, again and again, until the server has had enough each time."""
+    """Request much audio and read nothing, again and again, until the server closes the connection."""
     while not tally.over.is_set():
         with told(tally):
             deaf = await asyncio.to_thread(DeafClient, service.address)
@@ -240,7 +240,7 @@ async def never_read(service: Service, tally: Tally) -> None:
 
 
 async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
-    """Another clip every time, so that it is encoded every time; pauses between, as people make them."""
+    """Upload a new clip each time, so that it is encoded each time, with pauses as between uploads of people."""
     pcm, rate_hz = soundfile.read(ROOT / "voices" / "austen" / "reference.wav", dtype="int16")
     while not tally.over.is_set():
         clip = io.BytesIO()
@@ -265,7 +265,7 @@ async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
 
 @contextlib.contextmanager
 def told(tally: Tally) -> Any:  # noqa: ANN401 - a context
-    """Count what breaks a socket."""
+    """Count exceptions that break a socket."""
     try:
         yield
     except (WebSocketException, httpx.HTTPError, OSError, TimeoutError) as error:
@@ -273,7 +273,7 @@ def told(tally: Tally) -> Any:  # noqa: ANN401 - a context
 
 
 async def strike(service: Service, tally: Tally, chance: random.Random, arguments: argparse.Namespace) -> None:
-    """One fault after the other, the kinds in turn; each has ``--every`` seconds, and until the generators are back."""
+    """Inject one fault after the other, kinds in turn; waits for at least ``--every`` seconds and all generators."""
     assert service.observer is not None
     over_s = time.monotonic() + 60 * arguments.minutes
     kinds = arguments.fault.split(",")
@@ -284,11 +284,11 @@ async def strike(service: Service, tally: Tally, chance: random.Random, argument
         await asyncio.to_thread(FAULTS[kind], service, chance)
         tally.faults[kind] += 1
         number += 1
-        await asyncio.sleep(5.0)  # a status is up to that old
+        await asyncio.sleep(5.0)  # reported statuses may be that old
         if not await asyncio.to_thread(until_all_serve, service):
             tally.errors["generators that did not come back"] += 1
         tally.recovered_s.append(time.monotonic() - began_s)
-        print(f"{number}: {kind}, all there again after {tally.recovered_s[-1]:.0f} s", flush=True)
+        print(f"{number}: {kind}, all generators back after {tally.recovered_s[-1]:.0f} s", flush=True)
         await asyncio.sleep(max(0.0, began_s + arguments.every - time.monotonic()))
     if arguments.soak:
         await asyncio.sleep(max(0.0, over_s - time.monotonic()))
@@ -296,7 +296,7 @@ async def strike(service: Service, tally: Tally, chance: random.Random, argument
 
 
 def until_all_serve(service: Service) -> bool:
-    """Wait for all generators; False where they do not come."""
+    """Wait until all generators serve; False if they do not."""
     assert service.observer is not None
     until_s = time.monotonic() + RECOVERY_TIMEOUT_S
     while service.observer.ready() < GENERATORS:
@@ -316,7 +316,7 @@ def end_one(kind: str) -> Callable[[Service, random.Random], None]:
 
 
 def end_node(service: Service, chance: random.Random) -> None:
-    """A worker node loses its power, and one like it comes."""
+    """Kill a worker node as in a power failure, then add another one."""
     assert service.host is not None
     service.host.tell(do="kill", node=chance.randrange(2))
     time.sleep(NODE_RETURNS_S)
@@ -324,7 +324,7 @@ def end_node(service: Service, chance: random.Random) -> None:
 
 
 def freeze(service: Service, chance: random.Random) -> None:
-    """A generator stands still for a minute."""
+    """Stop a generator for a minute."""
     pid = chance.choice(named(service, "generator"))
     os.kill(pid, signal.SIGSTOP)
     time.sleep(FROZEN_S)
@@ -332,7 +332,7 @@ def freeze(service: Service, chance: random.Random) -> None:
 
 
 def scale_in(service: Service, _chance: random.Random) -> None:
-    """One generator less, until it has left; then as many as before."""
+    """Remove one generator, wait until it has left, then restore the previous number."""
     assert service.host is not None
     before = len(named(service, "generator"))
     service.host.tell(do="deploy", generator={"num_replicas": before - 1})
@@ -343,7 +343,7 @@ def scale_in(service: Service, _chance: random.Random) -> None:
 
 
 def redeploy(service: Service, chance: random.Random) -> None:
-    """Other arguments, which replace every generator."""
+    """Deploy with other arguments, which replaces all generators."""
     assert service.host is not None
     old = set(named(service, "generator"))
     service.host.tell(do="deploy", args={"engine": {"max_waiting_streams": chance.randrange(20, 1000)}})
@@ -362,7 +362,7 @@ FAULTS: dict[str, Callable[[Service, random.Random], None]] = {
 
 
 def named(service: Service, kind: str) -> list[int]:
-    """Processes of a kind that are alive."""
+    """Live processes of a kind."""
     assert service.pid is not None
     found: list[int] = []
     for pid in descendants(service.pid):

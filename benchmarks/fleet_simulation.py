@@ -1,7 +1,8 @@
-"""A fleet of generators in simulated time, scaled by the very function that scales the service.
+"""Simulates a fleet of generators, scaled by the same function that scales the service.
 
-Streams share a replica's frames, replicas share a GPU, newcomers wait in one bounded queue, listeners play what they
-were sent. Time goes in ticks; who finds a slot free starts when it asks, not at the next tick.
+Streams share a replica's frames, replicas share a GPU, new requests wait in one bounded queue, and listeners play the
+audio that they received. Time advances in ticks; a request that finds a free slot starts when it arrives, not at the
+next tick.
 """
 
 from collections import deque
@@ -16,34 +17,34 @@ from serve_app.config import ScalingConfig
 FRAME_S = 0.08
 TICK_S = 0.2
 DECIDE_S = 1.0
-"""The policy is asked this often, and what it is told is as old: reports come once a second."""
+"""How often the policy is called, and the age of its input: reports arrive once a second."""
 
 WARM_UP_S = 30.0
-"""The run starts in the middle of things, but empty; the policy is asked once there is something to see."""
+"""The run starts with full load but an empty fleet; the policy is called once there is something to observe."""
 
 STREAM_WEIGHT = 0.05
-"""Weight of the latest stream in a replica's mean of seconds in a slot; as the engine's."""
+"""Weight of the latest stream in a replica's mean slot time; the same as in the engine."""
 
 SETTLED_S, NEAR_UNDERRUN_S = 2.0, 0.25
-"""A listener counts as late who has played for so long and has less than that left; as the engine counts."""
+"""A listener is late if they have played for at least this long and have less slack than this, as in the engine."""
 
 ABSENT, STARTING, READY, LEAVING = range(4)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a replica costs and can do. Assumed, not measured on any GPU.
+    """Cost and capacity of a replica. Assumed, not measured on any GPU.
 
     Attributes:
-        slots: streams of a replica.
+        slots: streams per replica.
         per_gpu: replicas on one GPU.
-        start_s: from the order of a replica to its first stream.
-        gpu_start_s: what comes on top where its GPU has to be brought up first.
-        prefill_s: of a newcomer; the replica's other streams stand still meanwhile.
-        frame_s: of a batch, beside its rows, when the replica has its GPU for itself.
-        row_s: what each stream adds to a frame.
-        crowding: what each busy neighbour on the GPU adds to ``frame_s``, as a share.
-        max_lead_s: audio ahead of its listener at which a stream pauses.
+        start_s: time from the order of a replica to its first stream.
+        gpu_start_s: additional time if its GPU has to be started first.
+        prefill_s: time of a prefill; the replica's other streams wait meanwhile.
+        frame_s: time of a frame without its rows, if the replica has the GPU to itself.
+        row_s: additional time of a frame per stream.
+        crowding: share by which each active neighbour on the GPU increases ``frame_s``.
+        max_lead_s: lead over its listener at which a stream pauses.
     """
 
     slots: int = 10
@@ -57,11 +58,11 @@ class Machine:
     max_lead_s: float = 8.0
 
     def frame_of(self, rows: float | NDArray, busy: float | NDArray) -> float | NDArray:
-        """Seconds of a frame of ``rows`` streams, with ``busy`` replicas at work on the GPU."""
+        """Seconds per frame of ``rows`` streams, while ``busy`` replicas work on the GPU."""
         return self.frame_s * (1 + self.crowding * (busy - 1)) + self.row_s * rows
 
     def hold_s(self, audio_s: NDArray) -> NDArray:
-        """Seconds in a slot of streams of that length when everything is full."""
+        """Slot time of streams with this much audio when all replicas are full."""
         made_s = audio_s * self.frame_of(self.slots, self.per_gpu) / FRAME_S
         return self.prefill_s + np.maximum(made_s, audio_s - self.max_lead_s)
 
@@ -71,8 +72,8 @@ class Door:
     """The queue in front of the generators.
 
     Attributes:
-        max_waiting: texts that may wait.
-        deadline_s: who would wait longer is refused at once, who did is refused then.
+        max_waiting: most texts that may wait.
+        deadline_s: a text that would wait longer is refused at once, and one that did wait longer is refused then.
     """
 
     max_waiting: int = 200
@@ -81,14 +82,14 @@ class Door:
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
-        waits_s: from the request to the first audio, of each; NaN where refused.
-        replica_s, gpu_s: seconds paid for, from the order to the end.
-        underruns: streams whose listener ran dry at least once.
-        changes: times that the number of replicas was changed.
-        seconds, streams, ready, ordered, waiting: as they went, for the picture.
+        waits_s: time from each request to its first audio; NaN if refused.
+        replica_s, gpu_s: seconds paid for, from order to end.
+        underruns: streams whose listener had at least one underrun.
+        changes: how often the number of replicas changed.
+        seconds, streams, ready, ordered, waiting: time series, for the plot.
     """
 
     waits_s: NDArray
@@ -105,7 +106,7 @@ class Outcome:
 
 
 class Streams:
-    """Those in slots, as columns."""
+    """Streams in slots, as columns."""
 
     def __init__(self, most: int) -> None:
         self.count = 0
@@ -117,21 +118,21 @@ class Streams:
         self.dry = np.zeros(most, bool)
 
     def add(self, replica: NDArray, length_s: NDArray, began_s: NDArray, heard_from_s: NDArray) -> None:
-        """Let streams begin."""
+        """Start streams."""
         new = slice(self.count, self.count + len(replica))
         self.replica[new], self.length_s[new], self.began_s[new] = replica, length_s, began_s
         self.made_s[new], self.heard_from_s[new], self.dry[new] = FRAME_S, heard_from_s, False
         self.count = new.stop
 
     def keep(self, kept: NDArray) -> None:
-        """Let go of all but these."""
+        """Drop all streams but these."""
         old, self.count = self.count, int(kept.sum())
         for column in (self.replica, self.length_s, self.made_s, self.heard_from_s, self.began_s, self.dry):
             column[: self.count] = column[:old][kept]
 
 
 class Fleet:
-    """Replicas and the streams in them, under the policy."""
+    """Replicas and their streams, scaled by the policy."""
 
     def __init__(self, machine: Machine, door: Door, config: ScalingConfig, bounds: Bounds, *, start: int) -> None:
         self.machine, self.door, self.config, self.bounds = machine, door, config, bounds
@@ -140,7 +141,7 @@ class Fleet:
         self.ready_s = np.zeros(most)
         self.gpu = np.zeros(most, np.int64)
         self.load = np.zeros(most, np.int64)
-        self.newcomers = np.zeros(most)
+        self.starting_streams = np.zeros(most)
         self.streams = Streams(most * machine.slots)
         self.queue: deque[int] = deque()
         self.stream_s = 0.0
@@ -151,7 +152,7 @@ class Fleet:
         self.seen = self._observe(0.0)
 
     def run(self, arrive_s: NDArray, length_s: NDArray, until_s: float, picture_s: float = 10.0) -> Outcome:
-        """Serve all who ask, in the order of ``arrive_s``."""
+        """Serve all requests, in the order of ``arrive_s``."""
         self.arrive_s, self.length_s = arrive_s, length_s
         self.out = Outcome(np.full(len(arrive_s), np.nan, np.float32))
         ticks = round(until_s / TICK_S)
@@ -171,7 +172,7 @@ class Fleet:
         return self.out
 
     def _advance(self, now_s: float) -> None:
-        """Everybody's frames of one tick; who is through leaves."""
+        """Compute all frames of one tick; finished streams leave."""
         machine, streams = self.machine, self.streams
         n = streams.count
         if n == 0:
@@ -183,9 +184,11 @@ class Fleet:
         busy = np.bincount(self.gpu[rows > 0], minlength=len(self.load))[self.gpu]
         frame_s = machine.frame_of(rows, np.maximum(1, busy))
         speed = FRAME_S / frame_s
-        # Between two prefills the engine draws a frame for those who listen.
-        free = np.maximum(1.0 - self.newcomers * machine.prefill_s / TICK_S, frame_s / (frame_s + machine.prefill_s))
-        heard_s = np.clip(now_s - heard_from_s, 0.0, TICK_S)  # who just started has been through the prefills
+        # Between two prefills, the engine draws a frame for playing listeners.
+        free = np.maximum(
+            1.0 - self.starting_streams * machine.prefill_s / TICK_S, frame_s / (frame_s + machine.prefill_s)
+        )
+        heard_s = np.clip(now_s - heard_from_s, 0.0, TICK_S)  # a stream that just started is past the prefills
         made_s += speed[replica] * np.where(heard_s < TICK_S, heard_s, TICK_S * free[replica]) * going
         behind_s = now_s - heard_from_s - np.minimum(made_s, streams.length_s[:n])
         if behind_s.max() > 0:
@@ -202,12 +205,12 @@ class Fleet:
             streams.keep(~through)
 
     def _admit(self, first: int, last: int, now_s: float) -> None:
-        """Give slots to those who wait, then to those who came in this tick; queue or refuse the rest."""
+        """Assign slots to waiting requests, then to those of this tick; queue or refuse the rest."""
         queue = self.queue
         while queue and self.arrive_s[queue[0]] < now_s - self.door.deadline_s:
             queue.popleft()
         open_ = np.flatnonzero(self.state == READY)
-        self.newcomers[:] = 0
+        self.starting_streams[:] = 0
         room = int(len(open_) * self.machine.slots - self.load[open_].sum())
         if room > 0 and (queue or last > first):
             waited = [queue.popleft() for _ in range(min(room, len(queue)))]
@@ -222,7 +225,7 @@ class Fleet:
             queue.extend(range(first, min(last, first + max(0, most - len(queue)))))
 
     def _start(self, who: NDArray, began_s: NDArray, open_: NDArray) -> None:
-        """Put streams onto the replicas with the fewest."""
+        """Assign streams to the replicas with the fewest streams."""
         machine = self.machine
         levels = self.load[open_][:, None] + np.arange(1, machine.slots + 1)
         levels[levels > machine.slots] = 1 << 30
@@ -230,9 +233,9 @@ class Fleet:
         seats = np.argpartition(flat, len(who) - 1)[: len(who)] if len(who) < len(flat) else np.arange(len(flat))
         chosen = np.sort(open_[seats // machine.slots])
         together = np.bincount(chosen, minlength=len(self.load))
-        self.newcomers = together.astype(float)
+        self.starting_streams = together.astype(float)
         self.load += together
-        # The engine prefills those who come together one after another, and then draws their first frames together.
+        # The engine prefills requests that arrive together one by one, and then draws their first frames together.
         first_s = together[chosen] * machine.prefill_s + machine.frame_of(self.load[chosen], machine.per_gpu)
         self.out.waits_s[who] = began_s + first_s - self.arrive_s[who]
         self.streams.add(chosen, self.length_s[who], began_s, began_s + first_s)
@@ -288,7 +291,7 @@ class Fleet:
         self.ready_s[one] = now_s + self.machine.start_s + (0.0 if len(partly) else self.machine.gpu_start_s)
 
     def _end(self) -> None:
-        """Those that still start go first, then those on the emptiest GPU, as Serve does; live streams do not count."""
+        """Remove replicas as Serve does: starting ones first, then those on the emptiest GPU; streams do not count."""
         starting = np.flatnonzero(self.state == STARTING)
         if len(starting):
             self.state[starting[np.argmax(self.ready_s[starting])]] = ABSENT
@@ -309,10 +312,10 @@ class Fleet:
 def clairvoyant(
     arrive_s: NDArray, length_s: NDArray, until_s: float, machine: Machine, bounds: Bounds
 ) -> tuple[float, NDArray]:
-    """The fewest replica-seconds with which, in every minute, 95 of 100 find a slot free, all arrivals being known.
+    """The fewest replica-seconds with which 95 of 100 requests in every minute find a free slot; knows all arrivals.
 
-    Streams take as long as they do in replicas as full as these then are. A replica is paid from ``start_s`` before it
-    is needed, and kept through pauses that are shorter: for each level by itself that is the best there is.
+    Streams take as long as in replicas that are as full as these are. A replica is paid from ``start_s`` before it is
+    needed, and kept during pauses that are shorter than ``start_s``; for each level by itself this is optimal.
 
     Returns:
         Replica-seconds, and the replicas needed in each minute.
@@ -333,10 +336,10 @@ def clairvoyant(
 
 
 def _replicas_needed(mean: NDArray, peak: NDArray, machine: Machine, bounds: Bounds) -> NDArray:
-    """For each minute the fewest replicas that hold its peak.
+    """For each minute, the fewest replicas that can hold its peak.
 
-    ``mean`` and ``peak`` are streams when each takes as long as in full replicas on a full GPU; in emptier ones it is
-    faster, and there are fewer of them at a time: as many as ``n = mean * frame(n / replicas) / frame(slots)``.
+    ``mean`` and ``peak`` count streams that take as long as in full replicas on a full GPU. In emptier replicas,
+    streams are faster and fewer are active at a time: ``n = mean * frame(n / replicas) / frame(slots)``.
     """
     full_s = machine.frame_of(machine.slots, machine.per_gpu)
     needed = np.full(len(mean), bounds.max_replicas)

@@ -1,6 +1,6 @@
-"""A client of dialect B that notes when what arrived, and what a player would have heard of it.
+"""A client of dialect B that records when data arrives, and simulates what a player would have played.
 
-It knows the wire and nothing of the service behind it.
+It knows the protocol, and nothing else about the service.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ PATH = "/api/v1/speak"
 LOST = {1001, 1006, 1012}
 """Close codes of a server that went away."""
 RESTART = "SERVICE_RESTART"
-"""Code of the error of a server that is being replaced."""
+"""Error code of a server that is shutting down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Playback:
-    """What a player without a buffer of its own makes of one utterance.
+    """Playback of one utterance by a player without a buffer.
 
     Attributes:
-        underruns: how often it had nothing to play before the end.
-        silent_s: for how long, all of them together.
-        worst_gap_s: longest time between two arrivals; the server pauses on purpose where it is far ahead.
-        duration_s: of the audio.
+        underruns: how often it ran out of audio before the end.
+        silent_s: total silence of these underruns.
+        worst_gap_s: longest time between two arrivals; the server pauses on purpose when it is far ahead.
+        duration_s: length of the audio.
     """
 
     underruns: int
@@ -47,13 +47,13 @@ class Playback:
 
 @dataclass(slots=True, eq=False)
 class Heard:
-    """One utterance as it came.
+    """One utterance as it arrived.
 
     Attributes:
         asked_s: when ``speak`` was sent, on the clock of :func:`time.perf_counter`.
-        arrivals: when how many samples came.
+        arrivals: time and number of samples of each arrival.
         pcm: all of its audio, 16-bit.
-        ended_s: from ``speak`` to the message that ended it.
+        ended_s: time from ``speak`` to the message that ended it.
         end: that message.
     """
 
@@ -65,18 +65,18 @@ class Heard:
 
     @property
     def wait_s(self) -> float:
-        """From ``speak`` to the first bytes of audio; it has some."""
+        """Time from ``speak`` to the first audio bytes; there must be some."""
         return self.arrivals[0][0] - self.asked_s
 
     def slack_s(self, now_s: float) -> float:
-        """What a player has left to play; it has begun."""
+        """Audio that a player still has to play; playback must have started."""
         played_until_s = self.arrivals[0][0]
         for at_s, samples in self.arrivals:
             played_until_s = max(played_until_s, at_s) + samples / SAMPLE_RATE_HZ
         return max(0.0, played_until_s - now_s)
 
     def playback(self, after_s: float = 0.0) -> Playback:
-        """Play from the first arrival on, waiting wherever nothing is there; waits so soon after it do not count."""
+        """Play from the first arrival on, and wait when there is no audio; ignores waits within ``after_s`` of it."""
         underruns, silent_s, played_until_s = 0, 0.0, self.arrivals[0][0]
         counted_s = played_until_s + after_s
         for at_s, samples in self.arrivals:
@@ -92,24 +92,24 @@ class Heard:
 
     @property
     def played_at_s(self) -> float:
-        """When the player of :meth:`playback` is through."""
+        """When the player of :meth:`playback` has finished."""
         playback = self.playback()
         return self.arrivals[0][0] + playback.duration_s + playback.silent_s
 
 
 def open_socket(address: str, **options: Any) -> websockets.connect:  # noqa: ANN401 - handed on
-    """A socket of dialect B; to be awaited, or used with ``async with``."""
+    """A WebSocket of dialect B, to await or to use with ``async with``."""
     return websockets.connect(f"ws://{address}{PATH}", compression=None, max_size=None, **options)
 
 
 async def speak(connection: ClientConnection, text: str, *, heard: Heard | None = None, **fields: Any) -> Heard:  # noqa: ANN401 - JSON
-    """Say one utterance and take everything up to its end; its wait begins before the message is sent.
+    """Speak one utterance and receive everything up to its end; the wait starts before the message is sent.
 
     Args:
-        connection: open.
-        text: what to say.
-        heard: is filled, for who wants to look at it meanwhile; its wait began earlier.
-        fields: others of the message.
+        connection: an open connection.
+        text: the text to speak.
+        heard: filled while data arrives, for callers that watch it; its wait may have started earlier.
+        fields: further fields of the message.
     """
     heard = heard or Heard(time.perf_counter())
     await _hear(connection, heard, text, fields)
@@ -133,12 +133,12 @@ async def _hear(connection: ClientConnection, heard: Heard, text: str, fields: d
 
 
 async def speak_to_the_end(address: str, text: str, *, reconnects: int = 20, **fields: Any) -> tuple[Heard, int]:  # noqa: ANN401 - JSON
-    """Say one utterance on a socket of its own, as ``tts-say`` does: where the server goes away, again on another one.
+    """Speak one utterance on its own socket, and reconnect if the server goes away, as ``tts-say`` does.
 
-    The same seed gives the same audio, so what was heard already is dropped.
+    The same seed gives the same audio, so audio that was already received is dropped.
 
     Returns:
-        All of it as one, and how many sockets were lost.
+        The whole utterance, and the number of sockets that were lost.
     """
     whole = Heard(time.perf_counter())
     for lost in range(reconnects + 1):
@@ -162,7 +162,7 @@ async def speak_to_the_end(address: str, text: str, *, reconnects: int = 20, **f
 
 
 def _join(whole: Heard, again: Heard) -> None:
-    """Add what is new in a second hearing."""
+    """Append the new part of a repeated utterance."""
     known = len(whole.pcm) // SAMPLE_BYTES
     ends = 0
     for at_s, samples in again.arrivals:
@@ -173,7 +173,7 @@ def _join(whole: Heard, again: Heard) -> None:
 
 
 class DeafClient:
-    """Speaks and does not read: no message, no ping; the kernel's buffers fill up behind it."""
+    """Speaks and does not read, not even pings, so that the kernel's buffers fill up."""
 
     def __init__(self, address: str) -> None:
         """Open a socket."""
@@ -185,15 +185,15 @@ class DeafClient:
         self._protocol.receive_data(self._socket.recv(4096))
 
     def speak(self, text: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
-        """Ask for one utterance."""
+        """Request one utterance."""
         self._protocol.send_text(json.dumps({"type": "speak", "text": text, **fields}).encode())
         self._flush()
 
     def read_all(self, timeout_s: float) -> tuple[int, int | None]:
-        """Read at last.
+        """Read everything that has arrived.
 
         Returns:
-            The bytes that had waited, and the close code after them; None where there was none in time.
+            The number of bytes that had waited, and the close code after them; None if there was none in time.
         """
         self._socket.settimeout(timeout_s)
         waited_bytes = 0

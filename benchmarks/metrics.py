@@ -1,9 +1,9 @@
-"""What recording metrics costs: microseconds of one call, and of all that a frame of ten streams records.
+"""Measures the cost of recording metrics: microseconds per call, and for all that a frame of ten streams records.
 
     python benchmarks/metrics.py                    # about half a minute
 
-Calls are timed in a worker of a Ray of its own, where they do what they do in a replica. A frame is 80 ms of audio:
-that is how often each of ten listeners who are served in real time gets one, and the share is of that time of one core.
+Calls are timed in a worker of a separate Ray cluster, where they work as in a replica. A frame is 80 ms of audio, so in
+real time each of ten listeners gets one every 80 ms; the share is relative to that time on one core.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CALLS = 5000
 
 @ray.remote(num_cpus=1)
 class Worker:
-    """Records as the ingress and the generator do."""
+    """Records metrics like the ingress and the generator."""
 
     def microseconds(self) -> dict[str, float]:
         """Medians of many calls of each kind."""
@@ -38,7 +38,7 @@ class Worker:
         return {name: _median_us(call) for name, call in work.items()}
 
     def step_us(self) -> float:
-        """Noting a step on the engine's thread."""
+        """Recording a step on the engine's thread."""
         from collections import deque  # noqa: PLC0415
 
         from serve_app.engine.engine import StepSeen  # noqa: PLC0415
@@ -47,7 +47,7 @@ class Worker:
         return _median_us(lambda: seen.append(StepSeen("predict", STREAMS, 0.02)))
 
     def sent_us(self) -> float:
-        """Everything that the ingress records of one audio chunk that leaves."""
+        """Everything that the ingress records when it sends one audio chunk."""
         from serve_app.deployments.ray_metrics import RayRecorder  # noqa: PLC0415
         from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics  # noqa: PLC0415
         from serve_app.protocol.dialects import FullDialect  # noqa: PLC0415
@@ -94,8 +94,8 @@ def main() -> None:
     share = sum(frame_us.values()) / (1e6 * FRAME_S)
     figures = {
         "us of a call": {name: round(us, 2) for name, us in calls.items()},
-        "us to note a step": round(step_us, 2),
-        "us of an audio chunk sent": round(sent_us, 2),
+        "us to record a step": round(step_us, 2),
+        "us per audio chunk sent": round(sent_us, 2),
         f"us of a frame of {STREAMS} streams": {name: round(us, 1) for name, us in frame_us.items()},
         "percent of a frame": round(100 * share, 3),
         "percent of a frame, engine's thread": round(100 * frame_us["engine's thread"] / (1e6 * FRAME_S), 4),

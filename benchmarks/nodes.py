@@ -1,16 +1,16 @@
-"""A Ray cluster of several nodes on this machine with the service on it; it does what it is told, line by line.
+"""Runs the service on a Ray cluster of several nodes on this machine, and executes commands line by line.
 
     python benchmarks/nodes.py service.yaml --port 8123 --workers 2 --gpus 1
 
-Every node has its own raylet, object store and worker processes, as on machines of its own; they share an address and
-two cores. GPUs are logical: Ray counts them, nobody computes on one. The head has the ingresses and no generator where
-the file gives those a share of a GPU. ``benchmarks/service.py`` starts this; a line of JSON on standard input is
-answered by one on standard output::
+Every node has its own raylet, object store and worker processes, as on separate machines; they share an address and two
+cores. GPUs are logical: Ray counts them, but nothing computes on one. The head runs the ingresses, and no generator if
+the file gives generators a share of a GPU. ``benchmarks/service.py`` starts this program. It answers each line of JSON
+on standard input with a line on standard output::
 
-    {"do": "add"}                        one more worker node
-    {"do": "kill", "node": 0}            kill -9 of everything on the oldest worker node that is left
-    {"do": "deploy", "args": {...}, "generator": {...}}     the file again, with some of its `args`, or of the options
-                                         of its generator deployment, replaced from now on
+    {"do": "add"}                        add a worker node
+    {"do": "kill", "node": 0}            kill -9 of everything on the oldest remaining worker node
+    {"do": "deploy", "args": {...}, "generator": {...}}     deploy the file again; some of its `args`, or of the options
+                                         of its generator deployment, are replaced from now on
 """
 
 import argparse
@@ -38,12 +38,12 @@ HEAD_CPUS = 16
 
 
 def main() -> None:
-    """Set the environment that Ray reads when it is imported, by becoming a new process; then run."""
+    """Set the environment that Ray reads when it is imported, in a new process; then run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--gpus", type=float, default=1.0, help="logical ones of each worker node")
+    parser.add_argument("--gpus", type=float, default=1.0, help="logical GPUs per worker node")
     arguments = parser.parse_args()
     if DIRECTORY not in os.environ:
         directory = Path(tempfile.mkdtemp(prefix="tts-"))
@@ -56,42 +56,42 @@ def main() -> None:
         run(arguments)
     except KeyboardInterrupt:
         pass
-    except Exception:  # noqa: BLE001 - the process ends below, without a word of Python's
+    except Exception:  # noqa: BLE001 - the process exits below, without Python's own report
         traceback.print_exc()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes.end_descendants(processes.PATIENCE_S)
         shutil.rmtree(os.environ[DIRECTORY], ignore_errors=True)
-        os._exit(0)  # Ray's own farewell would look for processes that have ended
+        os._exit(0)  # Ray's exit handlers would look for processes that are already gone
 
 
 def interrupt(_signal: int, _frame: object) -> None:
-    """A second one does not cut the clearing up."""
+    """Ignore a second interrupt, so that the cleanup completes."""
     raise KeyboardInterrupt
 
 
 def environment(directory: Path, config: Path) -> dict[str, str]:
-    """What ``tts-serve`` sets, for all nodes."""
+    """The environment of all nodes, as ``tts-serve`` sets it."""
     application = yaml.safe_load(config.read_text())["applications"][0]
     ingress = AppConfig.model_validate(application["args"]).ingress
     root = str(Path(__file__).parents[1])
     return {
         **serve_environment(directory, free_ports(), write_haproxy(directory), 1000, ingress),
         DIRECTORY: str(directory),
-        "RAY_TMPDIR": str(directory),  # where a cluster's address is written for others to find
+        "RAY_TMPDIR": str(directory),  # other processes find the cluster's address here
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Start, deploy, wait, announce, obey."""
+    """Start, deploy, wait, announce, then execute commands."""
     import ray  # noqa: PLC0415 - in the new process
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
     from serve_app.cli import cluster as launcher  # noqa: PLC0415 - its steps after Ray's start
 
     document = yaml.safe_load(arguments.config.read_text())
-    document["proxy_location"] = "HeadOnly"  # proxies of several nodes would want the same ports
+    document["proxy_location"] = "HeadOnly"  # proxies on several nodes would need the same ports
     document["http_options"]["port"] = arguments.port
     local = {"node_ip_address": "127.0.0.1", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     labels = document["applications"][0]["args"].get("ingress", {}).get("label_selector", {})
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def kill(node: Any) -> None:  # noqa: ANN401 - Ray's own class
-    """End every process of a node at the same moment, as a machine that loses its power does."""
+    """Kill all processes of a node at the same time, as in a power failure."""
     roots = [info.process.pid for of_kind in node.all_processes.values() for info in of_kind]
     for pid in [*roots, *(child for root in roots for child in processes.descendants(root))]:
         with contextlib.suppress(ProcessLookupError):

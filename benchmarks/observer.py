@@ -1,10 +1,10 @@
-"""Answers questions about a running service from within its Ray: a line of JSON for each line of JSON.
+"""Answers questions about a running service from inside its Ray cluster: one line of JSON per line of JSON.
 
     python benchmarks/observer.py 127.0.0.1:6379     # with the service's token in the environment
 
-``streams`` are those that run or wait on all generators, ``ready`` the generators that serve, ``load`` all of it.
-``speak`` has a generator speak without an ingress, and answers with the engine's own timings of that stream. Ray reads
-its environment when it is imported, so that whoever asks starts this as a process of its own.
+``streams`` counts streams that run or wait on all generators, ``ready`` counts generators that serve, and ``load``
+returns both and more. ``speak`` lets a generator speak without an ingress, and returns the engine's own timings of that
+stream. Ray reads its environment when it is imported, so callers start this as a separate process.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ PATIENCE = 60
 
 
 def main() -> None:
-    """Answer until the questions end."""
+    """Answer until standard input ends."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(address=sys.argv[1], namespace="observer", log_to_driver=False, logging_level="ERROR")
     answers = {"streams": streams, "ready": ready, "load": load, "speak": spoken}
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def streams() -> dict[str, int]:
-    """How many streams the generators have, as they last reported."""
+    """Streams of all generators, as last reported."""
     return {"streams": sum(status.running + status.waiting for status in statuses())}
 
 
@@ -53,17 +53,17 @@ def load() -> dict[str, int]:
 
 
 def ready() -> dict[str, int]:
-    """How many generators serve, as they last reported."""
+    """Number of generators that serve, as last reported."""
     return {"ready": sum(status.state == "ready" for status in statuses())}
 
 
 def statuses() -> list[GeneratorStatus]:
-    """What the generators said last; a store that is coming back is waited for."""
+    """Latest status of each generator; waits for a store that restarts."""
     for _ in range(PATIENCE):
         with contextlib.suppress(RayError, ValueError):
             return ray.get(store().generators.remote(), timeout=10)
         time.sleep(1)
-    raise TimeoutError("the voice store does not come back")
+    raise TimeoutError("the voice store did not come back")
 
 
 def store() -> Any:  # noqa: ANN401 - an actor
@@ -72,7 +72,7 @@ def store() -> Any:  # noqa: ANN401 - an actor
 
 
 def spoken(text: str, voice: str, seed: int) -> dict[str, float]:
-    """Seconds of one stream's stages, counted by the engine that ran it."""
+    """Seconds of one stream's stages, measured by its engine."""
     generator: Any = serve.get_deployment_handle("Generator", APPLICATION)
     speak = generator.options(stream=True, method_name="speak", _by_reference=False)
     events: Iterator[SpeechEvent] = speak.remote(SpeechRequest(text, voice, seed=seed))

@@ -1,11 +1,11 @@
-"""The router of the generators against Serve's own, under skewed voices: who waits how long for the first audio.
+"""Compares the generators' router with Serve's own under skewed voices: time to first audio.
 
     python benchmarks/routing.py                    # about four minutes
 
-Three generators of the tiny checkpoint, each with the smallest cache of voices that is allowed, and twelve voices:
-copies of the shipped one under other names. Sessions come at random, the most popular voice for every third of them
-(Zipf), each with one short text. The same arrivals meet both routers, each in a service of its own. A generator that
-does not have a voice's state decodes its reference before the first frame, while its other streams wait.
+Three generators of the tiny checkpoint, each with the smallest allowed voice cache, serve twelve voices: copies of the
+shipped one under other names. Sessions arrive at random, each with one short text; every third of them uses the most
+popular voice (Zipf). Both routers get the same arrivals, each in its own service. A generator without a voice's state
+decodes the voice's reference before the first frame, while its other streams wait.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from service import ROOT, Service, started
 TEXT = "It is good to hear you."
 VOICES = 12
 CACHE_BYTES = 1 << 20
-"""The smallest bound that is allowed; with four times as much all twelve voices fit, and nothing is to be seen."""
+"""The smallest allowed bound; with four times as much, all twelve voices fit and there is no difference to see."""
 SKEW = 1.1
 ROUTERS = {
     "ours": "serve_app.deployments.router.VoiceRouter",
@@ -36,7 +36,7 @@ ROUTERS = {
 
 
 def copies(folder: Path) -> Path:
-    """The shipped voice under many names, each cut a little later: equal clips are one voice to a generator."""
+    """Copies of the shipped voice, each cut a little later: for a generator, equal clips are one voice."""
     source = ROOT / "voices" / "austen"
     pcm, rate_hz = soundfile.read(source / "reference.wav", dtype="int16")
     for number in range(VOICES):
@@ -48,7 +48,7 @@ def copies(folder: Path) -> Path:
 
 
 def arrivals(seconds: float, rate_hz: float) -> list[tuple[float, str]]:
-    """When who comes, and with which voice."""
+    """Time of arrival and voice of each session."""
     chance = random.Random(1)  # noqa: S311 - no secret
     weights = 1.0 / np.arange(1, VOICES + 1) ** SKEW
     at_s, all_of_them = 0.0, []
@@ -58,7 +58,7 @@ def arrivals(seconds: float, rate_hz: float) -> list[tuple[float, str]]:
 
 
 async def load(service: Service, coming: list[tuple[float, str]]) -> list[Heard]:
-    """Everybody comes, and says one text."""
+    """Run all sessions; each speaks one text."""
     began_s = time.monotonic()
 
     async def session(at_s: float, voice: str) -> Heard:
@@ -70,7 +70,7 @@ async def load(service: Service, coming: list[tuple[float, str]]) -> list[Heard]
 
 
 def measure(name: str, seconds: float, rate_hz: float, folder: Path) -> dict[str, Any]:
-    """One router, in a service of its own."""
+    """Measure one router, in its own service."""
     overrides = {
         "engine": {"voice_cache_bytes": CACHE_BYTES, "slots": 4},
         "generator": {"min_replicas": 3, "max_replicas": 3, "num_cpus": 0.3},
@@ -81,10 +81,10 @@ def measure(name: str, seconds: float, rate_hz: float, folder: Path) -> dict[str
         assert service.observer is not None
         while service.observer.ready() < 3:
             time.sleep(0.5)
-        asyncio.run(load(service, arrivals(10.0, rate_hz)))  # caches and routers have settled
-        before = service.logged("its state was computed")
+        asyncio.run(load(service, arrivals(10.0, rate_hz)))  # until caches and routers have settled
+        before = service.logged("computed its state")
         heard = asyncio.run(load(service, arrivals(seconds, rate_hz)))
-        computed = service.logged("its state was computed") - before
+        computed = service.logged("computed its state") - before
     waits_s = sorted(each.wait_s for each in heard)
     return {
         "texts": len(heard),
@@ -102,7 +102,7 @@ def main() -> None:
     """Measure both and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=4.0, metavar="HZ", help="texts a second")
+    parser.add_argument("--rate", type=float, default=4.0, metavar="HZ", help="texts per second")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="voices-") as folder:
         voices = copies(Path(folder))

@@ -1,12 +1,12 @@
-"""Replicas that follow an open-loop load on a real cluster: what listeners heard, and what was decided when, and why.
+"""Replicas that follow an open-loop load on a real cluster: what listeners heard, and each scaling decision.
 
     python benchmarks/scale_out.py                  # 1 to 4 generators and back; about eight minutes
     python benchmarks/scale_out.py --docs           # also writes docs/scale_out.svg
 
 Starts a cluster of two nodes on this machine (``nodes.py``) with the tiny checkpoint: the head with the ingress, and a
-worker with one logical GPU, of which each generator has a quarter. Sessions come at random, whoever is served or not,
-more and more of them, then fewer; each says one text and hears it in real time. Figures of many replicas are those of
-scaling.py, which simulates them.
+worker with one logical GPU, of which each generator has a quarter. Sessions arrive at random, whether earlier ones were
+served or not, first more and more of them, then fewer. Each speaks one text and plays it in real time. scaling.py
+simulates fleets of many replicas.
 """
 
 import argparse
@@ -26,27 +26,27 @@ from service import ROOT, Service, started
 
 TEXT = "It is good to hear you, and to speak to you again after such a long time. Tell me how you have been."
 QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25, "headroom": 3.0}
-"""Knobs that let a run take minutes instead of an hour, and one for what two cores carry while a replica starts."""
+"""Settings that shorten a run from an hour to minutes, and one for what two cores can do while a replica starts."""
 OVERRIDES = {
-    # A lead of 5 s carries most listeners through the start of a replica, which takes one of two cores for 15 s.
+    # With a lead of 5 s, most listeners play through a replica's start, which takes one of two cores for 15 s.
     "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
     "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},
     "scaling": QUICK,
     "admission": {"start_deadline_s": 30},
 }
 GRACE_S = 1.0
-"""The first second of an utterance; later on nobody may run dry."""
+"""The first second of an utterance; after it, underruns count."""
 EMPTY_TIMEOUT_S = 240.0
 
 
 @dataclass
 class Course:
-    """What was seen, against seconds since the begin.
+    """Observations of a run.
 
     Attributes:
-        began_s: on the clock of :func:`time.perf_counter`.
-        samples: time, generators that serve, streams in slots, text chunks that wait, least slack of a listener.
-        heard: every utterance.
+        began_s: start, on the clock of :func:`time.perf_counter`.
+        samples: time, generators that serve, streams in slots, text chunks that wait, smallest slack of a listener.
+        heard: all utterances.
         failed: codes and exceptions of those that were not completed.
     """
 
@@ -57,20 +57,20 @@ class Course:
 
 
 class Listening:
-    """The listeners of now, and what each has left to play."""
+    """Current listeners, with the audio that each still has to play."""
 
     def __init__(self) -> None:
         self.now: set[Heard] = set()
 
     def least_slack_s(self) -> float | None:
-        """Of those whose first second has passed and whose audio is not all there; None without one."""
+        """Smallest slack of listeners past their first second whose audio has not all arrived; None without one."""
         now_s = time.perf_counter()
         listeners = [each for each in self.now if each.arrivals and now_s - each.arrivals[0][0] > GRACE_S]
         return min((each.slack_s(now_s) for each in listeners), default=None)
 
 
 async def listen(service: Service, course: Course, listening: Listening, seed: int) -> None:
-    """One session: comes, says its text, hears it, goes."""
+    """One session: connects, speaks its text, plays it, and disconnects."""
     heard = Heard(time.perf_counter())
     listening.now.add(heard)
     try:
@@ -88,14 +88,14 @@ async def listen(service: Service, course: Course, listening: Listening, seed: i
 
 
 def rate_hz(at_s: float, minutes: float, peak_hz: float) -> float:
-    """Sessions a second: a fifth of the peak, up to it, there, and down again, each for a quarter of the time."""
+    """Sessions per second: a fifth of the peak, a rise, the peak, and a fall, each for a quarter of the time."""
     quarter_s = 15.0 * minutes
     rise = min(1.0, max(0.0, at_s / quarter_s - 1.0)) - min(1.0, max(0.0, at_s / quarter_s - 3.0))
     return peak_hz * (0.2 + 0.8 * rise)
 
 
 async def sample(service: Service, course: Course, listening: Listening, over: asyncio.Event) -> None:
-    """Look twice a second."""
+    """Sample twice a second."""
     assert service.observer is not None
     began_s = time.monotonic()
     while not over.is_set():
@@ -106,7 +106,7 @@ async def sample(service: Service, course: Course, listening: Listening, over: a
 
 
 async def show(service: Service, arguments: argparse.Namespace) -> Course:
-    """The load, and the time after it until one generator is left."""
+    """Run the load, and wait until one generator is left."""
     course, listening, over = Course(), Listening(), asyncio.Event()
     chance = random.Random(1)  # noqa: S311 - no secret
     watching = asyncio.create_task(sample(service, course, listening, over))
@@ -130,7 +130,7 @@ def until_one_is_left(course: Course) -> None:
 
 
 def decisions(service: Service, began_s: float) -> list[tuple[float, dict[str, Any]]]:
-    """The policy's lines in the log of Serve's controller, with seconds since a moment of the wall clock."""
+    """The policy's log lines in Serve's controller, with seconds since ``began_s`` of the wall clock."""
     assert service.logs is not None
     said: list[tuple[float, dict[str, Any]]] = []
     for log in (service.logs / "serve").glob("controller_*.log"):
@@ -142,7 +142,7 @@ def decisions(service: Service, began_s: float) -> list[tuple[float, dict[str, A
 
 
 def tell(course: Course, said: list[tuple[float, dict[str, Any]]]) -> None:
-    """Print the figures."""
+    """Print the results."""
     playbacks = [heard.playback(after_s=GRACE_S) for heard in course.heard]
     waits_s = sorted(heard.wait_s for heard in course.heard)
     path = [course.samples[0][1]]
@@ -153,8 +153,8 @@ def tell(course: Course, said: list[tuple[float, dict[str, Any]]]) -> None:
         "sessions": len(course.heard) + len(course.failed),
         "complete": len(course.heard),
         "not complete": course.failed,
-        "ran dry after their first second": sum(playback.underruns > 0 for playback in playbacks),
-        "they had come at, s": sorted(
+        "underruns after their first second": sum(playback.underruns > 0 for playback in playbacks),
+        "their arrivals, s": sorted(
             round(heard.asked_s - course.began_s)
             for heard, playback in zip(course.heard, playbacks, strict=True)
             if playback.underruns
@@ -172,7 +172,7 @@ def tell(course: Course, said: list[tuple[float, dict[str, Any]]]) -> None:
 
 
 def draw(course: Course, said: list[tuple[float, dict[str, Any]]], path: Path) -> None:
-    """Replicas, queue and slack over time, with the moments of the decisions."""
+    """Plot replicas, queue and slack over time, with the times of the decisions."""
     mpl.rcParams.update({"svg.hashsalt": "scale_out", "svg.fonttype": "none", "font.size": 9})
     times_s, ready, running, waiting, slacks_s = zip(*course.samples, strict=True)
     figure, (replicas, queue, slack) = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")
@@ -184,7 +184,7 @@ def draw(course: Course, said: list[tuple[float, dict[str, Any]]], path: Path) -
     queue.plot(times_s, waiting, label="text chunks that wait")
     queue.set(ylabel="queue")
     heard = [(at_s, least) for at_s, least in zip(times_s, slacks_s, strict=True) if least is not None]
-    slack.plot(*zip(*heard, strict=True), ".", markersize=3, label="least slack of a listener past his first second")
+    slack.plot(*zip(*heard, strict=True), ".", markersize=3, label="smallest slack of a listener past the first second")
     slack.set(ylabel="s", xlabel="s", ylim=(0, None))
     for panel in (replicas, queue, slack):
         panel.legend(loc="upper right")
@@ -194,8 +194,8 @@ def draw(course: Course, said: list[tuple[float, dict[str, Any]]], path: Path) -
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=6.0, help="of load")
-    parser.add_argument("--peak", type=float, default=1.0, metavar="HZ", help="sessions a second at the most")
+    parser.add_argument("--minutes", type=float, default=6.0, help="length of the load")
+    parser.add_argument("--peak", type=float, default=1.0, metavar="HZ", help="most sessions per second")
     parser.add_argument("--docs", action="store_true", help="write docs/scale_out.svg")
     arguments = parser.parse_args()
     with started(ROOT / "configs" / "local.yaml", OVERRIDES, nodes=1) as service:

@@ -1,11 +1,11 @@
-"""Does the autoscaling hold what it promises? A simulated fleet under 100 to 10,000 sessions.
+"""Simulates autoscaling: a fleet under 100 to 10,000 sessions.
 
     python benchmarks/scaling.py                  # the table, some minutes
-    python benchmarks/scaling.py --only steady    # scenarios whose name holds the word
+    python benchmarks/scaling.py --only steady    # scenarios whose name contains the word
     python benchmarks/scaling.py --docs           # also writes table and picture into docs/
 
-The replicas, their GPU and the listeners are modelled in fleet_simulation.py; who decides is
-serve_app.cluster.autoscaling.desired_replicas itself, with the defaults of serve_app.config.ScalingConfig.
+fleet_simulation.py models the replicas, their GPU and the listeners. serve_app.cluster.autoscaling.desired_replicas
+decides, with the defaults of serve_app.config.ScalingConfig.
 """
 
 import argparse
@@ -29,14 +29,14 @@ DRAWN = ("day, 10,000", "spike, 500 to 10,000")
 BEGIN, END = "<!-- benchmarks/scaling.py -->", "<!-- end -->"
 
 THINK_S, SPEAK_S, SPREAD = 25.0, 6.0, 0.6
-"""A session: thinking for so long on average (exponential), speaking for so long (log-normal of that spread)."""
+"""A session alternates between thinking (exponential with this mean) and speaking (log-normal with this spread)."""
 
 DAY_H = 6.0
-"""A day is run in a quarter of its time: its slopes are four times as steep as real ones."""
+"""A day is run in a quarter of its time, so its slopes are four times as steep as real ones."""
 
 CROWD_AT_S, CROWD_RAMP_S, CROWD_STAYS_S, CROWD_LEAVES_S = 1800, 30, 900, 300
 ONSET_S = 90
-"""The crowd's own figures are those of the texts asked for within so long after its start."""
+"""A spike's own row covers texts that arrive within this time after its start."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Scenario:
     """One run.
 
     Attributes:
-        name: in the table.
-        sessions: at each second.
-        machine, bounds, config: what serves them.
-        onset_s: when a crowd comes, if one does.
-        deadline_s: for which a text waits for its start.
+        name: name in the table.
+        sessions: number of sessions at each second.
+        machine, bounds, config: the fleet and its scaling.
+        onset_s: when a spike starts, if there is one.
+        deadline_s: how long a text waits for its start.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Scenario:
 
 @dataclass
 class Result:
-    """A scenario, what came of it, and what the best could have done."""
+    """A scenario, its outcome, and the optimum."""
 
     scenario: Scenario
     arrive_s: NDArray
@@ -74,7 +74,7 @@ class Result:
 
 
 def steady(sessions: int, hours: float = 1.0) -> NDArray:
-    """The same number all the time."""
+    """A constant number of sessions."""
     return np.full(round(hours * 3600), float(sessions))
 
 
@@ -86,23 +86,23 @@ def day(peak: int) -> NDArray:
 
 
 def crowd(before: int, times: int) -> NDArray:
-    """All at once so many times as many, for a quarter of an hour."""
+    """A sudden multiple of the sessions, for a quarter of an hour."""
     at = np.arange(5400) - CROWD_AT_S
     share = np.clip(at / CROWD_RAMP_S, 0, 1) - np.clip((at - CROWD_RAMP_S - CROWD_STAYS_S) / CROWD_LEAVES_S, 0, 1)
     return before * (1 + (times - 1) * share)
 
 
 def visits() -> NDArray:
-    """Five sessions for ten minutes of every hour, and nobody else, over a quarter of a day."""
+    """Five sessions for ten minutes of every hour and none otherwise, over a quarter of a day."""
     return np.where(np.arange(6 * 3600) % 3600 // 600 == 2, 5.0, 0.0)
 
 
 def utterances(sessions: NDArray, seed: int) -> tuple[NDArray, NDArray]:
-    """When texts are asked for, and how long each one's audio is, in seconds.
+    """When texts are requested, and the length of each one's audio, in seconds.
 
-    Session k of n is there while more than k are. It thinks, has something said, hears it to its end, and thinks
-    again; one that joins asks at once. How long it waited changes nothing: what is asked for does not depend on who
-    serves it, so that the best can be computed.
+    Session k of n exists while there are more than k sessions. It thinks, requests a text, plays it to the end, and
+    thinks again; a new session requests a text at once. Waiting does not delay later requests: the load does not depend
+    on the fleet, so that the optimum can be computed.
     """
     rng = np.random.default_rng(seed)
     most, seconds = int(np.ceil(sessions.max())), len(sessions)
@@ -128,7 +128,7 @@ def _lengths(rng: np.random.Generator, shape: int | tuple[int, ...]) -> NDArray:
 
 
 def scenarios() -> list[Scenario]:
-    """All that the table holds."""
+    """All scenarios of the table."""
     slow_gpus = Machine(gpu_start_s=90.0)
     patient = ScalingConfig(cold_start_s=slow_gpus.start_s + slow_gpus.gpu_start_s)
     return [
@@ -142,7 +142,7 @@ def scenarios() -> list[Scenario]:
 
 
 def simulate(scenario: Scenario, seed: int) -> Result:
-    """Run one scenario, and compute what the best could have done."""
+    """Run one scenario, and compute the optimum."""
     began_s = time.process_time()
     until_s = float(len(scenario.sessions))
     arrive_s, length_s = utterances(scenario.sessions, seed)
@@ -163,7 +163,7 @@ HEAD = "\n".join(f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(C
 
 
 def rows(result: Result) -> list[str]:
-    """Of the table; a crowd's first moments have one of their own."""
+    """Rows of the table; the start of a spike has its own row."""
     scenario, out = result.scenario, result.outcome
     onset = np.zeros(len(out.waits_s), bool)
     if scenario.onset_s is not None:

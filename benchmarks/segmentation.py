@@ -1,11 +1,11 @@
-"""Prints how well sentences are found, next to sentencex and pysbd where they are installed.
+"""Prints the quality of sentence segmentation, next to sentencex and pysbd if they are installed.
 
     python benchmarks/segmentation.py                   # the test sets in tests/data/segmentation
     python benchmarks/segmentation.py --treebanks DIR   # DIR/<language>.conllu, Universal Dependencies
-    python benchmarks/segmentation.py --cost            # what a pushed character costs, and what the others revise
+    python benchmarks/segmentation.py --cost            # cost per pushed character, and how often the others revise
 
-Test sets count the texts that are cut exactly as expected. Treebanks, each document joined into running
-text, count the sentence ends inside documents as F1: 100 % is every true end found, and no other.
+For test sets, it counts the texts that are split exactly as expected. For treebanks, each document is joined into
+running text, and the F1 of sentence ends inside documents is printed: 100 % means every true end and no other.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Segmenter = Callable[[str, str], list[str]]
 
 
 def pysbd_sentences(text: str, language: str) -> list[str]:
-    """Segment with pysbd; it has no Korean and no Portuguese, English stands in."""
+    """Segment with pysbd; for Korean and Portuguese, which it lacks, the rules for English are used."""
     code = CODES[language]
     pysbd = importlib.import_module("pysbd")
     return pysbd.Segmenter(language="en" if code in PYSBD_LACKS else code, clean=False).segment(text)
@@ -44,19 +44,19 @@ def sentencex_sentences(text: str, language: str) -> list[str]:
 
 
 def installed_segmenters() -> dict[str, Segmenter]:
-    """Return ours, and those of the others that can be imported."""
+    """Return our segmenters, and those of the other libraries that can be imported."""
     others = {"sentencex": sentencex_sentences, "pysbd": pysbd_sentences}
     ours = {"ours": sentences, "ours, auto": lambda text, _language: sentences(text, "auto")}
     return ours | {name: segmenter for name, segmenter in others.items() if importlib.util.find_spec(name)}
 
 
 def normalised(pieces: list[str]) -> list[str]:
-    """Return the pieces with white space collapsed, empty ones left out."""
+    """Return the pieces with white space collapsed; omits empty ones."""
     return [" ".join(piece.split()) for piece in pieces if piece.strip()]
 
 
 def texts_right(test_set: Path, segmenter: Segmenter) -> tuple[int, int]:
-    """Return how many texts of a test set are cut exactly as expected, and how many there are."""
+    """Return how many texts of a test set are split exactly as expected, and how many there are."""
     language = test_set.stem.rsplit("_", 1)[1]
     cases = json.loads(test_set.read_text("utf-8"))
     right = sum(normalised(segmenter(case["text"], language)) == normalised(case["sentences"]) for case in cases)
@@ -64,7 +64,7 @@ def texts_right(test_set: Path, segmenter: Segmenter) -> tuple[int, int]:
 
 
 def documents_of(treebank: Path) -> list[list[str]]:
-    """Return the sentences of a CoNLL-U file by document; one without useful documents is cut into fives."""
+    """Return the sentences of a CoNLL-U file by document; without useful documents, groups of five sentences."""
     documents: list[list[str]] = [[]]
     for line in treebank.read_text("utf-8").splitlines():
         if line.startswith("# newdoc"):
@@ -79,12 +79,12 @@ def documents_of(treebank: Path) -> list[list[str]]:
 
 
 def joiner_of(language: str) -> str:
-    """Return what stands between two sentences."""
+    """Return the text between two sentences."""
     return "" if language in {"chinese", "japanese"} else " "
 
 
 def ends_inside(pieces: list[str]) -> set[int]:
-    """Return where pieces end but the last, counted in characters that are not white space."""
+    """Return where all pieces but the last end, counted in characters that are not white space."""
     return set(list(accumulate(len("".join(piece.split())) for piece in pieces))[:-1])
 
 
@@ -103,8 +103,8 @@ def wait_of_chunks(text: str, language: str) -> tuple[int, list[int]]:
     """Push a text one character at a time.
 
     Returns:
-        How many characters had been pushed when the first chunk came, and for each chunk how many beyond its
-        end; white space is not counted. Chunks that only the flush brings are left out.
+        How many characters had been pushed when the first chunk came, and for each chunk how many beyond its end.
+        White space is not counted; chunks from the final flush are omitted.
     """
     chunker = Chunker(language, ChunkLimits())
     pushed = spoken = 0
@@ -120,7 +120,7 @@ def wait_of_chunks(text: str, language: str) -> tuple[int, list[int]]:
 
 
 def print_waits(documents: dict[str, list[str]]) -> None:
-    """Print for each language what streaming costs: characters before the first chunk, and beyond each end."""
+    """Print the cost of streaming for each language: characters before the first chunk, and beyond each end."""
     print(f"{'language':12}{'texts':>6}{'first chunk after':>20}{'p90':>6}{'beyond its end':>16}{'p90':>6}")
     for language, texts in documents.items():
         measured = [wait_of_chunks(text, language) for text in texts]
@@ -131,14 +131,14 @@ def print_waits(documents: dict[str, list[str]]) -> None:
 
 
 def takes_back(text: str, language: str, segmenter: Segmenter) -> bool:
-    """Say whether an end found in a beginning of the text is not one in the whole: too late for what was spoken."""
+    """Return whether an end found in a prefix of the text is not an end in the whole text, which may be too late."""
     whole = ends_inside(normalised(segmenter(text, language)))
     beginnings = (text[:length] for length in range(1, len(text)))
     return any(ends_inside(normalised(segmenter(beginning, language))) - whole for beginning in beginnings)
 
 
 def print_taken_back() -> None:
-    """Print for the others in how many texts of the test sets an end is taken back as the text grows."""
+    """Print for the other libraries in how many test texts an end is revised as the text grows."""
     cases = [
         (case["text"][:400], test_set.stem.rsplit("_", 1)[1])
         for test_set in sorted(TEST_SETS.glob("*.json"))
@@ -147,11 +147,11 @@ def print_taken_back() -> None:
     for name, segmenter in installed_segmenters().items():
         if not name.startswith("ours"):
             taken_back = sum(takes_back(text, language, segmenter) for text, language in cases)
-            print(f"{name}: an end is taken back in {taken_back} of {len(cases)} texts")
+            print(f"{name}: an end is revised in {taken_back} of {len(cases)} texts")
 
 
 def print_cost() -> None:
-    """Print the time of text pushed one character at a time, and of every segmenter on a whole text."""
+    """Print the time for text pushed one character at a time, and of each segmenter for a whole text."""
     cases = [json.loads(path.read_text("utf-8")) for path in sorted(TEST_SETS.glob("*english.json"))]
     text = " ".join(case["text"] for each in cases for case in each) * 4
     for length in (5_000, 20_000):
@@ -167,7 +167,7 @@ def print_cost() -> None:
         for at in range(0, length, step):
             cleaned.push(text[at : at + step])
         cleaned.flush()
-        print(f"{length} characters cleaned and cut, {step} at a time: {time.perf_counter() - begun_s:.3f} s")
+        print(f"{length} characters cleaned and split, {step} at a time: {time.perf_counter() - begun_s:.3f} s")
     for name, segmenter in installed_segmenters().items():
         segmenter("Warm up.", "english")
         begun_s = time.perf_counter()
@@ -176,7 +176,7 @@ def print_cost() -> None:
 
 
 def print_test_sets() -> None:
-    """Print one line for each test set."""
+    """Print one line per test set."""
     segmenters = installed_segmenters()
     print(f"{'test set':24}" + "".join(f"{name:>14}" for name in segmenters))
     for test_set in sorted(TEST_SETS.glob("*.json")):
@@ -185,7 +185,7 @@ def print_test_sets() -> None:
 
 
 def print_treebanks(folder: Path) -> None:
-    """Print one line for each language whose treebank is in ``folder``."""
+    """Print one line per language whose treebank is in ``folder``."""
     segmenters = installed_segmenters()
     print(f"{'treebank':12}{'ends':>6}" + "".join(f"{name:>14}" for name in segmenters))
     running_texts: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""A service that a benchmark starts for itself: its launcher, its processes and their memory, its generators.
+"""Starts a service for a benchmark: its launcher, its processes and their memory, its generators.
 
-It knows nothing of sockets and audio; what a client sees is measured elsewhere.
+This module does not handle sockets or audio; clients measure elsewhere.
 """
 
 import contextlib
@@ -26,31 +26,31 @@ import yaml
 from serve_app.cli.processes import descendants
 
 ROOT = Path(__file__).parents[1]
-READY = "Ctrl-C ends everything."
+READY = "Ctrl-C stops everything."
 START_TIMEOUT_S = 300.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Observer:
-    """Asks the generators from within Ray, which only a process of its own can join. See ``observer.py``."""
+    """Queries the generators from inside Ray, which needs a separate process. See ``observer.py``."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def streams(self) -> int:
-        """Streams that run or wait on all generators, as they last reported; up to a second old."""
+        """Streams that run or wait on all generators, as last reported; up to a second old."""
         return self._ask({"ask": "streams"})["streams"]
 
     def ready(self) -> int:
-        """Generators that serve, as they last reported; up to a second old."""
+        """Generators that serve, as last reported; up to a second old."""
         return self._ask({"ask": "ready"})["ready"]
 
     def load(self) -> dict[str, int]:
-        """``ready`` generators, ``running`` streams and ``waiting`` text chunks; up to a second old."""
+        """Number of ``ready`` generators, ``running`` streams and ``waiting`` text chunks; up to a second old."""
         return self._ask({"ask": "load"})
 
     def engine_first_audio_s(self, text: str, voice: str, seed: int) -> float:
-        """Speak without a socket, and return the engine's own time from its queue to the first audio."""
+        """Speak without a socket; returns the engine's own time from its queue to the first audio."""
         return self._ask({"ask": "speak", "text": text, "voice": voice, "seed": seed})["first_audio"]
 
     def _ask(self, question: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
@@ -59,13 +59,13 @@ class Observer:
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith("{"):  # Ray prints the loss of a node there too
+            if line.startswith("{"):  # Ray also prints messages there, such as the loss of a node
                 return json.loads(line)
-        raise RuntimeError(f"the observer ended with status {self._process.wait()}")
+        raise RuntimeError(f"the observer exited with status {self._process.wait()}")
 
 
 class Host:
-    """Tells the process of ``nodes.py`` what to do with its cluster."""
+    """Sends commands to the process of ``nodes.py``."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
         self._process = process
@@ -73,7 +73,7 @@ class Host:
         self._told = 0
 
     def tell(self, **wish: Any) -> None:  # noqa: ANN401 - JSON
-        """Have one thing done, and wait until it is."""
+        """Execute one command, and wait until it is done."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(wish).encode() + b"\n")
         self._process.stdin.flush()
@@ -87,14 +87,14 @@ class Host:
 
 @dataclass(frozen=True)
 class Service:
-    """Where a service is found; what is inside only where it was started here.
+    """A running service; its internals are known only if it was started here.
 
     Attributes:
         address: host and port.
-        pid: the launcher's, whose descendants are the service.
+        pid: the launcher's process id; its descendants are the service.
         observer: see :class:`Observer`.
-        host: of a cluster of several nodes, what ``nodes.py`` takes.
-        logs: directory of Ray's session logs, which Serve's are below; gone with the service.
+        host: command interface of ``nodes.py``, for a cluster of several nodes.
+        logs: directory of Ray's session logs, which contains Serve's; deleted with the service.
     """
 
     address: str
@@ -104,16 +104,16 @@ class Service:
     logs: Path | None = None
 
     def sessions(self) -> int:
-        """Sessions of the ingress replica that answers."""
+        """Open sessions of the ingress replica that answers."""
         return self._get("/health")["sessions"]
 
     def logged(self, words: str) -> int:
-        """Lines of the replicas' logs with some words in them."""
+        """Number of lines in the replicas' logs that contain ``words``."""
         assert self.logs is not None
         return sum(log.read_text(errors="replace").count(words) for log in (self.logs / "serve").glob("replica_*.log"))
 
     def default_voice(self) -> str:
-        """The voice of a client that names none."""
+        """The voice for clients that do not name one."""
         return self._get("/v1/audio/voices")["default"]
 
     def _get(self, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -127,16 +127,16 @@ class Service:
 def started(
     config: Path, overrides: dict[str, dict[str, Any]], *, nodes: int = 0, generator: dict[str, Any] | None = None
 ) -> Iterator[Service]:
-    """Start a service on a free port with some ``args`` of a file replaced; it is ended with the context.
+    """Start a service on a free port, with some ``args`` of a file replaced; it ends with the context.
 
     Args:
         config: the file.
-        overrides: by section of ``args``.
-        nodes: workers of a cluster of several nodes, one logical GPU each; 0 is the launcher's one.
-        generator: options of the generator's deployment that replace the application's own.
+        overrides: replacements, by section of ``args``.
+        nodes: worker nodes of a cluster, with one logical GPU each; 0 to use the launcher's single node.
+        generator: options that replace those of the generator deployment.
 
     Raises:
-        SystemExit: it did not start; says what it printed.
+        SystemExit: it did not start; the message contains its output.
     """
     document = yaml.safe_load(config.read_text())
     for section, values in overrides.items():
@@ -168,7 +168,7 @@ def started(
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", output: Path) -> tuple[str, Path]:
-    """Wait for the launcher's last line; returns where its Ray is found, and Ray's logs."""
+    """Wait for the launcher's last line; returns the address of its Ray, and Ray's log directory."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while READY not in (printed := output.read_text()):
         if process.poll() is not None or time.monotonic() > deadline_s:
@@ -198,7 +198,7 @@ def _observer(address: str, token: str) -> Iterator[Observer]:
     ) as process:
         assert process.stdin is not None
         observer = Observer(process)
-        observer.streams()  # it has joined once it answers
+        observer.streams()  # an answer means that it has joined
         try:
             yield observer
         finally:
@@ -206,7 +206,7 @@ def _observer(address: str, token: str) -> Iterator[Observer]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -214,7 +214,7 @@ def free_port() -> int:
 
 @dataclass
 class Memory:
-    """Resident bytes of one process over a run; ``kernel`` sockets are counted like one."""
+    """Resident bytes of one process over a run; the kernel's socket buffers count as one process."""
 
     name: str
     start_bytes: int
@@ -223,14 +223,14 @@ class Memory:
     seen: int = field(default=0, repr=False)
 
     def saw(self, resident_bytes: int) -> None:
-        """Take one sample."""
+        """Record one sample."""
         self.end_bytes = resident_bytes
         self.maximum_bytes = max(self.maximum_bytes, resident_bytes)
         self.seen += 1
 
 
 class MemoryWatch:
-    """Samples the memory of every process below one, and of all TCP sockets of the machine, on its own thread."""
+    """Samples, on its own thread, the memory of all descendants of a process, and of all TCP sockets of the machine."""
 
     def __init__(self, root: int, period_s: float = 0.5) -> None:
         self._root = root
@@ -248,7 +248,7 @@ class MemoryWatch:
         self._thread.join()
 
     def figures(self) -> list[dict[str, Any]]:
-        """What was seen of the processes that lived for most of the run, the largest first."""
+        """Results for processes that lived for most of the run, the largest first."""
         longest = max(memory.seen for memory in self._memories.values())
         lasting = [memory for memory in self._memories.values() if memory.seen > longest / 2]
         return [dataclasses.asdict(each) for each in sorted(lasting, key=lambda memory: -memory.maximum_bytes)]
@@ -257,7 +257,7 @@ class MemoryWatch:
         while not self._over.wait(self._period_s):
             self._sample(0, "TCP buffers of the kernel, whole machine", _tcp_bytes())
             for pid in [self._root, *descendants(self._root)]:
-                with contextlib.suppress(OSError, IndexError):  # it has ended
+                with contextlib.suppress(OSError, IndexError):  # the process has ended
                     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                     self._sample(pid, _name(pid), pages * PAGE_BYTES)
 
@@ -266,17 +266,17 @@ class MemoryWatch:
 
 
 def open_files(root: int) -> dict[str, int]:
-    """Descriptors of every kind of process below one, all processes of a kind together."""
+    """File descriptors of all descendants of a process, in total by kind of process."""
     counts: dict[str, int] = {}
     for pid in descendants(root):
-        with contextlib.suppress(OSError, IndexError):  # it has ended
+        with contextlib.suppress(OSError, IndexError):  # the process has ended
             name = _name(pid)
             counts[name] = counts.get(name, 0) + len(list(Path(f"/proc/{pid}/fd").iterdir()))
     return counts
 
 
 def _tcp_bytes() -> int:
-    """What the kernel holds of data that was sent and not read."""
+    """Bytes that the kernel holds in TCP buffers."""
     (line,) = [line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:")]
     words = line.split()
     return int(words[words.index("mem") + 1]) * PAGE_BYTES

@@ -1,13 +1,13 @@
-"""The whole service through its sockets: first audio, many speakers, a client that never reads, barge-in.
+"""Measures the whole service through its sockets: first audio, many speakers, a client that never reads, barge-in.
 
     python benchmarks/sockets.py                              # all of it; ten minutes
     python benchmarks/sockets.py first-audio cancels          # some of it
-    python benchmarks/sockets.py --url 127.0.0.1:8000         # a service that runs already, seen from outside
+    python benchmarks/sockets.py --url 127.0.0.1:8000         # a service that is already running
 
-Starts ``configs/local.yaml`` on a free port: the tiny checkpoint, a proxy, an ingress, a generator, all on this
-machine beside the clients. Random weights never say that they are through, so a text gets a frame for each
-character, which is about what speech takes. Prints figures and, with ``--json FILE``, writes them. Timings on a
-shared machine are noisy; two sides of a comparison take turns.
+Starts ``configs/local.yaml`` on a free port: the tiny checkpoint, a proxy, an ingress and a generator, all on this
+machine next to the clients. Random weights never draw an end of speech, so a text gets one frame per character, which
+is about the length of real speech. Prints the results and, with ``--json FILE``, writes them. Timings on a shared
+machine are noisy; the two sides of a comparison take turns.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SHORT = "It is good to hear you."
 MIDDLE = "It is good to hear you, and to speak to you again after such a long time."
 LONG = " ".join([MIDDLE] * 30)
 MUCH = 30
-"""Utterances of :data:`LONG` that the slow client asks for: more than it is sent in any run."""
+"""Utterances of :data:`LONG` that the slow client requests: more than it receives in any run."""
 
 OVERRIDES = {"engine": {"budget_frames_per_character": 1.0, "budget_min_frames": 2}}
 
@@ -53,27 +53,27 @@ def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; default: all")
-    parser.add_argument("--url", help="host and port of a running service, instead of one started here")
+    parser.add_argument("--url", help="host and port of a running service, instead of starting one")
     parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"))
-    parser.add_argument("--utterances", type=int, default=60, help="for each figure of first-audio")
+    parser.add_argument("--utterances", type=int, default=60, help="utterances per result of first-audio")
     parser.add_argument("--idle", type=int, default=100, help="idle sockets of first-audio")
-    parser.add_argument("--sockets", type=int, default=50, help="that speak at once in crowd")
-    parser.add_argument("--turns", type=int, default=4, help="utterances of each socket of crowd")
-    parser.add_argument("--players", type=int, default=10, help="beside the client that never reads")
-    parser.add_argument("--seconds", type=float, default=70.0, help="of each third of slow-client")
+    parser.add_argument("--sockets", type=int, default=50, help="sockets of crowd that speak concurrently")
+    parser.add_argument("--turns", type=int, default=4, help="utterances per socket of crowd")
+    parser.add_argument("--players", type=int, default=10, help="players next to the client that never reads")
+    parser.add_argument("--seconds", type=float, default=70.0, help="length of each third of slow-client")
     parser.add_argument("--cancels", type=int, default=100)
     parser.add_argument("--json")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(CASES):
-        parser.error(f"no such case: {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
+        parser.error(f"unknown case: {', '.join(sorted(unknown))}; allowed: {', '.join(CASES)}")
     return arguments
 
 
 async def measure(service: Service, arguments: argparse.Namespace) -> Figures:
-    """Run the cases that were asked for, one after another."""
+    """Run the requested cases, one after the other."""
     figures: Figures = {"machine": {"processors": os.cpu_count(), "python": platform.python_version()}}
     async with open_socket(service.address) as connection:
-        await speak(connection, SHORT)  # whatever is done once is done
+        await speak(connection, SHORT)  # complete all one-time work
     for name in arguments.cases or CASES:
         print(f"\n{name}: {CASES[name].__doc__}", flush=True)
         figures[name] = await CASES[name](service, arguments)
@@ -84,7 +84,7 @@ async def measure(service: Service, arguments: argparse.Namespace) -> Figures:
 
 
 async def first_audio(service: Service, arguments: argparse.Namespace) -> Figures:
-    """First audio of one speaker, beyond the engine's own time, and beside idle sockets."""
+    """Time to first audio of one speaker, compared with the engine's own time, and next to idle sockets."""
     figures: Figures = {}
     waits_s, engine_s = await beside_engine(service, arguments.utterances)
     figures["socket_ms"] = spread(waits_s)
@@ -93,18 +93,18 @@ async def first_audio(service: Service, arguments: argparse.Namespace) -> Figure
         figures["engine_ms"] = spread(engine_s)
         figures["beyond_engine_ms"] = figures["socket_ms"]["median"] - figures["engine_ms"]["median"]
         show("the engine's own, same text and seed", figures["engine_ms"])
-        print(f"  beyond the engine's own, at the median: {figures['beyond_engine_ms']:.1f} ms (bar: 20)")
+        print(f"  more than the engine's own, at the median: {figures['beyond_engine_ms']:.1f} ms (target: 20)")
     alone_s, beside_s = await beside_idle_sockets(service, arguments)
     figures["alone_ms"], figures["beside_idle_ms"] = spread(alone_s), spread(beside_s)
     figures["idle_ratio"] = figures["beside_idle_ms"]["median"] / figures["alone_ms"]["median"]
     show("without idle sockets", figures["alone_ms"])
     show(f"with {arguments.idle} idle sockets", figures["beside_idle_ms"])
-    print(f"  ratio of the medians: {figures['idle_ratio']:.3f} (bar: 1.1)")
+    print(f"  ratio of the medians: {figures['idle_ratio']:.3f} (target: 1.1)")
     return figures
 
 
 async def beside_engine(service: Service, count: int) -> tuple[list[float], list[float]]:
-    """Waits over the socket, and the engine's own time for the same requests, one after the other."""
+    """Time to first audio over the socket, and the engine's own time for the same requests, in turn."""
     waits_s: list[float] = []
     engine_s: list[float] = []
     voice = service.default_voice()
@@ -118,7 +118,7 @@ async def beside_engine(service: Service, count: int) -> tuple[list[float], list
 
 
 async def beside_idle_sockets(service: Service, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Waits without and with idle sockets, in blocks that take turns."""
+    """Time to first audio without and with idle sockets, in alternating blocks."""
     block = 10
     alone_s: list[float] = []
     beside_s: list[float] = []
@@ -144,7 +144,7 @@ async def beside_idle_sockets(service: Service, arguments: argparse.Namespace) -
 
 
 async def crowd(service: Service, arguments: argparse.Namespace) -> Figures:
-    """Many sockets, each of which says short utterances one after another; who is refused asks again."""
+    """Many sockets, each of which speaks several short utterances; refused requests are sent again."""
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
             await stack.enter_async_context(open_socket(service.address, open_timeout=60))
@@ -162,13 +162,13 @@ async def crowd(service: Service, arguments: argparse.Namespace) -> Figures:
     }
     figures["worst_over_median"] = figures["wait_ms"]["worst"] / figures["wait_ms"]["median"]
     show(f"{len(waits_s)} waits for first audio", figures["wait_ms"])
-    print(f"  worst ÷ median: {figures['worst_over_median']:.2f} (bar: 3)")
-    print(f"  CAPACITY answers: {figures['capacity_answers']}; {figures['took_s']:.0f} s in all")
+    print(f"  worst ÷ median: {figures['worst_over_median']:.2f} (target: 3)")
+    print(f"  CAPACITY errors: {figures['capacity_answers']}; {figures['took_s']:.0f} s in total")
     return figures
 
 
 async def talk(connection: ClientConnection, turns: int) -> tuple[list[float], int]:
-    """Waits of one speaker's utterances, refusals and what they cost included, and how often it was refused."""
+    """Time to first audio of one speaker's utterances, including retries, and the number of refusals."""
     waits_s: list[float] = []
     refused = 0
     for _ in range(turns):
@@ -186,14 +186,14 @@ async def talk(connection: ClientConnection, turns: int) -> tuple[list[float], i
 
 
 async def slow_client(service: Service, arguments: argparse.Namespace) -> Figures:
-    """Players alone, beside a client that asks for much and reads it, and beside one that asks and never reads."""
+    """Players alone, next to a client that requests and reads much audio, and next to one that never reads."""
     figures: Figures = {"players": arguments.players, "seconds": arguments.seconds}
     figures["alone"] = await players(service, arguments)
     show_players("players alone", figures["alone"])
     reading = asyncio.create_task(read_much(service))
     figures["beside_reader"] = await players(service, arguments)
     reading.cancel()
-    show_players("beside one that reads", figures["beside_reader"])
+    show_players("next to one that reads", figures["beside_reader"])
     await asyncio.sleep(2)
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(MemoryWatch(service.pid)) if service.pid is not None else None
@@ -204,7 +204,7 @@ async def slow_client(service: Service, arguments: argparse.Namespace) -> Figure
         ended = asyncio.create_task(session_ended(service, arguments))
         figures["beside_deaf"] = await players(service, arguments)
         figures["session_ended_after_s"] = await ended
-    show_players("beside one that never reads", figures["beside_deaf"])
+    show_players("next to one that never reads", figures["beside_deaf"])
     figures["waiting_bytes"], figures["close_code"] = await asyncio.to_thread(deaf.read_all, 20)
     show_end_of_deaf(figures)
     if memory is not None:
@@ -214,7 +214,7 @@ async def slow_client(service: Service, arguments: argparse.Namespace) -> Figure
 
 
 async def read_much(service: Service) -> None:
-    """Ask for what the slow client asks for, and throw it away as it comes."""
+    """Request the same audio as the slow client, and discard it as it arrives."""
     async with open_socket(service.address) as connection:
         for _ in range(MUCH):
             await connection.send(json.dumps({"type": "speak", "text": LONG}))
@@ -223,24 +223,24 @@ async def read_much(service: Service) -> None:
 
 
 def show_end_of_deaf(figures: Figures) -> None:
-    """How the client that never reads was closed, as it sees when it reads at last."""
+    """How the connection of the client that never reads was closed, as it sees when it finally reads."""
     code, after_s = figures["close_code"], figures["session_ended_after_s"]
     how = {None: "none came", 1008: "SLOW_CLIENT", 1011: "the server's ping was not answered"}.get(code, "?")
     when = "not while the players played" if after_s is None else f"after {after_s:.1f} s"
     print(f"  its session ended {when}; close code {code}: {how}")
-    print(f"  {figures['waiting_bytes'] / 1e6:.1f} MB waited for it in the buffers of the kernel and the proxy")
+    print(f"  {figures['waiting_bytes'] / 1e6:.1f} MB had been buffered for it in the kernel and the proxy")
 
 
 def show_memory(memories: list[Figures]) -> None:
-    """A line for each process."""
-    print("  resident memory beside it, MB               start  maximum      end")
+    """Print one line per process."""
+    print("  resident memory meanwhile, MB               start  maximum      end")
     for one in memories:
         start, most, end = (one[name] / 1e6 for name in ("start_bytes", "maximum_bytes", "end_bytes"))
         print(f"    {one['name'][:38]:38s} {start:8.1f} {most:8.1f} {end:8.1f}")
 
 
 async def session_ended(service: Service, arguments: argparse.Namespace) -> float | None:
-    """Seconds until one session fewer is open than players and slow client had; None where none ends."""
+    """Seconds until one session fewer is open than players and slow client had; None if none ends."""
     began_s, most = time.perf_counter(), 0
     while time.perf_counter() - began_s < arguments.seconds - 1:
         sessions = await asyncio.to_thread(service.sessions)
@@ -252,13 +252,13 @@ async def session_ended(service: Service, arguments: argparse.Namespace) -> floa
 
 
 async def players(service: Service, arguments: argparse.Namespace) -> Figures:
-    """Listeners who hear an utterance out before they ask for the next one."""
+    """Listeners that play each utterance to its end before they request the next one."""
     until_s = time.perf_counter() + arguments.seconds
 
     async def play(number: int) -> list[Heard]:
         heard: list[Heard] = []
         async with open_socket(service.address) as connection:
-            await asyncio.sleep(number * 0.3)  # people do not begin together
+            await asyncio.sleep(number * 0.3)  # players do not start at the same time
             while time.perf_counter() < until_s:
                 heard.append(await speak(connection, MIDDLE))
                 if heard[-1].end["type"] != "complete":
@@ -280,11 +280,11 @@ async def players(service: Service, arguments: argparse.Namespace) -> Figures:
 
 
 def show_players(name: str, figures: Figures) -> None:
-    """Two lines."""
+    """Print two lines."""
     show(f"first audio, {name}", figures["wait_ms"])
     print(
         f"    {figures['utterances']} utterances, {figures['audio_s']:.0f} s of audio: {figures['underruns']} underruns"
-        f" of {figures['silent_s']:.2f} s together, worst gap {figures['worst_gap_ms']:.0f} ms"
+        f" with {figures['silent_s']:.2f} s of silence, worst gap {figures['worst_gap_ms']:.0f} ms"
     )
 
 
@@ -293,7 +293,7 @@ def show_players(name: str, figures: Figures) -> None:
 
 @dataclass
 class Cancels:
-    """When, on the clock of :func:`time.perf_counter`, what happened to which utterance of one socket."""
+    """Times, on the clock of :func:`time.perf_counter`, of what happened to the utterances of one socket."""
 
     connection: ClientConnection
     spoken_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -303,17 +303,17 @@ class Cancels:
     answered_s: dict[str, float] = field(default_factory=dict[str, float])
 
     async def speak(self, name: str) -> None:
-        """Ask for an utterance."""
+        """Request an utterance."""
         self.spoken_s[name] = time.perf_counter()
         await self.connection.send(json.dumps({"type": "speak", "text": MIDDLE, "utterance_id": name}))
 
     async def cancel(self, name: str) -> None:
-        """Take it back."""
+        """Cancel an utterance."""
         self.cancelled_s[name] = time.perf_counter()
         await self.connection.send(json.dumps({"type": "cancel", "utterance_id": name}))
 
     async def next(self) -> str:
-        """Take one message, its audio included; returns the utterance that it is about."""
+        """Receive one message, including its audio; returns the id of its utterance."""
         message = json.loads(await self.connection.recv())
         name = message["utterance_id"]
         if message["type"] == "audio_chunk":
@@ -323,11 +323,11 @@ class Cancels:
         elif message["type"] == "cancelled":
             self.answered_s[name] = time.perf_counter()
         elif message["type"] != "segment":
-            raise SystemExit(f"an utterance that is cancelled ended otherwise: {message}")
+            raise SystemExit(f"a cancelled utterance ended with another message: {message}")
         return name
 
     def figures(self) -> Figures:
-        """How long the answers and the last audio took, and the first audio of whoever was heard."""
+        """Time to the answers and to the last audio, and time to first audio of utterances that were heard."""
         answers_s = [self.answered_s[name] - at_s for name, at_s in self.cancelled_s.items()]
         late_s = [at_s - self.cancelled_s[name] for name, at_s in self.last_heard_s.items()]
         late_s = [each for each in late_s if each > 0]
@@ -340,7 +340,7 @@ class Cancels:
 
 
 async def burst(cancels: Cancels, count: int) -> None:
-    """Speak and cancel without waiting for anything."""
+    """Speak and cancel without waiting in between."""
 
     async def say() -> None:
         for number in range(count):
@@ -354,7 +354,7 @@ async def burst(cancels: Cancels, count: int) -> None:
 
 
 async def barge_in(cancels: Cancels, count: int) -> None:
-    """Cancel at an utterance's first audio, and say the next one at once."""
+    """Cancel an utterance at its first audio, and request the next one at once."""
     await cancels.speak("turn-0")
     for number in range(count):
         name = f"turn-{number}"
@@ -368,7 +368,7 @@ async def barge_in(cancels: Cancels, count: int) -> None:
 
 
 async def cancel_often(service: Service, arguments: argparse.Namespace) -> Figures:
-    """Cancel and speak in quick succession on one socket: in one burst, then each at the first audio."""
+    """Cancel and speak in quick succession on one socket: in one burst, then each at its first audio."""
     figures: Figures = {}
     for way in (burst, barge_in):
         async with open_socket(service.address) as connection:
@@ -378,23 +378,23 @@ async def cancel_often(service: Service, arguments: argparse.Namespace) -> Figur
             show(f"{way.__name__}, cancel to cancelled", found["answer_ms"])
             if "wait_ms" in found:
                 show("  speak to first audio", found["wait_ms"])
-            print(f"    audio came after its cancel {found['audio_after_cancel']} times", end="")
+            print(f"    audio arrived after its cancel {found['audio_after_cancel']} times", end="")
             print(f", {found['last_audio_ms']['worst']:.1f} ms after it at worst" if "last_audio_ms" in found else "")
             if service.observer is not None:
                 found["streams_gone_after_s"] = await streams_gone(service)
                 print(f"    no stream is left, as reported {found['streams_gone_after_s']} s later")
             if (await speak(connection, SHORT)).end["type"] != "complete":
-                raise SystemExit("the socket does not go on after the cancels")
+                raise SystemExit("the socket does not work after the cancels")
     return figures
 
 
 async def streams_gone(service: Service) -> float:
-    """Seconds until the generators report no stream, three reports in a row; they report every second."""
+    """Seconds until three consecutive reports of the generators show no stream; they report every second."""
     assert service.observer is not None
     began_s, quiet = time.perf_counter(), 0
     while quiet < 3:
         if time.perf_counter() - began_s > 60:
-            raise SystemExit("streams are left running a minute after their cancel")
+            raise SystemExit("streams are still running a minute after their cancel")
         quiet = quiet + 1 if await asyncio.to_thread(service.observer.streams) == 0 else 0
         if quiet == 1:
             gone_s = round(time.perf_counter() - began_s, 1)
@@ -402,11 +402,11 @@ async def streams_gone(service: Service) -> float:
     return gone_s
 
 
-# Figures.
+# Results.
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Milliseconds: median, 95th percentile, worst; and how many there were."""
+    """Milliseconds: median, 95th percentile, worst; and the number of values."""
     ordered = sorted(1000 * each for each in seconds)
     return {
         "median": statistics.median(ordered),
@@ -417,7 +417,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def show(name: str, figures: dict[str, float]) -> None:
-    """One line."""
+    """Print one line."""
     print(
         f"  {name:42s} median {figures['median']:7.1f}  p95 {figures['p95']:7.1f}  worst {figures['worst']:7.1f} ms"
         f"  ({figures['count']:.0f})",

@@ -1,15 +1,15 @@
-"""What a voice costs: a stream that speaks in a known one, and those who listen while a new one is encoded.
+"""Measures the cost of a voice: a stream with a known voice, and listeners while a new voice is encoded.
 
 Run::
 
     python benchmarks/voices.py                       # tiny, a minute and a half
     python benchmarks/voices.py --model full-random --threads 2 --streams 1 --rounds 40 --seconds 0
 
-``prefill`` is that of one text, the voice's constant prefix computed or taken from the cache, in turn. ``before
-prefill`` is the time from a call of the generator's ``speak`` to the beginning of its prefill, the engine being idle:
-prompt from the cache, tokens, the way onto the engine's thread. ``encoding``, left out for 0 seconds, is what listeners
-notice of clips that are encoded one after the other, without a pause: audio chunks that came after the one before them
-had been played, and the silence that this made.
+``prefill`` is the time for one text, with the voice's constant prefix computed or taken from the cache, in turn.
+``before prefill`` is the time from a call of the generator's ``speak`` to the start of its prefill on an idle engine:
+prompt from the cache, tokens, and the way to the engine's thread. ``encoding``, which is omitted for 0 seconds, is the
+effect on listeners of clips that are encoded one after the other without a pause: audio chunks that arrived after the
+previous one had been played, and the resulting silence.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, scan
 
 TEXT = "She was not handsome enough to be noticed, and too proud to care, as he was to learn. " * 3
 RAY_NICENESS = 15
-"""Of Ray's workers, unless RAY_worker_niceness says otherwise: the engine's thread has it too."""
+"""Default niceness of Ray's workers, including the engine's thread; RAY_worker_niceness changes it."""
 
 
 def main() -> None:
@@ -45,17 +45,17 @@ def main() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     model = ModelConfig(source=arguments.model, device=arguments.device, threads=arguments.threads or None)
     config = AppConfig(model=model, engine=EngineConfig(slots=max(2, arguments.streams)))
-    speaker = load_speaker(config)
+    loaded = load_speaker(config)
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     began_s = time.perf_counter()
-    voice = speaker.encode(reference)
+    voice = loaded.encode(reference)
     first_s = time.perf_counter() - began_s
     began_s = time.perf_counter()
-    voice = speaker.encode(reference)
+    voice = loaded.encode(reference)
     encode_s = time.perf_counter() - began_s
-    speaker.runner.learn(dataclasses.replace(voice, digest="warm"))
+    loaded.runner.learn(dataclasses.replace(voice, digest="warm"))
     began_s = time.perf_counter()
-    speaker.runner.learn(voice)
+    loaded.runner.learn(voice)
     learn_s = time.perf_counter() - began_s
     figures: dict[str, object] = {
         "model": arguments.model,
@@ -65,21 +65,21 @@ def main() -> None:
         "encode_s": encode_s,
         "learn_s": learn_s,
     }
-    print(f"{speaker.description}; a clip of {figures['clip_s']:.1f} s")
+    print(f"{loaded.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
-    print(f"its state on the device, made by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
-    figures["prefill"] = prefill(speaker, voice, arguments.rounds)
-    speaker.engine.start()
-    figures["before_prefill"] = asyncio.run(before_prefill(config, speaker, voice, arguments.rounds))
+    print(f"its state on the device, computed by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
+    figures["prefill"] = prefill(loaded, voice, arguments.rounds)
+    loaded.engine.start()
+    figures["before_prefill"] = asyncio.run(before_prefill(config, loaded, voice, arguments.rounds))
     for name, pool in [
-        ("nobody encodes", None),
+        ("no encoding", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
         ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
     ]:
         if not arguments.seconds:
             break
-        figures[name] = listen(speaker, voice, reference, name, pool, arguments)
-    speaker.engine.stop()
+        figures[name] = listen(loaded, voice, reference, name, pool, arguments)
+    loaded.engine.stop()
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -91,21 +91,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=20.0, help="that the listeners listen, three times; or 0")
+    parser.add_argument("--seconds", type=float, default=20.0, help="playback time of each of three runs, or 0")
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--niceness", type=int, default=RAY_NICENESS, help="of the process; Ray's is the default")
+    parser.add_argument("--niceness", type=int, default=RAY_NICENESS, help="niceness of the process; default: Ray's")
     parser.add_argument("--json")
     return parser.parse_args()
 
 
-def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
-    """Milliseconds of a prefill without the voice's prefix and with it, in turn; the engine is not running yet."""
-    runner = speaker.runner
+def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+    """Milliseconds of a prefill without the voice's cached prefix and with it, in turn; the engine does not run yet."""
+    runner = loaded.runner
     prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
     constant = runner.prompts.positions(voice, "english") - prepared.prefill_positions
     took_ms: dict[str, list[float]] = {"computed": [], "reused": []}
     for _ in range(rounds + 2):  # the first two warm up
-        for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to have it computed again
+        for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to compute it again
             runner._prefixes.drop(key)  # noqa: SLF001
         for taken_ms in took_ms.values():
             began_s = time.perf_counter()
@@ -121,21 +121,21 @@ def prefill(speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, 
     return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
 
-async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
-    """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` calls one after the other."""
-    generator = Generator.__new__(Generator)  # its own speak, without Serve around it
-    generator._config, generator._speaker, generator._fetching = config, speaker, {}  # noqa: SLF001
-    generator._meter = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
+async def before_prefill(config: AppConfig, loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+    """Milliseconds from the call of ``speak`` to the prefill, over ``rounds`` consecutive calls."""
+    generator = Generator.__new__(Generator)  # only its speak method, without Serve
+    generator._config, generator._model, generator._fetching = config, loaded, {}  # noqa: SLF001
+    generator._metrics = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
     generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
     began: list[float] = []
-    prefill = speaker.runner.prefill
+    prefill = loaded.runner.prefill
 
     def noted(slot: int, prepared: object) -> None:
         began.append(time.perf_counter())
         prefill(slot, prepared)  # pyright: ignore[reportArgumentType]
 
-    speaker.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
+    loaded.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
     waits_ms: list[float] = []
     for number in range(rounds):
         called_s = time.perf_counter()
@@ -143,10 +143,10 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
         async with aclosing(generator.speak(request)) as events:
             await anext(events)
         waits_ms.append(1e3 * (began[-1] - called_s))
-        while speaker.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, and says so to nobody
+        while loaded.engine.load.running:  # noqa: ASYNC110 - a slot is freed within a frame, without a notification
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
-    speaker.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
+    loaded.runner.prefill = prefill  # pyright: ignore[reportAttributeAccessIssue]
     figures = {
         name: float(np.percentile(waits_ms, share)) for name, share in [("median", 50), ("p95", 95), ("p99", 99)]
     }
@@ -155,10 +155,10 @@ async def before_prefill(config: AppConfig, speaker: LoadedModel, voice: VoicePr
 
 
 class Listener:
-    """One who plays audio as it comes, and asks for the next utterance when one ends."""
+    """A listener who plays audio as it arrives, and requests the next utterance when one ends."""
 
-    def __init__(self, speaker: LoadedModel, voice: VoicePrompt, number: int) -> None:
-        self._speaker, self._voice, self._number = speaker, voice, number
+    def __init__(self, loaded: LoadedModel, voice: VoicePrompt, number: int) -> None:
+        self._loaded, self._voice, self._number = loaded, voice, number
         self._stream: Stream | None = None
         self._asked_s = self._plays_until_s = 0.0
         self.over = False
@@ -170,9 +170,9 @@ class Listener:
     def _begin(self) -> None:
         self._number += 100
         request = SpeechRequest(TEXT, self._voice.voice, "english", seed=self._number)
-        prepared = self._speaker.runner.prepare(request, self._voice)
+        prepared = self._loaded.runner.prepare(request, self._voice)
         self._asked_s, self._plays_until_s = time.perf_counter(), 0.0
-        self._stream = self._speaker.engine.submit(prepared, self._deliver)
+        self._stream = self._loaded.engine.submit(prepared, self._deliver)
 
     def _deliver(self, event: SpeechEvent) -> None:
         """Called on the engine's thread."""
@@ -193,15 +193,15 @@ class Listener:
 
 
 def listen(
-    speaker: LoadedModel,
+    loaded: LoadedModel,
     voice: VoicePrompt,
     reference: Reference,
     name: str,
     pool: ThreadPoolExecutor | None,
     arguments: argparse.Namespace,
 ) -> dict[str, float]:
-    """Let so many listeners play for a while, clips being encoded on ``pool``, and say how they fared."""
-    listeners = [Listener(speaker, voice, number) for number in range(arguments.streams)]
+    """Let listeners play for a while, with clips encoded on ``pool``, and measure their playback."""
+    listeners = [Listener(loaded, voice, number) for number in range(arguments.streams)]
     end_s = time.perf_counter() + arguments.seconds
     encodes_s: list[float] = []
     while time.perf_counter() < end_s:
@@ -209,7 +209,7 @@ def listen(
             time.sleep(0.05)
             continue
         began_s = time.perf_counter()
-        pool.submit(speaker.encode, reference).result()
+        pool.submit(loaded.encode, reference).result()
         encodes_s.append(time.perf_counter() - began_s)
     for listener in listeners:
         listener.over = True
@@ -226,8 +226,8 @@ def listen(
         "encode_median_s": float(np.median(encodes_s)) if encodes_s else 0.0,
     }
     print(
-        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, by"
-        f" {figures['silence_s']:.2f} s together; first audio after {figures['ttfa_median_ms']:.0f} ms;"
+        f"{len(listeners)} listeners, {name}: {figures['late_chunks']:.0f} of {len(slacks_s)} audio chunks late, with"
+        f" {figures['silence_s']:.2f} s of silence; first audio after {figures['ttfa_median_ms']:.0f} ms;"
         f" {len(encodes_s)} clips encoded, {figures['encode_median_s']:.2f} s each"
     )
     return figures

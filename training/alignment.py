@@ -1,4 +1,7 @@
-"""Which text token is spoken in which frame, from the teacher's durations: it need not be found in training. Pure."""
+"""Computes which text token is spoken in which frame, from the teacher's durations, so that training need not find it.
+
+This module is pure.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ UNKNOWN = -1
 
 
 def token_words(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Number of the word that each token belongs to; ``offsets`` are its characters, its leading space included."""
+    """The word number of each token; ``offsets`` are the token's characters, including a leading space."""
     numbers: list[int] = []
     for start, end in offsets:
         stripped = len(text[start:end]) - len(text[start:end].lstrip())
@@ -20,16 +23,16 @@ def token_words(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
 def token_of_frames(
     text: str, offsets: Sequence[tuple[int, int]], phonemes: str, spoken: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Find the token of each frame, by word, and within a word by how far its phonemes have come.
+    """Find the token of each frame: first its word, then its place in the word by the share of phonemes spoken.
 
     Args:
-        text: words between single spaces.
-        offsets: of its tokens.
-        phonemes: of the teacher, words between single spaces.
+        text: words separated by single spaces.
+        offsets: characters of each token.
+        phonemes: the teacher's phonemes, words separated by single spaces.
         spoken: [T], the phoneme in the middle of each frame.
 
     Returns:
-        [T], indices of tokens; all ``UNKNOWN`` where text and phonemes have different numbers of words.
+        [T], indices of tokens; all ``UNKNOWN`` if text and phonemes have different numbers of words.
     """
     if len(text.split(" ")) != len(phonemes.split(" ")):
         return np.full(len(spoken), UNKNOWN)

@@ -1,7 +1,7 @@
 """Assembles a checkpoint that ``Qwen3TTSModel.from_pretrained`` loads.
 
-python -m training.checkpoint STATE OUT: takes the running means of all parts out of STATE. With --unfinished a part
-that was not trained yet keeps its first values, so that its speed can be measured.
+python -m training.checkpoint STATE OUT: uses the running means of all parts in STATE. With --unfinished, an untrained
+part keeps its initial values, so that its speed can be measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GENERATION = {
     "temperature": 0.3,
     "top_k": 50,
     "top_p": 1.0,
-    "repetition_penalty": 1.0,  # a sound that lasts is the same code again
+    "repetition_penalty": 1.0,  # a sustained sound repeats its code
     "subtalker_dosample": True,
     "subtalker_temperature": 0.5,
     "subtalker_top_k": 50,
@@ -46,11 +46,11 @@ PREPROCESSOR = {
 
 
 def main() -> None:
-    """Write the checkpoint, and say how large it is."""
+    """Write the checkpoint and print its size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
-    parser.add_argument("out", type=Path, help="a directory; made where it is missing, its files are replaced")
-    parser.add_argument("--unfinished", action="store_true", help="parts may be missing")
+    parser.add_argument("out", type=Path, help="output directory; created if missing, its files are replaced")
+    parser.add_argument("--unfinished", action="store_true", help="allow missing parts")
     options = parser.parse_args()
     steps = assemble(options.state, options.out, unfinished=options.unfinished)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, int]:
-    """Write the checkpoint's files; returns the steps that each part was trained for."""
+    """Write the checkpoint's files; returns the number of training steps of each part."""
     (out / "speech_tokenizer").mkdir(parents=True, exist_ok=True)
     codebooks = Codebooks.load(codes.path_of(state))
     talker.prepare_text(state)
@@ -85,13 +85,13 @@ def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, i
     labeller = trained("encoder", Labeller(codebooks))
     labeller.set_codebooks()
     codec.encoder.load_state_dict(labeller.encoder.state_dict())
-    # Loaders read it into the format they are asked for; half the size costs a thousandth of a sample's size.
+    # Loaders convert it to the requested dtype; float16 changes samples by a thousandth of their size.
     _write_tensors(out / "speech_tokenizer" / "model.safetensors", codec.state_dict(), torch.float16)
     return steps
 
 
 def _take(path: Path, module: nn.Module, *, optional: bool) -> int:
-    """Load a run's mean weights into ``module``; say after how many steps they were kept."""
+    """Load a run's mean weights into ``module``; returns the step at which they were saved."""
     if optional and not path.exists():
         return 0
     kept = torch.load(path, map_location="cpu", weights_only=True)
@@ -106,7 +106,7 @@ def _write_json(path: Path, tree: dict) -> None:
 def _write_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
     kept = {name: tensor.detach().to(dtype).contiguous().clone() for name, tensor in tensors.items()}
     save_file(kept, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    path.chmod(0o644)  # safetensors makes it readable only by its owner
 
 
 if __name__ == "__main__":

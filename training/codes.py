@@ -1,8 +1,8 @@
-"""Codes of a frame: one of phonemes, one of pitch, the others of its sound, as residual vector quantization. Pure.
+"""Codes of a frame: one for phonemes, one for pitch, the others for its sound, by residual vector quantization.
 
-The sound is 256 logarithms; their first principal components are what the codebooks share. Every codebook is a set of
-vectors of ``CODE_DIM`` numbers; the codebook of pitch uses the last of them, the others the rest, so that one residual
-quantizer, as the codec's encoder has it, finds all of them.
+A sound is 256 logarithms; the codebooks share their first principal components. Every codebook is a set of vectors of
+``CODE_DIM`` numbers. The codebook of pitch uses the last of these numbers, the others use the rest, so that a single
+residual quantizer, as in the codec's encoder, finds all codes. This module is pure.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ class Codebooks:
     """How frames become codes.
 
     Attributes:
-        pairs: of codebook 0.
-        mean: [256], of bands.
+        pairs: phoneme pairs of codebook 0.
+        mean: [256], mean of bands.
         components: [SOUND_DIMS, 256], orthonormal rows.
-        sounds: [GROUPS - 2, CODES, SOUND_DIMS], one after the other for the residual of those before.
+        sounds: [GROUPS - 2, CODES, SOUND_DIMS], codebooks of successive residuals.
     """
 
     pairs: PairTable
@@ -42,11 +42,11 @@ class Codebooks:
     sounds: Floats
 
     def coordinates(self, bands: NDArray[np.floating]) -> Floats:
-        """[T, 256] -> [T, SOUND_DIMS]."""
+        """Project bands to the components, [T, 256] -> [T, SOUND_DIMS]."""
         return (bands.astype(np.float32) - self.mean) @ self.components.T
 
     def encode(self, spoken: Spoken) -> NDArray[np.int64]:
-        """Code every frame of an utterance, [T, GROUPS]."""
+        """Encode every frame of an utterance, [T, GROUPS]."""
         at = phones.spoken_at(spoken.durations, UNIT_S, spoken.frames)
         first = [self.pairs.code(pair) for pair in phones.pairs(spoken.phonemes, at)]
         residual = self.coordinates(spoken.bands)
@@ -64,7 +64,7 @@ class Codebooks:
 
     @classmethod
     def load(cls, path: Path) -> "Codebooks":
-        """Read what :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote."""
         with np.load(path) as arrays:
             pairs = PairTable([(pair[0], pair[1]) for pair in arrays["pairs"].tolist()])
             return cls(pairs, arrays["mean"], arrays["components"], arrays["sounds"])
@@ -76,7 +76,7 @@ def nearest(points: Floats, book: Floats) -> NDArray[np.int64]:
 
 
 def k_means(points: Floats, size: int, rng: np.random.Generator, rounds: int = 15) -> Floats:
-    """[size, D]: centres of clusters of ``points`` [N, D]; a centre that loses all its points takes a random one."""
+    """[size, D]: cluster centres of ``points`` [N, D]; a centre that loses all its points moves to a random point."""
     centres = points[rng.choice(len(points), size, replace=False)]
     for _ in range(rounds):
         found = nearest(points, centres)
@@ -91,17 +91,17 @@ def k_means(points: Floats, size: int, rng: np.random.Generator, rounds: int = 1
 
 
 def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spoken, NDArray[np.float32]]:
-    """Cut so many of the teacher's units off an utterance's beginning: frames then begin at other places of it.
+    """Cut some of the teacher's units off the beginning of an utterance, which shifts its frames.
 
-    A reference clip's frames begin anywhere, so an encoder has to know such ones too.
+    The frames of a reference clip start anywhere, so an encoder must be trained on shifted frames too.
 
     Args:
-        spoken: whose first phoneme, a silence, is longer than ``units``.
-        samples: [T * 1920] of it.
+        spoken: the utterance; its first phoneme, a silence, must be longer than ``units``.
+        samples: [T * 1920], its audio.
         units: at least 0.
 
     Returns:
-        The rest of both, in whole frames; the pitch of a frame is then the nearest that has a code.
+        The rest of both, in whole frames; each frame's pitch is rounded to the nearest that has a code.
     """
     samples = samples[int(units * UNIT_S * phase.RATE_HZ) :]
     frames = len(samples) // FRAME_SAMPLES
@@ -138,12 +138,12 @@ def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:
 
 
 def path_of(state: Path) -> Path:
-    """Where the codebooks of a training state lie."""
+    """Path of the codebooks in a training state."""
     return state / "codebooks.npz"
 
 
 def read_coded(codebooks: Codebooks, path: Path) -> list[tuple[Spoken, NDArray[np.int64]]]:
-    """Utterances of a shard with their codes, which are kept beside it from the first time on."""
+    """Utterances of a shard with their codes, which are computed on first use and stored next to the shard."""
     kept = path.with_suffix(".codes.npy")
     spoken = shards.read(path)
     if kept.exists():

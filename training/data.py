@@ -1,7 +1,7 @@
-"""Makes data: random sentences in random voices, spoken by the teacher.
+"""Generates data: random sentences in random voices, spoken by the teacher.
 
-python -m training.data STATE --shards N [--audio M]: writes STATE/data/shard-0000 and on, those that are missing, the
-first M of them with their audio. A shard follows from its number alone, so several processes may share the work.
+python -m training.data STATE --shards N [--audio M]: writes the missing shards STATE/data/shard-0000 and so on; the
+first M of them keep their audio. A shard's content depends only on its number, so several processes can share the work.
 """
 
 import argparse
@@ -19,19 +19,19 @@ from training.voice import random_voice
 
 SENTENCES = 256
 RARE_WORDS = 30
-"""Shards, the first ones, with many rare words, so that codebooks and codec know every sound; the rest is English."""
+"""The first shards have many rare words, so that codebooks and codec learn every sound; the rest is English."""
 
 RUN = 4
-"""Sentences in a row that one voice says: a reference clip is of the voice that goes on behind it."""
+"""Consecutive sentences of one voice: a reference clip must have the voice that continues after it."""
 
 
 def main() -> None:
-    """Write the shards that are missing."""
+    """Write the missing shards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
-    parser.add_argument("--shards", type=int, required=True, help="of 256 sentences, about 20 minutes each")
+    parser.add_argument("--shards", type=int, required=True, help="number of shards of 256 sentences, about 20 minutes")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--audio", type=int, default=0, help="so many of the first ones keep their audio")
+    parser.add_argument("--audio", type=int, default=0, help="number of first shards that keep their audio")
     options = parser.parse_args()
     directory: Path = options.state / "data"
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""Trains the codec's decoder: from codes to the waveform that they stand for, by plain regression.
+"""Trains the codec's decoder, which computes a waveform from codes, by plain regression.
 
-python -m training.decoder STATE --minutes M: reads STATE/data and STATE/codebooks.npz, keeps itself in STATE/decoder.
+python -m training.decoder STATE --minutes M: reads STATE/data and STATE/codebooks.npz, saves its state in
+STATE/decoder.
 """
 
 import argparse
@@ -21,14 +22,14 @@ from training.recordings import HELD, Recordings, write_wave
 from training.shards import FRAME_SAMPLES
 
 ROWS, FRAMES = 16, 24
-LEFT_OUT_FRAMES = 2  # of each row: they have no past
+LEFT_OUT_FRAMES = 2  # first frames of each row, which have no history
 RATE = 1.5e-3
 _TONES = 3.0
-_LEVEL, _LEVEL_STEPS = 2.0, 2000  # its weight, and when it is reached: before phases are known, loudness is noise
+_LEVEL, _LEVEL_STEPS = 2.0, 2000  # final weight and step; until phases are learnt, loudness only gives noise
 
 
 def build(codebooks: Codebooks, seed: int) -> nn.Module:
-    """Make a decoder of upstream's class, its codebooks those of the analysis."""
+    """Make a decoder of upstream's class with the codebooks of the analysis."""
     torch.manual_seed(seed)
     config = Qwen3TTSTokenizerV2Config(**shapes.codec())
     decoder = upstream.Qwen3TTSTokenizerV2Decoder._from_config(config.decoder_config)
@@ -49,7 +50,7 @@ def build(codebooks: Codebooks, seed: int) -> nn.Module:
 
 
 def channels(decoder: nn.Module, coded: Tensor) -> Tensor:
-    """Codes [B, GROUPS, T] -> [B, 4 * T, synthesis.CHANNELS]: the decoder up to the layers whose weights are known."""
+    """Codes [B, GROUPS, T] -> [B, 4 * T, synthesis.CHANNELS]: the decoder without the layers with known weights."""
     hidden = decoder.pre_conv(decoder.quantizer.decode(coded)).transpose(1, 2)
     hidden = decoder.pre_transformer(inputs_embeds=hidden).last_hidden_state.transpose(1, 2)
     for layer in [layer for stage in decoder.upsample for layer in stage]:
@@ -58,10 +59,10 @@ def channels(decoder: nn.Module, coded: Tensor) -> Tensor:
 
 
 def pitch_vectors() -> Tensor:
-    """[PITCH_CODES, DECODED_DIM]: what a frame of each pitch sounds like with a flat spectrum, its main components.
+    """[PITCH_CODES, DECODED_DIM]: main components of a frame's sound at each pitch, with a flat spectrum.
 
-    The decoder then only has to weigh what it is given by a spectrum; without that it would have to learn how several
-    hundred pitches sound. The last two numbers are the number of periods, and whether there is a voice at all.
+    With them, the decoder only has to weight its input by a spectrum; otherwise it would have to learn the sound of
+    several hundred pitches. The last two numbers are the number of periods, and whether the frame is voiced.
     """
     numbers = np.arange(1, phase.PITCH_CODES)
     periods, bends = phase.periods_and_bends(numbers)
@@ -80,11 +81,11 @@ def pitch_vectors() -> Tensor:
     return torch.from_numpy(made)
 
 
-_KNOWN_TONES = 140  # to 3.5 kHz, where words are told apart
+_KNOWN_TONES = 140  # up to 3.5 kHz, the range that distinguishes words
 
 
 def _tones(turns: np.ndarray, periods: int) -> np.ndarray:
-    """Channels of tones [4 * TONES] of a frame and the 20 ms before it, whose phase is given in turns."""
+    """Channels of tones [4 * TONES] of a frame and the 20 ms before it; phases are in turns."""
     highest = int(synthesis.TONES * 25 / 12.5 / periods)
     samples = sum(np.cos(2 * np.pi * number * turns) for number in range(1, highest + 1))
     channels = synthesis.analyse(torch.from_numpy(samples.astype(np.float32))[None])[0, :, : synthesis.TONES]
@@ -94,7 +95,7 @@ def _tones(turns: np.ndarray, periods: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or continue training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
@@ -119,10 +120,10 @@ def main() -> None:
 
 
 def compare(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Channels [B, 4 * T, CHANNELS] with samples [B, T * 1920], but for the first frames.
+    """Compare channels [B, 4 * T, CHANNELS] with samples [B, T * 1920], without the first frames.
 
     Returns:
-        ``tones`` and ``noise``: how far a window is off, over how loud it is; ``level``: of logarithms of loudness.
+        ``tones`` and ``noise``: error of a window relative to its loudness; ``level``: error of log loudness.
     """
     start = LEFT_OUT_FRAMES * synthesis.QUARTERS
     aim = synthesis.analyse(wanted)[:, start:]
@@ -137,22 +138,22 @@ def compare(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 
 def _levels(channels: Tensor) -> Tensor:
-    """[B, N, CHANNELS] -> [B, N, bands]: logarithms of how loud the tones of each 200 Hz are.
+    """[B, N, CHANNELS] -> [B, N, bands]: log loudness of the tones in each 200 Hz.
 
-    Where the decoder does not know the phase, what is nearest to all of them is silence. This asks it for sound.
+    If the decoder does not know the phase, silence is the closest answer to all phases. This loss demands sound.
     """
     bands = channels[:, :, : synthesis.TONES].unflatten(2, (-1, 8))
     return torch.log(bands.square().mean(3) + 1e-3) / 2
 
 
 def judge(model: nn.Module, recordings: Recordings, directory: Path) -> dict[str, float]:
-    """Decode what is held out, and write the first half of it to be listened to."""
+    """Decode the held-out utterances, and write the first half of them as audio files."""
     directory.mkdir(exist_ok=True)
     held = range(len(recordings) - HELD, len(recordings))
     found: list[losses.WaveLoss] = []
     for number in held:
         coded = torch.from_numpy(recordings.codes[number].T)[None].to(device())
-        made = synthesis.synthesize(channels(model, coded))  # as the decoder's last layers would, and quicker
+        made = synthesis.synthesize(channels(model, coded))  # equals the decoder's last layers, and is faster
         found.append(losses.wave_loss(made, recordings.samples(number)[None].to(device()), 1024))
         if number < held[HELD // 2]:
             write_wave(directory / f"{number:05}.wav", made[0].cpu().numpy())

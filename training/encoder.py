@@ -1,6 +1,7 @@
-"""Trains the codec's encoder: from audio to the codes that the analysis gave it.
+"""Trains the codec's encoder, which finds in audio the codes that the analysis assigned.
 
-python -m training.encoder STATE --minutes M: reads STATE/data and STATE/codebooks.npz, keeps itself in STATE/encoder.
+python -m training.encoder STATE --minutes M: reads STATE/data and STATE/codebooks.npz, saves its state in
+STATE/encoder.
 """
 
 import argparse
@@ -27,9 +28,9 @@ _LOUDEST, _SOFTEST = 1.5, 0.5
 
 
 class Labeller(nn.Module):
-    """Upstream's encoder, with the codebooks of phonemes and of pitch as weights to be trained.
+    """Upstream's encoder, with the codebooks of phonemes and of pitch as trainable weights.
 
-    The codebooks of sound are those of the analysis, ``scale`` times as large.
+    The codebooks of sound are those of the analysis, multiplied by ``scale``.
     """
 
     def __init__(self, codebooks: Codebooks) -> None:
@@ -56,7 +57,7 @@ class Labeller(nn.Module):
 
     @torch.no_grad()
     def set_codebooks(self) -> None:
-        """Give upstream's quantizers the codebooks; until then they find nothing."""
+        """Copy the codebooks into upstream's quantizers, which are unusable before."""
         quantizer = self.encoder.quantizer
         initial.set_codebook(quantizer.semantic_residual_vector_quantizer.layers[0], self.pairs)
         layers = quantizer.acoustic_residual_vector_quantizer.layers
@@ -66,15 +67,15 @@ class Labeller(nn.Module):
 
 
 def nearness(vectors: Tensor, book: Tensor) -> Tensor:
-    """[N, D] and [K, D] -> [N, K]: larger is nearer, so that the largest is the one that a quantizer takes."""
+    """[N, D] and [K, D] -> [N, K]: larger is nearer; a quantizer takes the largest."""
     return 2 * vectors @ book.T - (book * book).sum(1)
 
 
 def losses(labeller: Labeller, samples: Tensor, coded: Tensor, left_out: int) -> dict[str, Tensor]:
-    """Compare what is heard in [B, T * 1920] with the codes [B, GROUPS, T]."""
+    """Compare the codes found in [B, T * 1920] with the codes [B, GROUPS, T]."""
     semantic, acoustic = (each[:, left_out:].flatten(0, 1).float() for each in labeller(samples))
     wanted = coded[:, :, left_out:].transpose(1, 2).flatten(0, 1)  # [N, GROUPS]
-    with torch.autocast(samples.device.type, enabled=False):  # neighbours of a code differ in the last bits
+    with torch.autocast(samples.device.type, enabled=False):  # adjacent codes differ only in the last bits
         of_pairs = nearness(semantic, labeller.pairs)
         of_pitch = nearness(acoustic[:, codes.SOUND_DIMS :], labeller.pitch)
     sound = torch.stack([book[wanted[:, 2 + number]] for number, book in enumerate(labeller.sounds)]).sum(0)
@@ -92,7 +93,7 @@ def losses(labeller: Labeller, samples: Tensor, coded: Tensor, left_out: int) ->
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or continue training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)

@@ -1,4 +1,4 @@
-"""What a frame sounds like apart from its pitch: four short spectra in logarithms. Pure."""
+"""A frame's sound apart from its pitch: four short log spectra. This module is pure."""
 
 from functools import lru_cache
 
@@ -29,7 +29,7 @@ def band_features(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def mel_weights() -> NDArray[np.float64]:
-    """[BANDS, bins] triangles of height 1, evenly spaced in mel."""
+    """[BANDS, bins]: triangles of height 1, evenly spaced in mel."""
     centres_hz = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + _TOP_HZ / 700), BANDS + 2) / 2595) - 1)
     bins_hz = np.arange(_FFT // 2 + 1) * _RATE_HZ / _FFT
     rising = (bins_hz - centres_hz[:-2, None]) / (centres_hz[1:-1] - centres_hz[:-2])[:, None]

@@ -1,6 +1,6 @@
-"""Finds the codebooks.
+"""Fits the codebooks.
 
-python -m training.fit_codes STATE [--shards N]: reads STATE/data, writes STATE/codebooks.npz, says how well it does.
+python -m training.fit_codes STATE [--shards N]: reads STATE/data, writes STATE/codebooks.npz, prints their quality.
 """
 
 import argparse
@@ -14,7 +14,7 @@ _SEED = 3
 
 
 def main() -> None:
-    """Fit on the first shards and report on the last of them."""
+    """Fit on the first shards, and evaluate on the last of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--shards", type=int, default=2)

@@ -1,19 +1,19 @@
-"""First values of the codec's weights: each layer keeps the variance of what it is given.
+"""Initial values of the codec's weights, with which each layer keeps the variance of its input.
 
-The libraries' own first values make deep stacks of convolutions nearly constant functions; a codec then never begins
-to use its codes.
+With the libraries' own initial values, deep stacks of convolutions are nearly constant functions, and a codec never
+starts to use its codes.
 """
 
 import torch
 from torch import Tensor, nn
 
-_RESIDUAL = 0.3  # branches beside a straight way start small
+_RESIDUAL = 0.3  # residual branches start small
 _SPEECH_GAIN = 5.0  # speech has an RMS of about 0.1 to 0.2
 _WAVE_GAIN = 0.05
 
 
 def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
-    """Draw weights of convolutions and linear layers anew; mutates ``module``."""
+    """Draw new weights for convolutions and linear layers; mutates ``module``."""
     for layer in module.modules():
         if isinstance(layer, nn.ConvTranspose1d):
             _draw(layer, layer.in_channels * layer.kernel_size[0] / layer.stride[0], gain)
@@ -25,7 +25,7 @@ def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
 
 @torch.no_grad()
 def decoder(module: nn.Module) -> None:
-    """Initialise a Qwen3TTSTokenizerV2Decoder but for its codebooks; mutates it."""
+    """Initialise a Qwen3TTSTokenizerV2Decoder except its codebooks; mutates it."""
     keep_variance(module)
     for name, layer in module.named_modules():
         if name.startswith("decoder.") and name.endswith(".conv2.conv"):
@@ -35,21 +35,21 @@ def decoder(module: nn.Module) -> None:
 
 @torch.no_grad()
 def encoder(module: nn.Module) -> None:
-    """Initialise a Qwen3TTSTokenizerV2Encoder but for its codebooks; mutates it."""
+    """Initialise a Qwen3TTSTokenizerV2Encoder except its codebooks; mutates it."""
     keep_variance(module, 1.3)
     keep_variance(module.encoder_transformer)
     for name, layer in module.named_modules():
         if name.startswith("encoder.layers") and name.endswith("block.3.conv"):
             layer.weight.mul_(_RESIDUAL)
     module.encoder.layers[0].conv.weight.mul_(_SPEECH_GAIN)
-    # So that at first every code is about equally near.
+    # At first, every code is about equally near.
     module.quantizer.semantic_residual_vector_quantizer.input_proj.weight.mul_(_RESIDUAL)
     module.quantizer.acoustic_residual_vector_quantizer.input_proj.weight.mul_(_RESIDUAL)
 
 
 @torch.no_grad()
 def set_codebook(layer: nn.Module, vectors: Tensor) -> None:
-    """Give a quantizer's layer, of the decoder or the encoder, its vectors; missing rows are far from everything."""
+    """Set the vectors of a quantizer's layer, in the decoder or the encoder; missing rows are far from everything."""
     if hasattr(layer, "_codebook"):
         sums, usage = layer._codebook.embedding_sum, layer._codebook.cluster_usage
     else:

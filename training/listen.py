@@ -1,7 +1,7 @@
-"""Listens to recordings with a speech recogniser: word and character error rates.
+"""Transcribes recordings with a speech recogniser, and prints word and character error rates.
 
-python -m training.listen DIRECTORY: reads DIRECTORY/texts.json, {"name": "text"}, and DIRECTORY/name.wav of each.
-Needs moonshine-voice 0.1.0, whose package carries its model; it may be installed in an environment of its own.
+python -m training.listen DIRECTORY: reads DIRECTORY/texts.json, {"name": "text"}, and DIRECTORY/name.wav for each name.
+Needs moonshine-voice 0.1.0, whose package contains its model; it can be installed in a separate environment.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from training.scores import error_rates
 
 
 def main() -> None:
-    """Print what was heard, and the rates."""
+    """Print the transcripts and the error rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--quiet", action="store_true", help="print the rates alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the rates")
     options = parser.parse_args()
     texts: dict[str, str] = json.loads((options.directory / "texts.json").read_text(encoding="utf-8"))
     recogniser = Transcriber(str(get_model_path("tiny-en")), ModelArch.TINY)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def hear(recogniser: Transcriber, path: Path) -> str:
-    """Recognise one mono 16-bit file."""
+    """Transcribe one mono 16-bit file."""
     with wave.open(str(path)) as file:
         rate_hz = file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768

@@ -1,7 +1,7 @@
-"""A training run: steps until the time is up, its checkpoint, its log. Knows nothing of what is trained.
+"""A training run: runs steps until its time is up, saves checkpoints, and logs. It does not know what is trained.
 
-A run that is started again goes on where its last checkpoint was. The learning rate never needs to know the last step:
-it falls with the root of the steps so far, and what is judged and shipped is a running mean of the weights.
+A restarted run continues from its last checkpoint. The learning rate does not depend on the last step: it falls with
+the square root of the number of steps. A running mean of the weights is evaluated and released.
 """
 
 import copy
@@ -24,14 +24,14 @@ class Plan:
     """How long and how fast to train.
 
     Attributes:
-        minutes: of wall time in this call.
-        rate: the learning rate at its highest.
-        full_rate_steps: steps at it before it falls.
+        minutes: wall time of this call.
+        rate: highest learning rate.
+        full_rate_steps: steps at the highest rate before it falls.
         clip: largest norm of the gradients.
-        log_steps: steps of a line in the log.
-        save_minutes: between checkpoints.
-        judge_steps: between judgements.
-        mixed: whether products may be of bfloat16, where the device has instructions for that.
+        log_steps: steps per line of the log.
+        save_minutes: time between checkpoints.
+        judge_steps: steps between evaluations.
+        mixed: whether to allow bfloat16 matmuls, if the device has instructions for them.
     """
 
     minutes: float
@@ -45,31 +45,31 @@ class Plan:
 
 
 def learning_rate(step: int, plan: Plan) -> float:
-    """Rise in 200 steps, stay, then fall with the root of the steps."""
+    """Rise for 200 steps, stay, then fall with the square root of the number of steps."""
     rise = min(1.0, (step + 1) / _WARM_UP_STEPS)
     return plan.rate * rise * min(1.0, (plan.full_rate_steps / max(1, step)) ** 0.5)
 
 
 def device() -> torch.device:
-    """A GPU where there is one."""
+    """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Sums:
-    """Values of the steps since the last line in the log."""
+    """Sums of values of the steps since the last line of the log."""
 
     def __init__(self) -> None:
         self._totals: dict[str, float] = {}
         self._count = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Count one step."""
+        """Add one step."""
         self._count += 1
         for name, value in values.items():
             self._totals[name] = self._totals.get(name, 0.0) + float(value.detach())
 
     def means(self) -> dict[str, float]:
-        """Take the means, and begin again."""
+        """Return the means, and reset."""
         means = {name: total / self._count for name, total in self._totals.items()}
         self._totals, self._count = {}, 0
         return means
@@ -80,10 +80,10 @@ def _has_bfloat16() -> bool:
 
 
 class Run:
-    """One model in training, its running mean, and the directory where both are kept."""
+    """One model in training, its running mean, and the directory in which both are saved."""
 
     def __init__(self, directory: Path, model: nn.Module, plan: Plan) -> None:
-        """Take up the checkpoint in ``directory``, if there is one."""
+        """Load the checkpoint in ``directory``, if there is one."""
         self.directory = directory
         self.model = model.to(device())
         self.mean = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
@@ -110,11 +110,11 @@ class Run:
         losses: Callable[[nn.Module, int], Mapping[str, Tensor]],
         judge: Callable[[nn.Module, int], Mapping[str, float]],
     ) -> None:
-        """Train for the plan's minutes, or until the process is told to end; the checkpoint is kept in both cases.
+        """Train for the plan's minutes, or until the process receives SIGTERM; saves a checkpoint in both cases.
 
         Args:
-            losses: of a model at a step; the one named ``loss`` is made smaller, all of them are logged.
-            judge: says how good a model is; asked now and then, and at the end unless the process was told to end.
+            losses: returns the losses of a model at a step; minimizes the one named ``loss`` and logs all of them.
+            judge: evaluates a model; called regularly, and at the end unless the process received SIGTERM.
         """
         end_s = time.monotonic() + self.plan.minutes * 60
         lap_s = saved_s = time.monotonic()
@@ -170,7 +170,7 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
     def save(self) -> None:
-        """Write the checkpoint; a reader finds the old one or the new one."""
+        """Write the checkpoint; a reader sees either the old one or the new one."""
         kept = {
             "model": self.model.state_dict(),
             "mean": self.mean.state_dict(),

@@ -1,4 +1,4 @@
-"""How far a waveform is from the one that was wanted. Pure."""
+"""Differences between a waveform and the wanted one. This module is pure."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +11,12 @@ RESOLUTIONS = (512, 1024, 2048)
 
 @dataclass(frozen=True, slots=True)
 class WaveLoss:
-    """Differences over those of silence, so that 1 is worth nothing.
+    """Differences relative to those of silence, so that 1 means useless.
 
     Attributes:
-        wave: of samples.
-        edge: of the steps from sample to sample, in which high frequencies weigh more.
-        spectrum: of magnitudes, linear and in logarithms.
+        wave: difference of samples.
+        edge: difference of steps from sample to sample, in which high frequencies have more weight.
+        spectrum: difference of magnitudes, linear and logarithmic.
     """
 
     wave: Tensor
@@ -24,12 +24,12 @@ class WaveLoss:
     spectrum: Tensor
 
     def total(self) -> Tensor:
-        """Sum with the weights of training."""
+        """Weighted sum used in training."""
         return self.wave + self.edge + self.spectrum
 
 
 def wave_loss(made: Tensor, wanted: Tensor, resolution: int) -> WaveLoss:
-    """Compare [B, N] with [B, N]; ``resolution`` is the window of the spectra."""
+    """Compare [B, N] with [B, N]; ``resolution`` is the window size of the spectra."""
     return WaveLoss(
         _relative(made, wanted),
         _relative(made.diff(dim=1), wanted.diff(dim=1)),
@@ -38,14 +38,14 @@ def wave_loss(made: Tensor, wanted: Tensor, resolution: int) -> WaveLoss:
 
 
 def spectral_loss(made: Tensor, wanted: Tensor, window: int) -> Tensor:
-    """Mean difference of magnitudes, over the mean magnitude, and of their logarithms."""
+    """Mean difference of magnitudes relative to the mean magnitude, and of their logarithms."""
     first, second = magnitudes(made, window), magnitudes(wanted, window)
     logarithms = (torch.log(first + 1e-2) - torch.log(second + 1e-2)).abs().mean()
     return 0.5 * (first - second).abs().mean() / (second.mean() + 1e-3) + logarithms
 
 
 def magnitudes(samples: Tensor, window: int) -> Tensor:
-    """[B, N] -> [B, bins, F], so that noise gives the same values with every window."""
+    """[B, N] -> [B, bins, F], scaled so that noise gives the same values with every window."""
     hann = _hann(window, samples.device)
     spectrum = torch.stft(samples, window, window // 4, window, hann, center=False, return_complex=True)
     return torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9) / window**0.5

@@ -1,8 +1,8 @@
-"""Excitation whose waveform in a frame of the codec follows from that frame's content alone.
+"""Excitation signal whose waveform in a codec frame depends only on that frame's content.
 
-A codec that is trained by plain regression must be able to tell every sample from its codes. So the pitch is bent:
-a frame of 80 ms holds a whole number of periods, and its pitch changes linearly by one of a few slopes. Noise is one
-fixed pattern of a frame's length. Nothing here knows text, voices or files.
+A codec that is trained by plain regression must be able to compute every sample from its codes. The pitch is therefore
+adjusted: a frame of 80 ms has a whole number of periods, and its pitch changes linearly with one of a few slopes. Noise
+is a fixed pattern with the length of a frame. This module does not know text, voices or files.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ UNVOICED = 0
 _TOP_HZ = 11_000.0
 VOICED_HZ = 40.0
 _FEWEST_PERIODS, _MOST_PERIODS = 5, 35  # 62.5 to 437.5 Hz
-_BENDS = 15  # an odd number, so that an even pace is one of them
+_BENDS = 15  # an odd number, so that constant pitch is one of them
 _BEND_STEP = 0.1  # periods, at the middle of a frame
 PITCH_CODES = 1 + (_MOST_PERIODS - _FEWEST_PERIODS + 1) * _BENDS
 
@@ -29,13 +29,13 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Excitation:
-    """What a voice's source does, sample by sample.
+    """The excitation of a voice, sample by sample.
 
     Attributes:
-        phase: [N] periods so far; whole at every multiple of ``FRAME_SAMPLES``.
+        phase: [N], periods so far; an integer at every multiple of ``FRAME_SAMPLES``.
         voiced: [N] bool.
         pitch_hz: [N].
-        codes: [N / FRAME_SAMPLES] int64 in [0, PITCH_CODES), from which the rest follows.
+        codes: [N / FRAME_SAMPLES] int64 in [0, PITCH_CODES), which determine the rest.
     """
 
     phase: Floats
@@ -45,12 +45,12 @@ class Excitation:
 
 
 def frame_count(hops: int) -> int:
-    """Frames of the codec that cover so many hops of the teacher."""
+    """Number of codec frames that cover the given number of the teacher's hops."""
     return -(-hops * HOP_SAMPLES // FRAME_SAMPLES)
 
 
 def periods_and_bends(codes: Codes) -> tuple[Codes, Floats]:
-    """Periods in each frame, and how far its phase is ahead of an even pace at its middle; zeros where unvoiced."""
+    """Periods of each frame, and the lead of its phase over constant pitch at its middle; zeros if unvoiced."""
     voiced = codes != UNVOICED
     number = np.where(voiced, codes - 1, 0)
     periods = np.where(voiced, number // _BENDS + _FEWEST_PERIODS, 0)
@@ -59,7 +59,7 @@ def periods_and_bends(codes: Codes) -> tuple[Codes, Floats]:
 
 
 def pitch_curve(codes: Codes) -> Floats:
-    """[F], the pitch that codes stand for, one value for ``HOP_SAMPLES`` samples; zero in unvoiced frames."""
+    """[F]: pitch of the given codes, one value per ``HOP_SAMPLES`` samples; zero in unvoiced frames."""
     at = (np.arange(len(codes) * FRAME_SAMPLES // HOP_SAMPLES) + 0.5) * HOP_SAMPLES / FRAME_SAMPLES
     frame = at.astype(np.int64)
     periods, bends = (each[frame] for each in periods_and_bends(codes))
@@ -67,13 +67,13 @@ def pitch_curve(codes: Codes) -> Floats:
 
 
 def lock(pitch_hz: Floats) -> Excitation:
-    """Bend a pitch curve until whole periods fill every frame.
+    """Adjust a pitch curve until whole periods fill every frame.
 
     Args:
-        pitch_hz: [F], one value for ``HOP_SAMPLES`` samples; below 40 where unvoiced.
+        pitch_hz: [F], one value per ``HOP_SAMPLES`` samples; below 40 if unvoiced.
 
     Returns:
-        of whole frames, enough for all hops; the last ones repeat the end of the curve, unvoiced.
+        Whole frames, enough for all hops; the last ones repeat the end of the curve, unvoiced.
     """
     frames = frame_count(len(pitch_hz))
     samples = frames * FRAME_SAMPLES
@@ -83,7 +83,7 @@ def lock(pitch_hz: Floats) -> Excitation:
         silent = np.zeros(samples)
         return Excitation(silent, silent > 0, np.full(samples, 100.0), np.zeros(frames, np.int64))
     voiced = np.interp(at, np.arange(len(pitch_hz)), pitch_hz, right=0.0) > VOICED_HZ
-    curve = np.interp(at, sounding, pitch_hz[sounding])  # runs on through unvoiced parts
+    curve = np.interp(at, sounding, pitch_hz[sounding])  # continues through unvoiced parts
     wanted = np.concatenate([[0.0], np.cumsum(curve)]) / RATE_HZ
     borders = np.rint(wanted[::FRAME_SAMPLES])
     periods = np.clip(np.diff(borders), _FEWEST_PERIODS, _MOST_PERIODS).astype(np.int64)
@@ -105,7 +105,7 @@ def lock(pitch_hz: Floats) -> Excitation:
 
 
 def pulses(excitation: Excitation) -> Floats:
-    """[N] float32: every harmonic below 11 kHz at unit amplitude where voiced, zero elsewhere.
+    """[N] float32: the sum of all harmonics below 11 kHz with amplitude 1 where voiced, zero elsewhere.
 
     The sum of cos(h x) for h = 1 to H is sin((H + 1/2) x) / (2 sin(x / 2)) - 1/2.
     """
@@ -118,7 +118,7 @@ def pulses(excitation: Excitation) -> Floats:
 
 
 def noise_pattern() -> Floats:
-    """[FRAME_SAMPLES] float32, white, of unit variance: every bin of its spectrum has the same size."""
+    """[FRAME_SAMPLES] float32: white noise of unit variance, whose spectrum has the same magnitude in every bin."""
     rng = np.random.default_rng(1920)
     spectrum = np.exp(2j * np.pi * rng.random(FRAME_SAMPLES // 2 + 1))
     spectrum[0] = spectrum[-1] = 0

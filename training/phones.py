@@ -1,4 +1,4 @@
-"""Codebook 0: which two phonemes are spoken 20 and 60 ms into a frame. Pure."""
+"""Codebook 0: the two phonemes that are spoken 20 and 60 ms into a frame. This module is pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ Pair = tuple[str, str]
 
 
 def sounds(phonemes: str) -> str:
-    """One character for each of the phonemes: a mark of stress is the phoneme behind it, punctuation is a pause."""
+    """One character per phoneme: a stress mark counts as the phoneme after it, punctuation as a pause."""
     heard: list[str] = []
     following = PAUSE
     for phoneme in reversed(phonemes):
@@ -27,20 +27,20 @@ def sounds(phonemes: str) -> str:
 
 
 def spoken_at(durations: NDArray[np.int64], unit_s: float, frames: int) -> NDArray[np.int64]:
-    """Index of the phoneme spoken at each place of each frame, [frames, 2]; the last one past the end."""
+    """Index of the phoneme at each of the two places in each frame, [frames, 2]; past the end, the last phoneme."""
     ends_s = np.cumsum(durations) * unit_s
     times_s = np.arange(frames)[:, None] * FRAME_S + np.array(_AT_S)
     return np.minimum(np.searchsorted(ends_s, times_s, side="right"), len(durations) - 1)
 
 
 def pairs(phonemes: str, at: NDArray[np.int64]) -> list[Pair]:
-    """Make the pair of each frame; ``at`` is from :func:`spoken_at`."""
+    """Return the pair of each frame; ``at`` comes from :func:`spoken_at`."""
     heard = sounds(phonemes)
     return [(heard[first], heard[second]) for first, second in at]
 
 
 class PairTable:
-    """Codes of pairs: the most frequent ones, and for a rare one the most frequent that ends alike.
+    """Codes of pairs: the most frequent pairs have codes, and a rare pair uses the most frequent one with its ending.
 
     Attributes:
         listing: the pairs in the order of their codes.
@@ -55,7 +55,7 @@ class PairTable:
 
     @classmethod
     def of(cls, utterances: Iterable[list[Pair]], size: int) -> "PairTable":
-        """Count the pairs of utterances."""
+        """Build the table from the pairs of utterances."""
         counts = Counter(pair for utterance in utterances for pair in utterance)
         return cls([pair for pair, _ in counts.most_common(size)])
 
@@ -63,12 +63,12 @@ class PairTable:
         return len(self.listing)
 
     def code(self, pair: Pair) -> int:
-        """Find the code of a pair."""
+        """Return the code of a pair."""
         found = self._codes.get(pair)
         return self._ending.get(pair[1], 0) if found is None else found
 
     def said(self, codes: Iterable[int]) -> str:
-        """Spell the sounds of codes, each run of one sound once; without pauses and spaces."""
+        """Return the sounds of codes as text, each run of one sound once, without pauses and spaces."""
         run: list[str] = []
         for code in codes:
             for sound in self.listing[code]:

@@ -1,7 +1,7 @@
-"""What the talker reads, laid out as upstream lays it out in streaming mode.
+"""The talker's input, in upstream's layout for streaming mode.
 
-Source: qwen-tts 0.1.1, Qwen3TTSForConditionalGeneration.generate with non_streaming_mode=False. A reference in ICL mode
-is the beginning of the same body: its text runs straight on into the new text, its codes are the first frames.
+Source: qwen-tts 0.1.1, Qwen3TTSForConditionalGeneration.generate with non_streaming_mode=False. In ICL mode, the
+reference is the beginning of the same body: the new text continues its text, and its codes are the first frames.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from training.shapes import TALKER_WIDTH
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Token ids that frame a prompt.
+    """Token ids around a prompt.
 
     Attributes:
-        role: of ``<|im_start|>assistant`` and a line break.
-        text_pad: behind the text's end; so are ``text_bos`` and ``text_eos``, which stand before and behind it.
-        codec_pad: and ``codec_bos``, ``codec_eos``: the same of codebook 0.
-        language: tags of the language, or of no language.
+        role: ids of ``<|im_start|>assistant`` and a line break.
+        text_pad: follows the end of the text; ``text_bos`` precedes the text and ``text_eos`` follows it.
+        codec_pad: the same for codebook 0, as are ``codec_bos`` and ``codec_eos``.
+        language: tags for a language, or for no language.
     """
 
     role: list[int]
@@ -34,7 +34,7 @@ class Marks:
 
     @classmethod
     def of(cls, config: dict, role: list[int]) -> "Marks":
-        """Take them from a language model's configuration."""
+        """Read them from a language model's configuration."""
         talker = config["talker_config"]
         english = talker["codec_language_id"]["english"]
         ends = talker["codec_think_bos_id"], talker["codec_think_eos_id"]
@@ -54,7 +54,7 @@ class Marks:
 
 
 def text_vectors(talker: nn.Module, ids: Tensor) -> Tensor:
-    """[..., M] -> [..., M, H]."""
+    """Embed text tokens, [..., M] -> [..., M, H]."""
     return talker.text_projection(talker.model.text_embedding(ids))
 
 
@@ -67,7 +67,7 @@ def code_vectors(talker: nn.Module, codes: Tensor) -> Tensor:
 
 
 def head(talker: nn.Module, marks: Marks, speakers: Tensor, *, tagged: bool) -> Tensor:
-    """What stands before the body: role, tags, speaker; [B, H] -> [B, L, H]."""
+    """The prompt before the body: role, tags, speaker; [B, H] -> [B, L, H]."""
     rows = len(speakers)
     device = speakers.device
     tags = marks.language[int(tagged)]
@@ -81,7 +81,7 @@ def head(talker: nn.Module, marks: Marks, speakers: Tensor, *, tagged: bool) -> 
 
 
 def body(talker: nn.Module, marks: Marks, text: Tensor, codes: Tensor) -> Tensor:
-    """Text over codes, [B, T + 1] and [B, T, GROUPS] -> [B, T + 1, H]: position t is asked for frame t."""
+    """Text over codes, [B, T + 1] and [B, T, GROUPS] -> [B, T + 1, H]: position t predicts frame t."""
     begin = talker.model.codec_embedding(torch.tensor(marks.codec_bos, device=text.device))
     begin = begin.expand(len(text), 1, -1)
     return text_vectors(talker, text) + torch.cat([begin, code_vectors(talker, codes)], 1)

@@ -1,4 +1,4 @@
-"""What the talker is trained on: texts as tokens, frames as codes, and which token each frame speaks."""
+"""Training data of the talker: texts as tokens, frames as codes, and the token that each frame speaks."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from training.codes import Codebooks
 from training.phones import PAUSE
 from training.voice import Voice
 
-_LEADING, _TRAILING = 1, 3  # silent frames that are kept
+_LEADING, _TRAILING = 1, 3  # silent frames to keep
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text and how it is read.
+    """A text and its speech.
 
     Attributes:
         tokens: [M].
         codes: [T, GROUPS] int64.
         spoken: [T], the token of each frame, or ``UNKNOWN``.
-        voice: that reads.
-        text: what the tokens are.
+        voice: the voice that speaks.
+        text: the text of the tokens.
     """
 
     tokens: NDArray[np.int64]
@@ -38,7 +38,7 @@ class Reading:
 
 
 def silent_ends(said: Sequence[phones.Pair]) -> slice:
-    """Frames to keep: speech, one silent frame before it and three behind."""
+    """Frames to keep: speech, with one silent frame before it and three after it."""
     sounding = [number for number, pair in enumerate(said) if pair != (PAUSE, PAUSE)]
     if not sounding:
         return slice(0, len(said))
@@ -55,11 +55,11 @@ class Library:
         self._read: dict[Path, list[Reading]] = {}
 
     def held(self) -> list[Reading]:
-        """Readings that are never trained on."""
+        """Held-out readings, which are never trained on."""
         return self._readings(shards.names(self._directory)[0])
 
     def trained(self) -> list[Reading]:
-        """Readings to train on, those among them whose shard came since the last call."""
+        """Readings to train on, and those among them whose shard is new since the last call."""
         return [each for path in shards.names(self._directory)[1:] for each in self._readings(path)]
 
     def _readings(self, path: Path) -> list[Reading]:
@@ -77,7 +77,7 @@ class Library:
 
 
 def joined(parts: Sequence[Reading], space: NDArray[np.int64]) -> Reading:
-    """One reading after the other, ``space`` tokens between their texts; the voice is the first one's."""
+    """Concatenate readings, with ``space`` tokens between their texts; the voice is the first one's."""
     tokens: list[NDArray[np.int64]] = []
     spoken: list[NDArray[np.int64]] = []
     before = 0
@@ -94,7 +94,7 @@ def joined(parts: Sequence[Reading], space: NDArray[np.int64]) -> Reading:
 
 
 def batches(readings: Sequence[Reading], frames: int, rng: random.Random) -> Iterator[list[Reading]]:
-    """Endless lists of readings of similar length, of about ``frames`` frames with their padding."""
+    """Endless lists of readings of similar length, each of about ``frames`` frames including padding."""
     while True:
         order = sorted(range(len(readings)), key=lambda each: len(readings[each].codes) * rng.uniform(0.85, 1.15))
         lists: list[list[Reading]] = [[]]

@@ -1,4 +1,4 @@
-"""Recordings: utterances with codes and audio, in memory for training; and files for training.listen."""
+"""Recordings: utterances with codes and audio, in memory for training, and as files for training.listen."""
 
 import random
 import wave
@@ -14,22 +14,22 @@ from training.codes import Codebooks
 from training.shards import FRAME_SAMPLES
 
 HELD = 40
-"""Utterances, the last ones, that are never trained on."""
+"""The last utterances, which are never trained on."""
 
 
 class Recordings:
-    """Utterances of all shards that have their audio."""
+    """Utterances of all shards with audio."""
 
     def __init__(
         self, state: Path, codebooks: Codebooks, moved: random.Random | None = None, delay_samples: int = 0
     ) -> None:
-        """Read them.
+        """Load them.
 
         Args:
-            state: where they lie.
-            codebooks: that their codes are of.
-            moved: if given, their frames begin at random places of the teacher's; all of it in memory.
-            delay_samples: that the audio is behind the codes.
+            state: the training state's directory.
+            codebooks: codebooks of their codes.
+            moved: if given, frames start at random offsets; loads all audio into memory.
+            delay_samples: delay of the audio after the codes.
         """
         self.texts: list[str] = []
         self.codes: list[NDArray[np.int64]] = []
@@ -59,7 +59,7 @@ class Recordings:
         return len(self.codes)
 
     def samples(self, number: int, first: int = 0, frames: int | None = None) -> Tensor:
-        """[frames * 1920] float32; the whole where no number of frames is given."""
+        """[frames * 1920] float32; all of it if the number of frames is not given."""
         start = first * FRAME_SAMPLES
         end = None if frames is None else start + frames * FRAME_SAMPLES
         return torch.from_numpy(self._audio[number][start:end].astype(np.float32) / 32768)

@@ -1,7 +1,7 @@
-"""Rooms and microphones: what stands between a voice and a recording of it. Pure.
+"""Rooms and microphones: simulates the effect of a recording on a voice. This module is pure.
 
-Encoders that have heard the teacher alone do not know reference clips: those have an echo, noise, a microphone's sound,
-and phases of their own.
+An encoder that is trained only on the teacher does not recognise reference clips: these have echo, noise, a
+microphone's sound, and other phases.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ _LONGEST_DELAY_S = 0.003
 _ECHO_DB = (-30.0, -8.0)
 _DECAY_S = (0.02, 0.12)
 _NOISE_DB = (-55.0, -15.0)
-_UNTOUCHED = 0.25  # of the rows
+_UNTOUCHED = 0.25  # share of rows
 _TAIL = 12_000  # samples, longer than an echo
 
 
 def recorded(samples: Tensor, rng: np.random.Generator) -> Tensor:
-    """[B, N] -> [B, N]: each row as another room and microphone would give it; some as they are."""
+    """[B, N] -> [B, N]: each row as recorded in another room with another microphone; some rows are unchanged."""
     rows, length = samples.shape
     size = 1 << (length + _TAIL - 1).bit_length()
     filters = np.stack([_filter(size, rng) for _ in range(rows)])
@@ -34,7 +34,7 @@ def recorded(samples: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _filter(size: int, rng: np.random.Generator) -> np.ndarray:
-    """[size / 2 + 1] complex64: gains and delays that change slowly over frequency, and an echo."""
+    """[size / 2 + 1] complex64: gains and delays that vary slowly over frequency, and an echo."""
     hz = np.fft.rfftfreq(size, 1 / _RATE_HZ)
     place, knots = np.log(np.maximum(hz, 20)), np.log(_KNOTS_HZ)
     gain = 10 ** (np.interp(place, knots, rng.normal(0, _DEVIATION_DB, len(knots))) / 20)
@@ -48,7 +48,7 @@ def _filter(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """[length], of unit loudness, between white and brown."""
+    """[length]: noise of unit loudness, between white and brown."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
     spectrum *= np.maximum(np.arange(len(spectrum)), len(spectrum) / 200) ** -rng.uniform(0, 1)
     noise = np.fft.irfft(spectrum, length)

@@ -1,4 +1,4 @@
-"""Lets a checkpoint say sentences, by upstream's own ``generate_voice_clone``.
+"""Speaks sentences with a checkpoint, using upstream's own ``generate_voice_clone``.
 
 python -m training.say CHECKPOINT DIRECTORY: writes a recording of each line of training/held_out.txt, and texts.json
 for training.listen. The reference is a clip with its transcript, or the clip alone with --x-vector.
@@ -17,15 +17,15 @@ from training.recordings import write_wave
 
 
 def main() -> None:
-    """Say and write."""
+    """Speak the texts and write the recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--texts", type=Path, default=Path(__file__).with_name("held_out.txt"))
-    parser.add_argument("--count", type=int, help="of texts; all unless given")
+    parser.add_argument("--count", type=int, help="number of texts; default: all")
     parser.add_argument("--clip", type=Path, required=True)
     parser.add_argument("--transcript")
-    parser.add_argument("--x-vector", action="store_true", help="use the clip's speaker embedding alone")
+    parser.add_argument("--x-vector", action="store_true", help="use only the clip's speaker embedding")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -40,7 +40,7 @@ def main() -> None:
     texts = options.texts.read_text(encoding="utf-8").splitlines()[: options.count]
     for number, text in enumerate(texts):
         began_s = time.monotonic()
-        limit = 25 + 2 * len(text)  # frames; speech takes about one a character
+        limit = 25 + 2 * len(text)  # frames; speech takes about one per character
         made, _ = model.generate_voice_clone(
             text=text, language="english", voice_clone_prompt=voice, max_new_tokens=limit
         )

@@ -1,16 +1,16 @@
-"""How far what was heard is from what was to be said: word and character error rates. Pure."""
+"""Word and character error rates of transcripts. This module is pure."""
 
 import re
 from collections.abc import Sequence
 
 
 def plain(text: str) -> str:
-    """Lower case, letters, digits and apostrophes alone, single spaces."""
+    """Lower case; only letters, digits and apostrophes; single spaces."""
     return " ".join(re.sub(r"[^a-z0-9' ]+", " ", text.lower().replace("’", "'")).split())
 
 
 def distance(said: Sequence[object], heard: Sequence[object]) -> int:
-    """Fewest insertions, deletions and replacements that turn one into the other."""
+    """Edit distance: the fewest insertions, deletions and replacements that turn one into the other."""
     row = list(range(len(heard) + 1))
     for i, wanted in enumerate(said, 1):
         above, row[0] = row[0], i
@@ -20,7 +20,7 @@ def distance(said: Sequence[object], heard: Sequence[object]) -> int:
 
 
 def error_rates(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """Word and character error rate of (said, heard) texts: all errors over all that was to be said."""
+    """Word and character error rates of (said, heard) texts: total errors relative to the total length said."""
     words = [(plain(said).split(), plain(heard).split()) for said, heard in pairs]
     spelled = [("".join(said), "".join(heard)) for said, heard in words]
     return _rate(words), _rate(spelled)

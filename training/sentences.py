@@ -1,6 +1,6 @@
-"""Texts to be read: words drawn by how frequent they are, with names and numbers among them.
+"""Texts to speak: words drawn by frequency, with some names and numbers.
 
-The order of the words means nothing, so that a model has to read each of them.
+The word order has no meaning, so that a model must read each word.
 """
 
 import random
@@ -13,7 +13,7 @@ from wordfreq import top_n_list
 
 WORDS = 40_000
 DICTIONARY, ENGLISH = 0.8, 1.05
-"""How much more frequent the frequent words are: 1 is about English, 0 a dictionary read at random."""
+"""Strength of word frequencies: 1 is about that of English, 0 a dictionary read at random."""
 
 # fmt: off
 _NAMES = (
@@ -27,7 +27,7 @@ _NAMES = (
 
 
 def sentence(rng: random.Random, steepness: float = ENGLISH) -> str:
-    """Make a sentence of 2 to 16 words."""
+    """Return a random sentence of 2 to 16 words."""
     chosen = [_word(rng, steepness) for _ in range(rng.randint(2, 16))]
     text = chosen[0]
     for word in chosen[1:]:
@@ -47,6 +47,6 @@ def _word(rng: random.Random, steepness: float) -> str:
 
 @lru_cache(maxsize=2)
 def _vocabulary(steepness: float) -> tuple[list[str], list[float]]:
-    """Words, and the running sums of their weights."""
+    """Words, and the cumulative sums of their weights."""
     words = [word for word in top_n_list("en", WORDS) if re.fullmatch(r"[a-z']{2,14}|a|i", word)]
     return words, list(accumulate(1 / (rank + 3) ** steepness for rank in range(len(words))))

@@ -1,6 +1,6 @@
-"""Sizes of the checkpoint, as qwen-tts's own configuration classes take them.
+"""Sizes of the checkpoint, in the form of qwen-tts's configuration classes.
 
-Small, but made of the widths that the engine's compiled layers like: multiples of 16, heads of 64.
+They are small, but suit the engine's compiled layers: widths are multiples of 16, and heads have 64.
 """
 
 from typing import Any
@@ -8,31 +8,32 @@ from typing import Any
 Tree = dict[str, Any]
 
 GROUPS = 8
-"""Codes a frame: phonemes, pitch, and six of sound."""
+"""Codes per frame: phonemes, pitch, and six for sound."""
 
 PAIRS = 1024
-"""Size of codebook 0, and of all codebooks as the codec's classes have one size for all."""
+"""Size of codebook 0, and of all codebooks, since the codec's classes have one size for all."""
 
 CODES = 512
-"""Used in each of the other codebooks, and all that the code predictor knows."""
+"""Codes used in each of the other codebooks; the code predictor only knows these."""
 
 CODE_DIM = 64
-"""Of a code's vector in the encoder."""
+"""Size of a code's vector in the encoder."""
 
 DECODED_DIM = 144
-"""Of a code's vector in the decoder: what a pitch sounds like takes more numbers to say than to tell pitches apart."""
+"""Size of a code's vector in the decoder: describing the sound of a pitch takes more numbers than identifying it."""
 
 TALKER_WIDTH = 256
 TEXT_WIDTH = 128
 
 TEXT_TOKENS = 512
-_CONTROL = PAIRS  # upstream never draws from the last 1024 codes of the talker's vocabulary but the end code
+_CONTROL = PAIRS  # upstream draws none of the last 1024 codes of the talker's vocabulary except the end code
 
 
 def codec(codebook_size: int = PAIRS) -> Tree:
     """Configuration of the 12 Hz codec.
 
-    Its rates rise towards the end, where there are few channels: half the products of the release's order, 8, 5, 4, 3.
+    The upsampling rates rise towards the end, where there are few channels. This halves the number of multiplications
+    compared with the release's order, 8, 5, 4, 3.
     """
     return {
         "architectures": ["Qwen3TTSTokenizerV2Model"],

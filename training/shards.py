@@ -1,7 +1,7 @@
-"""Files of utterances: what the teacher said, as later steps read it. Knows no teacher and no model.
+"""Files of utterances that the teacher spoke. This module does not know the teacher or the model.
 
-A shard is NAME.json (texts, phonemes, voices), NAME.npz (numbers of all frames, end to end), and NAME.pcm (int16 at
-24 kHz, end to end) where audio was kept.
+A shard is NAME.json (texts, phonemes, voices), NAME.npz (numbers of all frames, concatenated), and NAME.pcm (int16 at
+24 kHz, concatenated) if audio was kept.
 """
 
 import json
@@ -22,13 +22,13 @@ class Spoken:
     """One utterance of a shard.
 
     Attributes:
-        text: that was said.
-        phonemes: one character each.
+        text: the spoken text.
+        phonemes: its phonemes, one character each.
         durations: [P] int64, in the teacher's units.
-        voice: that said it.
+        voice: the voice that spoke it.
         pitch_codes: [T] int64.
         bands: [T, features.SIZE] float16.
-        first_frame: where it begins in the shard.
+        first_frame: its first frame in the shard.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Spoken:
 
 
 def write(path: Path, spoken: Sequence[Spoken], samples: NDArray[np.int16] | None) -> None:
-    """Write a shard named ``path``; its .json comes last, so a shard that has one is whole."""
+    """Write a shard named ``path``; its .json is written last, so a shard with a .json is complete."""
     if samples is not None:
         samples.tofile(path.with_suffix(".pcm"))
     np.savez(
@@ -64,7 +64,7 @@ def write(path: Path, spoken: Sequence[Spoken], samples: NDArray[np.int16] | Non
 
 
 def read(path: Path) -> list[Spoken]:
-    """Read the shard named ``path`` but for its audio."""
+    """Read the shard named ``path`` without its audio."""
     listing = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with np.load(path.with_suffix(".npz")) as arrays:
         frames, phonemes = np.cumsum(arrays["frames"]), np.cumsum(arrays["phonemes"])
@@ -84,5 +84,5 @@ def audio(path: Path) -> NDArray[np.int16]:
 
 
 def names(directory: Path) -> list[Path]:
-    """Name every whole shard of a directory, in order."""
+    """List all complete shards of a directory, in order."""
     return sorted(path.with_suffix("") for path in directory.glob("*.json"))

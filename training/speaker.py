@@ -1,6 +1,6 @@
-"""Trains the speaker encoder: from audio to the embedding of the voice that speaks.
+"""Trains the speaker encoder, which computes a voice's embedding from audio.
 
-python -m training.speaker STATE --minutes M: reads STATE/data, keeps itself in STATE/speaker.
+python -m training.speaker STATE --minutes M: reads STATE/data, saves its state in STATE/speaker.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Speaker(nn.Module):
 
 
 def spectra(samples: Tensor) -> Tensor:
-    """What upstream gives its speaker encoder, [B, N] -> [B, F, 128]."""
+    """Input of upstream's speaker encoder, [B, N] -> [B, F, 128]."""
     mels = upstream.mel_spectrogram(
         samples, n_fft=1024, num_mels=128, sampling_rate=24000, hop_size=256, win_size=1024, fmin=0, fmax=12000
     )
@@ -48,7 +48,7 @@ def spectra(samples: Tensor) -> Tensor:
 
 
 class Clips:
-    """Audio and its voice; the last utterances are held out."""
+    """Audio with its voice; the last utterances are held out."""
 
     def __init__(self, state: Path) -> None:
         self.voices: list[Voice] = []
@@ -66,12 +66,12 @@ class Clips:
         return len(self.voices)
 
     def clip(self, number: int, start: int = 0, length: int | None = None) -> Tensor:
-        """[length] float32; the whole where no length is given."""
+        """[length] float32; all of it if no length is given."""
         end = None if length is None else start + length
         return torch.from_numpy(self._audio[number][start:end].astype(np.float32) / 32768)
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, list[Voice]]:
-        """Draw clips of one random length and random loudness, each from a room of its own."""
+        """Draw clips with one random length and random loudness, each in a different room."""
         length = int(rng.uniform(SHORTEST_S, LONGEST_S) * 24000)
         clips: list[Tensor] = []
         voices: list[Voice] = []
@@ -87,7 +87,7 @@ class Clips:
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or continue training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)

@@ -1,4 +1,4 @@
-"""Speaks with a talker in training, many texts side by side: quicker than upstream's own loop, and the same layout."""
+"""Speaks many texts in a batch with a talker in training: faster than upstream's own loop, with the same layout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from training.voice import Voice
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A text to be spoken.
+    """A text to speak.
 
     Attributes:
         tokens: [M].
-        voice: that is to speak.
-        most_frames: after which it is cut off.
+        voice: the voice to use.
+        most_frames: the utterance is cut off after this many frames.
     """
 
     tokens: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Codes [T, GROUPS], and whether they came to an end by themselves."""
+    """Codes [T, GROUPS], and whether the talker ended them itself."""
 
     codes: NDArray[np.int64]
     ended: bool
@@ -41,7 +41,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Temperatures:
-    """Of codebook 0, and of the others."""
+    """Sampling temperatures of codebook 0, and of the others."""
 
     talker: float
     predictor: float
@@ -51,7 +51,7 @@ class Temperatures:
 def speak(
     talker: nn.Module, asked: Sequence[Asked], marks: Marks, temperatures: Temperatures, generator: torch.Generator
 ) -> list[Said]:
-    """Speak all of ``asked``; a row is the same whatever stands beside it, but for what is drawn."""
+    """Speak all of ``asked``; apart from the random draws, a row does not depend on the other rows."""
     where = talker.codec_head.weight.device
     longest = max(each.most_frames for each in asked)
     text = np.full((len(asked), longest + 1), marks.text_pad)

@@ -1,12 +1,12 @@
-"""The last layers of the decoder as a lapped transform, whose weights are known and need no training. Pure.
+"""The last layers of the decoder as a lapped transform, whose weights are known and need no training.
 
-Behind its transformer the decoder has 50 vectors a second. Convolutions without an activation between them can turn
-each vector into any signal of 40 ms, and add what overlaps: that is what an inverse MDCT does. So the vectors are the
-coefficients of an MDCT up to 5.2 kHz and the loudness of bands of noise above. Training has to find these alone: 50
-vectors a second instead of 24,000 samples.
+After its transformer, the decoder has 50 vectors a second. Convolutions without an activation in between can turn each
+vector into any signal of 40 ms, and add signals that overlap, which is what an inverse MDCT does. The vectors are
+therefore the coefficients of an MDCT up to 5.2 kHz, and the loudness of noise bands above. Training only has to find
+these: 50 vectors a second instead of 24,000 samples.
 
-A window of the transform ends 20 ms behind the quarter of a frame that it begins with, and a causal decoder does not
-know the next frame. So what the decoder says is ``DELAY_SAMPLES`` behind its codes.
+A window of the transform ends 20 ms after the quarter of a frame in which it begins, and a causal decoder does not know
+the next frame. The decoder's output is therefore ``DELAY_SAMPLES`` behind its codes. This module is pure.
 """
 
 from functools import lru_cache
@@ -22,20 +22,20 @@ HOP = 480
 DELAY_SAMPLES = HOP
 QUARTERS = FRAME_SAMPLES // HOP
 TONES = 208
-"""Coefficients that are said one by one, to 5.2 kHz."""
+"""Number of individual coefficients, up to 5.2 kHz."""
 
 NOISE_BANDS = 12
 CHANNELS = TONES + QUARTERS * NOISE_BANDS
 _HIGHEST = 440  # coefficient, 11 kHz
 _LEVEL = 0.1
-"""About the loudness of a coefficient, so that channels are about 1."""
+"""Approximate loudness of a coefficient, used to scale channels to about 1."""
 
 Floats = NDArray[np.float32]
 
 
 @lru_cache(maxsize=1)
 def _transform() -> NDArray[np.float64]:
-    """[HOP, 2 * HOP], orthonormal and lapped."""
+    """[HOP, 2 * HOP]: the orthonormal lapped basis."""
     at = np.arange(2 * HOP)
     window = np.sin(np.pi * (at + 0.5) / (2 * HOP))
     cosines = np.cos(np.pi / HOP * (at + 0.5 + HOP / 2) * (np.arange(HOP)[:, None] + 0.5))
@@ -61,16 +61,16 @@ def _noise() -> NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def basis() -> Floats:
-    """[CHANNELS, 2 * HOP]: what each channel sounds like."""
+    """[CHANNELS, 2 * HOP]: the signal of each channel."""
     noise = _noise().reshape(-1, HOP)
     coefficients = np.concatenate([np.eye(HOP)[:TONES], noise])
     return (_LEVEL * coefficients @ _transform()).astype(np.float32)
 
 
 def analyse(samples: Tensor) -> Tensor:
-    """[B, T * 1920] -> [B, 4 * T - 1, CHANNELS]: the channels that come closest to ``samples``.
+    """[B, T * 1920] -> [B, 4 * T - 1, CHANNELS]: the channels that approximate ``samples`` best.
 
-    The noise of a band is as loud as the band; bands of other quarters than the window's are silent.
+    The noise of a band has the loudness of the band; bands of other quarters than the window's are silent.
     """
     transform = torch.from_numpy(_transform().astype(np.float32)).to(samples.device)
     coefficients = samples.unfold(1, 2 * HOP, HOP) @ transform.T / _LEVEL
@@ -83,7 +83,7 @@ def analyse(samples: Tensor) -> Tensor:
 
 
 def synthesize(channels: Tensor) -> Tensor:
-    """[B, N, CHANNELS] -> [B, N * HOP]: what the decoder's last layers make of them."""
+    """[B, N, CHANNELS] -> [B, N * HOP]: the output of the decoder's last layers."""
     windows = channels @ torch.from_numpy(basis()).to(channels.device)
     first, second = windows[:, :, :HOP], windows[:, :, HOP:]
     before = torch.nn.functional.pad(second, (0, 0, 1, 0))[:, :-1]
@@ -92,10 +92,10 @@ def synthesize(channels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def set_weights(decoder: nn.Module) -> None:
-    """Make all layers of a Qwen3TTSTokenizerV2Decoder behind the convolution to ``CHANNELS`` do it; mutates them.
+    """Set the weights of a Qwen3TTSTokenizerV2Decoder's layers after the convolution to ``CHANNELS``; mutates them.
 
-    The first block's transposed convolution is the basis, in pieces of a quarter of ``HOP``; the later ones only put
-    the samples of a piece one after the other. Residual branches add nothing, activations let pass what comes.
+    The first block's transposed convolution is the basis, in pieces of a quarter of ``HOP``. The later ones only put
+    the samples of a piece in order. Residual branches add nothing, and activations pass their input unchanged.
     """
     width = HOP
     blocks = decoder.decoder[1:-2]

@@ -1,6 +1,6 @@
-"""Trains talker and code predictor: from text to codes.
+"""Trains the talker and the code predictor, which compute codes from text.
 
-python -m training.talker STATE --minutes M: reads STATE/data, STATE/codebooks.npz and STATE/text, keeps itself in
+python -m training.talker STATE --minutes M: reads STATE/data, STATE/codebooks.npz and STATE/text, saves its state in
 STATE/talker.
 """
 
@@ -27,20 +27,20 @@ from training.scores import distance
 from training.speaking import Asked, Temperatures, speak
 
 FRAMES = 1600
-"""Of a batch, padding included."""
+"""Frames of a batch, including padding."""
 
 RATE = 1.5e-3
 GUIDED_LAYER = 1
 HELD = 24
 
-_CORRUPTED = 0.3  # at most, of the frames that are read
-_PREDICTED_FRAMES = 320  # of a batch, for the code predictor
-_BLUR = 0.05  # of a voice's coordinates
+_CORRUPTED = 0.3  # largest share of the input frames
+_PREDICTED_FRAMES = 320  # frames per batch for the code predictor
+_BLUR = 0.05  # noise on a voice's coordinates
 _IGNORED = -100
 
 
 def build(seed: int) -> nn.Module:
-    """Make a talker of upstream's class with first values that let text and codes be heard alike."""
+    """Make a talker of upstream's class, initialised so that text and codes have similar influence."""
     torch.manual_seed(seed)
     config = Qwen3TTSConfig(**copy.deepcopy(shapes.language_model()))
     talker = upstream.Qwen3TTSTalkerForConditionalGeneration._from_config(config.talker_config)
@@ -61,7 +61,7 @@ def build(seed: int) -> nn.Module:
 
 
 class Attention:
-    """Watches one layer of a talker, for what its first head looks at."""
+    """Records the attention scores of one layer of a talker, in its first head."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._attention = layer.self_attn
@@ -85,12 +85,12 @@ class Attention:
 
 
 class Batch:
-    """Readings side by side, padded behind.
+    """A batch of readings, padded at the end.
 
     Attributes:
         text: [B, T + 1]; the token of each position.
         codes: [B, T, GROUPS].
-        wanted: [B, T + 1] of codebook 0 and the end, ``_IGNORED`` behind it.
+        wanted: [B, T + 1] of codebook 0 and the end code, ``_IGNORED`` after it.
         spoken: [B, T + 1], the position whose token a frame speaks, or ``_IGNORED``.
         lengths: [B], frames.
         speakers: [B, H].
@@ -109,7 +109,7 @@ class Batch:
             coded[row, :frames] = each.codes
             wanted[row, :frames] = each.codes[:, 0]
             wanted[row, frames] = marks.codec_eos
-            # A token that is not there yet cannot be looked at.
+            # Attention cannot reach a token that has not been read yet.
             known = (each.spoken != reading.UNKNOWN) & (each.spoken <= np.arange(frames))
             spoken[row, :frames] = np.where(known, each.spoken, _IGNORED)
         where = device()
@@ -120,11 +120,12 @@ class Batch:
 
 
 def corrupted(batch: Batch) -> Tensor:
-    """Codes of a batch as a talker that speaks by itself finds them: some are wrong, so the text has to be read.
+    """Codes of a batch as a talker would hear itself: some are wrong, so it has to read the text.
 
-    Up to a third of a row's frames are others. In most rows the pitch and sound of every frame are those of another
-    frame with the same phonemes: what the code predictor draws fits the phonemes, but does not tell how far they are
-    spoken. A talker that was trained on the teacher's own sounds counts on that, and is lost when it hears itself.
+    Up to a third of a row's frames are replaced. In most rows, the pitch and sound of every frame come from another
+    frame with the same phonemes, since the codes that the code predictor draws fit the phonemes but do not tell how
+    much of them has been spoken. A talker that is trained only on the teacher's own sounds relies on that information,
+    and fails when it hears itself.
     """
     rows, frames, groups = batch.codes.shape
     where = batch.codes.device
@@ -138,7 +139,7 @@ def corrupted(batch: Batch) -> Tensor:
 
 
 def _partners(phonemes: Tensor) -> Tensor:
-    """[N] -> [N]: for each the number of another of the same value; its own where there is none."""
+    """[N] -> [N]: for each element, the index of another one of the same value, or its own if there is none."""
     order = torch.argsort(phonemes + torch.rand(phonemes.shape, device=phonemes.device, dtype=torch.float64) / 2)
     sorted_ = phonemes[order]
     following, before = order.roll(-1), order.roll(1)
@@ -152,13 +153,13 @@ def _partners(phonemes: Tensor) -> Tensor:
 def losses(
     talker: nn.Module, attention: Attention, batch: Batch, marks: Marks, *, training: bool, tagged: bool = True
 ) -> dict[str, Tensor]:
-    """Cross-entropies: of codebook 0, of the others, and of where the guided head looks."""
+    """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention."""
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
     body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if training else batch.codes)
     start = head.shape[1]
     hidden = talker.model(inputs_embeds=torch.cat([head, body], 1), use_cache=False).last_hidden_state[:, start:]
     counted = batch.wanted != _IGNORED
-    # Upstream never draws a control code but the end's, so the others need no training.
+    # Upstream never draws a control code except the end code, so the others need no training.
     logits = functional.linear(hidden[counted], talker.codec_head.weight[: marks.codec_eos + 1])
     phones = functional.cross_entropy(logits, batch.wanted[counted])
 
@@ -177,7 +178,7 @@ def losses(
 
 
 def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Tensor, *, training: bool) -> Tensor:
-    """[GROUPS - 1] cross-entropies of the other codebooks, each from those before it in its frame."""
+    """[GROUPS - 1] cross-entropies of the other codebooks, each given the earlier ones of its frame."""
     hidden, coded = hidden[real], coded[real]
     if training and len(coded) > _PREDICTED_FRAMES:
         some = torch.randperm(len(coded), device=coded.device)[:_PREDICTED_FRAMES]
@@ -196,7 +197,7 @@ def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Te
 
 
 def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Random) -> list[Reading]:
-    """Join neighbours of one voice, up to four, half of them without a space: so a reference and its text meet."""
+    """Join up to four consecutive readings of one voice, half of them without a space, as reference and text are."""
     joined: list[Reading] = []
     place = 0
     while place < len(readings):
@@ -208,7 +209,7 @@ def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Ra
 
 
 def endless(library: reading.Library, space: np.ndarray, seed: int) -> Iterator[list[Reading]]:
-    """Batches for ever; in each round what is joined is drawn anew, and shards that have come meanwhile are read."""
+    """Endless batches; each round joins readings anew, and reads shards that have been added."""
     rng = random.Random(seed)
     while True:
         chosen = conversations(library.trained(), space, rng)
@@ -219,7 +220,7 @@ def endless(library: reading.Library, space: np.ndarray, seed: int) -> Iterator[
 
 
 def prepare_text(state: Path) -> tuple[text_tokens.Tokenizer, Marks]:
-    """Load the tokenizer, which is made from the texts of the first shards where it is missing."""
+    """Load the tokenizer; if it is missing, train it on the texts of the first shards."""
     directory = state / "text"
     if not (directory / "tokenizer.json").exists():
         paths = shards.names(state / "data")[:4]
@@ -231,7 +232,7 @@ def prepare_text(state: Path) -> tuple[text_tokens.Tokenizer, Marks]:
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or continue training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
@@ -271,7 +272,7 @@ def main() -> None:
 def free_running(
     talker: nn.Module, held: Sequence[Reading], marks: Marks, codebooks: Codebooks, path: Path
 ) -> dict[str, float]:
-    """Let it speak by itself: errors of sounds over the sounds that were to be said, and how many texts it ended."""
+    """Generate freely: sound errors relative to the sounds of the texts, and the share of texts that it ended."""
     asked = [Asked(each.tokens, each.voice, int(len(each.codes) * 1.6) + 10) for each in held]
     said = speak(talker, asked, marks, Temperatures(0.3, 0.5), torch.Generator().manual_seed(1))
     errors = total = 0

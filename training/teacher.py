@@ -1,10 +1,10 @@
-"""The teacher: hibari's text to speech taken apart, so that each frame's waveform follows from its content.
+"""The teacher: hibari's text to speech, modified so that each frame's waveform depends only on the frame's content.
 
-Source: hibari-tts 0.2.1 (Apache-2.0), dsp.synth: harmonic spectrum times the pulses', plus shaped noise, plus a part
-of free phase, then an inverse STFT. Here the pulses are locked to frames, the phases of their spectrum are not turned
-(no code says how far), and the last two parts share one fixed noise.
+Source: hibari-tts 0.2.1 (Apache-2.0), dsp.synth: harmonic spectrum times the spectrum of pulses, plus shaped noise,
+plus a part of free phase, then an inverse STFT. Here the pulses are locked to frames, the phases of their spectrum are
+not rotated (no code says how far), and the last two parts share one fixed noise.
 
-python -m training.teacher DIRECTORY: says training/held_out.txt, for training.listen.
+python -m training.teacher DIRECTORY: speaks training/held_out.txt, for training.listen.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from training.recordings import write_wave
 from training.voice import Voice, envelope, stretched
 
 UNIT_S = 0.025
-"""Of a duration."""
+"""Unit of durations."""
 
 _DURATIONS = "/Clip_output_0"
 _LARGEST_LOG = 7.0
-# A fixed noise is the same in overlapping windows and adds up; hibari's is drawn anew for each and loses half.
+# Fixed noise is the same in overlapping windows and adds up; hibari draws new noise for each, which loses half.
 _NOISE_GAIN = dsp.N_FFT / 4 * np.sqrt(2 / (dsp.N_FFT * 1.5))
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A sentence as the teacher says it.
+    """A sentence as the teacher speaks it.
 
     Attributes:
-        text: what it was given.
-        phonemes: one character each, as they are spoken; silence ``_`` at both ends.
+        text: the input text.
+        phonemes: one character each, as spoken; silence ``_`` at both ends.
         durations: [P] int, in units of ``UNIT_S``.
-        pitch_codes: [T] int64, one a frame; see :mod:`training.phase`.
+        pitch_codes: [T] int64, one per frame; see :mod:`training.phase`.
         samples: [T * 1920] float32 at 24 kHz.
     """
 
@@ -54,7 +54,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Spectra:
-    """What the teacher's network gives, [bins, F] in logarithms, and its pitch [F]."""
+    """Output of the teacher's network: log spectra [bins, F], and the pitch [F]."""
 
     harmonic: NDArray[np.float32]
     noise: NDArray[np.float32]
@@ -76,11 +76,11 @@ class Teacher:
 
     @cached_property
     def alphabet(self) -> str:
-        """Every phoneme that can occur, silence first."""
+        """All possible phonemes; silence is first."""
         return "_" + "".join(sorted(self._tts.vocab))
 
     def say(self, text: str, voice: Voice) -> Utterance | None:
-        """Speak one sentence; None where the teacher would cut it in several or leaves it silent."""
+        """Speak one sentence; None if the teacher would split it or leaves it silent."""
         sentences = self._tts.phonemize(text)
         if len(sentences) != 1:
             return None
@@ -96,7 +96,7 @@ class Teacher:
 
 
 def _synthesize(spectra: Spectra, excitation: phase.Excitation, voice: Voice) -> NDArray[np.float32]:
-    """[T * 1920]; what is behind the last hop is silent."""
+    """[T * 1920]; samples after the last hop are zero."""
     hops = len(spectra.pitch_hz)
     curve = _through_silence(spectra.pitch_hz)
     harmonic = envelope(spectra.harmonic, curve, voice.stretch)
@@ -104,7 +104,7 @@ def _synthesize(spectra: Spectra, excitation: phase.Excitation, voice: Voice) ->
     length = hops * phase.HOP_SAMPLES
     pulses = phase.pulses(excitation)[:length]
     pattern = np.resize(phase.noise_pattern(), length)
-    # As loud as the teacher: a lower voice has more harmonics.
+    # Keep the teacher's loudness: a lower voice has more harmonics.
     harmonic = np.minimum(harmonic, _LARGEST_LOG) + np.log(voice.pitch) / 2
     spectrum = dsp.stft(pulses, hops) * np.exp(harmonic)
     spectrum += dsp.stft(pattern, hops) * (_NOISE_GAIN * np.exp(np.minimum(noise, _LARGEST_LOG)))
@@ -120,11 +120,11 @@ def _through_silence(pitch_hz: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Let the teacher say what a checkpoint is judged by, for comparison."""
+    """Speak the texts on which checkpoints are evaluated, for comparison."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--texts", type=Path, default=Path(__file__).with_name("held_out.txt"))
-    parser.add_argument("--stretch", type=float, default=1.0, help="of formants")
+    parser.add_argument("--stretch", type=float, default=1.0, help="stretch of formants")
     parser.add_argument("--pitch", type=float, default=1.0, help="factor")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)

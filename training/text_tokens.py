@@ -1,7 +1,7 @@
 """The text tokenizer: a small byte-level BPE in the files of the release.
 
-Few merges on purpose: one text token is read a frame, and with some 0.7 tokens a frame the text stays ahead of its
-speech, but not by much.
+It has few merges on purpose. The model reads one text token per frame; with about 0.7 tokens per frame of speech, the
+text stays ahead of its speech, but not by much.
 """
 
 import json
@@ -14,22 +14,22 @@ from transformers import Qwen2TokenizerFast
 from training.shapes import TEXT_TOKENS
 
 MERGED = 340
-"""Entries of the vocabulary before the special ones, 256 of them bytes."""
+"""Entries of the vocabulary before the special ones; 256 of them are bytes."""
 
 START, END = "<|im_start|>", "<|im_end|>"
 ROLE = "assistant"
 _SPECIALS = ("<|endoftext|>", START, END)
 _FIRST_SPECIAL = TEXT_TOKENS - 7
 
-# Qwen2's own split (transformers 4.57.3, convert_slow_tokenizer.py, Qwen2Converter): a run of line breaks is a piece
-# of its own, so that "assistant" and the "\n" behind it never share a token.
+# Qwen2's own split (transformers 4.57.3, convert_slow_tokenizer.py, Qwen2Converter): a run of line breaks is a separate
+# piece, so that "assistant" and the "\n" after it never share a token.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 def train(texts: Iterable[str], directory: Path) -> None:
-    """Find the merges for ``texts``, and write tokenizer.json and tokenizer_config.json."""
+    """Compute merges from ``texts``, and write tokenizer.json and tokenizer_config.json."""
     directory.mkdir(parents=True, exist_ok=True)
     from_texts = Tokenizer(models.BPE())
     from_texts.normalizer = normalizers.Lowercase()
@@ -38,11 +38,11 @@ def train(texts: Iterable[str], directory: Path) -> None:
     trainer = trainers.BpeTrainer(vocab_size=MERGED - len(ROLE) + 1, initial_alphabet=alphabet, show_progress=False)
     from_texts.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(from_texts.to_str())["model"]["merges"]]
-    # The prompt is cut by position, which takes "assistant" to be one token.
+    # The prompt is cut by position, which assumes that "assistant" is one token.
     merges = list(dict.fromkeys([(ROLE[:end], ROLE[end]) for end in range(1, len(ROLE))] + merges))
     entries = dict.fromkeys([*sorted(alphabet), *("".join(pair) for pair in merges)])
     vocabulary = {entry: number for number, entry in enumerate(entries)}
-    # The tokenizers library complains about holes.
+    # The tokenizers library would report gaps.
     vocabulary |= {f"<|unused_{number}|>": number for number in range(len(vocabulary), _FIRST_SPECIAL)}
     vocabulary |= {special: _FIRST_SPECIAL + number for number, special in enumerate(_SPECIALS)}
 
@@ -73,5 +73,5 @@ def train(texts: Iterable[str], directory: Path) -> None:
 
 
 def load(directory: Path) -> Tokenizer:
-    """Load what :func:`train` wrote."""
+    """Load files that :func:`train` wrote."""
     return Tokenizer.from_file(str(directory / "tokenizer.json"))

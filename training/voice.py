@@ -1,4 +1,4 @@
-"""Voices made of the teacher's one: its spectra are stretched along frequency, its pitch is scaled."""
+"""Voices derived from the teacher's: spectra are stretched along frequency, and pitch is scaled."""
 
 import math
 import random
@@ -17,20 +17,20 @@ class Voice:
     """A speaker.
 
     Attributes:
-        stretch: of formants; above 1 is a shorter vocal tract.
-        pitch: factor of the teacher's.
+        stretch: stretch of formants; above 1 means a shorter vocal tract.
+        pitch: factor of the teacher's pitch.
     """
 
     stretch: float = 1.0
     pitch: float = 1.0
 
     def coordinates(self) -> tuple[float, float]:
-        """Stretch and pitch as numbers from about -1 to 1, evenly spread as :func:`random_voice` draws them."""
+        """Stretch and pitch as numbers from about -1 to 1, evenly distributed if drawn by :func:`random_voice`."""
         return _place(self.stretch, NARROWEST, WIDEST), _place(self.pitch, LOWEST_PITCH, HIGHEST_PITCH)
 
 
 def random_voice(rng: random.Random) -> Voice:
-    """Draw a voice: low ones are mostly those of long vocal tracts, as with people."""
+    """Draw a voice; as with people, low voices mostly have long vocal tracts."""
     height = rng.random()
     pitch = LOWEST_PITCH * (HIGHEST_PITCH / LOWEST_PITCH) ** height
     place = min(1.0, max(0.0, height + rng.uniform(-0.3, 0.3)))
@@ -38,7 +38,7 @@ def random_voice(rng: random.Random) -> Voice:
 
 
 def stretched(spectrum: NDArray[np.float32], stretch: float) -> NDArray[np.float32]:
-    """Move what stands at a frequency to ``stretch`` times that frequency, [bins, F] -> [bins, F]."""
+    """Move the value at each frequency to ``stretch`` times that frequency, [bins, F] -> [bins, F]."""
     if stretch == 1.0:
         return spectrum
     bins = len(spectrum)
@@ -49,9 +49,9 @@ def stretched(spectrum: NDArray[np.float32], stretch: float) -> NDArray[np.float
 
 
 def envelope(spectrum: NDArray[np.float32], pitch_hz: NDArray[np.float32], stretch: float) -> NDArray[np.float32]:
-    """The line through a spectrum's values at the harmonics, stretched: what another pitch would find between them.
+    """Interpolate a spectrum's values at the harmonics, and stretch the result, for use with another pitch.
 
-    Between harmonics nothing held the teacher's network to any value.
+    Between harmonics, the teacher's network was not trained to any value.
 
     Args:
         spectrum: [bins, F], bins of 20 Hz.

@@ -1,4 +1,4 @@
-"""Files of audio: which format a name asks for, and what is written of the audio that came."""
+"""Audio files: chooses a format by file name, and converts the received audio to it."""
 
 import io
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "mulaw": ("wav", *_RAW),
     "opus": _OGG,
 }
-"""What a file of audio that came in each encoding can be; the first where its name has no ending."""
+"""File name endings allowed for each received encoding; the first one applies to a name without an ending."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFile:
-    """A file to be written.
+    """A file to write.
 
     Attributes:
-        path: of it; ``-`` is standard output.
-        ending: that decides its format, one of :data:`ENDINGS`.
-        encoding: of the audio that comes from the service.
-        sample_rate_hz: of that audio.
+        path: its path; ``-`` is standard output.
+        ending: selects the format; one of :data:`ENDINGS`.
+        encoding: encoding of the audio that the service sends.
+        sample_rate_hz: sample rate of that audio.
     """
 
     path: Path
@@ -39,28 +39,28 @@ class AudioFile:
     sample_rate_hz: int
 
     def write(self, audio: bytes) -> None:
-        """Write all of it."""
+        """Convert and write a whole utterance."""
         write(self.path, file_of(audio, self))
 
 
 def audio_file(path: Path, encoding: str, sample_rate_hz: int) -> AudioFile:
-    """Decide how a file is written.
+    """Choose the format of a file.
 
     Raises:
-        OutputError: its ending asks for a format that audio in this encoding is not made into here; or it cannot be
-            written.
+        OutputError: audio in this encoding cannot be converted to the format of the ending, or the file is not
+            writable.
     """
     endings = ENDINGS[encoding]
     ending = path.suffix[1:].lower() or endings[0]
     if ending not in endings:
         allowed = ", ".join(f".{each}" for each in endings)
-        raise OutputError(f"{path}: no .{ending} file is made of {encoding}; allowed: {allowed}, or no ending")
+        raise OutputError(f"{path}: cannot write {encoding} to a .{ending} file; allowed: {allowed}, or no ending")
     check_writable(path)
     return AudioFile(path, ending, encoding, sample_rate_hz)
 
 
 def file_of(audio: bytes, file: AudioFile) -> bytes:
-    """The content of a file of an utterance's audio."""
+    """The content of the file for one utterance's audio."""
     if file.encoding == "opus" or file.ending in _RAW:
         return audio
     if file.encoding == "pcm16":

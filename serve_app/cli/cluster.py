@@ -1,6 +1,6 @@
-"""The process in which `tts-serve` holds its Ray: starts it, deploys the file, and says when it speaks.
+"""The process of `tts-serve` that starts Ray, deploys the configuration, and prints when the service is ready.
 
-Its environment was made by :mod:`serve_app.cli.serve`, which also ends whatever this process has started.
+:mod:`serve_app.cli.serve` prepares the environment of this process, and ends all processes that this one started.
 """
 
 import argparse
@@ -33,27 +33,27 @@ from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
 from serve_app.hosts import PROXY_HOST
 
 _OBJECT_STORE_BYTES = 128 << 20
-"""Audio goes by gRPC and prompts by value: Ray's object store stays nearly empty."""
+"""Audio travels by gRPC and voice prompts by value, so Ray's object store stays nearly empty."""
 
 
 class DeployError(Exception):
-    """The application did not come up; the message is for the person who started it."""
+    """The application did not start; the message is for the user."""
 
 
 class StartupError(Exception):
-    """Ray's own processes did not come up."""
+    """Ray's own processes did not start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the service is found.
+    """Address and configuration of the service.
 
     Attributes:
         application: name of the Serve application.
-        prefix: path that all of its routes begin with; empty where it has none.
-        host: that it listens on.
-        port: the same.
-        args: its configuration.
+        prefix: route prefix; empty if there is none.
+        host: host that it listens on.
+        port: port that it listens on.
+        args: configuration of the application.
     """
 
     application: str
@@ -64,18 +64,18 @@ class Site:
 
     @property
     def address(self) -> str:
-        """Host, port and prefix as this machine reaches them."""
+        """Host, port and prefix for clients on this machine."""
         return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}{self.prefix}"  # noqa: S104
 
 
 def main() -> None:
-    """Run until told to stop."""
+    """Run until interrupted."""
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("--metrics-port", type=int)
     arguments = parser.parse_args()
     path: Path = arguments.config
-    _clear_up_after_launcher(path.parent)
+    _clean_up_after_launcher(path.parent)
     began_s = time.monotonic()
     try:
         document = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
@@ -92,21 +92,21 @@ def main() -> None:
         sys.exit(RAY_DID_NOT_START)
 
 
-def _clear_up_after_launcher(directory: Path) -> None:
-    """The launcher clears up after this process; should it be killed, this process does it and ends."""
+def _clean_up_after_launcher(directory: Path) -> None:
+    """Clean up and exit if the launcher is killed; otherwise the launcher cleans up after this process."""
 
-    def clear_up(_signal: int, _frame: FrameType | None) -> None:
+    def clean_up(_signal: int, _frame: FrameType | None) -> None:
         processes.end_descendants(processes.PATIENCE_S)
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(1)
 
     processes.adopt_orphans()
-    signal.signal(signal.SIGUSR1, clear_up)
+    signal.signal(signal.SIGUSR1, clean_up)
     processes.tell_of_parents_death(signal.SIGUSR1)
 
 
 def site_of(document: ServeDeploySchema) -> Site:
-    """Where a file's one application is to be found; HAProxy may listen elsewhere than what Serve starts behind it."""
+    """Address of the file's only application; HAProxy may listen on another host than Serve's own servers behind it."""
     (application,) = document.applications
     http = document.http_options
     prefix = (application.route_prefix or "").rstrip("/")
@@ -116,13 +116,13 @@ def site_of(document: ServeDeploySchema) -> Site:
 
 def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> None:
     replicas, sockets = args.generator, args.ingress
-    # Ingresses twice: a redeploy has the new ones beside the old.
+    # Ingresses count twice: a redeploy runs the new ones beside the old ones.
     wanted = math.ceil(replicas.max_replicas * replicas.num_cpus + 2 * sockets.replicas * sockets.num_cpus)
     try:
         ray.init(
             address="local",
             namespace="serve",
-            # Logical CPUs only count: a small machine must not wait for ever for a processor that it does not have.
+            # Logical CPUs are only a count: a small machine must not wait forever for CPUs that it does not have.
             num_cpus=max(os.cpu_count() or 1, wanted),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -132,18 +132,18 @@ def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> No
             _temp_dir=str(directory),
             _metrics_export_port=metrics_port,
         )
-    except Exception as error:  # Ray raises no narrower one when its node is not there within 30 s
+    except Exception as error:  # Ray raises no more specific error if its node does not start within 30 s
         raise StartupError(error) from error
     available = ray.cluster_resources().get("GPU", 0.0)
     if replicas.num_gpus > available:
         raise DeployError(
-            f"the file asks for {replicas.num_gpus:g} of a GPU for each generator, and Ray finds {available:g} GPUs; "
+            f"the file requests {replicas.num_gpus:g} of a GPU for each generator, but Ray found {available:g} GPUs; "
             "configs/cpu.yaml runs the same model on a CPU"
         )
 
 
 def deploy(document: ServeDeploySchema) -> None:
-    """What ``serve run FILE`` does with it."""
+    """Deploy the file as ``serve run FILE`` does."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     client = serve_api.serve_start(
         http_options=document.http_options.model_dump(),
@@ -156,7 +156,7 @@ def deploy(document: ServeDeploySchema) -> None:
 
 
 def wait_until_ready(site: Site) -> GeneratorStatus:
-    """Wait for a generator that speaks and a page that answers, saying what it waits for.
+    """Wait until a generator is ready and the page answers; print meanwhile what is missing.
 
     Raises:
         DeployError: a generator or the application has failed.
@@ -188,7 +188,7 @@ def _generators(site: Site) -> list[GeneratorStatus]:
     try:
         store: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
         return ray.get(store.generators.remote(), timeout=10)
-    except (ValueError, RayError):  # not there yet, or coming back
+    except (ValueError, RayError):  # not started yet, or restarting
         return []
 
 
@@ -204,12 +204,12 @@ def _answers(site: Site) -> bool:
 
 
 def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
-    """Print what was started, and how it is spoken to."""
+    """Print what was started and how to use it."""
     context = ray.get_runtime_context()
     say = _beside_python("tts-say")
     lines = [
         "",
-        f"Ready after {took_s:.0f} s: {status.model}, {status.slots} streams at a time.",
+        f"Ready after {took_s:.0f} s: {status.model}, {status.slots} concurrent streams.",
         "",
         f"  page       http://{site.address}/",
         f"  WebSocket  ws://{site.address}/api/v1/speak",
@@ -222,35 +222,35 @@ def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
     if status.random_weights:
         lines += [
             "",
-            "The weights are random: what it says is noise, not speech. configs/cpu.yaml loads the real model.",
+            "The weights are random: the output is noise, not speech. configs/cpu.yaml loads the real model.",
         ]
-    lines += ["", "Ctrl-C ends everything."]
+    lines += ["", "Ctrl-C stops everything."]
     print("\n".join(lines), flush=True)
 
 
 def _metrics_address() -> str:
-    """Where Prometheus finds this node's metrics, those of every replica among them."""
+    """Address where Prometheus finds the metrics of this node, including those of all replicas."""
     here = ray.get_runtime_context().get_node_id()
     (node,) = [node for node in ray.nodes() if node["NodeID"] == here]
     return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
 
 def _beside_python(command: str) -> str:
-    """How to call a command of this environment from here, whether the environment is active or not."""
+    """Path to a command of this environment, relative to the current directory if possible."""
     path = Path(sys.executable).with_name(command)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _watch(site: Site) -> None:
-    """Wait for ever, and say so when the application's state changes."""
+    """Wait forever, and print changes of the application's state."""
     said = "RUNNING"
     while True:
         time.sleep(2)
         try:
             application = serve.status().applications.get(site.application)
         except RayError as error:
-            raise DeployError(f"Ray has ended: {error}") from error
+            raise DeployError(f"Ray has stopped: {error}") from error
         state = "gone" if application is None else str(application.status.value)
         if state != said:
             print(f"the application is {state}", flush=True)

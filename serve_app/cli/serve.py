@@ -1,7 +1,7 @@
-"""``tts-serve CONFIG``: the whole service on one machine, started and ended as one program.
+"""``tts-serve CONFIG``: runs the whole service on one machine as one program.
 
-This process never imports Ray: it checks what can be checked, prepares the environment that Ray and Serve read when
-they are imported, runs :mod:`serve_app.cli.cluster` in it, and sees to it that nothing is left behind.
+This process never imports Ray. It validates the configuration, prepares the environment that Ray and Serve read when
+they are imported, runs :mod:`serve_app.cli.cluster` in it, and cleans up afterwards.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from serve_app.paths import found
 from serve_app.web.auth import read_keys_file
 
 _TRIES = 3
-"""Ray gives up when its node is not there within 30 s, and no setting changes that; a busy machine may need longer."""
+"""Ray gives up if its node does not start within 30 s, which no setting changes; a loaded host may need longer."""
 
 _LONGEST_DIRECTORY = 22
-"""Characters of the run's directory: Ray's and HAProxy's sockets in it add 80, and 107 are the most."""
+"""Maximum length of the run directory's path: Ray's and HAProxy's sockets add 80 characters, and 107 are allowed."""
 
 _ROUTE_PREFIX = r"/|(/[^/{}?#\s]+)+"
 
@@ -50,7 +50,7 @@ class StartError(Exception):
 def main() -> None:
     """Run the command."""
     arguments = _parse()
-    _hear_interrupts()
+    _handle_interrupts()
     processes.adopt_orphans()
     try:
         sys.exit(run(arguments.config, arguments.port, arguments.metrics_port, arguments.host))
@@ -61,20 +61,20 @@ def main() -> None:
 
 
 def run(config: Path, port: int | None, metrics_port: int | None = None, host: str | None = None) -> int:
-    """Start the service and wait for its end; nothing of it is left when this returns.
+    """Start the service and wait for its end; leaves no processes or files behind.
 
     Args:
-        config: a file that ``serve run`` takes as well.
+        config: a file that ``serve run`` accepts as well.
         port: overrides the file's.
         host: overrides the file's.
-        metrics_port: where Prometheus finds the metrics; a free one where it is None.
+        metrics_port: port of the Prometheus metrics; None for a free one.
 
     Returns:
         The exit status of the cluster's process.
 
     Raises:
-        StartError: the file is wrong, or the port is taken.
-        KeyboardInterrupt: somebody wants it to stop.
+        StartError: the file is invalid, or the port is taken.
+        KeyboardInterrupt: the user or a signal stopped it.
     """
     document = read_config(config, port, host)
     if metrics_port is not None:
@@ -82,27 +82,27 @@ def run(config: Path, port: int | None, metrics_port: int | None = None, host: s
     directory = Path(tempfile.mkdtemp(prefix="tts-"))
     try:
         if len(str(directory)) > _LONGEST_DIRECTORY:
-            raise StartError(f"unix sockets below {directory} would have names that are too long; set TMPDIR=/tmp")
+            raise StartError(f"{directory} is too long a path for unix sockets in it; set TMPDIR=/tmp")
         deployed = directory / "serve.yaml"
         environment = _environment(directory, document)
-        # Serve binds each ingress, and a proxy of its own, to this address as well; clients reach HAProxy alone.
+        # Serve binds each ingress and its own proxy to this address as well; clients reach only HAProxy.
         document["http_options"]["host"] = LOOPBACK
         deployed.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "serve_app.cli.cluster", str(deployed)]
         if metrics_port is not None:
             command.append(f"--metrics-port={metrics_port}")
-        print("… Ray is being started", flush=True)
+        print("… starting Ray", flush=True)
         return started(lambda: _run_cluster(command, directory, environment))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def started(start: Callable[[], int], tries: int = _TRIES) -> int:
-    """Start until Ray comes up, at most ``tries`` times.
+    """Start Ray, and retry up to ``tries`` times in all if it does not come up.
 
     Args:
         start: runs the cluster to its end, and returns its exit status.
-        tries: how often that is done.
+        tries: most calls of ``start``.
 
     Returns:
         The last exit status.
@@ -111,19 +111,19 @@ def started(start: Callable[[], int], tries: int = _TRIES) -> int:
     for _ in range(tries - 1):
         if status != RAY_DID_NOT_START:
             break
-        print("… Ray is being started again", flush=True)
+        print("… Ray did not start, trying again", flush=True)
         status = start()
     return status
 
 
 def _run_cluster(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> int:
-    """Start the cluster's process and wait for its end; nothing of it is left but the file that it was given."""
-    _hear_interrupts()
+    """Start the cluster's process and wait for its end; leaves only the configuration file that it was given."""
+    _handle_interrupts()
     with subprocess.Popen(command, env=environment, start_new_session=True) as cluster:  # noqa: S603 - our own
         try:
             return _exit_status(cluster.wait())
         finally:
-            # A second Ctrl-C must not stop the clearing up.
+            # A second Ctrl-C must not interrupt the cleanup.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             processes.end_descendants(processes.PATIENCE_S)
@@ -132,18 +132,18 @@ def _run_cluster(command: Sequence[str], directory: Path, environment: Mapping[s
 
 def _exit_status(returned: int) -> int:
     if returned < 0:
-        print(f"tts-serve: Ray's process was ended by {signal.Signals(-returned).name}", file=sys.stderr)
+        print(f"tts-serve: Ray's process was killed by {signal.Signals(-returned).name}", file=sys.stderr)
     return 1 if returned < 0 else returned
 
 
 def read_config(path: Path, port: int | None, host: str | None = None) -> dict[str, Any]:
-    """Read and check a configuration before anything is started.
+    """Read and validate a configuration before anything is started.
 
     Returns:
         The document with one application, an explicit host and an explicit port.
 
     Raises:
-        StartError: see the message.
+        StartError: the file is invalid; the message says why.
     """
     try:
         document: Any = yaml.safe_load(path.read_text())
@@ -160,10 +160,12 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
     except (TypeError, KeyError, ValueError) as error:
         if isinstance(error, ValidationError):
             raise StartError(f"{path}: args: {error}") from error
-        raise StartError(f"{path} has to hold one application, as configs/local.yaml does") from error
+        raise StartError(f"{path} must have exactly one application, as configs/local.yaml does") from error
     prefix: Any = application.get("route_prefix", "/")
     if not isinstance(prefix, str) or not re.fullmatch(_ROUTE_PREFIX, prefix):
-        raise StartError(f"{path}: route_prefix is {prefix!r}; allowed: a path as / or /tts, with no slash at its end")
+        raise StartError(
+            f"{path}: route_prefix is {prefix!r}; allowed: / or a path like /tts, without a trailing slash"
+        )
     http: dict[str, Any] = document.setdefault("http_options", {})
     http["host"] = host or http.get("host", "127.0.0.1")
     http["port"] = http.get("port", 8000) if port is None else port
@@ -172,28 +174,28 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
 
 
 def _wait_for_nothing(application: dict[str, Any]) -> None:
-    """A person waits for this command: report at once what is missing, unless the file names a time to wait."""
+    """Report missing files at once, since the user waits for this command, unless the file sets a startup wait."""
     args = application["args"] = application.get("args") or {}
     args["generator"] = {"startup_wait_s": 0, **(args.get("generator") or {})}
 
 
 def _check_free(host: str, port: object, where: str) -> None:
     if not (isinstance(port, int) and 1 <= port <= MAX_PORT):
-        raise StartError(f"{port!r} is not a port; allowed: 1 to {MAX_PORT}. Choose one with {where}")
+        raise StartError(f"{port!r} is not a port; allowed: 1 to {MAX_PORT}. Set it with {where}")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise StartError(
-                f"cannot listen on {host}:{port} ({error.strerror}). Stop the program that does, or choose another "
+                f"cannot listen on {host}:{port} ({error.strerror}). Stop the program that uses it, or choose another "
                 f"port with {where}"
             ) from error
 
 
 def _environment(directory: Path, document: dict[str, Any]) -> dict[str, str]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # HAProxy refuses to start when it may not open two files for each connection, and some for itself.
+    # HAProxy does not start unless it may open two files for each connection, and some more for itself.
     connections = 4096 if files == resource.RLIM_INFINITY else max(100, min(4096, (files - 200) // 2))
     config = AppConfig.model_validate(document["applications"][0].get("args") or {})
     return {
@@ -204,8 +206,8 @@ def _environment(directory: Path, document: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _hear_interrupts() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a script would ignore SIGINT
+def _handle_interrupts() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a script ignore SIGINT by default
         signal.signal(number, _interrupt)
 
 
@@ -215,10 +217,10 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tts-serve", description="Run the speech service on this machine.")
-    parser.add_argument("config", type=Path, help="a file as in configs/; `serve run` takes the same")
-    parser.add_argument("--port", type=int, help="listen on this port instead of the file's")
-    parser.add_argument("--host", help="listen on this address instead of the file's; 0.0.0.0: on all of them")
-    parser.add_argument("--metrics-port", type=int, help="Prometheus finds the metrics there; a free port without it")
+    parser.add_argument("config", type=Path, help="configuration file as in configs/, also valid for `serve run`")
+    parser.add_argument("--port", type=int, help="port to listen on; default: the file's")
+    parser.add_argument("--host", help="address to listen on, 0.0.0.0 for all; default: the file's")
+    parser.add_argument("--metrics-port", type=int, help="port of the Prometheus metrics; default: a free port")
     return parser.parse_args()
 
 

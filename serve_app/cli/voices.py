@@ -1,6 +1,6 @@
-"""``tts-voices add|list|show|remove``: the voices of a running service, from a terminal.
+"""``tts-voices add|list|show|remove``: manages the voices of a running service from a terminal.
 
-A client of ``/v1/audio/voices`` (docs/voices.md) and nothing else.
+It is a client of ``/v1/audio/voices`` (docs/voices.md).
 """
 
 import argparse
@@ -25,10 +25,10 @@ Json = dict[str, Any]
 
 
 class VoicesError(Exception):
-    """What went wrong, in words for a terminal.
+    """The command failed; the message is for a terminal.
 
     Attributes:
-        report: the checks of a clip that was refused.
+        report: the checks of a clip that was rejected.
     """
 
     def __init__(self, message: str, report: Sequence[Json] = ()) -> None:
@@ -37,15 +37,15 @@ class VoicesError(Exception):
 
 
 class Service:
-    """A running service's voices."""
+    """The voices of a running service."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
-        """Remember where it is."""
+        """Store the address; every request has the same timeout."""
         self._address = address
         self._timeout_s = timeout_s
 
     def list(self) -> "list[Json]":
-        """Every voice."""
+        """All voices."""
         return self._json("GET", PATH)["voices"]
 
     def show(self, voice: str) -> Json:
@@ -53,11 +53,11 @@ class Service:
         return self._json("GET", _path(voice))
 
     def audio(self, voice: str) -> bytes:
-        """Its clip, as a WAV file."""
+        """The voice's clip, as a WAV file."""
         return self._ask("GET", _path(voice) + "/audio")
 
     def add(self, audio: bytes, fields: Fields) -> Json:
-        """Upload a clip; fields that are None are left out."""
+        """Upload a clip; omits fields that are None."""
         boundary = secrets.token_hex(16)
         parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items() if value is not None]
         parts.append(b'name="audio"; filename="clip"\r\ncontent-type: application/octet-stream\r\n\r\n' + audio)
@@ -66,17 +66,17 @@ class Service:
         return self._json("POST", PATH, body, f"multipart/form-data; boundary={boundary}")
 
     def remove(self, voice: str) -> None:
-        """Forget an uploaded voice."""
+        """Remove an uploaded voice."""
         self._ask("DELETE", _path(voice))
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Json:
         return json.loads(self._ask(method, path, body, kind))
 
     def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        """One request.
+        """Send one request and return the body of the response.
 
         Raises:
-            VoicesError: it was refused, or nobody answers.
+            VoicesError: the service refused the request, or cannot be reached.
         """
         address = self._address
         make = HTTPSConnection if address.secure else HTTPConnection
@@ -85,7 +85,7 @@ class Service:
             headers["authorization"] = f"Bearer {address.key}"
         connection = make(address.authority, timeout=self._timeout_s)
         try:
-            # A body that is refused by its size is not read to its end; the answer is there all the same.
+            # The service does not read a body that is too large, but it still answers.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, address.prefix + path, body, headers)
             response = connection.getresponse()
@@ -109,7 +109,7 @@ def _refusal(status: int, answer: bytes) -> VoicesError:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it was done, 1 when it was refused."""
+    """Run the command. Returns 0 if it succeeded, else 1."""
     arguments = _parser().parse_args(argv)
     service = Service(given_address(arguments), arguments.timeout)
     try:
@@ -152,7 +152,7 @@ def _show(service: Service, arguments: argparse.Namespace) -> None:
 
 def _remove(service: Service, arguments: argparse.Namespace) -> None:
     service.remove(arguments.voice)
-    print(f"{arguments.voice} is removed")
+    print(f"removed {arguments.voice}")
 
 
 def _print(voice: Json, file: TextIO | None = None) -> None:
@@ -180,7 +180,7 @@ def _path(voice: str) -> str:
 def _wav(words: str) -> Path:
     path = Path(words)
     if path.suffix.lower() not in ("", ".wav"):
-        raise argparse.ArgumentTypeError(f"{path}: a clip is written as WAV; allowed: .wav, no ending, -")
+        raise argparse.ArgumentTypeError(f"{path}: clips are saved as WAV; allowed: .wav, no ending, or -")
     try:
         check_writable(path)
     except OutputError as error:
@@ -189,7 +189,7 @@ def _wav(words: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tts-voices", description="The voices of a running service.")
+    parser = argparse.ArgumentParser(prog="tts-voices", description="Manage the voices of a running service.")
     _add_common(parser, again=False)
     commands = parser.add_subparsers(required=True, metavar="add|list|show|remove")
 
@@ -201,28 +201,28 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("add", _add, "upload a clip")
     add.add_argument("audio", type=Path, help="3 to 30 s of one speaker: wav, flac, ogg, mp3, m4a, …")
-    add.add_argument("--name", required=True, help="shown to people")
-    add.add_argument("--consent", required=True, help="who agreed to this cloning, when, and to what use")
+    add.add_argument("--name", required=True, help="display name")
+    add.add_argument("--consent", required=True, help="who agreed to the cloning of this voice, when, and for what use")
     add.add_argument("--id", help="default: made from the name")
-    add.add_argument("--transcript", help="exactly what the clip says; without it only the timbre is cloned")
+    add.add_argument("--transcript", help="exactly what the clip says; without it, only the timbre is cloned")
     add.add_argument("--language", help='such as "english"')
-    add.add_argument("--speaker", help="who speaks")
-    add.add_argument("--licence", help="what allows the use of the clip")
-    add.add_argument("--source", help="where the clip is from")
-    add.add_argument("--wait", type=float, default=60.0, metavar="S", help="until it is encoded; default: %(default)s")
-    command("list", _list, "every voice")
-    show = command("show", _show, "one voice, with its checks")
+    add.add_argument("--speaker", help="the person who speaks")
+    add.add_argument("--licence", help="licence of the clip")
+    add.add_argument("--source", help="origin of the clip")
+    add.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait for encoding; default: %(default)s")
+    command("list", _list, "list all voices")
+    show = command("show", _show, "show a voice and its checks")
     show.add_argument("voice")
-    show.add_argument("--out", type=_wav, metavar="FILE", help="write its clip there, as WAV; - is standard output")
-    command("remove", _remove, "forget an uploaded voice").add_argument("voice")
+    show.add_argument("--out", type=_wav, metavar="FILE", help="save its clip as WAV; - is standard output")
+    command("remove", _remove, "remove an uploaded voice").add_argument("voice")
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser, *, again: bool) -> None:
-    """What may stand before and after the name of a command."""
+    """Add options that are allowed before and after the name of a subcommand."""
     add_options(parser, again=again)
     timeout_s = argparse.SUPPRESS if again else 60.0
-    parser.add_argument("--timeout", type=float, default=timeout_s, metavar="S", help="of a request; default: 60")
+    parser.add_argument("--timeout", type=float, default=timeout_s, metavar="S", help="per request; default: 60")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Serve's autoscaling policy of the generators: reads the load, asks :mod:`serve_app.cluster.autoscaling`, logs.
+"""The autoscaling policy that Ray Serve calls for the generators.
 
-Serve calls it in its controller, ten times a second: nothing here may block, and nothing heavy is imported. Serve's
-own delays and factors around it are set to do nothing; its bounds count.
+It reads the load, asks :mod:`serve_app.cluster.autoscaling` for a decision, and logs it. Serve calls it in its
+controller ten times a second, so nothing here may block, and the module imports nothing heavy. Serve's own delays and
+factors are configured to have no effect; its bounds on the number of replicas apply.
 """
 
 import json
@@ -21,24 +22,24 @@ from serve_app.observability.metrics import Recorder
 
 log = logging.getLogger(__name__)
 
-_KNOB = "scaling_"
-"""Before the name of a knob among a replica's numbers: a ``user_config`` reaches replicas, not the policy."""
+_SETTING = "scaling_"
+"""Prefix of scaling settings in a replica's statistics: Serve passes ``user_config`` to replicas, not to the policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """What a generator says of itself to the policy, and passes on to it from the voice store's board.
+    """What a generator reports to the policy, including totals that it received from the voice store.
 
     Attributes:
         running: streams in its slots.
-        waiting: streams that wait for one of them.
-        stream_s: seconds for which a stream held its slot lately.
-        listeners: listeners who are past the start.
-        late: those of them who are about to run dry.
-        slack_s: the least that one of them has left to play.
-        waiting_before: text chunks that wait at the ingresses, all of them together.
-        waiting_before_s: seconds of a slot that those will take.
-        arrivals_hz: text chunks that all ingresses together are asked for each second.
+        waiting: streams that wait for a slot.
+        stream_s: recent average of the seconds that a stream holds its slot.
+        listeners: listeners past the first seconds of playback.
+        late: how many of them are close to an underrun.
+        slack_s: the smallest slack among them.
+        waiting_before: text chunks that wait at the ingresses, in total.
+        waiting_before_s: seconds of slot time that these text chunks will take.
+        arrivals_hz: text chunks a second that arrive at all ingresses together.
     """
 
     running: float = 0.0
@@ -52,20 +53,20 @@ class ReplicaStats:
     arrivals_hz: float = 0.0
 
     def numbers(self, scaling: ScalingConfig) -> dict[str, float]:
-        """As Serve wants them from ``record_autoscaling_stats``, with the knobs that the replica was given."""
-        return {**asdict(self), **{_KNOB + name: knob for name, knob in scaling.model_dump().items()}}
+        """The statistics for ``record_autoscaling_stats``, with the scaling settings that the replica received."""
+        return {**asdict(self), **{_SETTING + name: setting for name, setting in scaling.model_dump().items()}}
 
 
 class ScaleGenerators:
-    """The policy; Serve makes one whenever the deployment's configuration changes."""
+    """The policy. Serve creates a new one whenever the deployment's configuration changes."""
 
     def __init__(self, slots: int, scaling: dict[str, float], recorder: Recorder | None = None) -> None:
-        """Take what the application was built with.
+        """Store the settings that the application was built with.
 
         Args:
-            slots: streams of a replica.
-            scaling: a :class:`ScalingConfig`, in use until a replica reports another.
-            recorder: of its decisions; None: Ray's.
+            slots: streams that one replica can hold.
+            scaling: a :class:`ScalingConfig`, used until a replica reports another one.
+            recorder: records the decisions; None for Ray's metrics.
         """
         join_serve_log()
         self._slots = slots
@@ -73,15 +74,15 @@ class ScaleGenerators:
         self._scaling = ScalingConfig.model_validate(scaling)
 
     def __call__(self, ctx: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Serve's question, some times a second; Serve keeps the second value for the next one."""
+        """Return the number of replicas and the state that Serve passes to the next call."""
         numbers = _newest(ctx)
-        self._take_knobs(numbers)
+        self._take_settings(numbers)
         load = self._load(ctx, [_stats(of) for of in numbers])
         bounds = Bounds(ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas)
         memory: Memory = ctx.policy_state.get("memory", Memory())
         decision = desired_replicas(load, bounds, self._scaling, memory, ctx.current_time or 0.0)
         if self._recorder is None:
-            # In Serve's controller, whose own labels say nothing of an application.
+            # Serve's controller adds its own labels, and these do not name the application.
             self._recorder = RayRecorder(application=ctx.app_name or "")
         self._recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
         self._recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
@@ -93,11 +94,11 @@ class ScaleGenerators:
         return decision.replicas, {"memory": decision.memory}
 
     def _load(self, ctx: AutoscalingContext, replicas: Sequence[ReplicaStats]) -> Load:
-        """The replicas' numbers together, and what waits in Serve on its way from an ingress to one of them."""
+        """Total load of the replicas, plus the requests that wait in Serve between ingress and generator."""
         ready = min(ctx.current_num_replicas, ctx.target_num_replicas)
         waiting = sum(replica.waiting for replica in replicas) + (ctx.total_queued_requests or 0.0)
         stream_s = _mean(replica.stream_s for replica in replicas if replica.stream_s)
-        # Everybody passes the same board on, read at different moments.
+        # Every replica passes on the same totals, read at different moments.
         before = max((replica.waiting_before for replica in replicas), default=0.0)
         before_s = max((replica.waiting_before_s for replica in replicas), default=0.0)
         return Load(
@@ -112,17 +113,17 @@ class ScaleGenerators:
             late=sum(replica.late for replica in replicas) / max(1.0, sum(replica.listeners for replica in replicas)),
         )
 
-    def _take_knobs(self, replicas: Sequence[Mapping[str, float]]) -> None:
-        """Knobs as a replica has them now; without replicas, as they were."""
+    def _take_settings(self, replicas: Sequence[Mapping[str, float]]) -> None:
+        """Apply the scaling settings that a replica reports; without replicas, keep the current ones."""
         names = ScalingConfig.model_fields
-        knobs = next(({name: of[_KNOB + name] for name in names if _KNOB + name in of} for of in replicas), {})
-        if any(getattr(self._scaling, name) != knob for name, knob in knobs.items()):
-            self._scaling = ScalingConfig.model_validate({**self._scaling.model_dump(), **knobs})
-            log.info("scaling by %s", self._scaling.model_dump_json())
+        settings = next(({name: of[_SETTING + name] for name in names if _SETTING + name in of} for of in replicas), {})
+        if any(getattr(self._scaling, name) != setting for name, setting in settings.items()):
+            self._scaling = ScalingConfig.model_validate({**self._scaling.model_dump(), **settings})
+            log.info("the scaling settings are now %s", self._scaling.model_dump_json())
 
 
 def _newest(ctx: AutoscalingContext) -> list[dict[str, float]]:
-    """The latest numbers of each replica that has reported; Serve has them by name, replica and time."""
+    """The latest statistics of each replica that has reported; Serve keeps them by name, replica and time."""
     raw: Mapping[str, Mapping[Any, Sequence[Any]]] = ctx.raw_metrics or {}
     replicas = {replica for of in raw.values() for replica in of}
     return [{name: of[replica][-1].value for name, of in raw.items() if of.get(replica)} for replica in replicas]

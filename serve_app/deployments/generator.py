@@ -1,7 +1,7 @@
-"""The generator deployment: one engine per replica, and the way from its thread to the event loop and back.
+"""The generator deployment: each replica has one engine, and passes events from its thread to the event loop.
 
-It translates between Serve's streaming calls and the engine. What runs when, and what a text costs, is decided in
-the engine; torch is imported by the constructor alone, off the event loop.
+It translates between Serve's streaming calls and the engine. The engine decides what runs when. Only the constructor
+imports torch, and not on the event loop.
 """
 
 import asyncio
@@ -48,21 +48,21 @@ T = TypeVar("T")
 
 
 MOST_ROUTED_VOICES = 100
-"""Most voices, the latest used, that a replica tells the routers of; they hear it every two seconds."""
+"""Most voices, the most recently used ones, that a replica reports to the routers every two seconds."""
 
 
 TRY_AGAIN_S = 30.0
-"""How often a generator without a voice tries to encode one that it could not encode."""
+"""How often a generator without a usable voice retries a voice that it could not encode."""
 
 ASK_AGAIN_S = 0.1
-"""How often the store is asked for a voice that another replica encodes."""
+"""How often to ask the store for a voice that another replica is encoding."""
 
 
 class EventQueue:
     """Events of one stream on their way from the engine's thread to the event loop.
 
-    The engine pauses a stream whose audio is not taken, so the queue needs no lock of its own; should that promise
-    be broken, the stream ends with an error instead of the queue growing.
+    The engine pauses a stream whose audio is not consumed, so the queue stays bounded. If it overflows all the same,
+    the stream ends with an error.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_events: int) -> None:
@@ -72,11 +72,11 @@ class EventQueue:
 
     def deliver(self, event: SpeechEvent) -> None:
         """Called on the engine's thread; never blocks."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the replica is on its way out
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the replica is shutting down
             self._loop.call_soon_threadsafe(self._accept, event)
 
     async def get(self) -> SpeechEvent:
-        """The next event; nothing comes after a :class:`SpeechEnd`."""
+        """The next event; no event follows a :class:`SpeechEnd`."""
         if self._overflown and self._events.empty():
             return SpeechEnd("error", 0, SynthesisError.code, "the engine ran too far ahead of its listener")
         return await self._events.get()
@@ -89,9 +89,9 @@ class EventQueue:
 
 
 def max_queued_events(engine: EngineConfig) -> int:
-    """Most events that an engine can have delivered before it pauses a stream: one frame each at worst, and the end.
+    """Most events that an engine can deliver before it pauses a stream: in the worst case one per frame, and the end.
 
-    A paused stream still decodes the frames that it had drawn.
+    A paused stream still decodes the frames that it had already drawn.
     """
     return math.ceil((engine.max_lead_s + RIDE_ALONG_S) / FRAME_S) + 2 * engine.audio_chunk_max_frames + 1
 
@@ -104,20 +104,21 @@ class Generator:
     """See :class:`AudioChunk`."""
 
     async def __init__(self, config: AppConfig) -> None:
-        """Load the model, encode the voices that wait for it, speak a sentence. Ready means that it came out.
+        """Load the model, encode pending voices and speak a warm-up sentence; then the replica is ready.
 
-        What is not there yet is waited for, up to ``generator.startup_wait_s``: Serve bounds no constructor, ends one
-        that waits like any other replica, and gives up an application whose replicas fail to start three times.
+        If something is missing, it waits up to ``generator.startup_wait_s``. Serve sets no time limit for a
+        constructor and can stop a replica while it waits, but gives up an application whose replicas fail to start
+        three times.
 
         Raises:
-            RuntimeError: the checkpoint or a voice cannot be had; the message says what to do.
+            RuntimeError: the checkpoint or a voice is not available; the message says what to do.
         """
         began_s = time.monotonic()
         context = serve.get_replica_context()
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
-        self._meter = GeneratorMetrics(RayRecorder(), config.engine.slots)
+        self._metrics = GeneratorMetrics(RayRecorder(), config.engine.slots)
         self._config = config
         self._scaling = config.scaling
         self._demand = Demand()
@@ -125,19 +126,19 @@ class Generator:
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
-        """By id."""
-        self._own_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
+        """By voice id."""
+        self._inline_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
         )
-        """Of clips that came with a request, by their digest."""
+        """Prompts of inline clips, by the clip's digest."""
         self._earlier_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
         )
-        """By digest, for utterances that began before the voices changed."""
+        """By the clip's digest, for utterances that began before the voices changed."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
-        self._state = GeneratorStatus(self._replica, "loading", "the model's files are being looked for")
+        self._state = GeneratorStatus(self._replica, "loading", "looking for the model's files")
         self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
         await self._store.connect()
         self._reporting = asyncio.create_task(self._report_always())
@@ -146,23 +147,23 @@ class Generator:
             directory = await self._when_there(
                 patience, lambda: self._in_background(_locate, config, SETTLE_S * patience.waited)
             )
-            self._state = GeneratorStatus(self._replica, "loading", "the model is being loaded")
-            self._speaker = await self._when_there(patience, lambda: self._in_background(_load, config, directory))
-            self._rendering = self._speaker.rendering
-            voices = await self._when_there(patience, self._learn_voices)
+            self._state = GeneratorStatus(self._replica, "loading", "loading the model")
+            self._model = await self._when_there(patience, lambda: self._in_background(_load, config, directory))
+            self._rendering = self._model.rendering
+            voices = await self._when_there(patience, self._preload_voices)
             await self._warm_up(voices)
         except Exception as error:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
             await self._store.report(self._state)
             raise
-        self._meter.loaded({"model": config.model.source, **self._speaker.labels}, time.monotonic() - began_s)
+        self._metrics.loaded({"model": config.model.source, **self._model.labels}, time.monotonic() - began_s)
         await self._store.report(self._status())
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """Speak one text chunk: audio chunks as they are made, one end last.
+        """Speak one text chunk: yields audio chunks as they are made, and one end last.
 
-        Whatever is wrong with the request comes as an end with its code. Closing or cancelling the generator
-        cancels the stream, which frees its slot within a frame.
+        If the request is refused, the end carries the error code. Closing or cancelling the generator cancels the
+        stream, which frees its slot within a frame.
         """
         span = StreamSpan(self._tracer, request, time.monotonic)
         try:
@@ -185,20 +186,20 @@ class Generator:
                 if request.clip is None
                 else self._prompt_of(request.clip)
             )
-            prepared = await asyncio.to_thread(self._speaker.runner.prepare, request, prompt)
+            prepared = await asyncio.to_thread(self._model.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
             span.prepared()
-            stream = self._speaker.engine.submit(prepared, events.deliver)
+            stream = self._model.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
-            self._meter.ended("error")
+            self._metrics.ended("error")
             yield _refused(refusal, request)
             return
         except Exception:
-            self._meter.ended("error")
+            self._metrics.ended("error")
             raise
         if request.rendering not in ("", self._rendering):
             log.warning(
-                "a stream begun as [%s] goes on as [%s]: from frame %d on it may say other samples",
+                "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
                 request.rendering,
                 self._rendering,
                 0 if request.delivered_codes is None else len(request.delivered_codes),
@@ -216,54 +217,54 @@ class Generator:
                 yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
-            self._meter.ended(reason)
+            self._metrics.ended(reason)
             stream.cancel()
 
     def __del__(self) -> None:
-        """Called by Serve when the replica has nothing left to do, before it is killed."""
+        """Called by Serve before it kills the replica, when the replica has nothing left to do."""
         self._tracer.close()
 
     async def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
-        if not self._speaker.engine.healthy:
-            raise RuntimeError("the engine failed several steps in a row, is stuck in one, or its thread has ended")
+        """Called by Serve; if this raises, Serve replaces the replica."""
+        if not self._model.engine.healthy:
+            raise RuntimeError("several engine steps failed in a row, one is stuck, or the engine's thread has ended")
 
     def record_routing_stats(self) -> dict[str, list[str]]:
-        """Called by Serve; what it returns is at every handle soon after."""
-        # A prompt is soon fetched again; what costs is the codec's state behind it.
-        known = self._speaker.runner.known_voices
-        held = [(key, cache.peek(key)) for cache in (self._own_prompts, self._prompts) for key in cache]
+        """Called by Serve; every handle receives the result soon after."""
+        # A prompt is fetched again quickly; the codec's state after the clip is what costs time.
+        known = self._model.runner.known_voices
+        held = [(key, cache.peek(key)) for cache in (self._inline_prompts, self._prompts) for key in cache]
         voices = [key for key, prompt in held if prompt is not None and prompt.digest in known]
         return {VOICES: voices[-MOST_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Called by Serve with the deployment's ``user_config``: knobs of ``scaling`` that change while it runs."""
+        """Called by Serve with the deployment's ``user_config``: ``scaling`` settings that change at run time."""
         try:
             self._scaling = ScalingConfig.model_validate({**self._config.scaling.model_dump(), **user_config})
         except ValidationError as error:
-            log.warning("user_config is not taken, the scaling stays as it is (%s): %s", self._scaling, error)
+            log.warning("user_config is invalid; the scaling settings stay as they are (%s): %s", self._scaling, error)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Serve about twice a second: what :mod:`serve_app.deployments.autoscaling_policy` decides on."""
-        engine = self._speaker.engine
-        load, hearing = engine.load, engine.hearing
+        """Called by Serve about twice a second; :mod:`serve_app.deployments.autoscaling_policy` reads the result."""
+        engine = self._model.engine
+        load, playback = engine.load, engine.playback
         return ReplicaStats(
             running=load.running,
             waiting=load.waiting,
             stream_s=engine.stream_s,
-            listeners=hearing.listeners,
-            late=hearing.late,
-            slack_s=hearing.slack_s,
+            listeners=playback.listeners,
+            late=playback.late,
+            slack_s=playback.slack_s,
             waiting_before=self._demand.waiting,
             waiting_before_s=self._demand.waiting_s,
             arrivals_hz=self._demand.arrivals_hz,
         ).numbers(self._scaling)
 
     async def _when_there(self, patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until nothing is missing any more, and say meanwhile what is.
+        """Retry until nothing is missing, and log meanwhile what is.
 
         Raises:
-            RuntimeError: it went on for too long, or ``attempt`` found something that will not change.
+            RuntimeError: the wait took too long, or ``attempt`` found a problem that waiting cannot solve.
         """
         while True:
             try:
@@ -278,29 +279,29 @@ class Generator:
             await asyncio.sleep(pause.seconds)
 
     async def _in_background(self, work: Callable[..., T], *arguments: object) -> T:
-        """As the encoder's: beside replicas that speak, one that starts takes what they leave of a core."""
+        """Run on the low-priority thread, so that a replica that starts does not slow down those that speak."""
         return await asyncio.get_running_loop().run_in_executor(self._background, work, *arguments)
 
-    async def _learn_voices(self) -> list[str]:
-        """Encode what is pending, and put the voices onto the device; returns their ids.
+    async def _preload_voices(self) -> list[str]:
+        """Encode pending voices and load all usable voices onto the device; returns their ids.
 
         Raises:
-            NotYetError: there is none that can be used.
-            RuntimeError: there is no place where one could appear.
+            NotYetError: there is no usable voice yet.
+            RuntimeError: no voice can appear, because the parent of the voice directory does not exist.
         """
         ready: list[str] = []
         refused: dict[str, str] = {}
         statuses = await self._store.voices()
         for status in sorted(statuses, key=_is_uploaded):
-            # Of uploaded voices there may be a thousand, and a new model has none of them: they are encoded later.
+            # There may be a thousand uploaded voices, and none is encoded for a new model: they are encoded later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
                 continue
-            self._state = GeneratorStatus(self._replica, "loading", "voices are being encoded")
+            self._state = GeneratorStatus(self._replica, "loading", "encoding voices")
             try:
-                await asyncio.to_thread(self._speaker.runner.learn, await self._prompt(status.voice))
+                await asyncio.to_thread(self._model.runner.learn, await self._prompt(status.voice))
                 ready.append(status.voice)
             except SpeechError as refusal:
-                log.warning("voice %s is not usable: %s", status.voice, refusal)
+                log.warning("voice %s cannot be used: %s", status.voice, refusal)
                 refused[status.voice] = refusal.message
         if not ready:
             reasons = {status.voice: status.reason for status in statuses} | refused
@@ -309,29 +310,29 @@ class Generator:
 
     async def _warm_up(self, ready: list[str]) -> None:
         """Speak a real sentence in one of the voices."""
-        fingerprint = self._speaker.fingerprint
-        self._speaker.engine.start()
+        fingerprint = self._model.fingerprint
+        self._model.engine.start()
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
-        self._state = GeneratorStatus(self._replica, "loading", "the warm-up sentence is being spoken")
-        await asyncio.to_thread(self._speaker.warm_up, await self._prompt(voice))
+        self._state = GeneratorStatus(self._replica, "loading", "speaking the warm-up sentence")
+        await asyncio.to_thread(self._model.warm_up, await self._prompt(voice))
         self._state = GeneratorStatus(
             self._replica,
             "ready",
-            model=self._speaker.description,
+            model=self._model.description,
             fingerprint=fingerprint,
-            random_weights=self._speaker.random_weights,
+            random_weights=self._model.random_weights,
             slots=self._config.engine.slots,
         )
 
     async def _prompt(self, voice: str, digest: str = "") -> VoicePrompt:
-        """A voice's prompt from this replica's memory, the store, or its reference clip.
+        """A voice's prompt, from this replica's memory, from the store, or encoded from its reference clip.
 
         Args:
-            voice: its id.
-            digest: of the clip that it has to be made of; empty for that of now.
+            voice: the voice's id.
+            digest: digest of the required clip; empty for the current clip.
 
         Raises:
-            VoiceNotFoundError: there is no such voice, or it cannot be used; says why.
+            VoiceNotFoundError: the voice does not exist or cannot be used; the message says why.
         """
         now_s = time.monotonic()
         prompt = self._prompts.get(voice, now_s)
@@ -339,19 +340,19 @@ class Generator:
             return prompt
         if not digest:
             return await self._once(voice, lambda: self._fetch(voice))
-        # No id has a slash.
+        # The slash keeps this key distinct: voice ids have none.
         return self._earlier_prompts.get(digest, now_s) or await self._once(
             f"{voice}/{digest}", lambda: self._fetch(voice, digest)
         )
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
-        """The prompt of a clip that came with its request; it is kept here alone, and in no store."""
-        return self._own_prompts.get(clip.digest, time.monotonic()) or await self._once(
-            clip.digest, lambda: self._encode_own(clip)
+        """The prompt of an inline clip; it is kept only in this replica, not in the store."""
+        return self._inline_prompts.get(clip.digest, time.monotonic()) or await self._once(
+            clip.digest, lambda: self._encode_inline(clip)
         )
 
     async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, VoicePrompt]]) -> VoicePrompt:
-        """Do the work once for all who wait for it; it goes on when those who asked have gone."""
+        """Run the work once for all callers that wait for it; it continues if the callers go away."""
         task = self._fetching.get(key)
         if task is None:
             task = self._fetching[key] = asyncio.create_task(work())
@@ -360,12 +361,12 @@ class Generator:
 
     def _fetched(self, key: str, done: "asyncio.Task[VoicePrompt]") -> None:
         del self._fetching[key]
-        if not done.cancelled() and done.exception() is not None:  # asked for, so that it is not reported as lost
+        if not done.cancelled() and done.exception() is not None:  # retrieved, so that asyncio does not report it
             log.info("voice %s: %s", key, done.exception())
 
     async def _fetch(self, voice: str, digest: str = "") -> VoicePrompt:
-        """Ask the store until it has the prompt, or gives the reference to this replica to encode."""
-        fingerprint = self._speaker.fingerprint
+        """Ask the store until it returns the prompt, or assigns the reference to this replica for encoding."""
+        fingerprint = self._model.fingerprint
         while True:
             voices = self._voices
             answer = await self._store.get(voice, fingerprint, self._replica, digest)
@@ -380,7 +381,7 @@ class Generator:
             await asyncio.sleep(ASK_AGAIN_S)
         if digest:
             self._earlier_prompts.put(digest, prompt, time.monotonic())
-        elif voices == self._voices:  # else the id may stand for another clip by now
+        elif voices == self._voices:  # if the voices have changed, the id may stand for another clip by now
             self._prompts.put(voice, prompt, time.monotonic())
         return prompt
 
@@ -393,25 +394,25 @@ class Generator:
         await self._store.put(prompt, fingerprint)
         return prompt
 
-    async def _encode_own(self, clip: VoiceClip) -> VoicePrompt:
+    async def _encode_inline(self, clip: VoiceClip) -> VoicePrompt:
         pcm = clip.pcm16 * np.float32(1 / 32768)
         reference = Reference(clip.digest, pcm, SAMPLE_RATE_HZ, clip.transcript, clip.digest)
         prompt = await self._encode(reference)
-        self._own_prompts.put(clip.digest, prompt, time.monotonic())
+        self._inline_prompts.put(clip.digest, prompt, time.monotonic())
         return prompt
 
     async def _encode(self, reference: Reference) -> VoicePrompt:
-        """Make a prompt, on a thread of the lowest priority, so that it takes what those who listen leave."""
+        """Encode a prompt on the low-priority thread, so that it does not slow down running streams."""
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
         try:
-            prompt = await loop.run_in_executor(self._background, self._speaker.encode, reference)
+            prompt = await loop.run_in_executor(self._background, self._model.encode, reference)
         except Exception as error:
             log.exception("voice %s could not be encoded", reference.voice)
             raise SynthesisError(f"the voice could not be encoded: {type(error).__name__}") from error
-        self._meter.encoded(time.monotonic() - began_s)
+        self._metrics.encoded(time.monotonic() - began_s)
         log.info(
-            "voice %s: %.1f s of clip encoded in %.2f s into %d bytes",
+            "voice %s: encoded %.1f s of clip in %.2f s into %d bytes",
             reference.voice,
             len(reference.pcm) / reference.sample_rate_hz,
             time.monotonic() - began_s,
@@ -419,51 +420,51 @@ class Generator:
         )
         return prompt
 
-    def _heed(self, bulletin: HeartbeatReply) -> None:
-        """Forget what may be stale, and encode what waits for somebody to."""
-        self._demand = bulletin.demand
-        if bulletin.voices != self._voices:
-            self._voices = bulletin.voices
+    def _apply(self, reply: HeartbeatReply) -> None:
+        """Drop prompts that may be stale, and encode the voice that the store assigns, if any."""
+        self._demand = reply.demand
+        if reply.voices != self._voices:
+            self._voices = reply.voices
             for voice in self._prompts:
                 prompt = self._prompts.peek(voice)
                 if prompt is not None:
                     self._earlier_prompts.put(prompt.digest, prompt, time.monotonic())
                 self._prompts.drop(voice)
-        waiting = bulletin.encode
+        waiting = reply.encode
         if waiting is not None and not self._fetching:
-            # Nobody waits for it here, so its failure is only logged.
+            # No caller waits for it here, so a failure is only logged.
             task = self._fetching[waiting] = asyncio.create_task(self._fetch(waiting))
             task.add_done_callback(lambda done: self._fetched(waiting, done))
 
     def _status(self) -> GeneratorStatus:
         if self._state.state != "ready":
             return self._state
-        load = self._speaker.engine.load
+        load = self._model.engine.load
         return replace(self._state, running=load.running, waiting=load.waiting)
 
     def _measure(self) -> None:
-        """Carry what was counted since the last time to the metrics."""
+        """Pass the counts since the last call to the metrics."""
         if self._state.state != "ready":
             return
-        runner = self._speaker.runner
-        self._meter.engine(self._speaker.engine, runner.graph_fallbacks)
-        prompts = {"prompt": self._prompts, "own": self._own_prompts, "earlier": self._earlier_prompts}
-        self._meter.caches({**prompts, "state": runner.voice_states})
+        runner = self._model.runner
+        self._metrics.engine(self._model.engine, runner.graph_fallbacks)
+        prompts = {"prompt": self._prompts, "own": self._inline_prompts, "earlier": self._earlier_prompts}
+        self._metrics.caches({**prompts, "state": runner.voice_states})
 
     async def _report_always(self) -> None:
-        """Tell the store how it is, every second; a store that is away is told the next time."""
+        """Report to the store every second; if the store is down, try again at the next report."""
         while True:
             try:
                 self._measure()
-                self._heed(await self._store.report(self._status()))
+                self._apply(await self._store.report(self._status()))
             except RayError as error:
                 self._demand = Demand()
-                self._meter.store_failed()
-                log.warning("the voice store did not take this replica's status: %s", error)
+                self._metrics.store_failed()
+                log.warning("the voice store did not accept this replica's status: %s", error)
             except Exception:
                 self._demand = Demand()
-                self._meter.store_failed()
-                log.exception("this replica's status was not reported; it is again in a second")
+                self._metrics.store_failed()
+                log.exception("could not report this replica's status; trying again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 
 
@@ -472,20 +473,20 @@ def _is_uploaded(status: VoiceStatus) -> bool:
 
 
 def be_nice() -> None:
-    """Give the calling thread, and those that it starts, the lowest priority; Linux has one for each thread.
+    """Give the calling thread, and threads that it starts, the lowest priority; Linux has a priority per thread.
 
-    Ray's workers run at 15: next to a busy engine this one still gets about a third of a core.
+    Ray's workers run at niceness 15, so this thread still gets about a third of a core next to a loaded engine.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float = LOOK_AGAIN_S) -> RuntimeError:
-    """The error of a generator that has no voice: the directory may be filled, one in no directory will not appear.
+    """The error of a generator that has no voice: waits for the directory, fails if its parent does not exist.
 
     Args:
         path: the directory of voices.
-        reasons: why those that there are cannot be used, by id.
+        reasons: why each existing voice cannot be used, by id.
         look_again_s: pause before the next look.
     """
     try:
@@ -502,14 +503,14 @@ def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float =
 
 def _locate(config: AppConfig, settle_s: float) -> Path | None:
     """Find the model's files, or fetch them."""
-    from serve_app.model.locate import locate  # noqa: PLC0415 - as below, though this does without torch
+    from serve_app.model.locate import locate  # noqa: PLC0415 - only generators need it
 
     return locate(config.model, settle_s)
 
 
 def _load(config: AppConfig, directory: Path | None) -> "LoadedModel":
-    """Import torch and load the model: about twelve seconds of imports, on a thread that is not the event loop's."""
-    from serve_app.model.factory import load_speaker  # noqa: PLC0415 - everybody else does without torch
+    """Import torch, which takes about twelve seconds, and load the model; never call this on the event loop."""
+    from serve_app.model.factory import load_speaker  # noqa: PLC0415 - only a generator imports torch
 
     return load_speaker(config, directory)
 

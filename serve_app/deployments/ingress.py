@@ -1,7 +1,7 @@
-"""The ingress deployment: the web application over deployment handles.
+"""The ingress deployment: runs the web application on top of Ray Serve's deployment handles.
 
-It holds handles and translates what they raise into the errors of the wire. Sessions, text and audio are the web
-application's business; when and where a stream runs is Serve's and the engine's.
+It holds the handles, and translates the exceptions that they raise into the service's errors. The web application
+handles sessions, text and audio; Serve and the engine decide when and where a stream runs.
 """
 
 import asyncio
@@ -53,16 +53,16 @@ _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _STORE_TIMEOUT_S = 2.0
 _STORE_CHANGE_TIMEOUT_S = 20.0
-"""A voice is written through to a disk, which may be a network away."""
+"""Longer than for a read, since the store writes a voice to disk, which may be a network disk."""
 
 _ATTEMPTS = 2
-"""Streams asked for within a text's patience: the first may be at a generator that stands still, unnoticed so far."""
+"""Streams to start within a text's patience: the first generator may be stalled without anyone having noticed."""
 
 V = TypeVar("V")
 
 
 class Recent(Generic[V]):
-    """The last answer to a question, asked again when it is older than a second; one asks for all who wait."""
+    """Caches the answer to a question for a second; concurrent callers share one question."""
 
     def __init__(self, ask: Callable[[], Awaitable[V]]) -> None:
         self._ask = ask
@@ -71,10 +71,10 @@ class Recent(Generic[V]):
         self._asked_s = 0.0
 
     async def get(self) -> V:
-        """The answer; an old one if nobody answers now.
+        """The answer; the previous one if a new one is not available now.
 
         Raises:
-            TtsUnavailableError: there has never been an answer, and there is none now.
+            TtsUnavailableError: there is no answer now, and there is no previous one.
         """
         async with self._asking:
             if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
@@ -90,7 +90,7 @@ class Recent(Generic[V]):
 
 
 class RayBackend:
-    """Speaks through a generator handle, and asks the voice store for the rest."""
+    """Sends requests for speech to a generator handle, and everything else to the voice store."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class RayBackend:
         replica: str,
         recorder: Recorder,
     ) -> None:
-        """Take the handles of one application, and the id of this ingress among its like."""
+        """Take the handles of one application, and the id of this ingress replica."""
         self._recorder = recorder
         self._config = config
         self._replica = replica
         self._store = store
-        # By value: a reference costs two round trips and leaves the producer without back-pressure.
+        # Pass responses by value: a reference costs two round trips, and the producer sees no backpressure.
         self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
         self._readiness = Recent(store.readiness)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """See :meth:`serve_app.web.backend.Backend.speak`; a replica that is lost costs time, no sample."""
+        """See :meth:`serve_app.web.backend.Backend.speak`; losing a replica costs time, but no samples."""
         held = Resumption(request)
         broken = False
         while True:
@@ -125,13 +125,13 @@ class RayBackend:
                         if isinstance(event, AudioChunk):
                             held.add(event)
                         yield event
-            except _BrokeOffError as lost:
+            except _StreamLostError as lost:
                 broken, wait_s = True, held.broke_off()
                 if wait_s is None:
                     self._recorder.add(metrics.STREAMS_RESUMED, outcome="given_up")
-                    log.warning("a stream broke off again after %d frames and is given up: %s", held.frames, lost)
-                    raise SynthesisError("the generator went away each time it was given this text") from lost
-                log.warning("a stream broke off after %d frames, trying again in %.1f s: %s", held.frames, wait_s, lost)
+                    log.warning("a stream was interrupted again after %d frames, giving up: %s", held.frames, lost)
+                    raise SynthesisError("every generator that tried to speak this text was lost") from lost
+                log.warning("a stream was interrupted after %d frames, retry in %.1f s: %s", held.frames, wait_s, lost)
                 await asyncio.sleep(wait_s)
             except SpeechError:
                 if broken:
@@ -141,11 +141,11 @@ class RayBackend:
                 return
 
     async def _stream(self, held: Resumption) -> AsyncGenerator[SpeechEvent, None]:
-        """One stream of a generator, from the next frame on.
+        """One stream on a generator, starting at the next frame.
 
         Raises:
-            _BrokeOffError: its replica is gone.
-            SpeechError: it did not start within its patience, or was refused.
+            _StreamLostError: the generator's replica was lost.
+            SpeechError: the stream did not start in time, or was refused.
         """
         begun = held.lost or held.request.begun
         patience_s = self._config.admission.patience_s(begun=begun)
@@ -164,20 +164,20 @@ class RayBackend:
             except TimeoutError as error:
                 if time.monotonic() >= until_s:
                     raise await self._too_late(patience_s) from error
-                log.warning("a stream did not start within %.1f s, asking for another", patience_s / _ATTEMPTS)
+                log.warning("a stream did not start within %.1f s, trying another generator", patience_s / _ATTEMPTS)
             except (CapacityError, TtsUnavailableError) as refusal:
                 wait_s = (refusal.retry_after_ms or _RETRY_AFTER_MS) / 1000
                 if not begun or time.monotonic() + wait_s >= until_s:
                     raise
             finally:
-                # Nothing else reaches the remote generator: dropped responses go on to their end in their slot.
+                # Only this stops the remote generator: a response that is merely dropped keeps its slot to the end.
                 response.cancel()
             await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
         """See :meth:`serve_app.web.backend.Backend.share_load`.
 
-        While nobody is ready, one replica's streams may call: their calls are what Serve starts a replica for.
+        While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
         """
         room = await self._store.share_load(IngressStatus(self._replica, backlog))
         HEARD_OF.generators = room.generators
@@ -204,7 +204,7 @@ class RayBackend:
         return await _stored(self._store.wav(voice))
 
     async def readiness(self) -> Readiness:
-        """See :meth:`serve_app.web.backend.Backend.readiness`; up to a second old, and no stream's slot."""
+        """See :meth:`serve_app.web.backend.Backend.readiness`; up to a second old, and does not use a slot."""
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:
@@ -214,18 +214,18 @@ class RayBackend:
         """Wait for a stream to start.
 
         Raises:
-            TimeoutError: it did not, within the deadline.
+            TimeoutError: it did not start within the deadline.
             SpeechError: it was refused.
         """
         try:
-            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the event.
             async with asyncio.timeout(deadline_s):
                 event = await _next(response)
         except BackPressureError as error:
             retry_ms = _RETRY_AFTER_MS if error.retry_after_s is None else round(error.retry_after_s * 1000)
-            raise CapacityError("as many texts wait for a generator as may", retry_after_ms=retry_ms) from error
+            raise CapacityError("the queue for a generator is full", retry_after_ms=retry_ms) from error
         except DeploymentUnavailableError as error:
-            log.warning("no generator took a stream: %r", error)
+            log.warning("no generator accepted a stream: %r", error)
             raise TtsUnavailableError("no generator can be reached", retry_after_ms=_RETRY_AFTER_MS) from error
         if isinstance(event, SpeechEnd) and event.finish_reason == "error":
             raise error_of_code(event.code or SpeechError.code, event.message or "", event.retry_after_ms)
@@ -234,16 +234,16 @@ class RayBackend:
     async def _too_late(self, deadline_s: float) -> SpeechError:
         readiness = await self.readiness()
         if readiness.ready:
-            waited = f"no generator had room within {deadline_s:g} s"
+            waited = f"no generator had a free slot within {deadline_s:g} s"
             return CapacityError(waited, retry_after_ms=_RETRY_AFTER_MS)
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
 
 async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
-    """What the voice store answers.
+    """The voice store's answer.
 
     Raises:
-        SpeechError: it refuses, or does not answer.
+        SpeechError: the store refuses, or does not answer.
     """
     try:
         async with asyncio.timeout(_STORE_CHANGE_TIMEOUT_S):
@@ -255,16 +255,16 @@ async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
     return given
 
 
-class _BrokeOffError(Exception):
-    """The replica of a stream is gone or stands still, and the stream with it."""
+class _StreamLostError(Exception):
+    """The stream's replica was lost or is stalled."""
 
 
 async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
     """The next event of a stream.
 
     Raises:
-        _BrokeOffError: its replica is gone.
-        SynthesisError: the generator's own code failed.
+        _StreamLostError: the replica was lost.
+        SynthesisError: the generator raised an error.
     """
     try:
         return await anext(response)
@@ -272,25 +272,25 @@ async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEve
         log.exception("a generator failed")
         raise SynthesisError("the generator failed") from error
     except RayError as error:
-        raise _BrokeOffError(repr(error)) from error
+        raise _StreamLostError(repr(error)) from error
 
 
 async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall_s: float) -> SpeechEvent:
     """The next event of a running stream.
 
     Raises:
-        _BrokeOffError: its replica is gone, or has stood still for ``stall_s``.
-        SynthesisError: the generator's own code failed.
+        _StreamLostError: the replica was lost, or sent nothing for ``stall_s``.
+        SynthesisError: the generator raised an error.
     """
     try:
         async with asyncio.timeout(stall_s):
             return await _next(response)
     except TimeoutError as error:
-        raise _BrokeOffError(f"nothing came for {stall_s:g} s") from error
+        raise _StreamLostError(f"no event for {stall_s:g} s") from error
 
 
 async def _listening() -> str | None:
-    """The address that clients connect to; this replica's own socket is behind HAProxy and does not tell."""
+    """The host that clients connect to; this replica's own socket is behind HAProxy and does not show it."""
     if host := os.environ.get(PROXY_HOST):
         return host
     controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
@@ -300,12 +300,12 @@ async def _listening() -> str | None:
 
 @serve.ingress()
 class Ingress:
-    """A replica that holds clients' sockets."""
+    """A replica that serves clients' connections."""
 
     _tracer: Tracer = NoTracer()
 
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
-        """Find the application's voice store and hold the generators' handle."""
+        """Connect to the application's voice store and keep the handle of the generators."""
         context = serve.get_replica_context()
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
@@ -318,16 +318,16 @@ class Ingress:
         self._backend = RayBackend(config, generator, store, replica, self._recorder)
 
     def __del__(self) -> None:
-        """Called by Serve when the replica has no socket left, before it is killed."""
+        """Called by Serve before it kills the replica, when the replica has no open socket left."""
         self._tracer.close()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        """Called by Serve once the constructor is through."""
+        """Called by Serve after the constructor has returned."""
         grace_s = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
         if grace_s != self._config.ingress.graceful_shutdown_timeout_s:
             log.warning(
-                "sockets of a leaving ingress last %g s, as RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S says in the"
-                " environment of its node, and not the %g s of ingress.graceful_shutdown_timeout_s",
+                "sockets stay open for %g s at a shutdown: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S in"
+                " the node's environment overrides ingress.graceful_shutdown_timeout_s, which is %g s",
                 grace_s,
                 self._config.ingress.graceful_shutdown_timeout_s,
             )
@@ -343,7 +343,7 @@ class Ingress:
         ports = range(RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT + 1)
         web.add_middleware(HealthWatch, leaving=leaving, ports=ports)
         if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
-            log.warning("what clients send is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
+            log.warning("inbound data is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         else:
             web.add_middleware(BoundedInbound)
         return web

@@ -1,4 +1,4 @@
-"""Hands :mod:`serve_app.observability.metrics` to Ray, which exports them on the metrics port of the node."""
+"""Passes :mod:`serve_app.observability.metrics` to Ray, which exports them on each node's metrics port."""
 
 from typing import cast
 
@@ -8,13 +8,13 @@ from serve_app.observability.metrics import Metric
 
 
 class RayRecorder:
-    """A :class:`serve_app.observability.metrics.Recorder` of one process.
+    """A :class:`serve_app.observability.metrics.Recorder` for one process.
 
-    In a replica Serve adds the labels application, deployment and replica; elsewhere they are given here.
+    In a replica, Serve adds the labels application, deployment and replica; other processes pass them here.
     """
 
     def __init__(self, **labels: str) -> None:
-        """Put ``labels`` on everything that is recorded."""
+        """Add ``labels`` to everything that is recorded."""
         self._labels = labels
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -30,7 +30,7 @@ class RayRecorder:
         if value > 0:
             counter.inc(value, labels)
         else:
-            # Ray's ``inc`` takes no 0, which is how a counter is seen before its first count.
+            # Ray's ``inc`` rejects 0, but a counter must be exported before its first count.
             counter._record(0.0, labels)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
@@ -53,5 +53,5 @@ class RayRecorder:
         histogram.observe(value, labels)
 
     def _keys(self, metric: Metric) -> tuple[str]:
-        """All label names; Ray's annotation says one and means any number."""
+        """All label names; Ray's type annotation says one, but any number works."""
         return cast("tuple[str]", (*self._labels, *metric.labels))

@@ -1,6 +1,6 @@
-"""Serve's router of the generators' handle: replicas become candidates, which :mod:`serve_app.cluster.routing` ranks.
+"""Serve's request router for the generators: ranks replicas with :mod:`serve_app.cluster.routing`.
 
-Loaded by name wherever a handle of the generators is used, so it imports nothing heavy.
+Serve loads this module by name in every process with a handle of the generators, so it imports nothing heavy.
 """
 
 from collections.abc import Collection
@@ -14,14 +14,14 @@ from serve_app.cluster.routing import Candidate, ranks
 from serve_app.speech import SpeechRequest
 
 VOICES = "voices"
-"""Key under which a replica's routing statistics name the voices that it holds."""
+"""Key in a replica's routing statistics; lists the voices that the replica holds."""
 
 
 class HeardOf:
-    """Which generators the ingress of this process heard of lately; Serve makes the router itself, so they meet here.
+    """Generators that the ingress in this process heard of recently; shared with the router, which Serve creates.
 
     Attributes:
-        generators: their ids; None until anything was heard.
+        generators: their ids; None until the first report.
     """
 
     generators: frozenset[str] | None = None
@@ -31,12 +31,15 @@ HEARD_OF = HeardOf()
 
 
 class VoiceRouter(FIFOMixin, RequestRouter):
-    """Prefers a free slot, then the voice at hand, then the least loaded; the silent last. In order of arrival."""
+    """Prefers a free slot, then a replica with the voice, then the least loaded; replicas without recent reports last.
+
+    Requests are routed in order of arrival.
+    """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Called by Serve, which asks the replicas of one rank after the other whether they take the request."""
+        """Called by Serve, which offers the request to the replicas of each rank in turn."""
         candidates = [
             Candidate(
                 name=replica.replica_id.unique_id,

@@ -1,7 +1,7 @@
-"""One actor per application: its voices, and what its generators say of themselves.
+"""One actor per application: holds the voices and the latest status of all replicas.
 
-The actor outlives every replica and comes back empty when its process dies; what it holds is read again from disk
-or reported again within a second. It translates; the decisions are the library's and the fleet's.
+The actor outlives every replica. If its process dies, it restarts empty, reads the voices from disk again, and
+receives the replicas' reports within a second. :class:`VoiceLibrary` and :class:`Fleet` make all decisions.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 ACTOR_NAME = "voice_store"
 
 RECORD_PERIOD_S = 1.0
-"""How often what it holds is recorded; every generator's report is an occasion."""
+"""How often the store's contents are recorded; each generator's report triggers a check."""
 
 V = TypeVar("V")
 
@@ -43,17 +43,17 @@ def namespace_of(application: str) -> str:
 
 
 def directory_of(application: str) -> str:
-    """Name of an application's own directory: its own name, as far as it can be one."""
+    """Name of an application's directory: its own name, with characters escaped that a directory name cannot have."""
     return quote(application, safe="").replace(".", "%2E") or "default"
 
 
 class VoiceStore:
-    """The actor's class."""
+    """The actor."""
 
     def __init__(self, config: VoicesConfig, application: str, logs: LogsConfig | None = None) -> None:
-        """Read the voices; also what happens, with the same configuration, whenever the actor is restarted.
+        """Read the voices. Also runs, with the same configuration, each time the actor is restarted.
 
-        What is uploaded to an application lies in a directory of its name, and is no other's.
+        An application's uploads are in a directory with the application's name, apart from those of others.
         """
         if logs is not None:
             join_serve_log(logs, application=application, component="voice store")
@@ -63,29 +63,29 @@ class VoiceStore:
         self._fleet = Fleet()
         self._recorder = RayRecorder(application=application)
         self._recorded_s = -math.inf
-        log.info("%d voices are in the store", len(self._library.voices()))
+        log.info("the store has %d voices", len(self._library.voices()))
 
     def config(self) -> VoicesConfig:
-        """What it was started with; a store is never reconfigured, it is replaced."""
+        """The configuration at the start. A store is never reconfigured; it is replaced."""
         return self._config
 
     def refresh(self) -> None:
-        """Read the directory of voices again if it has changed."""
+        """Read the voice directory again if it has changed."""
         self._library.refresh()
 
     def voices(self) -> list[VoiceStatus]:
-        """Every voice, unavailable ones with their reason."""
+        """All voices; an unavailable one carries the reason."""
         self._library.refresh(time.monotonic())
         return self._library.voices()
 
     def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
-        """A voice's prompt, or the reference to make it from, or why there is neither; see :meth:`VoiceLibrary.get`."""
+        """A voice's prompt, the reference to encode, or a refusal; see :meth:`VoiceLibrary.get`."""
         return self._library.get(voice, fingerprint, time.monotonic(), replica, digest)
 
     def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
-        """Keep a prompt that a generator has made."""
+        """Store a prompt that a generator encoded."""
         self._library.put(prompt, fingerprint, time.monotonic())
 
     def give_up(self, digest: str, fingerprint: str) -> None:
@@ -109,7 +109,7 @@ class VoiceStore:
         return self._library.wav(voice)
 
     def report(self, status: GeneratorStatus) -> HeartbeatReply:
-        """Take a generator's status, and say what waits for all of them, and what became of the voices."""
+        """Record a generator's status; the reply says what waits for all generators and which voices changed."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
         self._library.refresh(now_s)
@@ -120,7 +120,7 @@ class VoiceStore:
         return HeartbeatReply(self._fleet.demand(now_s), self._library.version, encode)
 
     def _measure(self, now_s: float) -> None:
-        """Record what the library holds, of which there may be a thousand voices to count."""
+        """Record what the library holds, at most once a second: there may be a thousand voices to count."""
         if now_s - self._recorded_s < RECORD_PERIOD_S:
             return
         self._recorded_s = now_s
@@ -130,7 +130,7 @@ class VoiceStore:
         self._recorder.set(metrics.VOICE_STORE_BYTES, self._library.prompt_bytes)
 
     def share_load(self, status: IngressStatus) -> Room:
-        """Take an ingress's status, and say how many streams it may have running, and whose."""
+        """Record an ingress's status; the reply says how many streams it may run, and which generators exist."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
         return self._fleet.room(status.replica, now_s)
@@ -140,29 +140,29 @@ class VoiceStore:
         return self._fleet.demand(time.monotonic())
 
     def generators(self) -> list[GeneratorStatus]:
-        """Generators heard of lately."""
+        """Generators that reported recently."""
         return self._fleet.generators(time.monotonic())
 
     def readiness(self) -> Readiness:
-        """Whether one of them can speak."""
+        """Whether a generator can speak."""
         return self._fleet.readiness(time.monotonic())
 
 
 class VoiceStoreClient:
-    """An application's voice store as one of its replicas calls it."""
+    """Client of an application's voice store, used by its replicas."""
 
     def __init__(self, application: str, config: VoicesConfig, logs: LogsConfig | None = None) -> None:
-        """Remember where the store is, and how it is to write; :meth:`connect` comes before every other call."""
+        """Store the parameters of the actor. Call :meth:`connect` before any other method."""
         self._application = application
         self._config = config
         self._logs = logs
         self._actor: Any = None
 
     async def connect(self) -> None:
-        """Find the application's store or start it; one with another configuration is replaced.
+        """Find the application's store or start it; replace a store that has another configuration.
 
-        Killing goes by actor, not by name, so that of several replicas which see the old store at the same time
-        only the first replaces it and the others find the new one.
+        The old store is killed by its handle, not by its name. If several replicas see it at the same time, only the
+        first one replaces it, and the others find the new one.
         """
         while True:
             try:
@@ -171,10 +171,10 @@ class VoiceStoreClient:
                     await actor.refresh.remote()
                     self._actor = actor
                     return
-                log.info("the voices' configuration has changed: replacing their store")
+                log.info("the configuration of the voices has changed, replacing the voice store")
                 ray.kill(actor, no_restart=True)
             except (RayActorError, RaySystemError) as error:
-                log.info("the voice store went away while it was asked for its configuration: %r", error)
+                log.info("the voice store disappeared while its configuration was read: %r", error)
             await asyncio.sleep(0.1)
 
     async def voices(self) -> list[VoiceStatus]:
@@ -224,10 +224,10 @@ class VoiceStoreClient:
         return await self._ask(lambda store: store.readiness.remote())
 
     async def _ask(self, question: Callable[[Any], Awaitable[V]]) -> V:
-        """Call the actor. Ray itself waits and tries again while it restarts.
+        """Call the actor. While it restarts, Ray waits and retries by itself.
 
-        A store that was replaced is looked up by name, whatever its configuration: a replica of an older version
-        that finishes its streams must not replace it back.
+        A store that was replaced is looked up by name, regardless of its configuration: a replica of an older version
+        that finishes its streams must not replace the store again.
         """
         try:
             return await question(self._actor)
@@ -236,10 +236,10 @@ class VoiceStoreClient:
             return await question(self._actor)
 
     def _find(self) -> ActorHandle[VoiceStore]:
-        """The application's store, started if there is none.
+        """The application's store; starts it if it does not exist.
 
         Raises:
-            RaySystemError: it came or went between two looks at its name.
+            RaySystemError: the actor appeared or disappeared between the lookup and the start.
         """
         store: Any = ray.remote(VoiceStore)
         named = store.options(
@@ -253,5 +253,5 @@ class VoiceStoreClient:
         )
         try:
             return named.remote(self._config, self._application, self._logs)
-        except ValueError as error:  # Ray's word for it, and none of its own errors
+        except ValueError as error:  # what Ray raises here, not one of its own error types
             raise RaySystemError(error) from error

@@ -1,6 +1,6 @@
-"""What each step costs, measured as it runs: the scheduler's only knowledge of the machine.
+"""Measured step durations: all that the scheduler knows about the machine.
 
-No clock here: durations are told, not taken.
+This module has no clock; callers pass durations in.
 """
 
 from collections import defaultdict
@@ -9,21 +9,22 @@ from typing import Literal
 Stage = Literal["prefill", "predict", "talk", "decode"]
 
 _SMOOTHING = 0.2
-"""Weight of the newest measurement: about the last ten steps count."""
+"""Weight of the newest measurement; the average covers about the last ten steps."""
 
 _PREFILL_POSITIONS = 32
-"""Prefills are told apart by as many positions: one with a context costs several times one without."""
+"""Prefills are grouped by length in steps of this many positions: a prefill with a context costs several times more
+than one without."""
 
 
 _MOST_RISE = 1.5
-"""What one measurement may count for, times the estimate so far: a machine's hiccup is no cost."""
+"""One measurement counts for at most this many times the current estimate, so that a spike does not distort it."""
 
 
 class Costs:
-    """Smoothed durations per stage and size; an unseen size is judged from the nearest seen one.
+    """Smoothed durations per stage and size; an unseen size takes the estimate of the nearest seen one.
 
-    The size of a prefill is the positions that it computes, that of any other stage is its streams. Decoding is told
-    and judged per frame, and apart for each number of frames of an audio chunk.
+    The size of a prefill is the number of positions that it computes; the size of any other stage is its number of
+    streams. Decode durations are per frame, and are kept separately for each number of frames in an audio chunk.
     """
 
     def __init__(self) -> None:
@@ -31,21 +32,28 @@ class Costs:
         self._first: set[tuple[Stage, tuple[int, int]]] = set()
 
     def observe(self, stage: Stage, size: int, seconds: float, frames: int = 1) -> None:
-        """Take in one measured step; of a decoding step, seconds per frame, and the frames of an audio chunk."""
+        """Record one measured step.
+
+        Args:
+            stage: what the step did.
+            size: positions of a prefill, streams of any other stage.
+            seconds: how long it took; per frame for a decode.
+            frames: frames in each audio chunk of a decode.
+        """
         known, key = self._seconds[stage], _key(stage, size, frames)
         before = known.get(key)
         if before is None:
             known[key] = seconds
             self._first.add((stage, key))
             return
-        if (stage, key) in self._first and seconds < before:  # the first of all is where things are compiled
+        if (stage, key) in self._first and seconds < before:  # the first measurement may include compilation
             known[key] = seconds
         else:
             known[key] = before + _SMOOTHING * (min(seconds, _MOST_RISE * before) - before)
         self._first.discard((stage, key))
 
     def of(self, stage: Stage, size: int, frames: int = 1) -> float:
-        """Expected seconds of a step, of a decoding step per frame; 0 while the stage was never seen."""
+        """Expected seconds of a step (per frame for a decode); 0 until the stage has been measured."""
         known, key = self._seconds[stage], _key(stage, size, frames)
         if not known:
             return 0.0
@@ -55,9 +63,9 @@ class Costs:
         return known[min(known, key=lambda seen: (abs(seen[0] - key[0]), abs(seen[1] - key[1]), seen))]
 
     def of_gathered(self, size: int) -> float | None:
-        """Expected seconds of a frame among others of its audio chunk, at the best; None while none was decoded so.
+        """Lowest expected seconds per frame when an audio chunk has several frames; None until one was decoded.
 
-        Of the nearest number of streams that was ever decoded so: to be tried once for each.
+        Uses the nearest number of streams that has been measured, so each number of streams is tried at least once.
         """
         known = {key: seconds for key, seconds in self._seconds["decode"].items() if key[1] > 1}
         if not known:

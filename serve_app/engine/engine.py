@@ -1,7 +1,7 @@
-"""The engine: one thread that plans, runs and delivers, over a runner's fixed slots.
+"""The engine: one thread that plans steps, runs them on a runner's fixed slots, and delivers audio.
 
-Callers on other threads submit, cancel and say what they consumed; they get audio through a callback on the
-engine's thread. It knows no torch, no Ray and no text.
+Callers on other threads submit and cancel streams and report what they have consumed. Audio is delivered through a
+callback on the engine's thread. This module does not import torch or Ray, and does not handle text.
 """
 
 import bisect
@@ -29,16 +29,16 @@ log = logging.getLogger(__name__)
 _STREAM_IDS = itertools.count(1)
 
 _SETTLED_S = 2.0
-"""A listener who has heard so much is past the start, at which everybody has little left to play."""
+"""A listener counts as settled after this much playback; every listener has little slack at the start."""
 
 _NEAR_UNDERRUN_S = 0.25
-"""A settled listener with less than this left is late; a stream that keeps up has about a second by then."""
+"""A settled listener with less slack than this is late; a stream that keeps up has about a second by then."""
 
 _STEPS_KEPT = 8192
-"""Steps remembered until somebody asks for them, which is every second; no device takes so many in it."""
+"""Most steps kept until metrics collect them, once a second; no device runs this many in a second."""
 
 _STREAM_WEIGHT = 0.05
-"""Weight of the latest stream in the mean of seconds in a slot: about the last forty count."""
+"""Weight of the latest stream in the mean slot time; the mean covers about the last forty streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class EngineLoad:
 
     Attributes:
         running: streams in slots.
-        waiting: streams that wait for one.
+        waiting: streams that wait for a slot.
     """
 
     running: int
@@ -56,12 +56,12 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class PlaybackStats:
-    """How an engine's listeners fare.
+    """Playback state of an engine's listeners.
 
     Attributes:
-        listeners: those who are past the start.
-        late: those of them who are about to run dry.
-        slack_s: the least that one of them has left to play, in seconds; 0 while there is none.
+        listeners: listeners past the first seconds of playback.
+        late: how many of them are close to an underrun.
+        slack_s: the smallest slack among them, in seconds; 0 if there are no listeners.
     """
 
     listeners: int
@@ -71,13 +71,13 @@ class PlaybackStats:
 
 @dataclass(frozen=True, slots=True)
 class StepSeen:
-    """One step that the engine took.
+    """One step that the engine ran.
 
     Attributes:
-        stage: of its streams.
-        streams: that shared it.
-        seconds: that it took; a decode's, of one frame.
-        failed: it raised.
+        stage: what the step did.
+        streams: how many streams shared it.
+        seconds: how long it took; per frame for a decode.
+        failed: whether it raised.
     """
 
     stage: Stage
@@ -88,7 +88,7 @@ class StepSeen:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One stream from its submission to its end; callers use :meth:`cancel` and :meth:`consumed` alone."""
+    """One stream from its submission to its end; callers use only :meth:`cancel` and :meth:`consumed`."""
 
     prepared: Prepared
     deliver: Callable[[SpeechEvent], None]
@@ -98,28 +98,28 @@ class Stream:
     slot: int = -1
     stage: Stage | None = "predict"
     frames: int = 0
-    """Frames drawn, those the caller already held included."""
+    """Frames drawn, including frames that the caller already held."""
     delivered: int = 0
-    """Frames delivered, counted likewise."""
+    """Frames delivered, including frames that the caller already held."""
     codes: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
-    """Codes of the frames drawn and not yet decoded."""
+    """Codes of frames that are drawn but not yet decoded."""
     heard_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
     ended: bool = False
     paused_since_s: float | None = None
-    """When it was last seen ahead of its listener; None while it is not."""
+    """When the stream paused because it was far ahead of its listener; None if it is not paused."""
     consumed_frames: int = 0
     guard: StallGuard | None = None
     timings_s: dict[str, float] = field(default_factory=dict[str, float])
 
     def cancel(self) -> None:
-        """Stop as soon as the running step is over; the end that follows says ``cancelled``. Any thread."""
+        """Stop after the current step; the stream then ends with ``cancelled``. Safe on any thread."""
         self.cancelled = True
         self.wake()
 
     def consumed(self, frames: int) -> None:
-        """Tell that the caller took ``frames`` frames out of its queue. One thread at a time."""
+        """Report that the caller took ``frames`` frames out of its queue. Call from one thread at a time."""
         self.consumed_frames += frames
         self.wake()
 
@@ -128,7 +128,7 @@ class Engine:
     """Continuous batching over a runner's slots."""
 
     def __init__(self, runner: Runner, settings: EngineConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take a runner whose slots are all free; ``clock`` gives seconds that never go back."""
+        """Use a runner whose slots are all free; ``clock`` returns monotonic seconds."""
         self._runner = runner
         self._settings = settings
         self._clock = clock
@@ -147,7 +147,10 @@ class Engine:
 
     @property
     def healthy(self) -> bool:
-        """False once several steps of a stage failed, one does not end, or the thread is dead: replace the replica."""
+        """False after several failed steps of one stage, while a step is stuck, or if the engine's thread is dead.
+
+        An unhealthy engine does not recover; its replica must be replaced.
+        """
         began_s = self._step_began_s
         stuck = began_s is not None and self._clock() - began_s > self._settings.step_timeout_s
         failed = max(self._failed_steps.values(), default=0) >= self._settings.failed_steps_until_unhealthy
@@ -159,12 +162,12 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
-        """Streams in slots and in the waiting list, now."""
+        """Streams in slots and streams that wait, now."""
         return EngineLoad(len(self._running), len(self._waiting))
 
     @property
-    def hearing(self) -> PlaybackStats:
-        """How those who listen fare, now."""
+    def playback(self) -> PlaybackStats:
+        """Playback state of the listeners, now."""
         now_s = self._clock()
         with self._changed:
             slacks_s = [
@@ -179,11 +182,11 @@ class Engine:
 
     @property
     def stream_s(self) -> float:
-        """Seconds for which streams held their slots lately, on average; 0 until one has ended."""
+        """Recent average of the seconds that a stream holds its slot; 0 until one has ended."""
         return self._stream_s
 
     def steps_seen(self) -> list[StepSeen]:
-        """The steps taken since this was last asked; one asks, on any thread."""
+        """Steps since the last call. Any thread may call it, but only one caller may use it."""
         return [self._steps_seen.popleft() for _ in range(len(self._steps_seen))]
 
     @property
@@ -196,10 +199,10 @@ class Engine:
 
         Args:
             prepared: what the runner's ``prepare`` returned.
-            deliver: called on the engine's thread with audio chunks and exactly one end; must not block or raise.
+            deliver: called on the engine's thread with audio chunks and then exactly one end; must not block or raise.
 
         Raises:
-            CapacityError: as many streams wait as may.
+            CapacityError: the waiting list is full.
             TtsUnavailableError: the engine's thread has ended.
         """
         stream = Stream(prepared, deliver, self._clock(), self._wake)
@@ -223,7 +226,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its present step; what still runs is ended as cancelled."""
+        """End the thread after its current step, and end all remaining streams as cancelled."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -233,10 +236,10 @@ class Engine:
             self._end(stream, "cancelled")
 
     def step(self) -> bool:
-        """Drop who cancelled, then do the one thing that is planned; the engine's thread calls nothing else.
+        """Drop cancelled streams, then run the next planned step. The engine's thread only calls this.
 
         Returns:
-            False when there was nothing to do.
+            False if there was nothing to do.
         """
         self._drop_cancelled()
         action = plan(self._state(), self._clock())
@@ -253,8 +256,8 @@ class Engine:
     def _loop(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # a fault of the engine itself: nobody may wait for it for ever
-            log.critical("the engine has ended; its replica is unhealthy", exc_info=error)
+        except Exception as error:  # a fault of the engine itself: no caller may wait forever
+            log.critical("the engine has stopped; this replica is unhealthy", exc_info=error)
             for stream in (*self._running.values(), *self._waiting):
                 self._end(stream, "error", SynthesisError("the engine has stopped"))
 
@@ -315,7 +318,7 @@ class Engine:
         except SpeechError as refusal:
             self._end(stream, "error", refusal)
             return
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is one stream's end, not the engine's
+        except Exception as error:  # noqa: BLE001 - an error in the model ends this stream, not the engine
             self._failed([stream], "prefill", error)
             return
         self._failed_steps["prefill"] = 0
@@ -339,7 +342,7 @@ class Engine:
                     stream.stage = "predict"
             else:
                 self._decode(streams, step.frames, began_s)
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - an error in the model ends these streams, not the engine
             self._failed(streams, step.stage, error)
             return
         self._failed_steps[step.stage] = 0
@@ -349,7 +352,7 @@ class Engine:
         self._steps_seen.append(StepSeen(step.stage, len(streams), per_frame_s))
 
     def _note_pauses(self, streams: list[Stream], now_s: float) -> None:
-        """Count how long streams that go on now were waiting for their listeners."""
+        """Add up how long the streams that resume now were paused for their listeners."""
         for stream in streams:
             if stream.paused_since_s is not None:
                 paused_s = now_s - stream.paused_since_s
@@ -377,7 +380,7 @@ class Engine:
         audio = self._runner.decode([stream.slot for stream in streams], frames)
         now_s = self._clock()
         for stream, pcm in zip(streams, audio, strict=True):
-            assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame is 1920 samples"
+            assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame has 1920 samples"
             codes = np.stack(stream.codes[:frames])
             del stream.codes[:frames]
             before_s: dict[str, float] = {}
@@ -397,7 +400,7 @@ class Engine:
                 self._end(stream, stream.finish_reason)
 
     def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
-        """A step raised: its streams end, everybody else's go on."""
+        """End the streams of a step that raised; the other streams continue."""
         self._failed_steps[stage] += 1
         self._steps_seen.append(StepSeen(stage, len(streams), 0.0, failed=True))
         message = "a %s step of %d streams failed (%d in a row)"
@@ -406,7 +409,7 @@ class Engine:
             self._end(stream, "error", SynthesisError(f"the {stage} step failed for this text; other streams continue"))
 
     def _end(self, stream: Stream, reason: FinishReason, error: SpeechError | None = None) -> None:
-        """Free the slot, or leave the waiting list, and tell the caller; the second time does nothing."""
+        """Free the slot or remove the stream from the waiting list, and deliver its end; idempotent."""
         if stream.ended:
             return
         stream.ended = True
@@ -439,6 +442,9 @@ def _delivered_before(stream: Stream) -> int:
 
 
 def _before_first_audio_s(stream: Stream) -> dict[str, float]:
-    """Seconds of a stream's own steps, and the rest: it waited for a slot, and for the steps of others."""
+    """Time to first audio by part: the stream's own steps, and ``queue`` for the rest.
+
+    ``queue`` covers the wait for a slot and for other streams' steps.
+    """
     own_s = {part: stream.timings_s[part] for part in ("prefill", "predictor", "codec")}
     return {**own_s, "queue": max(0.0, stream.timings_s["first_audio"] - sum(own_s.values()))}

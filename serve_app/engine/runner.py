@@ -1,6 +1,7 @@
-"""The seam between the engine and a model: what an engine asks of whatever computes.
+"""The interface between the engine and a model.
 
-The engine decides when; a runner does. Nothing here knows torch, and a test's runner is a few lines of numpy.
+The engine decides when a step runs; a runner computes it. Nothing here imports torch, and the tests use a runner of a
+few lines of numpy.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ class Prepared:
     """A request that a runner has checked and tokenised, ready for its prefill.
 
     Attributes:
-        request: as it came.
-        prefill_positions: talker positions that the prefill computes: a context's and delivered frames too, but not
-            what is kept of the voice.
-        max_frames: frames after which the stream ends with ``length``, delivered frames included.
-        model_input: the runner's own; the engine hands it back untouched.
+        request: the request, unchanged.
+        prefill_positions: talker positions that the prefill computes, including a context and delivered frames, but
+            without the cached prefix of the voice.
+        max_frames: frames after which the stream ends with ``length``, including delivered frames.
+        model_input: private to the runner; the engine passes it back unchanged.
     """
 
     request: SpeechRequest
@@ -34,11 +35,11 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """What one pass of the code predictor gave, a row for each slot asked for.
+    """Result of one pass of the code predictor; one row for each requested slot.
 
     Attributes:
-        codes: [B, 16] int16; meaningless where ``ended``.
-        ended: [B] bool; True where the talker chose its end of speech instead of a frame.
+        codes: [B, 16] int16; undefined where ``ended``.
+        ended: [B] bool; True where the talker drew its end-of-speech token instead of a frame.
     """
 
     codes: NDArray[np.int16]
@@ -46,38 +47,38 @@ class Frames:
 
 
 class Runner(Protocol):
-    """A model with a fixed number of slots. Every method but ``prepare`` is called from the engine's thread alone."""
+    """A model with a fixed number of slots. All methods except ``prepare`` are called only on the engine's thread."""
 
     @property
     def slots(self) -> int:
-        """How many streams it holds at once."""
+        """Number of streams that it can hold at once."""
         ...
 
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
-        """Check and tokenise a request, on any thread, without touching a slot.
+        """Check and tokenise a request. Safe on any thread; does not touch a slot.
 
         Raises:
-            TextTooLongError: text, voice and the least budget of frames do not fit into a slot.
+            TextTooLongError: text, voice and the minimum frame budget do not fit into a slot.
         """
         ...
 
     def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot: talker state up to the next frame's logits, codec state up to the next frame."""
+        """Fill a free slot: the talker's state up to the next frame's logits, the codec's state up to that frame."""
         ...
 
     def predict(self, slots: Sequence[int]) -> Frames:
-        """Draw the next frame of each slot: codebook 0 from the talker's logits, then the code predictor.
+        """Draw the next frame of each slot: codebook 0 from the talker's logits, the others with the code predictor.
 
-        Where the result did not end, the slot has one more frame to decode, and waits for ``talk``.
+        A slot that did not end has one more frame to decode, and needs ``talk`` next.
         """
         ...
 
     def talk(self, slots: Sequence[int]) -> None:
-        """Run the talker over each slot's newest frame, up to the logits of the frame after it."""
+        """Run the talker on each slot's newest frame, which gives the logits of the frame after it."""
         ...
 
     def decode(self, slots: Sequence[int], frames: int) -> NDArray[np.float32]:
-        """Decode the oldest ``frames`` frames not yet decoded of each slot.
+        """Decode the oldest ``frames`` undecoded frames of each slot.
 
         Returns:
             [B, frames * 1920] float32 in [-1, 1].
@@ -85,5 +86,5 @@ class Runner(Protocol):
         ...
 
     def release(self, slot: int) -> None:
-        """Forget a slot's stream; it can be filled again."""
+        """Discard a slot's stream, so that the slot can be filled again."""
         ...

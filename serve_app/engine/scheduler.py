@@ -1,15 +1,16 @@
-"""What the engine does next: a pure function of the slots, the waiting list and the clock.
+"""Decides the engine's next step: a pure function of the slots, the waiting list and the clock.
 
-Order of service:
+Streams are served in this order:
 
-1. a listener who would run dry, but not if served now;
-2. newcomers. Those who wait for a slot are prefilled first, so that a burst of them starts together, as long as
-   nobody waits too long for a first frame. Whoever is already playing has rule 1 to be safe from them;
-3. everybody else, the frames that are due for the codec first.
+1. A listener who avoids an underrun only if the stream is served now.
+2. New requests. Requests that wait for a slot are prefilled first, so that a burst of them starts together. A request
+   that has a slot and has waited too long for its first frame goes before them. Rule 1 protects listeners who are
+   already playing.
+3. All other streams; frames that are due for the codec come first.
 
-A listener who has run dry is past saving and counts among everybody else: at saturation all go on together, in
-large batches, and between two prefills everybody gets a frame. Each step takes along whoever needs the same stage,
-and nothing ever waits for a batch to fill.
+A listener who already has an underrun falls under rule 3. At saturation, all streams therefore advance together in
+large batches, and between two prefills each stream gets a frame. A step includes every stream that needs the same
+stage, and never waits for a batch to fill.
 """
 
 import math
@@ -22,34 +23,34 @@ from serve_app.engine.costs import Costs, Stage
 from serve_app.speech import FRAME_S
 
 _SAFETY = 1.5
-"""A stream counts as urgent this many times its expected need ahead: measured costs vary by about a third."""
+"""A stream is urgent if its slack is below this many times its expected cost; measured costs vary by about a third."""
 
 
 _OVERDUE = 2.0
-"""Somebody who has waited so many times the patience for a slot goes before listeners who barely keep up."""
+"""A request that has waited for a slot for this many times the patience goes before listeners who barely keep up."""
 
 _CLEAR_GAIN = 0.1
-"""The part of a frame's cost that gathering frames for the codec must save, to be worth longer pauses."""
+"""Decoding several frames at once must save this share of a frame's cost to justify longer pauses."""
 
 RIDE_ALONG_S = 0.5
-"""A stream that has its lead still takes part in steps that run for others, up to this much more: streams that
-pause one by one would otherwise go on one by one, and a batch costs hardly more than a single stream."""
+"""A stream that has reached its lead still joins steps that run for others, up to this much further ahead. Otherwise
+streams that pause one by one would also resume one by one, and a batch costs hardly more than a single stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """One stream in a slot, as far as a decision needs it.
+    """What a decision needs to know about one stream in a slot.
 
     Attributes:
-        slot: its index.
-        stage: what its language model needs next: ``predict`` draws a frame, ``talk`` digests it; None when it has
-            drawn its last frame.
-        undecoded: frames drawn and not yet decoded.
-        heard_until_s: clock time at which a listener who plays at once has heard all that was delivered; None
-            before the first audio.
-        listening: whether anybody listens as it comes.
-        unconsumed_frames: frames delivered that the caller has not taken yet.
-        arrived_s: when it was asked for; the oldest newcomer is served first.
+        slot: index of the slot.
+        stage: the language model's next stage: ``predict`` draws a frame, ``talk`` feeds it to the talker; None after
+            the last frame.
+        undecoded: frames drawn but not yet decoded.
+        heard_until_s: clock time at which a listener without a buffer has played all delivered audio; None before
+            the first audio.
+        listening: whether a listener plays the audio as it arrives.
+        unconsumed_frames: delivered frames that the caller has not taken yet.
+        arrived_s: when the request arrived; the oldest new request is served first.
     """
 
     slot: int
@@ -63,15 +64,15 @@ class SlotView:
 
 @dataclass(frozen=True)
 class State:
-    """All that a decision depends on, besides the clock.
+    """Everything that a decision depends on, except the clock.
 
     Attributes:
         slots: streams in slots.
-        waiting_since_s: when the oldest of those who wait, and could have a slot now, arrived; None if nobody does.
-        frame_since_prefill: a frame was drawn for somebody who plays since the last prefill.
+        waiting_since_s: when the first waiting request arrived; None if no request waits or no slot is free.
+        frame_since_prefill: whether a playing stream has drawn a frame since the last prefill.
         costs: measured step durations.
         settings: the engine's configuration.
-        waiting_positions: what the prefill of the first who waits computes.
+        waiting_positions: positions that the prefill of the first waiting request computes.
     """
 
     slots: Sequence[SlotView]
@@ -83,15 +84,16 @@ class State:
 
     @cached_property
     def frame_cost_s(self) -> float:
-        """Expected seconds of one frame of everybody, codec excluded."""
+        """Expected seconds for one frame of every stream, without the codec."""
         batch = max(1, len(self.slots))
         return self.costs.of("talk", batch) + self.costs.of("predict", batch)
 
     @cached_property
     def gains_by_gathering(self) -> bool:
-        """Whether listeners had better wait for full audio chunks; asked of every stream, and the same for all.
+        """Whether to wait for full audio chunks; the same for all streams.
 
-        They had where one frame at a time never catches up with them, and a frame costs clearly less among others.
+        True if frame-by-frame decoding is slower than real time and decoding several frames at once costs clearly
+        less per frame.
         """
         batch = max(1, len(self.slots))
         single_s = self.costs.of("decode", batch)
@@ -104,12 +106,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do.
+    """One step to run.
 
     Attributes:
-        stage: ``prefill`` takes the first of the waiting list and has no slots.
-        slots: who takes part.
-        frames: frames to decode of each, for ``decode``.
+        stage: what to run; ``prefill`` takes the first waiting request and has no slots.
+        slots: the slots that take part.
+        frames: frames to decode for each slot, if the stage is ``decode``.
     """
 
     stage: Stage
@@ -119,10 +121,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Nothing to do now.
+    """There is nothing to do now.
 
     Attributes:
-        until_s: clock time at which a paused stream wants to go on; None waits for a newcomer.
+        until_s: clock time at which a paused stream resumes; None to wait for a new request.
     """
 
     until_s: float | None
@@ -132,8 +134,8 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     """Decide the engine's next step.
 
     Args:
-        state: the slots as they are.
-        now_s: the clock's time, in seconds.
+        state: the current state of the slots and the waiting list.
+        now_s: the current clock time, in seconds.
     """
     lead_s, patience_s = state.settings.max_lead_s, state.settings.newcomer_patience_s
     runnable = [view for view in state.slots if not _ahead(view, lead_s + RIDE_ALONG_S, now_s)]
@@ -144,18 +146,18 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     urgent = [view for view in runnable if _can_be_saved(view, state, now_s)]
     if urgent:
         return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state)
-    newcomers = [view for view in runnable if view.listening and view.heard_until_s is None]
-    oldest = min(newcomers, key=lambda view: view.arrived_s, default=None)
+    unheard = [view for view in runnable if view.listening and view.heard_until_s is None]
+    oldest = min(unheard, key=lambda view: view.arrived_s, default=None)
     if oldest is not None and (state.waiting_since_s is None or now_s - oldest.arrived_s > patience_s):
         return _serve(oldest, runnable, state)
     late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return Step("prefill")
-    return _everybody(runnable, state, now_s)
+    return _advance_all(runnable, state, now_s)
 
 
-def _everybody(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
-    """What is due for the codec, else the next stage of whoever is not ahead, with whoever can ride along."""
+def _advance_all(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
+    """Decode frames that are due; otherwise run the next stage of streams below their lead, and any that can join."""
     due = [view for view in runnable if _due(view, state, now_s)]
     if due:
         return _decode(max(due, key=lambda view: view.undecoded), runnable, state.settings)
@@ -168,31 +170,31 @@ def _everybody(runnable: Sequence[SlotView], state: State, now_s: float) -> Step
 
 
 def slack_s(view: SlotView, now_s: float) -> float:
-    """Seconds of delivered audio that the listener still has to play; infinite when nobody listens."""
+    """Seconds of delivered audio that the listener still has to play; infinite if there is no listener."""
     if not view.listening:
         return math.inf
     return 0.0 if view.heard_until_s is None else view.heard_until_s - now_s
 
 
 def _serve(first: SlotView, runnable: Sequence[SlotView], state: State) -> Step:
-    """The next stage of one stream, with everybody who can share it."""
+    """The next stage of one stream, with every stream that can share it."""
     if first.undecoded and not _gathers(first, state):
         return _decode(first, runnable, state.settings)
-    assert first.stage is not None, "a stream without frames left or to come is no longer in its slot"
+    assert first.stage is not None, "a stream in a slot has frames to decode or to draw"
     most = state.settings.audio_chunk_max_frames
     rows = [view for view in runnable if view.stage == first.stage and view.undecoded < most]
     return Step(first.stage, tuple(view.slot for view in rows))
 
 
 def _decode(first: SlotView, runnable: Sequence[SlotView], settings: EngineConfig) -> Step:
-    """Decode an audio chunk of one stream, with those of everybody who has as many frames for one."""
+    """Decode an audio chunk of one stream, together with every stream that has the same number of frames ready."""
     most = settings.audio_chunk_max_frames
     frames = min(first.undecoded, most)
     return Step("decode", tuple(view.slot for view in runnable if min(view.undecoded, most) == frames), frames)
 
 
 def _need_s(view: SlotView, state: State) -> float:
-    """Expected seconds until the stream's next audio chunk, served at once."""
+    """Expected seconds until the stream's next audio chunk, if it is served immediately."""
     batch = max(1, len(state.slots))
     if _gathers(view, state):
         frames = state.settings.audio_chunk_max_frames
@@ -207,9 +209,9 @@ def _need_s(view: SlotView, state: State) -> float:
 
 
 def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
-    """Whether a listener would run dry if something else came first, but not if the stream is served now.
+    """Whether the listener avoids an underrun only if this stream is served before anything else.
 
-    What may come first is one step that cannot be interrupted: a prefill if somebody waits for one.
+    The alternative is one other step, which cannot be interrupted: a prefill if a request waits, else a predict.
     """
     if not view.listening or view.heard_until_s is None:
         return False
@@ -222,10 +224,10 @@ def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
 
 
 def _due(view: SlotView, state: State, now_s: float) -> bool:
-    """Whether a stream's frames should be decoded now instead of gathering more.
+    """Whether to decode a stream's frames now, without waiting for more.
 
-    The first audio chunk is one frame; later ones grow while the slack pays for the frames they wait for, and
-    where single frames would only lose it.
+    The first audio chunk is one frame. Later audio chunks grow as long as the slack covers the wait for more frames,
+    or if decoding single frames would fall behind anyway.
     """
     if view.undecoded == 0 or _gathers(view, state):
         return False
@@ -237,7 +239,7 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
 
 
 def _gathers(view: SlotView, state: State) -> bool:
-    """Whether a stream's next audio chunk is a full one, whatever its listener has left to play."""
+    """Whether the stream's next audio chunk waits until it is full, regardless of the listener's slack."""
     if view.stage is None or view.undecoded >= state.settings.audio_chunk_max_frames:
         return False
     if view.listening and view.heard_until_s is None:
@@ -246,7 +248,7 @@ def _gathers(view: SlotView, state: State) -> bool:
 
 
 def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
-    """Whether a stream is so far ahead that it should draw no more; what it has drawn is still decoded."""
+    """Whether a stream is too far ahead to draw more frames; frames already drawn are still decoded."""
     if view.undecoded:
         return False
     if view.unconsumed_frames * FRAME_S > lead_s:
@@ -255,7 +257,7 @@ def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
 
 
 def _wake_s(state: State, now_s: float) -> float | None:
-    """When the first paused stream falls back below the lead; streams that wait for their caller have no time."""
+    """When the first paused stream falls below the lead; None if all of them wait for their callers."""
     ends = [
         view.heard_until_s - state.settings.max_lead_s
         for view in state.slots

@@ -1,7 +1,7 @@
-"""Notices a stream that has stopped saying anything: it repeats itself, or is silent.
+"""Detects a stalled stream: one that repeats itself or stays silent.
 
-The 0.6B model fails to stop in about 0.3 % of utterances and then hums for minutes; the budget of frames is the
-last bound, this guard the first. It looks at codes and samples, and knows no clock.
+The 0.6B model fails to stop in about 0.3 % of utterances and then hums for minutes. This guard ends such a stream
+early; the frame budget is the final limit. The guard looks only at codes and samples, and has no clock.
 """
 
 import numpy as np
@@ -12,34 +12,34 @@ _SILENT_RMS = 1e-3
 
 
 class StallGuard:
-    """Counts how many frames in a row repeated a short cycle of codebook 0, and how many were silent."""
+    """Counts consecutive frames that repeat a short cycle in codebook 0, and consecutive silent frames."""
 
     def __init__(self, limit_frames: int) -> None:
-        """End a stream after ``limit_frames`` frames without anything new."""
+        """Report a stall after ``limit_frames`` consecutive repeated or silent frames."""
         self._limit_frames = limit_frames
         self._recent: list[int] = []
         self._cycled = [0] * (_LONGEST_CYCLE_FRAMES + 1)
         self._silent = 0
 
     def recall(self, codes: NDArray[np.int16]) -> None:
-        """Take in codes [F, 16] that were delivered before the stream broke off; their samples are gone."""
+        """Count codes [F, 16] that were delivered before the stream was interrupted; their samples are not known."""
         for frame in codes[:, 0].tolist():
             self._count_cycles(frame)
 
     def observe(self, codes: NDArray[np.int16], pcm: NDArray[np.float32]) -> bool:
-        """Take in the next frames.
+        """Count the next frames.
 
         Args:
             codes: [T, 16] int16.
             pcm: [T * 1920] float32 of the same frames.
 
         Returns:
-            True once the stream should be ended.
+            True once the stream should end.
         """
         for frame, samples in zip(codes[:, 0].tolist(), np.split(pcm, len(codes)), strict=True):
             self._count_cycles(frame)
-            quiet = float(np.sqrt(np.mean(samples * samples))) < _SILENT_RMS
-            self._silent = self._silent + 1 if quiet else 0
+            is_silent = float(np.sqrt(np.mean(samples * samples))) < _SILENT_RMS
+            self._silent = self._silent + 1 if is_silent else 0
         return max(*self._cycled, self._silent) >= self._limit_frames
 
     def _count_cycles(self, frame: int) -> None:

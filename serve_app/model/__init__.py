@@ -1,12 +1,12 @@
-"""The checkpoint and what is computed with it; the only package that imports torch."""
+"""Loads the checkpoint and computes with it. No other package imports torch."""
 
 import os
 
 _SPINS = "3000"
-"""Rounds, some tens of microseconds in all, for which a thread asks whether the others are there before it sleeps.
+"""Iterations, some tens of microseconds in all, for which a thread waits actively for the others before it sleeps.
 
-By itself GNU's OpenMP asks for 3 ms: a thread whose partner has lost its processor to another process then keeps the
-other processor from that partner, hundreds of times a frame (docs/performance.md).
+GNU's OpenMP defaults to 3 ms. If a thread loses its core to another process, its partner then keeps the other core
+busy while it waits, hundreds of times per frame (docs/performance.md).
 """
 
 if "OMP_WAIT_POLICY" not in os.environ:  # read once, when torch is imported

@@ -1,4 +1,4 @@
-"""Where a pass's new positions stand in the cache, and what they attend to; never whose slots those are."""
+"""Positions of a pass in the key-value cache, and what they attend to; knows slots only by index."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,15 +34,15 @@ class StackShape:
 
 
 class Rotary:
-    """Cosines and sines of every position, made once in float32.
+    """Cosines and sines of every position, computed once in float32.
 
-    The talker's three rotary sections (temporal, height, width) hold the same position in speech, so that its
-    interleaved form equals the plain one.
+    The talker's three rotary sections (temporal, height, width) hold the same position in speech, so its interleaved
+    form equals the plain one.
     Source: qwen-tts 0.1.1, modeling_qwen3_tts.py, Qwen3TTSTalkerRotaryEmbedding and get_rope_index.
     """
 
     def __init__(self, shape: StackShape, positions: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Tabulate [positions, head_dim] in ``dtype``; sines of the first half are negated, for swapped halves."""
+        """Tabulate [positions, head_dim] in ``dtype``; sines of the first half are negated, for rotate-half."""
         exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
         frequencies = 1.0 / (shape.rope_theta**exponent)  # [head_dim / 2]
         angles = torch.arange(positions).float()[:, None] * frequencies
@@ -57,8 +57,8 @@ class Span(Protocol):
     """The T new positions of each of B slots.
 
     Attributes:
-        cos: [B or 1, T, 1, D], of the new positions.
-        sin: the same.
+        cos: [B or 1, T, 1, D], for the new positions.
+        sin: [B or 1, T, 1, D], for the new positions.
     """
 
     cos: Tensor
@@ -69,24 +69,24 @@ class Span(Protocol):
         ...
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend with [B, T, heads, D] over one layer's keys and values [slots, KV, P, D]: [B, T, heads * D]."""
+        """Attend with [B, T, heads, D] to one layer's keys and values [slots, KV, P, D]: [B, T, heads * D]."""
         ...
 
     def addresses(self) -> tuple[int, int, int, int]:
-        """Where to read the B slots and their first new positions, on a CPU.
+        """Where a CPU kernel reads the B slots and their first new positions.
 
         Returns:
-            The address of the slots [B] int64, or 0 and the first of neighbouring slots; the address of the positions
-            [B] int64, or 0 and the position of all.
+            The address of the slots [B] int64, or 0 and the first of consecutive slots; the address of the positions
+            [B] int64, or 0 and the position that all slots share.
         """
         ...
 
 
 class Aligned:
-    """Neighbouring slots that all stand at the same position."""
+    """Consecutive slots that are all at the same position."""
 
     def __init__(self, rotary: Rotary, x: Tensor, rows: slice, start: int) -> None:
-        """Take positions ``start`` to ``start + T - 1`` of the B slots, for an input [B, T, H]."""
+        """Use positions ``start`` to ``start + T - 1`` of the B slots, for an input [B, T, H]."""
         new = x.shape[1]
         self._rows, self._start, self._end = rows, start, start + new
         self._causal = start == 0 and new > 1
@@ -102,7 +102,7 @@ class Aligned:
         cached[self._rows, :, self._start : self._end] = new.transpose(1, 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend with [B, T, heads, D] over one layer's keys and values [slots, KV, P, D]: [B, T, heads * D]."""
+        """Attend with [B, T, heads, D] to one layer's keys and values [slots, KV, P, D]: [B, T, heads * D]."""
         attended = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys[self._rows, :, : self._end],
@@ -114,22 +114,22 @@ class Aligned:
         return attended.transpose(1, 2).flatten(2)
 
     def addresses(self) -> tuple[int, int, int, int]:
-        """Neither has one: the slots follow the first, and the position is one."""
+        """No addresses: the slots are consecutive and share one position."""
         return 0, self._rows.start, 0, self._start
 
 
 class Staggered:
-    """Several slots, one new position of each at its own place."""
+    """Several slots, each with one new position of its own."""
 
     def __init__(self, rotary: Rotary, x: Tensor, rows: Rows, positions: Tensor, length: int) -> None:
-        """Take ``positions`` [B] of the B slots, of which attention looks at the first ``length``, for [B, 1, H]."""
+        """Use ``positions`` [B] of the B slots, for [B, 1, H]; attention covers the first ``length`` positions."""
         hidden = torch.arange(length, device=x.device) > positions[:, None]  # [B, length]
         mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
         self._mask = mask[:, None, None]
         self._rows, self._positions, self._length = rows, positions, length
         self._slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
-        # To gather what is attended to copies it. A CPU attends to each run of neighbours in place, a seventh of the
-        # time at 300 positions; a GPU would have to wait for the indices, and could not be captured.
+        # Gathering the keys copies them. A CPU attends to each run of consecutive slots in place, which takes a seventh
+        # of the time at 300 positions. A GPU would have to wait for the indices, and could not be captured.
         self._runs = runs(rows.tolist()) if isinstance(rows, Tensor) and rows.device.type == "cpu" else None
         self.cos = rotary.cos[positions][:, None, None]
         self.sin = rotary.sin[positions][:, None, None]
@@ -139,7 +139,7 @@ class Staggered:
         cached[self._slots, :, self._positions] = new[:, 0]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend with [B, 1, heads, D] over one layer's keys and values [slots, KV, P, D]: [B, 1, heads * D]."""
+        """Attend with [B, 1, heads, D] to one layer's keys and values [slots, KV, P, D]: [B, 1, heads * D]."""
         keys, values, queries = keys[:, :, : self._length], values[:, :, : self._length], queries.transpose(1, 2)
         if self._runs is None:
             return _attend(queries, keys[self._rows], values[self._rows], self._mask)
@@ -149,11 +149,11 @@ class Staggered:
         return torch.cat(parts)
 
     def addresses(self) -> tuple[int, int, int, int]:
-        """Both lie in memory."""
+        """Both are tensors, so both have an address."""
         return self._slots.data_ptr(), 0, self._positions.data_ptr(), 0
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """[B, heads, T, D] over [B, KV, P, D]: [B, T, heads * D]."""
+    """Attend with [B, heads, T, D] to [B, KV, P, D]: [B, T, heads * D]."""
     attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
     return attended.transpose(1, 2).flatten(2)

@@ -1,6 +1,6 @@
-"""Loading and describing a checkpoint; encoding reference audio with it.
+"""Loads and describes a checkpoint, and encodes reference audio with it.
 
-A checkpoint comes from where the configuration says or not at all: nothing here falls back to another model.
+It loads the configured checkpoint or fails; it never falls back to another model.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ import torch
 from serve_app.config import SAMPLE_RATE_HZ, ModelConfig
 from serve_app.model import random_checkpoint
 from serve_app.model.locate import CheckpointError, locate
-from serve_app.model.quiet import Upstream, import_qwen_tts
 from serve_app.model.sampling import Draw
+from serve_app.model.upstream import Upstream, import_qwen_tts
 from serve_app.voices.voice import Reference, VoicePrompt
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,15 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        upstream: qwen-tts's own ``Qwen3TTSModel``; it encodes references, and gives its weights to our steps.
-        device: where it lies.
-        dtype: of talker and code predictor.
-        codec_dtype: of the codec decoder.
-        random_weights: it was built here from random numbers: what it says is noise, not speech.
-        description: what was loaded, in words.
+        upstream: qwen-tts's own ``Qwen3TTSModel``; it encodes references, and our steps take their weights from it.
+        device: device of the weights.
+        dtype: dtype of talker and code predictor.
+        codec_dtype: dtype of the codec decoder.
+        random_weights: whether it was built here from random numbers, so that its output is noise.
+        description: a description for people.
         fingerprint: changes with everything that a voice prompt depends on.
-        talker_draw: the checkpoint's own defaults for codebook 0.
-        predictor_draw: the same for codebooks 1 to 15.
+        talker_draw: the checkpoint's sampling defaults for codebook 0.
+        predictor_draw: the checkpoint's sampling defaults for codebooks 1 to 15.
     """
 
     upstream: Upstream
@@ -59,9 +59,9 @@ class Checkpoint:
         return self.upstream.model
 
     def drop_generation(self) -> None:
-        """Free upstream's layers of talker, code predictor and codec decoder; what encodes references stays.
+        """Free upstream's layers of talker, code predictor and codec decoder; keeps what encodes references.
 
-        Their weights live on in the steps that took them, in another order.
+        Our steps hold the same weights in another layout.
         """
         talker = self.model.talker
         talker.model.layers = talker.code_predictor.model.layers = talker.code_predictor.lm_head = None
@@ -69,10 +69,10 @@ class Checkpoint:
         self.model.speech_tokenizer.model.decoder = None
 
     def encode(self, reference: Reference) -> VoicePrompt:
-        """Make a voice prompt: speaker embedding, and codes where the transcript is known.
+        """Make a voice prompt: the speaker embedding, and codes if the transcript is known.
 
-        Source: qwen-tts 0.1.1, Qwen3TTSModel.create_voice_clone_prompt. It would resample with librosa, which hands
-            the work to the same soxr after seconds of imports.
+        Source: qwen-tts 0.1.1, Qwen3TTSModel.create_voice_clone_prompt. Upstream would resample with librosa, which
+            calls the same soxr after seconds of imports.
         """
         pcm = reference.pcm
         if reference.sample_rate_hz != SAMPLE_RATE_HZ:
@@ -93,15 +93,15 @@ class Checkpoint:
 
 
 def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Checkpoint:
-    """Load what the configuration names, onto the device and in the number format that it names.
+    """Load the configured checkpoint onto the configured device, in the configured number format.
 
     Args:
-        config: what is wanted.
-        directory: where :func:`locate` found it; None: it is looked for.
+        config: the model's configuration.
+        directory: result of :func:`locate`; None to call it here.
 
     Raises:
-        NotYetError: it is not there yet.
-        CheckpointError: it cannot be had, or is not a Qwen3-TTS base model of the 12 Hz codec.
+        NotYetError: the checkpoint is not there yet.
+        CheckpointError: it cannot be loaded, or is not a Qwen3-TTS base model with the 12 Hz codec.
     """
     directory = directory or locate(config)
     if directory is None:
@@ -126,7 +126,7 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
             )
             upstream.model.load_speech_tokenizer(codec)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint in {directory} does not load: {error}") from error
+        raise CheckpointError(f"the checkpoint in {directory} cannot be loaded: {error}") from error
     talker_draw, predictor_draw = _draws(upstream.model.generate_config)
     weights = "random weights: noise, not speech" if random_weights else "trained weights"
     number_format = str(dtype).removeprefix("torch.")
@@ -150,13 +150,13 @@ def _device(config: ModelConfig) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(
-            "model.device is 'cuda', but torch sees no GPU here; 'auto' or 'cpu' would run on the CPU"
+            "model.device is 'cuda', but torch finds no GPU on this machine; 'auto' or 'cpu' would use the CPU"
         )
     return torch.device(config.device)
 
 
 def _draws(generation: dict[str, Any]) -> tuple[Draw, Draw]:
-    """The checkpoint's sampling defaults, completed as upstream completes them (Qwen3TTSModel)."""
+    """The checkpoint's sampling defaults; missing ones are filled in as upstream does (Qwen3TTSModel)."""
     sampled, predictor_sampled = generation.get("do_sample", True), generation.get("subtalker_dosample", True)
     talker = Draw(
         temperature=generation.get("temperature", 0.9) if sampled else 0.0,
@@ -173,7 +173,7 @@ def _draws(generation: dict[str, Any]) -> tuple[Draw, Draw]:
 
 
 def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
-    """Twenty hex digits over the configuration files, and the size and head of every weight file."""
+    """Twenty hex digits of a hash over the configuration files, and the size and first MiB of every weight file."""
     digest = hashlib.sha256(str(dtype).encode())
     for path in sorted(directory.rglob("*.json")):
         digest.update(json.dumps(str(path.relative_to(directory))).encode() + path.read_bytes())

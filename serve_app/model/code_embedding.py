@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 class CodeEmbedding:
-    """The talker's table of codebook 0 and the code predictor's of the others, as one.
+    """The talker's table for codebook 0 and the code predictor's tables for the others, in one tensor.
 
     Attributes:
-        groups: Q, codebooks; 16 in the release.
+        groups: Q, number of codebooks; 16 in the release.
         table: [V0 + (Q - 1) * V, H].
-        offsets: [Q] int64, where each codebook begins in it.
+        offsets: [Q] int64, first row of each codebook in the table.
     """
 
     def __init__(self, talker: Upstream) -> None:

@@ -1,4 +1,4 @@
-"""The code predictor: from a talker's state and codebook 0 to codebooks 1 to 15 of the same frame."""
+"""The code predictor: computes codebooks 1 to 15 of a frame from the talker's state and codebook 0."""
 
 from collections.abc import Callable
 
@@ -14,22 +14,22 @@ from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import PlainLinear, WeightFormat, make_linear
-from serve_app.model.quiet import Upstream
 from serve_app.model.sampling import DrawRows
 from serve_app.model.transformer import make_stack
+from serve_app.model.upstream import Upstream
 
 
 class CodePredictor:
-    """The 5-layer stack with a head and an embedding of each codebook; its keys and values last one frame."""
+    """The 5-layer stack with a head and an embedding per codebook; its keys and values last for one frame."""
 
-    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, form: WeightFormat) -> None:
+    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, weight_format: WeightFormat) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
-            embedding: of all codebooks; not copied.
+            embedding: embeddings of all codebooks; not copied.
             slots: most rows of a pass.
-            form: how the weights are kept.
+            weight_format: weight format.
         """
         config = module.config
         self.steps = config.num_code_groups - 1
@@ -42,9 +42,9 @@ class CodePredictor:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, self.steps + 1, form)
-        self._heads = [make_linear(head.weight.detach(), form) for head in module.lm_head]
-        self._project = _projection(module.small_to_mtp_projection, form)
+        self.stack = make_stack(module.model, shape, self.steps + 1, weight_format)
+        self._heads = [make_linear(head.weight.detach(), weight_format) for head in module.lm_head]
+        self._project = _projection(module.small_to_mtp_projection, weight_format)
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self._embedding = embedding
@@ -62,24 +62,24 @@ class CodePredictor:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one frame reads, but for a wider talker's projection."""
+        """Bytes of weights that one frame reads, without the projection for a wider talker."""
         return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
     def draw_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw the codes 1 to 15 of one frame of several streams.
+        """Draw codes 1 to 15 of one frame of several streams.
 
         Args:
             hidden: [B, H], the talker's last state.
             first: [B] int64, codebook 0.
-            uniform: [B, 16] float32 in [0, 1), a number for each codebook.
-            draws: how every slot draws.
+            uniform: [B, 16] float32 in [0, 1), one number per codebook.
+            draws: sampling parameters of every slot.
             rows: the B slots.
-            keep: most codes that any of them may choose among; None where all are greedy.
+            keep: most codes that any of them may choose from; None if all are greedy.
 
         Returns:
-            [B, 16] int64, codebook 0 included.
+            [B, 16] int64, including codebook 0.
         """
         if self.frame is not None and can_draw(keep):
             return self.frame.draw(hidden, first, uniform, draws, rows, keep)
@@ -90,7 +90,7 @@ class CodePredictor:
         return self.step_through(hidden, first, choose)
 
     def step_through(self, hidden: Tensor, first: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Do the same one codebook after the other.
+        """Draw the same codes one codebook at a time.
 
         Args:
             hidden: [B, H], the talker's last state.
@@ -98,7 +98,7 @@ class CodePredictor:
             choose: (codebook, [B, V] float32 logits) -> [B] codes.
 
         Returns:
-            [B, 16] int64, codebook 0 included.
+            [B, 16] int64, including codebook 0.
         """
         embed = self._embedding.of_codebook
         rows = slice(0, hidden.shape[0])
@@ -114,7 +114,7 @@ class CodePredictor:
         return torch.stack(codes, dim=1)
 
     def _compile_frame(self, module: Upstream) -> CompiledFrame | None:
-        """All steps as one, where the stack and all of what lies between its passes are compiled."""
+        """All steps as one call, if the stack and everything between its passes are compiled."""
         heads = [head for head in self._heads if isinstance(head, TiledLinear)]
         as_wide = isinstance(module.small_to_mtp_projection, nn.Identity)
         if not (as_wide and isinstance(self.stack, CompiledStack) and len(heads) == self.steps):
@@ -122,12 +122,12 @@ class CodePredictor:
         return CompiledFrame(self.stack, heads, self._embedding, self.cache)
 
 
-def _projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor], Tensor]:
-    """Make the product that brings a wider talker's states to the predictor's width; in 0.6B they are as wide."""
+def _projection(module: Upstream, weight_format: WeightFormat) -> Callable[[Tensor], Tensor]:
+    """Make the projection of a wider talker's states to the predictor's width; in 0.6B both have the same width."""
     if isinstance(module, nn.Identity):
         return lambda x: x
     weight, bias = module.weight.detach(), module.bias.detach()
-    if form == "plain":
+    if weight_format == "plain":
         return PlainLinear(weight, bias)
-    linear = make_linear(weight, form)
+    linear = make_linear(weight, weight_format)
     return lambda x: linear(x, bias.expand(*x.shape[:-1], -1))

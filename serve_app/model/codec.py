@@ -1,8 +1,8 @@
-"""The 12 Hz decoder, codes to samples, a few frames at a time; never which stream or voice a row is.
+"""The 12 Hz decoder: turns codes into samples, a few frames at a time. It does not know streams or voices.
 
-Every layer of it is causal, so a stream is decoded in any pieces as long as each layer remembers the
-input columns that its next output needs. Those memories of all layers lie side by side in one row of
-one pool, which makes a row's state a single tensor to copy, to clear or to hand to a CUDA graph.
+Every layer is causal. A stream can therefore be decoded in pieces of any size, if each layer keeps the input columns
+that its next output needs. The histories of all layers are stored side by side in one row of a pool, so that a row's
+state is a single tensor to copy, to clear or to use in a CUDA graph.
 
 Source: qwen-tts 0.1.1, modeling_qwen3_tts_tokenizer_v2.py, Qwen3TTSTokenizerV2Decoder.
 """
@@ -30,10 +30,10 @@ from serve_app.model.codec_layers import (
     WaveHead,
 )
 from serve_app.model.codec_transformer import Transformer
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
-# Frames times rows that pass the layers at once: enough to make the wide layers' weights worth reading, few
-# enough that their activations stay in a CPU's last cache. A GPU only wants large products.
+# Frames times rows that pass through the layers at once: enough to amortize reading the wide layers' weights, but few
+# enough for the activations to fit in a CPU's last-level cache. A GPU only benefits from large matmuls.
 _CPU_STEP_FRAMES = 16
 _DEVICE_STEP_FRAMES = 64
 
@@ -42,11 +42,11 @@ _TAIL_BLOCKS = 2
 
 @dataclass(frozen=True, slots=True)
 class CodecState:
-    """One row's state, detached from the pool: what a stream heard so far leaves behind.
+    """A copy of one row's state: everything that the codec keeps of a stream so far.
 
     Attributes:
-        history: [width] codec dtype, the memories of all layers.
-        position: [] int64, frames so far.
+        history: [width] codec dtype, the histories of all layers.
+        position: [] int64, frames decoded so far.
     """
 
     history: Tensor
@@ -59,10 +59,10 @@ class CodecState:
 
 
 class CodebookSum:
-    """Codes to the embeddings that the first convolution reads.
+    """Turns codes into the embeddings that the first convolution reads.
 
-    The projections behind the codebooks are folded into that convolution, so the two groups of
-    codebooks, semantic and acoustic, are summed apart and laid side by side.
+    The projections after the codebooks are folded into that convolution. The two groups of codebooks, semantic and
+    acoustic, are therefore summed separately and concatenated.
     """
 
     def __init__(self, builder: Builder, quantizer: Upstream) -> None:
@@ -81,7 +81,7 @@ class CodebookSum:
 
 
 def _codebook(layer: Upstream) -> Tensor:
-    book = layer._codebook  # noqa: SLF001  # upstream offers its vectors under no other name
+    book = layer._codebook  # noqa: SLF001  # upstream has no public access to these vectors
     vectors = book.embedding_sum.detach().float() / book.cluster_usage.detach().float().clamp(min=book.epsilon)[:, None]
     projection = layer.project_out
     if not isinstance(projection, nn.Linear):
@@ -90,16 +90,16 @@ def _codebook(layer: Upstream) -> Tensor:
 
 
 class Codec:
-    """12 Hz decoder with explicit per-row state, several streams to a call.
+    """12 Hz decoder with explicit per-row state, for several streams per call.
 
-    The weights are taken out of ``decoder`` at construction, folded where layers are linear, and the
-    module is not kept. Not safe for calls from several threads at once.
+    Weights are copied from ``decoder`` at construction and folded where layers are linear; the module is not kept. Not
+    safe for concurrent calls.
 
     Args:
         decoder: upstream's Qwen3TTSTokenizerV2Decoder, of any dtype; not changed.
         rows: streams that the pool holds; allocated here, never grown.
-        dtype: of weights, activations and state: float32 is exact, bfloat16 as good as upstream's own.
-        device: where all of it lives.
+        dtype: dtype of weights, activations and state; float32 is exact, bfloat16 is as accurate as upstream's own.
+        device: device of weights and state.
 
     Raises:
         ValueError: the decoder's configuration has a feature that this implementation lacks.
@@ -139,7 +139,7 @@ class Codec:
         for make in makers:
             before.append(builder.memory_frames)
             stages.append(make())
-        # Frames that a stage and all behind it look back: 10, 7, 5, 4, 1, 1, 1, 1 in the release.
+        # Frames that a stage and all later ones look back: 10, 7, 5, 4, 1, 1, 1, 1 in the release.
         self._reach_frames = [math.ceil(builder.memory_frames - frames) for frames in before]
         tail = 1 + min(_TAIL_BLOCKS, len(blocks) - 1)
         self._wide, self._tail = stages[:-tail], stages[-tail:]
@@ -160,25 +160,25 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, rows: Tensor | slice, n_frames: Tensor | None = None) -> Tensor:
-        """Decode new frames of some rows to PCM, carrying those rows' state and no other's.
+        """Decode new frames of some rows to PCM, carrying the state of those rows and of no others.
 
-        Cutting a code sequence anywhere gives the same samples as one call; who shares the batch changes
-        nothing. Shapes and control flow depend on B, T and ``n_frames is None`` alone.
+        Splitting a code sequence anywhere gives the same samples as one call, and the other rows of the batch do not
+        change them. Shapes and control flow depend only on B, T and ``n_frames is None``.
 
         Args:
             codes: [B, T, Q] int64; Q = ``num_quantizers``. Frames past ``n_frames`` may hold anything.
-            rows: B rows of the pool, each once: [B] int64, or a slice, which spares copying their state.
-            n_frames: [B] int64, 0 to T: how many frames are real per row; None when all are.
+            rows: B distinct rows of the pool: [B] int64, or a slice, which avoids copying their state.
+            n_frames: [B] int64, 0 to T: number of real frames per row; None if all are real.
 
         Returns:
             [B, T * samples_per_frame] float32 in [-1, 1], mono, 24 kHz; zero past ``n_frames``.
 
         Raises:
-            ValueError: the codes' shape does not fit the checkpoint.
+            ValueError: the shape of ``codes`` does not fit the checkpoint.
         Source: Qwen3TTSTokenizerV2Decoder.forward, which takes [B, Q, T].
         """
         if codes.dim() != 3 or codes.shape[2] != self.num_quantizers:
-            msg = f"codes have the shape {list(codes.shape)}; it must be [B, T, {self.num_quantizers}]"
+            msg = f"codes have the shape {list(codes.shape)}; required: [B, T, {self.num_quantizers}]"
             raise ValueError(msg)
         batch, frames = codes.shape[:2]
         state, position = self._pool[rows], self._position[rows]  # views where rows is a slice
@@ -196,31 +196,31 @@ class Codec:
 
     @torch.inference_mode()
     def absorb(self, codes: Tensor, row: int) -> None:
-        """Bring a row's state past some frames as :meth:`decode` does, without their samples.
+        """Advance a row's state past some frames as :meth:`decode` does, without computing their samples.
 
-        Only the transformer looks far back. Of the convolutions behind it, which are nearly all of the cost, each is
-        run over the last frames that it and those behind it remember.
+        Only the transformer looks far back. Each of the convolutions after it, which are nearly all of the cost, runs
+        only over the last frames that it and later convolutions keep in their histories.
 
         Args:
             codes: [T, Q] int64; Q = ``num_quantizers``.
-            row: of the pool; its state is that of :meth:`decode` but for rounding.
+            row: row of the pool; its state afterwards equals that after :meth:`decode`, up to rounding.
         """
         frames = len(codes)
         if frames == 0:
             return
         state, position = self._pool[row : row + 1], self._position[row : row + 1]
         parts: list[Tensor] = []
-        for part in codes[None].split(_DEVICE_STEP_FRAMES, dim=1):  # the transformer's own products are small
+        for part in codes[None].split(_DEVICE_STEP_FRAMES, dim=1):  # the transformer's own matmuls are small
             parts.append(self._attend(Step(state, part.shape[1], None), position, part))
             position += part.shape[1]
         x = torch.cat(parts, dim=1)
         for stage, reach_frames in zip(self._stages, self._reach_frames, strict=True):
             rate, frames = x.shape[1] // frames, min(frames, reach_frames)
             x = stage(Step(state, frames, None), x[:, -frames * rate :])
-            # What a stage makes of a stale memory is gone from every later one's by the last of its frames.
+            # A stage's stale history affects its first frames only; later stages have dropped these by the last frame.
 
     def _attend(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
-        """[B, T, Q] -> [B, T, C], the transformer's output; mutates ``step.state``."""
+        """The transformer's output, [B, T, Q] -> [B, T, C]; mutates ``step.state``."""
         return self._transformer(step, position, self._pre_conv.over(step, self._embed(codes)))
 
     def _step(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
@@ -237,10 +237,10 @@ class Codec:
         return torch.where(real, samples.unflatten(1, (step.frames, -1)), 0.0).flatten(1)
 
     def _behind(self, step: Step, x: Tensor) -> Tensor:
-        """All stages where they are not compiled, [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
+        """All stages, uncompiled: [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``.
 
-        The weights of the last blocks and the head are small and their activations large: on a CPU one frame of one row
-        at a time, which stays in its caches. At ten rows that saves a sixth of the whole (measured).
+        The last blocks and the head have small weights and large activations. A CPU therefore runs them one frame of
+        one row at a time, which stays in its caches. At ten rows this saves a sixth of the total (measured).
         """
         for stage in self._wide:
             x = stage(step, x)
@@ -264,18 +264,18 @@ class Codec:
 
     @torch.inference_mode()
     def reset(self, row: int) -> None:
-        """Make a row that of a stream which has heard nothing."""
+        """Reset a row to the state of a stream that has not started."""
         self._pool[row] = 0
         self._position[row] = 0
 
     @torch.inference_mode()
     def snapshot(self, row: int) -> CodecState:
-        """Copy a row's state, which later calls leave alone."""
+        """Copy a row's state; later calls do not change the copy."""
         return CodecState(self._pool[row].clone(), self._position[row].clone())
 
     @torch.inference_mode()
     def restore(self, row: int, state: CodecState) -> None:
-        """Put a copied state into a row, which goes on as the row it was taken from."""
+        """Write a copied state into a row, which continues like the row that it was copied from."""
         self._pool[row] = state.history
         self._position[row] = state.position
 
@@ -283,7 +283,7 @@ class Codec:
 def _check_supported(config: Upstream) -> None:
     if config.attention_bias or config.hidden_act != "silu" or getattr(config, "rope_scaling", None):
         msg = (
-            f"the decoder has attention_bias={config.attention_bias}, hidden_act={config.hidden_act!r} and "
+            f"unsupported decoder: attention_bias={config.attention_bias}, hidden_act={config.hidden_act!r} and "
             f"rope_scaling={getattr(config, 'rope_scaling', None)}; only False, 'silu' and None are implemented"
         )
         raise ValueError(msg)

@@ -1,8 +1,8 @@
-"""Layers of the 12 Hz decoder over explicit per-row state; never which stream a row belongs to.
+"""Layers of the 12 Hz decoder with explicit per-row state. They do not know which stream a row belongs to.
 
-Activations are [B, T, C], so that every convolution is one matrix product over a window of columns:
-a convolution of k taps reads k columns, a transposed one of kernel m * stride reads m and yields stride
-columns. What a layer must remember is then the input columns before the next one, and nothing else.
+Activations are [B, T, C], so every convolution is one matmul over a window of columns. A convolution of k taps reads k
+columns. A transposed convolution of kernel m * stride reads m columns and outputs stride columns. A layer therefore
+only needs to remember the input columns before the next one.
 
 Source: qwen-tts 0.1.1, qwen_tts/core/tokenizer_12hz/modeling_qwen3_tts_tokenizer_v2.py.
 """
@@ -20,17 +20,17 @@ from serve_app.model.compiled.codec_plan import Activation, CompiledLayer, Depth
 from serve_app.model.compiled.windows import WindowLinear
 from serve_app.model.kernels import make_snake
 from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What every layer of one decode step shares.
+    """What all layers of one decode step share.
 
     Attributes:
-        state: [B, width] codec dtype; the rows being decoded, mutated by each layer in its own place.
-        frames: T, the frames of this step.
-        n_frames: [B] int64, how many of them are real per row; None when all are.
+        state: [B, width] codec dtype; the rows being decoded; each layer mutates its own part.
+        frames: T, frames of this step.
+        n_frames: [B] int64, number of real frames per row; None if all are real.
     """
 
     state: Tensor
@@ -40,9 +40,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One layer's place in a row of state: its last ``columns`` input columns of ``channels`` values.
+    """One layer's part of a row of state: its last ``columns`` input columns of ``channels`` values.
 
-    Zeros, the state of a fresh row, are the causal padding upstream puts before the first column.
+    A fresh row has zeros, which are the causal padding that upstream puts before the first column.
     """
 
     start: int
@@ -50,21 +50,21 @@ class History:
     channels: int
 
     def open(self, step: Step, new_columns: int) -> Tensor:
-        """Make a window [B, columns + new_columns, channels] with the past in front, the rest unset."""
+        """Make a window [B, columns + new_columns, channels] that begins with the history; the rest is unset."""
         past = self._past(step)
         window = past.new_empty(past.shape[0], self.columns + new_columns, self.channels)
         window[:, : self.columns] = past
         return window
 
     def extend(self, step: Step, columns: Tensor) -> Tensor:
-        """Make the window of ``columns`` [B, T, channels] and remember its end."""
+        """Make the window for ``columns`` [B, T, channels], and save its end as history."""
         window = self.open(step, columns.shape[1])
         window[:, self.columns :] = columns
         self.close(step, window)
         return window
 
     def close(self, step: Step, window: Tensor) -> None:
-        """Remember the last real columns of a filled window; mutates ``step.state``."""
+        """Save the last real columns of a filled window as history; mutates ``step.state``."""
         new_columns = window.shape[1] - self.columns
         if step.n_frames is None:
             recent = window[:, new_columns:]
@@ -81,26 +81,26 @@ class History:
 
 
 Layers = Callable[[Step, Tensor], Tensor]
-"""Of what is behind the transformer, [B, T * rate, C] -> [B, T * rate', C']; mutates the step's state."""
+"""Layers after the transformer, [B, T * rate, C] -> [B, T * rate', C']; mutates the step's state."""
 
 
 class Stage(Protocol):
-    """Layers behind the transformer, one by one or compiled."""
+    """Layers after the transformer, uncompiled or compiled."""
 
     def __call__(self, step: Step, x: Tensor) -> Tensor:
         """[B, T * rate, C] -> [B, T * rate', C']."""
         ...
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the stage as layers of one compiled call."""
         ...
 
 
 class CompiledStages:
-    """Stages in one compiled call, float32 on a CPU; one thread at a time may call it."""
+    """Stages in one compiled call, float32 on a CPU; not safe for concurrent calls."""
 
     def __init__(self, wide: Sequence[Stage], narrow: Sequence[Stage] = ()) -> None:
-        """Run ``wide``, then ``narrow``, which end in a wave head, over one frame of one stream at a time."""
+        """Run ``wide``, then ``narrow``, which end with a wave head, on one frame of one stream at a time."""
         of_all, of_frames = [[layer for stage in stages for layer in stage.compiled()] for stages in (wide, narrow)]
         self._layers = CompiledLayers(of_all, of_frames)
 
@@ -110,23 +110,23 @@ class CompiledStages:
 
 
 class Builder:
-    """Puts weights into the codec's dtype and device, and lays out a row of state layer by layer."""
+    """Converts weights to the codec's dtype and device, and lays out a row of state layer by layer."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
         self.width = 0
-        self.rate = 1  # input columns per frame of the layer that is built next
-        self.memory_frames = 0.0  # frames that the layers so far look back, one after the other
-        # Whether layers are compiled calls, which read float32 on a CPU.
+        self.rate = 1  # input columns per frame of the next layer
+        self.memory_frames = 0.0  # frames that the layers so far look back, in total
+        # Whether layers are compiled calls, which need float32 on a CPU.
         self.compiled = device.type == "cpu" and dtype == torch.float32
 
     def tensor(self, values: Tensor) -> Tensor:
-        """Return detached ``values`` as the layers compute with them."""
+        """Return detached ``values`` in the codec's dtype, on its device."""
         return values.detach().to(self.device, self.dtype).contiguous()
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """Make a matrix product of [C_out, C_in] and [C_out]."""
+        """Make a matmul with [C_out, C_in] and [C_out]."""
         kept = None if bias is None else self.tensor(bias)
         if self.compiled:
             return WindowLinear(self.tensor(weight), kept)
@@ -135,9 +135,9 @@ class Builder:
         return PlainLinear(self.tensor(weight), kept)
 
     def window_product(self, weights: "ConvWeights", *, winograd: bool = False) -> "WindowProduct":
-        """Make the product of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out].
+        """Make the matmul of a convolution's windows, [B, history + T, C_in] -> [B, T, stride * C_out].
 
-        With ``winograd`` compiled layers multiply a third as often, by twice the weights.
+        With ``winograd``, compiled layers multiply a third as often, with twice the weights.
         """
         if self.compiled:
             matrix, bias = self.tensor(weights.matrix), self.tensor(weights.bias)
@@ -145,7 +145,7 @@ class Builder:
         return GatheredProduct(self.linear(weights.matrix, weights.bias), weights.taps, weights.dilation)
 
     def history(self, columns: int, channels: int) -> History:
-        """Reserve the next place in a row of state."""
+        """Reserve the next part of a row of state."""
         history = History(self.width, columns, channels)
         self.width += columns * channels
         self.memory_frames += columns / self.rate
@@ -157,10 +157,10 @@ class ConvWeights:
     """A causal convolution as a matrix over ``taps`` input columns, oldest first.
 
     Attributes:
-        matrix: [stride * C_out, taps * C_in] float32; the output columns of one input column in order.
+        matrix: [stride * C_out, taps * C_in] float32; rows are grouped by output column of one input column, in order.
         bias: [stride * C_out] float32.
         taps: input columns that an output depends on.
-        dilation: input columns from one tap to the next.
+        dilation: distance between taps, in input columns.
         stride: output columns per input column: 1, or the rate of a transposed convolution.
     """
 
@@ -172,21 +172,21 @@ class ConvWeights:
 
     @classmethod
     def of(cls, conv: Upstream) -> "ConvWeights":
-        """Take the weights of a causal Conv1d, or of a ConvTranspose1d whose kernel is m * stride."""
+        """Copy the weights of a causal Conv1d, or of a ConvTranspose1d whose kernel is m * stride."""
         weight, stride = conv.weight.detach().float(), conv.stride[0]
         if not conv.transposed:
             matrix = weight.permute(0, 2, 1).flatten(1)
             return cls(matrix, conv.bias.detach().float(), weight.shape[2], conv.dilation[0])
-        # Source: torch's ConvTranspose1d, weight [C_in, C_out, k]: tap k of column t lands on t * stride + k.
+        # Source: torch's ConvTranspose1d, weight [C_in, C_out, k]: tap k of column t adds to column t * stride + k.
         taps = weight.shape[2] // stride
         parts = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 2, 0)  # [stride, C_out, taps, C_in]
         bias = conv.bias.detach().float().repeat(stride)
         return cls(parts.flatten(2).flatten(0, 1), bias, taps, stride=stride)
 
     def after(self, weight: Tensor, bias: Tensor | None = None) -> "ConvWeights":
-        """Fold the affine layer that precedes this convolution, column by column, into it.
+        """Fold the affine layer before this convolution into it; the layer applies to each column.
 
-        A bias would change the zeros before the first column, so it is allowed with one tap alone.
+        A bias would change the zeros before the first column, so it is allowed only with a single tap.
         """
         assert bias is None or self.taps == 1
         taps = self.matrix.unflatten(1, (self.taps, -1))  # [stride * C_out, taps, C_in]
@@ -195,7 +195,7 @@ class ConvWeights:
         return ConvWeights(matrix, self.bias + added, self.taps, self.dilation, self.stride)
 
     def before(self, linear: Upstream) -> "ConvWeights":
-        """Fold an affine layer that follows this convolution, column by column, into it."""
+        """Fold the affine layer after this convolution into it; the layer applies to each column."""
         weight = linear.weight.detach().double()
         matrix = (weight @ self.matrix.double()).float()
         bias = (weight @ self.bias.double() + linear.bias.detach().double()).float()
@@ -209,8 +209,8 @@ WindowProduct = Callable[[Tensor], Tensor]
 class GatheredProduct:
     """Gathers a convolution's taps, then multiplies once.
 
-    Gathering costs 2 to 15 % of the product; oneDNN's own convolution saves that, but its weight layout
-    is chosen for one input size and costs tenfold at another (measured), and sizes vary here.
+    Gathering costs 2 to 15 % of the matmul. oneDNN's own convolution avoids that, but its weight layout is chosen for
+    one input size and costs ten times as much for another (measured), and sizes vary here.
     """
 
     def __init__(self, linear: Linear, taps: int, dilation: int) -> None:
@@ -225,7 +225,7 @@ class GatheredProduct:
 
 
 class Conv:
-    """A causal convolution, plain or transposed, as one product over windows."""
+    """A causal convolution, plain or transposed, as one matmul over windows."""
 
     def __init__(self, builder: Builder, weights: ConvWeights, *, winograd: bool = False) -> None:
         self._stride = weights.stride
@@ -235,7 +235,7 @@ class Conv:
         self.product = builder.window_product(weights, winograd=winograd)
 
     def over(self, step: Step, x: Tensor) -> Tensor:
-        """[B, T, C_in] -> [B, T * stride, C_out], with the remembered columns before x."""
+        """[B, T, C_in] -> [B, T * stride, C_out], with the history before x."""
         return self(x if self._span == 1 else self.history.extend(step, x))
 
     def __call__(self, window: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class Conv:
         return self.product(window).unflatten(2, (self._stride, -1)).flatten(1, 2)
 
     def compiled(self, snake: "Snake | None" = None) -> CompiledLayer:
-        """Return the same as a layer of a compiled call, behind an activation."""
+        """Return the convolution as a layer of a compiled call, after an activation."""
         (product,) = compiled_products(self.product)
         if snake is None:
             return CompiledLayer(product, remembered=self.history.start, rate=self._stride)
@@ -263,7 +263,7 @@ class Snake:
         self._activate = make_snake(builder.dtype, builder.device)
 
     def into(self, conv: Conv, step: Step, x: Tensor) -> Tensor:
-        """Activate x [B, T, C] into the window of the convolution that follows, and remember its end."""
+        """Activate x [B, T, C] into the window of the following convolution, and save its end as history."""
         window = conv.history.open(step, x.shape[1])
         self._activate(x, *self.factors, window[:, conv.history.columns :])
         conv.history.close(step, window)
@@ -277,7 +277,7 @@ class Snake:
 
 
 class ResidualUnit:
-    """Snake, a convolution of 7 taps, snake, a product per column; added to its input."""
+    """Snake, a convolution of 7 taps, snake, a matmul per column; added to the input."""
 
     def __init__(self, builder: Builder, unit: Upstream) -> None:
         self._snakes = Snake(builder, unit.act1), Snake(builder, unit.act2)
@@ -290,14 +290,14 @@ class ResidualUnit:
         return self._linear(self._snakes[1](hidden), residual=x)
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the unit as layers of one compiled call."""
         (linear,) = compiled_products(self._linear)
         last = CompiledLayer(linear, Activation.SNAKE, self._snakes[1].factors, residual=1)
         return [self._conv.compiled(self._snakes[0]), last]
 
 
 class UpsamplingBlock:
-    """Snake, a transposed convolution, and three residual units of growing dilation."""
+    """Snake, a transposed convolution, and three residual units of increasing dilation."""
 
     def __init__(self, builder: Builder, block: Upstream) -> None:
         snake, conv, *units = block.block
@@ -313,21 +313,21 @@ class UpsamplingBlock:
         return x
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the block as layers of one compiled call."""
         return [self._conv.compiled(self._snake), *(layer for unit in self._units for layer in unit.compiled())]
 
 
 def compiled_products(*products: WindowProduct | Linear) -> list[WindowLinear]:
-    """The same products, known to be those of a builder whose layers are compiled."""
+    """Narrow the type of matmuls that a builder with compiled layers has made."""
     compiled = [product for product in products if isinstance(product, WindowLinear)]
-    assert len(compiled) == len(products), "layers that are compiled have no others"
+    assert len(compiled) == len(products), "compiled layers must only have compiled matmuls"
     return compiled
 
 
 class ConvNeXt:
-    """A depthwise convolution, a norm and a wide product per column; added to its input.
+    """A depthwise convolution, a norm and a wide MLP per column; added to the input.
 
-    The norm's affine part is folded into the first product, ``gamma`` into the second.
+    The norm's affine part is folded into the first matmul, ``gamma`` into the second.
     """
 
     def __init__(self, builder: Builder, block: Upstream) -> None:
@@ -348,7 +348,7 @@ class ConvNeXt:
         return self._down(functional.gelu(self._up(hidden)), residual=x)
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the block as layers of one compiled call."""
         up, down = compiled_products(self._up, self._down)
         taps = self._taps[:, 0].T.contiguous()
         return [
@@ -370,7 +370,7 @@ class Upsampling:
         return self._block(step, self._conv.over(step, x))
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the layer as layers of one compiled call."""
         return [self._conv.compiled(), *self._block.compiled()]
 
 
@@ -385,16 +385,16 @@ class FirstConv:
         return self._conv.over(step, x)
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the convolution as layers of one compiled call."""
         return [self._conv.compiled()]
 
 
 class WaveHead:
-    """The last snake and the convolution to one channel, in float32 whatever the codec's dtype.
+    """The last snake and the convolution to one channel, in float32 for any codec dtype.
 
-    One column of output per tap, then a sum along the diagonal: a third of the time of a convolution
-    with a single output channel (measured). Float32 here costs 0.1 ms a frame and spares the samples
-    a last rounding to 8 bits of mantissa.
+    It computes one output column per tap, then a sum along the diagonal, which takes a third of the time of a
+    convolution with a single output channel (measured). Float32 costs 0.1 ms a frame here, and avoids a final rounding
+    of the samples to 8 bits of mantissa.
     """
 
     def __init__(self, builder: Builder, snake: Upstream, conv: Upstream) -> None:
@@ -412,6 +412,6 @@ class WaveHead:
         return diagonal.sum(2).add_(self._bias).clamp_(-1.0, 1.0)
 
     def compiled(self) -> list[CompiledLayer]:
-        """Return the same as layers of one compiled call."""
+        """Return the head as layers of one compiled call."""
         wave = Wave(self._taps, self._bias)
         return [CompiledLayer(wave, Activation.SNAKE, self._snake.factors, self._history.start)]

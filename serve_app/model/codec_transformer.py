@@ -1,4 +1,4 @@
-"""The transformer of the 12 Hz decoder over a sliding window of keys; never convolutions or samples.
+"""The transformer of the 12 Hz decoder, over a sliding window of keys.
 
 Source: qwen-tts 0.1.1, modeling_qwen3_tts_tokenizer_v2.py, Qwen3TTSTokenizerV2DecoderTransformerModel.
 """
@@ -11,16 +11,16 @@ from torch.nn import functional
 
 from serve_app.model.codec_layers import Builder, Step, compiled_products
 from serve_app.model.compiled.codec_transformer import AttentionLayer, CompiledTransformer
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the columns of a step stand, shared by all layers.
+    """Rotary angles and mask of a step's columns, shared by all layers.
 
     Attributes:
         cosine: [B, T, 1, head_dim] codec dtype.
-        sine: [B, T, 1, head_dim] codec dtype; the first half negated, for the swapped halves.
+        sine: [B, T, 1, head_dim] codec dtype; the first half is negated, for rotate-half.
         mask: [B, 1, T, window - 1 + T] codec dtype; 0 where a key is visible, -inf elsewhere.
     """
 
@@ -30,9 +30,9 @@ class Places:
 
 
 class Layer:
-    """One pre-norm layer: attention over the remembered keys, then a gated product.
+    """One pre-norm layer: attention over the stored keys, then a gated MLP.
 
-    The norms' weights are folded into the products after them, the layer scales into those before.
+    The norms' weights are folded into the matmuls after them, the layer scales into the matmuls before them.
     """
 
     def __init__(self, builder: Builder, layer: Upstream, config: Upstream) -> None:
@@ -52,7 +52,7 @@ class Layer:
         self._down = builder.linear(mlp.down_proj.weight.float() * layer.mlp_layer_scale.scale[:, None], None)
 
     def compiled(self) -> AttentionLayer:
-        """This layer's products, and where it remembers, as a compiled call takes them."""
+        """This layer's matmuls and the offset of its history, for a compiled call."""
         qkv, output, gate_up, down = compiled_products(self._qkv, self._output, self._gate_up, self._down)
         return AttentionLayer(qkv, output, gate_up, down, self._history.start)
 
@@ -85,13 +85,13 @@ class Layer:
 
 
 class Transformer:
-    """All layers and the final norm's scaling; its weight is left to the product that follows."""
+    """All layers and the final norm's scaling; the norm's weight is folded into the following matmul."""
 
     def __init__(self, builder: Builder, transformer: Upstream, config: Upstream) -> None:
         self._window = config.sliding_window
         self._eps = config.rms_norm_eps
         head_dim = transformer.layers[0].self_attn.head_dim
-        # From the configuration: a module moved to bfloat16 has rounded its own copy.
+        # From the configuration: a module that was moved to bfloat16 has rounded its own copy.
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         self._frequencies = (1.0 / config.rope_theta**exponent).to(builder.device)
         self._layers = [Layer(builder, layer, config) for layer in transformer.layers]
@@ -102,7 +102,7 @@ class Transformer:
             self._compiled = CompiledTransformer(layers, heads, kv_heads, self._window, self._eps)
 
     def __call__(self, step: Step, position: Tensor, x: Tensor) -> Tensor:
-        """[B, T, C] -> [B, T, C]; ``position`` [B] int64 counts the frames each row has had before."""
+        """[B, T, C] -> [B, T, C]; ``position`` [B] int64 is the number of earlier frames of each row."""
         cosine, sine = self._angles(position, x.shape[1])
         if self._compiled is not None:
             return self._compiled(x, step.state, position, step.n_frames, cosine, sine)
@@ -113,7 +113,7 @@ class Transformer:
         return functional.rms_norm(x, (x.shape[2],), eps=self._eps)
 
     def _angles(self, position: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [B, T, head_dim] float32, the first half of the sines negated."""
+        """Cosines and sines [B, T, head_dim] float32; the first half of the sines is negated."""
         frame = torch.arange(frames, device=position.device)
         angle = (position[:, None] + frame).float()[:, :, None] * self._frequencies
         cosine, sine = angle.cos(), angle.sin()
@@ -121,18 +121,17 @@ class Transformer:
 
 
 def sliding_mask(position: Tensor, frames: int, window: int) -> Tensor:
-    """Additive mask of ``frames`` queries over the ``window - 1`` remembered keys and their own.
+    """Additive mask of ``frames`` queries over the ``window - 1`` stored keys and their own.
 
-    Query i sees key j where i - window < j <= i and j >= 0, as transformers'
-    create_sliding_window_causal_mask has it.
+    Query i sees key j if i - window < j <= i and j >= 0, as in transformers' create_sliding_window_causal_mask.
 
     Args:
-        position: [B] int64, the absolute frame of the first query of each row.
+        position: [B] int64, absolute frame of each row's first query.
         frames: T, queries.
-        window: keys that a query sees, itself included.
+        window: keys that a query sees, including its own.
 
     Returns:
-        [B, 1, T, window - 1 + T] float32, 0 or -inf; key k stands for frame position - window + 1 + k.
+        [B, 1, T, window - 1 + T] float32, 0 or -inf; key k belongs to frame position - window + 1 + k.
     """
     query = torch.arange(frames, device=position.device)[:, None]
     key = torch.arange(window - 1 + frames, device=position.device)

@@ -1,4 +1,4 @@
-"""Puts checkpoint, runner and engine together: what a generator replica holds."""
+"""Builds a generator replica's model: checkpoint, runner and engine."""
 
 import gc
 import logging
@@ -34,29 +34,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model that can be spoken with."""
+    """A loaded model with its engine."""
 
     engine: Engine
     runner: TorchRunner
     checkpoint: Checkpoint
-    form: WeightFormat
+    weight_format: WeightFormat
 
     @property
     def random_weights(self) -> bool:
-        """What it says is noise, not speech."""
+        """Whether the output is noise, because the weights are random."""
         return self.checkpoint.random_weights
 
     @property
     def description(self) -> str:
-        """What was loaded, in words, and how its weights are kept."""
-        graphs = "; CUDA graphs left, they differ" if self.runner.graph_fallbacks else ""
-        return f"{self.checkpoint.description[:-1]}; {self.form} weights{graphs})"
+        """A description of the checkpoint and its weight format, for people."""
+        graphs = "; without CUDA graphs, whose results differ" if self.runner.graph_fallbacks else ""
+        return f"{self.checkpoint.description[:-1]}; {self.weight_format} weights{graphs})"
 
     @property
     def labels(self) -> dict[str, str]:
-        """Where and how its weights are kept, for :data:`serve_app.observability.metrics.MODEL_INFO`."""
+        """Device and weight format, for :data:`serve_app.observability.metrics.MODEL_INFO`."""
         kind, dtype = self.checkpoint.device.type, str(self.checkpoint.dtype).removeprefix("torch.")
-        return {"device": kind, "dtype": dtype, "weights": self.form}
+        return {"device": kind, "dtype": dtype, "weights": self.weight_format}
 
     @property
     def fingerprint(self) -> str:
@@ -65,14 +65,14 @@ class LoadedModel:
 
     @property
     def rendering(self) -> str:
-        """Equal on replicas that make the same samples of the same request; see :class:`AudioChunk`."""
+        """Equal on replicas that compute the same samples for the same request; see :class:`AudioChunk`."""
         graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
         codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
-        return f"{self.fingerprint} {self.form}, codec {codec}, {self._processor}{graphs}"
+        return f"{self.fingerprint} {self.weight_format}, codec {codec}, {self._processor}{graphs}"
 
     @property
     def _processor(self) -> str:
-        """The kind of processor, as far as it decides in which order something is summed, and how it is rounded."""
+        """The kind of processor, which decides the order of sums and how they are rounded."""
         device = self.checkpoint.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else vector_units()
 
@@ -84,7 +84,7 @@ class LoadedModel:
         """Speak one short sentence through the running engine and wait for its end.
 
         Raises:
-            SpeechError: it did not come out.
+            SpeechError: the sentence failed.
         """
         began_s = time.monotonic()
         request = SpeechRequest("Ready.", voice.voice, seed=1, listening=False)
@@ -98,33 +98,33 @@ class LoadedModel:
 
 
 def load_speaker(config: AppConfig, directory: Path | None = None, *, keep_upstream: bool = False) -> LoadedModel:
-    """Load the configured checkpoint and build an engine over it; the engine is not started yet.
+    """Load the configured checkpoint and build an engine for it; the engine is not started.
 
     Args:
-        config: the application's.
-        directory: of the checkpoint, where it was found already.
-        keep_upstream: leave upstream able to generate, at the price of holding its weights twice; for comparisons.
+        config: the application's configuration.
+        directory: the checkpoint's directory, if it is already known.
+        keep_upstream: keep upstream able to generate, for comparisons; its weights are then in memory twice.
 
     Raises:
-        NotYetError: the checkpoint is not there yet, or a GPU has no memory left, as others hold it.
-        CheckpointError: the checkpoint cannot be had.
+        NotYetError: the checkpoint is not there yet, or other processes hold the GPU's memory.
+        CheckpointError: the checkpoint cannot be loaded.
     """
     try:
         return _load_speaker(config, directory, keep_upstream=keep_upstream)
-    except RuntimeError as error:  # torch has no narrower one for a device that has no room for a context
+    except RuntimeError as error:  # torch raises nothing more specific if a device has no memory for a context
         if config.model.device == "cpu" or not torch.cuda.is_available() or not memory.ran_out(str(error)):
             raise
         verdict = _judge_memory(config.generator.num_gpus)
         if verdict.state == "never":
             raise CheckpointError(f"{verdict.why} ({error})") from error
-    # Here, where nothing refers to it any more, what was loaded is given back: others may be waiting too.
+    # Free what was loaded, now that nothing refers to it: other processes may wait for memory too.
     gc.collect()
     torch.cuda.empty_cache()
     raise NotYetError("GPU memory", verdict.why, look_again_s=memory.LOOK_AGAIN_S)
 
 
 def _judge_memory(share: float) -> Verdict:
-    """Why the memory of this process's GPU was not enough; before anything of it is given back."""
+    """Why this process's GPU memory was not enough; call this before anything is freed."""
     try:
         free, total = torch.cuda.mem_get_info()
     except RuntimeError:
@@ -133,7 +133,7 @@ def _judge_memory(share: float) -> Verdict:
 
 
 def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: bool) -> LoadedModel:
-    # Ray starts its workers with as many OpenMP threads as an actor reserves CPUs, which says nothing about a model.
+    # Ray starts its workers with as many OpenMP threads as an actor reserves CPUs, which does not suit a model.
     torch.set_num_threads(config.model.threads or len(os.sched_getaffinity(0)))
     checkpoint = load_checkpoint(config.model, directory)
     settings = config.engine
@@ -141,25 +141,25 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    form = choose_weight_format(config, checkpoint)
-    how = f", multiplied by {this_cpus()}" if form in ("int8", "int4") else ""
-    log.info("weights of talker and code predictor are kept %s%s", form, how)
-    runner = TorchRunner(checkpoint, settings, form)
+    weight_format = choose_weight_format(config, checkpoint)
+    how = f", multiplied by {this_cpus()}" if weight_format in ("int8", "int4") else ""
+    log.info("weight format of talker and code predictor: %s%s", weight_format, how)
+    runner = TorchRunner(checkpoint, settings, weight_format)
     if not keep_upstream:
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, CudaGraphs())
-    return LoadedModel(Engine(runner, settings), runner, checkpoint, form)
+    return LoadedModel(Engine(runner, settings), runner, checkpoint, weight_format)
 
 
 def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFormat:
-    """The form of talker and code predictor weights that fits the configuration and the device.
+    """The weight format of talker and code predictor for this configuration and device.
 
-    One form serves all batch sizes, since a stream's codes must not depend on who shares its batch; and nothing is
-    measured, since they must not depend on the replica.
+    One format serves all batch sizes, since a stream's codes must not depend on the other streams in the batch. The
+    choice does not measure anything, since codes must not depend on the replica.
 
     Raises:
-        CheckpointError: int8 or int4 is asked for where it cannot be computed.
+        CheckpointError: int8 or int4 is configured, but not supported here.
     """
     wanted = config.model.weights
     if wanted == "torch":
@@ -169,7 +169,7 @@ def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFor
     if wanted == "plain":
         if on_cpu:
             return "packed"
-        return _form_on_gpu(checkpoint.device) if bfloat16 else "plain"
+        return _format_on_gpu(checkpoint.device) if bfloat16 else "plain"
     if not (on_cpu and bfloat16):
         raise CheckpointError(
             f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
@@ -177,12 +177,12 @@ def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFor
     return wanted
 
 
-def _form_on_gpu(device: torch.device) -> WeightFormat:
-    """Of bfloat16: our own kernels where they can be compiled."""
+def _format_on_gpu(device: torch.device) -> WeightFormat:
+    """The format for bfloat16: our own kernels if they can be compiled."""
     missing = what_is_missing(device)
     if missing is None:
         return "fused"
-    log.warning("slower, and no longer exact in company: kernels cannot be compiled here, as %s", missing)
+    log.warning("slower and not batch-invariant: kernels cannot be compiled, because %s", missing)
     return "plain"
 
 
@@ -190,9 +190,10 @@ def _form_on_gpu(device: torch.device) -> WeightFormat:
 def use_graphs(
     runner: TorchRunner, checkpoint: Checkpoint, settings: EngineConfig, capture: Callable[[Captured], Captured]
 ) -> None:
-    """Capture every step, and keep the graphs only if they give on a probe what the same shapes give uncaptured.
+    """Capture every step as a CUDA graph; keep the graphs only if they pass a probe.
 
-    In other shapes, as the plain steps choose them, bfloat16 rounds differently and draws other codes.
+    The graphs' results must equal those of uncaptured steps in the same shapes. The plain steps use other shapes, for
+    which bfloat16 rounds differently and draws other codes.
     """
     began_s = time.monotonic()
     graphs = GraphedSteps(runner.steps, runner.slots, settings.max_positions, capture)
@@ -208,13 +209,13 @@ def use_graphs(
     runner.use_graphs(None)
     runner.graph_fallbacks += 1
     log.warning(
-        "CUDA graphs are off: only %.1f %% of their codes on the probe equal the plain path's",
+        "CUDA graphs are off: only %.1f %% of their codes in the probe equal those of plain steps",
         100 * float(np.mean(codes == plain_codes)),
     )
 
 
 def _probe(runner: TorchRunner) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Codes and audio of a few frames of two streams that do not share their beginning."""
+    """Codes and audio of a few frames of two streams that start at different steps."""
     width = runner.prompts.codes.table.shape[1]
     voice = VoicePrompt("probe", "probe", np.zeros(width, np.float32), None, None)
     requests = [SpeechRequest(text, voice.voice, seed=seed) for seed, text in enumerate(("One.", "Two, and a bit."))]

@@ -1,7 +1,7 @@
-"""Steps in a few fixed shapes, so that each can be captured once as a CUDA graph and replayed ever after.
+"""Runs steps in a few fixed shapes, so that each shape is captured once as a CUDA graph and replayed afterwards.
 
-A frame of the true model is about 1,500 kernels, and launching them costs a GPU more than running them. Which shapes
-there are is decided here; what is computed is :class:`serve_app.model.steps.Steps`' business.
+A frame of the real model is about 1,500 kernels, and launching them takes a GPU longer than running them. This module
+chooses the shapes; :class:`serve_app.model.steps.Steps` computes.
 """
 
 from collections.abc import Callable
@@ -9,33 +9,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from serve_app.model.quiet import Upstream
 from serve_app.model.steps import Choice, Steps
+from serve_app.model.upstream import Upstream
 
 Captured = Callable[[], Tensor]
-"""Runs a captured step on the inputs lying in its static tensors, and returns its static output."""
+"""Runs a captured step on the inputs in its static tensors, and returns its static output."""
 
 _SMALL_KEEP = 64
-"""Codes that a graph's draw looks at where every slot's top_k is no larger; else the whole vocabulary."""
+"""Codes that a graph's draw considers if no slot's top_k is larger; otherwise it considers the whole vocabulary."""
 
 _SHORTEST_LENGTH = 256
-"""Positions of the smallest talker graph; each next one has twice as many."""
+"""Positions of the smallest talker graph; each further one has twice as many."""
 
 
 class GraphedSteps:
-    """The same three steps as :class:`Steps`, each run in one of a few shapes.
+    """The same three steps as :class:`Steps`, each in one of a few shapes.
 
-    A shape is captured when it is first asked for; :meth:`capture_all` asks for all of them before anybody waits.
+    A shape is captured on first use; :meth:`capture_all` captures all of them before the first request.
     """
 
     def __init__(self, steps: Steps, slots: int, positions: int, capture: Callable[[Captured], Captured]) -> None:
-        """Take the plain steps and how to capture one.
+        """Wrap the plain steps.
 
         Args:
-            steps: what is computed; it has a spare row behind its ``slots``.
+            steps: computes the steps; it has one spare row after its ``slots``.
             slots: most slots of a step.
             positions: most positions of a slot.
-            capture: makes a step fast; :class:`CudaGraphs`, or the identity where it is tested without a GPU.
+            capture: captures a step: :class:`CudaGraphs`, or the identity in tests without a GPU.
         """
         self._steps = steps
         self._slots = slots
@@ -70,20 +70,20 @@ class GraphedSteps:
         return self._run(("decode", len(slots), frames), slots, lambda rows: self._steps.decode(rows, frames))
 
     def capture_all(self, choice: Choice, most_frames: int) -> int:
-        """Capture every shape that the default sampling needs, on the spare slot; returns how many there are."""
+        """Capture every shape that the default sampling needs, on the spare slot; returns the number of shapes."""
         for batch in range(1, self._slots + 1):
-            nobody = [self._slots] * batch
-            self.draw(nobody, choice)
+            spare = [self._slots] * batch
+            self.draw(spare, choice)
             for length in self._lengths:
-                self.talk(nobody, length)
+                self.talk(spare, length)
             for frames in range(1, most_frames + 1):
-                self.decode(nobody, frames)
+                self.decode(spare, frames)
         return len(self._captured)
 
     def _run(self, shape: tuple[object, ...], slots: list[int], step: Callable[[Tensor], Tensor]) -> Tensor:
         rows = self._rows[len(slots) - 1]
         if shape not in self._captured:
-            rows.fill_(self._slots)  # capturing runs the step, which nobody's slot may notice
+            rows.fill_(self._slots)  # capturing runs the step, so it uses the spare slot
             self._steps.clear(self._slots)
             self._captured[shape] = self._capture(lambda: step(rows))
         numbers = torch.tensor(slots)
@@ -102,18 +102,18 @@ def _lengths(positions: int) -> list[int]:
 
 
 class CudaGraphs:
-    """Captures steps as CUDA graphs that share one pool of memory.
+    """Captures steps as CUDA graphs that share one memory pool.
 
-    The pool is as large as the largest step needs, not as all together; so what a step returns holds until the next
-    one runs, and no longer. Everything else that a step leaves behind lies in static tensors.
+    The pool is as large as the largest step needs, not as all of them together. A step's result is therefore valid
+    only until the next step runs. Everything else that a step writes is in static tensors.
     """
 
     def __init__(self) -> None:
-        """Nothing is captured yet, and the pool is empty."""
+        """Start with an empty pool and no captured steps."""
         self._pool: Upstream = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Captured) -> Captured:
-        """Capture a step, which runs twice before, to warm up its libraries; its caller lets it run on the spare slot.
+        """Capture a step. The step runs twice before, to warm up libraries; the caller lets it use the spare slot.
 
         Source: torch.cuda.CUDAGraph's documentation: warm-up on a side stream, then capture.
         """

@@ -1,4 +1,4 @@
-"""What is computed between the products of decoder layers, in the form that suits the device."""
+"""Operations between the matmuls of decoder layers, in the implementation that suits the device."""
 
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class Kernels(Protocol):
     """Norm, attention and gate of a layer; each rounds to the dtype of its input."""
 
     def norm(self, x: Tensor) -> Tensor:
-        """Divide [..., N] by its root mean square, in float32 inside."""
+        """Divide [..., N] by its root mean square, computed in float32."""
         ...
 
     def swiglu(self, x: Tensor) -> Tensor:
@@ -30,11 +30,11 @@ class Kernels(Protocol):
         """Norm, scale and rotate queries and keys, store keys and values, and attend.
 
         Args:
-            fused: [B, T, (heads + 2 * kv_heads) * D], queries, keys and values as they leave their product.
-            norm_qk: [heads + kv_heads, D], scales normed queries and keys.
-            keys: [slots, kv_heads, P, D], one layer's; written in place.
-            values: the same.
-            span: where the B x T positions stand.
+            fused: [B, T, (heads + 2 * kv_heads) * D], output of the matmul for queries, keys and values.
+            norm_qk: [heads + kv_heads, D], scales of normed queries and keys.
+            keys: [slots, kv_heads, P, D], of one layer; written in place.
+            values: [slots, kv_heads, P, D], of one layer; written in place.
+            span: where the B x T positions are.
 
         Returns:
             [B, T, heads * D].
@@ -43,12 +43,12 @@ class Kernels(Protocol):
 
 
 class DrawCodes(Protocol):
-    """As :func:`serve_app.model.sampling.draw`."""
+    """See :func:`serve_app.model.sampling.draw`."""
 
     def __call__(
         self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None
     ) -> Tensor:
-        """Draw one code a row."""
+        """Draw one code per row."""
         ...
 
 
@@ -64,12 +64,12 @@ class TorchKernels:
     """Torch's own operations; for CUDA."""
 
     def __init__(self, shape: StackShape, device: torch.device) -> None:
-        """Work on heads of ``shape``."""
+        """Use the head sizes of ``shape``."""
         self._shape = shape
         self._eps = torch.tensor(shape.rms_eps, device=device)
 
     def norm(self, x: Tensor) -> Tensor:
-        """Divide [..., N] by its root mean square, in float32 inside."""
+        """Divide [..., N] by its root mean square, computed in float32."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps, norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
         return torch.mul(x, scale, out=torch.empty_like(x))
@@ -97,7 +97,7 @@ def torch_snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> 
 
 
 def make_kernels(shape: StackShape, positions: int, dtype: torch.dtype, device: torch.device) -> Kernels:
-    """Choose by device; ``positions`` is the most that a slot of the stack's cache holds."""
+    """Choose by device; ``positions`` is the largest number that a slot of the stack's cache holds."""
     if device.type == "cpu" and dtype in _COMPILED:
         return CpuKernels(shape, positions)
     return TorchKernels(shape, device)

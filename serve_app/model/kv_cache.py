@@ -1,4 +1,4 @@
-"""Static keys and values of a pool of slots, written in place; a slot's length is its owner's business."""
+"""Static keys and values for a pool of slots, written in place; the caller keeps track of each slot's length."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Rows = slice | Tensor
-"""Slots that take part: a slice where they are neighbours (no copy), else their indices [B] int64."""
+"""Slots that take part: a slice if they are consecutive (no copy), else their indices [B] int64."""
 
 
 class KvCache:
@@ -35,7 +35,7 @@ class KvCache:
         return self.keys[:, slot, :, :length].clone(), self.values[:, slot, :, :length].clone()
 
     def copy_in(self, slot: int, copied: tuple[Tensor, Tensor]) -> None:
-        """Put copied positions into a slot, from its first one on."""
+        """Write copied positions into a slot, starting at its first position."""
         length = copied[0].shape[2]
         self.keys[:, slot, :, :length], self.values[:, slot, :, :length] = copied
 
@@ -46,14 +46,14 @@ class KvCache:
 
 
 def as_rows(slots: list[int], device: torch.device) -> Rows:
-    """Name slots in the cheapest way: a slice where they follow one another, an index tensor otherwise."""
+    """Index slots in the cheapest way: a slice if they are consecutive, else an index tensor."""
     if slots == list(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return torch.tensor(slots, device=device)
 
 
 def runs(slots: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Split slots where one does not follow the one before: (places in ``slots``, the slots themselves) of each run."""
+    """Split slots into runs of consecutive ones: for each run, its places in ``slots`` and the slots themselves."""
     ends = [place for place in range(1, len(slots)) if slots[place] != slots[place - 1] + 1]
     return [
         (slice(begin, end), slice(slots[begin], slots[begin] + end - begin))

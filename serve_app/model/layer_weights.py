@@ -1,6 +1,6 @@
-"""A decoder layer's weights as they are taken out of the upstream module, once; never how they are multiplied.
+"""Extracts a decoder layer's weights from the upstream module, once; how they are multiplied is decided elsewhere.
 
-Query, key and value are one product; each norm's weight is folded into the product behind it; query and key are normed
+Query, key and value share one matmul. Each norm's weight is folded into the matmul after it. Query and key are normed
 and rotated as one tensor.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import StackShape
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class LayerWeights:
     """Weights of one layer.
 
     Attributes:
-        qkv: [(heads + 2 * kv_heads) * D, H], queries, keys and values.
+        qkv: [(heads + 2 * kv_heads) * D, H], for queries, keys and values.
         out: [H, heads * D].
         gate: [N, H].
         up: [N, H].
         down: [H, N].
-        norm_qk: [heads + kv_heads, D], scales normed queries and keys.
+        norm_qk: [heads + kv_heads, D], scales of normed queries and keys.
     """
 
     qkv: Tensor
@@ -35,7 +35,7 @@ class LayerWeights:
 
 
 def take_layer(layer: Upstream, shape: StackShape) -> LayerWeights:
-    """Take the weights of a Qwen3TTSTalkerDecoderLayer or Qwen3TTSDecoderLayer."""
+    """Extract the weights of a Qwen3TTSTalkerDecoderLayer or Qwen3TTSDecoderLayer."""
     attention, mlp = layer.self_attn, layer.mlp
     qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
     norm_q, norm_k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
@@ -50,5 +50,5 @@ def take_layer(layer: Upstream, shape: StackShape) -> LayerWeights:
 
 
 def _fold(weight: Tensor, norm: Tensor) -> Tensor:
-    """A product's weight [N, K] with the weight [K] of the norm before it."""
+    """Fold the weight [K] of a norm into the weight [N, K] of the matmul after it."""
     return (weight.detach().float() * norm.detach().float()).to(weight.dtype)

@@ -1,6 +1,6 @@
-"""Matrix products by a constant weight, in the form that reads the fewest bytes fastest on the device at hand.
+"""Matmuls with a constant weight, in the format that is fastest to read on the device.
 
-Everything that a step costs on a CPU is reading weights, so the form of a weight is chosen once, at load.
+On a CPU, reading weights is nearly the whole cost of a step, so the weight format is chosen once, at load.
 """
 
 from typing import Literal, Protocol
@@ -11,17 +11,17 @@ from torch.nn import functional
 
 from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.compiled.tiles import TileForm
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 WeightFormat = Literal["plain", "packed", "int8", "int4", "fused"]
-"""``packed``, ``int8`` and ``int4`` are a CPU's, ``fused`` is a GPU's and for bfloat16 alone."""
+"""``packed``, ``int8`` and ``int4`` are for CPUs; ``fused`` is for GPUs, and only for bfloat16."""
 
 
 class Linear(Protocol):
     """``y = x Wᵀ + b`` with W and b constant.
 
     Attributes:
-        nbytes: bytes of the weight that one product reads.
+        nbytes: bytes of the weight that one matmul reads.
     """
 
     nbytes: int
@@ -32,7 +32,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """The weight as it is, multiplied by torch."""
+    """The unchanged weight, multiplied by torch."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Keep ``weight`` [N, K] without a copy."""
@@ -47,10 +47,10 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """A weight in oneDNN's own blocked order, on a CPU.
+    """A weight in oneDNN's own blocked layout, on a CPU.
 
-    For a codec in bfloat16. A plain weight is packed anew in every call; this one was packed at load. Measured on 2
-    cores: twice as fast as plain for the codec's widest at one frame, and no slower at thousands of rows.
+    For a codec in bfloat16. A plain weight is packed in every call; this one is packed at load. Measured on 2 cores:
+    twice as fast as plain for the codec's widest layer at one frame, and not slower at thousands of rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -67,36 +67,36 @@ class PackedLinear:
         return self._multiply.binary(x, residual, self._packed, self._bias, "add")
 
 
-def make_linear(weight: Tensor, form: WeightFormat) -> Linear:
-    """Put a weight [N, K] into a form; the tensor itself is not changed.
+def make_linear(weight: Tensor, weight_format: WeightFormat) -> Linear:
+    """Convert a weight [N, K] to a format; does not change the tensor.
 
-    Beside a stack of int4 weights a single product has int8, a head's above all: it is little of what is read, and
-    codes are drawn from its outputs.
+    With ``int4``, a single matmul uses int8, in particular each head: it is a small part of what is read, and codes are
+    drawn from its outputs.
     """
-    if form == "fused":
+    if weight_format == "fused":
         from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
 
         return FusedLinear(weight)
-    if form in ("int8", "int4"):
+    if weight_format in ("int8", "int4"):
         return TiledLinear(weight, "int8")
-    if form == "packed":
-        # oneDNN sums in another order for another number of rows, which now and then tips a draw (docs/engine.md).
+    if weight_format == "packed":
+        # oneDNN's order of summation depends on the number of rows, which occasionally changes a draw (docs/engine.md).
         return TiledLinear(weight, exact_form(weight))
     return PlainLinear(weight)
 
 
 def exact_form(weight: Tensor) -> TileForm:
-    """The form of a CPU's tiles that loses nothing of a weight."""
+    """The lossless tile format of a weight on a CPU."""
     return "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether oneDNN packs weights of this dtype here."""
+    """Whether oneDNN can pack weights of this dtype on this device."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.bfloat16 and _onednn("_is_mkldnn_bf16_supported")()
 
 
 def _onednn(name: str) -> Upstream:
-    """One of torch's own oneDNN operators; they have no public name."""
+    """One of torch's oneDNN operators; they have no public name."""
     return getattr(torch.ops.mkldnn, name)

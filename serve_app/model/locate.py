@@ -1,7 +1,7 @@
-"""Finds the files of the configured checkpoint, and decides whether what is missing is on its way.
+"""Finds the files of the configured checkpoint, and decides whether missing files may still arrive.
 
-What is absent, cut short or unreadable as what it should be may come, and is waited for; what can be read and is
-something else never will. It knows no torch: a generator waits before it imports it.
+A file that is absent, truncated or unreadable may still arrive, so the generator waits for it. A file that can be read
+but is something else is an error. This module does not import torch: a generator waits before it does.
 """
 
 import json
@@ -19,11 +19,11 @@ from serve_app.config import ModelConfig
 from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
 
 RANDOM = ("tiny", "full-random")
-"""Sources that are built here."""
+"""Sources that are built locally."""
 
 _CHOICES = (
-    "Name a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), a local"
-    " directory of such a checkpoint, or 'tiny' for random weights that work offline, as model.source."
+    "Set model.source to a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), to a"
+    " local directory with such a checkpoint, or to 'tiny' for random weights that work offline."
 )
 
 _NEEDED = (
@@ -33,41 +33,41 @@ _NEEDED = (
     "speech_tokenizer/config.json",
     "speech_tokenizer/preprocessor_config.json",
 )
-"""Beside the weights of model and codec, and the tokenizer's words."""
+"""Required in addition to the weights of model and codec, and the tokenizer's vocabulary."""
 
 _INDEX = "model.safetensors.index.json"
 
 _MAY_BE = ("tokenizer.json", "vocab.json", _INDEX, f"speech_tokenizer/{_INDEX}")
-"""Whole if they are there."""
+"""Checked for completeness if they exist."""
 
 _ASK_HUB_AGAIN_S = 30.0
 _COME_BACK_LATER = (408, 425, 429)
-"""HTTP statuses below 500 that are about now, and not about the request."""
+"""HTTP statuses below 500 that describe a temporary condition, not a wrong request."""
 
 _MOST_NAMED = 10
-"""Directories that an error names."""
+"""Most directories that an error lists."""
 
 Json = dict[str, Any]
 
 
 class CheckpointError(RuntimeError):
-    """The configured checkpoint can never be loaded; the message names the choices."""
+    """The configured checkpoint can never be loaded; the message says what is allowed."""
 
 
 def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
-    """The directory of the configured checkpoint, complete; fetched from the hub if need be, which may take minutes.
+    """The directory of the configured checkpoint, complete; fetches it from the hub if needed, which may take minutes.
 
     Args:
-        config: what is wanted.
-        settle_s: if not 0, the files have to stay as they are for so long: they were being written, and of a
-            text file nobody can tell whether it is whole.
+        config: the model's configuration.
+        settle_s: if not 0, the files must stay unchanged for this long: they were being written, and it is impossible
+            to tell whether a text file is complete.
 
     Returns:
-        None for random weights, which are built and not looked for.
+        None for random weights, which are built elsewhere.
 
     Raises:
-        NotYetError: it is not there, and may come.
-        CheckpointError: it cannot come.
+        NotYetError: the checkpoint is not there, but may arrive.
+        CheckpointError: the checkpoint cannot arrive.
     """
     if config.source in RANDOM:
         return None
@@ -80,7 +80,7 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
     try:
         _settle(judge(look(directory)), what, look_again_s)
         settled = not settle_s or _is_still(directory, settle_s)
-    except OSError as error:  # permissions may be given, and a file may go between two looks at it
+    except OSError as error:  # permissions may change, and a file may disappear between two checks
         raise NotYetError(what, f"they cannot be read ({error.filename}: {error.strerror})", _CHOICES) from error
     if not settled:
         raise NotYetError(what, "they are still being written", _CHOICES)
@@ -88,21 +88,21 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a path, and not the id of a model on the hub."""
+    """Whether a source is a path, as opposed to a model id on the hub."""
     return source.startswith((".", "/", "~")) or Path(source).is_dir()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies where a checkpoint should.
+    """What was found at a checkpoint's path.
 
     Attributes:
-        path: where.
-        place: ``nowhere`` if the directory above is not there either.
-        beside: names of the directories in the one above.
-        missing: names of files that it needs.
-        cut_short: names of files of which there is only a beginning.
-        config: of ``config.json``, if it can be read.
+        path: the path.
+        place: what is there; ``nowhere`` if the parent directory does not exist either.
+        beside: names of the directories in the parent directory.
+        missing: names of required files that are missing.
+        cut_short: names of files that are truncated.
+        config: content of ``config.json``, if it can be read.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class Found:
 
 
 def look(directory: Path) -> Found:
-    """See what lies in a directory, and in the one above if it is not there.
+    """Look at a directory, and at its parent if it does not exist.
 
     Raises:
         OSError: it cannot be read.
@@ -131,12 +131,12 @@ def look(directory: Path) -> Found:
 
 
 def judge(found: Found) -> Verdict:
-    """Whether a checkpoint can be loaded from there: now, perhaps later, or never."""
+    """Whether a checkpoint can be loaded from this path: now, perhaps later, or never."""
     path = found.path
     if found.place == "nowhere":
-        return Verdict("never", f"there is no directory {path}, and no {path.parent} that it could appear in")
+        return Verdict("never", f"{path} does not exist, and neither does {path.parent}")
     if found.place == "file":
-        return Verdict("never", f"{path} is a file, and has to be a directory")
+        return Verdict("never", f"{path} is a file, but must be a directory")
     if found.place == "absent":
         beside = ", ".join(found.beside[:_MOST_NAMED]) or "nothing"
         return Verdict("wait", f"there is no such directory ({path.parent} holds {beside})")
@@ -157,34 +157,34 @@ def judge(found: Found) -> Verdict:
 
 
 def judge_fetch(error: BaseException, source: str) -> Verdict:
-    """Whether what the hub did not give may be had later.
+    """Whether a failed download may succeed later.
 
     Args:
-        error: from :func:`huggingface_hub.snapshot_download`; statuses and reasons are often in its causes.
-        source: id of the model.
+        error: from :func:`huggingface_hub.snapshot_download`; the status and the reason are often in its causes.
+        source: model id.
     """
     errors = list(_with_causes(error))
     status = next((code for each in errors if (code := _status(each)) is not None), None)
     if any(isinstance(each, OfflineModeIsEnabled) for each in errors):
         return Verdict(
-            "wait", f"they are not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE keeps from asking the hub"
+            "wait", f"they are not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents a download"
         )
     reason = str(errors[-1]).strip().splitlines() or [type(errors[-1]).__name__]
     if status is not None and 400 <= status < 500 and status not in _COME_BACK_LATER:
         words = {401: "not authorized", 403: "forbidden", 404: "no such model or revision"}.get(status, "refused")
-        return Verdict("never", f"the hub does not give {source!r} ({status}, {words}: {reason[0]})")
+        return Verdict("never", f"the hub refuses {source!r} ({status}, {words}: {reason[0]})")
     if isinstance(error, HFValidationError):
-        return Verdict("never", f"{source!r} is neither a directory here nor an id of the hub ({reason[0]})")
+        return Verdict("never", f"{source!r} is neither a local directory nor a model id on the hub ({reason[0]})")
     disk = isinstance(error, OSError) and error.errno is not None
     if disk and not isinstance(error, ConnectionError | TimeoutError):
-        return Verdict("never", f"{source!r} cannot be kept in {constants.HF_HUB_CACHE} ({error})")
+        return Verdict("never", f"{source!r} cannot be stored in {constants.HF_HUB_CACHE} ({error})")
     return Verdict("wait", f"the hub does not answer ({status or reason[0]})")
 
 
 def _fetched(config: ModelConfig, look_again_s: float) -> Path:
     try:
         return Path(snapshot_download(config.source, revision=config.revision))
-    except (OSError, ValueError, RuntimeError) as error:  # the last of them is what Xet's downloads raise
+    except (OSError, ValueError, RuntimeError) as error:  # Xet's downloads raise RuntimeError
         verdict = judge_fetch(error, config.source)
     _settle(verdict, f"the weights {config.source!r}", look_again_s)
     raise AssertionError("an error is never ready")
@@ -198,7 +198,7 @@ def _settle(verdict: Verdict, what: str, look_again_s: float) -> None:
 
 
 def _missing(directory: Path) -> Iterator[str]:
-    """Names of files without which a checkpoint cannot be loaded."""
+    """Names of required files that are missing."""
     for name in (*_NEEDED, *_weights(directory, ""), *_weights(directory, "speech_tokenizer/")):
         if not (directory / name).is_file():
             yield name
@@ -208,7 +208,7 @@ def _missing(directory: Path) -> Iterator[str]:
 
 
 def _cut_short(directory: Path) -> Iterator[str]:
-    """Names of files of which there is only a beginning, as far as that can be seen."""
+    """Names of files that are truncated, as far as this can be detected."""
     for name in (*_NEEDED, *_MAY_BE):
         if (directory / name).is_file() and _json(directory / name) is None:
             yield name
@@ -218,14 +218,14 @@ def _cut_short(directory: Path) -> Iterator[str]:
 
 
 def _weights(directory: Path, folder: str) -> list[str]:
-    """The files that hold a model's weights: those of its index, if it has one."""
+    """The files with a model's weights: those that its index lists, if it has one."""
     index = _json(directory / folder / _INDEX) or {}
     names = {str(name) for name in index.get("weight_map", {}).values()} or {"model.safetensors"}
     return [folder + name for name in sorted(names)]
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its header tells of."""
+    """Whether a safetensors file has all the bytes that its header announces."""
     try:
         with safe_open(file, framework="numpy"):
             return True
@@ -234,7 +234,7 @@ def is_whole(file: Path) -> bool:
 
 
 def _json(file: Path) -> Json | None:
-    """An object from a file; None if there is no file, or only the beginning of one. What is no object has no keys."""
+    """An object from a JSON file; None if the file is missing or truncated, empty if it holds something else."""
     try:
         value = json.loads(file.read_bytes()) if file.is_file() else None
     except ValueError:
@@ -243,14 +243,14 @@ def _json(file: Path) -> Json | None:
 
 
 def _is_still(directory: Path, seconds: float) -> bool:
-    """Whether nobody writes there for so long; blocks."""
+    """Whether no file in the directory changes for the given time; blocks."""
     before = _signature(directory)
     time.sleep(seconds)
     return before == _signature(directory)
 
 
 def _signature(directory: Path) -> list[tuple[Path, int, int]]:
-    """Name, size and time of every file: changes while they are written."""
+    """Name, size and modification time of every file; changes while files are written."""
     files = sorted(file for file in directory.rglob("*") if file.is_file())
     return [(file, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
 
@@ -263,5 +263,5 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of an answer that was raised as an error."""
+    """The HTTP status of a response that was raised as an error."""
     return getattr(getattr(error, "response", None), "status_code", None)

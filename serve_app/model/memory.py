@@ -1,29 +1,29 @@
-"""Whether GPU memory that ran out while a model was loaded will be there later; it knows no torch."""
+"""Decides whether GPU memory that ran out while a model was loaded may become free later. Does not import torch."""
 
 from serve_app.startup import Verdict
 
 LOOK_AGAIN_S = 15.0
-"""Each attempt loads the model again."""
+"""Long, because each attempt loads the model again."""
 
 NO_CONTEXT = Verdict("wait", "other processes hold all of the device's memory")
 
 _OVERHEAD_BYTES = 1 << 30
-"""Of a process beside what its tensors take: its CUDA context, kernels, workspaces of libraries."""
+"""Memory of a process besides its tensors: its CUDA context, kernels and library workspaces."""
 
 
 def ran_out(message: str) -> bool:
-    """Whether an error of torch's says that the device has no memory left."""
+    """Whether torch's error message says that the device is out of memory."""
     return "out of memory" in message
 
 
 def judge(free_bytes: int, total_bytes: int, own_bytes: int, share: float) -> Verdict:
-    """Why there was not enough: others hold what this process may take, or it may not take what it needs.
+    """Why memory was not enough: other processes hold this process's share, or the share itself is too small.
 
     Args:
-        free_bytes: of the device, when it ran out.
-        total_bytes: of the device.
-        own_bytes: that this process had taken by then.
-        share: of the device that it may take; 0, or 1 and more: all of it.
+        free_bytes: free memory of the device when it ran out.
+        total_bytes: memory of the device.
+        own_bytes: memory that this process had allocated by then.
+        share: share of the device that this process may use; 0, or 1 and more, means all of it.
     """
     limit_bytes = int(total_bytes * share) if 0 < share < 1 else total_bytes
     entitled_bytes = limit_bytes - own_bytes
@@ -41,5 +41,5 @@ def judge(free_bytes: int, total_bytes: int, own_bytes: int, share: float) -> Ve
 
 
 def gib(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes for people."""
     return f"{count / (1 << 30):.1f} GiB"

@@ -1,8 +1,8 @@
-"""What the talker reads before the first frame, and the text it reads along with the frames.
+"""Builds the talker's input: the prompt before the first frame, and the text that is added to the frames.
 
-The layout is upstream's streaming mode: text and codes are summed position by position. Behind three role tokens
-and the codec's tags stands, in ICL mode, the reference as text over codes, with the new text following on; what
-of the text does not fit over the reference's codes trails along, one token a frame.
+The layout is upstream's streaming mode: text and codes are summed position by position. The prompt begins with three
+role tokens and the codec's tags. In ICL mode, the reference follows as text over codes, and the new text continues the
+reference's text. Text that does not fit over the reference's codes is added to later frames, one token per frame.
 """
 
 import re
@@ -16,7 +16,7 @@ from torch import Tensor
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.linear import WeightFormat, make_linear
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 from serve_app.voices.voice import VoicePrompt
 
 _ROLE_TOKENS = 3
@@ -26,13 +26,13 @@ _REFERENCE_TAIL_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    r"""A text as token ids, its wrapping cut off.
+    r"""A text as token ids, without its wrapping.
 
     Attributes:
         role: ids of ``<|im_start|>assistant\n``.
-        text: ids of the text to be spoken.
-        reference: ids of the reference's transcript, a context's text included; empty where there is neither.
-        voice_tokens: how many of ``reference`` are the same for every context of the voice.
+        text: ids of the text to speak.
+        reference: ids of the reference's transcript, including a context's text; empty if there is neither.
+        voice_tokens: number of first ids in ``reference`` that are the same for every context of the voice.
     """
 
     role: list[int]
@@ -44,13 +44,13 @@ class PromptTokens:
 class PromptBuilder:
     """Tokenises texts and embeds prompts with a checkpoint's tables."""
 
-    def __init__(self, checkpoint: Checkpoint, form: WeightFormat) -> None:
-        """Take the text tables and the codec's tables out of a checkpoint; ``form`` is that of the talker's weights."""
+    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
+        """Copy the text tables and the codec's tables of a checkpoint; the format is that of the talker's weights."""
         model = checkpoint.model
         self._config = model.config
         self._talker_config: Upstream = model.config.talker_config
         self._text_table = model.talker.model.text_embedding
-        self._project_text = _text_projection(model.talker.text_projection, form)
+        self._project_text = _text_projection(model.talker.text_projection, weight_format)
         tokenizer = checkpoint.upstream.processor.tokenizer
         self._encode = tokenizer.backend_tokenizer.encode
         special = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
@@ -61,14 +61,14 @@ class PromptBuilder:
         self._text_bos, self._text_eos, self.text_pad = self._embed_text(tags)[:, None]  # each [1, H]
 
     def tokenize(self, text: str, transcript: str | None, context: str | None = None) -> PromptTokens:
-        """Turn texts into ids; on any thread.
+        """Turn texts into ids. Safe on any thread.
 
-        Names of the tokenizer's special tokens are dropped from the texts: they would be read as marks, not spoken.
+        Names of the tokenizer's special tokens are removed from the texts: they would act as control tokens.
 
         Args:
-            text: to be spoken.
-            transcript: of the voice's reference clip; None in x-vector mode.
-            context: what was said behind the clip; both are tokenised as one text.
+            text: the text to speak.
+            transcript: transcript of the voice's reference clip; None in x-vector mode.
+            context: what was said after the clip; both are tokenised as one text.
 
         Source: qwen-tts 0.1.1, Qwen3TTSModel._build_assistant_text and _build_ref_text, and the slices that
             Qwen3TTSForConditionalGeneration.generate takes of their ids.
@@ -79,19 +79,19 @@ class PromptBuilder:
         voice_tokens = len(reference)
         if context is not None:
             alone, reference = reference, self._reference_ids(join_texts(said, self._plain(context)))
-            # The end of one text and the beginning of the next may make a token of both.
+            # The end of the transcript and the start of the context may form one token.
             voice_tokens = voice_tokens if reference[:voice_tokens] == alone else 0
         return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference, voice_tokens)
 
     def positions(self, voice: VoicePrompt, language: str) -> int:
-        """Talker positions that a prompt takes, whatever its text; a context takes one more for each frame."""
+        """Talker positions of a prompt, whatever its text; a context adds one per frame."""
         tags = 3 if self._language_id(language) is None else 4
         return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
 
     def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str) -> int:
-        """Positions at the beginning of a prompt that are the same for every text and context of voice and language.
+        """Leading positions of a prompt that are the same for every text and context of a voice and language.
 
-        At least one position is always left, whose logits give the first frame: a transcript may have more tokens
+        At least one position always remains, since its logits give the first frame: a transcript may have more tokens
         than its codes have frames.
         """
         tags = 3 if self._language_id(language) is None else 4
@@ -99,14 +99,14 @@ class PromptBuilder:
         return _ROLE_TOKENS + tags + 2 + over_codes
 
     def embed_reference(self, codes: Tensor, before: Tensor | None = None) -> Tensor:
-        """The reference's part of an ICL prompt without its text.
+        """The reference's part of an ICL prompt, without its text.
 
         Args:
             codes: [T, 16] int64.
-            before: [1 + S, H], a reference that these codes continue; None begins one.
+            before: [1 + S, H], a reference that these codes continue; None to start one.
 
         Returns:
-            [1 + S + T, H], the codec's begin mark first.
+            [1 + S + T, H]; the codec's begin token is first.
         """
         begun = self._tag(self._talker_config.codec_bos_id) if before is None else before
         return torch.cat([begun, self.codes.of_frames(codes)])
@@ -123,7 +123,7 @@ class PromptBuilder:
             reference: [1 + T, H] from :meth:`embed_reference`; None in x-vector mode.
 
         Returns:
-            [L, H], the prompt, and [M, H], the text that is summed to the frames 0 to M - 1; later frames get
+            [L, H], the prompt, and [M, H], the text that is added to frames 0 to M - 1; later frames get
             :attr:`text_pad`.
 
         Source: qwen-tts 0.1.1, Qwen3TTSForConditionalGeneration.generate and generate_icl_prompt with
@@ -166,13 +166,13 @@ class PromptBuilder:
         return self.codes.table[torch.tensor(ids, device=self._device)]
 
 
-def _text_projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor], Tensor]:
-    """Make the two products that bring embeddings of text to the talker's width, [M, 2 * H] -> [M, H].
+def _text_projection(module: Upstream, weight_format: WeightFormat) -> Callable[[Tensor], Tensor]:
+    """Make the two matmuls that project text embeddings to the talker's width, [M, 2 * H] -> [M, H].
 
-    On a CPU they are tiles of the weights as they are, whatever the form of the talker's: torch's own products in
-    bfloat16 took 80 of the 190 ms of a prefill where there are no instructions for it (measured).
+    On a CPU they use tiles of the unchanged weights, whatever the talker's weight format. Torch's own bfloat16 matmuls
+    took 80 of the 190 ms of a prefill on a CPU without bfloat16 instructions (measured).
     """
-    if form in ("plain", "fused"):
+    if weight_format in ("plain", "fused"):
         return module
     first, second = (make_linear(each.weight.detach(), "packed") for each in (module.linear_fc1, module.linear_fc2))
     biases: list[Tensor] = [each.bias.detach() for each in (module.linear_fc1, module.linear_fc2)]
@@ -185,7 +185,7 @@ def _text_projection(module: Upstream, form: WeightFormat) -> Callable[[Tensor],
 
 
 def join_texts(first: str, second: str) -> str:
-    """Two texts as one: a space between them, but none behind Chinese or Japanese, whose characters are wide."""
+    """Join two texts with a space, or without one after Chinese or Japanese, whose characters are wide."""
     if not first or not second:
         return first + second
     wide = unicodedata.east_asian_width(first[-1]) in "WF" and not "\uac00" <= first[-1] <= "\ud7a3"  # Hangul is spaced

@@ -1,4 +1,4 @@
-"""Owns checkpoints with random weights: where they lie and how they are built. Must never touch a trained one."""
+"""Builds and finds checkpoints with random weights; never changes a trained one."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from serve_app.model import random_tokenizer, random_weights
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.paths import user_cache
 
 Name = Literal["tiny", "full-random"]
@@ -27,17 +27,17 @@ _SEED = 12
 _MARKER = "random_weights.json"
 _RECIPE_FILES = ("shapes.json", "random_checkpoint.py", "random_tokenizer.py", "random_weights.py")
 
-# RMS of what an end code's embedding gets of the end-of-speech row of the head: enough to win the next frame.
+# RMS of the end-of-speech row of the head that an end code's embedding gets: enough for it to win the next frame.
 _END_RMS = 2.5
 
 
 def ensure(name: Name, cache: Path | None = None) -> Path:
-    """Return the directory of the named checkpoint, building it first where it is missing.
+    """Return the directory of the named checkpoint; build it first if it is missing.
 
     Args:
-        name: ``tiny`` is built in seconds and takes 52 MB; ``full-random`` has the shapes of the release,
-            takes a minute and 2.4 GB.
-        cache: holds one directory per name and recipe; ``user_cache()`` unless given.
+        name: ``tiny`` is built in seconds and takes 52 MB; ``full-random`` has the shapes of the release, and takes a
+            minute and 2.4 GB.
+        cache: holds one directory per name and recipe; default: ``user_cache()``.
     """
     directory = (cache or user_cache()) / f"{name}-{fingerprint()}"
     build(name, directory)
@@ -45,12 +45,12 @@ def ensure(name: Name, cache: Path | None = None) -> Path:
 
 
 def is_random(directory: Path) -> bool:
-    """Whether the checkpoint was built here, so that whatever it says is noise."""
+    """Whether the checkpoint was built here, so that its output is noise."""
     return (directory / _MARKER).is_file()
 
 
 def fingerprint() -> str:
-    """Twelve hex digits of everything that decides a checkpoint's bytes: a changed recipe is another one."""
+    """Twelve hex digits of a hash over everything that determines a checkpoint's bytes."""
     package = resources.files("serve_app.model")
     digest = hashlib.sha256()
     for file in _RECIPE_FILES:
@@ -59,24 +59,24 @@ def fingerprint() -> str:
 
 
 def build(name: Name, directory: Path, *, force: bool = False) -> None:
-    """Build the named checkpoint in ``directory``, unless it is there already and ``force`` is not set.
+    """Build the named checkpoint in ``directory``, unless it is already there and ``force`` is not set.
 
-    Readers see a whole checkpoint or none, and processes that build the same one at once all succeed: each
-    builds beside ``directory`` and renames.
+    Readers see a complete checkpoint or none. Processes that build the same one at the same time all succeed: each of
+    them builds next to ``directory`` and renames.
 
     Raises:
-        FileExistsError: the directory holds another checkpoint (``force`` replaces a random one) or
-            anything else (which stays).
+        FileExistsError: the directory has another checkpoint (``force`` replaces a random one) or other files (which
+            are never replaced).
     """
     wanted = _marker(name)
     found = _read_marker(directory)
     if found == wanted and not force:
         return
     if found is None and directory.exists() and any(directory.iterdir()):
-        msg = f"{directory} is no checkpoint built by tts-checkpoint: name a new or an empty directory"
+        msg = f"{directory} was not built by tts-checkpoint: name a new or an empty directory"
         raise FileExistsError(msg)
     if found is not None and not force:
-        msg = f"{directory} holds {found}, not {wanted}: add --force to replace it"
+        msg = f"{directory} has {found}, not {wanted}: add --force to replace it"
         raise FileExistsError(msg)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=directory.parent) as workbench:
@@ -94,7 +94,7 @@ def build(name: Name, directory: Path, *, force: bool = False) -> None:
 
 
 def write_checkpoint(name: Name, directory: Path) -> None:
-    """Write every file that ``Qwen3TTSModel.from_pretrained`` reads into an existing, empty directory."""
+    """Write all files that ``Qwen3TTSModel.from_pretrained`` reads into an existing, empty directory."""
     shapes = _shapes(name)
     language_model, codec = shapes["config"], shapes["speech_tokenizer"]
     codec_directory = directory / "speech_tokenizer"
@@ -111,9 +111,9 @@ def write_checkpoint(name: Name, directory: Path) -> None:
 
 
 def _language_model(config: Tree, end_code_stride: int) -> dict[str, Tensor]:
-    """The root's tensors, in bfloat16 as released.
+    """The root's tensors, in bfloat16 as in the release.
 
-    One code of codebook 0 in ``end_code_stride`` is an end code: the frame after it is the end of speech.
+    One in ``end_code_stride`` codes of codebook 0 is an end code: the frame after it is the end of speech.
     """
     shapes = _tensor_shapes(
         "qwen_tts.core.models.modeling_qwen3_tts", "Qwen3TTSForConditionalGeneration", "Qwen3TTSConfig", config
@@ -127,14 +127,14 @@ def _language_model(config: Tree, end_code_stride: int) -> dict[str, Tensor]:
     codes, controls = tensors["talker.model.codec_embedding.weight"].split(
         [code_count, talker["vocab_size"] - code_count]
     )
-    controls *= 2.0  # a control token stands alone where a frame sums sixteen codes
+    controls *= 2.0  # a control token is one embedding; a frame is a sum of sixteen
     end = tensors["talker.codec_head.weight"][talker["codec_eos_token_id"]].float()
     codes[::end_code_stride] += (_END_RMS * end / end.square().mean().sqrt()).to(torch.bfloat16)
     return tensors
 
 
 def _codec(config: Tree) -> dict[str, Tensor]:
-    """The codec's tensors, in float32 as released."""
+    """The codec's tensors, in float32 as in the release."""
     shapes = _tensor_shapes(
         "qwen_tts.core.tokenizer_12hz.modeling_qwen3_tts_tokenizer_v2",
         "Qwen3TTSTokenizerV2Model",
@@ -148,10 +148,10 @@ def _codec(config: Tree) -> dict[str, Tensor]:
 
 
 def _tensor_shapes(module: str, model: str, configuration: str, config: Tree) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors that upstream's class keeps, found without allocating them."""
+    """Names and shapes of the tensors of upstream's class, without allocating them."""
     upstream = importlib.import_module(module)
     with torch.device("meta"):
-        # Upstream's configuration classes change the dictionaries that they are given.
+        # Upstream's configuration classes modify the dictionaries that they get.
         empty = getattr(upstream, model)(getattr(upstream, configuration)(**copy.deepcopy(config)))
     return {name: tensor.shape for name, tensor in empty.state_dict().items()}
 
@@ -163,7 +163,7 @@ def _shapes(name: Name) -> Tree:
 
 
 def _merged(tree: Tree, changes: Tree) -> Tree:
-    """``tree`` with the leaves of ``changes`` put in; a list is a leaf."""
+    """``tree``, updated with the leaves of ``changes``; a list is a leaf."""
     merged = dict(tree)
     for key, change in changes.items():
         merged[key] = _merged(tree[key], cast("Tree", change)) if isinstance(change, dict) else change
@@ -187,15 +187,15 @@ def _write_json(path: Path, tree: Tree) -> None:
 def _write_tensors(directory: Path, tensors: dict[str, Tensor]) -> None:
     path = directory / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    path.chmod(0o644)  # safetensors makes it readable only by its owner
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build a checkpoint where it is missing, and print its directory."""
+    """Build a checkpoint if it is missing, and print its directory."""
     parser = argparse.ArgumentParser(prog="tts-checkpoint", description="Build a checkpoint with random weights.")
     parser.add_argument("name", choices=get_args(Name))
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to build it (default: the user's cache)")
-    parser.add_argument("--force", action="store_true", help="build it anew even where it is there")
+    parser.add_argument("--force", action="store_true", help="build it again even if it exists")
     options = parser.parse_args(arguments)
     directory: Path = options.out or user_cache() / f"{options.name}-{fingerprint()}"
     try:

@@ -1,4 +1,4 @@
-"""Owns the small text tokenizer of random checkpoints. Must never know the model that reads its ids."""
+"""The small text tokenizer of random checkpoints; independent of the model."""
 
 import json
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-# Qwen2's own split (transformers 4.57.3, convert_slow_tokenizer.py, Qwen2Converter): a run of line breaks is
-# a piece of its own, so that "assistant" and the "\n" after it never share a token.
+# Qwen2's own split (transformers 4.57.3, convert_slow_tokenizer.py, Qwen2Converter): a run of line breaks is a separate
+# piece, so that "assistant" and the "\n" after it never share a token.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# The prompt builder cuts ids by position, which takes "assistant" to be one token.
+# The prompt builder cuts ids by position, and assumes that "assistant" is one token.
 _ROLE = "assistant"
 
-# Frequent English pairs, so that English takes about two characters a token instead of one.
+# Frequent English pairs, so that English has about two characters per token instead of one.
 _PAIRS = (
     "th he in er an re on at en ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro "
     "ic ne ea ra ce li ch ll be ma si om ur"
@@ -36,7 +36,7 @@ _SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def _byte_symbols() -> dict[int, str]:
-    """The printable symbol that stands for each byte: GPT-2's mapping, which ByteLevel uses."""
+    """The printable symbol of each byte in GPT-2's mapping, which ByteLevel uses."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     symbols = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in symbols)
@@ -46,7 +46,7 @@ def _byte_symbols() -> dict[int, str]:
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Pairs to join, most urgent first; a pair may come more than once."""
+    """Pairs to merge, highest priority first; a pair may appear more than once."""
     yield from ((_ROLE[:end], _ROLE[end]) for end in range(1, len(_ROLE)))
     for pair in _PAIRS.split():
         yield pair[0], pair[1]
@@ -59,15 +59,15 @@ def _merges() -> Iterator[tuple[str, str]]:
 
 
 def write_tokenizer(directory: Path) -> None:
-    """Write a byte-level BPE ``Qwen2TokenizerFast``: any text, no unknown token, special ids as released.
+    """Write a byte-level BPE ``Qwen2TokenizerFast``: accepts any text, has no unknown token, special ids as released.
 
-    ``<|endoftext|>``, ``<|im_start|>`` and ``<|im_end|>`` have ids 151643 to 151645. White space is never
-    merged, so a text that begins or ends with line breaks keeps its tokens apart from the role's.
+    ``<|endoftext|>``, ``<|im_start|>`` and ``<|im_end|>`` have the ids 151643 to 151645. White space is never merged,
+    so a text that begins or ends with line breaks does not share tokens with the role.
     """
     merges = list(dict.fromkeys(_merges()))
     tokens = dict.fromkeys([*_byte_symbols().values(), *("".join(pair) for pair in merges)])
     vocabulary = {token: position for position, token in enumerate(tokens)}
-    # The released ids without holes, which the tokenizers library complains about.
+    # The released ids must have no gaps, which the tokenizers library would report.
     vocabulary |= {f"<|unused_{position}|>": position for position in range(len(vocabulary), _FIRST_SPECIAL_ID)}
     specials = {token: _FIRST_SPECIAL_ID + offset for offset, token in enumerate(_SPECIALS)}
     added = [

@@ -1,6 +1,6 @@
 """The model behind the engine: talker, code predictor and codec over one pool of slots.
 
-It implements :class:`serve_app.engine.runner.Runner`; when anything runs is not its business.
+It implements :class:`serve_app.engine.runner.Runner`. The engine decides when each step runs.
 """
 
 import logging
@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What ``prepare`` found out about a request.
+    """What ``prepare`` computes from a request.
 
     Attributes:
-        tokens: its texts.
-        voice: as it was asked for.
-        context: [F, 16] int16, frames that continue the voice's reference; None where there are none.
-        constant_positions: of the prompt, the same for every text and context of voice and language.
-        talker_draw: how codebook 0 is drawn.
-        predictor_draw: the same of codebooks 1 to 15.
+        tokens: the request's texts as ids.
+        voice: the requested voice's prompt.
+        context: [F, 16] int16, frames that continue the voice's reference; None if there are none.
+        constant_positions: prompt positions that are the same for every text and context of the voice and language.
+        talker_draw: sampling parameters of codebook 0.
+        predictor_draw: sampling parameters of codebooks 1 to 15.
     """
 
     tokens: PromptTokens
@@ -57,7 +57,7 @@ class ModelInput:
 
 @dataclass(frozen=True, slots=True)
 class VoiceState:
-    """A voice on the device: computed once, used by every stream that speaks with it.
+    """A voice on the device: computed once, shared by all of its streams.
 
     Attributes:
         speaker: [H], the speaker embedding.
@@ -79,58 +79,60 @@ class VoiceState:
 class TorchRunner:
     """Slots of a real model."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, form: WeightFormat) -> None:
-        """Allocate every slot and take the weights out of a checkpoint.
+    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, weight_format: WeightFormat) -> None:
+        """Allocate all slots and copy the weights out of a checkpoint.
 
         Args:
-            checkpoint: loaded; its language model may be dropped afterwards, its encoder is still needed.
+            checkpoint: loaded; its language model may be dropped afterwards, but its encoder is still needed.
             settings: the engine's configuration.
-            form: how the weights of talker and code predictor are kept.
+            weight_format: weight format of talker and code predictor.
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
-        rows = slots + 1  # the last is no stream's: voices are decoded there, and graphs captured
+        rows = slots + 1  # the last row belongs to no stream: it decodes voices and captures graphs
         self._settings = settings
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
-        self.prompts = PromptBuilder(checkpoint, form)
-        # int4 is the code predictor's, which is read fifteen times a frame.
-        talker_form = "int8" if form == "int4" else form
-        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, form=talker_form)
-        self.predictor = CodePredictor(talker.code_predictor, self.prompts.codes, slots=slots, form=form)
+        self.prompts = PromptBuilder(checkpoint, weight_format)
+        # Only the code predictor uses int4, since its weights are read fifteen times per frame.
+        talker_format = "int8" if weight_format == "int4" else weight_format
+        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, weight_format=talker_format)
+        self.predictor = CodePredictor(
+            talker.code_predictor, self.prompts.codes, slots=slots, weight_format=weight_format
+        )
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
         self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """By voice, language and length: the talker's keys and values of the part of a prompt that no text changes."""
+        """By voice, language and length: the talker's keys and values for the constant part of a prompt."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
         self._graphs: GraphedSteps | None = None
         self._copying: torch.cuda.Stream | None = None
         self.graph_fallbacks = 0
-        """How often captured graphs were found to differ from the plain steps, and left."""
+        """How often captured graphs differed from the plain steps and were discarded."""
         self._filled = [0] * slots  # positions in use, the host's copy
 
     @property
     def slots(self) -> int:
-        """How many streams it holds at once."""
+        """Number of streams that it can hold at once."""
         return len(self._filled)
 
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
-        """Check and tokenise a request, on any thread, without touching a slot.
+        """Check and tokenise a request. Safe on any thread; does not touch a slot.
 
-        A context is left out where it would take positions from the text's budget of frames.
+        A context is left out if it would take positions from the text's frame budget.
 
         Raises:
-            TextTooLongError: text, voice and the least budget of frames do not fit into a slot.
+            TextTooLongError: text, voice and the minimum frame budget do not fit into a slot.
         """
         settings = self._settings
         if len(request.text) > settings.max_chunk_characters:
             raise TextTooLongError(
-                f"one stream takes {settings.max_chunk_characters} characters, and the text has {len(request.text)}"
+                f"the limit is {settings.max_chunk_characters} characters per stream; the text has {len(request.text)}"
             )
         positions = self.prompts.positions(voice, request.language)
         budget = max(
@@ -139,8 +141,8 @@ class TorchRunner:
         room = settings.max_positions - positions
         if room < settings.budget_min_frames:
             raise TextTooLongError(
-                f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves less than"
-                f" the {settings.budget_min_frames} frames that a text may need"
+                f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves fewer"
+                f" than the {settings.budget_min_frames} frames that a text may need"
             )
         said, context = _context_within(request, room - budget)
         tokens = self.prompts.tokenize(request.text, voice.transcript, said)
@@ -156,7 +158,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot in one talker call, a context's and delivered frames forced.
+        """Fill a free slot in one talker call, forcing the frames of a context and delivered frames.
 
         Raises:
             CapacityError: the device has no memory left for this prompt; the slot stays free.
@@ -165,7 +167,7 @@ class TorchRunner:
         assert isinstance(source, ModelInput), "prepared by another runner"
         try:
             self._prefill(slot, prepared, source)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator says it in words alone
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator only differs by message
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise CapacityError("the device has no memory left for this text and voice", retry_after_ms=2000) from error
@@ -179,7 +181,7 @@ class TorchRunner:
         if len(context):
             reference = self.prompts.embed_reference(context, before=reference)
         x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference)
-        text = text[: state.text.shape[1]]  # of more tokens than a slot has frames, the last are never read
+        text = text[: state.text.shape[1]]  # tokens beyond the slot's frames would never be read
         state.text[slot] = self.prompts.text_pad
         state.text[slot, : len(text)] = text
         state.seen[slot] = False
@@ -196,7 +198,7 @@ class TorchRunner:
         state.frames[slot] = state.decoded[slot] = len(delivered)
 
     def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
-        """Bring a slot's codec behind the voice's reference and the frames ``heard`` [F, 16] after it."""
+        """Advance a slot's codec past the voice's reference and the frames ``heard`` [F, 16]."""
         if voice.codec is None:
             self.codec.reset(slot)
         else:
@@ -205,11 +207,11 @@ class TorchRunner:
             self.codec.absorb(heard, slot)
 
     def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a prompt [L, H]; hidden [1, H] and logits [1, V] of its last position."""
+        """Run a prompt [L, H]; returns hidden [1, H] and logits [1, V] of its last position."""
         constant = source.constant_positions
         key = (source.voice.digest, language, constant)
         prefix = self._prefixes.get(key, time.monotonic())
-        if prefix is None:  # in two calls the first time too, so that it gives what every later time gives
+        if prefix is None:  # two calls the first time too, so that the result equals that of later prefills
             self.talker.prefill(x[None, :constant], slot)
             prefix = self.talker.cache.copy_out(slot, constant)
             self._prefixes.put(key, prefix, time.monotonic())
@@ -218,14 +220,14 @@ class TorchRunner:
         return self.talker.prefill(x[None, constant:], slot, constant)
 
     def _on_device(self, codes: NDArray[np.int16] | None) -> Tensor:
-        """Codes [F, 16] as int64; none of them where there are none."""
+        """Codes [F, 16] as int64 on the device; empty for None."""
         if codes is None:
             return torch.empty(0, self.prompts.codes.groups, dtype=torch.int64, device=self._device)
         return torch.from_numpy(codes.astype(np.int64)).to(self._device)
 
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> Frames:
-        """Draw the next frame of each slot; the one place where the host waits for the device."""
+        """Draw the next frame of each slot; the only step in which the host waits for codes."""
         numbers = list(slots)
         talker, predictor = self.slot_tensors.talker_draws, self.slot_tensors.predictor_draws
         choice = Choice(
@@ -241,7 +243,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def talk(self, slots: Sequence[int]) -> None:
-        """Run the talker over each slot's newest frame."""
+        """Run the talker on each slot's newest frame."""
         numbers = list(slots)
         length = 1 + max(self._filled[slot] for slot in numbers)
         if self._graphs is None:
@@ -253,7 +255,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[int], frames: int) -> NDArray[np.float32]:
-        """Decode the oldest ``frames`` frames not yet decoded of each slot into [B, frames * 1920] float32."""
+        """Decode the oldest ``frames`` undecoded frames of each slot into [B, frames * 1920] float32."""
         numbers = list(slots)
         if self._graphs is None:
             pcm = self.steps.decode(as_rows(numbers, self._device), frames)
@@ -262,7 +264,7 @@ class TorchRunner:
         return self._to_host(pcm)
 
     def _to_host(self, pcm: Tensor) -> NDArray[np.float32]:
-        """Copy samples to the host; from a GPU into pinned memory and beside the stream that computes."""
+        """Copy samples to the host; from a GPU into pinned memory, on another CUDA stream than the computation."""
         if not pcm.is_cuda:
             return pcm.numpy()
         if self._copying is None:
@@ -275,29 +277,29 @@ class TorchRunner:
         return host.numpy()
 
     def use_graphs(self, graphs: GraphedSteps | None) -> None:
-        """Run the steps through captured graphs from now on, or through none."""
+        """Run steps through captured graphs from now on; None to stop using graphs."""
         self._graphs = graphs
 
     def release(self, slot: int) -> None:
-        """Forget a slot's stream; the next prefill overwrites everything of it."""
+        """Discard a slot's stream; the next prefill overwrites all of its state."""
         self._filled[slot] = 0
 
     @torch.inference_mode()
     def learn(self, voice: VoicePrompt) -> None:
-        """Compute a voice's state ahead of its first stream; before the engine starts, or on its thread.
+        """Compute a voice's state before its first stream. Call before the engine starts, or on its thread.
 
-        On two CPU cores and the true shapes it takes 0.1 s for a clip of 6 s and 0.23 s for one of 30 s, which
-        the first prefill of a voice that was not learnt takes longer.
+        On two CPU cores with the real shapes this takes 0.1 s for a clip of 6 s and 0.23 s for one of 30 s. Without it,
+        the first prefill of the voice takes that much longer.
         """
         self._voice_state(voice)
 
     @property
     def known_voices(self) -> frozenset[str]:
-        """Digests of the voices whose state is at hand; may be asked for on any thread."""
+        """Digests of the voices whose state is cached. Safe on any thread."""
         return frozenset(self.voice_states)
 
     def _voice_state(self, voice: VoicePrompt) -> VoiceState:
-        """The voice on the device, from the bounded cache or computed now."""
+        """The voice's state on the device, from the bounded cache or computed now."""
         key = voice.digest
         now_s = time.monotonic()
         state = self.voice_states.get(key, now_s)
@@ -312,23 +314,23 @@ class TorchRunner:
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self.voice_states.put(key, state, now_s)
-            log.info("voice %s: its state was computed in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
+            log.info("voice %s: computed its state in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
         return state
 
 
 def _context_within(request: SpeechRequest, positions: int) -> tuple[str | None, NDArray[np.int16] | None]:
-    """Text and codes of a request's context; neither where its frames do not fit into ``positions``."""
+    """Text and codes of a request's context; None for both if its frames do not fit into ``positions``."""
     context = request.context
     if context is None:
         return None, None
     if len(context.codes) > positions:
-        log.info("a context of %d frames is left out: the text may need the room", len(context.codes))
+        log.info("leaving out a context of %d frames: the text may need its positions", len(context.codes))
         return None, None
     return context.text, context.codes
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:
-    """A request's parameters over the checkpoint's; temperature 0 makes the code predictor greedy too."""
+    """Merge a request's parameters into the checkpoint's; temperature 0 makes the code predictor greedy too."""
     temperature = talker.temperature if sampling.temperature is None else sampling.temperature
     top_p = talker.top_p if sampling.top_p is None else sampling.top_p
     penalty = talker.repetition_penalty if sampling.repetition_penalty is None else sampling.repetition_penalty
@@ -341,5 +343,5 @@ def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, D
 
 
 def _weight(text: str) -> int:
-    """Length of a text for its budget of frames: an ideograph or kana counts as three letters, as it takes as long."""
+    """Length of a text for its frame budget: an ideograph or kana counts as three letters, since it takes as long."""
     return sum(3 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

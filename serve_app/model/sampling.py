@@ -1,7 +1,7 @@
-"""How a code is drawn from logits: upstream's order of filters, random numbers that are a counter.
+"""Draws codes from logits: upstream's order of filters, with counter-based random numbers.
 
-The uniform number of a draw is a hash of (seed, frame, codebook) and nothing else, so that who shares the batch,
-and a move to another replica, change no code.
+The uniform number of a draw is a hash of only (seed, frame, codebook). Codes therefore do not depend on the other
+streams in the batch or on the replica.
 """
 
 from dataclasses import dataclass, fields
@@ -16,13 +16,13 @@ _MIX_2 = -0x6B2FB644ECCEEE15
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How codes of one codebook are drawn.
+    """Sampling parameters of one codebook.
 
     Attributes:
         temperature: divides the logits; 0 takes the largest (greedy).
-        top_k: most probable codes kept; 0 keeps all.
-        top_p: probability mass kept, in (0, 1].
-        repetition_penalty: of codes already used; 1 changes nothing.
+        top_k: number of most probable codes to keep; 0 keeps all.
+        top_p: probability mass to keep, in (0, 1].
+        repetition_penalty: penalty on codes already used; 1 for none.
     """
 
     temperature: float
@@ -32,10 +32,10 @@ class Draw:
 
 
 class DrawRows:
-    """The :class:`Draw` of every slot, as tensors, so that each row of a batch has its own."""
+    """The :class:`Draw` of every slot, as tensors, so that each row of a batch has its own parameters."""
 
     def __init__(self, slots: int, device: torch.device) -> None:
-        """All slots greedy."""
+        """All slots are greedy at first."""
         self.temperature = torch.zeros(slots, device=device)
         self.top_k = torch.zeros(slots, dtype=torch.int64, device=device)
         self.top_p = torch.ones(slots, device=device)
@@ -43,15 +43,15 @@ class DrawRows:
         self._host = [Draw(0.0, 0, 1.0)] * slots
 
     def set(self, slot: int, draw: Draw) -> None:
-        """Give a slot its parameters."""
+        """Set a slot's parameters."""
         self._host[slot] = draw
         for each in fields(Draw):
             getattr(self, each.name)[slot] = getattr(draw, each.name)
 
     def most_kept(self, slots: list[int], vocabulary: int) -> int | None:
-        """Codes that any of these slots may choose among: the largest top_k, or the whole vocabulary.
+        """Codes that any of these slots may choose from: the largest top_k, or the whole vocabulary.
 
-        None where none of them draws at random.
+        None if all of them are greedy.
         """
         kept = [self._host[slot].top_k for slot in slots if self._host[slot].temperature > 0]
         if not kept:
@@ -65,7 +65,7 @@ def uniforms(seeds: Tensor, frames: Tensor, codebooks: int) -> Tensor:
     Args:
         seeds: [B] int64.
         frames: [B] int64, index of the frame within its stream.
-        codebooks: Q, draws of a frame.
+        codebooks: Q, draws per frame.
 
     Returns:
         [B, Q] float32 in [0, 1).
@@ -95,31 +95,31 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     Args:
         logits: [B, V] float32.
         seen: [B, V] bool, codes used before.
-        penalty: [B] float32; 1 changes nothing.
+        penalty: [B] float32; 1 for none.
 
     Returns:
-        [B, V] float32: seen logits divided by the penalty where positive, multiplied where negative.
+        [B, V] float32: logits of seen codes divided by the penalty if positive, multiplied by it if negative.
     """
     rows = penalty[:, None]
     return torch.where(seen, torch.where(logits < 0, logits * rows, logits / rows), logits)
 
 
 def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
-    """Draw one code a row: temperature, then top-k, then top-p, as upstream orders them.
+    """Draw one code per row: temperature, then top-k, then top-p, in upstream's order.
 
     Args:
-        logits: [B, V] float32, penalties and suppressions already applied.
+        logits: [B, V] float32, with penalties and suppressions already applied.
         uniform: [B] float32 in [0, 1).
         rows: parameters of every slot.
         indices: the B slots.
-        keep: from :meth:`DrawRows.most_kept`; None where every row is greedy.
+        keep: from :meth:`DrawRows.most_kept`; None if every row is greedy.
 
     Returns:
         [B] int64.
 
-    Torch's matrix kernels round differently for different batch sizes, by about 1e-6 of a float32 logit. So that this
-    tips few draws (counted once: one of 13,664), probabilities are summed in float64, and in the order of the codes: in
-    the order of their size, two of nearly equal size change places (seen: one tipped draw among about 4,000).
+    Torch's matmul kernels round differently for different batch sizes, by about 1e-6 of a float32 logit. To change as
+    few draws as possible (counted once: one of 13,664), probabilities are summed in float64 and in the order of the
+    codes. In descending order, two nearly equal probabilities can swap (seen: one changed draw among about 4,000).
 
     Source: transformers 4.57.3, generation/logits_process.py, TemperatureLogitsWarper, TopKLogitsWarper,
         TopPLogitsWarper.

@@ -1,7 +1,7 @@
-"""What one step computes on the device, over the tensors of all slots; which slot runs when is decided elsewhere.
+"""Computes one step on the device, over the tensors of all slots; the engine decides which slots run when.
 
-Nothing here waits for the device, branches on a value of a tensor or allocates what outlives a call, so that every
-step can be captured as a CUDA graph; the same functions run on a CPU.
+No step waits for the device, branches on a tensor's value or allocates memory that outlives the call. Every step can
+therefore be captured as a CUDA graph; the same functions run on a CPU.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ from serve_app.model.sampling import DrawRows, penalise, uniforms
 from serve_app.model.talker import Talker
 
 _LEAST_FRAMES = 2
-"""Frames before which the talker may not end; upstream's ``min_new_tokens``."""
+"""The talker may not end before this many frames; upstream's ``min_new_tokens``."""
 
 _RESERVED_CODES = 1024
-"""Codes at the end of the talker's vocabulary that are tags, not sounds; upstream suppresses them but for EOS."""
+"""Codes at the end of the talker's vocabulary that are tags, not sounds; upstream suppresses all of them but EOS."""
 
 CODE_RING_FRAMES = 64
-"""Frames of a slot kept on the device until they are decoded; an audio chunk has at most 25."""
+"""Most frames of a slot kept on the device until they are decoded; an audio chunk has at most 25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How much of the vocabularies a draw has to look at; known on the host, and part of a graph's shape.
+    """How many codes a draw must consider; known on the host, and part of a graph's shape.
 
     Attributes:
-        talker_keep: most codes that any slot's talker may choose among; None where every slot is greedy.
-        predictor_keep: the same of the code predictor.
+        talker_keep: most codes that any slot's talker may choose from; None if every slot is greedy.
+        predictor_keep: the same for the code predictor.
     """
 
     talker_keep: int | None
@@ -41,15 +41,15 @@ class Choice:
 
 
 class SlotTensors:
-    """What the device holds of every slot, besides keys, values and the codec's state."""
+    """The state of every slot on the device, besides keys, values and the codec's state."""
 
     def __init__(self, rows: int, prompts: PromptBuilder, talker: Talker, positions: int) -> None:
         """Allocate ``rows`` slots, zeroed.
 
         Args:
-            rows: slots, a spare one included.
-            prompts: tells width, dtype and device.
-            talker: tells the vocabulary.
+            rows: number of slots, including a spare one.
+            prompts: gives width, dtype and device.
+            talker: gives the vocabulary.
             positions: most positions of a slot.
         """
         table, vocabulary = prompts.codes.table, talker.vocabulary
@@ -74,7 +74,7 @@ class SlotTensors:
 
 
 class Steps:
-    """The three steps of a frame: draw its codes, digest it with the talker, decode it."""
+    """The three steps of a frame: draw its codes, feed them to the talker, decode them."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Steps:
         slots: SlotTensors,
         eos: int,
     ) -> None:
-        """Work over ``slots`` in place; ``eos`` is the talker's code that ends a stream."""
+        """Work on ``slots`` in place; ``eos`` is the talker's code that ends a stream."""
         self._talker = talker
         self._predictor = predictor
         self._codec = codec
@@ -105,19 +105,19 @@ class Steps:
         self.predictor_vocabulary = predictor.vocabulary
 
     def clear(self, row: int) -> None:
-        """Set a slot's counters to the beginning."""
+        """Reset a slot's counters."""
         for counter in (self._slots.frames, self._slots.decoded, self._slots.positions):
             counter[row] = 0
 
     def draw(self, rows: Rows, choice: Choice) -> Tensor:
-        """Draw the next frame of some slots, and put it into their rings.
+        """Draw the next frame of some slots and write it into their rings.
 
         Args:
-            rows: the B slots; their counters of frames are advanced.
-            choice: how codes are drawn.
+            rows: the B slots; advances their frame counters.
+            choice: how many codes the draws consider.
 
         Returns:
-            [B, Q] int64; codebook 0 is the end of speech where a stream ends.
+            [B, Q] int64; codebook 0 is the end-of-speech code where a stream ends.
         """
         slots = self._slots
         frames = slots.frames[rows].clone()
@@ -136,11 +136,11 @@ class Steps:
         return codes
 
     def talk(self, rows: Rows, length: int) -> None:
-        """Run the talker over the newest frame of some slots, up to the logits of the frame after it.
+        """Run the talker on the newest frame of some slots, which gives the logits of the frame after it.
 
         Args:
-            rows: the B slots; their positions are advanced.
-            length: positions that attention looks at; more than any of these slots has filled.
+            rows: the B slots; advances their positions.
+            length: positions that attention covers; more than any of these slots has filled.
         """
         slots, indices = self._slots, self._all_rows[rows]
         newest, positions = slots.frames[rows] - 1, slots.positions[rows].clone()
@@ -150,12 +150,12 @@ class Steps:
         slots.positions[rows] = positions + 1
 
     def decode(self, rows: Rows, frames: int) -> Tensor:
-        """Decode the oldest ``frames`` frames not yet decoded of some slots.
+        """Decode the oldest ``frames`` undecoded frames of some slots.
 
         Returns:
             [B, frames * 1920] float32 in [-1, 1].
         """
-        assert frames <= CODE_RING_FRAMES, "older frames are gone from the ring"
+        assert frames <= CODE_RING_FRAMES, "older frames are no longer in the ring"
         slots, indices = self._slots, self._all_rows[rows]
         decoded = slots.decoded[rows].clone()
         places = (decoded[:, None] + torch.arange(frames, device=self.device)) % CODE_RING_FRAMES  # [B, T]

@@ -1,25 +1,25 @@
-"""The talker: from a voice prompt and text to codebook 0, one position a frame."""
+"""The talker: computes codebook 0 from a voice prompt and text, one position per frame."""
 
 from torch import Tensor
 
 from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.linear import WeightFormat, make_linear
-from serve_app.model.quiet import Upstream
 from serve_app.model.transformer import make_stack
+from serve_app.model.upstream import Upstream
 
 
 class Talker:
-    """The 28-layer stack with its head, and its static keys and values."""
+    """The 28-layer stack with its head and its static keys and values."""
 
-    def __init__(self, module: Upstream, *, slots: int, positions: int, form: WeightFormat) -> None:
-        """Take the weights of upstream's talker.
+    def __init__(self, module: Upstream, *, slots: int, positions: int, weight_format: WeightFormat) -> None:
+        """Copy the weights of upstream's talker.
 
         Args:
             module: Qwen3TTSTalkerForConditionalGeneration.
             slots: streams held at once.
             positions: most positions of a slot.
-            form: how the weights are kept.
+            weight_format: weight format.
         """
         config = module.config
         shape = StackShape(
@@ -31,9 +31,9 @@ class Talker:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, positions, form)
+        self.stack = make_stack(module.model, shape, positions, weight_format)
         weight: Tensor = module.codec_head.weight.detach()
-        self._head = make_linear(weight, form)
+        self._head = make_linear(weight, weight_format)
         self.vocabulary = weight.shape[0]
         self.cache = KvCache(
             layers=shape.layers,
@@ -52,7 +52,7 @@ class Talker:
 
     @property
     def reads_length(self) -> bool:
-        """Whether :meth:`step` costs more for a larger ``length``; else one that is large enough serves for all."""
+        """Whether :meth:`step` costs more for a larger ``length``; otherwise one large length serves all cases."""
         return self.stack.reads_length
 
     def prefill(self, x: Tensor, slot: int, start: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,8 +60,8 @@ class Talker:
 
         Args:
             x: [1, T, H].
-            slot: overwritten from ``start`` up to ``start + T``.
-            start: positions that the slot holds already.
+            slot: overwritten from ``start`` to ``start + T``.
+            start: positions that the slot already holds.
 
         Returns:
             hidden [1, H] and float32 logits [1, V] of the last position.
@@ -75,7 +75,7 @@ class Talker:
         Args:
             x: [B, H].
             rows: the B slots.
-            positions: [B] int64, where the new position of each stands.
+            positions: [B] int64, index of each slot's new position.
             length: more than every position of ``positions``.
 
         Returns:

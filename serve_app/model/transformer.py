@@ -1,7 +1,7 @@
-"""The Qwen3 decoder stack that talker and code predictor share, over static keys and values.
+"""The Qwen3 decoder stack of talker and code predictor, over static keys and values.
 
-It takes its weights out of the upstream module once and never calls it again. On a CPU every small operation costs a
-few microseconds, and there are 103 layers to a frame.
+It copies its weights from the upstream module once and never calls the module. On a CPU every small operation costs a
+few microseconds, and a frame has 103 layers.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from serve_app.model.kernels import make_kernels
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer
 from serve_app.model.linear import PlainLinear, WeightFormat, exact_form
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 class Stack(Protocol):
@@ -24,16 +24,16 @@ class Stack(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one pass reads, whatever its batch."""
+        """Bytes of weights that one pass reads, for any batch size."""
         ...
 
     @property
     def reads_length(self) -> bool:
-        """Whether ``run_staggered`` looks at as many positions as it is told, else at each slot's own alone."""
+        """Whether ``run_staggered`` reads all ``length`` positions, or only each slot's own."""
         ...
 
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
-        """Run T new positions of neighbouring slots that all stand at the same position.
+        """Run T new positions of consecutive slots that are all at the same position.
 
         Args:
             x: [B, T, H], inputs of positions ``start`` to ``start + T - 1``.
@@ -47,14 +47,14 @@ class Stack(Protocol):
         ...
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own.
+        """Run one new position of several slots, each at its own position.
 
         Args:
             x: [B, 1, H].
             cache: written in place at (rows, positions).
             rows: the B slots.
-            positions: [B] int64, where each slot's new position stands; it holds all positions before it.
-            length: positions of the cache that are looked at; more than every one of ``positions``.
+            positions: [B] int64, each slot's new position; the slot holds all positions before it.
+            length: positions of the cache to read; more than any of ``positions``.
 
         Returns:
             [B, 1, H], after the final norm.
@@ -74,7 +74,7 @@ class Layer:
 
 
 class LinearStack:
-    """Layers of one operation after the other, with torch's own products on any device."""
+    """Runs layers operation by operation, with torch's own matmuls, on any device."""
 
     def __init__(self, module: Upstream, shape: StackShape, positions: int) -> None:
         """See :func:`make_stack`."""
@@ -85,22 +85,22 @@ class LinearStack:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one pass reads, whatever its batch."""
+        """Bytes of weights that one pass reads, for any batch size."""
         return sum(
             layer.qkv.nbytes + layer.out.nbytes + layer.gate_up.nbytes + layer.down.nbytes for layer in self._layers
         )
 
     @property
     def reads_length(self) -> bool:
-        """It does: torch's attention is told how far, and masks what is behind a slot's own position."""
+        """True: torch's attention reads all ``length`` positions and masks those after a slot's own."""
         return True
 
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
-        """Run T new positions of neighbouring slots that all stand at the same position."""
+        """Run T new positions of consecutive slots that are all at the same position."""
         return self._run(x, cache, Aligned(self._rotary, x, rows, start))
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own."""
+        """Run one new position of several slots, each at its own position."""
         return self._run(x, cache, Staggered(self._rotary, x, rows, positions, length))
 
     def _run(self, x: Tensor, cache: KvCache, span: Span) -> Tensor:
@@ -123,21 +123,21 @@ def _make_layer(weights: LayerWeights) -> Layer:
     )
 
 
-def make_stack(module: Upstream, shape: StackShape, positions: int, form: WeightFormat) -> Stack:
-    """Take the weights of an upstream model with ``layers`` and ``norm``.
+def make_stack(module: Upstream, shape: StackShape, positions: int, weight_format: WeightFormat) -> Stack:
+    """Build a stack from the weights of an upstream model with ``layers`` and ``norm``.
 
     Args:
         module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
         shape: its sizes.
         positions: most positions that a slot will hold.
-        form: how the weights are kept.
+        weight_format: weight format.
     """
     norm: Tensor = module.norm.weight.detach()
-    if form == "fused":
+    if weight_format == "fused":
         from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
 
         return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
-    if form == "plain":
+    if weight_format == "plain":
         return LinearStack(module, shape, positions)
-    tiled = exact_form(norm) if form == "packed" else form
+    tiled = exact_form(norm) if weight_format == "packed" else weight_format
     return CompiledStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions, tiled)

@@ -1,7 +1,7 @@
-"""What is recorded of one generator: its streams, its engine's steps, its caches.
+"""Metrics of one generator: its streams, its engine's steps and its caches.
 
-Counts are kept where things happen, as plain numbers; this carries what is new of them to the recorder once a second,
-so that no step of the engine waits for it. No Ray, no torch.
+Each part keeps plain counts. Once a second, this module passes the increments to the recorder, so that no engine step
+waits for it. It imports neither Ray nor torch.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from serve_app.speech import FinishReason
 
 
 class CountedCache(Protocol):
-    """A cache that knows how it fared."""
+    """A cache that counts its hits and misses."""
 
     hits: int
     misses: int
@@ -23,7 +23,7 @@ class CountedCache(Protocol):
 
 
 class GeneratorMetrics:
-    """One per generator replica; on its event loop."""
+    """One per generator replica; used on its event loop."""
 
     def __init__(self, recorder: Recorder, slots: int) -> None:
         self._record = recorder
@@ -33,11 +33,11 @@ class GeneratorMetrics:
         self._load_s = 0.0
 
     def loaded(self, model: Mapping[str, str], seconds: float) -> None:
-        """The model speaks, so long after the replica began; counters of faults show themselves.
+        """Record that the model is loaded, and export the fault counters as 0.
 
         Args:
             model: the labels of :data:`serve_app.observability.metrics.MODEL_INFO`.
-            seconds: since the replica's start.
+            seconds: time since the replica started.
         """
         self._model, self._load_s = model, seconds
         self._record.add(metrics.STORE_ERRORS, 0)
@@ -46,11 +46,11 @@ class GeneratorMetrics:
             self._record.add(metrics.STEPS_FAILED, 0, stage=stage)
 
     def ended(self, reason: FinishReason) -> None:
-        """A stream is over, or was refused."""
+        """A stream has ended or was refused."""
         self._record.add(metrics.STREAMS, finish_reason=reason)
 
     def encoded(self, seconds: float) -> None:
-        """A clip was made into a prompt."""
+        """A clip was encoded into a voice prompt."""
         self._record.observe(metrics.VOICE_ENCODE_SECONDS, seconds)
 
     def store_failed(self) -> None:
@@ -58,11 +58,11 @@ class GeneratorMetrics:
         self._record.add(metrics.STORE_ERRORS)
 
     def engine(self, engine: Engine, graph_fallbacks: int) -> None:
-        """The engine now, once its model is loaded, and the steps it took since the last time.
+        """Record the current state of a loaded engine, and the steps since the last call.
 
-        What never changes is said again each time: what is not, Ray does not export for long.
+        Values that never change are recorded each time as well: Ray soon stops exporting a gauge that is not updated.
         """
-        load, hearing = engine.load, engine.hearing
+        load, playback = engine.load, engine.playback
         self._record.set(metrics.MODEL_INFO, 1, **self._model)
         self._record.set(metrics.LOAD_SECONDS, self._load_s)
         self._record.set(metrics.SLOTS, self._slots)
@@ -70,9 +70,9 @@ class GeneratorMetrics:
         self._record.set(metrics.STREAMS_RUNNING, load.running)
         self._record.set(metrics.STREAMS_WAITING, load.waiting)
         self._record.set(metrics.STREAM_SECONDS, engine.stream_s)
-        self._record.set(metrics.LISTENERS, hearing.listeners)
-        self._record.set(metrics.LISTENERS_LATE, hearing.late)
-        self._record.set(metrics.LEAST_SLACK_SECONDS, hearing.slack_s)
+        self._record.set(metrics.LISTENERS, playback.listeners)
+        self._record.set(metrics.LISTENERS_LATE, playback.late)
+        self._record.set(metrics.LEAST_SLACK_SECONDS, playback.slack_s)
         self._add_new(metrics.GRAPH_FALLBACKS, graph_fallbacks)
         for step in engine.steps_seen():
             if step.failed:
@@ -82,14 +82,14 @@ class GeneratorMetrics:
                 self._record.observe(metrics.STEP_STREAMS, step.streams, stage=step.stage)
 
     def caches(self, caches: Mapping[str, CountedCache]) -> None:
-        """What the caches of voices hold now, and how often a voice was in them since the last time."""
+        """Record the size of the voice caches, and their hits and misses since the last call."""
         for name, cache in caches.items():
             self._record.set(metrics.VOICE_CACHE_BYTES, cache.bytes, cache=name)
             self._add_new(metrics.VOICE_HITS, cache.hits, cache=name)
             self._add_new(metrics.VOICE_MISSES, cache.misses, cache=name)
 
     def _add_new(self, metric: Metric, total: int, **labels: str) -> None:
-        """Bring a counter to a total that is kept elsewhere."""
+        """Advance a counter to a total that is kept elsewhere."""
         key = (metric.name, ",".join(labels.values()))
         self._record.add(metric, total - self._recorded[key], **labels)
         self._recorded[key] = total

@@ -1,7 +1,7 @@
-"""What a replica's log lines look like, and where they go: into the files that Serve keeps for it.
+"""Formats a replica's log lines and writes them to the files that Serve keeps for the replica.
 
-Whose work a line is about comes from the task that writes it (:func:`bind`), figures from ``extra``. Text, keys and
-transcripts are in no line at any level: nothing here could take them out again.
+The task that writes a line sets the ids in it (:func:`bind`); numbers come from ``extra``. Text, API keys and
+transcripts must not be logged at any level, since nothing in this module could remove them.
 """
 
 import copy
@@ -15,7 +15,7 @@ from serve_app.config import LogsConfig
 from serve_app.speech import Trace
 
 IDS = ("request_id", "session_id", "utterance_id", "trace_id")
-"""Whose work a line is about, where that is known; the first is Serve's own."""
+"""Ids that tell what a line belongs to, if they are known; Serve adds the first one."""
 
 FIGURES = (
     "route",
@@ -31,18 +31,18 @@ FIGURES = (
     "resumed_frames",
     "timings_ms",
 )
-"""Names that ``extra`` may have; others are not written."""
+"""Names that ``extra`` may have; others are dropped."""
 
 _TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def bind(trace: Trace | None) -> None:
-    """Say whose work the running task does from now on, and every task and thread that it starts from here."""
+    """Set the ids for all later log lines of the running task, and of the tasks and threads that it starts."""
     _TRACE.set(trace)
 
 
 def add_ids(record: logging.LogRecord) -> bool:
-    """A filter that drops nothing: it notes whose work a record is about, unless the record says so itself."""
+    """A filter that drops nothing: it adds the ids of the running task, unless the record already has them."""
     trace = _TRACE.get()
     if trace is not None:
         ids = {"session_id": trace.session_id, "utterance_id": trace.utterance_id, "trace_id": trace.context.trace_id}
@@ -53,15 +53,15 @@ def add_ids(record: logging.LogRecord) -> bool:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, in ASCII: whatever a message holds, it ends no line and begins none."""
+    """One JSON object per line, in ASCII; a line break in a message cannot start a new line."""
 
     def __init__(self, **place: str) -> None:
-        """Take what every line of this process says of it."""
+        """Set the fields that every line of this process carries."""
         super().__init__()
         self._place = place
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
+        """Format the record as one line."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {
             "time": time.replace("+00:00", "Z"),
@@ -77,14 +77,14 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Lines as Serve writes them, with the session and the utterance behind the message."""
+    """Serve's own format, with the session and utterance ids after the message."""
 
     def __init__(self, serves: logging.Formatter | None) -> None:
         super().__init__()
         self._serves = serves or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
+        """Format the record as one line."""
         ids = [f"{name}={getattr(record, name)}" for name in IDS[1:] if getattr(record, name, None) is not None]
         if ids:
             record = copy.copy(record)
@@ -93,13 +93,14 @@ class TextLines(logging.Formatter):
 
 
 def join_serve_log(config: LogsConfig | None = None, **place: str) -> None:
-    """Hand this package's lines to the handlers of Serve's own logger of this process; twice changes nothing.
+    """Send this package's log lines to the handlers of Serve's logger in this process; idempotent.
 
-    Serve gathers a thousand records before it writes them when it is tuned for throughput; our few are written at once.
+    When Serve is tuned for throughput, it buffers a thousand records before it writes them. Ours are few and are
+    written at once.
 
     Args:
-        config: how they look, and Serve's lines beside them; None leaves that as Serve has it.
-        place: fields of every line.
+        config: level and format, also for Serve's own lines; None keeps Serve's format.
+        place: fields that every line carries.
     """
     ours, serves = logging.getLogger("serve_app"), logging.getLogger("ray.serve")
     ours.setLevel("INFO" if config is None else config.level)
@@ -112,12 +113,12 @@ def join_serve_log(config: LogsConfig | None = None, **place: str) -> None:
         if config is not None:
             handler.setFormatter(JsonLines(**place) if config.format == "json" else TextLines(handler.formatter))
         at_once = MemoryHandler(1, flushLevel=logging.NOTSET, target=handler)
-        # Serve's filters add the request's id. They stand here, not at the target, where Serve's own records arrive
-        # later, in the midst of somebody else's request.
+        # Serve's filters add the request's id. They belong here, not on the target: Serve's own records reach the
+        # target later, while another request is running.
         at_once.filters = [*gathering.filters, add_ids]
         ours.addHandler(at_once)
     if config is not None:
-        # What sends spans warns at each attempt that its collector is away; that it gave up a batch is enough.
+        # The exporter warns at each attempt if its collector is down; the error when it drops a batch is enough.
         exporter = logging.getLogger("opentelemetry.exporter.otlp")
         exporter.setLevel(logging.ERROR)
         exporter.propagate = False

@@ -1,7 +1,8 @@
-"""Spans by OpenTelemetry: the one module that imports it, and only where a configuration names an endpoint.
+"""Traces with OpenTelemetry. No other module imports it, and this one is imported only if an endpoint is configured.
 
-The provider is this package's own, not the process's, so that what Serve or anybody else traces stays theirs. The
-SDK's own environment variables (``OTEL_BSP_…``, ``OTEL_EXPORTER_OTLP_HEADERS``, ``OTEL_RESOURCE_ATTRIBUTES``) count.
+The tracer provider belongs to this package and is not the global one, so traces of Serve and other libraries stay
+separate. The SDK's environment variables (``OTEL_BSP_…``, ``OTEL_EXPORTER_OTLP_HEADERS``,
+``OTEL_RESOURCE_ATTRIBUTES``) apply.
 """
 
 import time
@@ -35,7 +36,7 @@ class OtelTracer:
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> "OtelSpan":
         """See :meth:`Tracer.span`."""
         given = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
-        # An empty context, not the task's: what Serve traces is another story.
+        # An empty context, not the task's: Serve's own traces are separate.
         context = _W3C.extract({name: value for name, value in given.items() if value}, Context())
         now_ns = time.time_ns()
         named = _named(attributes)
@@ -87,7 +88,7 @@ class OtelSpan:
 
 
 def otlp_tracer(config: TracingConfig, deployment: str, replica: str) -> OtelTracer:
-    """A tracer that hands its spans to a collector, in batches and on a thread of its own."""
+    """A tracer that sends its spans to a collector, in batches and on its own thread."""
     assert config.endpoint is not None
     place = {"service.name": SERVICE, "service.instance.id": replica, "tts.deployment": deployment}
     provider = TracerProvider(

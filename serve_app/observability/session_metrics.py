@@ -1,8 +1,8 @@
-"""What is recorded of one session: how soon its client heard something, whether it ran dry, how each utterance ended.
+"""Metrics of one session: time to first audio, underruns, and how each utterance ended.
 
-It is told what the session's driver does, with the time, and hands figures to a
-:class:`serve_app.observability.metrics.Recorder`. Nobody's player is seen from here: a listener is taken to play from
-the first audio on, without a buffer. No I/O.
+The session runner reports each event with its time, and this module records the results with a
+:class:`serve_app.observability.metrics.Recorder`. Playback is an estimate, since the server does not see the client's
+player: it assumes that playback starts with the first audio, without a buffer. No I/O.
 """
 
 from collections import Counter
@@ -21,38 +21,38 @@ from serve_app.session.session import Call
 from serve_app.speech import AudioChunk, SpeechEvent
 
 INTERNAL_ERROR = 1011
-"""Close code of a session that failed of itself."""
+"""Close code of a session that failed with an internal error."""
 
 ENDS = ("eos", "length", "stalled", "cancelled", "error", "disconnected")
-"""How an utterance can end."""
+"""All the ways in which an utterance can end."""
 
 GONE = "gone"
-"""In place of a close code: the client went away without one."""
+"""Label value instead of a close code: the client disconnected without one."""
 
 
 @dataclass(slots=True)
 class _Playing:
-    """One utterance from its first generator call to its end.
+    """One utterance, from its first generator call to its end.
 
     Attributes:
-        asked_s: when its first text could be spoken, until its first audio left; None from then on.
-        parts_s: seconds that are known of the time between the two.
-        plays_until_s: when its listener has played all that was sent; None before the first audio, and where the text
-            itself came too late.
-        ran_dry: it did at least once.
+        asked_s: when its first text could be spoken; None once its first audio was sent.
+        parts_s: known parts of the time to first audio, in seconds.
+        plays_until_s: when its listener has played all audio sent so far; None before the first audio, and after the
+            client sent the next text too late.
+        had_underrun: whether playback ran out of audio at least once.
     """
 
     asked_s: float | None
     parts_s: dict[str, float]
     plays_until_s: float | None = None
-    ran_dry: bool = False
+    had_underrun: bool = False
 
 
 class IngressMetrics:
-    """What the sessions of one ingress replica share: the recorder, and how many there are."""
+    """Shared by all sessions of one ingress replica: the recorder, and the number of open sessions."""
 
     def __init__(self, recorder: Recorder) -> None:
-        """Show the counters that are watched, before anything happens that they count."""
+        """Export the counters that alerts watch as 0, before the first event."""
         self.recorder = recorder
         self._open: Counter[str] = Counter()
         for error in SpeechError.__subclasses__():
@@ -65,23 +65,23 @@ class IngressMetrics:
             recorder.add(metrics.STREAMS_RESUMED, 0, outcome=outcome)
 
     def count(self, dialect: str, change: int) -> None:
-        """So many sessions more, or fewer."""
+        """Change the number of open sessions by ``change``."""
         self._open[dialect] += change
 
     def now(self, backlog: Backlog) -> None:
-        """How things stand; said again every second, since what is not said again is not exported for long."""
+        """Record the current state. Called every second, since Ray soon stops exporting a gauge that is not updated."""
         for dialect, sessions in self._open.items():
             self.recorder.set(metrics.SESSIONS, sessions, dialect=dialect)
         self.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
         self.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
 
     def refused(self, error: SpeechError) -> None:
-        """What was told to somebody who has no session."""
+        """A client without a session received an error."""
         self.recorder.add(metrics.ERRORS, code=error.code)
 
 
 class SessionMetrics:
-    """One session's. Utterances are known by their ids, of which a session has each once at a time."""
+    """Metrics of one session. Utterances are known by their ids, which are unique among open ones in a session."""
 
     def __init__(self, ingress: IngressMetrics, dialect: Dialect) -> None:
         self._ingress = ingress
@@ -90,30 +90,30 @@ class SessionMetrics:
         self._playing: dict[str, _Playing] = {}
 
     def opened(self) -> None:
-        """The session begins; :meth:`closed` ends it."""
+        """The session begins; it ends with :meth:`closed`."""
         self._record.add(metrics.SESSIONS_OPENED, dialect=self._dialect.name)
         self._ingress.count(self._dialect.name, 1)
 
     def called(self, call: Call, now_s: float) -> None:
-        """The session asks for a text chunk to be spoken."""
+        """The session requests that a text chunk be spoken."""
         self._record.add(metrics.TEXT_CHARACTERS, len(call.request.text))
         playing = self._playing.get(call.utterance_id)
         if playing is None:
-            # From here on it is up to the service: before, its client may still be writing, or hears something else.
+            # TTFA counts from here: before, the client may still be writing, or hears another utterance.
             asked_s = now_s if call.request.listening else None
             self._playing[call.utterance_id] = _Playing(asked_s, {})
         elif playing.plays_until_s is not None and playing.plays_until_s < now_s:
-            # Its client sent this text after all before it was played: the silence is not of our making.
+            # The client sent this text only after it had played everything: the service did not cause the silence.
             playing.plays_until_s = None
 
     def started(self, call: Call, now_s: float) -> None:
-        """The text chunk may go to a generator."""
+        """The text chunk was admitted and may go to a generator."""
         playing = self._playing.get(call.utterance_id)
         if playing is not None and playing.asked_s is not None:
             playing.parts_s["queue"] = now_s - playing.asked_s
 
     def heard(self, call: Call, event: SpeechEvent) -> None:
-        """A generator yields something; its first audio says what it took."""
+        """A generator yields an event; the first audio carries its timings."""
         playing = self._playing.get(call.utterance_id)
         if playing is None or playing.asked_s is None or not isinstance(event, AudioChunk):
             return
@@ -121,7 +121,7 @@ class SessionMetrics:
             playing.parts_s[part] = playing.parts_s.get(part, 0.0) + part_s
 
     def sent(self, item: Send, frames: Sequence[Frame], now_s: float) -> None:
-        """One item has left, as these frames."""
+        """One item was sent, as these frames."""
         match item.message:
             case AudioMessage() as audio:
                 self._sent_audio(item, audio, frames, now_s)
@@ -139,7 +139,7 @@ class SessionMetrics:
                 pass
 
     def closed(self, code: int | None) -> None:
-        """The session is over; what it was speaking nobody heard to its end, and with 1011 that is our fault."""
+        """The session is over. Utterances in progress count as disconnected, or as errors if the code is 1011."""
         failed = code == INTERNAL_ERROR
         if failed:
             self._ingress.refused(SynthesisError("internal error"))
@@ -151,7 +151,7 @@ class SessionMetrics:
     def _sent_audio(self, item: Send, audio: AudioMessage, frames: Sequence[Frame], now_s: float) -> None:
         encoding = self._dialect.encoding or item.encoding
         audio_s = seconds(item.samples)
-        # An answer in one piece is put together later; its body is what the one message carries.
+        # A buffered response is assembled later; its only message carries the whole body.
         sent_bytes = sum(map(len, frames)) or (len(item.payload or b"") if audio.final else 0)
         self._record.add(metrics.AUDIO_SECONDS, audio_s, encoding=encoding)
         self._record.add(metrics.AUDIO_BYTES, sent_bytes, encoding=encoding)
@@ -167,13 +167,13 @@ class SessionMetrics:
             slack_s = playing.plays_until_s - now_s
             self._record.observe(metrics.SLACK_SECONDS, max(0.0, slack_s))
             if slack_s < 0:
-                playing.ran_dry = True
+                playing.had_underrun = True
                 self._record.add(metrics.UNDERRUNS)
                 self._record.add(metrics.UNDERRUN_SECONDS, -slack_s)
             playing.plays_until_s = max(playing.plays_until_s, now_s) + audio_s
 
     def _first_audio(self, ttfa_s: float, parts_s: dict[str, float]) -> None:
-        """What no part accounts for was spent on the way: between processes, in event loops and in the socket."""
+        """Time that no part accounts for is transport: between processes, in event loops and in the socket."""
         self._record.observe(metrics.TTFA_SECONDS, ttfa_s)
         transport_s = max(0.0, ttfa_s - sum(parts_s.values()))
         for part, part_s in {**parts_s, "transport": transport_s}.items():
@@ -182,5 +182,5 @@ class SessionMetrics:
     def _ended(self, utterance_id: str, reason: str) -> None:
         self._record.add(metrics.UTTERANCES, finish_reason=reason)
         playing = self._playing.pop(utterance_id, None)
-        if playing is not None and playing.ran_dry:
+        if playing is not None and playing.had_underrun:
             self._record.add(metrics.UTTERANCES_UNDERRUN)

@@ -1,9 +1,9 @@
-"""Which spans a session and a stream have, and what stands in them: the one place that a driver and a generator tell.
+"""The spans of a session and of a stream, and their attributes. Session runners and generators report here.
 
     session > utterance > text chunk > stream > queue, prefill, …
 
-A session's is begun by what its request says of a trace, and a stream's by what comes with its request for speech, so
-that all of them are one trace, whoever began it.
+The parent of a session's span comes from the client's request, and the parent of a stream's span from the request for
+speech. All of them therefore belong to one trace, even if the client began it.
 """
 
 import logging
@@ -21,16 +21,16 @@ from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest, Trace, Trace
 log = logging.getLogger(__name__)
 
 MAX_AUDIO_EVENTS = 16
-"""Audio chunks of a stream that are events of its span; the rest is in the numbers at its end."""
+"""Most audio chunks of a stream that become events of its span; its end has the totals."""
 
 
 class SessionSpans:
-    """The spans of one session; on its driver's event loop."""
+    """The spans of one session; used on the event loop of its session runner."""
 
     def __init__(
         self, tracer: Tracer, parent: TraceContext, session_id: str, dialect: str, clock: Callable[[], float]
     ) -> None:
-        """Begin the session's own."""
+        """Begin the session's span."""
         self._clock = clock
         self._session = tracer.span("session", parent, session_id=session_id, dialect=dialect)
         self._utterances: dict[str, Span] = {}
@@ -42,7 +42,7 @@ class SessionSpans:
         self.trace = Trace(session_id, context=self._session.context)
 
     def begin(self, call: Call) -> Call:
-        """A text chunk's turn has come; the same call with its trace in its request."""
+        """Begin a text chunk's span. Returns the call with the trace added to its request."""
         request, name = call.request, call.utterance_id
         self._began_s = self._clock()
         utterance = self._utterances.get(name)
@@ -61,12 +61,12 @@ class SessionSpans:
         return replace(call, request=replace(request, trace=trace))
 
     def admitted(self) -> None:
-        """The text chunk is through the gate."""
+        """The text chunk left the admission queue."""
         if self._chunk is not None:
             self._chunk.stage("gate", 0.0, self._clock() - self._began_s)
 
     def heard(self, event: SpeechEvent) -> None:
-        """Its stream said something."""
+        """The text chunk's stream yielded an event."""
         if isinstance(event, SpeechEnd):
             self._finish_reason, self._failed = event.finish_reason, event.code
         elif self._chunk is not None:
@@ -75,17 +75,17 @@ class SessionSpans:
             self._frames += len(event.codes)
 
     def failed(self, error: SpeechError) -> None:
-        """It came to nothing."""
+        """The text chunk failed."""
         self._finish_reason, self._failed = "error", error.code
 
     def ended(self) -> None:
-        """It is over, however."""
+        """The text chunk is over, for whatever reason."""
         if self._chunk is not None:
             self._chunk.end(failed=self._failed, finish_reason=self._finish_reason, frames=self._frames)
             self._chunk = None
 
     def said(self, message: ServerMessage) -> None:
-        """The client was sent a message; some are the end of an utterance."""
+        """A message was sent to the client; some messages end an utterance."""
         match message:
             case Complete() as done if done.utterance_id in self._utterances:
                 self._utterances.pop(done.utterance_id).end(
@@ -105,7 +105,7 @@ class SessionSpans:
                 pass
 
     def close(self, last: Close) -> None:
-        """The session is over, and with it whatever was left of it."""
+        """The session is over; end all of its open spans."""
         self.ended()
         for utterance in self._utterances.values():
             utterance.end(finish_reason="cancelled")
@@ -116,10 +116,10 @@ class SessionSpans:
 
 
 class StreamSpan:
-    """One stream of a generator, in its log and in a span."""
+    """One stream of a generator: its log lines and its span."""
 
     def __init__(self, tracer: Tracer, request: SpeechRequest, clock: Callable[[], float]) -> None:
-        """Begin it; from here on the running task's log lines are about it."""
+        """Begin the span; from here on, the running task's log lines carry the stream's ids."""
         bind(request.trace)
         trace = request.trace or Trace("")
         self._clock = clock
@@ -140,15 +140,15 @@ class StreamSpan:
             resumed_frames=held,
         )
         if held is not None:
-            log.info("a stream goes on at frame %d", held, extra={"resumed_frames": held})
+            log.info("a stream resumes at frame %d", held, extra={"resumed_frames": held})
 
     def prepared(self) -> None:
-        """Its voice is there and its text is tokenised; the engine gets it now."""
+        """The voice prompt is available and the text is tokenised; the engine gets the request next."""
         self._prepared_s = self._clock() - self._began_s
         self._span.stage("prompt", 0.0, self._prepared_s)
 
     def heard(self, event: SpeechEvent) -> None:
-        """It says something."""
+        """The stream yielded an event."""
         if isinstance(event, SpeechEnd):
             self._end = event
             return
@@ -158,11 +158,11 @@ class StreamSpan:
             self._span.event("audio chunk", first_frame=event.first_frame, frames=len(event.codes))
 
     def broke(self) -> None:
-        """It raised what nobody expected; whoever calls it logs that."""
+        """The stream raised an unexpected exception; the caller logs it."""
         self._end = SpeechEnd("error", self._frames, SynthesisError.code)
 
     def close(self) -> None:
-        """It is over: by its end, or because its caller went away."""
+        """The stream is over: it has ended, or its caller went away."""
         end = self._end or SpeechEnd("cancelled", self._frames)
         self._stages(end.timings_s)
         self._span.end(failed=end.code, finish_reason=end.finish_reason, frames=end.frames)
@@ -180,9 +180,9 @@ class StreamSpan:
             log.info("stream refused: %s", end.code, extra=figures)
 
     def _stages(self, timings_s: dict[str, float]) -> None:
-        """Spans of what came before the first audio; between them others of the batch were served.
+        """Spans for the stages before the first audio. Between two of them, other streams were served.
 
-        Prefill follows the wait for a slot, and the codec's step is the last; the predictor's stands before that one.
+        The prefill follows the wait for a slot; the first decode is the last stage, with the first predict before it.
         """
         at_s = self._prepared_s or 0.0
         if "queue" in timings_s:

@@ -1,7 +1,7 @@
-"""What is traced, as far as the service knows: spans with children, events and stages, kept by whoever a tracer is.
+"""The tracing interface: spans with children, events and stages, recorded by a tracer.
 
-Nothing here knows OpenTelemetry; :mod:`serve_app.observability.otel` does, and is imported only where spans go
-somewhere. Attributes are ids, counts and codes, never text.
+This module does not import OpenTelemetry. :mod:`serve_app.observability.otel` does, and is imported only if an endpoint
+is configured. Attributes are ids, counts and codes, never text.
 """
 
 from typing import Protocol
@@ -10,48 +10,48 @@ from serve_app.config import TracingConfig
 from serve_app.speech import TraceContext
 
 Value = str | int | float | bool | None
-"""Of an attribute; None leaves it out."""
+"""Value of an attribute; None omits it."""
 
 
 class Span(Protocol):
-    """Something that takes a while; ended once."""
+    """An operation with a duration; end it exactly once."""
 
     @property
     def context(self) -> TraceContext:
-        """What its children elsewhere are children of."""
+        """Parent context for child spans in other processes."""
         ...
 
     def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> "Span":
-        """A span within this one, which began so long ago."""
+        """A span within this one, which began ``ago_s`` seconds ago."""
         ...
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:
-        """A span within this one that is over already; seconds after this one's beginning."""
+        """A finished span within this one; times are seconds after this span's start."""
         ...
 
     def event(self, name: str, **attributes: Value) -> None:
-        """Something that happens now."""
+        """Something that happens now, at this point of the span."""
         ...
 
     def end(self, *, failed: str | None = None, **attributes: Value) -> None:
-        """It is over; ``failed`` is the code of what went wrong."""
+        """End the span; ``failed`` is the code of the error, if there was one."""
         ...
 
 
 class Tracer(Protocol):
-    """Keeps spans; safe on any thread, never blocks but in ``close``, never raises."""
+    """Records spans. Safe on any thread; never raises, and only ``close`` blocks."""
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> Span:
-        """Begin a span whose parent is elsewhere, or which has none."""
+        """Begin a span whose parent is in another process, or which has no parent."""
         ...
 
     def close(self) -> None:
-        """Hand over what has ended; waits ten seconds for that at most."""
+        """Flush finished spans; waits ten seconds at most."""
         ...
 
 
 class NoSpan:
-    """Hands on the context that it was given, so that logs on both sides name the caller's trace; keeps nothing."""
+    """Records nothing, but passes on its context, so that logs on both sides name the caller's trace."""
 
     def __init__(self, context: TraceContext) -> None:
         self._context = context
@@ -77,7 +77,7 @@ class NoSpan:
 
 
 class NoTracer:
-    """Where spans go nowhere."""
+    """Used if no endpoint is configured."""
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> Span:
         """See :meth:`Tracer.span`."""
@@ -89,18 +89,18 @@ class NoTracer:
 
 
 def tracer_of(config: TracingConfig, deployment: str, replica: str) -> Tracer:
-    """The tracer that a configuration asks for.
+    """The tracer that the configuration selects.
 
     Raises:
-        RuntimeError: it asks for one, and the packages are not installed.
+        RuntimeError: the configuration names an endpoint, but the packages are not installed.
     """
     if config.endpoint is None:
         return NoTracer()
     try:
-        from serve_app.observability.otel import otlp_tracer  # noqa: PLC0415 - everybody else does without
+        from serve_app.observability.otel import otlp_tracer  # noqa: PLC0415 - optional
     except ImportError as error:
         raise RuntimeError(
-            f"tracing.endpoint is set, and a package that it needs is missing ({error.name}): install"
-            " qwen3-tts-serve[tracing], or leave tracing.endpoint out"
+            f"tracing.endpoint is set, but a package that it needs is missing ({error.name}): install"
+            " qwen3-tts-serve[tracing], or remove tracing.endpoint"
         ) from error
     return otlp_tracer(config, deployment, replica)

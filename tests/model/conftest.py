@@ -10,8 +10,8 @@ import torch
 
 from serve_app.config import EngineConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.voices.voice import Reference, scan
 
 if not torch.cuda.is_available():

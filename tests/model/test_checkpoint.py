@@ -10,7 +10,7 @@ from serve_app.model import factory, memory
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.locate import CheckpointError
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import SpeechEnd, SpeechRequest
 from serve_app.startup import NotYetError
 from serve_app.voices.voice import Reference

@@ -10,8 +10,8 @@ from transformers.masking_utils import create_sliding_window_causal_mask
 
 from serve_app.model.codec import Codec
 from serve_app.model.codec_transformer import sliding_mask
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
+from serve_app.model.upstream import import_qwen_tts
 
 CPU = torch.device("cpu")
 EXACT = 1e-5  # of full scale

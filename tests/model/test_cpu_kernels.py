@@ -140,7 +140,7 @@ def test_a_span_that_would_leave_the_cache_is_refused():
     rotary = Rotary(SHAPE, FEW, torch.float32, CPU)
     fused, norm_qk = inputs(1, 7, torch.float32)
     beyond = Aligned(rotary, fused, slice(0, 1), FEW - 3)
-    with pytest.raises(AssertionError, match="leave the cache"):
+    with pytest.raises(AssertionError, match="exceed the cache"):
         CpuKernels(SHAPE, FEW).attend(fused, norm_qk, *cache(torch.float32, FEW), beyond)
 
 

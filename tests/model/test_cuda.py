@@ -100,7 +100,7 @@ def test_any_cut_of_a_code_sequence_gives_the_samples_of_one_whole_decode(checkp
 
 def test_graphs_are_kept_with_torchs_products_of_bfloat16():
     speaker = load("bfloat16", weights="torch")
-    assert speaker.form == "plain"
+    assert speaker.weight_format == "plain"
     assert isinstance(speaker.runner.talker.stack, LinearStack)
     assert speaker.runner.graph_fallbacks == 0
 
@@ -111,7 +111,7 @@ def fused():
 
 
 def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
-    assert fused.form == "fused"
+    assert fused.weight_format == "fused"
     assert fused.runner.graph_fallbacks == 0
     talks = [shape for shape in fused.runner._graphs._captured if shape[0] == "talk"]
     assert len(talks) == fused.runner.slots

@@ -85,7 +85,7 @@ def test_inputs_that_lie_apart_or_askew_are_read_all_the_same():
     assert torch.equal(linear(x[:, -1]), linear(x[:, -1].clone()))
     askew = on_device(121, seed=2)[1:].view(3, 40)
     assert torch.equal(linear(askew), linear(askew.clone()))
-    with pytest.raises(AssertionError, match="read as such"):
+    with pytest.raises(AssertionError, match="reads bfloat16"):
         linear(x.float())
 
 
@@ -168,11 +168,11 @@ def test_neighbours_at_one_position_are_each_alone_to_the_last_bit(reference, st
     assert torch.equal(alone.keys, together.keys)
 
 
-def test_positions_that_would_leave_the_cache_are_refused(reference, stack):
+def test_positions_that_would_exceed_the_cache_are_refused(reference, stack):
     x, most = on_device(1, 5, reference.shape.hidden), reference.positions
-    with pytest.raises(AssertionError, match="leave the cache"):
+    with pytest.raises(AssertionError, match="exceed the cache"):
         stack.run_aligned(x, reference.empty_cache(DEVICE), slice(0, 1), most - 4)
-    with pytest.raises(AssertionError, match="leave the cache"):
+    with pytest.raises(AssertionError, match="exceed the cache"):
         stack.run_staggered(x[:, :1], reference.empty_cache(DEVICE), slice(0, 1), torch.tensor([most]), most + 1)
 
 

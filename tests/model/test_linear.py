@@ -159,7 +159,7 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
     torch.nn.init.normal_(module.small_to_mtp_projection.bias)
     states, embedded = torch.randn(2, 3, talker.hidden_size).bfloat16()
     embedding = SimpleNamespace(of_codebook=lambda _codebook, codes: embedded[codes % 3])
-    predictor = CodePredictor(module, embedding, slots=3, form=form)
+    predictor = CodePredictor(module, embedding, slots=3, weight_format=form)
     assert predictor.frame is None
 
     def logits_of(rows):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from serve_app.model import random_checkpoint
-from serve_app.model.quiet import import_qwen_tts
+from serve_app.model.upstream import import_qwen_tts
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_SAMPLES = 1920
@@ -212,7 +212,7 @@ def test_two_builders_at_once_both_succeed(tmp_path, monkeypatch):
 
 def test_a_directory_with_anything_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"trained")
-    with pytest.raises(FileExistsError, match="no checkpoint built by tts-checkpoint"):
+    with pytest.raises(FileExistsError, match="not built by tts-checkpoint"):
         random_checkpoint.build("tiny", tmp_path, force=True)
     assert (tmp_path / "model.safetensors").read_bytes() == b"trained"
 

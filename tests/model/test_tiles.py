@@ -151,7 +151,7 @@ def test_a_product_is_exact_but_for_the_rounding_of_its_form(form, rows, outputs
 @pytest.mark.parametrize("form", FORMS)
 def test_inputs_that_would_be_misread_are_refused(form):
     linear, dtype = TiledLinear(normal(48, 64).to(dtype_of(form)), form), dtype_of(form)
-    with pytest.raises(AssertionError, match="read as such"):
+    with pytest.raises(AssertionError, match="another dtype"):
         linear(normal(1, 64).to(torch.bfloat16 if dtype == torch.float32 else torch.float32))
     with pytest.raises(AssertionError, match="another width"):
         linear(normal(1, 128).to(dtype))
@@ -219,11 +219,11 @@ def test_a_row_in_company_is_the_row_alone_to_the_last_bit(stack, reference, thr
     assert torch.equal(alone.values, together.values)
 
 
-def test_positions_that_would_leave_the_cache_are_refused(stack, reference):
+def test_positions_that_would_exceed_the_cache_are_refused(stack, reference):
     x = normal(1, 5, SHAPE.hidden).to(reference.dtype)
-    with pytest.raises(AssertionError, match="leave the cache"):
+    with pytest.raises(AssertionError, match="exceed the cache"):
         stack.run_aligned(x, reference.empty_cache(), slice(0, 1), POSITIONS - 4)
-    with pytest.raises(AssertionError, match="leave the cache"):
+    with pytest.raises(AssertionError, match="exceed the cache"):
         stack.run_staggered(x[:, :1], reference.empty_cache(), slice(0, 1), torch.tensor([POSITIONS]), POSITIONS + 1)
 
 

@@ -10,8 +10,8 @@ from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGenera
 
 from serve_app.config import EngineConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
-from serve_app.model.quiet import import_qwen_tts
 from serve_app.model.runner import TorchRunner
+from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
 from training import checkpoint, codes, decoder, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens

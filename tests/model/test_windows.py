@@ -117,15 +117,15 @@ def test_a_product_is_the_same_on_any_number_of_threads_to_the_last_bit(case, mo
 
 def test_windows_that_would_be_misread_are_refused():
     product = WindowLinear(normal(50, 7 * 40), None, taps=7)
-    with pytest.raises(AssertionError, match="read as such"):
+    with pytest.raises(AssertionError, match="reads float32"):
         product(normal(1, 9, 40).double())
     with pytest.raises(AssertionError, match="another width"):
         product(normal(1, 9, 41))
-    with pytest.raises(AssertionError, match="as it lies"):
+    with pytest.raises(AssertionError, match="output's shape"):
         product(normal(1, 9, 40), normal(1, 2, 50))
-    with pytest.raises(AssertionError, match="added to nothing"):
+    with pytest.raises(AssertionError, match="does not support a residual"):
         WindowLinear(normal(50, 7 * 40), None, taps=7, winograd=True)(normal(1, 9, 40), normal(1, 3, 50))
-    with pytest.raises(AssertionError, match="as many taps"):
+    with pytest.raises(AssertionError, match="number of taps"):
         WindowLinear(normal(50, 3 * 40), None, taps=3, winograd=True)
 
 

@@ -23,7 +23,7 @@ from serve_app.speech import SAMPLES_PER_FRAME
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 240.0
-READY = "Ctrl-C ends everything."
+READY = "Ctrl-C stops everything."
 
 
 @dataclass

@@ -119,7 +119,7 @@ async def test_the_knee_is_looked_for_and_told(service, tmp_path):
     document = json.loads((tmp_path / "load.json").read_text())
     assert [step["rate_hz"] for step in document["steps"]] == [2.5, 3.0]
     assert (document["kept_hz"], document["broken_hz"]) == (3.0, None)
-    assert "3/s keeps the promise, and no higher rate was tried" in printed
+    assert "3/s meets the SLO; no higher rate was tried" in printed
 
 
 @pytest.fixture

@@ -50,15 +50,15 @@ def test_a_host_without_a_scheme_is_taken_as_http(given_url, url):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ("", "names no host"),
-        ("http://", "names no host"),
-        ("http:127.0.0.1", "names no host"),
-        ("http:/127.0.0.1:8000", "names no host"),
-        (":8000", "names no host"),
-        ("http://a b", "names no host"),
-        ("ftp://127.0.0.1", "'ftp' is not served"),
+        ("", "has no host"),
+        ("http://", "has no host"),
+        ("http:127.0.0.1", "has no host"),
+        ("http:/127.0.0.1:8000", "has no host"),
+        (":8000", "has no host"),
+        ("http://a b", "has no host"),
+        ("ftp://127.0.0.1", "unknown scheme 'ftp'"),
         ("http://127.0.0.1:99999", "Port"),
-        ("http://127.0.0.1:0", "names no host"),
+        ("http://127.0.0.1:0", "has no host"),
         ("http://127.0.0.1:x", "Port"),
         ("http://[::1", "IPv6"),
         ("http://::1:8000", "brackets"),
@@ -110,6 +110,6 @@ def test_what_goes_wrong_is_said_without_numbers_of_the_system():
     assert refusal(401, b'{"code": "UNAUTHORIZED", "message": "no key"}') == "UNAUTHORIZED: no key"
     assert refusal(404, b'{"error": {"code": null, "message": "no voice"}}') == "HTTP 404: no voice"
     assert refusal(502, b"<html>bad gateway</html>") == "HTTP 502 <html>bad gateway</html>"
-    assert "speaks no TLS" in unreachable(address, ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong (_ssl.c:1)"))
+    assert "does not use TLS" in unreachable(address, ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong (_ssl.c:1)"))
     assert "under this path" in refusal(403, b"")
     assert refusal(500, b"[]") == "HTTP 500 []"

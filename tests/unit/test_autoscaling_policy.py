@@ -15,8 +15,8 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
 SCALING = ScalingConfig()
 
 
-def policy(recorder=None, **knobs) -> ScaleGenerators:
-    return ScaleGenerators(10, ScalingConfig(**knobs).model_dump(), recorder or Recorded())
+def policy(recorder=None, **settings) -> ScaleGenerators:
+    return ScaleGenerators(10, ScalingConfig(**settings).model_dump(), recorder or Recorded())
 
 
 def context(replicas, *, target=None, queued=0.0, state=None, now_s=0.0, bounds=(0, 8), scaling=SCALING):
@@ -97,7 +97,7 @@ def test_serves_own_queue_counts_where_nobody_reports():
     assert policy()(context([], target=0, queued=3.0, state=state, now_s=1.0))[0] == 1
 
 
-def test_knobs_reach_the_policy_through_the_replicas_and_stay():
+def test_settings_reach_the_policy_through_the_replicas_and_stay():
     asked = policy()
     asked(context([ReplicaStats()], scaling=ScalingConfig(headroom=3.0)))
     assert asked._scaling == ScalingConfig(headroom=3.0)

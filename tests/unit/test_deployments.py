@@ -216,7 +216,7 @@ async def test_a_text_that_ends_its_replica_each_time_fails_alone(monkeypatch):
     waits = []
     monkeypatch.setattr("serve_app.deployments.ingress.asyncio.sleep", lambda wait_s: took(waits, wait_s))
     lost = [Response([gone()]) for _ in range(9)]
-    with pytest.raises(SynthesisError, match="each time"):
+    with pytest.raises(SynthesisError, match="was lost"):
         await everything(backend(*lost).speak(REQUEST))
     assert [response.cancelled for response in lost] == [True] * 3 + [False] * 6
     assert waits[0] == 0.0
@@ -366,12 +366,12 @@ def generator() -> Generator:
     made._config = AppConfig(scaling=ScalingConfig(headroom=2.0))
     made._scaling = made._config.scaling
     made._demand = Demand(waiting=7, waiting_s=21.0, arrivals_hz=1.5)
-    engine = SimpleNamespace(load=EngineLoad(3, 1), hearing=PlaybackStats(2, 1, 0.1), stream_s=4.0)
-    made._speaker = SimpleNamespace(engine=engine)
+    engine = SimpleNamespace(load=EngineLoad(3, 1), playback=PlaybackStats(2, 1, 0.1), stream_s=4.0)
+    made._model = SimpleNamespace(engine=engine)
     return made
 
 
-def test_a_generator_reports_its_engine_the_board_and_its_knobs_as_numbers():
+def test_a_generator_reports_its_engine_the_registry_and_its_settings_as_numbers():
     numbers = generator().record_autoscaling_stats()
     assert {type(number) for number in numbers.values()} <= {int, float}
     assert {
@@ -383,7 +383,7 @@ def test_a_generator_reports_its_engine_the_board_and_its_knobs_as_numbers():
     }.items() <= numbers.items()
 
 
-async def test_knobs_change_by_user_config_and_go_back():
+async def test_settings_change_by_user_config_and_go_back():
     made = generator()
     await made.reconfigure({"drain_s": 5})
     assert (made._scaling.drain_s, made._scaling.headroom) == (5.0, 2.0)

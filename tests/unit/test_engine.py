@@ -318,15 +318,15 @@ def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
 
 def test_listeners_are_heard_of_once_they_are_past_the_start():
     sim = Simulation()
-    assert sim.engine.hearing == PlaybackStats(0, 0, 0.0)
+    assert sim.engine.playback == PlaybackStats(0, 0, 0.0)
     sim.speak("a" * 150)
     sim.speak("b" * 150, listening=False)
     sim.run(until_s=1.5)
-    assert sim.engine.hearing.listeners == 0
+    assert sim.engine.playback.listeners == 0
     sim.run(until_s=3.5)
-    hearing = sim.engine.hearing
-    assert (hearing.listeners, hearing.late) == (1, 0)
-    assert hearing.slack_s == pytest.approx(sim.listeners[0].heard_until_s - sim.runner.now_s)
+    playback = sim.engine.playback
+    assert (playback.listeners, playback.late) == (1, 0)
+    assert playback.slack_s == pytest.approx(sim.listeners[0].heard_until_s - sim.runner.now_s)
 
 
 def test_a_listener_with_nearly_nothing_left_is_late():
@@ -334,9 +334,9 @@ def test_a_listener_with_nearly_nothing_left_is_late():
     sim = Simulation(SimulatedRunner(costs=slow))
     sim.speak("a" * 100)
     sim.run(until_s=6.0)
-    hearing = sim.engine.hearing
-    assert (hearing.listeners, hearing.late) == (1, 1)
-    assert hearing.slack_s < 0.25
+    playback = sim.engine.playback
+    assert (playback.listeners, playback.late) == (1, 1)
+    assert playback.slack_s < 0.25
 
 
 def test_an_engine_knows_how_long_streams_hold_their_slots():

@@ -100,7 +100,7 @@ def learning(path: Path, *statuses: VoiceStatus, refuse: bool = False) -> Genera
     made = starting(voices=VoicesConfig(path=str(path)))
     made._store = Store(*statuses)
     learned = []
-    made._speaker = SimpleNamespace(runner=SimpleNamespace(learn=learned.append))
+    made._model = SimpleNamespace(runner=SimpleNamespace(learn=learned.append))
 
     async def prompt(voice):
         if refuse:
@@ -116,17 +116,17 @@ AUSTEN = VoiceStatus("austen", "pending", "", None)
 
 
 async def test_voices_that_can_be_used_are_learned(tmp_path):
-    assert await learning(tmp_path, AUSTEN, NO_CLIP)._learn_voices() == ["austen"]
+    assert await learning(tmp_path, AUSTEN, NO_CLIP)._preload_voices() == ["austen"]
 
 
 async def test_a_voice_whose_clip_is_missing_is_waited_for(tmp_path):
     with pytest.raises(NotYetError, match=r"usable voice below .*makima: its reference audio is not there yet"):
-        await learning(tmp_path, NO_CLIP)._learn_voices()
+        await learning(tmp_path, NO_CLIP)._preload_voices()
 
 
 async def test_a_voice_that_cannot_be_encoded_is_tried_again_less_often(tmp_path):
     with pytest.raises(NotYetError, match="austen: it could not be encoded; makima: its reference audio") as failed:
-        await learning(tmp_path, AUSTEN, NO_CLIP, refuse=True)._learn_voices()
+        await learning(tmp_path, AUSTEN, NO_CLIP, refuse=True)._preload_voices()
     assert failed.value.look_again_s == module.TRY_AGAIN_S
 
 

@@ -58,12 +58,12 @@ class Store:
 def generator(*answers, encode=prompt_of):
     made = Generator.__new__(Generator)
     made._replica, made._voices, made._demand = "r1", "v1", Demand()
-    made._prompts, made._own_prompts, made._earlier_prompts = (
+    made._prompts, made._inline_prompts, made._earlier_prompts = (
         BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(3)
     )
     made._fetching = {}
     made._background = ThreadPoolExecutor(1, "background", be_nice)
-    made._meter = GeneratorMetrics(Recorded(), slots=1)
+    made._metrics = GeneratorMetrics(Recorded(), slots=1)
     made._store = Store(*answers)
     made.encoded = []
 
@@ -72,7 +72,7 @@ def generator(*answers, encode=prompt_of):
         return encode(reference)
 
     runner = SimpleNamespace(known_voices=frozenset())
-    made._speaker = SimpleNamespace(fingerprint="model", encode=encoding, runner=runner)
+    made._model = SimpleNamespace(fingerprint="model", encode=encoding, runner=runner)
     return made
 
 
@@ -98,8 +98,8 @@ def speaking(made):
     """A generator whose streams reach an engine; which prompt each was prepared with."""
     prepared = []
     made._config = AppConfig()
-    made._speaker.engine = Engine()
-    made._speaker.runner.prepare = lambda request, prompt: prepared.append(prompt)
+    made._model.engine = Engine()
+    made._model.runner.prepare = lambda request, prompt: prepared.append(prompt)
     return prepared
 
 
@@ -124,7 +124,7 @@ async def test_a_stream_that_was_begun_by_another_model_goes_on_and_the_log_says
     speaking(made)
     chunk, end = await spoken(made, delivered_codes=np.zeros((7, 16), np.int16), rendering=begun_as)
     assert (chunk.rendering, end.finish_reason) == ("m1 packed", "eos")
-    warned = [record.message for record in caplog.records if "goes on as" in record.message]
+    warned = [record.message for record in caplog.records if "resumes on" in record.message]
     assert len(warned) == lines
     assert all("[m2 packed]" in message and "[m1 packed]" in message and "frame 7" in message for message in warned)
 
@@ -134,10 +134,10 @@ async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"), another)
     prepared = speaking(made)
     await spoken(made)
-    made._heed(HeartbeatReply(Demand(), "v2", None))
+    made._apply(HeartbeatReply(Demand(), "v2", None))
     ((refused,), (chunk, _)) = await asyncio.gather(spoken(made), spoken(made, voice_digest="d1", begun=True))
     assert (refused.code, chunk.voice_digest) == ("VOICE_NOT_FOUND", "d1")
-    made._heed(HeartbeatReply(Demand(), "v3", None))
+    made._apply(HeartbeatReply(Demand(), "v3", None))
     assert [(await spoken(made))[0].voice_digest, (await spoken(made, voice_digest="d1"))[0].voice_digest] == [
         "d3",
         "d1",
@@ -225,9 +225,9 @@ async def test_voices_that_changed_are_asked_for_again_and_clips_of_sessions_sta
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
     await made._prompt("woolf")
     await made._prompt_of(CLIP)
-    made._heed(HeartbeatReply(Demand(), "v1", None))
+    made._apply(HeartbeatReply(Demand(), "v1", None))
     await made._prompt("woolf")
-    made._heed(HeartbeatReply(Demand(waiting=3), "v2", None))
+    made._apply(HeartbeatReply(Demand(waiting=3), "v2", None))
     assert made._demand.waiting == 3
     with pytest.raises(VoiceNotFoundError):
         await made._prompt("woolf")
@@ -239,7 +239,7 @@ async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
     asking = asyncio.create_task(made._prompt("woolf"))
     await asyncio.sleep(0.005)
-    made._heed(HeartbeatReply(Demand(), "v2", None))
+    made._apply(HeartbeatReply(Demand(), "v2", None))
     assert (await asking).digest == "d1"
     with pytest.raises(VoiceNotFoundError):
         await made._prompt("woolf")
@@ -247,8 +247,8 @@ async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
 
 async def test_a_voice_that_waits_is_encoded_unasked_and_one_at_a_time():
     made = generator(REFERENCE)
-    made._heed(HeartbeatReply(Demand(), "v1", "woolf"))
-    made._heed(HeartbeatReply(Demand(), "v1", "other"))
+    made._apply(HeartbeatReply(Demand(), "v1", "woolf"))
+    made._apply(HeartbeatReply(Demand(), "v1", "other"))
     assert list(made._fetching) == ["woolf"]
     await asyncio.gather(*made._fetching.values())
     assert [prompt.voice for prompt in made._store.kept] == ["woolf"]
@@ -263,7 +263,7 @@ async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
     assert made._store.kept == []
     assert made._prompts.get("d2", time.monotonic()) is None
     assert made.record_routing_stats() == {"voices": []}
-    made._speaker.runner.known_voices = frozenset({"d2"})
+    made._model.runner.known_voices = frozenset({"d2"})
     assert made.record_routing_stats() == {"voices": ["d2"]}
 
 

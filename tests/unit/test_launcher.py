@@ -114,8 +114,8 @@ def test_a_file_without_a_host_is_served_to_this_machine_alone(tmp_path):
     [
         (None, "cannot read"),
         ("a: [", "cannot read"),
-        ("[]", "has to hold one application"),
-        ("applications: []", "has to hold one application"),
+        ("[]", "must have exactly one application"),
+        ("applications: []", "must have exactly one application"),
         ("applications: [{args: {engine: {slots: 0}}}]", "engine.slots"),
         ("applications: [{args: {modell: {}}}]", "modell"),
     ],

@@ -44,14 +44,14 @@ def test_a_trace_is_sent(tmp_path, capsys):
 
 def test_a_promise_that_is_broken_is_told_by_the_status(capsys):
     assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--promise", "errors=0.5"]) == 1
-    assert "promise BROKEN: errors 1 of 0.5" in capsys.readouterr().out
+    assert "SLO VIOLATED: errors 1 of 0.5" in capsys.readouterr().out
 
 
 def test_a_search_without_an_answer_fails(capsys):
     assert main([*NOBODY, "--find-knee", "--rate", "50", "--seconds", "0.2", "--max-steps", "2"]) == 1
     printed = capsys.readouterr()
-    assert "no rate that was tried keeps the promise; the lowest was 25/s" in printed.out
-    assert printed.err.count("BROKEN") == 2
+    assert "no rate that was tried meets the SLO; the lowest was 25/s" in printed.out
+    assert printed.err.count("VIOLATED") == 2
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_search_without_an_answer_fails(capsys):
         (["--json", "nowhere/load.json"], "cannot be written"),
         (["--json", "."], "is a directory"),
         (["--plot", "nowhere/load.svg"], "cannot be written"),
-        (["--promise", "fast"], "'fast' is none of"),
+        (["--promise", "fast"], "'fast' is unknown; allowed:"),
         (["--plot", "load.pdf"], ".svg or .png"),
         (["--rate", "1e9"], "100000 arrivals"),
         (["--trace", "no-such-file"], "no-such-file"),
@@ -92,7 +92,7 @@ def test_a_file_of_texts_has_an_end(tmp_path, monkeypatch, capsys):
     file = tmp_path / "texts"
     file.write_text("four")
     assert main([*NOBODY, "--texts", str(file)]) == 2
-    assert "has 4 bytes; at most 3" in capsys.readouterr().err
+    assert "has 4 bytes; the limit is 3" in capsys.readouterr().err
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch, capsys):

@@ -117,7 +117,7 @@ def test_a_directory_that_may_appear_on_a_volume_is_waited_for_and_says_what_is_
 def test_a_directory_that_has_nowhere_to_appear_is_refused(tmp_path):
     path = tmp_path / "volume" / "model"
     assert verdict(path).state == "never"
-    with pytest.raises(CheckpointError, match=f"no directory {path}, and no {path.parent} .*'tiny'"):
+    with pytest.raises(CheckpointError, match=f"{path} does not exist, and neither does {path.parent}.*'tiny'"):
         locate(ModelConfig(source=str(path)))
 
 

@@ -46,7 +46,7 @@ def test_a_listener_is_urgent_earlier_when_a_longer_prefill_waits():
         assert plan(state, 99.0).stage == stage
 
 
-def test_a_listener_past_saving_does_not_keep_newcomers_out():
+def test_a_listener_past_saving_does_not_keep_new_requests_out():
     assert decide(view(0, "talk", heard_until_s=98.0), waiting_since_s=98.9) == Step("prefill")
 
 
@@ -136,7 +136,7 @@ def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_s
             assert by_slot[slot].stage == action.stage
 
 
-def test_a_burst_of_newcomers_does_not_starve_those_who_listen():
+def test_a_burst_of_new_requests_does_not_starve_those_who_listen():
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.25)))
     sim.run([(0.0, "a" * 150), (0.0, "b" * 150)] + [(3.0, chr(99 + n) * 60) for n in range(8)])
     assert [listener.underruns for listener in sim.listeners[:2]] == [0, 0]
@@ -157,7 +157,7 @@ def test_a_long_prefill_waits_until_those_who_listen_can_afford_it():
     assert newcomer.ttfa_s < 3.0
 
 
-def test_newcomers_are_not_starved_by_streams_far_ahead():
+def test_new_requests_are_not_starved_by_streams_far_ahead():
     sim = Simulation(SimulatedRunner(slots=10))
     sim.run([(0.0, chr(97 + n) * 180) for n in range(6)] + [(6.0, "z" * 20)])
     assert sim.listeners[-1].ttfa_s < 0.2 + 4 * 0.05

@@ -250,7 +250,7 @@ def generator(kept, events, refusal=None):
     made = Generator.__new__(Generator)
     made._config = AppConfig()
     made._tracer = kept.tracer
-    made._meter = SimpleNamespace(ended=lambda reason: None)
+    made._metrics = SimpleNamespace(ended=lambda reason: None)
 
     def prepare(request, prompt):
         if refusal is not None:
@@ -267,7 +267,7 @@ def generator(kept, events, refusal=None):
         return SimpleNamespace(digest="d")
 
     made._prompt = prompt
-    made._speaker = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=SimpleNamespace(submit=submit))
+    made._model = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=SimpleNamespace(submit=submit))
     return made
 
 
@@ -324,7 +324,7 @@ async def test_a_stream_that_goes_on_says_from_where():
     with written() as lines:
         await asyncio.create_task(spoken(generator(kept, [audio(7), SpeechEnd("eos", 8)]), held))
     assert kept.only("stream").attributes["tts.resumed_frames"] == 7
-    assert [line["message"] for line in lines()] == ["a stream goes on at frame 7", "stream ended: eos, 8 frames"]
+    assert [line["message"] for line in lines()] == ["a stream resumes at frame 7", "stream ended: eos, 8 frames"]
     assert {line["session_id"] for line in lines()} == {"s-1"}
 
 

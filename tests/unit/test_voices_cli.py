@@ -166,7 +166,7 @@ def test_a_clip_that_is_refused_before_it_is_read_is_told(capsys, tmp_path):
 def test_a_voice_is_removed_and_its_name_is_quoted(server, run):
     server.answers.append((204, b""))
     status, out, _ = run("remove", "a/../b")
-    assert (status, out) == (0, "a/../b is removed\n")
+    assert (status, out) == (0, "removed a/../b\n")
     assert server.asked[0][:2] == ("DELETE", "/v1/audio/voices/a%2F..%2Fb")
 
 

@@ -1,7 +1,7 @@
-"""``tts-load``: what listeners of a running service hear when many of them come, and how many may come.
+"""``tts-load``: measures what listeners of a running service hear under load, and the highest rate that it can serve.
 
-A client of dialect B, as many times as it is asked. What is sent, heard and decided is in the modules beside it;
-docs/load.md says what the figures mean.
+It runs many clients of dialect B. The modules of this package send, play and summarize; docs/load.md explains the
+results.
 """
 
 import argparse
@@ -35,19 +35,19 @@ TEXT = "It is good to hear you, and to speak to you again after such a long time
 DEFAULT_PROMISE = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
 MAX_FILE_BYTES = 64 << 20
 FEWEST_ARRIVALS = 5
-"""Expected of a step of the search: below it nothing could be said of its rate."""
+"""Expected arrivals in a step of the search; fewer would say nothing about its rate."""
 
 
 class LoadError(Exception):
-    """What keeps the command from its work, in words for a terminal."""
+    """The command cannot run; the message is for a terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when the load was made and what was promised was kept; 1 when it was not, or nothing was complete; 2 when
-        what was asked for cannot be done.
+        0 if the load ran and the SLO was met; 1 if the SLO was violated or no utterance was complete; 2 if the options
+        are invalid.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
-    """One load, its table, and whether a promise was kept."""
+    """Run one load, print its table, and report whether the SLO was met."""
     if arguments.trace is None:
         arrivals = poisson(arguments.rate, arguments.seconds, _speech(arguments), arguments.seed)
         seconds = arguments.seconds
@@ -97,9 +97,9 @@ def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
 
 
 def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
-    """Loads at one rate after the other until the highest is known that keeps the promise."""
+    """Run loads at different rates to find the highest one that meets the SLO."""
     if arguments.trace is not None:
-        raise LoadError("--find-knee needs a rate that it can change; a --trace has its own")
+        raise LoadError("--find-knee must be able to change the rate, so it cannot be used with --trace")
     lowest_hz = FEWEST_ARRIVALS / arguments.seconds
     search = Search(arguments.rate, lowest_hz, max(arguments.max_rate, lowest_hz), arguments.max_steps)
     speech, target = _speech(arguments), _target(arguments)
@@ -148,7 +148,7 @@ def _speech(arguments: argparse.Namespace) -> Speech:
     if arguments.texts is not None:
         texts = [line.strip() for line in _lines(arguments.texts) if line.strip()]
     if not texts or max(map(len, texts)) > MAX_TEXT_CHARACTERS:
-        raise LoadError(f"texts: at least one, each of {MAX_TEXT_CHARACTERS} characters at most")
+        raise LoadError(f"texts: need at least one, each with at most {MAX_TEXT_CHARACTERS} characters")
     return Speech(texts, arguments.voice, arguments.language)
 
 
@@ -156,10 +156,10 @@ def _lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:
-        LoadError: it is too large, or no text.
+        LoadError: the file is too large, or not a text file.
     """
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise LoadError(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES}")
+        raise LoadError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_FILE_BYTES}")
     try:
         return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -174,50 +174,50 @@ def _write(path: Path | None, document: dict[str, Any]) -> None:
 def _positive(words: str) -> float:
     value = float(words)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{words}: a number above 0")
+        raise argparse.ArgumentTypeError(f"{words}: must be a number above 0")
     return value
 
 
 def _not_negative(words: str) -> float:
     value = float(words)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{words}: a number, 0 or more")
+        raise argparse.ArgumentTypeError(f"{words}: must be a number, 0 or more")
     return value
 
 
 def _count(words: str) -> int:
     value = int(words)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{words}: a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{words}: must be a whole number above 0")
     return value
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tts-load", description="Load a running service and say what was heard.")
+    parser = argparse.ArgumentParser(prog="tts-load", description="Load a running service and measure what is heard.")
     add_options(parser, ("--api-key", "--key"))
-    come = parser.add_argument_group("who comes")
-    come.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="arrivals a second; default: 1")
-    come.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="of arrivals; default: 30")
+    come = parser.add_argument_group("arrivals")
+    come.add_argument("--rate", type=_positive, default=1.0, metavar="HZ", help="arrivals per second; default: 1")
+    come.add_argument("--seconds", type=_positive, default=30.0, metavar="S", help="length of the load; default: 30")
     come.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed is the same load; default: 1")
     come.add_argument("--trace", type=Path, metavar="FILE", help='JSON lines {"at_s", "text", "voice", "language"}')
-    come.add_argument("--max-sessions", type=_count, default=256, metavar="N", help="at a time; default: 256")
-    said = parser.add_argument_group("what is said")
+    come.add_argument("--max-sessions", type=_count, default=256, metavar="N", help="concurrent; default: 256")
+    said = parser.add_argument_group("speech")
     said.add_argument("--text", help="one text for all")
-    said.add_argument("--texts", type=Path, metavar="FILE", help="a text on each line, drawn at random")
+    said.add_argument("--texts", type=Path, metavar="FILE", help="one text per line, chosen at random")
     said.add_argument("--voice", help="a voice's id; default: the server's")
     said.add_argument("--language", help='such as "English"; default: the server\'s')
-    heard = parser.add_argument_group("what is heard")
+    heard = parser.add_argument_group("measurement")
     heard.add_argument("--buffer-ms", type=_not_negative, default=100.0, metavar="MS", help="of a player; default: 100")
-    heard.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="of an utterance; default: 60")
-    heard.add_argument("--promise", metavar="FIGURES", help=f"such as {DEFAULT_PROMISE}")
-    heard.add_argument("--json", type=Path, metavar="FILE", help="every figure, and every utterance")
-    heard.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
-    knee = parser.add_argument_group("how many may come")
+    heard.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="per utterance; default: 60")
+    heard.add_argument("--promise", metavar="FIGURES", help=f"an SLO such as {DEFAULT_PROMISE}")
+    heard.add_argument("--json", type=Path, metavar="FILE", help="save all results, including each utterance")
+    heard.add_argument("--plot", type=Path, metavar="FILE", help="save a plot, .svg or .png; needs matplotlib")
+    knee = parser.add_argument_group("finding the highest rate")
     knee.add_argument(
-        "--find-knee", action="store_true", help="the highest rate that keeps the promise, from --rate on"
+        "--find-knee", action="store_true", help="find the highest rate that meets the SLO, starting at --rate"
     )
-    knee.add_argument("--max-rate", type=_positive, default=100.0, metavar="HZ", help="none above; default: 100")
-    knee.add_argument("--max-steps", type=_count, default=12, metavar="N", help="rates to try; default: 12")
+    knee.add_argument("--max-rate", type=_positive, default=100.0, metavar="HZ", help="highest rate; default: 100")
+    knee.add_argument("--max-steps", type=_count, default=12, metavar="N", help="most rates to try; default: 12")
     knee.add_argument("--max-minutes", type=_positive, default=15.0, metavar="M", help="no new rate after; default: 15")
     return parser
 

@@ -1,6 +1,6 @@
-"""Who comes when and says what: at random, or as a trace has it.
+"""Arrivals of a load: when each listener arrives and what they request, at random or from a trace.
 
-It knows no service, and no clock: times are seconds from the beginning of the load.
+This module has no I/O and no clock; times are seconds from the start of the load.
 """
 
 import math
@@ -19,19 +19,19 @@ MAX_TEXT_CHARACTERS = 20_000
 
 
 class ArrivalsError(ValueError):
-    """What was asked for cannot be sent; says what, and what can."""
+    """The requested load is not possible; the message says why, and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One listener who comes, hears one text, and goes.
+    """One listener, who requests and hears one text.
 
     Attributes:
-        at_s: when, from the beginning of the load.
-        text: what is said.
-        voice: None for the server's.
-        language: None for the server's.
-        seed: of the generation, so that the same load has the same audio.
+        at_s: time of arrival, from the start of the load.
+        text: the text to speak.
+        voice: None for the server's default.
+        language: None for the server's default.
+        seed: seed of the generation, so that the same load gives the same audio.
     """
 
     at_s: float
@@ -41,7 +41,7 @@ class Arrival:
     seed: int
 
     def message(self) -> dict[str, Any]:
-        """The ``speak`` of dialect B that asks for it."""
+        """The ``speak`` message of dialect B for this arrival."""
         fields = {"voice": self.voice, "language": self.language}
         given = {name: value for name, value in fields.items() if value is not None}
         audio = {"encoding": "pcm16", "sample_rate": SAMPLE_RATE_HZ, "transport": "binary"}
@@ -61,12 +61,12 @@ class Line(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What is said by listeners who come at random.
+    """What random listeners request.
 
     Attributes:
-        texts: at least one; each listener hears one of them, drawn at random.
-        voice: None for the server's.
-        language: None for the server's.
+        texts: at least one; each listener gets one of them, chosen at random.
+        voice: None for the server's default.
+        language: None for the server's default.
     """
 
     texts: Sequence[str]
@@ -75,16 +75,16 @@ class Speech:
 
 
 def poisson(rate_hz: float, seconds: float, speech: Speech, seed: int) -> list[Arrival]:
-    """Listeners who come independently of each other, and of how the service fares.
+    """Poisson arrivals: independent of each other, and of how fast the service answers.
 
-    The same seed at another rate has the same listeners, drawn together or apart.
+    With the same seed, another rate has the same sequence of listeners, closer together or further apart.
 
     Raises:
-        ArrivalsError: more than MAX_ARRIVALS or MAX_SECONDS, or nobody came.
+        ArrivalsError: more than MAX_ARRIVALS or MAX_SECONDS, or no arrival at all.
     """
     if not 0 < rate_hz * seconds <= MAX_ARRIVALS or not 0 < seconds <= MAX_SECONDS:
         raise ArrivalsError(
-            f"{rate_hz:g}/s for {seconds:g} s: both above 0, at most {MAX_ARRIVALS} arrivals and {MAX_SECONDS:g} s"
+            f"{rate_hz:g}/s for {seconds:g} s: allowed: both above 0, {MAX_ARRIVALS} arrivals, {MAX_SECONDS:g} s"
         )
     chance = random.Random(seed)  # noqa: S311 - no secret
     arrivals: list[Arrival] = []
@@ -95,16 +95,16 @@ def poisson(rate_hz: float, seconds: float, speech: Speech, seed: int) -> list[A
         at_s += chance.expovariate(1.0) / rate_hz
     if not arrivals:
         raise ArrivalsError(
-            f"at {rate_hz:g}/s there was no arrival within {seconds:g} s: take more seconds or another seed"
+            f"at {rate_hz:g}/s there was no arrival within {seconds:g} s: use more seconds or another seed"
         )
     return arrivals
 
 
 def trace(lines: Iterable[str], seed: int) -> list[Arrival]:
-    """The arrivals of a trace in order of their times; empty lines are skipped.
+    """The arrivals of a trace, ordered by time; empty lines are skipped.
 
     Raises:
-        ArrivalsError: a line is not one of a trace, there are too many, or none.
+        ArrivalsError: a line is invalid, or the trace has too many arrivals or none.
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
     arrivals: list[Arrival] = []
@@ -126,5 +126,5 @@ def trace(lines: Iterable[str], seed: int) -> list[Arrival]:
 
 
 def span_s(arrivals: Sequence[Arrival]) -> float:
-    """Seconds from the beginning to the last arrival, whole ones, at least one."""
+    """Seconds from the start to the last arrival, rounded up; at least 1."""
     return max(1.0, math.ceil(arrivals[-1].at_s))

@@ -1,7 +1,7 @@
-"""Sends arrivals to a service as they are due, each on a socket of its own, and notes what came of each.
+"""Sends each arrival at its time, on its own socket, and records the result.
 
-Open loop: nobody waits for those before them, so a service that falls behind is asked no less. It knows dialect B
-(docs/protocol.md) and nothing of the service behind it.
+The load is an open loop: arrivals do not wait for earlier ones, so a slow service gets the same load. This module
+implements a client of dialect B (docs/protocol.md), and knows nothing else about the service.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from serve_app.cli.load.player import FirstSound, heard_at_s, play
 SAMPLE_BYTES = 2
 MS_SAMPLES = 24
 LOST_AUDIO = "LOST_AUDIO"
-"""The service says that it sent more or less audio than came."""
+"""The amount of audio that arrived differs from what the service says it sent."""
 TIMEOUT = "TIMEOUT"
 BAD_ANSWER = "BAD_ANSWER"
-"""Something answers that is not this service."""
+"""The server that answers is not this service."""
 CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who is asked, and how.
+    """The service to load, and the clients' parameters.
 
     Attributes:
-        url: of a socket of dialect B.
-        key: API key; empty without one.
-        max_sessions: sockets at a time; who comes beyond them is not sent.
-        timeout_s: for each, from connecting to the last message.
-        buffer_s: of the players.
+        url: URL of a WebSocket of dialect B.
+        key: API key; empty for none.
+        max_sessions: concurrent sockets; arrivals beyond that are not sent.
+        timeout_s: per arrival, from connecting to the last message.
+        buffer_s: buffer of the simulated players.
     """
 
     url: str
@@ -50,7 +50,7 @@ class Target:
 
 @dataclass(slots=True)
 class _PlaybackStats:
-    """One utterance as it comes; times on the clock of :func:`time.perf_counter`. Audio is not kept."""
+    """Playback of one utterance while it arrives; times as in :func:`time.perf_counter`. Audio is not kept."""
 
     began_s: float
     open_s: float | None = None
@@ -59,13 +59,13 @@ class _PlaybackStats:
     sound: FirstSound = field(default_factory=FirstSound)
 
     def take(self, now_s: float, pcm: bytes) -> None:
-        """One binary frame; the last one of an utterance is empty."""
+        """Process one binary frame; the last frame of an utterance is empty."""
         if pcm:
             self.pieces.append((now_s, len(pcm) // SAMPLE_BYTES))
             self.sound.push(pcm)
 
     def result(self, due_s: float, load_began_s: float, code: str, ended_s: float, buffer_s: float) -> Utterance:
-        """What became of it."""
+        """Summarize the utterance."""
         found = self.sound.sample
         audible_s = None if found is None else heard_at_s(self.pieces, found)
         playback = play(self.pieces, buffer_s=buffer_s, ended_s=ended_s)
@@ -85,7 +85,7 @@ class _PlaybackStats:
 
 
 async def load(arrivals: Sequence[Arrival], target: Target) -> list[Utterance]:
-    """Send all of them, each when it is due, and wait until the last one has ended; in their order."""
+    """Send each arrival at its time, wait until all have ended, and return the results in the order of arrival."""
     began_s = time.perf_counter()
     running: set[asyncio.Task[Utterance]] = set()
     outcomes: list[asyncio.Task[Utterance] | Utterance] = []
@@ -103,45 +103,45 @@ async def load(arrivals: Sequence[Arrival], target: Target) -> list[Utterance]:
 
 
 async def _hear(arrival: Arrival, target: Target, load_began_s: float) -> Utterance:
-    """One arrival from its handshake to its end, whatever that is."""
-    hearing = _PlaybackStats(time.perf_counter())
+    """Run one arrival, from its handshake to its end or failure."""
+    playback = _PlaybackStats(time.perf_counter())
     try:
         async with asyncio.timeout(target.timeout_s):
-            code = await _speak(arrival, target, hearing)
+            code = await _speak(arrival, target, playback)
     except (WebSocketException, OSError, ValueError, TypeError, KeyError) as error:  # TimeoutError is an OSError
         code = code_of(error)
-    return hearing.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
+    return playback.result(arrival.at_s, load_began_s, code, time.perf_counter(), target.buffer_s)
 
 
-async def _speak(arrival: Arrival, target: Target, hearing: _PlaybackStats) -> str:
+async def _speak(arrival: Arrival, target: Target, playback: _PlaybackStats) -> str:
     headers = {"authorization": f"Bearer {target.key}"} if target.key else {}
     options: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 1}
     async with connect(target.url, additional_headers=headers, open_timeout=None, **options) as socket:
-        hearing.open_s = time.perf_counter()
-        hearing.asked_s = hearing.open_s
+        playback.open_s = time.perf_counter()
+        playback.asked_s = playback.open_s
         await socket.send(json.dumps(arrival.message()))
         while True:
             frame = await socket.recv()
             if isinstance(frame, bytes):
-                hearing.take(time.perf_counter(), frame)
+                playback.take(time.perf_counter(), frame)
                 continue
             message = json.loads(frame)
             if message["type"] == "complete":
-                return _code_of_end(message, hearing)
+                return _code_of_end(message, playback)
             if message["type"] == "error":
                 return str(message["code"])
             if message["type"] == "cancelled":
                 return CANCELLED
 
 
-def _code_of_end(complete: dict[str, Any], hearing: _PlaybackStats) -> str:
-    """COMPLETE where all of the audio came that the service says it sent."""
-    came = sum(samples for _, samples in hearing.pieces)
+def _code_of_end(complete: dict[str, Any], playback: _PlaybackStats) -> str:
+    """COMPLETE if all audio arrived that the service says it sent."""
+    came = sum(samples for _, samples in playback.pieces)
     return COMPLETE if abs(came / MS_SAMPLES - complete["duration_ms"]) <= 1 else LOST_AUDIO
 
 
 def code_of(error: Exception) -> str:
-    """A short name for what ended an utterance, to be counted."""
+    """A short code for an error that ended an utterance, used to count errors."""
     if isinstance(error, InvalidStatus):
         return f"HTTP_{error.response.status_code}"
     if isinstance(error, ConnectionClosed):

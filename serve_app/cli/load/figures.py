@@ -1,6 +1,6 @@
-"""The figures of a load: what each utterance was like, and what all of them together were.
+"""Results of a load: measurements per utterance, and their summary.
 
-It knows neither sockets nor how figures are shown.
+This module does not know how a load is sent or how its results are displayed.
 """
 
 import math
@@ -17,19 +17,19 @@ PERCENTS = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """What became of one arrival; times of the wire count from the sent ``speak``, None where there was no such moment.
+    """Result of one arrival; times start when ``speak`` was sent, and are None if the event did not happen.
 
     Attributes:
-        at_s: when it was due, from the beginning of the load.
-        code: COMPLETE, NOT_SENT, the server's code of an error, or one of the client's own (``client.py``).
-        late_s: how much later than due the client began with it; its own fault.
-        connect_s: from there until the socket was open.
-        ttfa_s: until the first samples came.
-        audible_s: until a player without a buffer played the first of what can be heard.
-        e2e_s: until the message that ended it.
-        samples: that came.
-        underruns: of a player with a buffer.
-        silent_s: all of them together.
+        at_s: when it was due, from the start of the load.
+        code: COMPLETE, NOT_SENT, an error code of the server, or one of the client's own (``client.py``).
+        late_s: delay between its due time and its start, caused by the load generator itself.
+        connect_s: time from its start until the socket was open.
+        ttfa_s: time to the first samples.
+        audible_s: time until a player without a buffer plays the first audible sound.
+        e2e_s: time to the message that ended the utterance.
+        samples: samples received.
+        underruns: underruns of a player with a buffer.
+        silent_s: total silence of these underruns.
     """
 
     at_s: float
@@ -45,19 +45,19 @@ class Utterance:
 
     @property
     def rtf(self) -> float | None:
-        """Seconds until the end for each second of audio; None without audio."""
+        """Time to the end divided by audio time; None without audio."""
         return self.e2e_s * SAMPLE_RATE_HZ / self.samples if self.e2e_s is not None and self.samples else None
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One thing that is measured of every complete utterance.
+    """One measurement of every complete utterance.
 
     Attributes:
-        name: as promises and JSON have it.
-        label: as tables have it.
-        unit: ``ms``, or nothing.
-        of: its value in seconds, or without a unit.
+        name: name in SLOs and in JSON.
+        label: label in tables.
+        unit: ``ms``, or empty.
+        of: returns the value, in seconds if it has a unit.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Measure:
     of: Callable[[Utterance], float | None]
 
     def key(self, percentile: str) -> str:
-        """Name of one of its percentiles among the figures: ``ttfa_p95_ms``."""
+        """Name of a percentile in the results, such as ``ttfa_p95_ms``."""
         return "_".join(filter(None, (self.name, percentile, self.unit)))
 
 
@@ -81,23 +81,23 @@ MEASURES = (
 )
 SHARES = ("underruns", "errors")
 NAMES = (*SHARES, *(measure.key(percentile) for measure in MEASURES for percentile in PERCENTS))
-"""Every figure that a promise can be about."""
+"""All metrics that an SLO can limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All utterances of a load together.
+    """Summary of all utterances of a load.
 
     Attributes:
-        arrivals: how many came.
-        complete: of them; the figures in time are of these alone.
-        codes: how many of the others, by code.
-        audio_s: seconds of audio that came, of all.
-        samples: the same in samples.
-        underruns: of all complete utterances.
-        silent_s: of the same.
-        figures: by name: percentiles, ``underruns`` (share of the complete utterances that had one) and ``errors``
-            (share of the arrivals that were not completed, NOT_SENT too). What nothing is known of is missing.
+        arrivals: number of arrivals.
+        complete: how many were complete; time measurements cover only these.
+        codes: number of other arrivals by code.
+        audio_s: seconds of audio received, in total.
+        samples: samples received, in total.
+        underruns: underruns of all complete utterances.
+        silent_s: total silence of these underruns.
+        figures: values by name: percentiles, ``underruns`` (share of complete utterances with an underrun) and
+            ``errors`` (share of arrivals that were not completed, including NOT_SENT). Unknown values are missing.
     """
 
     arrivals: int
@@ -111,7 +111,7 @@ class Summary:
 
 
 def summarize(utterances: Sequence[Utterance]) -> Summary:
-    """The figures of at least one utterance."""
+    """Summarize at least one utterance."""
     complete = [one for one in utterances if one.code == COMPLETE]
     figures = {"errors": 1 - len(complete) / len(utterances)}
     if complete:
@@ -134,8 +134,9 @@ def summarize(utterances: Sequence[Utterance]) -> Summary:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The least of the values, in ascending order and at least one, that so many percent of them do not exceed.
+    """The smallest value that at least ``percent`` percent of the values do not exceed (nearest rank).
 
-    One that was measured, never one between two (nearest rank); of few values the high percentiles are the worst one.
+    The values must be in ascending order, at least one. The result is always a measured value, without interpolation;
+    with few values, high percentiles are the worst value.
     """
     return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]

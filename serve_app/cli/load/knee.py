@@ -1,6 +1,6 @@
-"""The highest rate that keeps a promise: what a promise is, and which rate is to be tried next.
+"""The search for the highest rate that meets an SLO: the SLO itself, and which rate to try next.
 
-Decides from what was seen and does nothing: whoever calls makes the load.
+This module only decides; the caller runs the loads.
 """
 
 import math
@@ -11,21 +11,21 @@ from serve_app.cli.load.figures import NAMES
 
 
 class PromiseError(ValueError):
-    """What was written is no promise; says what is."""
+    """The text is not a valid SLO; the message says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a service owes its listeners: figures that may not exceed their limits.
+    """An SLO: metrics that must not exceed their limits.
 
     Attributes:
-        limits: by name of a figure (``figures.NAMES``), at least one.
+        limits: limit by metric name (``figures.NAMES``); at least one.
     """
 
     limits: Mapping[str, float]
 
     def used(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """How much of each limit was used: up to 1 is kept, and a figure that nothing is known of is infinite."""
+        """Each value as a share of its limit: up to 1 meets the SLO; infinite if the value is unknown."""
         return {name: _used(figures.get(name), limit) for name, limit in self.limits.items()}
 
     def is_kept(self, figures: Mapping[str, float]) -> bool:
@@ -42,30 +42,30 @@ def _used(value: float | None, limit: float) -> float:
 
 
 def parse_promise(words: str) -> Promise:
-    """A promise such as ``ttfa_p95_ms=500,underruns=0.01``.
+    """Parse an SLO such as ``ttfa_p95_ms=500,underruns=0.01``.
 
     Raises:
-        PromiseError: another name, no number, the same name twice.
+        PromiseError: an unknown name, a limit that is not a number, or the same name twice.
     """
     limits: dict[str, float] = {}
     for part in words.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
         if name not in NAMES:
-            raise PromiseError(f"{name!r} is none of {', '.join(NAMES)}")
+            raise PromiseError(f"{name!r} is unknown; allowed: {', '.join(NAMES)}")
         if name in limits:
-            raise PromiseError(f"{name} is promised twice")
+            raise PromiseError(f"{name} has two limits")
         try:
             limits[name] = float(value)
         except ValueError as error:
             raise PromiseError(f"{name}={value}: not a number") from error
         if not 0 <= limits[name] < math.inf:
-            raise PromiseError(f"{name}={value}: 0 or more")
+            raise PromiseError(f"{name}={value}: must be 0 or more")
     return Promise(limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rate that was tried, and whether the promise was kept."""
+    """A rate that was tried, and whether it met the SLO."""
 
     rate_hz: float
     kept: bool
@@ -73,15 +73,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How the knee is looked for.
+    """Parameters of the search.
 
     Attributes:
         start_hz: the first rate.
-        lowest_hz: none below it is tried.
-        highest_hz: none above it is tried.
-        max_steps: rates that are tried at the most.
-        factor: between rates until one is known that keeps the promise, and one that breaks it.
-        precision: how far apart, as a share, the two may be in the end.
+        lowest_hz: the lowest rate to try.
+        highest_hz: the highest rate to try.
+        max_steps: most rates to try.
+        factor: ratio between rates until one has met the SLO and one has violated it.
+        precision: the search ends when these two differ by at most this share.
     """
 
     start_hz: float
@@ -93,16 +93,16 @@ class Search:
 
 
 def bracket(steps: Sequence[Step]) -> tuple[float | None, float | None]:
-    """The highest rate that kept the promise below every one that broke it, and the lowest that broke it."""
+    """The highest rate that met the SLO below every violating rate, and the lowest violating rate; None if unknown."""
     broken_hz = min((step.rate_hz for step in steps if not step.kept), default=None)
     below = (step.rate_hz for step in steps if step.kept and (broken_hz is None or step.rate_hz < broken_hz))
     return max(below, default=None), broken_hz
 
 
 def next_rate(steps: Sequence[Step], search: Search) -> float | None:
-    """The rate to try next; None when the knee is known well enough, or no more may be tried.
+    """The rate to try next; None if the result is precise enough or no more rates may be tried.
 
-    Up by the factor while the promise is kept, down while it is broken, then between the two by their geometric mean.
+    Increases by the factor while the SLO is met, or decreases while it is violated; then bisects with geometric means.
     """
     if len(steps) >= search.max_steps:
         return None

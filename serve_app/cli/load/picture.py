@@ -1,4 +1,4 @@
-"""A load, or the steps of a search, as a picture. matplotlib is asked for here alone, and only when one is wanted."""
+"""Plots a load or the steps of a search. Only this module uses matplotlib, and only if a plot is requested."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svg", ".png")
 MOST_SHOWN = 3
-"""Of a limit; what is above, and what nothing is known of, is drawn there."""
+"""Values above this multiple of the limit, and unknown ones, are drawn here."""
 
 
 class PictureError(ValueError):
-    """No picture can be made; says why."""
+    """The plot cannot be made; the message says why."""
 
 
 def check(path: Path) -> None:
-    """Say before the load what would go wrong after it.
+    """Check before the load that the plot can be made.
 
     Raises:
-        PictureError: another suffix, or matplotlib is not installed.
+        PictureError: the suffix is not allowed, or matplotlib is not installed.
     """
     if path.suffix not in SUFFIXES:
-        raise PictureError(f"--plot {path}: {' or '.join(SUFFIXES)}")
+        raise PictureError(f"--plot {path}: the suffix must be {' or '.join(SUFFIXES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise PictureError("--plot needs matplotlib: pip install 'qwen3-tts-serve[load]'")
 
 
 def draw_load(utterances: Sequence[Utterance], path: Path) -> None:
-    """First audio of every utterance by its time, with what failed, and how the waits are distributed."""
+    """Time to first audio of each utterance over time, with failures, and the distribution of these times."""
     figure = _figure()
     by_time, distribution = figure.subplots(1, 2, width_ratios=(3, 2))
     complete = [one for one in utterances if one.code == COMPLETE and one.ttfa_s is not None]
@@ -53,7 +53,7 @@ def draw_load(utterances: Sequence[Utterance], path: Path) -> None:
 
 
 def draw_steps(steps: Sequence[tuple[float, Summary]], promise: Promise, path: Path) -> None:
-    """How much of each limit was used at each rate; the knee is where the first one passes 1."""
+    """Each value as a share of its limit, by rate; the highest rate is reached where the first line crosses 1."""
     figure = _figure()
     panel = figure.subplots()
     ordered = sorted(steps, key=lambda step: step[0])
@@ -62,7 +62,7 @@ def draw_steps(steps: Sequence[tuple[float, Summary]], promise: Promise, path: P
         used = [min(MOST_SHOWN, promise.used(summary.figures)[name]) for _, summary in ordered]
         panel.plot(rates_hz, used, ".-", label=name, clip_on=False)
     panel.axhline(1, color="black", linewidth=0.8)
-    panel.set(xlabel="arrivals a second", ylabel=f"used of the limit ({MOST_SHOWN} or more)", ylim=(0, MOST_SHOWN))
+    panel.set(xlabel="arrivals per second", ylabel=f"share of the limit ({MOST_SHOWN} or more)", ylim=(0, MOST_SHOWN))
     panel.set_xticks(rates_hz, [f"{rate_hz:.3g}" for rate_hz in rates_hz])
     _save(figure, path)
 

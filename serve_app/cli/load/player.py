@@ -1,6 +1,6 @@
-"""What a player makes of the audio of one utterance as it comes: when it is first heard, where it falls silent.
+"""Simulates playback of one utterance: when it is first heard, and when the player has an underrun.
 
-It knows neither sockets nor clocks: who calls says when what came.
+This module has no I/O and no clock; the caller passes times in.
 """
 
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ _AUDIBLE_RMS = 32768 * 10 ** (AUDIBLE_DBFS / 20)
 
 @dataclass(frozen=True, slots=True)
 class Playback:
-    """What was heard of an utterance.
+    """What a listener heard of an utterance.
 
     Attributes:
         begins_s: when the first sample was played.
-        underruns: how often the player had nothing to play before the end.
-        silent_s: for how long, all of them together.
+        underruns: how often the player ran out of audio before the end.
+        silent_s: total silence of these underruns.
     """
 
     begins_s: float
@@ -33,14 +33,14 @@ class Playback:
 
 
 def play(pieces: Iterable[tuple[float, int]], *, buffer_s: float, ended_s: float) -> Playback:
-    """Play with a buffer: begin when it is full, or everything is there; later on play whatever comes at once.
+    """Play with a buffer: start once it is full or all audio has arrived; after that, play audio as it arrives.
 
-    A larger buffer begins no sooner, and has neither more underruns nor more silence.
+    A larger buffer does not start earlier, and never has more underruns or more silence.
 
     Args:
-        pieces: when how many samples came, in order.
-        buffer_s: audio that has to be there before the first sample is played.
-        ended_s: when it was known that nothing more comes.
+        pieces: time of arrival and number of samples of each piece, in order.
+        buffer_s: audio that must have arrived before playback starts.
+        ended_s: when the end of the utterance was known.
     """
     pieces = list(pieces)
     begins_s = _full_at_s(pieces, buffer_s, ended_s)
@@ -64,7 +64,7 @@ def _full_at_s(pieces: Iterable[tuple[float, int]], buffer_s: float, ended_s: fl
 
 
 def heard_at_s(pieces: Iterable[tuple[float, int]], sample: int) -> float | None:
-    """When a player without a buffer plays a sample of the utterance; None where it never came."""
+    """When a player without a buffer plays the given sample of the utterance; None if it never arrived."""
     played_until_s = float("-inf")
     for at_s, samples in pieces:
         played_until_s = max(played_until_s, at_s)
@@ -76,21 +76,21 @@ def heard_at_s(pieces: Iterable[tuple[float, int]], sample: int) -> float | None
 
 
 class FirstSound:
-    """Looks for the first of two successive windows of 20 ms, both louder than -45 dBFS, in audio as it comes.
+    """Finds the first two consecutive windows of 20 ms that are both louder than -45 dBFS, while audio arrives.
 
-    The windows lie side by side from the utterance's first sample on; so one click is no speech, and any cut of the
-    audio finds the same.
+    The windows start at the utterance's first sample and do not overlap. A single click therefore does not count as
+    speech, and the result does not depend on how the audio is split.
     """
 
     def __init__(self) -> None:
         self.sample: int | None = None
-        """Where the first of the two begins; None until both have come."""
+        """First sample of the first of the two windows; None until both have arrived."""
         self._rest = b""
         self._windows = 0
         self._was_loud = False
 
     def push(self, pcm: bytes) -> None:
-        """Take the next PCM16, little endian, whole samples; nothing is kept once the sound is found."""
+        """Process PCM16 (little endian, whole samples); keeps nothing once the sound was found."""
         if self.sample is not None:
             return
         self._rest += pcm

@@ -1,4 +1,4 @@
-"""A load's figures as lines for a terminal."""
+"""Formats the results of a load for a terminal."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ WIDTH = 9
 
 
 def load_lines(summary: Summary, seconds: float, buffer_s: float) -> list[str]:
-    """All of one load."""
+    """The results of one load."""
     not_sent = summary.codes.get(NOT_SENT, 0)
     failed = summary.arrivals - summary.complete - not_sent
     came = f"{summary.arrivals} arrivals in {seconds:g} s, {summary.arrivals / seconds:.2f}/s"
@@ -45,31 +45,31 @@ def _number(value: float, unit: str) -> str:
 
 
 def promise_line(promise: Promise, summary: Summary) -> str:
-    """Whether it was kept, and by how much of each limit."""
+    """Whether the SLO was met, with each value and its limit."""
     parts = [
         f"{name} {summary.figures[name]:.4g} of {limit:g}" if name in summary.figures else f"{name} unknown"
         for name, limit in promise.limits.items()
     ]
-    return f"promise {'kept' if promise.is_kept(summary.figures) else 'BROKEN'}: {', '.join(parts)}"
+    return f"SLO {'met' if promise.is_kept(summary.figures) else 'VIOLATED'}: {', '.join(parts)}"
 
 
 def step_lines(steps: Sequence[tuple[float, Summary]], promise: Promise) -> list[str]:
-    """The rates that were tried, lowest first, with the figures that were promised."""
+    """The rates that were tried, in ascending order, with the metrics of the SLO."""
     names = list(promise.limits)
-    lines = [f"{'rate, 1/s':>10}{'arrivals':>10}" + "".join(f"{name:>{len(name) + 2}}" for name in names) + "  promise"]
+    lines = [f"{'rate, 1/s':>10}{'arrivals':>10}" + "".join(f"{name:>{len(name) + 2}}" for name in names) + "  SLO"]
     for rate_hz, summary in sorted(steps, key=lambda step: step[0]):
         values = (summary.figures.get(name) for name in names)
         shown = (f"{'-' if value is None else format(value, '.4g')}" for value in values)
         columns = "".join(f"{value:>{len(name) + 2}}" for name, value in zip(names, shown, strict=True))
-        kept = "kept" if promise.is_kept(summary.figures) else "broken"
+        kept = "met" if promise.is_kept(summary.figures) else "violated"
         lines.append(f"{rate_hz:>10.3g}{summary.arrivals:>10}{columns}  {kept}")
     return lines
 
 
 def knee_line(kept_hz: float | None, broken_hz: float | None) -> str:
-    """What the search found."""
+    """The result of the search."""
     if kept_hz is None:
-        return f"no rate that was tried keeps the promise; the lowest was {broken_hz:.3g}/s"
+        return f"no rate that was tried meets the SLO; the lowest was {broken_hz:.3g}/s"
     if broken_hz is None:
-        return f"{kept_hz:.3g}/s keeps the promise, and no higher rate was tried"
-    return f"{kept_hz:.3g}/s is the highest rate that kept the promise; {broken_hz:.3g}/s broke it"
+        return f"{kept_hz:.3g}/s meets the SLO; no higher rate was tried"
+    return f"{kept_hz:.3g}/s is the highest rate that met the SLO; {broken_hz:.3g}/s violated it"

@@ -1,8 +1,8 @@
-"""The codec's layers behind its transformer in one compiled call, on all of torch's threads; never whose streams.
+"""Runs the codec's layers after its transformer in one compiled call, on all of torch's threads.
 
-A layer fills windows, with what its streams remember in front, and multiplies them. As calls of their own the threads
-slept between them, and woke in more time than many of the products take. The last layers, whose columns are many, pass
-one frame of one stream after the other, which stays in the caches.
+A layer fills windows, which begin with the streams' history, and multiplies them. As separate calls, the threads slept
+in between, and took longer to wake than many of the matmuls take. The last layers have many columns, so they process
+one frame of one stream at a time, which stays in the caches.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ from serve_app.model.compiled.team import (
 )
 from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 class _Kind(IntEnum):
-    """What is made of the windows."""
+    """What is computed from the windows."""
 
     PRODUCT = 0
     DEPTHWISE = 1
@@ -57,30 +57,30 @@ _LAYER = job_of(
     "channels", "columns", "history", "remembered",
     real=("eps",),
 )  # fmt: skip
-"""``columns`` are those of a frame. Without a window a layer reads its columns where they are."""
+"""``columns`` is per frame. A layer without a window reads its columns in place."""
 _layers_at = jobs_at(_LAYER)
 
 _PASS = job_of(
     "streams", "frames", "state", "state_bytes", "n_frames",
     "layers", "products", "wide", "count", "samples", "given_bytes", "sample_bytes",
 )  # fmt: skip
-"""Of ``count`` layers the first ``wide`` are given all columns; ``given_bytes`` are of what the others are given of a
-frame, and ``sample_bytes`` of what they make of it."""
+"""The first ``wide`` of ``count`` layers process all columns. ``given_bytes`` is the size of a frame of input to the
+others, and ``sample_bytes`` the size of a frame of their output."""
 _passes_at = jobs_at(_PASS)
 
 
 class _Cut(NamedTuple):
-    """Some streams' frames, and one thread of those that work on them.
+    """Frames of some streams, and one of the threads that work on them.
 
     Attributes:
-        first: stream.
-        streams: from that one on.
-        first_frame: of each of them.
-        frames: from that one on.
-        given: address of the first layer's columns.
-        samples: address of what the last layer makes, where those are samples.
-        me: the thread's number.
-        team: threads.
+        first: first stream.
+        streams: number of streams.
+        first_frame: first frame of each stream.
+        frames: number of frames.
+        given: address of the first layer's input columns.
+        samples: address of the last layer's output, if it makes samples.
+        me: number of this thread.
+        team: number of threads.
     """
 
     first: int
@@ -95,7 +95,7 @@ class _Cut(NamedTuple):
 
 @part()
 def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
-    """Write one thread's share of the windows of columns at ``x``: of some streams the past, and some new columns."""
+    """Write one thread's share of windows of the columns at ``x``: some streams' history, and some new columns."""
     n, past, new = layer.channels, layer.history * layer.channels, layer.columns * cut.frames
     window_bytes = REAL * (past + new * n)
     for b in range(cut.me, cut.streams, cut.team):
@@ -116,7 +116,7 @@ def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
 
 @part()
 def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
-    """Keep the last real columns of some streams' windows."""
+    """Save the last real columns of some streams' windows as history."""
     n, past = layer.channels, layer.history * layer.channels
     for b in range(cut.me, cut.streams, cut.team):
         real = cut.frames
@@ -129,7 +129,7 @@ def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
 
 @part("contract")
 def _multiply_each(layer: Upstream, cut: _Cut) -> None:
-    """Convolve each channel with taps of its own, and standardise the columns: one thread's share."""
+    """Convolve each channel with its own taps and normalise the columns: one thread's share."""
     n, new = layer.channels, layer.columns * cut.frames
     window_bytes, columns = REAL * n * (layer.history + new), cut.streams * new
     for each in range(columns * cut.me // cut.team, columns * (cut.me + 1) // cut.team):
@@ -145,7 +145,7 @@ def _multiply_each(layer: Upstream, cut: _Cut) -> None:
 
 @part()
 def _sum_up(layer: Upstream, cut: _Cut) -> None:
-    """Make samples in [-1, 1] of one stream's window, one thread's share; a sample is one sum over its columns."""
+    """Compute one thread's share of the samples of one stream's window, clipped to [-1, 1]; a sample is one sum."""
     reads, columns = layer.channels * (layer.history + 1), layer.columns * cut.frames
     weights, bias = float32_at(layer.weights, reads), float32_at(layer.bias, 1)[0]
     samples = float32_at(cut.samples, columns)
@@ -190,13 +190,13 @@ RUN_CODEC_LAYERS = TeamFunction(_run_codec_layers)
 
 @dataclass(frozen=True, slots=True)
 class _Shaped:
-    """What is told compiled code of layers over so many columns, but for where the room is.
+    """Parameters of layers for one shape; the address of the workspace is set later.
 
     Attributes:
         layers: [layers] of :data:`_LAYER`.
-        products: [layers] of WINDOW_PRODUCT; of a layer that has none it says nothing.
-        layout: of the room.
-        columns: of a frame, that the last layer makes.
+        products: [layers] of WINDOW_PRODUCT; unused for a layer without one.
+        layout: layout of the workspace.
+        columns: columns per frame that the last layer outputs.
     """
 
     layers: NDArray[Any]
@@ -205,7 +205,7 @@ class _Shaped:
     columns: int
 
     def stand(self, given: int, room: int) -> None:
-        """Tell of the addresses of the first layer's columns, and of the room."""
+        """Set the addresses of the first layer's columns and of the workspace."""
         places = self.layout.windows, self.layout.given, self.layout.made, self.layout.added
         windows, x, made, added = [np.where(each < 0, 0, each + room) for each in places]
         x[0] = given
@@ -214,19 +214,19 @@ class _Shaped:
 
 
 class CompiledLayers:
-    """Layers one after the other, the last of them frame by frame.
+    """Runs layers one after the other; the last ones frame by frame.
 
-    Float32, on a CPU; one thread at a time may call it.
+    Float32, on a CPU; not safe for concurrent calls.
     """
 
     def __init__(self, wide: Sequence[CompiledLayer], narrow: Sequence[CompiledLayer] = ()) -> None:
-        """Run ``wide``, then ``narrow`` over one frame of one stream at a time: the last of these makes samples."""
+        """Run ``wide``, then ``narrow`` on one frame of one stream at a time; the last narrow layer makes samples."""
         self._wide, self._narrow, self._layers = wide, narrow, [*wide, *narrow]
         waves = [isinstance(layer.product, Wave) for layer in self._layers]
-        assert waves == [False] * (len(waves) - 1) + [bool(narrow)], "samples are made by the last of narrow layers"
-        assert not narrow or narrow[0].has_window, "what these are given moves by frames"
+        assert waves == [False] * (len(waves) - 1) + [bool(narrow)], "only the last narrow layer makes samples"
+        assert not narrow or narrow[0].has_window, "the first narrow layer's input moves from frame to frame"
         self._width = max(layer.width for layer in self._layers)
-        self._room = torch.empty(0)  # as large as the largest pass has needed: to have it anew costs page faults
+        self._room = torch.empty(0)  # the workspace; kept at its largest size, since new memory costs page faults
         self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
         """By streams, frames, columns of a frame, and threads."""
 
@@ -234,18 +234,18 @@ class CompiledLayers:
         """Run some streams' new columns through the layers.
 
         Args:
-            x: [B, T, C] float32, at least one stream's.
-            state: [B, width] float32, contiguous rows; mutated where the layers remember.
-            frames: that T columns are.
-            n_frames: [B] int64, how many of them are real; None when all are.
+            x: [B, T, C] float32, at least one stream.
+            state: [B, width] float32, contiguous rows; mutated where the layers keep their history.
+            frames: number of frames in the T columns.
+            n_frames: [B] int64, number of real frames per stream; None if all are real.
 
         Returns:
-            [B, T * rate, C'] float32; of layers that make samples [B, T * rate].
+            [B, T * rate, C'] float32, or samples [B, T * rate].
         """
         kept = rows_of_state(x, state, self._width, n_frames)
-        assert x.shape[2] == self._layers[0].product.channels, "columns of another width"
+        assert x.shape[2] == self._layers[0].product.channels, "the columns have another width"
         streams, columns, _ = x.shape
-        assert columns % frames == 0, "frames have as many columns each"
+        assert columns % frames == 0, "all frames must have the same number of columns"
         x, team = x.contiguous(), threads()
         shape = streams, frames, columns // frames, team
         if shape not in self._shaped:
@@ -291,7 +291,7 @@ class CompiledLayers:
 
 
 def _told(layer: CompiledLayer) -> dict[str, int | float]:
-    """What compiled code is told of a layer, wherever its columns are."""
+    """A layer's parameters for compiled code, except addresses."""
     product, told = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
     told |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
     if layer.snake is not None:

@@ -1,4 +1,4 @@
-"""What layers of the codec are, and where in some room their columns lie; never how they are computed."""
+"""Describes the codec's layers, and where their columns are in a workspace; never how they are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from serve_app.model.compiled.windows import WindowLinear
 
 
 class Activation(IntEnum):
-    """What becomes of columns on their way into a layer's windows."""
+    """What is applied to columns before they enter a layer's windows."""
 
     NONE = 0
     SNAKE = 1
@@ -24,7 +24,7 @@ class Activation(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """A convolution that is no product of matrices.
+    """A convolution that is not a matmul.
 
     Attributes:
         taps: [taps, C] float32, the oldest first.
@@ -36,23 +36,23 @@ class _Taps:
 
     @property
     def history(self) -> int:
-        """Columns of a window before those that are made."""
+        """Columns of a window before the new ones."""
         return len(self.taps) - 1
 
     @property
     def channels(self) -> int:
-        """Values of a column."""
+        """Values per input column."""
         return self.taps.shape[1]
 
     @property
     def outputs(self) -> int:
-        """Values of a column that is made."""
+        """Values per output column."""
         return len(self.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class Depthwise(_Taps):
-    """A convolution of each channel by itself, whose columns are given a mean of 0 and a variance of 1.
+    """A convolution of each channel by itself; its output columns are normalised to mean 0 and variance 1.
 
     Attributes:
         eps: added to the variance.
@@ -63,20 +63,20 @@ class Depthwise(_Taps):
 
 @dataclass(frozen=True, slots=True)
 class Wave(_Taps):
-    """A convolution to one channel, cut to [-1, 1]."""
+    """A convolution to one channel, clipped to [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledLayer:
-    """Windows of activated columns, and what is made of them.
+    """One layer: windows of activated columns, and what is computed from them.
 
     Attributes:
-        product: of the windows.
-        activation: of the columns.
-        snake: alpha and inverse beta [C] float32, of a snake.
-        remembered: where in a stream's state the past of the windows begins, in values.
-        rate: columns that are made of one.
-        residual: how many layers before this one the columns were given that are added; 0 adds none.
+        product: computed from the windows.
+        activation: applied to the columns.
+        snake: alpha and inverse beta [C] float32, if the activation is a snake.
+        remembered: offset of the windows' history in a stream's state, in values.
+        rate: output columns per input column.
+        residual: how many layers back the input is that is added to the output; 0 adds nothing.
     """
 
     product: WindowLinear | Depthwise | Wave
@@ -87,32 +87,32 @@ class CompiledLayer:
     residual: int = 0
 
     def __post_init__(self) -> None:
-        """Check what compiled code does not."""
+        """Check what compiled code does not check."""
         adds = isinstance(self.product, WindowLinear) and not self.product.winograd
-        assert adds or not self.residual, "only plain products are added to something"
+        assert adds or not self.residual, "only plain matmuls support a residual"
 
     @property
     def has_window(self) -> bool:
-        """Whether columns are written anew before they are multiplied."""
+        """Whether columns are copied to a window before they are multiplied."""
         return self.activation != Activation.NONE or self.product.history > 0
 
     @property
     def width(self) -> int:
-        """Of a state, up to the end of what the layer remembers."""
+        """Width of a stream's state, up to the end of this layer's history."""
         return self.remembered + self.product.history * self.product.channels
 
 
 def rooms_of(layers: Sequence[CompiledLayer]) -> list[int]:
-    """Choose in which of a few rooms each layer's columns are put, so that none is written while it is still wanted.
+    """Choose one of a few buffers for each layer's columns, so that none is overwritten while it is still needed.
 
     Returns:
-        A room for each layer, 0 to 2; what is added to is in the room of what is added.
+        A buffer for each layer, 0 to 2; a residual is added in the buffer that holds it.
     """
-    given = [-1]  # each layer's columns, the first one's in no room
+    given = [-1]  # buffer of each layer's input; the first layer's input is in none
     for number, layer in enumerate(layers):
         if layer.residual:
             given.append(given[number - layer.residual])
-            assert given[-1] >= 0, "what layers are given is not theirs to write"
+            assert given[-1] >= 0, "layers must not write to the first layer's input"
             continue
         wanted = [each - later.residual for each, later in enumerate(layers) if later.residual and each >= number]
         taken = {given[each] for each in (number, *wanted) if each <= number}
@@ -122,14 +122,14 @@ def rooms_of(layers: Sequence[CompiledLayer]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where layers find and leave their columns: bytes from the beginning of some room, for each layer; -1 is nowhere.
+    """Where layers read and write their columns: byte offsets into a workspace, per layer; -1 for not in it.
 
     Attributes:
         windows: [layers] int64.
-        given: [layers] int64; what the first layer is given is not in the room.
-        made: [layers] int64; nor are samples.
-        added: [layers] int64, what is added to what a layer makes.
-        size: float32 values of room.
+        given: [layers] int64, inputs; the first layer's input is not in the workspace.
+        made: [layers] int64, outputs; samples are not in the workspace.
+        added: [layers] int64, residuals that are added to outputs.
+        size: float32 values of the workspace.
     """
 
     windows: NDArray[np.int64]
@@ -140,23 +140,23 @@ class Layout:
 
 
 _PLACES = 4
-"""For windows and three rooms of wide layers, and as many of narrow ones."""
+"""For windows and three buffers of wide layers, and the same number for narrow ones."""
 
 
 def columns_of(layers: Sequence[CompiledLayer], columns: int) -> list[int]:
-    """How many columns each layer makes windows of where the first is given so many, and how many the last makes."""
+    """Columns of each layer's windows for the given number of input columns, and columns that the last one outputs."""
     return list(accumulate((layer.rate for layer in layers), lambda given, rate: given * rate, initial=columns))
 
 
 def lay_out(
     wide: Sequence[CompiledLayer], narrow: Sequence[CompiledLayer], streams: int, frames: int, columns: int
 ) -> Layout:
-    """Find room for ``wide`` layers of some streams' frames, and for ``narrow`` ones of one frame of one stream.
+    """Lay out a workspace: ``wide`` layers process all frames of some streams, ``narrow`` ones one frame of one stream.
 
-    Windows are made one after the other in the same place; what layers make alternates between few.
+    All windows use the same place, one after the other. Outputs alternate between a few buffers.
     """
     layers, rooms = [*wide, *narrow], [*rooms_of(wide), *rooms_of(narrow)]
-    windows: list[tuple[int, int]] = []  # place and size; the place 0 is nowhere
+    windows: list[tuple[int, int]] = []  # place and size; place 0 means none
     made: list[tuple[int, int]] = []
     for number, (layer, of_frame) in enumerate(zip(layers, columns_of(layers, columns), strict=False)):
         product, first_place = layer.product, 1 if number < len(wide) else 1 + _PLACES

@@ -1,7 +1,7 @@
-"""The codec's transformer in one compiled call, on all of torch's threads; never whose streams those are.
+"""Runs the codec's transformer in one compiled call, on all of torch's threads.
 
-A window's keys and values are read and kept where a stream's state has them: nothing is gathered. A stream's columns
-depend on that stream alone, to the last bit: neither on its batch nor on the threads.
+A window's keys and values are read and stored in place, in a stream's state, without gathering. A stream's columns
+depend only on that stream, to the last bit: neither on its batch nor on the number of threads.
 """
 
 from collections.abc import Sequence
@@ -38,14 +38,14 @@ from serve_app.model.compiled.team import (
 )
 from serve_app.model.compiled.window_tiles import window_products_at
 from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _PASS = job_of(
     # constants
     "layers", "remembered", "heads", "kv_heads", "dim", "hidden", "gates", "window",
-    # rows and where they stand
+    # rows and their positions
     "given", "result", "batch", "new", "state", "state_bytes", "positions", "n_frames", "cos", "sin",
-    # products, and room
+    # products and workspace
     "products", "x", "normed", "fused", "attended", "gated", "activated",
     real=("eps",),
 )  # fmt: skip
@@ -63,7 +63,7 @@ def _normalise_all(job: Upstream, source: int, target: int, me: int, team: int) 
 
 @part("contract")
 def _gate(job: Upstream, me: int, team: int) -> None:
-    """Multiply silu of the first half of one thread's share of the columns with their second half."""
+    """Multiply silu of the first half of one thread's share of the columns by their second half."""
     for r in range(me, job.batch * job.new, team):
         row = float32_at(job.gated + REAL * 2 * r * job.gates, 2 * job.gates)
         written = float32_at(job.activated + REAL * r * job.gates, job.gates)
@@ -79,7 +79,7 @@ def _mix(weight: np.float32, values: Row, total: Row) -> None:
 
 @part()
 def _turn(job: Upstream, column: int, head: int, row: Row) -> None:
-    """Rotate a head of a new column, a query's or a key's."""
+    """Rotate a head of a new column: a query's or a key's."""
     given = job.fused + REAL * job.dim * (column * (job.heads + 2 * job.kv_heads) + head)
     angle = REAL * job.dim * column
     rotate(float32_at(given, job.dim), float32_at(job.cos + angle, job.dim), float32_at(job.sin + angle, job.dim), row)
@@ -87,7 +87,7 @@ def _turn(job: Upstream, column: int, head: int, row: Row) -> None:
 
 @part()
 def _look_at(keys: NDArray[np.int64], to_value: int, query: Row, scores: Row, total: Row) -> None:
-    """Attend with one query [D] to keys at some addresses, each with its value so many bytes behind it."""
+    """Attend with one query [D] to keys at some addresses; each value is ``to_value`` bytes after its key."""
     for k in range(keys.size):
         scores[k] = dot(query, float32_at(keys[k], query.size))
     softmax(scores)
@@ -98,9 +98,9 @@ def _look_at(keys: NDArray[np.int64], to_value: int, query: Row, scores: Row, to
 
 @part("contract")
 def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
-    """Rotate queries and keys, attend to the window, and remember its end, with a share of the heads."""
+    """Rotate queries and keys, attend to the window, and save its end: one thread's share of the heads."""
     dim, group, past, new = job.dim, job.heads // job.kv_heads, job.window - 1, job.new
-    to_value = REAL * job.kv_heads * dim  # from a key, where it is remembered and where its product puts it
+    to_value = REAL * job.kv_heads * dim  # from key to value, both in the saved history and in the matmul's output
     scale = np.float32(1) / np.sqrt(np.float32(dim))
     row, scores, keys = np.empty(dim, np.float32), np.empty(job.window, np.float32), np.empty(past + new, np.int64)
     for unit in range(job.batch * job.kv_heads * me // team, job.batch * job.kv_heads * (me + 1) // team):
@@ -156,14 +156,14 @@ RUN_CODEC_TRANSFORMER = TeamFunction(_run_codec_transformer)
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
-    """One layer, norms and layer scales folded into its products.
+    """One layer; norms and layer scales are folded into its matmuls.
 
     Attributes:
         qkv: [C] to queries, keys and values of all heads.
         output: [heads * dim] to [C].
-        gate_up: [C] to gates, and what they gate.
-        down: from what was gated to [C].
-        remembered: where in a stream's state the past columns [window - 1, 2, kv_heads, dim] begin, in values.
+        gate_up: [C] to gates, and the values that they gate.
+        down: gated values to [C].
+        remembered: offset of the past columns [window - 1, 2, kv_heads, dim] in a stream's state, in values.
     """
 
     qkv: WindowLinear
@@ -174,13 +174,13 @@ class AttentionLayer:
 
 
 class CompiledTransformer:
-    """Layers of attention over a sliding window and of a gated product, and the final norm's scaling.
+    """Layers with sliding-window attention and a gated MLP, and the final norm's scaling.
 
-    Float32, on a CPU; one thread at a time may call it.
+    Float32, on a CPU; not safe for concurrent calls.
     """
 
     def __init__(self, layers: Sequence[AttentionLayer], heads: int, kv_heads: int, window: int, eps: float) -> None:
-        """Run ``layers``, of whose keys a query sees ``window``, its own included."""
+        """Run ``layers``; a query attends to ``window`` keys, including its own."""
         self._products = [each for layer in layers for each in (layer.qkv, layer.output, layer.gate_up, layer.down)]
         self._remembered = np.array([REAL * layer.remembered for layer in layers], np.int64)
         self._hidden, self._gates = layers[0].qkv.channels, layers[0].down.channels
@@ -208,8 +208,7 @@ class CompiledTransformer:
         past = (window - 1) * 2 * kv_heads * (layers[0].output.channels // heads)
         self._width = max(layer.remembered for layer in layers) + past
         self._shaped: dict[tuple[int, int], NDArray[Any]] = {}
-        """By columns and threads: what compiled code was last told of the products; addresses of columns are no longer
-        valid."""
+        """By columns and threads: parameters of the last call; the addresses of columns in them are no longer valid."""
 
     def __call__(
         self, x: Tensor, state: Tensor, positions: Tensor, n_frames: Tensor | None, cosine: Tensor, sine: Tensor
@@ -218,11 +217,11 @@ class CompiledTransformer:
 
         Args:
             x: [B, T, C] float32.
-            state: [B, width] float32, contiguous rows; mutated where the layers remember.
+            state: [B, width] float32, contiguous rows; mutated where the layers keep their history.
             positions: [B] int64, columns that each stream has had before.
-            n_frames: [B] int64, how many of the new ones are real; None when all are.
-            cosine: [B, T, dim] float32, of the new columns' angles.
-            sine: the same; the first half negated.
+            n_frames: [B] int64, number of real new columns per stream; None if all are real.
+            cosine: [B, T, dim] float32, cosines of the new columns' angles.
+            sine: [B, T, dim] float32, their sines; the first half is negated.
 
         Returns:
             [B, T, C].
@@ -230,11 +229,11 @@ class CompiledTransformer:
         real = rows_of_state(x, state, self._width, n_frames)
         batch, new, _ = x.shape
         dim = int(self._pass["dim"][0])
-        assert x.shape[2] == self._hidden, "columns of another width"
-        assert cosine.dtype == sine.dtype == torch.float32, "they are read as such"
-        assert cosine.shape == sine.shape == (batch, new, dim), "angles for each column"
-        assert positions.dtype == torch.int64, "they are read as such"
-        assert positions.shape == (batch,), "a position for each stream"
+        assert x.shape[2] == self._hidden, "the columns have another width"
+        assert cosine.dtype == sine.dtype == torch.float32, "the compiled code reads float32"
+        assert cosine.shape == sine.shape == (batch, new, dim), "each column needs its angles"
+        assert positions.dtype == torch.int64, "the compiled code reads int64"
+        assert positions.shape == (batch,), "each stream needs a position"
         rows, team = batch * new, threads()
         inputs = [x.contiguous(), positions.contiguous(), cosine.contiguous(), sine.contiguous()]
         room = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
@@ -257,7 +256,7 @@ class CompiledTransformer:
         return result
 
     def _of_shape(self, rows: int, team: int) -> NDArray[Any]:
-        """What compiled code is told of the products, but for where their columns lie now."""
+        """Parameters of the matmuls for compiled code, except the addresses of their columns."""
         if (rows, team) not in self._shaped:
             self._shaped[rows, team] = np.concatenate([each.product(1, rows, team) for each in self._products])
         return self._shaped[rows, team]

@@ -1,11 +1,11 @@
-"""What is computed between matrix products on a CPU, each a compiled loop over rows.
+"""Operations between matmuls on a CPU, each a compiled loop over rows.
 
-It knows addresses and sizes; never layers or streams. A row's result depends on that row alone, to the last bit.
-Inside everything is float32, rounded once at the end. What is called for the first time is compiled then, or taken
-from a cache on disk: a replica's warm-up sentence does it.
+This module handles addresses and sizes, not layers or streams. A row's result depends only on that row, to the last
+bit. Computation is in float32, rounded once at the end. A kernel is compiled on first use, or loaded from a cache on
+disk; a replica's warm-up sentence does this.
 
-A torch operation costs some microseconds however little it does, and a frame has 103 layers; a call here costs one.
-Addresses and not arrays are passed, since to see a tensor as an array costs another one (measured).
+A torch operation costs some microseconds even if it does little, and a frame has 103 layers; a call here costs one
+microsecond. Kernels take addresses, since viewing a tensor as an array costs another microsecond (measured).
 """
 
 import numpy as np
@@ -32,10 +32,10 @@ from serve_app.model.compiled.parts import (
 from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 
 _FEW_POSITIONS = 64
-"""Positions of a cache up to which one thread attends in less time than torch's attention takes to begin."""
+"""Up to this many cache positions, one thread attends faster than torch's attention starts."""
 
 _FEW_VALUES = 4096
-"""Values up to which one thread is through before another has begun."""
+"""Up to this many values, one thread finishes before another could start."""
 
 
 @kernel()
@@ -80,7 +80,7 @@ def _place(
     size: int,
     eps: float,
 ) -> None:
-    """Norm, scale and rotate queries into [B, T, heads, D] and keys into the cache; put values there too."""
+    """Norm, scale and rotate queries into [B, T, heads, D] and keys into the cache; store values in the cache."""
     row, turned = np.empty(dim, np.float32), np.empty(dim, np.float32)
     cosine, sine = np.empty(dim, np.float32), np.empty(dim, np.float32)
     scales = np.empty((heads + kv_heads, dim), np.float32)
@@ -160,7 +160,7 @@ def _mix(weights: Row, rows: Row, total: Row) -> None:
 
 @part("contract")
 def wave(x: Row, alpha: Row, inverse_beta: Row, out: Row) -> None:
-    """X + sin(alpha * x)^2 / beta; the sine's sign is lost in its square, so that whole half-turns are taken off.
+    """X + sin(alpha * x)^2 / beta; squaring drops the sine's sign, so multiples of pi are subtracted first.
 
     Source: SLEEF, sinf of 3.5 units in the last place.
     """
@@ -207,11 +207,11 @@ def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
 
     Args:
         x: [B, T, C] float32 or bfloat16, on a CPU.
-        alpha: [C], in the dtype of ``x``, as the others.
-        inverse_beta: [C].
-        out: [B, T, C]; overwritten; each of its rows is contiguous.
+        alpha: [C], in the dtype of ``x``.
+        inverse_beta: [C], in the dtype of ``x``.
+        out: [B, T, C] in the dtype of ``x``; overwritten; each of its rows must be contiguous.
     """
-    assert out[0].is_contiguous(), "columns follow one another"
+    assert out[0].is_contiguous(), "columns must be contiguous"
     batch, columns, n = x.shape
     inputs = (x.contiguous(), alpha, inverse_beta)
     job = np.zeros(1, _SNAKE)
@@ -224,13 +224,13 @@ class CpuKernels:
     """:class:`serve_app.model.kernels.Kernels` for float32 and bfloat16 on a CPU."""
 
     def __init__(self, shape: StackShape, positions: int) -> None:
-        """Work on heads of ``shape``, over a cache whose slots hold ``positions``."""
+        """Use the head sizes of ``shape``, for a cache whose slots hold ``positions``."""
         self._heads, self._kv_heads, self._dim = shape.heads, shape.kv_heads, shape.head_dim
         self._eps = shape.rms_eps
         self._positions = positions
 
     def norm(self, x: Tensor) -> Tensor:
-        """Divide [..., N] by its root mean square, in float32 inside."""
+        """Divide [..., N] by its root mean square, computed in float32."""
         x = x.contiguous()
         out, n = torch.empty_like(x), x.shape[-1]
         _norm(x.data_ptr(), out.data_ptr(), x.numel() // n, n, x.itemsize, self._eps)
@@ -247,8 +247,8 @@ class CpuKernels:
     def attend(self, fused: Tensor, norm_qk: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
         """Norm, scale and rotate queries and keys, store keys and values, and attend; see ``Kernels``."""
         batch, new = fused.shape[:2]
-        assert span.cos.shape[1] == new, "the span would leave the cache"
-        assert fused.dtype == norm_qk.dtype == span.cos.dtype == keys.dtype, "they are read as one dtype"
+        assert span.cos.shape[1] == new, "the span would exceed the cache"
+        assert fused.dtype == norm_qk.dtype == span.cos.dtype == keys.dtype, "the kernel reads all of them as one dtype"
         queries = fused.new_empty((batch, new, self._heads * self._dim))
         inputs = (fused.contiguous(), norm_qk, span.cos, span.sin, keys, values, queries)
         addresses = [each.data_ptr() for each in inputs]

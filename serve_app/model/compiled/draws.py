@@ -1,4 +1,4 @@
-"""How a code is drawn from a row of logits on a CPU, compiled; the same draw as :mod:`serve_app.model.sampling`'s."""
+"""Draws codes from logits on a CPU, compiled; the same draw as :mod:`serve_app.model.sampling`."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from serve_app.model.compiled.parts import Row, float32_at, int64_at, kernel, pa
 from serve_app.model.sampling import DrawRows
 
 _MANY_CODES = 256
-"""Codes kept of a vocabulary from which on it is sorted faster by torch than here, one by one."""
+"""From this many kept codes on, torch sorts the vocabulary faster than the loop here, which takes one at a time."""
 
 
 @part()
@@ -21,9 +21,9 @@ def draw_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: fl
         row: [V] float32 logits; overwritten.
         uniform: in [0, 1).
         temperature: 0 takes the largest.
-        top_k: 0 keeps ``keep``.
-        top_p: probability mass kept.
-        keep: most codes kept.
+        top_k: number of codes to keep; 0 keeps ``keep``.
+        top_p: probability mass to keep.
+        keep: most codes to keep.
     """
     if temperature == 0:
         return int(row.argmax())
@@ -44,7 +44,7 @@ def draw_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: fl
 
 @part()
 def _take_largest(row: Row, values: Row, codes: NDArray[np.int64]) -> None:
-    """Fill ``values`` and ``codes`` with the largest of ``row``, in falling order."""
+    """Fill ``values`` and ``codes`` with the largest of ``row``, in descending order."""
     values[:] = -np.inf
     codes[:] = 0
     for code in range(row.size):
@@ -58,7 +58,7 @@ def _take_largest(row: Row, values: Row, codes: NDArray[np.int64]) -> None:
 
 @part()
 def _first_beyond(weights: NDArray[np.float64], target: float) -> int:
-    """The first code up to which the weights sum to more than ``target``; the last with a weight if rounding hid it."""
+    """The first code up to which weights sum to more than ``target``; if rounding hides it, the last with a weight."""
     total, last = 0.0, 0
     for code in range(weights.size):
         if weights[code] > 0:
@@ -95,12 +95,12 @@ def _draw(
 
 
 def can_draw(keep: int | None) -> bool:
-    """Whether so few codes are kept that they are drawn here."""
+    """Whether few enough codes are kept to draw them here."""
     return keep is None or keep <= _MANY_CODES
 
 
 def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
-    """Draw one code a row; see :func:`serve_app.model.sampling.draw`, which this is unless very many codes are kept."""
+    """Draw one code per row; calls :func:`serve_app.model.sampling.draw` if too many codes are kept."""
     if keep is None or not can_draw(keep):
         return sampling.draw(logits, uniform, rows, indices, keep)
     logits, uniform = logits.contiguous(), uniform.contiguous()

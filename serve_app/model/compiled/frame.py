@@ -1,7 +1,7 @@
-"""The codes 1 to 15 of a frame in one compiled call, on all of torch's threads; never whose rows those are.
+"""Computes codes 1 to 15 of a frame in one compiled call, on all of torch's threads.
 
-Between two passes of the code predictor's stack lie a head's product, a draw and an embedding. As calls of their own
-they took a tenth of one stream's frame, and the weights of their products a tenth of that.
+Between two passes of the code predictor's stack are a head's matmul, a draw and an embedding. As separate calls they
+took a tenth of one stream's frame, of which reading the weights of their matmuls was only a tenth.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ def _draw_frame(address: int) -> None:
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, job.team, taken, factors, sums, job.logits, job.logits_width, STORE)
         meet(job.team)
-        # Who draws a row's code embeds it too, and begins the next pass with it: the threads need not meet for that.
-        # Threads that are left over draw rows of others and write the same: one that waits sleeps, and is slow to wake.
+        # The thread that draws a row's code also embeds it and begins the next pass with it, without synchronization.
+        # Surplus threads draw the same rows and write the same values: a waiting thread would sleep, and wake slowly.
         for b in range(me % batch, batch, team):
             read(job.logits, b * job.logits_width, 4, logits)
             round_to(size, logits)
@@ -78,39 +78,39 @@ _DRAW_FRAME = TeamFunction(_draw_frame)
 
 
 class CompiledFrame:
-    """A code predictor's steps over a compiled stack; one thread at a time may call it.
+    """A code predictor's steps over a compiled stack; not safe for concurrent calls.
 
     Attributes:
         heads: [steps] :data:`serve_app.model.compiled.tiles.PRODUCT`.
-        passes: [steps] :data:`serve_app.model.compiled.stack.PASS`, what compiled code was last told; addresses of rows
-            and room are no longer valid.
+        passes: [steps] :data:`serve_app.model.compiled.stack.PASS`, parameters of the last call; the addresses of rows
+            and workspace in them are no longer valid.
     """
 
     def __init__(
         self, stack: CompiledStack, heads: Sequence[TiledLinear], embedding: CodeEmbedding, cache: KvCache
     ) -> None:
-        """Draw through ``stack`` and a head for each codebook but the first; ``cache`` is written."""
+        """Draw with ``stack``, and one head for each codebook except the first; ``cache`` is written."""
         self._stack, self._heads, self._embedding, self._cache = stack, heads, embedding, cache
         self.heads = np.array([head.weight.fields() for head in heads], PRODUCT)
         self.passes = np.repeat(stack.last_pass, len(heads))
-        assert cache.keys.itemsize == embedding.table.itemsize == self.passes["size"][0], "they are read as such"
-        assert cache.positions == self.passes["capacity"][0] == len(heads) + 1, "the cache is another stack's"
+        assert cache.keys.itemsize == embedding.table.itemsize == self.passes["size"][0], "the item sizes must be equal"
+        assert cache.positions == self.passes["capacity"][0] == len(heads) + 1, "the cache belongs to another stack"
         first = np.arange(len(heads)) == 0
         tell(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
         head = heads[0].weight
-        assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs are put where a layer's are"
+        assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs must fit where a layer's inputs are"
         self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
 
     def draw(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw the codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
+        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
         batch, team, steps = len(first), threads(), len(self.passes)
         x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
-        assert x.dtype == self._cache.keys.dtype, "they are read as such"
+        assert x.dtype == self._cache.keys.dtype, "the compiled code reads both as one dtype"
         assert batch <= self._cache.keys.shape[1], "more rows than the cache has slots"
-        assert uniform.shape == (batch, steps + 1), "one number for each code"
-        drawn = x.new_empty(hidden.shape)  # a code's embedding, on its way into the next pass
+        assert uniform.shape == (batch, steps + 1), "each code needs one number"
+        drawn = x.new_empty(hidden.shape)  # embeddings of drawn codes, the input of the next pass
         codes = torch.empty(batch, steps + 1, dtype=torch.int64)
         codes[:, 0] = first
         logits, uniform = torch.empty(batch, self._logits_width), uniform.contiguous()

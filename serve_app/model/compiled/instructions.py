@@ -1,6 +1,6 @@
-"""A CPU's vector instructions as compiled tiles use them, by what it has; never what is multiplied, or how it lies.
+"""Vector instructions that compiled tiles use, chosen by what the CPU supports.
 
-A vector here has sixteen lanes: one register of AVX-512, or two of a CPU whose registers are half as wide.
+A vector in this module has sixteen lanes: one register of AVX-512, or two registers of a CPU with half that width.
 
 Source: Intel's instruction set reference, VPDPBUSD, VPSIGNB, VPMADDUBSW and VPMADDWD.
 """
@@ -14,27 +14,27 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from serve_app.model.compiled.parts import Function, config, part
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 LANES = 16
-"""Outputs whose sums lie side by side in a vector."""
+"""Outputs whose sums are side by side in a vector."""
 
 Flavour = Literal["avx512_vnni", "avx_vnni", "avx2", "portable"]
 """How bytes are multiplied and summed."""
 
 
 def _features() -> Upstream:
-    """What this CPU has that numba compiles for, by LLVM's names."""
+    """CPU features that numba compiles for, by LLVM's names."""
     if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
-        return {}  # numba was told to compile for another
+        return {}  # numba was configured to compile for another CPU
     try:
         return binding.get_host_cpu_features()
-    except RuntimeError:  # LLVM knows none of this host
+    except RuntimeError:  # LLVM does not know this host
         return {}
 
 
 def this_cpus() -> Flavour:
-    """The instructions that this CPU has, and numba compiles for."""
+    """The instructions that this CPU has and that numba compiles for."""
     features = _features()
     if features.get("avx512vnni") and features.get("avx512vl"):
         return "avx512_vnni"
@@ -44,21 +44,21 @@ def this_cpus() -> Flavour:
 
 
 WIDE = bool(_features().get("avx512f"))
-"""Whether there are 32 registers of 16 lanes, and not 16 of 8."""
+"""Whether there are 32 registers of 16 lanes, as opposed to 16 registers of 8 lanes."""
 
 
 def vector_units() -> str:
-    """What decides in which order this CPU's compiled sums are made: the kind that LLVM compiles for, and its width."""
+    """What decides the order of sums on this CPU: the CPU that LLVM compiles for, and its vector width."""
     return f"{config.CPU_NAME or binding.get_host_cpu_name()} ({512 if WIDE else 256} bits)"
 
 
 TILE, TILE_ROWS = (64, 4) if WIDE else (32, 3)
-"""Outputs summed together, and rows that share one reading of a tile's weights: 16 sums in AVX-512's 32 registers
-of 16 lanes, 12 sums in the 16 registers of 8 lanes that others have."""
+"""Outputs that are summed together, and rows that share one read of a tile's weights: 16 sums in AVX-512's 32 registers
+of 16 lanes, or 12 sums in the 16 registers of 8 lanes of other CPUs."""
 
 _AHEAD = 1024
-"""Bytes between what is multiplied and what is fetched meanwhile: 0.87 of the time for one row (measured), and the same
-within the noise from 512 to 8192; more rows do not care."""
+"""Prefetch distance in bytes. It reduces the time for one row to 0.87 (measured), equally within the noise from 512 to
+8192; with more rows it makes no difference."""
 
 _LINE_BYTES = 64
 
@@ -70,16 +70,16 @@ _HALF_PAIRS = ir.VectorType(ir.IntType(16), LANES)
 _HALF_BYTES = ir.VectorType(BYTE, 2 * LANES)
 
 AddProducts = Callable[[Upstream, Upstream, Upstream, Upstream], Upstream]
-"""``(builder, sums, unsigned, signed) -> sums``: to each lane the four products of its bytes are added."""
+"""``(builder, sums, unsigned, signed) -> sums``: adds to each lane the four products of its bytes."""
 
 
 def splat(value: int) -> Upstream:
-    """A whole number in every lane."""
+    """An integer in every lane."""
     return ir.Constant(SUMS, [value] * LANES)
 
 
 def at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
-    """The sum of some numbers as the address of a ``kind``."""
+    """The sum of some numbers, as the address of a ``kind``."""
     total = addends[0]
     for addend in addends[1:]:
         total = builder.add(total, addend)
@@ -94,18 +94,18 @@ def broadcast(builder: Upstream, vector: Upstream, address: Upstream) -> Upstrea
 
 
 def fetch(builder: Upstream, address: Upstream) -> None:
-    """Have the cache line at an address fetched for reading, to stay near."""
+    """Prefetch the cache line at an address for reading, and keep it near."""
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(builder, BYTE, address), WORD(0), WORD(3), WORD(1))
 
 
 def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
-    """Have that many bytes fetched, some way behind an address that goes through memory from front to end."""
+    """Prefetch that many bytes ahead of an address that moves through memory from front to end."""
     for line in range(count // _LINE_BYTES):
         fetch(builder, builder.add(address, LONG(_LINE_BYTES * line + _AHEAD)))
 
 
 def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
-    """One * other + sums of float32 or vectors of it; rounded once where that is not a slow call on this CPU."""
+    """One * other + sums for float32 or vectors of it; rounded once, unless that needs a slow call on this CPU."""
     lanes = f"v{sums.type.count}" if isinstance(sums.type, ir.VectorType) else ""
     return _call(builder, f"llvm.fmuladd.{lanes}f32", sums.type, one, other, sums)
 
@@ -116,7 +116,7 @@ def _call(builder: Upstream, name: str, result: Upstream, *given: Upstream) -> U
 
 
 def _in_halves(builder: Upstream, of_half: Function, *vectors: Upstream) -> Upstream:
-    """What ``of_half`` makes of the lower and of the upper eight lanes of some vectors of sixteen."""
+    """Apply ``of_half`` to the lower and to the upper eight lanes of some vectors of sixteen."""
 
     def lanes(vector: Upstream, first: int) -> Upstream:
         indices = ir.Constant(_HALF_SUMS, list(range(first, first + LANES // 2)))
@@ -138,7 +138,7 @@ def _by_half_vnni(builder: Upstream, sums: Upstream, unsigned: Upstream, signed:
 
 
 def _by_avx2(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
-    """Sums of two products have 16 bits here: none may be larger than 32767."""
+    """Sums of two products have 16 bits here, so none may exceed 32767."""
 
     def of_half(sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
         given = [builder.bitcast(each, _HALF_BYTES) for each in (unsigned, signed)]
@@ -167,9 +167,9 @@ ADD_PRODUCTS: Mapping[Flavour, AddProducts] = {
 
 
 def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other: Upstream) -> Upstream:
-    """To each lane add the four products of its bytes, both with a sign and none -128, by AVX2.
+    """Add the four products of each lane's bytes with AVX2; both factors are signed and never -128.
 
-    The signs of ``one`` are moved to ``other``, so that the other two have room in 16 bits.
+    The signs of ``one`` are moved to ``other``, so that a sum of two products fits into 16 bits.
     """
 
     def magnitudes(one: Upstream) -> Upstream:
@@ -184,17 +184,17 @@ def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other:
 
 
 def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
-    """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` of what is written for each of some rows.
+    """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` from code written for each number of rows.
 
     Args:
-        emit: ``(builder, arguments, rows)`` writes the instructions for so many, 1 to ``TILE_ROWS``; the arguments are
-            those but the first.
+        emit: ``(builder, arguments, rows)`` writes the instructions for 1 to ``TILE_ROWS`` rows; the arguments are
+            those of the made function without the first.
     """
     return by_number([_function_of(emit, rows) for rows in range(1, TILE_ROWS + 1)])
 
 
 def by_number(functions: Sequence[Function]) -> Function:
-    """Make ``(number, ...)`` of what is called with the rest for 1, for 2 and so on."""
+    """Make ``(number, ...)``, which calls the function for 1, for 2 and so on with the other arguments."""
     *others, last = functions
 
     @part()

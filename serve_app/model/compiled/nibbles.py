@@ -1,8 +1,9 @@
-"""int4 weights in tiles: how they lie, and how a tile's sums are made; never what becomes of them.
+"""int4 weights in tiles: their layout, and how a tile's sums are computed.
 
-Of every 64 inputs the weights of an output share a scale. A row is rounded to int8 as for int8 weights. Sums of a group
-are whole numbers and exact; groups are added in one order, in float32. A weight is kept with 8 added to it, so that it
-has no sign, as a CPU's instructions want one factor; what that adds to a sum is known from the row and taken off again.
+The weights of an output share a scale for every 64 inputs. A row is rounded to int8, as for int8 weights. Sums within a
+group are integers and exact; groups are added in a fixed order, in float32. Each weight is stored with 8 added, which
+makes it unsigned, since the CPU's instructions need one unsigned factor. The effect of this offset on a sum is computed
+from the row and subtracted.
 """
 
 import torch
@@ -26,13 +27,13 @@ from serve_app.model.compiled.instructions import (
 )
 from serve_app.model.compiled.parts import Function
 from serve_app.model.compiled.strands import STRANDS
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 GROUP = 64
 """Inputs that share a scale."""
 
 GROUP_WORDS = GROUP // 4 + 1
-"""Words of four bytes that a row has for a group: its codes, and their sum."""
+"""Words of four bytes that a row has per group: its codes, and their sum."""
 
 _PAIRS = GROUP // 8
 _PAIR_BYTES = 4 * TILE
@@ -42,14 +43,14 @@ _MOST, _OFFSET = 7, 8
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Round a weight to int4 and lay it out.
+    """Round a weight to int4 and lay it out in tiles.
 
     Args:
         weight: [N, K].
 
     Returns:
-        [tiles, groups, (2 + 32) * TILE] uint8: of each group the outputs' scales in bfloat16, then of eight inputs each
-        output's four bytes, the first four inputs in their lower halves.
+        [tiles, groups, (2 + 32) * TILE] uint8. Each group has the outputs' scales in bfloat16, then for every eight
+        inputs the four bytes of each output, with the first four inputs in the lower halves.
     """
     rows, columns = weight.shape
     tiles, groups = -(-rows // TILE), -(-columns // GROUP)
@@ -64,7 +65,7 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavour) -> None:
-    """Write the loop over the groups, and in it the one over eight inputs at a time."""
+    """Write the loop over groups, and inside it the loop over eight inputs at a time."""
     weights, apart, inputs, stride, groups, sums = arguments
     add_products, vectors = ADD_PRODUCTS[flavour], range(TILE // LANES)
     places = [at(builder, REALS, sums, LONG(64 * place)) for place in range(rows * len(vectors))]
@@ -130,8 +131,8 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
 def make_int4_tiles(flavour: Flavour) -> Function:
     """Make ``(rows, weights, apart, inputs, stride, groups, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
-    Args of the made function: rows; address of the tile's weights in the first strand, groups as :func:`pack` lays
-    them, 64-byte aligned; bytes from strand to strand; address of the rows' inputs [groups, GROUP_WORDS] int32; bytes
-    from row to row; groups; address of the sums [rows, TILE] float32.
+    Arguments of the made function: rows; address of the tile's weights in the first strand, groups as laid out by
+    :func:`pack`, 64-byte aligned; bytes from strand to strand; address of the rows' inputs [groups, GROUP_WORDS] int32;
+    bytes from row to row; groups; address of the sums [rows, TILE] float32.
     """
     return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, flavour))

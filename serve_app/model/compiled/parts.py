@@ -1,6 +1,6 @@
-"""How a loop over rows is compiled for a CPU, and the parts of which such loops are made.
+"""How loops over rows are compiled for a CPU, and their shared building blocks.
 
-It knows addresses and rows; never layers or streams. Inside everything is float32, rounded once at the end.
+This module handles addresses and rows, not layers or streams. Computation is in float32, rounded once at the end.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 from serve_app.paths import user_cache
 
 Row: TypeAlias = NDArray[np.float32]
@@ -32,37 +32,37 @@ Function: TypeAlias = Callable[..., Any]
 config: Upstream = numba_config
 
 _identity: Upstream = FunctionIdentity
-# numba numbers functions from 1 on in each process and tells functions of one name apart by that number alone. So a
-# kernel that another process compiled and kept could be linked to a part of this process, and compute wrong numbers.
+# In each process, numba numbers functions from 1 and distinguishes functions of the same name only by that number. A
+# cached kernel of another process could therefore be linked to a part of this process, and compute wrong numbers.
 _identity._unique_ids = itertools.count(secrets.randbits(48))  # noqa: SLF001
 
 _one_folder = Lock()
-"""Numba's setting is one for all threads."""
+"""Numba's cache setting is global to all threads."""
 
 HALF = 2
-"""Bytes of a bfloat16; a kernel's ``size`` is that, or 4 for float32."""
+"""Bytes of a bfloat16; a kernel's ``size`` is this, or 4 for float32."""
 
 REAL = 4
 """Bytes of a float32."""
 
 ROUNDER = np.float32(12582912.0)
-"""1.5 * 2^23: a sum with it is rounded to a whole number, ties to even, which its lowest bits then hold."""
+"""1.5 * 2^23: adding it rounds to an integer, ties to even, which is then in the lowest bits of the sum."""
 
-# The error model "numpy" checks no divisor for zero: a check would keep the loop from being vectorised.
+# The error model "numpy" does not check for division by zero: a check would prevent vectorisation of the loop.
 
 
 def part(*fastmath: str) -> Callable[[Function], Function]:
-    """Compile what kernels call."""
+    """Compile a function that kernels call."""
     return numba.njit(error_model="numpy", fastmath=set(fastmath))
 
 
 def kernel(*fastmath: str) -> Callable[[Function], Function]:
-    """Compile what Python calls, on any thread at once; kept on disk where there is a place for it."""
+    """Compile a function that Python calls, on any number of threads; cached on disk if possible."""
     return partial(_kept_if_possible, partial(numba.njit, nogil=True, error_model="numpy", fastmath=set(fastmath)))
 
 
 def entry_point(function: Function) -> Function:
-    """Compile ``(address)`` of a module as C calls it, at once; kept on disk where there is a place for it."""
+    """Compile a function ``(address)`` for C, immediately; cached on disk if possible."""
     compiler = partial(numba.cfunc, types.void(types.int64), error_model="numpy", fastmath={"contract"})
     return _kept_if_possible(compiler, function)
 
@@ -71,22 +71,22 @@ def _kept_if_possible(compiler: Function, function: Function) -> Function:
     try:
         with _kept_in(_folder()):
             return compiler(cache=True)(function)
-    except (OSError, RuntimeError):  # no folder can be written
+    except (OSError, RuntimeError):  # no folder is writable
         return compiler()(function)
 
 
 @cache
 def _folder() -> Path:
-    """Where compiled kernels are kept: apart for each state of this package and for each kind of CPU.
+    """Folder of cached kernels: a separate one for each version of this package and each kind of CPU.
 
-    Numba looks at the file of a kernel alone, and would go on using the machine code of parts that have changed. Its
-    index tells CPUs apart, but is read, changed and written back without a lock: two kinds of machines that begin with
-    one empty volume could end with the index of one and the machine code of the other.
+    Numba only checks the file of a kernel, and would reuse the machine code of parts that have changed. Its index
+    distinguishes CPUs, but it is read, changed and written back without a lock. Two kinds of machines that start with
+    one empty volume could end up with the index of one and the machine code of the other.
     """
     own: str = config.CACHE_DIR  # NUMBA_CACHE_DIR
     folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent) / _cpu_kind()
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # numba would go on to folders of its own, which are the same for each state
+    if not os.access(folder, os.W_OK):  # numba would fall back to folders that all versions share
         raise PermissionError(folder)
     return folder
 
@@ -97,7 +97,7 @@ def _state_of(package: Path) -> str:
 
 
 def _cpu_kind() -> str:
-    """What machine code depends on, as numba tells it: the platform, the CPU's name and its features."""
+    """What machine code depends on according to numba: the platform, the CPU's name and its features."""
     context: Upstream = cpu_target.target_context
     return hashlib.sha256(repr((numba.__version__, context.codegen().magic_tuple())).encode()).hexdigest()[:16]
 
@@ -113,7 +113,7 @@ def _kept_in(folder: Path) -> Generator[None]:
 
 
 def array_at(kind: Upstream) -> Function:
-    """Make ``(address, n) -> [n]``: memory that somebody else keeps alive, as an array of ``kind``."""
+    """Make ``(address, n) -> [n]``: views memory that its owner keeps alive as an array of ``kind``."""
 
     def pointer(_context: Upstream, _address: Upstream) -> Upstream:
         def generate(context: Upstream, builder: Upstream, signature: Upstream, arguments: Upstream) -> Upstream:
@@ -140,7 +140,7 @@ int64_at = array_at(types.int64)
 
 @part()
 def copy(source: int, target: int, n: int) -> None:
-    """Copy that many float32 from one address to another."""
+    """Copy ``n`` float32 values from one address to another."""
     given, written = float32_at(source, n), float32_at(target, n)
     for i in range(n):
         written[i] = given[i]
@@ -148,7 +148,7 @@ def copy(source: int, target: int, n: int) -> None:
 
 @part()
 def read(address: int, start: int, size: int, row: Row) -> None:
-    """Fill ``row`` from element ``start`` of a tensor on."""
+    """Fill ``row`` with elements of a tensor, starting at ``start``."""
     if size == HALF:
         bits, halves = row.view(np.uint32), bfloat16_at(address + size * start, row.size)
         for i in range(row.size):
@@ -166,7 +166,7 @@ def _to_half(bits: np.uint32) -> np.uint32:
 
 @part()
 def round_to(size: int, row: Row) -> None:
-    """Round a row in place to what :func:`write` would leave of it in a tensor."""
+    """Round a row in place to the values that :func:`write` would leave in a tensor."""
     if size == HALF:
         bits = row.view(np.uint32)
         for i in range(row.size):
@@ -175,7 +175,7 @@ def round_to(size: int, row: Row) -> None:
 
 @part()
 def write(address: int, start: int, size: int, row: Row, n: int) -> None:
-    """Put the first ``n`` of ``row`` into a tensor from element ``start`` on, rounded to nearest even as by torch."""
+    """Write the first ``n`` of ``row`` to a tensor, starting at ``start``; rounds to nearest even as torch does."""
     if size == HALF:
         bits, halves = row.view(np.uint32), bfloat16_at(address + size * start, n)
         for i in range(n):
@@ -213,7 +213,7 @@ def normalise(row: Row, eps: float) -> None:
 
 @part()
 def standardise(row: Row, eps: float) -> None:
-    """Give a row a mean of 0 and a variance of 1, in place."""
+    """Normalise a row to mean 0 and variance 1, in place."""
     mean = _total(row) / np.float32(row.size)
     for i in range(row.size):
         row[i] -= mean
@@ -222,7 +222,7 @@ def standardise(row: Row, eps: float) -> None:
 
 @part("contract")
 def rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
-    """Turn a head's row [D] by its position's angles; the first half of ``sin`` is negated."""
+    """Rotate a head's row [D] by its position's angles; the first half of ``sin`` is negated."""
     half = row.size // 2
     for i in range(half):
         out[i] = row[i] * cos[i] + row[i + half] * sin[i]
@@ -231,7 +231,7 @@ def rotate(row: Row, cos: Row, sin: Row, out: Row) -> None:
 
 @part("contract")
 def exp(x: np.float32) -> np.float32:
-    """e^x within 1e-7 of itself; x is cut to [-87.3, 88.3], between which e^x is a normal float32.
+    """e^x with an error below 1e-7; x is clipped to [-87.3, 88.3], for which e^x is a normal float32.
 
     Source: Cephes, expf.c.
     """
@@ -252,7 +252,7 @@ def exp(x: np.float32) -> np.float32:
 
 @part("contract")
 def gelu(x: Row, out: Row) -> None:
-    """Write x * (1 + erf(x / sqrt(2))) / 2 of a row, the error function within 5e-7.
+    """Write x * (1 + erf(x / sqrt(2))) / 2 of a row; the error function is within 5e-7.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
     """
@@ -271,7 +271,7 @@ def gelu(x: Row, out: Row) -> None:
 
 @part("reassoc", "nnan", "nsz")
 def largest(row: Row) -> np.float32:
-    """The largest of a row, none of which may be NaN."""
+    """The largest value of a row without NaN."""
     most = row[0]
     for i in range(row.size):
         most = max(most, row[i])
@@ -280,7 +280,7 @@ def largest(row: Row) -> np.float32:
 
 @part()
 def softmax(row: Row) -> None:
-    """Make weights that sum to 1 of a row of logits, in place."""
+    """Turn a row of logits into weights that sum to 1, in place."""
     most = largest(row)
     for i in range(row.size):
         row[i] = exp(row[i] - most)

@@ -1,9 +1,9 @@
-"""All layers of a stack in one compiled call, on all of torch's threads; never whose rows those are.
+"""Runs all layers of a stack in one compiled call, on all of torch's threads.
 
-A frame of one stream passes 103 layers, and what lies between their products took a quarter of its time as separate
-operations. Here the threads stay together: each makes its share of a product's outputs, or attends with its share of
-the heads, and they meet before the next reads what all have written. A row's result depends on that row and its slot
-alone, to the last bit: neither its company nor the threads, nor how a prompt is cut, change it.
+A frame of one stream passes through 103 layers. As separate operations, the work between their matmuls took a quarter
+of the time. Here the threads stay together: each computes its share of a matmul's outputs, or attends with its share of
+the heads, and all of them synchronize before the next operation reads the results. A row's result depends only on that
+row and its slot, to the last bit: not on the batch, on the number of threads, or on how a prompt is split.
 """
 
 from collections.abc import Iterable
@@ -56,26 +56,26 @@ from serve_app.model.compiled.tiles import (
 )
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 PASS = job_of(
     # constants
     "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity", "size",
     # the cache
     "keys", "values", "layer_bytes",
-    # rows and where they stand
+    # rows and their positions
     "given", "result", "slots", "first_slot", "positions", "first_position", "batch", "new",
-    # room
+    # workspace
     "x", "x_width", "fused", "fused_width", "attended", "gated", "gates", "gated_width",
     "taken", "taken_bytes", "factors", "sums",
     real=("eps",),
 )  # fmt: skip
-"""What compiled code is told of a pass."""
+"""Parameters of a pass for compiled code."""
 
 
 @part()
 def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: int, factors: Row) -> None:
-    """Take the first ``n`` of rows [rows, width] float32 as a product's inputs, normed before unless ``eps`` is 0."""
+    """Convert the first ``n`` of rows [rows, width] float32 to a matmul's inputs; normed first unless ``eps`` is 0."""
     row = np.empty(n, np.float32)
     for r in range(factors.size):
         read(x, r * width, REAL, row)
@@ -85,11 +85,11 @@ def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: in
 
 
 def _exactly(stored: Upstream) -> Upstream:
-    """A float32, or a bfloat16 as the float32 that it is."""
-    raise NotImplementedError(stored)  # for compiled code alone
+    """A float32, or a bfloat16 converted to float32 without loss."""
+    raise NotImplementedError(stored)  # only compiled code can call this
 
 
-@overload(_exactly, strict=False)  # strictly it would compare annotations
+@overload(_exactly, strict=False)  # strict mode would compare annotations
 def _compile_exactly(stored: Upstream) -> Function:
     if isinstance(stored, types.Float):
         return lambda stored: stored
@@ -98,7 +98,7 @@ def _compile_exactly(stored: Upstream) -> Function:
 
 @part("reassoc", "contract")
 def _score(query: Row, keys: Upstream, scores: Row) -> None:
-    """Multiply ``query`` [D] with each of ``keys`` [P, D], four at a time: [P]."""
+    """Multiply ``query`` [D] by each of ``keys`` [P, D], four at a time: [P]."""
     whole = scores.size // 4 * 4
     for p in range(0, whole, 4):
         first, second, third, fourth = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -117,7 +117,7 @@ def _score(query: Row, keys: Upstream, scores: Row) -> None:
 
 @part("contract")
 def _mix(weights: Row, values: Upstream, total: Row) -> None:
-    """Weigh ``values`` [P, D] and sum them into ``total`` [D], four at a time."""
+    """Add the weighted ``values`` [P, D] to ``total`` [D], four at a time."""
     total[:] = 0
     whole = weights.size // 4 * 4
     for p in range(0, whole, 4):
@@ -136,7 +136,7 @@ def _mix(weights: Row, values: Upstream, total: Row) -> None:
 
 @part()
 def _look_at(keys: Upstream, values: Upstream, query: Row, scores: Row, attended: Row) -> None:
-    """Attend with one query [D] to ``keys`` and ``values`` [P, D]; ``scores`` [P] is room."""
+    """Attend with one query [D] to ``keys`` and ``values`` [P, D]; ``scores`` [P] is scratch."""
     _score(query, keys, scores)
     softmax(scores)
     _mix(scores, values, attended)
@@ -144,7 +144,7 @@ def _look_at(keys: Upstream, values: Upstream, query: Row, scores: Row, attended
 
 @part("contract")
 def attend(job: Upstream, layer: int, me: int, team: int) -> None:
-    """Norm, scale and rotate queries and keys, store keys and values, and attend, with a share of the heads."""
+    """Norm, scale and rotate queries and keys, store keys and values, and attend: one thread's share of the heads."""
     dim, group, new, kv_heads = job.dim, job.heads // job.kv_heads, job.new, job.kv_heads
     scale = np.float32(1) / np.sqrt(np.float32(dim))
     row, turned = np.empty(dim, np.float32), np.empty(dim, np.float32)
@@ -200,9 +200,9 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
     """Run rows through all layers.
 
     Args:
-        job: one of :data:`PASS`; ``given`` [batch * new, hidden] is read, ``x`` of that shape written. Row r is read by
-            thread r modulo the team, before the threads meet.
-        team_of: the team whose threads all call this.
+        job: one of :data:`PASS`; reads ``given`` [batch * new, hidden] and writes ``x`` of the same shape. Row r is
+            read by thread r modulo the team's size, before the threads synchronize.
+        team_of: the team; all of its threads call this function.
     """
     me, team, rows = thread_number(team_of), team_size(team_of), job.batch * job.new
     taken, factors = job.taken + me * rows * job.taken_bytes, float32_at(job.factors + REAL * me * rows, rows)
@@ -234,7 +234,7 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
 
 @part("contract")
 def finish(job: Upstream, r: int, row: Row) -> None:
-    """Take row ``r`` out of the layers, through the final norm, into ``row`` [hidden]."""
+    """Norm the layers' output for row ``r`` with the final norm, into ``row`` [hidden]."""
     norm = float32_at(job.norm, job.hidden)
     read(job.x, r * job.x_width, REAL, row)
     normalise(row, job.eps)
@@ -255,13 +255,14 @@ _RUN_STACK = TeamFunction(_run_stack)
 
 
 class CompiledStack:
-    """:class:`serve_app.model.transformer.Stack` on a CPU; one thread at a time may call it.
+    """:class:`serve_app.model.transformer.Stack` on a CPU; not safe for concurrent calls.
 
-    Activations, keys and values are float32 where the weights are, and bfloat16 elsewhere.
+    Activations, keys and values are float32 if the weights are, and bfloat16 otherwise.
 
     Attributes:
-        products: [4 * layers], the weights as compiled code knows them, in the order in which they are read.
-        last_pass: [1] :data:`PASS`, what compiled code was last told; addresses of rows and room are no longer valid.
+        products: [4 * layers], the weights for compiled code, in the order in which they are read.
+        last_pass: [1] :data:`PASS`, parameters of the last call; the addresses of rows and workspace in it are no
+            longer valid.
     """
 
     def __init__(
@@ -270,11 +271,11 @@ class CompiledStack:
         """Lay out copies of the weights.
 
         Args:
-            layers: theirs.
-            norm: [H], of the final norm.
+            layers: the layers' weights.
+            norm: [H], weight of the final norm.
             shape: the stack's sizes.
             positions: most positions that a slot of its cache holds.
-            form: of the weights' entries.
+            form: format of the weights' entries.
         """
         self._weights: list[TiledWeight] = []
         norms, gates = list[Tensor](), 0
@@ -317,29 +318,29 @@ class CompiledStack:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one pass reads, whatever its rows."""
+        """Bytes of weights that one pass reads, for any number of rows."""
         return sum(weight.nbytes for weight in self._weights)
 
     @property
     def reads_length(self) -> bool:
-        """It does not: each row is attended to as far as its own position."""
+        """False: attention reads each row only up to its own position."""
         return False
 
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
-        """Run T new positions of neighbouring slots that all stand at the same position."""
-        assert start + x.shape[1] <= self._positions, "the new positions would leave the cache"
+        """Run T new positions of consecutive slots that are all at the same position."""
+        assert start + x.shape[1] <= self._positions, "the new positions would exceed the cache"
         return self._run(x, cache, first_slot=rows.start, first_position=start, slots=0, positions=0)
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own."""
-        assert length <= self._positions, "the new positions would leave the cache"
+        """Run one new position of several slots, each at its own position."""
+        assert length <= self._positions, "the new positions would exceed the cache"
         first, slots = (rows.start, 0) if isinstance(rows, slice) else (0, rows.data_ptr())
         return self._run(x, cache, first_slot=first, first_position=0, slots=slots, positions=positions.data_ptr())
 
     def _run(self, x: Tensor, cache: KvCache, **where: int) -> Tensor:
-        """Run [B, T, H]; ``where``: the addresses of slots and positions [B] int64, or 0 and the first or only one."""
-        assert x.dtype == cache.keys.dtype == self._dtype, "they are read as such"
-        assert cache.positions == self._positions, "the cache is another stack's"
+        """Run [B, T, H]; ``where``: addresses of slots and positions [B] int64, or 0 and the first or shared one."""
+        assert x.dtype == cache.keys.dtype == self._dtype, "inputs, cache and stack must have one dtype"
+        assert cache.positions == self._positions, "the cache belongs to another stack"
         x = x.contiguous()
         batch, new, _ = x.shape
         result, team = torch.empty_like(x), threads()
@@ -351,7 +352,7 @@ class CompiledStack:
         return result
 
     def make_room(self, rows: int, team: int) -> dict[str, Tensor]:
-        """Allocate what a pass of up to so many rows writes on its way, by the names of :data:`PASS`."""
+        """Allocate the workspace of a pass with at most ``rows`` rows, by the names of :data:`PASS`."""
         names = ("x", "fused", "attended", "gated")
         return {
             **{name: torch.empty(rows, width) for name, width in zip(names, self._widths, strict=True)},
@@ -362,6 +363,6 @@ class CompiledStack:
 
 
 def cache_fields(cache: KvCache) -> dict[str, int]:
-    """Where a cache lies, by the names of :data:`PASS`."""
+    """The location of a cache, by the names of :data:`PASS`."""
     keys, values = cache.keys, cache.values
     return {"keys": keys.data_ptr(), "values": values.data_ptr(), "layer_bytes": keys[0].nbytes}

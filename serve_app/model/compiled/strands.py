@@ -1,19 +1,19 @@
-"""Where a weight's steps lie in memory, which are read one after the other; never what a step holds.
+"""Distributes a weight's steps, which are read in order, over several places in memory.
 
-They are dealt out to a few strands: places far from each other, of which each is read from front to end. A core has
-more of memory under way at a time when it reads in several places. Two cores of an EPYC (Zen 3) read 26 to 29 GB/s in
-one place each, whatever they had fetched ahead, and 39 to 44 in four that lie 32 KB and more apart; eight give no more.
+These places are called strands. They are far from each other, and each is read from front to end. A core keeps more
+memory requests in flight if it reads from several places. Two cores of an EPYC (Zen 3) read 26 to 29 GB/s from one
+place each, with any prefetching, and 39 to 44 GB/s from four places that are 32 KB or more apart; eight give no more.
 """
 
 import torch
 from torch import Tensor
 
 STRANDS = 4
-"""Step s is in strand s modulo so many."""
+"""Number of strands; step s is in strand s modulo this number."""
 
 
 def deal(steps: Tensor) -> Tensor:
-    """Deal [tiles, steps, ...] out: [STRANDS, tiles, steps / STRANDS, ...]; zeros fill what the last ones lack."""
+    """Distribute [tiles, steps, ...] as [STRANDS, tiles, steps / STRANDS, ...]; zeros fill missing steps."""
     tiles, count, *rest = steps.shape
     each = -(-count // STRANDS)
     dealt = torch.zeros(STRANDS, tiles, each, *rest, dtype=steps.dtype)

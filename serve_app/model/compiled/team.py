@@ -1,12 +1,12 @@
-"""Runs a compiled function on all of the threads that torch computes with, at once; never what it computes.
+"""Runs a compiled function on all of torch's compute threads at once.
 
-They are torch's own: a second pool of threads would wait for work on the very cores where torch's threads wait for
-theirs. OpenMP is asked for them as a compiler's output asks (GOMP_parallel); where the process has no such OpenMP,
-the function runs on the calling thread alone.
+The threads are torch's own, since a second pool would compete with torch's waiting threads for the same cores. The
+function starts them through OpenMP as a compiler's output does (GOMP_parallel). If the process has no such OpenMP, the
+function runs only on the calling thread.
 
-Where the threads meet they do not sleep, as OpenMP's would after some tens of microseconds: in a virtual machine with
-busy neighbours one is often late by more than that, and to wake a thread takes longer still. Who waits offers its core
-to whoever wants it, again and again.
+A thread that waits for the others does not sleep, as OpenMP's threads would after some tens of microseconds. In a
+virtual machine on a loaded host, a thread is often late by more than that, and waking a thread takes longer still. A
+waiting thread yields its core again and again.
 
 Source: GCC, libgomp's ABI, GOMP_parallel; LLVM's and Intel's OpenMP have it too.
 """
@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from serve_app.model.compiled.parts import Function, array_at, entry_point, int64_at, part
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -37,39 +37,39 @@ _LONG = ir.IntType(64)
 
 _FIELDS = "number", "size", "give_way", "claims", "meeting", "arrived", "meetings"
 _TEAM = np.dtype([(field, np.int64) for field in _FIELDS])
-"""Addresses of OpenMP's functions and the system's, of what is claimed of each thread's share and of the last two, and
-who has come to how many meetings."""
+"""Addresses of OpenMP's and the system's functions, of the counters of claimed units of each thread's share and of the
+last two, and of the counters of threads that have arrived at each meeting."""
 
 _LINE_BYTES = 64
-"""From one thread's count of claims to the next: a core's caches keep its own."""
+"""Distance between the threads' claim counters, so that each is in its own cache line."""
 
 NO_TEAM = (0,) * len(_FIELDS)
-"""A job's before it is run."""
+"""Value of a job's team before the job is run."""
 
 _ASKED = 1000
-"""How often a thread asks for the others before it offers its core, some tens of microseconds."""
+"""How often a thread checks for the others before it yields its core; some tens of microseconds."""
 
 
 def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
-    """What a function is told: whole and real numbers, behind what it needs to know its team; most are addresses."""
+    """The dtype of a function's parameters: its team, then integers and reals; most of them are addresses."""
     fields = [*((field, np.int64) for field in whole), *((field, np.float64) for field in real)]
     return np.dtype([("team", _TEAM), *fields])
 
 
 def jobs_at(job: np.dtype[Any]) -> Function:
-    """Make ``(address, n) -> [n]`` of such jobs."""
+    """Make ``(address, n) -> [n]``, which views such jobs."""
     return array_at(numba.from_dtype(job))
 
 
 def tell(jobs: NDArray[Any], /, **fields: object) -> None:
-    """Set fields of one or several jobs, each to a number for all or to one for each."""
+    """Set fields of one or several jobs, each to one number for all jobs or to one per job."""
     for field, value in fields.items():
         jobs[field] = value
 
 
 @dataclass(frozen=True, slots=True)
 class _OpenMP:
-    """How a team is started, and addresses of functions as they are called from compiled code."""
+    """How to start a team, and addresses of the functions that compiled code calls."""
 
     start: Upstream
     number: int
@@ -79,13 +79,13 @@ class _OpenMP:
 
 @cache
 def _openmp() -> _OpenMP | None:
-    """The OpenMP that torch has loaded into this process."""
+    """The OpenMP library that torch has loaded into this process."""
     process = ctypes.CDLL(None)
     try:
         start = process.GOMP_parallel
         functions = [process.omp_get_thread_num, process.omp_get_num_threads, process.sched_yield]
     except AttributeError:
-        log.warning("no OpenMP with GOMP_parallel is loaded: compiled layers run on one thread")
+        log.warning("no OpenMP library with GOMP_parallel is loaded: compiled layers use only one thread")
         return None
     start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     start.restype = None
@@ -103,7 +103,7 @@ def _make_ask(_context: Upstream, _address: Upstream) -> Upstream:
 
 
 def _make_pause(_context: Upstream) -> Upstream:
-    """Let a core's other thread go first, where a CPU has a word for that."""
+    """Yield to the core's other hardware thread, if the CPU has an instruction for it."""
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, _arguments: Upstream) -> Upstream:
         if platform.machine() in ("x86_64", "AMD64"):
@@ -115,7 +115,7 @@ def _make_pause(_context: Upstream) -> Upstream:
 
 
 def _make_count(_context: Upstream, _address: Upstream) -> Upstream:
-    """Add one to the whole number at an address, for all threads to see, and return what it was."""
+    """Atomically add one to the integer at an address, and return its previous value."""
 
     def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
         place = builder.inttoptr(arguments[0], _LONG.as_pointer())
@@ -125,7 +125,7 @@ def _make_count(_context: Upstream, _address: Upstream) -> Upstream:
 
 
 def _make_look(_context: Upstream, _address: Upstream) -> Upstream:
-    """Read the whole number at an address, and see all that was written before another thread counted it up."""
+    """Read the integer at an address, and acquire everything that was written before another thread incremented it."""
 
     def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
         place = builder.inttoptr(arguments[0], _LONG.as_pointer())
@@ -148,25 +148,25 @@ def thread_number(team: Upstream) -> int:
 
 @part()
 def team_size(team: Upstream) -> int:
-    """How many threads the team has."""
+    """Number of threads in the team."""
     return _ask(team.size) if team.size else 1
 
 
 @part()
 def claim(team: Upstream, turn: int, units: int) -> int:
-    """Claim one of the units of some work, which nobody else then has.
+    """Claim one unit of some work; no other thread gets the same unit.
 
-    A thread begins with a share of its own, whose units are neighbours in memory as well; when that is through, it
-    helps with the others'. Neighbours on the host keep now this core busy, now that, and a thread that has
-    made its share would wait for the other.
+    A thread begins with its own share, whose units are adjacent in memory. After that, it helps with the shares of
+    others. On a shared host, other programs occupy sometimes one core and sometimes another, and a thread that has
+    finished its own share would otherwise wait for the slowest.
 
     Args:
-        team: of which this thread is one.
-        turn: 0 for its own share, then 1 and so on for those of the threads behind it, up to the team's last.
-        units: of all shares, the same for all threads from one meeting to the next.
+        team: the team of this thread.
+        turn: 0 for its own share, then 1 and so on for the shares of the following threads, up to the last.
+        units: units of all shares; equal for all threads between two meetings.
 
     Returns:
-        The unit, or -1 where the share is through.
+        The unit, or -1 if the share is used up.
     """
     size = team_size(team)
     share = (thread_number(team) + turn) % size
@@ -176,14 +176,14 @@ def claim(team: Upstream, turn: int, units: int) -> int:
 
 @part()
 def meet(team: Upstream) -> None:
-    """Wait until every thread of the team is here; what they wrote before is seen by all. Nothing is claimed then."""
+    """Barrier: wait for all threads of the team, and see everything that they wrote. Resets all claims."""
     if not team.meeting:
         int64_at(team.claims, 1)[0] = 0
         return
     arrived, meetings = team.meeting, team.meeting + 8
     number = _look(meetings)
     if _count(arrived) + 1 == team_size(team):
-        int64_at(arrived, 1)[0] = 0  # before the others may come to the next one
+        int64_at(arrived, 1)[0] = 0  # before any thread can arrive at the next meeting
         for share in range(team_size(team)):
             int64_at(team.claims + _LINE_BYTES * share, 1)[0] = 0
         _count(meetings)
@@ -198,24 +198,24 @@ def meet(team: Upstream) -> None:
 
 
 class TeamFunction:
-    """A function of one job's address, compiled when it is first run, and kept on disk where there is a place for it.
+    """A function of one job's address, compiled when it first runs, and cached on disk if possible.
 
     Attributes:
-        name: the function's.
+        name: the function's name.
     """
 
     def __init__(self, function: Function) -> None:
-        """Take ``function(address)`` of a module, which returns nothing."""
+        """Wrap a module's ``function(address)``, which returns nothing."""
         self.name = function.__name__
         self._function = function
         self._compiled: Upstream = None
 
     def run(self, job: NDArray[Any], threads: int) -> None:
-        """Run it on ``threads`` threads, and wait for all of them; the interpreter's lock is released meanwhile.
+        """Run it on ``threads`` threads and wait for all of them; releases the GIL meanwhile.
 
         Args:
-            job: [1], of the dtype that the function expects, as :func:`job_of` makes it; its ``team`` is overwritten.
-            threads: torch's, as many as this thread runs its operations on.
+            job: [1], of the function's dtype, as made by :func:`job_of`; its ``team`` is overwritten.
+            threads: number of torch's threads for operations started on this thread.
         """
         if self._compiled is None:
             self._compiled = entry_point(self._function)
@@ -231,5 +231,5 @@ class TeamFunction:
 
 
 def threads() -> int:
-    """How many threads torch computes with on this one."""
+    """Number of threads that torch uses for operations started on this thread."""
     return torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""One product by a weight in tiles, on all of torch's threads; never what it is part of."""
+"""One matmul with a tiled weight, on all of torch's threads."""
 
 import numpy as np
 import torch
@@ -40,14 +40,14 @@ _MULTIPLY_ROWS = TeamFunction(_multiply_rows)
 
 
 class TiledLinear:
-    """:class:`serve_app.model.linear.Linear` on a CPU, for activations of float32 or, with any other form, bfloat16.
+    """:class:`serve_app.model.linear.Linear` on a CPU; activations are float32, or bfloat16 with other weight formats.
 
-    No stream changes another's: a row of a batch equals the row alone to the last bit.
+    Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
 
     Attributes:
-        weight: in tiles.
-        outputs: N, of each row.
-        nbytes: that one product reads.
+        weight: the tiled weight.
+        outputs: N, outputs of each row.
+        nbytes: bytes that one matmul reads.
     """
 
     def __init__(self, weight: Tensor, form: TileForm) -> None:
@@ -60,9 +60,9 @@ class TiledLinear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply [..., K] into [..., N] of the same dtype, plus ``residual``."""
-        assert x.dtype == self._dtype, "they are read as such"
+        assert x.dtype == self._dtype, "inputs have another dtype than this weight needs"
         x, columns = x.contiguous(), self._columns
-        assert x.shape[-1] == columns, "rows of another width"
+        assert x.shape[-1] == columns, "the rows have another width"
         rows, team = x.numel() // columns, threads()
         out = torch.empty(rows, self.weight.outputs)
         taken = torch.empty(team, rows, self.weight.row_bytes, dtype=torch.uint8)

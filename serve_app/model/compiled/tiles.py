@@ -1,14 +1,14 @@
-"""Products by constant weights, laid out so that a CPU reads them once, in order, and sums every row alike.
+"""Matmuls with constant weights, laid out so that a CPU reads them once, in order, and sums every row alike.
 
-A tile is some outputs. Its sums are made in one order whatever the rows beside it, so that no row changes another's. It
-knows rows and weights, never layers. There are four forms of weights:
+A tile is a group of outputs. Its sums are made in a fixed order whatever the other rows are, so that rows do not affect
+each other. This module handles rows and weights, not layers. There are four weight formats:
 
-- float32, and bfloat16, multiplied with float32 inputs and summed in float32;
-- int8. Inputs are rounded to int8 too, each row by its own largest magnitude, and sums of integers are exact. A CPU's
-  instructions for such sums take one factor without a sign. For VNNI a row is kept with 128 added to each of its
-  codes; what that adds to a sum is known from the weights and taken off again. For AVX2, whose sums of two products
-  have 16 bits, the signs of the weights are moved to the row, which fits since no code is -128;
-- int4, see ``nibbles``, of half as many bytes.
+- float32 and bfloat16 are multiplied with float32 inputs and summed in float32;
+- int8: inputs are rounded to int8 too, each row scaled by its own largest magnitude, and integer sums are exact. The
+  CPU's instructions for such sums need one unsigned factor. For VNNI, a row is stored with 128 added to each code, and
+  the effect on a sum, which is known from the weights, is subtracted. For AVX2, whose sums of two products have 16
+  bits, the signs of the weights are moved to the row; the sums fit since no code is -128;
+- int4 has half as many bytes, see ``nibbles``.
 """
 
 from dataclasses import dataclass
@@ -46,13 +46,13 @@ from serve_app.model.compiled.parts import REAL, ROUNDER, Function, Row, exp, fl
 from serve_app.model.compiled.strands import STRANDS, deal
 from serve_app.model.compiled.team import claim, team_size
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4
-"""Bytes of a row that are multiplied at a time with a tile's weights."""
+"""Bytes of a row that are multiplied with a tile's weights at a time."""
 
 _INT8_STEP = 4
-"""Inputs in them where they are int8."""
+"""Number of int8 inputs in these bytes."""
 
 _MOST = 127.0
 
@@ -64,28 +64,28 @@ _FORMS: dict[TileForm, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3
 _FLOAT32, _BFLOAT16, _INT8, _INT4 = (_FORMS[form] for form in ("float32", "bfloat16", "int8", "int4"))
 
 _How = Flavour | Literal["float32", "bfloat16"]
-"""How a tile's products are made and summed."""
+"""How a tile's products are computed and summed."""
 
 _BYTES_A_STEP: dict[_How, int] = {"float32": 4 * TILE, "bfloat16": 2 * TILE}
-"""Bytes of a tile's weights that are multiplied at a time; four int8 of each output by default."""
+"""Bytes of a tile's weights that are multiplied at a time; the default is four int8 per output."""
 
 
 _OFFSET = 0 if this_cpus() == "avx2" else 128
-"""What is added to each of a row's codes."""
+"""Offset that is added to each of a row's codes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TiledWeight:
-    """A weight [N, K] in tiles; zeros fill what N lacks of whole tiles.
+    """A weight [N, K] in tiles; zeros fill the last tile.
 
     Attributes:
-        form: of its entries.
-        packed: [STRANDS, tiles, steps / STRANDS, ...], as ``strands.deal`` deals out the steps of the tiles. A step of
-            float32 is [TILE] of an input; of bfloat16 [TILE / 32, 16, 2]: of an input the outputs 0 and 16, 1 and 17
-            and so on up to 15 and 31, then 32 and 48 and so on; of int8 [TILE, 4]: of four inputs each output; of int4
-            a group of inputs as ``nibbles.pack`` leaves it.
-        scales: int8's: [tiles * TILE] float32, what a sum is multiplied with besides its row's largest magnitude.
-        added: int8's: [tiles * TILE] int32, what the offset of the rows adds to a sum.
+        form: format of its entries.
+        packed: [STRANDS, tiles, steps / STRANDS, ...], steps distributed by ``strands.deal``. A step of float32 is
+            [TILE] of one input. A step of bfloat16 is [TILE / 32, 16, 2]: of one input, the outputs 0 and 16, 1 and 17
+            and so on up to 15 and 31, then 32 and 48 and so on. A step of int8 is [TILE, 4]: four inputs of each
+            output. A step of int4 is a group of inputs as laid out by ``nibbles.pack``.
+        scales: for int8: [tiles * TILE] float32, factors of the sums besides the row's largest magnitude.
+        added: for int8: [tiles * TILE] int32, what the rows' offset adds to a sum.
     """
 
     form: TileForm
@@ -95,7 +95,7 @@ class TiledWeight:
 
     @classmethod
     def of(cls, weight: Tensor, form: TileForm) -> "TiledWeight":
-        """Lay out a copy of ``weight``; for int8 quantised, each row to its own largest magnitude."""
+        """Lay out a copy of ``weight``; int8 is quantised per output, scaled by its largest magnitude."""
         if form == "int4":
             return cls(form, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
@@ -120,12 +120,12 @@ class TiledWeight:
 
     @property
     def outputs(self) -> int:
-        """Outputs that a product writes: N, and what filled the last tile."""
+        """Outputs that a matmul writes: N, including what fills the last tile."""
         return self.packed.shape[1] * TILE
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row of inputs as :func:`take` leaves it."""
+        """Bytes of one row of inputs as written by :func:`take`."""
         return _STEP_BYTES * self._steps
 
     @property
@@ -134,11 +134,11 @@ class TiledWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a product reads."""
+        """Bytes that a matmul reads."""
         return self.packed.nbytes + self.scales.nbytes + self.added.nbytes
 
     def fields(self) -> tuple[int, ...]:
-        """As :data:`PRODUCT` has them."""
+        """Values of the fields of :data:`PRODUCT`."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
         strand = self.packed[0]
         return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMS[self.form]
@@ -146,15 +146,15 @@ class TiledWeight:
 
 _FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "form"
 PRODUCT = np.dtype([(field, np.int64) for field in _FIELDS])
-"""A :class:`TiledWeight` for compiled code; a step is four bytes of a row: one input, int8's four, or a sum of them.
-``tile_bytes`` are a tile's in one strand."""
+"""A :class:`TiledWeight` for compiled code. A step is four bytes of a row: one input, four of int8, or a sum of these.
+``tile_bytes`` is the size of a tile in one strand."""
 
 PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
-"""The same, as compiled code names it."""
+"""The same type for compiled code."""
 
 
 def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstream]:
-    """One step's weights: vectors of sixteen outputs each, as they are multiplied."""
+    """One step's weights as vectors of sixteen outputs, ready to multiply."""
     if how != "bfloat16":
         kind = REALS if how == "float32" else SUMS
         return [builder.load(at(builder, kind, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
@@ -167,7 +167,7 @@ def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstr
 
 
 def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> None:
-    """Write the loop over the steps, a step of each strand in turn: all outputs' weights, four bytes of each row."""
+    """Write the loop over steps, one step per strand in turn: the weights of all outputs, four bytes of each row."""
     weights, apart, inputs, stride, steps, sums = arguments
     vector, bytes_a_step = SUMS if how in ADD_PRODUCTS else REALS, _BYTES_A_STEP.get(how, _INT8_STEP * TILE)
     vectors = TILE // LANES
@@ -215,9 +215,9 @@ def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream
 def make_tiles(how: _How) -> Function:
     """Make ``(rows, weights, apart, inputs, stride, steps, sums)``: a tile's sums for each of 1 to ``TILE_ROWS`` rows.
 
-    Args of the made function: rows; address of the tile's weights in the first strand, 64-byte aligned; bytes from
-    strand to strand; address of the rows' inputs; bytes from row to row; steps to a sum, of which each strand has as
-    many; address of the sums [rows, TILE] int32 or float32.
+    Arguments of the made function: rows; address of the tile's weights in the first strand, 64-byte aligned; bytes from
+    strand to strand; address of the rows' inputs; bytes from row to row; steps per sum, the same number in each strand;
+    address of the sums [rows, TILE] int32 or float32.
     """
     return by_rows(lambda builder, arguments, rows: _emit_tile(builder, arguments, rows, how))
 
@@ -226,18 +226,18 @@ _int8_tiles, _int4_tiles = make_tiles(this_cpus()), make_int4_tiles(this_cpus())
 _float32_tiles, _bfloat16_tiles = make_tiles("float32"), make_tiles("bfloat16")
 
 _CHUNK = 256
-"""Inputs of which a tile's weights stay in a core's nearest cache, as float32, while many rows pass."""
+"""Inputs whose tile weights stay in a core's nearest cache, as float32, while many rows pass."""
 
 _PANELS = TILE // OUTPUTS
 
-assert _PANELS * -(-(2 * TILE_ROWS + 1) // ROWS) >= STRANDS, "many rows fetch what lies ahead in every strand"
+assert _PANELS * -(-(2 * TILE_ROWS + 1) // ROWS) >= STRANDS, "a pass of many rows must prefetch from every strand"
 
 
 def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
-    """Make ``(weights, apart, steps, panels)``: some steps' weights of a tile as float32 [PANELS, CHUNK, OUTPUTS].
+    """Make ``(weights, apart, steps, panels)``: unpacks steps of a tile's weights to float32 [PANELS, CHUNK, OUTPUTS].
 
-    Args of the made function: address of the weights in the first strand, bytes from strand to strand, steps, of which
-    each strand has as many, and the address where the panels begin.
+    Arguments of the made function: address of the weights in the first strand; bytes from strand to strand; steps, the
+    same number in each strand; address of the panels.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -268,19 +268,19 @@ _unpack_float32, _unpack_bfloat16 = _unpack_of("float32"), _unpack_of("bfloat16"
 
 @part()
 def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, panels: Upstream, sums: Upstream) -> None:
-    """A tile's float32 sums of many rows, in the order in which each has them alone.
+    """A tile's float32 sums of many rows, in the same order as for each row alone.
 
     Args:
-        product: one of :data:`PRODUCT`, of float32 or bfloat16.
-        weights: address of the tile's.
-        taken: address of the rows as :func:`take` left them.
-        starts: [rows] int64, room.
-        panels: [PANELS, CHUNK, OUTPUTS] float32, room; aligned like a row of it.
+        product: one of :data:`PRODUCT`, with float32 or bfloat16 weights.
+        weights: address of the tile's weights.
+        taken: address of the rows as written by :func:`take`.
+        starts: [rows] int64, scratch.
+        panels: [PANELS, CHUNK, OUTPUTS] float32, scratch; aligned like one of its rows.
         sums: [PANELS, rows, OUTPUTS] float32, overwritten.
     """
     rows, stride = starts.size, _STEP_BYTES * product.steps
     parts, step_bytes = -(-rows // ROWS), STRANDS * product.tile_bytes // product.steps
-    calls = _PANELS * parts // STRANDS  # to a strand, of which each fetches a part of what is read there next
+    calls = _PANELS * parts // STRANDS  # per strand; each call prefetches a part of what is read there next
     pace = -(-step_bytes // (STRANDS * calls))
     sums[:] = np.float32(0)
     for first in range(0, product.steps, _CHUNK):
@@ -313,21 +313,21 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
 
 
 STORE, ADD, GATE = 0, 1, 2
-"""What becomes of a product: it is written, added to what is there, or, where a tile holds gates and then the values
-that they gate, silu(gate) * value is written."""
+"""What to do with a matmul's result: write it, add it to the existing values, or, if a tile holds gates followed by the
+values that they gate, write silu(gate) * value."""
 
 
 @part()
 def take(row: Row, product: Upstream, taken: int) -> np.float32:
-    """Put a row of inputs into the form in which a product reads it.
+    """Convert a row of inputs to the form that a matmul reads.
 
     Args:
         row: [K] float32; may be overwritten.
         product: one of :data:`PRODUCT`.
-        taken: address of ``row_bytes``.
+        taken: address of ``row_bytes`` bytes, written.
 
     Returns:
-        What its sums are to be multiplied with.
+        Factor of the row's sums.
     """
     if product.form == _INT8:
         return quantise(row, taken)
@@ -343,14 +343,14 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
 
 @part()
 def quantise(row: Row, codes: int) -> np.float32:
-    """Round a row to int8, so that its largest magnitude becomes 127; ``_OFFSET`` is added to each.
+    """Round a row to int8, scaled so that its largest magnitude becomes 127; adds ``_OFFSET`` to each code.
 
     Args:
         row: [K] float32; overwritten.
-        codes: address of [K] bytes, with a sign where the offset is 0.
+        codes: address of [K] bytes, signed if the offset is 0.
 
     Returns:
-        The largest magnitude, 1e-8 at the least.
+        The largest magnitude, at least 1e-8.
     """
     most, rounded, written = _round(row), row.view(np.uint32), uint8_at(codes, row.size)
     for i in range(row.size):
@@ -360,15 +360,15 @@ def quantise(row: Row, codes: int) -> np.float32:
 
 @part()
 def quantise_groups(row: Row, count: int, groups: int) -> np.float32:
-    """Round a row to int8, so that its largest magnitude becomes 127, and sum the codes of each group.
+    """Round a row to int8, scaled so that its largest magnitude becomes 127, and sum the codes of each group.
 
     Args:
         row: [K] float32; overwritten.
-        count: groups, of K inputs and then zeros.
-        groups: address of [count, GROUP_WORDS] int32: of each group the codes with their signs, and their sum.
+        count: number of groups; K inputs, padded with zeros.
+        groups: address of [count, GROUP_WORDS] int32: for each group its signed codes, and their sum.
 
     Returns:
-        The largest magnitude, 1e-8 at the least.
+        The largest magnitude, at least 1e-8.
     """
     most, rounded = _round(row), row.view(np.uint32)
     for group in range(count):
@@ -387,7 +387,7 @@ def quantise_groups(row: Row, count: int, groups: int) -> np.float32:
 def _round(row: Row) -> np.float32:
     """Scale a row so that its largest magnitude becomes 127, and round it: its lowest bits then hold the codes."""
     magnitudes = row.view(np.uint32)
-    bits = np.uint32(0)  # read as whole numbers, magnitudes keep their order, and are vectorised
+    bits = np.uint32(0)  # as integers, magnitudes keep their order, and the loop is vectorised
     for i in range(row.size):
         bits = max(bits, magnitudes[i] & np.uint32(0x7FFFFFFF))
     most = max(np.uint32(bits).view(np.float32), np.float32(1e-8))
@@ -401,7 +401,7 @@ def _round(row: Row) -> np.float32:
 def _multiply_tile(
     product: Upstream, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
 ) -> None:
-    """One tile of a product by weights that are read again for every ``TILE_ROWS`` rows; ``values`` [TILE] is room."""
+    """One tile of a matmul that reads the weights again for every ``TILE_ROWS`` rows; ``values`` [TILE] is scratch."""
     rows, stride, apart = factors.size, _STEP_BYTES * product.steps, product.strand_bytes
     parts, weights = -(-rows // TILE_ROWS), product.packed + product.tile_bytes * tile
     for each in range(parts):
@@ -433,7 +433,7 @@ def _multiply_tile(
 def _multiply_few(
     product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
-    """:func:`multiply` of few rows, or by weights that are no floating-point numbers."""
+    """:func:`multiply` for few rows, or for integer weights."""
     values = np.empty(TILE, np.float32)
     for turn in range(team_size(team)):
         tile = claim(team, turn, product.tiles)
@@ -444,7 +444,7 @@ def _multiply_few(
 
 @part("contract")
 def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out: int, width: int, kind: int) -> None:
-    """:func:`multiply` by float32 or bfloat16 weights, unpacked once for all rows: it takes some to be worth it."""
+    """:func:`multiply` with float32 or bfloat16 weights, unpacked once for all rows; needs some rows to pay off."""
     room = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
     skipped = OUTPUTS - room.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
     panels = room[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
@@ -465,17 +465,18 @@ def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out
 def multiply(
     product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
-    """One thread's part of the product of some rows by a weight: its share, and what is left of the others'.
+    """One thread's part of a matmul: its own share, and what remains of the others'.
 
     Args:
         product: one of :data:`PRODUCT`.
-        team: whose threads all call this with the same product and rows, and meet before they multiply again.
-        taken: address of the rows as :func:`take` left them, the same bytes for each thread.
-        factors: [rows], as it returned them.
-        sums: address of room for [TILE_ROWS, TILE] float32 or int32, this thread's.
+        team: the team; all of its threads call this with the same product and rows, and synchronize before the next
+            matmul.
+        taken: address of the rows as written by :func:`take`, the same for each thread.
+        factors: [rows], as returned by :func:`take`.
+        sums: address of scratch [TILE_ROWS, TILE] float32 or int32, private to this thread.
         out: address of [rows, width] float32.
-        width: from row to row of ``out``.
-        kind: what becomes of it.
+        width: distance between rows of ``out``.
+        kind: what to do with the result.
     """
     if factors.size > 2 * TILE_ROWS and product.form in (_FLOAT32, _BFLOAT16):
         _multiply_many(product, team, taken, factors.size, out, width, kind)
@@ -485,7 +486,7 @@ def multiply(
 
 @part()
 def _scale(product: Upstream, tile: int, sums: int, most: np.float32, values: Row) -> None:
-    """Give sums of int8 products their scales."""
+    """Multiply sums of int8 products by their scales."""
     scales = float32_at(product.scales + 4 * TILE * tile, TILE)
     added = int32_at(product.added + 4 * TILE * tile, TILE)
     found = int32_at(sums, TILE)
@@ -495,7 +496,7 @@ def _scale(product: Upstream, tile: int, sums: int, most: np.float32, values: Ro
 
 @part("contract")
 def _settle(values: Row, out: int, row: int, width: int, tile: int, kind: int) -> None:
-    """Do with a tile's values what becomes of them."""
+    """Write, add or gate a tile's values."""
     if kind == GATE:
         gated = float32_at(out + 4 * (row * width + TILE // 2 * tile), TILE // 2)
         for i in range(TILE // 2):
@@ -507,7 +508,7 @@ def _settle(values: Row, out: int, row: int, width: int, tile: int, kind: int) -
 
 
 def pair_up(gate: Tensor, up: Tensor) -> Tensor:
-    """Lay half a tile of rows of ``gate`` [N, K] before those of ``up`` that they gate, and so on; zeros fill N."""
+    """Interleave half tiles: rows of ``gate`` [N, K] before the rows of ``up`` that they gate; zeros fill N."""
     half = TILE // 2
     rows = -(-len(gate) // half) * half
     filled = [torch.nn.functional.pad(each, (0, 0, 0, rows - len(each))) for each in (gate, up)]

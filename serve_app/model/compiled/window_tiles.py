@@ -1,9 +1,9 @@
-"""Float32 sums of one tile of a weight over some columns, on one thread; never which columns, or what they are of.
+"""Float32 sums of one tile of a weight over some columns, on one thread.
 
-A tile is some outputs, its weights lie one input after the other. They are read from front to end, and stay in the
-caches while a block of columns passes; meanwhile those that follow are fetched, so that memory and arithmetic do not
-wait for each other. A column's sums are made in one order whatever the columns beside it: of each segment of its
-inputs, then of those.
+A tile is a group of outputs; its weights are stored input by input. They are read from front to end and stay in the
+caches while a block of columns passes. Meanwhile the following weights are prefetched, so that memory and arithmetic do
+not wait for each other. A column's sums are made in a fixed order whatever the other columns are: first within each
+segment of its inputs, then over the segments.
 """
 
 import numpy as np
@@ -14,20 +14,20 @@ from numba.extending import intrinsic
 from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
 from serve_app.model.compiled.parts import REAL, Function, float32_at, part
 from serve_app.model.compiled.team import job_of, jobs_at
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _LANES, ROWS = (16, 8) if WIDE else (8, 6)
-"""Sums in a register, and columns that share one reading of a tile's weights: of 32 registers 16 hold sums, of 16
-registers 12."""
+"""Sums in a register, and columns that share one read of a tile's weights: 16 of 32 registers hold sums, or 12 of 16
+registers."""
 
 OUTPUTS = 2 * _LANES
 """Outputs of a tile."""
 
 _GROUP_BYTES = 65536
-"""Weights of a tile that all columns of a block pass before the next of them: the next are fetched meanwhile."""
+"""Bytes of a tile's weights that all columns of a block use before the next bytes, which are prefetched meanwhile."""
 
 _NEAR_BYTES = 2048
-"""How far ahead weights are fetched where all columns fit into one reading of them."""
+"""Prefetch distance if all columns fit into one read of the weights."""
 
 _LINE_BYTES = 64
 
@@ -37,10 +37,11 @@ _REALS = ir.VectorType(ir.FloatType(), _LANES)
 def _tile_of(rows: int, *, going_on: bool) -> Function:
     """Make ``(weights, starts, segments, stride, length, sums, ahead, pace)``: a tile's sums of ``rows`` columns.
 
-    Args of the made function: addresses of the tile's weights [segments * length, OUTPUTS], of the addresses [rows] of
-    where each column's inputs begin, and of the sums [rows, OUTPUTS] float32, which are added to; the inputs are
-    ``segments`` times ``length`` values, ``stride`` bytes apart. With each of them what lies ``ahead`` is fetched,
-    which moves on by ``pace`` bytes. Each segment is summed by itself, or ``going_on`` from the sums that there are.
+    Arguments of the made function: addresses of the tile's weights [segments * length, OUTPUTS], of the addresses
+    [rows] where each column's inputs begin, and of the sums [rows, OUTPUTS] float32, to which it adds. The inputs are
+    ``segments`` times ``length`` values, ``stride`` bytes apart. For each of them it prefetches the memory at
+    ``ahead``, which advances by ``pace`` bytes. Each segment is summed separately, or, if ``going_on``, starting from
+    the existing sums.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -65,7 +66,7 @@ def _tile_of(rows: int, *, going_on: bool) -> Function:
 
 
 def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: bool) -> None:
-    """Write the loop over the inputs of all segments: of each the tile's weights, and of each column one value."""
+    """Write the loop over the inputs of all segments: for each, the tile's weights and one value of each column."""
     weights, starts, segments, stride, length, sums, ahead, pace = arguments
     begins = [builder.load(at(builder, LONG, starts, LONG(8 * row))) for row in range(rows)]
     places = [at(builder, _REALS, sums, LONG(4 * _LANES * number)) for number in range(2 * rows)]
@@ -118,11 +119,11 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: b
 
 _tile = by_number([_tile_of(rows, going_on=False) for rows in range(1, ROWS + 1)])
 go_on = by_number([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)])
-"""``(rows, weights, starts, segments, stride, length, sums, ahead, pace)``, as :func:`_tile_of` makes them."""
+"""``(rows, weights, starts, segments, stride, length, sums, ahead, pace)``, see :func:`_tile_of`."""
 
 
 def _outputs_of(addends: int) -> Function:
-    """Make ``(address, ..., out)``: OUTPUTS sums of one value of each of so many addresses, put to another."""
+    """Make ``(address, ..., out)``: adds vectors of OUTPUTS values at several addresses, and writes the sum."""
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
         *given, out = arguments
@@ -151,16 +152,16 @@ copy_outputs, _add_outputs = _outputs_of(1), _outputs_of(2)
 def add_tile(
     weights: int, segments: int, segment_bytes: int, length: int, starts: Upstream, sums: Upstream, more: int
 ) -> None:
-    """Add a tile's sums of some columns to what is there.
+    """Add a tile's sums of some columns to the existing ones.
 
     Args:
         weights: address of the tile's [segments * length, OUTPUTS] float32.
-        segments: parts of a column's inputs that are summed apart.
-        segment_bytes: from one of them to the next.
-        length: inputs of each.
-        starts: [n] int64, addresses of where the columns' inputs begin; moved on to where they end.
+        segments: parts of a column's inputs that are summed separately.
+        segment_bytes: distance between segments.
+        length: inputs of each segment.
+        starts: [n] int64, addresses where the columns' inputs begin; advanced to where they end.
         sums: [n, OUTPUTS] float32.
-        more: whether the weights behind the tile's are the next that are needed.
+        more: whether the weights after the tile's are needed next.
     """
     rows = starts.size
     parts = -(-rows // ROWS)
@@ -168,7 +169,7 @@ def add_tile(
     for segment in range(0, segments, most):
         count = min(most, segments - segment)
         group = weights + REAL * OUTPUTS * length * segment
-        ahead, pace = group, 0  # of one column the CPU itself sees what is read next
+        ahead, pace = group, 0  # for one column, the CPU itself predicts what is read next
         if parts > 1 and (more or segment + count < segments):
             ahead, pace = group + REAL * OUTPUTS * length * count, -(-REAL * OUTPUTS // parts)
         elif parts == 1 and rows > 1:
@@ -192,9 +193,9 @@ def add_tile(
 
 @part()
 def put_outputs(sums: int, residual: int, out: int, width: int) -> None:
-    """Write a column's sums of one tile, plus what is there of the residual; ``width`` outputs are left from there on.
+    """Write a column's sums of one tile, plus the residual if there is one; ``width`` outputs remain from there.
 
-    Sums, residual and out are addresses; a residual at 0 is none.
+    Sums, residual and out are addresses; 0 means no residual.
     """
     if width >= OUTPUTS:
         if residual:
@@ -212,8 +213,8 @@ WINDOW_PRODUCT = job_of(
     "weights", "bias", "tiles", "tile_bytes", "outputs", "out", "residual", "by_columns",
     "dilation", "units_of_stream", "nothing",
 )  # fmt: skip
-"""What compiled code is told of a product: of ``rows`` columns that are made, each stream's read from a window of
-``stream_bytes``. A window without a history has none of its own: all are one stream's then. The last line is told of
-a convolution as ``winograd`` makes it, and is 0 for others."""
+"""Parameters of a matmul for compiled code: ``rows`` output columns, of which each stream's are read from a window of
+``stream_bytes``. Windows without a history are treated as those of one stream. The last line describes a convolution
+as made by ``winograd``, and is 0 for others."""
 
 window_products_at = jobs_at(WINDOW_PRODUCT)

@@ -1,7 +1,7 @@
-"""Float32 products by a constant weight over windows of columns, on all of torch's threads; never what those are of.
+"""Float32 matmuls with a constant weight over windows of columns, on all of torch's threads.
 
-A window's columns lie one after the other, so that what a convolution multiplies is read where it is: nothing is
-gathered. How its columns and the weight's tiles are shared among the threads is decided here.
+The columns of a window are adjacent in memory, so a convolution reads its inputs in place, without gathering. This
+module decides how columns and the weight's tiles are shared among the threads.
 """
 
 from typing import Any
@@ -23,21 +23,21 @@ from serve_app.model.compiled.window_tiles import (
     window_products_at,
 )
 from serve_app.model.compiled.winograd import TAPS, UNITS, blended_weights, multiply_units, units_of
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _SEGMENT = 256
-"""Inputs that are summed before the sum is added to the others': shorter sums round less."""
+"""Inputs that are summed before their sum is added to the others: shorter sums have smaller rounding errors."""
 
 _BLOCK_ROWS = 16 * ROWS
-"""Columns that stay in a core's own cache while a tile's weights pass, or all tiles' where a thread has them all."""
+"""Columns that stay in a core's own cache while a tile's weights pass, or all tiles' if a thread has all of them."""
 
 _COMMON_BYTES = 2 << 20
-"""Up to so many bytes of weights each thread reads all of them, for columns of its own; more are split by tiles."""
+"""Up to this size of the weights, each thread reads all of them for its own columns; larger ones are split by tiles."""
 
 
 @part()
 def _find(job: Upstream, first: int, starts: Upstream) -> None:
-    """Fill in where the inputs of the columns from ``first`` on begin."""
+    """Compute where the inputs of the columns from ``first`` on begin."""
     stream, column = first // job.rows_of_stream, first % job.rows_of_stream
     for i in range(starts.size):
         starts[i] = job.x + stream * job.stream_bytes + column * job.column_bytes
@@ -48,7 +48,7 @@ def _find(job: Upstream, first: int, starts: Upstream) -> None:
 
 @part()
 def _multiply_block(job: Upstream, tile: int, first: int, starts: Upstream, sums: Upstream, more: int) -> None:
-    """One tile's sums of the columns from ``first`` on; ``more``: the tile after it is the next that is needed."""
+    """One tile's sums of the columns from ``first`` on; ``more``: the tile after it is needed next."""
     rows, place = starts.size, OUTPUTS * tile
     for row in range(rows):
         copy_outputs(job.bias + REAL * place, sums[row].ctypes.data)
@@ -65,8 +65,8 @@ def multiply_windows(job: Upstream, me: int, team: int) -> None:
 
     Args:
         job: one of :data:`WINDOW_PRODUCT`.
-        me: the thread's number.
-        team: threads.
+        me: number of this thread.
+        team: number of threads.
     """
     if job.dilation:
         multiply_units(job, me, team)
@@ -79,8 +79,8 @@ def multiply_windows(job: Upstream, me: int, team: int) -> None:
     starts, sums = np.empty(_BLOCK_ROWS, np.int64), np.empty((_BLOCK_ROWS, OUTPUTS), np.float32)
     tiles, blocks = end_tile - first_tile, -(-(end_row - first_row) // _BLOCK_ROWS)
     for turn in range(tiles * blocks):
-        # Columns of its own pass all tiles, block by block, as all of them lie in the caches; tiles of its own are read
-        # once, for all columns.
+        # A thread with its own columns processes all tiles block by block, since all tiles fit into the caches. A
+        # thread with its own tiles reads each of them once, for all columns.
         block, tile = (turn // tiles, turn % tiles) if job.by_columns else (turn % blocks, turn // blocks)
         first = first_row + _BLOCK_ROWS * block
         these = starts[: min(_BLOCK_ROWS, end_row - first)]
@@ -98,14 +98,14 @@ _MULTIPLY_WINDOWS = TeamFunction(_multiply_windows)
 
 
 class WindowLinear:
-    """Products of windows by one weight, float32 on a CPU.
+    """Matmuls of windows by one weight, float32 on a CPU.
 
     Attributes:
         nbytes: bytes of the weight.
-        channels: C, values of a column.
-        history: columns of a window before those that are made.
-        outputs: N, values of a column that is made.
-        winograd: whether it is made of blends, to which nothing can be added.
+        channels: C, values per input column.
+        history: columns of a window before the new ones.
+        outputs: N, values per output column.
+        winograd: whether it uses the Winograd method, which does not support a residual.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class WindowLinear:
             weight: [N, taps * C], the oldest column first.
             bias: [N], or None.
             taps: columns that an output reads.
-            dilation: columns from one of them to the next.
-            winograd: multiply a third as often, by twice the weights: for windows of many columns, and seven taps.
+            dilation: distance between these columns.
+            winograd: multiply a third as often, with twice the weights: for windows of many columns, and seven taps.
         """
-        assert weight.dtype == torch.float32, "it is read as such"
+        assert weight.dtype == torch.float32, "the compiled code reads float32"
         self.outputs, inputs = weight.shape
         self._taps, self._dilation, self.winograd = taps, dilation, winograd
         self.history, self.channels = (taps - 1) * dilation, inputs // taps
@@ -133,7 +133,7 @@ class WindowLinear:
         tell(self._job, column_bytes=REAL * self.channels, bias=self._bias.data_ptr(), tiles=tiles)
         tell(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
         if winograd:
-            assert taps == TAPS, "units are of as many taps"
+            assert taps == TAPS, "the Winograd method needs this number of taps"
             segments, segment_bytes, length = 1, 0, self.channels
             self._packed = blended_weights(weight)
             self._job["dilation"] = dilation
@@ -150,15 +150,15 @@ class WindowLinear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply windows [B, (taps - 1) * dilation + T, C] float32 into [B, T, N], plus ``residual`` [B, T, N]."""
-        assert x.dtype == torch.float32, "they are read as such"
-        assert x.shape[2] == self.channels, "columns of another width"
-        assert residual is None or not self.winograd, "units are added to nothing"
+        assert x.dtype == torch.float32, "the compiled code reads float32"
+        assert x.shape[2] == self.channels, "the columns have another width"
+        assert residual is None or not self.winograd, "the Winograd method does not support a residual"
         x = x.contiguous()
         batch, columns, _ = x.shape
         new = columns - self.history
         out = x.new_empty(batch, new, self.outputs)
         kept = None if residual is None else residual.contiguous()
-        assert kept is None or kept.shape == out.shape, "it is added as it lies"
+        assert kept is None or kept.shape == out.shape, "the residual must have the output's shape"
         team = threads()
         job = self.product(batch, new, team)
         job["x"], job["out"], job["residual"] = x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr()
@@ -166,14 +166,14 @@ class WindowLinear:
         return out
 
     def product(self, batch: int, new: int, team: int) -> NDArray[Any]:
-        """Describe the product of ``batch`` windows that make ``new`` columns each, for so many threads.
+        """Describe the matmul of ``batch`` windows with ``new`` output columns each, for a number of threads.
 
         Returns:
-            [1] :data:`WINDOW_PRODUCT`, of whose addresses only those of the weight are set.
+            [1] :data:`WINDOW_PRODUCT`, in which only the addresses of the weight are set.
         """
         job, rows = self._job.copy(), batch * new
         job["rows"], job["stream_bytes"] = rows, REAL * (self.history + new) * self.channels
-        job["rows_of_stream"] = new if self._taps > 1 else rows  # without a history all streams' columns are neighbours
+        job["rows_of_stream"] = new if self._taps > 1 else rows  # without a history, all streams' columns are adjacent
         shares, block = rows, _BLOCK_ROWS
         if self.winograd:
             job["units_of_stream"] = units = units_of(new, self._dilation)
@@ -183,23 +183,23 @@ class WindowLinear:
 
 
 def rows_of_state(x: Tensor, state: Tensor, width: int, n_frames: Tensor | None) -> Tensor | None:
-    """Check what compiled layers read and write by address alone.
+    """Check what compiled layers access by address only.
 
     Args:
         x: [B, T, C], the streams' new columns.
-        state: [B, W], what the streams remember; rows may lie further apart than they are wide.
-        width: that the layers need of W.
-        n_frames: [B] int64, how many of the new frames are real, or None.
+        state: [B, W], the streams' histories; the stride of rows may exceed W.
+        width: how much of W the layers need.
+        n_frames: [B] int64, number of real new frames, or None.
 
     Returns:
         ``n_frames``, contiguous.
     """
-    assert x.dtype == state.dtype == torch.float32, "they are read as such"
-    assert len(state) == len(x), "a row of state for each stream"
-    assert state.stride(1) == 1, "what a layer remembers is contiguous"
-    assert state.shape[1] >= width, "the layers remember more"
+    assert x.dtype == state.dtype == torch.float32, "the compiled code reads float32"
+    assert len(state) == len(x), "each stream needs a row of state"
+    assert state.stride(1) == 1, "a row of state must be contiguous"
+    assert state.shape[1] >= width, "the layers need a wider state"
     if n_frames is None:
         return None
-    assert n_frames.dtype == torch.int64, "they are read as such"
-    assert n_frames.shape == (len(x),), "a number for each stream"
+    assert n_frames.dtype == torch.int64, "the compiled code reads int64"
+    assert n_frames.shape == (len(x),), "each stream needs a number of frames"
     return n_frames.contiguous()

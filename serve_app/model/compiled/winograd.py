@@ -1,12 +1,12 @@
-"""Convolutions of seven taps with a third of the products, on one thread; never which convolutions those are.
+"""Convolutions of seven taps with a third of the multiplications, on one thread.
 
-A unit is six columns that are made, each as far from the next as two taps, of the twelve columns that those read. Six
-columns of seven taps are 42 products of a column by a weight. Here blends of the twelve columns are multiplied by
-blends of the weights, 14 times, and the columns are blends of the sums. It is Winograd's F(6, 7): polynomials are
-multiplied by what is left of them at 0, infinity, plus and minus 1/2, 1 and 2, and modulo x^2 + x + 1 and x^2 - x + 1.
-Each of these two takes three products where two more points would take two, but other points make sums of very
-different sizes: a convolution rounds here about three times as much as by all 42 products, by twelve products with
-points alone and x^2 + 1 eleven times (measured on six columns, random weights).
+A unit is six output columns, two taps' distance apart, and the twelve input columns that they read. Directly, six
+columns of seven taps are 42 products of a column and a weight. Here, 14 blends of the twelve input columns are
+multiplied with 14 blends of the weights, and the output columns are blends of the results. This is Winograd's F(6, 7):
+polynomials are multiplied by their residues at 0, infinity, plus and minus 1/2, 1 and 2, and modulo x^2 + x + 1 and
+x^2 - x + 1. Each of these two takes three products, and two more points would take only two, but other points make
+sums of very different sizes. A convolution rounds here about three times as much as with all 42 products; with twelve
+products, using only points and x^2 + 1, it rounds eleven times as much (measured on six columns, random weights).
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016; Barabasz and Gregg, Winograd
 Convolution for DNNs: Beyond Linear Polynomials, 2019; the blends by Toom and Cook's method.
@@ -26,12 +26,12 @@ from torch import Tensor
 from serve_app.model.compiled.instructions import LONG, at, by_number, multiply_add
 from serve_app.model.compiled.parts import REAL, Function, part
 from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 TAPS = 7
 
 UNITS = 8 * ROWS
-"""Units of a block at most: a group of their blends stays in a core's own cache while a weight passes."""
+"""Most units of a block: a group of their blends stays in a core's own cache while a weight passes."""
 
 _COLUMNS = 6
 _READS = _COLUMNS + TAPS - 1
@@ -39,13 +39,13 @@ _READS = _COLUMNS + TAPS - 1
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Blends that are made together, each of sums over every other column.
+    """Blends that are computed together from sums over every other column.
 
     Attributes:
-        factors: of columns ``first + i``, ``first + i + 2`` and so on in a sum i.
+        factors: factors of columns ``first + i``, ``first + i + 2`` and so on in sum i.
         first: column of the first sum.
-        blends: [blends, sums], what each sum is multiplied by.
-        unblend: [blends, COLUMNS], what part of each column that is made a blend's product is.
+        blends: [blends, sums], factor of each sum in each blend.
+        unblend: [blends, COLUMNS], factor of each blend's product in each output column.
     """
 
     factors: NDArray[np.float64]
@@ -54,7 +54,7 @@ class _Group:
     unblend: NDArray[np.float64]
 
     def of_columns(self) -> NDArray[np.float64]:
-        """What each blend [blends, READS] is of the columns."""
+        """Factor of each input column in each blend: [blends, READS]."""
         sums = np.zeros((self.blends.shape[1], _READS))
         for number, row in enumerate(sums):
             row[self.first + number :: 2][: len(self.factors)] = self.factors
@@ -62,13 +62,13 @@ class _Group:
 
 
 def _with_roots(*roots: float) -> NDArray[np.float64]:
-    """Coefficients of the polynomial with such roots, the constant first."""
+    """Coefficients of the polynomial with these roots, the constant first."""
     return np.asarray(np.poly(roots)[::-1], np.float64)
 
 
 def _groups() -> list[_Group]:
-    # The product of all that is divided by is x * N(x^2), N(y) = (y^3 - 1)(y - 1/4)(y - 4): a blend is a column of
-    # what is left when one of its factors is taken away, and the odd columns of it are summed as the even ones.
+    # The product of all divisors is x * N(x^2), N(y) = (y^3 - 1)(y - 1/4)(y - 4). A blend is a column of the quotient
+    # by one of its factors; the quotient's odd columns are summed like the even ones.
     squares = _with_roots(0.25, 4.0)
     all_of_them = np.convolve(squares, [-1.0, 0.0, 0.0, 1.0])
     ends = np.zeros((2, _COLUMNS))
@@ -79,7 +79,7 @@ def _groups() -> list[_Group]:
         unblend = np.vander([point, -point], _COLUMNS, increasing=True)
         groups.append(_Group(others, 1, np.array([[point, 1.0], [-point, 1.0]]), unblend))
     others = np.convolve(squares, [-1.0, 1.0])
-    for sign in (1.0, -1.0):  # x^2 + sign * x + 1; what is left of x^k, and a third product by Karatsuba
+    for sign in (1.0, -1.0):  # x^2 + sign * x + 1: the residue of x^k, and a third product by Karatsuba
         left = np.array([[1.0, 0.0, -1.0, sign, 0.0, -sign], [0.0, 1.0, -sign, 0.0, sign, -1.0]])
         blends = np.array([[1.0, 0.0, 0.0, sign], [1.0, -sign, 1.0, 0.0], [0.0, 1.0, -sign, 1.0]])
         groups.append(_Group(others, 1, blends, np.vstack([left, left[0] - sign * left[1]])))
@@ -95,7 +95,7 @@ _OF_PRODUCTS = np.vstack([group.unblend for group in _GROUPS])
 
 
 def _of_weights() -> NDArray[np.float64]:
-    """What each blend [SUMS, TAPS] is of the taps: column i sums each tap j times the read column i + j."""
+    """Factor of each tap in each blend [SUMS, TAPS]: output column i sums tap j times input column i + j."""
     known = np.einsum("pi,pk->ikp", _OF_PRODUCTS, _OF_COLUMNS).reshape(-1, _SUMS)
     wanted = np.array([np.eye(_READS, TAPS, -column) for column in range(_COLUMNS)]).reshape(-1, TAPS)
     return np.linalg.lstsq(known, wanted)[0]
@@ -122,7 +122,7 @@ def blended_weights(weight: Tensor) -> Tensor:
 
 
 def units_of(columns: int, dilation: int) -> int:
-    """How many units make that many columns of a stream; some make more than are wanted."""
+    """Number of units for ``columns`` output columns of a stream; some units compute surplus columns."""
     group = _COLUMNS * dilation
     return columns // group * dilation + min(columns % group, dilation)
 
@@ -131,7 +131,7 @@ _REALS = ir.VectorType(ir.FloatType(), OUTPUTS // 2)
 
 
 def _add(builder: Upstream, total: Upstream, factor: float, value: Upstream) -> Upstream:
-    """Emit total + factor * value, of vectors or numbers; a total of None is nothing."""
+    """Emit total + factor * value, for vectors or numbers; total None means 0."""
     if factor == 0:
         return total
     if total is None:
@@ -148,8 +148,8 @@ def _constant(kind: Upstream, value: float) -> Upstream:
 def _blend_of(group: _Group) -> Function:
     """Make ``(reads, n, blended, apart)``: a group's blends of the ``n`` values of columns.
 
-    Args of the made function: addresses of the addresses [READS] of the columns, and of the first blend, and how many
-    bytes behind it the next lies.
+    Arguments of the made function: address of the addresses [READS] of the columns, number of values, address of the
+    first blend, and bytes from blend to blend.
     """
 
     def emit(builder: Upstream, kind: Upstream, columns: list[Upstream], place: Upstream, outs: list[Upstream]) -> None:
@@ -185,14 +185,14 @@ def _blend_of(group: _Group) -> Function:
 
 
 _blend = by_number([_blend_of(group) for group in _GROUPS])
-"""``(number, reads, n, blended, apart)``: of the group of that number, from 1."""
+"""``(number, reads, n, blended, apart)``: calls the group with this number, from 1."""
 
 
 def _make_unblend(_context: Upstream, _sums: Upstream, _apart: Upstream, _bias: Upstream, _made: Upstream) -> Upstream:
-    """Make ``(sums, apart, bias, made)``: a unit's columns of one tile.
+    """Make ``(sums, apart, bias, made)``: a unit's output columns of one tile.
 
-    Args of the made function: addresses of the first of its sums [OUTPUTS], of the bias [OUTPUTS] and of the columns
-    [COLUMNS, OUTPUTS] float32, and how many bytes behind the first sum the next lies.
+    Arguments of the made function: address of the first of its sums [OUTPUTS], bytes from sum to sum, address of the
+    bias [OUTPUTS], and address of the output columns [COLUMNS, OUTPUTS] float32.
     """
 
     def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
@@ -217,7 +217,7 @@ _unblend: Upstream = intrinsic(_make_unblend)
 
 @part()
 def _find(job: Upstream, unit: int, reads: Upstream, outs: Upstream) -> None:
-    """Fill in where the columns lie that a unit reads and makes; behind the window are zeros, and nothing is wanted."""
+    """Compute the addresses of a unit's input and output columns; past the window it reads zeros and drops outputs."""
     stream, each = unit // job.units_of_stream, unit % job.units_of_stream
     column = each // job.dilation * _COLUMNS * job.dilation + each % job.dilation
     window = job.x + stream * job.stream_bytes
@@ -231,7 +231,7 @@ def _find(job: Upstream, unit: int, reads: Upstream, outs: Upstream) -> None:
 
 @part()
 def _put_tile(job: Upstream, outs: Upstream, tile: int, sums: Upstream, made: Upstream) -> None:
-    """Write what some units make of one tile, but for columns that nobody wants."""
+    """Write the output columns of some units for one tile, without surplus columns."""
     place = OUTPUTS * tile
     for unit in range(len(outs)):
         _unblend(sums[0, unit].ctypes.data, REAL * OUTPUTS * UNITS, job.bias + REAL * place, made.ctypes.data)
@@ -242,12 +242,12 @@ def _put_tile(job: Upstream, outs: Upstream, tile: int, sums: Upstream, made: Up
 
 @part()
 def multiply_units(job: Upstream, me: int, team: int) -> None:
-    """Make one thread's share of a convolution: some units, or some outputs of all of them.
+    """Compute one thread's share of a convolution: some units, or some outputs of all of them.
 
     Args:
         job: one of :data:`serve_app.model.compiled.window_tiles.WINDOW_PRODUCT`.
-        me: the thread's number.
-        team: threads.
+        me: number of this thread.
+        team: number of threads.
     """
     units = job.rows // job.rows_of_stream * job.units_of_stream
     first_unit, end_unit, first_tile, end_tile = 0, units, 0, job.tiles
@@ -276,7 +276,7 @@ def multiply_units(job: Upstream, me: int, team: int) -> None:
                     these = sums[tile - first_tile, number, :count]
                     these[:] = np.float32(0)
                     address = job.weights + job.tile_bytes * (number * job.tiles + tile)
-                    more = tile + 1 < end_tile or end_tile - first_tile == job.tiles  # the next sum's follow
+                    more = tile + 1 < end_tile or end_tile - first_tile == job.tiles  # the next sum's weights follow
                     add_tile(address, 1, 0, n, starts[:count], these, more)
         for tile in range(first_tile, end_tile):
             _put_tile(job, outs[:count], tile, sums[tile - first_tile], made)

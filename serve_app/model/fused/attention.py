@@ -1,10 +1,10 @@
-"""Norm and rotation of queries and keys, the cache's new entries, and attention: one kernel.
+"""One kernel: norm and rotation of queries and keys, the cache's new entries, and attention.
 
-A program has one query head of one new position. It walks over the positions before its own, from the first one on and
-a fixed number at a time, so that the order of its sums depends on its position alone: neither on its batch nor on how
-its prompt was cut. Its own key and value come first, and never out of the cache. A prompt takes two passes of this
-kernel, one that places keys and values and one that attends; a single position takes both at once. It is one compiled
-kernel for all of them, as another might round otherwise.
+A program handles one query head of one new position. It walks over the earlier positions from the first one on, a
+fixed number at a time. The order of its sums therefore depends only on its position, not on its batch or on how its
+prompt was split. Its own key and value come first, and are never read from the cache. A prompt takes two passes of this
+kernel: one that stores keys and values, and one that attends. A single position does both at once. All of these use one
+compiled kernel, since another one might round differently.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from serve_app.model.attention import Rotary, StackShape
 from serve_app.model.fused.language import kernel, part, to_bfloat16
 from serve_app.model.kv_cache import Rows
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @part
@@ -31,7 +31,7 @@ def _turned(
     width: tl.constexpr,
     eps: tl.constexpr,
 ) -> "Upstream":
-    """Norm, scale and rotate ``source`` [dim]: [width] float32, zeros behind ``dim``."""
+    """Norm, scale and rotate ``source`` [dim]: [width] float32, with zeros after ``dim``."""
     i = tl.arange(0, width)
     inside, partner = i < dim, (i + dim // 2) % dim
     x = tl.load(source + i, mask=inside, other=0.0)
@@ -90,7 +90,7 @@ def _attend(
         tl.store(keys + place + own * dim + i, own_key, mask=first)
         tl.store(values + place + own * dim + i, own_value, mask=first)
     if attending != 0:
-        # Scores are in units of log 2, so that the softmax is of powers of two.
+        # Scores are in units of log 2, so that the softmax uses powers of two.
         query = _turned(source + head * dim, scales + head * dim, cos, sin, dim, width, eps) * sharpness
         largest = tl.sum(query * own_key.to(tl.float32), axis=0)
         mass = tl.full([], 1.0, tl.float32)
@@ -114,15 +114,15 @@ def _attend(
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where new positions stand, as the kernel reads it: (a tensor's entry or nothing) plus an integer.
+    """Locations of new positions as the kernel reads them: an entry of a tensor or 0, plus an integer.
 
     Attributes:
-        slots: [B] int64, or [1] where the slots are neighbours.
-        slot_step: 1 where each slot is read, 0 where they follow ``first_slot``.
-        first_slot: added.
-        positions: [B] int64, or [1] where all stand at ``first_position``.
-        position_step: 1 where each position is read, else 0.
-        first_position: added.
+        slots: [B] int64, or [1] if the slots are consecutive.
+        slot_step: 1 to read each slot, 0 if they follow ``first_slot``.
+        first_slot: added to the slot.
+        positions: [B] int64, or [1] if all are at ``first_position``.
+        position_step: 1 to read each position, else 0.
+        first_position: added to the position.
     """
 
     slots: Tensor
@@ -137,12 +137,12 @@ class Attention:
     """Attention of a stack's layers."""
 
     def __init__(self, shape: StackShape, positions: int, device: torch.device) -> None:
-        """Tabulate the rotation of ``positions``, the most that a slot holds."""
+        """Tabulate the rotation of ``positions``, the largest number that a slot holds."""
         rotary = Rotary(shape, positions, torch.float32, device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._zero = torch.zeros(1, dtype=torch.int64, device=device)
         self._heads, self._width = shape.heads, shape.heads * shape.head_dim
-        # A larger block would be no faster, but for registers that spill; a smaller one waits for memory more often.
+        # A larger block is not faster, and spills registers; a smaller one waits for memory more often.
         block = min(128, triton.next_power_of_2(positions))
         self._sizes: dict[str, object] = {
             "heads": shape.heads,
@@ -157,7 +157,7 @@ class Attention:
         }
 
     def aligned(self, rows: slice, start: int) -> Places:
-        """Neighbouring slots that all stand at the same position."""
+        """Consecutive slots that are all at the same position."""
         return Places(self._zero, 0, rows.start, self._zero, 0, start)
 
     def staggered(self, rows: Rows, positions: Tensor) -> Places:
@@ -170,11 +170,11 @@ class Attention:
         """Norm, scale and rotate queries and keys, store keys and values, and attend.
 
         Args:
-            fused: [M, (heads + 2 * kv_heads) * D] float32, ``new`` positions of each slot, one after the other.
-            scales: [heads + kv_heads, D] float32, of normed queries and keys.
+            fused: [M, (heads + 2 * kv_heads) * D] float32, ``new`` consecutive positions of each slot.
+            scales: [heads + kv_heads, D] float32, scales of normed queries and keys.
             cached: one layer's keys and values [slots, kv_heads, P, D] bfloat16; written in place.
-            places: where the positions stand; the slots hold all before them.
-            new: positions of each slot.
+            places: where the positions are; the slots hold all positions before them.
+            new: positions per slot.
 
         Returns:
             [M, heads * D] bfloat16.

@@ -1,4 +1,4 @@
-"""The two ends of a stack: how the stream of residuals begins, and the norm at its end."""
+"""The start and the end of a stack: initialises the residual stream, and applies the final norm."""
 
 import torch
 import triton
@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.fused.language import kernel, to_bfloat16
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 
 @kernel()
@@ -44,12 +44,12 @@ def _finish(
 
 
 def begin(given: Tensor, stream: Tensor, squares: Tensor) -> None:
-    """Copy ``given`` [M, H] bfloat16 into ``stream`` [M, H] float32, and its sums of squares into ``squares``.
+    """Copy ``given`` [M, H] bfloat16 to ``stream`` [M, H] float32, and its sums of squares to ``squares``.
 
     Args:
         given: contiguous.
         stream: written.
-        squares: [M, shares] float32, written; each share is the sum of H / shares neighbours.
+        squares: [M, shares] float32, written; each share is the sum of H / shares adjacent squares.
     """
     rows, hidden = given.shape
     shares = squares.shape[1]

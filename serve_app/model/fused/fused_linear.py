@@ -1,4 +1,4 @@
-"""One product by a weight, on a GPU; never what it is part of."""
+"""One matmul on a GPU."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from serve_app.model.fused.products import Product, aligned
 class FusedLinear:
     """:class:`serve_app.model.linear.Linear` for bfloat16 activations on a GPU.
 
-    No stream changes another's: a row of a batch equals the row alone to the last bit.
+    Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -19,7 +19,7 @@ class FusedLinear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply [..., K] bfloat16 into [..., N] bfloat16, plus ``residual``."""
-        assert x.dtype == torch.bfloat16, "they are read as such"
+        assert x.dtype == torch.bfloat16, "the kernel reads bfloat16"
         out = x.new_empty(*x.shape[:-1], self._product.outputs)
         self._product.run(aligned(x).view(-1, x.shape[-1]), out.view(-1, self._product.outputs))
         return out if residual is None else out.add_(residual)

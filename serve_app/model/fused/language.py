@@ -1,7 +1,7 @@
-"""What all kernels share: how they are compiled, and how they round to bfloat16 and multiply it.
+"""Shared by all kernels: how they are compiled, rounding to bfloat16, and its multiplication.
 
-On a GPU Triton compiles them. Where TRITON_INTERPRET is set before Triton is imported, as tests do without a GPU, it
-interprets them on tensors of the CPU.
+On a GPU, Triton compiles the kernels. If TRITON_INTERPRET is set before Triton is imported, as in tests without a GPU,
+Triton interprets them on CPU tensors.
 """
 
 from collections.abc import Callable
@@ -9,27 +9,27 @@ from collections.abc import Callable
 import triton
 import triton.language as tl
 
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 _triton: Upstream = triton
 
 INTERPRETED = tl.constexpr(_triton.knobs.runtime.interpret)
-"""Whether kernels are interpreted; there bfloat16 is kept as bare 16 bits."""
+"""Whether kernels are interpreted; bfloat16 is then kept as raw 16 bits."""
 
 
 def kernel(*varying: str) -> Callable[[Callable[..., None]], Upstream]:
-    """Compile a kernel, once for all values of the integers named: another for some of them might round otherwise."""
+    """Compile a kernel once for all values of the named integers: a specialised one might round differently."""
     return _triton.jit(do_not_specialize=varying)
 
 
 def part(function: Callable[..., Upstream]) -> Upstream:
-    """Compile a function as a part of those kernels that call it."""
+    """Compile a function that kernels call."""
     return _triton.jit(function)
 
 
 @part
 def to_bfloat16(x: "Upstream") -> "Upstream":
-    """Round float32 to the nearest bfloat16, ties to even; the interpreter's own conversion cuts off."""
+    """Round float32 to the nearest bfloat16, ties to even; the interpreter's own conversion truncates."""
     if INTERPRETED:
         bits = x.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16

@@ -1,11 +1,11 @@
-"""Products of a few rows by a constant weight, with what stands before and behind them in a layer.
+"""Matmuls of a few rows by a constant weight, with the operations before and after them in a layer.
 
-Every sum is made in one order, whatever the rows beside it: rows are taken sixteen at a time, as a tensor core
-multiplies them, and where there are fewer the rest are zeros. Each of a program's warps sums its share of the inputs,
-and the shares are then added in the order of the warps. It knows rows and weights, never layers.
+Every sum is made in a fixed order, whatever the other rows are. Rows are multiplied sixteen at a time, as tensor cores
+do it; missing rows are zeros. Each warp of a program sums its share of the inputs, and the shares are then added in the
+order of the warps. This module handles rows and weights, not layers.
 
-What bounds a product of a few rows is reading the weight, so nearly all of it that a program reads is under way at
-once. Nothing is tuned when it runs: another choice might sum in another order.
+A matmul of a few rows is bound by reading the weight, so a program has nearly all of its reads in flight at once.
+Nothing is tuned at run time: another choice might sum in another order.
 """
 
 from typing import Literal
@@ -16,19 +16,19 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.fused.language import INTERPRETED, kernel, multiply_add, to_bfloat16
-from serve_app.model.quiet import Upstream
+from serve_app.model.upstream import Upstream
 
 ROWS = 16
-"""Rows of a tensor core's product of bfloat16; a program's."""
+"""Rows of one program, and of a tensor core's bfloat16 matmul."""
 
 _WARPS = 8
 _WIDTH = 64
-"""Inputs that one warp takes at a time: 128 bytes of each of the weight's rows."""
+"""Inputs that one warp reads at a time: 128 bytes of each of the weight's rows."""
 
 _STEP = _WARPS * _WIDTH
 
 Form = Literal["store", "gate", "add"]
-"""What becomes of a product: it is stored; pairs of outputs become silu(first) * second; it is added to the stream."""
+"""What to do with the result: store it, turn pairs of outputs into silu(first) * second, or add it to the stream."""
 
 
 @kernel("rows")
@@ -60,7 +60,7 @@ def _multiply(
     w = weight + column[None, None, :] * inputs + k[:, :, None]
     place = row[:, None] * outputs + column[None, :]
     kept = here & (column < outputs)[None, :]
-    # Read before the loop, used behind it: that it takes as long as the first weights is not waited for twice.
+    # Read before the loop and used after it, so that its latency overlaps with that of the first weights.
     before = tl.load(stream + place, mask=kept, other=0.0) if form == "add" else 0.0
     if normed:
         share = tl.arange(0, most_shares)
@@ -99,24 +99,24 @@ def _multiply(
 
 
 class Product:
-    """One constant weight, and how it is multiplied.
+    """One constant weight, and how to multiply with it.
 
     Attributes:
-        outputs: N, its rows.
-        nbytes: bytes that a product reads of it.
+        outputs: N, rows of the weight.
+        nbytes: bytes of the weight that a matmul reads.
         blocks: programs that share a row's outputs.
     """
 
     def __init__(self, weight: Tensor, form: Form = "store", *, eps: float = 0.0, shares: int = 0) -> None:
-        """Keep ``weight`` [N, K] bfloat16, without a copy where it is contiguous.
+        """Keep ``weight`` [N, K] bfloat16, without a copy if it is contiguous.
 
         Args:
-            weight: for "gate" as :func:`pair` lays it.
-            form: what becomes of the product.
-            eps: of the norm before the product.
-            shares: of a row's sum of squares, for the norm before the product; 0 leaves the norm out.
+            weight: for "gate", in the layout of :func:`pair`.
+            form: what to do with the result.
+            eps: epsilon of the norm before the matmul.
+            shares: number of parts of a row's sum of squares, for the norm before the matmul; 0 for no norm.
         """
-        assert weight.dtype == torch.bfloat16, "it is read as such"
+        assert weight.dtype == torch.bfloat16, "the kernel reads bfloat16"
         self.outputs, self._inputs = weight.shape
         self.nbytes = weight.nbytes
         self._weight = weight.contiguous()
@@ -144,10 +144,10 @@ class Product:
         Args:
             given: [M, K] bfloat16, contiguous.
             out: written. "store": [M, N] float32 or bfloat16; "gate": [M, N / 2] bfloat16; "add": [M, N] bfloat16, the
-                stream rounded.
-            stream: [M, N] float32, which "add" adds to.
-            squares: [M, shares] float32, sums of the stream's squares: read by the norm, written by "add", a share by
-                each block.
+                rounded stream.
+            stream: [M, N] float32, to which "add" adds.
+            squares: [M, shares] float32, sums of the stream's squares: read by the norm, written by "add", one share
+                per block.
         """
         rows = given.shape[0]
         grid = (self.blocks, triton.cdiv(rows, ROWS))
@@ -155,29 +155,29 @@ class Product:
 
 
 def columns_of(outputs: int) -> int:
-    """Outputs of one program: few enough that the SMs of a large GPU all have some, as far as there are any."""
+    """Outputs per program: few enough to give work to all SMs of a large GPU, if there are enough outputs."""
     return 32 if outputs >= 4096 else 16 if outputs >= 2048 else 8
 
 
 def stages_of(inputs: int, columns: int, shared_bytes: int) -> int:
-    """Triton's ``num_stages``, one more than the steps that are read ahead: all, or as many as shared memory holds."""
+    """Triton's ``num_stages``, which is the steps to prefetch plus one: all steps, or what shared memory can hold."""
     step_bytes = 2 * _STEP * (columns + ROWS)
     return 1 + max(1, min(triton.cdiv(inputs, _STEP), shared_bytes // step_bytes))
 
 
 def pair(gate: Tensor, up: Tensor) -> Tensor:
-    """Lay each row of ``gate`` [N, K] before the row of ``up`` that it gates: [2 N, K]."""
+    """Interleave rows: each row of ``gate`` [N, K] before the row of ``up`` that it gates: [2 N, K]."""
     return torch.stack([gate, up], dim=1).flatten(0, 1)
 
 
 def aligned(x: Tensor) -> Tensor:
-    """``x`` contiguous and at an address that 16 divides, copied if need be; for another Triton compiles anew."""
+    """``x``, contiguous and 16-byte aligned, copied if needed; for other alignments, Triton would compile again."""
     x = x.contiguous()
     return x.clone() if x.data_ptr() % 16 else x
 
 
 def _shared_bytes(device: torch.device) -> int:
-    """Shared memory that a program may have, without what its last sum needs."""
+    """Shared memory that a program may use, without what its final sum needs."""
     if INTERPRETED:
         return 1 << 16
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin - (8 << 10)

@@ -1,8 +1,8 @@
-"""All layers of a stack in five kernels a layer, on a GPU; never whose rows those are.
+"""Runs all layers of a stack with five kernels per layer, on a GPU.
 
-A frame passes 103 layers, and of torch's operations a layer is forty, most of them short: a GPU that has to run one
-stream spends nearly all its time between them. A row's result depends on that row and its slot alone, to the last bit:
-neither its company nor how a prompt is cut change it. Torch's products of bfloat16 would sum in another order for
+A frame passes through 103 layers. With torch, a layer is forty operations, most of them short, and a GPU that runs one
+stream is idle between them for nearly all of the time. Here, a row's result depends only on that row and its slot, to
+the last bit: not on the batch, or on how a prompt is split. Torch's bfloat16 matmuls would sum in another order for
 another number of rows.
 """
 
@@ -22,7 +22,7 @@ from serve_app.model.layer_weights import LayerWeights
 
 @dataclass(frozen=True, slots=True)
 class FusedLayer:
-    """A decoder layer's products; ``norm_qk`` [heads + kv_heads, D] float32 scales normed queries and keys."""
+    """A decoder layer's matmuls; ``norm_qk`` [heads + kv_heads, D] float32 scales normed queries and keys."""
 
     qkv: Product
     out: Product
@@ -54,8 +54,8 @@ class FusedStack:
         """Lay out the weights.
 
         Args:
-            layers: theirs, bfloat16.
-            norm: [H], of the final norm.
+            layers: the layers' weights, bfloat16.
+            norm: [H], weight of the final norm.
             shape: the stack's sizes.
             positions: most positions that a slot of its cache holds.
         """
@@ -66,27 +66,27 @@ class FusedStack:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that one pass reads, whatever its rows."""
+        """Bytes of weights that one pass reads, for any number of rows."""
         return sum(layer.nbytes for layer in self._layers)
 
     @property
     def reads_length(self) -> bool:
-        """It does not: each row is attended to as far as its own position, which the device knows."""
+        """False: attention reads each row up to its own position, which the device knows."""
         return False
 
     def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
-        """Run T new positions of neighbouring slots that all stand at the same position."""
-        assert start + x.shape[1] <= self._positions, "the new positions would leave the cache"
+        """Run T new positions of consecutive slots that are all at the same position."""
+        assert start + x.shape[1] <= self._positions, "the new positions would exceed the cache"
         return self._run(x, cache, self._attention.aligned(rows, start))
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own."""
-        assert length <= self._positions, "the new positions would leave the cache"
+        """Run one new position of several slots, each at its own position."""
+        assert length <= self._positions, "the new positions would exceed the cache"
         return self._run(x, cache, self._attention.staggered(rows, positions))
 
     def _run(self, x: Tensor, cache: KvCache, places: Places) -> Tensor:
-        assert x.dtype == cache.keys.dtype == torch.bfloat16, "they are read as such"
-        assert cache.positions == self._positions, "the cache is another stack's"
+        assert x.dtype == cache.keys.dtype == torch.bfloat16, "the kernels read bfloat16"
+        assert cache.positions == self._positions, "the cache belongs to another stack"
         batch, new, hidden = x.shape
         rows, first = batch * new, self._layers[0]
         given = aligned(x).view(rows, hidden)

@@ -1,4 +1,4 @@
-"""Owns how qwen-tts is imported: without its notices. Must never change what it computes."""
+"""Imports qwen-tts without its notices, and without changes to what it computes."""
 
 import contextlib
 import importlib
@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 Upstream: TypeAlias = Any
-"""A module, configuration or operator of qwen-tts, transformers or torch that carries no types."""
+"""A module, configuration or operator of qwen-tts, transformers or torch that has no type annotations."""
 
-# What upstream prints when it is imported without flash-attn (whisper_encoder.py of its 25 Hz tokenizer).
+# Upstream prints this when it is imported without flash-attn (whisper_encoder.py of its 25 Hz tokenizer).
 _FLASH_ATTN_NOTICE = "Warning: flash-attn is not installed."
 
-# Logger name -> beginnings of the messages that say nothing about our checkpoint or our use of it.
-_CHATTER: dict[str, tuple[str, ...]] = {
+# Logger name -> prefixes of messages that are irrelevant to our checkpoint and to our use of it.
+_IRRELEVANT: dict[str, tuple[str, ...]] = {
     "transformers.generation.configuration_utils": ("The following generation flags are not valid",),
     "transformers.generation.utils": ("Setting `pad_token_id` to",),
     "transformers.modeling_rope_utils": ("Unrecognized keys in `rope_scaling`",),
@@ -25,26 +25,26 @@ _CHATTER: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Chatter(logging.Filter):
-    """Drops the records whose message begins in one of the given ways."""
+class _DropMessages(logging.Filter):
+    """Drops records whose message begins with one of the given prefixes."""
 
-    def __init__(self, beginnings: tuple[str, ...]) -> None:
+    def __init__(self, prefixes: tuple[str, ...]) -> None:
         super().__init__()
-        self._beginnings = beginnings
+        self._prefixes = prefixes
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self._beginnings)
+        return not record.getMessage().startswith(self._prefixes)
 
 
 class _AbsentSox(ModuleType):
-    """Stands in for the ``sox`` package on a machine without the SoX program.
+    """Replaces the ``sox`` package on a machine without the SoX program.
 
-    The real package runs ``sox -h`` in a shell when it is imported, and the shell complains on standard
-    error. Upstream needs SoX for its 25 Hz tokenizer alone, which this project never builds.
+    On import, the real package runs ``sox -h`` in a shell, which prints an error to standard error. Upstream needs SoX
+    only for its 25 Hz tokenizer, which this project never builds.
     """
 
     class Transformer:
-        """Refuses what only the SoX program can do."""
+        """Raises an error, since only the SoX program could do this."""
 
         def __init__(self) -> None:
             msg = "the 25 Hz tokenizer of qwen-tts needs the SoX program, which is not installed"
@@ -64,10 +64,10 @@ def _sox_stand_in() -> Generator[None]:
 
 
 def import_qwen_tts() -> ModuleType:
-    """Import qwen-tts and return it, dropping its notices about SoX and flash-attn.
+    """Import qwen-tts and return it, without its notices about SoX and flash-attn.
 
-    Everything else that the import prints still reaches standard output. Known chatter of transformers
-    about this model's files is dropped from its loggers from then on. Later calls cost nothing.
+    Everything else that the import prints still reaches standard output. From then on, known messages of transformers
+    about this model's files are dropped from its loggers. Later calls return the same module.
     """
     loaded = sys.modules.get("qwen_tts")
     if loaded is not None:
@@ -78,6 +78,6 @@ def import_qwen_tts() -> ModuleType:
     for line in printed.getvalue().splitlines():
         if line.strip(" *") and not line.startswith(_FLASH_ATTN_NOTICE):
             sys.stdout.write(line + "\n")
-    for name, beginnings in _CHATTER.items():
-        logging.getLogger(name).addFilter(_Chatter(beginnings))
+    for name, prefixes in _IRRELEVANT.items():
+        logging.getLogger(name).addFilter(_DropMessages(prefixes))
     return module
