@@ -18,6 +18,9 @@ from training.teacher import Teacher
 from training.voice import random_voice
 
 SENTENCES = 256
+DEEP_VOICES = 64
+"""Shard from which on every other voice is a deep one."""
+
 RARE_WORDS = 30
 """The first shards have many rare words, so that codebooks and codec learn every sound; the rest is English."""
 
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--shards", type=int, required=True, help="number of shards of 256 sentences, about 20 minutes")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--audio", type=int, default=0, help="number of first shards that keep their audio")
+    parser.add_argument("--audio", type=int, default=0, help="shards before this one keep their audio")
     options = parser.parse_args()
     directory: Path = options.state / "data"
     directory.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,8 @@ def _write_shard(teacher: Teacher, path: Path, number: int, *, keep_audio: bool)
     spoken: list[shards.Spoken] = []
     audio: list[np.ndarray] = []
     frames = 0
-    voice = random_voice(rng)
+    deep = number >= DEEP_VOICES
+    voice = random_voice(rng, deep=deep)
     steepness = DICTIONARY if number < RARE_WORDS else ENGLISH
     while len(spoken) < SENTENCES:
         said = teacher.say(sentence(rng, steepness), voice)
@@ -58,7 +62,7 @@ def _write_shard(teacher: Teacher, path: Path, number: int, *, keep_audio: bool)
         spoken.append(shards.Spoken(said.text, said.phonemes, said.durations, voice, said.pitch_codes, bands, frames))
         frames += len(bands)
         if len(spoken) % RUN == 0:
-            voice = random_voice(rng)
+            voice = random_voice(rng, deep=deep and len(spoken) % (2 * RUN) == 0)
         if keep_audio:
             audio.append(np.clip(said.samples * 32767, -32767, 32767).astype(np.int16))
     shards.write(path, spoken, np.concatenate(audio) if keep_audio else None)

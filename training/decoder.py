@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> None:
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks, delay_samples=synthesis.DELAY_SAMPLES)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)
-    plan = Plan(options.minutes, RATE, full_rate_steps=6000, clip=3.0, mixed=True)
+    plan = Plan(options.minutes, RATE, full_rate_steps=6000, clip=3.0, mixed=True, cooling=options.cool)
     run = Run(options.state / "decoder", build(codebooks, options.seed), plan)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:

@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=6)
     options = parser.parse_args()
@@ -104,7 +105,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks, random.Random(options.seed))
-    run = Run(options.state / "encoder", Labeller(codebooks), Plan(options.minutes, RATE, mixed=True))
+    plan = Plan(options.minutes, RATE, mixed=True, cooling=options.cool)
+    run = Run(options.state / "encoder", Labeller(codebooks), plan)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng((options.seed, step))

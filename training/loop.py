@@ -32,6 +32,7 @@ class Plan:
         save_minutes: time between checkpoints.
         judge_steps: steps between evaluations.
         mixed: whether to allow bfloat16 matmuls, if the device has instructions for them.
+        cooling: whether the learning rate falls to zero within ``minutes``, for the last run before a model is used.
     """
 
     minutes: float
@@ -42,6 +43,7 @@ class Plan:
     save_minutes: float = 4.0
     judge_steps: int = 500
     mixed: bool = False
+    cooling: bool = False
 
 
 def learning_rate(step: int, plan: Plan) -> float:
@@ -124,7 +126,8 @@ class Run:
         while time.monotonic() < end_s and not told:
             with torch.autocast(device().type, torch.bfloat16, enabled=self.plan.mixed and _has_bfloat16()):
                 found = losses(self.model, self.step)
-            self._update(found["loss"])
+            left = (end_s - time.monotonic()) / (self.plan.minutes * 60) if self.plan.cooling else 1.0
+            self._update(found["loss"], max(0.0, left))
             sums.add(found)
             now_s = time.monotonic()
             self.minutes += (now_s - lap_s) / 60
@@ -146,9 +149,9 @@ class Run:
     def _judge(self, judge: Callable[[nn.Module, int], Mapping[str, float]]) -> None:
         self.log({f"held {name}": value for name, value in judge(self.mean, self.step).items()})
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Tensor, share: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.plan)
+            group["lr"] = learning_rate(self.step, self.plan) * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained, self.plan.clip)

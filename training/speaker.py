@@ -91,13 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     clips = Clips(options.state)
-    run = Run(options.state / "speaker", Speaker(), Plan(options.minutes, RATE))
+    run = Run(options.state / "speaker", Speaker(), Plan(options.minutes, RATE, cooling=options.cool))
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         samples, voices = clips.batch(np.random.default_rng((options.seed, step)))

@@ -236,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
@@ -248,7 +249,8 @@ def main() -> None:
     frames, tokens = sum(len(each.codes) for each in readings), sum(len(each.tokens) for each in readings)
     hours = frames * 0.08 / 3600
     print(f"{len(readings)} readings, {hours:.1f} h, {tokens / frames:.2f} text tokens a frame", flush=True)
-    run = Run(options.state / "talker", build(options.seed), Plan(options.minutes, RATE, mixed=True))
+    plan = Plan(options.minutes, RATE, mixed=True, cooling=options.cool)
+    run = Run(options.state / "talker", build(options.seed), plan)
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
     stream = endless(library, space, options.seed + run.step)

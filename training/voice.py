@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOWEST_PITCH, HIGHEST_PITCH = 0.6, 1.3
+_DEEPEST_PITCH = 0.45  # 90 Hz
 NARROWEST, WIDEST = 0.85, 1.2
 _BIN_HZ = 20.0
 
@@ -29,8 +30,11 @@ class Voice:
         return _place(self.stretch, NARROWEST, WIDEST), _place(self.pitch, LOWEST_PITCH, HIGHEST_PITCH)
 
 
-def random_voice(rng: random.Random) -> Voice:
-    """Draw a voice; as with people, low voices mostly have long vocal tracts."""
+def random_voice(rng: random.Random, *, deep: bool = False) -> Voice:
+    """Draw a voice; as with people, low voices mostly have long vocal tracts. A deep one is lower than all others."""
+    if deep:
+        pitch = _DEEPEST_PITCH * (LOWEST_PITCH / _DEEPEST_PITCH) ** rng.random()
+        return Voice(NARROWEST * 1.1 ** rng.random(), pitch)
     height = rng.random()
     pitch = LOWEST_PITCH * (HIGHEST_PITCH / LOWEST_PITCH) ** height
     place = min(1.0, max(0.0, height + rng.uniform(-0.3, 0.3)))
