@@ -34,7 +34,7 @@ the code of another language."""
 _TAG = re.compile(r"(?P<language>[a-z]{2,3})(?:-(?P<extended>[a-z]{3}|hakka|xiang)(?=-|$))?(?:-[a-z0-9]{1,8})*")
 """The variety of Chinese may follow ``zh-`` (``zh-yue``, ``zh-cmn-Hans``); hakka and xiang are older forms of tags."""
 
-ALLOWED = f"{', '.join(LANGUAGES)}; or a code or tag of one, as en, en-US"
+ALLOWED = f"{', '.join(LANGUAGES)}; or a code or tag of one, such as en or en-US"
 """The allowed values, for error messages."""
 
 
