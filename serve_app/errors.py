@@ -125,7 +125,7 @@ class UnauthorizedError(SpeechError):
 
 
 class HostNotAllowedError(SpeechError):
-    """The request's ``Host`` is not a name of this service, as with a page whose DNS name was rebound."""
+    """The request's ``Host`` is not a name of this service; DNS rebinding causes such requests."""
 
     code = "HOST_NOT_ALLOWED"
     http_status = 403

@@ -258,7 +258,7 @@ def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -
     most = min(max(wanted.replicas, memory.less), present)
     delay_s = config.downscale_to_zero_delay_s if present == 1 else config.downscale_delay_s
     if now_s - since_s < delay_s:
-        reason = f"{most} would do for {now_s - since_s:.0f} s of {delay_s:g} s: {wanted.reason}"
+        reason = f"{most} have sufficed for {now_s - since_s:.0f} s of {delay_s:g} s: {wanted.reason}"
         return Decision(present, wanted.cause, reason, replace(memory, less_since_s=since_s, less=most))
     last = present > 1 or load.ready == 0
     kept = replace(memory, less_since_s=now_s, less=wanted.replicas)

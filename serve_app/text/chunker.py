@@ -80,7 +80,7 @@ class Chunker:
         return self._chunks(final=False)
 
     def flush(self) -> list[str]:
-        """Return everything that is left, in chunks; the next push goes on in the same utterance."""
+        """Return everything that is left, in chunks; the next push continues the same utterance."""
         return self._chunks(final=True)
 
     def _chunks(self, *, final: bool) -> list[str]:

@@ -263,7 +263,7 @@ class MarkupReader:
             raise
 
     def _read_reasoning(self) -> bool:
-        """Read a reasoning tag, if one is here; return whether there was one. The line start stays a line start."""
+        """Read a reasoning tag, if it is here; return whether it was. After it, the line still counts as starting."""
         tag = self._tag()
         if tag is None or not tag.reasoning:
             return False

@@ -182,16 +182,16 @@ def level(levels: NDArray[np.float32]) -> Check:
     """Check the level of the loudest tenth of the speech, or of the loudest half second if the clip is long."""
     measured, limit = round(_loud(levels), 1), "-35 dBFS or more"
     if measured < -55:
-        return _refused("level_dbfs", measured, limit, "it is silent, or nearly: check the microphone and its gain")
+        return _refused("level_dbfs", measured, limit, "it is nearly silent: check the microphone and its gain")
     if measured < -35:
-        return _warned("level_dbfs", measured, limit, "it is faint, and its noise will be heard: record it louder")
+        return _warned("level_dbfs", measured, limit, "it is too quiet, so its noise will be audible: record it louder")
     return Check(name="level_dbfs", verdict="accept", measured=measured, limit=limit)
 
 
 def clipping(share: float) -> Check:
     """Check the share of samples that are clipped at full scale."""
     measured, limit = round(100 * share, 4), "0.01 % or less"
-    advice = "its peaks are cut off, which a cloned voice repeats as harshness: record it with less gain"
+    advice = "its peaks are clipped, which makes the cloned voice harsh: record it with less gain"
     if measured > 1.0:
         return _refused("clipping_percent", measured, limit, advice)
     if measured > 0.01:
@@ -210,7 +210,7 @@ def signal_to_noise(levels: NDArray[np.float32]) -> Check:
     if measured < 6:
         return _refused("signal_to_noise_db", measured, limit, "no speech stands out: record it in a quiet room")
     if measured < 15:
-        return _warned("signal_to_noise_db", measured, limit, "there is noise behind the voice: it will be cloned too")
+        return _warned("signal_to_noise_db", measured, limit, "there is background noise, which will be cloned too")
     return Check(name="signal_to_noise_db", verdict="accept", measured=measured, limit=limit)
 
 
@@ -218,15 +218,15 @@ def silence(name: str, seconds: float) -> Check:
     """Check the silence at one end of the clip, which is cut away."""
     measured, limit = round(seconds, 2), "1 s or less; it is cut away"
     if measured > 1:
-        return _warned(name, measured, limit, "it was cut away: check that the clip holds what you meant")
+        return _warned(name, measured, limit, "it was cut away: check that the clip contains what you meant")
     return Check(name=name, verdict="accept", measured=measured, limit=limit)
 
 
 def channels(count: int, *, alike: bool) -> Check:
     """Check that the channels carry the same signal; only the one in which speech stands out most is used."""
-    limit = "1, or others that are silent or have the same"
+    limit = "1, or further channels that are silent or have the same voice"
     if count > 1 and not alike:
-        advice = "the one in which speech stands out most is used: check that one person speaks"
+        advice = "the channel in which speech stands out most is used: check that only one person speaks"
         return _warned("channels", count, limit, advice)
     return Check(name="channels", verdict="accept", measured=count, limit=limit)
 
@@ -235,7 +235,7 @@ def sample_rate(rate_hz: int) -> Check:
     """Check the sample rate. The model works at 24 kHz; telephone audio (8 kHz) lacks details that identify a voice."""
     limit = "16000 Hz or more"
     if rate_hz < 16_000:
-        advice = "the voice will sound as through a telephone: take a recording of 24000 Hz or more"
+        advice = "the voice will sound like a telephone call: use a recording of 24000 Hz or more"
         return _warned("sample_rate_hz", rate_hz, limit, advice)
     return Check(name="sample_rate_hz", verdict="accept", measured=rate_hz, limit=limit)
 
@@ -254,7 +254,7 @@ def transcript_rate(transcript: str | None, language: Language, speech_s: float)
     """Check that the transcript fits the duration; a clip that is off by another factor of two is refused."""
     name = "characters_per_second"
     if transcript is None:
-        advice = "only the timbre is taken (x-vector mode); with a transcript the way of speaking is cloned too"
+        advice = "only the timbre is cloned (x-vector mode); with a transcript the way of speaking is cloned too"
         return _warned(name, None, "a transcript", advice)
     low, high = RATES[_script(transcript, language)]
     spoken = sum(character.isalnum() for character in transcript)

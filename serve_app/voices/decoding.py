@@ -162,7 +162,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
             clipped = np.zeros(channels)
             resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, channels, dtype="float32", quality="HQ")
         elif (block_rate_hz, block.shape[1]) != (rate_hz, channels):
-            raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes along the way")
+            raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes in the middle")
         assert resampler is not None
         if samples <= MAX_DECODED_S * rate_hz:
             _check_samples(block)

@@ -128,13 +128,13 @@ class PromptFiles:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("removing the stored voice prompt %s: %s", file, error)
+            log.warning("removing the unreadable voice prompt %s: %s", file, error)
             with contextlib.suppress(OSError):
                 file.unlink()
             return None
 
     def save(self, prompt: VoicePrompt, fingerprint: str) -> None:
-        """Write one prompt; readers see the complete file or none. If the disk fails, the prompt is only not stored."""
+        """Write one prompt; readers see the complete file or none. A disk error is only logged."""
         file = self._file(fingerprint, prompt.digest)
         arrays: dict[str, NDArray[Any]] = {"speaker_embedding": prompt.speaker_embedding}
         if prompt.codes is not None:
@@ -148,7 +148,7 @@ class PromptFiles:
             Path(part.name).replace(file)
             self._prune(file.parent)
         except OSError as error:
-            log.warning("cannot keep a voice prompt in %s: %s", file.parent, error)
+            log.warning("cannot store a voice prompt in %s: %s", file.parent, error)
 
     def fingerprints(self, digest: str) -> list[str]:
         """Return the fingerprints of the models that have encoded a reference."""
@@ -393,7 +393,7 @@ class VoiceLibrary:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
         except OSError as error:
-            log.exception("voice %s cannot be kept in %s", voice, self._uploads)
+            log.exception("voice %s cannot be stored in %s", voice, self._uploads)
             reason = error.strerror or type(error).__name__
             return VoiceRefusal(f"the voice cannot be stored: {reason}", SynthesisError.code)
         self._uploaded[voice] = _read(self._uploads / voice)[0]

@@ -149,9 +149,9 @@ class Authenticator:
                     self._buckets = {
                         name: bucket for name, bucket in self._buckets.items() if self._table.named(name) is not None
                     }
-                    log.info("the API keys were read again")
+                    log.info("the API keys were reloaded")
             except KeysFileError as error:
-                log.error("the API keys stay as they are: %s", error)  # noqa: TRY400 - the file is wrong, not the code
+                log.error("the API keys were not reloaded: %s", error)  # noqa: TRY400 - the file is wrong, not the code
         return self._table
 
 

@@ -39,8 +39,8 @@ class KnownHosts:
             await self._app(scope, receive, send)
             return
         error = HostNotAllowedError(
-            f"host {wrong[:_SHOWN_CHARACTERS]!r} is not served; allowed: localhost, 127.0.0.1, [::1] and what"
-            " ingress.allowed_hosts names"
+            f"host {wrong[:_SHOWN_CHARACTERS]!r} is not served; allowed: localhost, 127.0.0.1, [::1] and the names in"
+            " ingress.allowed_hosts"
         )
         self._refused(error)
         if scope["type"] == "http":

@@ -225,7 +225,7 @@ def _range_of_counts(place: Place) -> str:
 
 
 def _counted(place: Place, written: str, counter: str) -> str:
-    """Read a number before its counter as outside a range: Chinese years by digits, Korean months by name."""
+    """Read a number with its counter as if it stood alone: Chinese years by digits, Korean months by name."""
     words, code = place.words, place.grammar.code
     if code == "zh" and counter[:1] == "年" and re.fullmatch("[1-9][0-9]{3}", written):
         return words.year(int(written))

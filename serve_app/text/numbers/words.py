@@ -67,7 +67,7 @@ class NumberWords:
         self._currency_noun = re.compile(grammar.currency_noun)
 
     def cardinal(self, number: int, before: str = "") -> str:
-        """Return the words of an integer below 10**12; they agree with the text ``before`` which it stands."""
+        """Return the words of an integer below 10**12; they agree with the text that follows the number, ``before``."""
         assert 0 <= number < 10**MOST_DIGITS
         counted = f"{number} {before}"
         rule_sets = (rule_set for pattern, rule_set in self._agreements if pattern.match(counted))
