@@ -227,7 +227,7 @@ def _check_shape(rate_hz: int, channels: int) -> None:
 
 def _check_samples(block: NDArray[np.float32]) -> None:
     if not np.isfinite(block).all():
-        raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are not finite numbers")
+        raise VoiceInvalidError(f"{_UNREADABLE}: it has samples that are not numbers")
     largest = float(np.abs(block).max(initial=0))
     if largest > _LARGEST_SAMPLE:
         scaled = "divide them by 32768 if they are 16-bit values, or save it as 16-bit PCM"

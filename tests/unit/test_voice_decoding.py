@@ -105,7 +105,7 @@ def test_what_no_microphone_gives_is_refused(samples, rate_hz, reason):
 def test_samples_that_are_no_numbers_are_refused():
     file = io.BytesIO()
     sf.write(file, np.full(16_000, np.nan, np.float32), 16_000, format="WAV", subtype="FLOAT")
-    with pytest.raises(VoiceInvalidError, match="not finite numbers"):
+    with pytest.raises(VoiceInvalidError, match="not numbers"):
         decode(file.getvalue())
 
 
