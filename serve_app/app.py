@@ -1,6 +1,6 @@
 """The composition root: one function that turns a configuration into a Serve application.
 
-``serve run FILE``, ``serve deploy FILE`` and ``tts-serve FILE`` all end here. Nothing else builds deployments.
+``serve run FILE``, ``serve deploy FILE`` and ``tts-serve FILE`` all call it. No other code builds deployments.
 """
 
 import warnings
@@ -16,20 +16,20 @@ from serve_app.deployments.ingress import Ingress
 from serve_app.paths import found
 
 _MANY = 100_000
-"""Serve's own limit on the ingress is never to be reached: it rejects with a 500, the session with a reason."""
+"""High enough that Serve's own limit is never reached: Serve rejects with a bare 500, our sessions with a reason."""
 
 _METRICS_INTERVAL_S = 1.0
-"""Age of the load that scaling decides on; Serve's own ten seconds are longer than many a text."""
+"""Age of the load that scaling decides on; Serve's default of ten seconds is longer than many texts."""
 
 _ROUTING_STATS_PERIOD_S = 2.0
-"""How often the generators are asked which voices they hold."""
+"""How often Serve asks the generators which voices they hold."""
 
 
 def build_app(args: AppConfig) -> serve.Application:
     """Build the application: sockets and sessions in the ingress, one engine in each generator.
 
     Args:
-        args: the file's ``args:``, validated by Serve because of this annotation.
+        args: the file's ``args:``, which Serve validates because of this annotation.
     """
     config = with_absolute_paths(args, Path.cwd())
     generator: Any = serve.deployment(Generator, name="Generator", **generator_options(config))
@@ -38,7 +38,7 @@ def build_app(args: AppConfig) -> serve.Application:
 
 
 def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig:
-    """Resolve what a file names relatively: against the working directory, else against the project's root."""
+    """Resolve the configuration's relative paths, against the working directory or else the project's root."""
     voices = {"path": str(found(config.voices.path, working_directory))}
     if config.voices.uploads is not None:
         voices["uploads"] = str((working_directory / config.voices.uploads).resolve())
@@ -50,7 +50,7 @@ def with_absolute_paths(config: AppConfig, working_directory: Path) -> AppConfig
 
 
 def generator_options(config: AppConfig) -> dict[str, Any]:
-    """Serve's options of the generator deployment."""
+    """Return Serve's options for the generator deployment."""
     replicas = config.generator
     options: dict[str, Any] = {
         "max_ongoing_requests": config.engine.slots,
@@ -61,7 +61,7 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
             "request_router_class": "serve_app.deployments.router.VoiceRouter",
             "request_routing_stats_period_s": _ROUTING_STATS_PERIOD_S,
         },
-        # Three checks in a row must fail: what stands still takes no new streams after 18 s at most.
+        # Three consecutive checks must fail, so a hung replica receives no new streams after at most 18 s.
         "health_check_period_s": 3.0,
         "health_check_timeout_s": 5.0,
     }
@@ -73,17 +73,17 @@ def generator_options(config: AppConfig) -> dict[str, Any]:
 
 
 def _autoscaling(config: AppConfig) -> AutoscalingConfig:
-    """Our policy alone decides: Serve's own delays and factors around it do nothing.
+    """Return Serve's autoscaling options. Our policy alone decides; Serve's own delays are switched off.
 
-    No ``initial_replicas``: Serve would go back to it at every change of the deployment's options.
+    ``initial_replicas`` is not set, because Serve would return to it at every change of the deployment's options.
     """
     with warnings.catch_warnings():
-        # The environment variables that are to replace metrics_interval_s are read by nothing in Ray 2.60.
+        # Ray 2.60 deprecates metrics_interval_s but never reads the environment variables that replace it.
         warnings.simplefilter("ignore", DeprecationWarning)
         return AutoscalingConfig(
             min_replicas=config.generator.min_replicas,
             max_replicas=config.generator.max_replicas,
-            target_ongoing_requests=config.engine.slots,  # not used, but Serve warns where it exceeds the slots
+            target_ongoing_requests=config.engine.slots,  # not used, but Serve warns if it exceeds the slots
             metrics_interval_s=_METRICS_INTERVAL_S,
             look_back_period_s=3 * _METRICS_INTERVAL_S,
             upscale_delay_s=0.0,
@@ -96,17 +96,17 @@ def _autoscaling(config: AppConfig) -> AutoscalingConfig:
 
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:
-    """Serve's options of the ingress deployment."""
+    """Return Serve's options for the ingress deployment."""
     actor: dict[str, Any] = {"num_cpus": config.ingress.num_cpus}
     if config.ingress.label_selector:
-        # Serve spreads replicas over all nodes that have room, those with a GPU too.
+        # Serve spreads replicas over all nodes with free resources, including those with a GPU.
         actor["label_selector"] = config.ingress.label_selector
     return {
         "num_replicas": config.ingress.replicas,
         "max_ongoing_requests": _MANY,
         "ray_actor_options": actor,
         "graceful_shutdown_timeout_s": config.ingress.graceful_shutdown_timeout_s,
-        # A redeploy starts the new replicas before the old ones stop taking sockets; by default Serve does it the other
-        # way round, and with a single ingress nobody would be let in meanwhile.
+        # A redeploy starts the new replicas before the old ones stop accepting sockets. Serve's default order is the
+        # reverse: with a single ingress, no client could connect meanwhile.
         "max_surge_percent": 100,
     }

@@ -1,4 +1,4 @@
-"""Every error a client can be told about, each with its wire code, its close code and its HTTP status.
+"""All errors that are reported to clients, with their codes, WebSocket close codes and HTTP statuses.
 
 The tree::
 
@@ -10,10 +10,10 @@ The tree::
     ├── UnsupportedEncodingError   UNSUPPORTED_ENCODING
     ├── VoiceNotFoundError         VOICE_NOT_FOUND
     ├── VoiceInvalidError          VOICE_INVALID
-    ├── VoiceConflictError         VOICE_CONFLICT        another clip has that name, or it may not be removed
-    ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown one, or one that is not for this
-    ├── HostNotAllowedError        HOST_NOT_ALLOWED      a name as Host under which this service is not reached
-    ├── RateLimitedError           RATE_LIMITED          the key's own limits
+    ├── VoiceConflictError         VOICE_CONFLICT        the id has another clip, or the voice may not be removed
+    ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown key, or one without this permission
+    ├── HostNotAllowedError        HOST_NOT_ALLOWED      the Host header names another service
+    ├── RateLimitedError           RATE_LIMITED          the key exceeds its own limits
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
@@ -21,9 +21,9 @@ The tree::
     ├── SessionTimeoutError        SESSION_TIMEOUT       the client was silent too long
     └── ServiceRestartError        SERVICE_RESTART       this replica is being replaced: connect again
 
-    KeysFileError                  no client's business: the operator's file of API keys is wrong
+    KeysFileError                  the operator's file of API keys is wrong; clients never see this
 
-This module knows nothing of sockets or models; it is the root that everything may import.
+This module knows nothing about sockets or models. Every other module may import it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,13 @@ from typing import ClassVar
 
 
 class SpeechError(Exception):
-    """An error with a code of the wire protocol; its message says what was wrong, given and allowed.
+    """An error with a code of the protocol. Its message says what was wrong, what was given and what is allowed.
 
     Attributes:
-        code: the wire's name for it.
-        close_code: WebSocket close code when it ends the socket; None when the socket stays open.
-        http_status: status of an HTTP answer.
-        retry_after_ms: when trying again is worth it, in milliseconds; None where it is not.
+        code: its code in the protocol.
+        close_code: the WebSocket close code if it ends the socket; None if the socket stays open.
+        http_status: the status of the HTTP response.
+        retry_after_ms: milliseconds after which a retry may succeed; None if it cannot.
     """
 
     code: ClassVar[str] = "SYNTHESIS_ERROR"
@@ -51,52 +51,52 @@ class SpeechError(Exception):
 
 
 class InvalidMessageError(SpeechError):
-    """Not JSON, an unknown type, a wrong field."""
+    """The message is not JSON, or has an unknown type or a wrong field."""
 
     code = "INVALID_MESSAGE"
     http_status = 400
 
 
 class TextEmptyError(SpeechError):
-    """Nothing to say."""
+    """The text is empty."""
 
     code = "TEXT_EMPTY"
     http_status = 400
 
 
 class TextTooLongError(SpeechError):
-    """More text than one request may carry."""
+    """The text is longer than one request may be."""
 
     code = "TEXT_TOO_LONG"
     http_status = 400
 
 
 class UnsupportedLanguageError(SpeechError):
-    """A language that the model was not trained on."""
+    """The model was not trained on this language."""
 
     code = "UNSUPPORTED_LANGUAGE"
     http_status = 400
 
 
 class UnsupportedEncodingError(SpeechError):
-    """An encoding or a sample rate that is not served."""
+    """The encoding or the sample rate is not served."""
 
     code = "UNSUPPORTED_ENCODING"
     http_status = 400
 
 
 class VoiceNotFoundError(SpeechError):
-    """No voice of that name, or one whose reference audio is missing."""
+    """There is no voice with this name, or its reference audio is missing."""
 
     code = "VOICE_NOT_FOUND"
     http_status = 404
 
 
 class VoiceInvalidError(SpeechError):
-    """Reference audio that cannot give a good voice.
+    """The reference audio is not suitable for a voice.
 
     Attributes:
-        report: every check of it, ready for JSON; empty where there was nothing to check.
+        report: the results of all checks, ready for JSON; empty if there was nothing to check.
     """
 
     code = "VOICE_INVALID"
@@ -110,14 +110,14 @@ class VoiceInvalidError(SpeechError):
 
 
 class VoiceConflictError(SpeechError):
-    """A voice of that name is there already, with another clip; or it is not one that can be removed."""
+    """A voice with this id exists already, with another clip; or the voice cannot be removed."""
 
     code = "VOICE_CONFLICT"
     http_status = 409
 
 
 class UnauthorizedError(SpeechError):
-    """No API key, one that is not known, or one that is not for this."""
+    """There is no API key, the key is unknown, or it lacks the permission."""
 
     code = "UNAUTHORIZED"
     close_code = 4401
@@ -125,14 +125,14 @@ class UnauthorizedError(SpeechError):
 
 
 class HostNotAllowedError(SpeechError):
-    """The request's ``Host`` is a name that this service does not answer to, as that of a rebound page."""
+    """The request's ``Host`` is not a name of this service; DNS rebinding causes such requests."""
 
     code = "HOST_NOT_ALLOWED"
     http_status = 403
 
 
 class RateLimitedError(SpeechError):
-    """An API key asked for more than it may."""
+    """The API key exceeds its limits."""
 
     code = "RATE_LIMITED"
     close_code = 4429
@@ -156,25 +156,25 @@ class TtsUnavailableError(SpeechError):
 
 
 class SynthesisError(SpeechError):
-    """One utterance failed; everybody else's goes on."""
+    """One utterance failed; all others continue."""
 
 
 class SlowClientError(SpeechError):
-    """The client does not read what it asked for."""
+    """The client does not read the audio that it requested."""
 
     code = "SLOW_CLIENT"
     close_code = 1008
 
 
 class SessionTimeoutError(SpeechError):
-    """The client said nothing for too long."""
+    """The client was silent for too long."""
 
     code = "SESSION_TIMEOUT"
     close_code = 1008
 
 
 class ServiceRestartError(SpeechError):
-    """The replica that holds the socket is being replaced; another one takes the next socket."""
+    """The replica that holds the socket is being replaced; another one accepts new sockets."""
 
     code = "SERVICE_RESTART"
     close_code = 1012
@@ -182,13 +182,13 @@ class ServiceRestartError(SpeechError):
 
 
 class KeysFileError(Exception):
-    """The file of API keys cannot be used; says why without its contents."""
+    """The file of API keys cannot be used; the message does not quote the file."""
 
 
 def error_of_code(code: str, message: str, retry_after_ms: int | None = None) -> SpeechError:
-    """Build the error whose wire code is ``code``; an unknown code becomes a :class:`SynthesisError`.
+    """Build the error with this code; an unknown code becomes a :class:`SynthesisError`.
 
-    Errors cross a process as their code and message, never as pickled exceptions.
+    Errors travel between processes as code and message, never as pickled exceptions.
     """
     for kind in SpeechError.__subclasses__():
         if kind.code == code:

@@ -1,4 +1,4 @@
-"""The languages that are served, and every way in which a request may name one. Nothing here knows of messages."""
+"""The supported languages and all their names in requests; knows nothing about messages."""
 
 import re
 from typing import Annotated, cast, get_args
@@ -23,26 +23,27 @@ _CODES: dict[Language, str] = {
     "spanish": "es spa",
     "italian": "it ita",
 }
-"""Primary language subtags of BCP 47, which are ISO 639-1's; and the codes of ISO 639-2 and 639-3."""
+"""Primary language subtags of BCP 47 (the codes of ISO 639-1), and the codes of ISO 639-2 and 639-3."""
 
 _SUBTAGS: dict[str, Language] = {code: language for language, codes in _CODES.items() for code in codes.split()}
 
 _COUNTRIES: dict[str, Language] = {"cn": "chinese", "jp": "japanese", "kr": "korean"}
-"""What clients write in the place of a language's code; alone, without subtags: ``kr`` is another language's too."""
+"""Country codes that clients send instead of a language code. They count only without subtags, because ``kr`` is also
+the code of another language."""
 
 _TAG = re.compile(r"(?P<language>[a-z]{2,3})(?:-(?P<extended>[a-z]{3}|hakka|xiang)(?=-|$))?(?:-[a-z0-9]{1,8})*")
-"""Behind ``zh-`` may stand which Chinese it is (``zh-yue``, ``zh-cmn-Hans``); hakka and xiang are older forms of it."""
+"""The variety of Chinese may follow ``zh-`` (``zh-yue``, ``zh-cmn-Hans``); hakka and xiang are older forms of tags."""
 
-ALLOWED = f"{', '.join(LANGUAGES)}; or a code or tag of one, as en, en-US"
-"""What an error says is served."""
+ALLOWED = f"{', '.join(LANGUAGES)}; or a code or tag of one, such as en or en-US"
+"""The allowed values, for error messages."""
 
 
 def language_named(given: str) -> Language | None:
-    """The language that a request names; None where none of ours is meant.
+    """Return the language that a request names; None if it is not supported.
 
     Args:
-        given: one of ten names, its code of ISO 639 or a BCP 47 tag of it (``pt-BR``, ``zh_Hans_CN``), or ``auto``; in
-            any case, with ``-`` or ``_``.
+        given: one of the ten names, an ISO 639 code, a BCP 47 tag (``pt-BR``, ``zh_Hans_CN``) or ``auto``; in any
+            case, with ``-`` or ``_``.
     """
     name = given.strip().lower()
     if name in LANGUAGES:
@@ -58,7 +59,7 @@ def language_named(given: str) -> Language | None:
 
 def _read(given: object) -> object:
     if not isinstance(given, str):
-        return given  # refused by the type that follows
+        return given  # the type that follows refuses it
     language = language_named(given)
     if language is None:
         raise PydanticCustomError(
@@ -70,4 +71,4 @@ def _read(given: object) -> object:
 
 
 NamedLanguage = Annotated[Language, BeforeValidator(_read)]
-"""A field that takes a language by any of its names and holds it as one of :data:`LANGUAGES`."""
+"""A field that accepts any name of a language and stores it as one of :data:`LANGUAGES`."""

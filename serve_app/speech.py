@@ -1,7 +1,7 @@
-"""What the ingress and a generator tell each other: one request down, audio chunks and one end up.
+"""The values that the ingress and a generator exchange: one request, then audio chunks and one end.
 
-These values cross processes, so they are plain frozen dataclasses of numbers, strings and numpy arrays. Nothing
-here knows of sockets, Ray or torch. Text is in no ``repr``, so that whatever logs one of them shows none.
+They cross processes, so they are frozen dataclasses of numbers, strings and numpy arrays. This module knows nothing
+about sockets, Ray or torch. Text is excluded from every ``repr``, so that it cannot reach a log.
 """
 
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ FRAME_S = 0.08
 """Seconds of one frame."""
 
 FinishReason = Literal["eos", "length", "stalled", "cancelled", "error"]
-"""Why a stream ended: the model said so, its budget ran out, it stopped saying anything, or from outside."""
+"""Why a stream ended: the model ended it, it reached its length limit, it stalled, it was cancelled, or it failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How codes are drawn; a None takes the checkpoint's own default (its ``generation_config.json``).
+    """How codes are sampled; None means the checkpoint's default (from its ``generation_config.json``).
 
     Attributes:
-        temperature: of codebook 0 (the talker); 0 means greedy, for the code predictor too.
-        top_k: most probable codes kept; 0 keeps all.
-        top_p: probability mass kept, in (0, 1].
-        repetition_penalty: divides the logits of codes of codebook 0 that the stream has used.
+        temperature: temperature of codebook 0 (the talker); 0 means greedy, for the code predictor too.
+        top_k: number of most probable codes to keep; 0 keeps all.
+        top_p: probability mass to keep, in (0, 1].
+        repetition_penalty: divides the logits of the codes of codebook 0 that the stream has already used.
     """
 
     temperature: float | None = None
@@ -39,10 +39,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SpokenContext:
-    """What the same voice said just before, which the next text should sound like a continuation of.
+    """The preceding speech in the same voice, which the next text should continue.
 
     Attributes:
-        text: all that was said.
+        text: all of its text.
         codes: [F, 16] int16, all of its frames; at least one.
     """
 
@@ -52,11 +52,11 @@ class SpokenContext:
 
 @dataclass(frozen=True, slots=True)
 class VoiceClip:
-    """A voice that a session brought itself; it goes with every request, so that nobody has to keep it.
+    """A session's inline voice. Every request carries it, so that no other process has to store it.
 
     Attributes:
-        pcm16: [N] int16, mono, 24 kHz: checked and cut, as it is to be encoded.
-        transcript: what it says; None where only the speaker is cloned.
+        pcm16: [N] int16, mono, 24 kHz: checked, cut and ready to be encoded.
+        transcript: the words of the clip; None if only the speaker embedding is used.
         digest: hash of the clip and its transcript.
     """
 
@@ -67,11 +67,11 @@ class VoiceClip:
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """W3C trace context: what new spans are children of.
+    """A W3C trace context: the parent of new spans.
 
     Attributes:
-        traceparent: version, trace, span and flags, well-formed; None without one.
-        tracestate: what tracing systems say to each other beside it.
+        traceparent: version, trace, span and flags, well-formed; None if there is no parent.
+        tracestate: additional data of tracing systems.
     """
 
     traceparent: str | None = None
@@ -85,12 +85,12 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Whose work something is, for log lines and spans alone: nothing is decided by it.
+    """Identifies the session and utterance of some work, for log lines and spans only.
 
     Attributes:
-        session_id: of the socket or the HTTP request.
-        utterance_id: the client's own name for it, or one that was made up; None outside of an utterance.
-        context: of the span around it.
+        session_id: the id of the socket's session or of the HTTP request.
+        utterance_id: the client's id, or a generated one; None outside an utterance.
+        context: the context of the enclosing span.
     """
 
     session_id: str
@@ -100,27 +100,27 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
-    """One text chunk to be spoken by one stream.
+    """One text chunk for one stream.
 
     Attributes:
         text: stripped and not empty.
         voice: id of a voice in the store.
         language: lower case, one of :data:`serve_app.config.Language`.
-        seed: of the random numbers; they depend on (seed, frame, codebook) alone.
+        seed: seed of the random numbers, which depend only on (seed, frame, codebook).
         sampling: overrides of the checkpoint's defaults.
-        listening: somebody plays the audio as it comes: it is scheduled by slack and pauses when far ahead. False
-            for a caller who wants the whole, which is made as fast as there is room.
-        priority: 0 is normal, lower is served first among those who wait for a slot.
-        delivered_codes: [F, 16] int16, frames of this very request that the caller already holds from a stream
-            that broke off; the new stream goes on at frame F. None starts at the beginning.
-        begun: earlier text of its utterance was spoken already: the listener would rather wait than lose the rest.
-        context: the text chunk before this one, of the same utterance; it continues the voice's reference. It is no
-            part of this request's own frames and audio. None speaks from the voice alone.
-        clip: the voice, where its session brought it itself; ``voice`` is not looked up then.
-        voice_digest: of the clip that earlier audio of the utterance was spoken with: what follows is spoken with that
-            one too, whatever has become of ``voice`` meanwhile. Empty where there was none: with that of now.
-        rendering: what made ``delivered_codes``, see :class:`AudioChunk`; empty without any.
-        trace: for the generator's log lines and spans; None where nobody asks.
+        listening: whether the audio is played as it arrives. If so, the stream is scheduled by slack and pauses when
+            it is far ahead. If not, the caller wants the complete audio, which is made as fast as capacity allows.
+        priority: 0 is normal; among waiting streams, lower values are served first.
+        delivered_codes: [F, 16] int16, frames of this request that the caller already has from a stream that was
+            interrupted; the new stream continues at frame F. None starts at the beginning.
+        begun: whether earlier text of the utterance was already spoken, so that waiting is better than losing the rest.
+        context: the preceding text chunk of the same utterance; it is added to the voice's reference. It is not part
+            of this request's frames and audio. None uses the voice alone.
+        clip: the session's inline voice; if it is given, ``voice`` is not looked up.
+        voice_digest: digest of the clip that spoke the earlier audio of the utterance. The stream uses the same clip,
+            even if ``voice`` has changed since. Empty uses the current clip.
+        rendering: the rendering of ``delivered_codes``, see :class:`AudioChunk`; empty without delivered codes.
+        trace: for the generator's log lines and spans; None if there is no trace.
     """
 
     text: str = field(repr=False)
@@ -141,19 +141,19 @@ class SpeechRequest:
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """The audio of some consecutive frames of a stream.
+    """The audio of consecutive frames of a stream.
 
     Attributes:
-        first_frame: index of its first frame within the stream.
-        codes: [T, 16] int16; the caller keeps them to resume elsewhere.
+        first_frame: index of its first frame in the stream.
+        codes: [T, 16] int16; the caller keeps them, so that another generator can resume the stream.
         pcm: [T * 1920] float32 in [-1, 1], mono, 24 kHz.
-        timings_s: of a stream's first audio chunk, seconds of what came before it: ``prompt`` (finding the voice),
-            ``queue`` (waiting, for a slot and for the steps of others), ``prefill``, ``predictor``, ``codec``. Empty
-            with later ones.
-        voice_digest: of the clip that it is spoken with; the caller keeps it to go on with the same. Empty within the
-            engine, which does not know it.
-        rendering: model, number formats and kind of processor: replicas that say the same make the same samples of
-            the same request. The caller keeps it, so that one that does not is noticed. Empty within the engine.
+        timings_s: in the first audio chunk of a stream, the seconds of each stage before it: ``prompt`` (looking up the
+            voice), ``queue`` (waiting for a slot and for the steps of other streams), ``prefill``, ``predictor``,
+            ``codec``. Empty in later chunks.
+        voice_digest: digest of the clip that it is spoken with; the caller keeps it to continue with the same clip.
+            Empty inside the engine, which does not know it.
+        rendering: model, number formats and kind of processor. Replicas with the same rendering make the same samples
+            for the same request. The caller keeps it to detect a change. Empty inside the engine.
     """
 
     first_frame: int
@@ -166,16 +166,16 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True)
 class SpeechEnd:
-    """The last thing that a stream says, whatever its end.
+    """The last event of every stream.
 
     Attributes:
-        finish_reason: why it ended.
-        frames: frames of the whole request, those already delivered included.
-        code: wire code of the error when ``finish_reason`` is ``error``.
-        message: its text.
-        retry_after_ms: when trying again helps.
-        timings_s: seconds of the stream's stages (``queue``, ``prefill``, ``predictor`` and ``codec`` up to its first
-            audio, ``first_audio``, ``paused``: ahead of its listener, ``total``).
+        finish_reason: why the stream ended.
+        frames: frames of the whole request, including those delivered earlier.
+        code: code of the error if ``finish_reason`` is ``error``.
+        message: message of the error.
+        retry_after_ms: milliseconds after which a retry may succeed.
+        timings_s: seconds of the stream's stages: ``queue``, ``prefill``, ``predictor`` and ``codec`` until the first
+            audio, ``first_audio``, ``paused`` (far ahead of the listener) and ``total``.
     """
 
     finish_reason: FinishReason
@@ -187,4 +187,4 @@ class SpeechEnd:
 
 
 SpeechEvent = AudioChunk | SpeechEnd
-"""What a generator's streaming call yields: any number of audio chunks, then exactly one end."""
+"""A generator's streaming call yields any number of audio chunks, then exactly one end."""

@@ -1,33 +1,34 @@
-"""What a generator that starts waits for, and for how long: decisions alone, without I/O and without a clock.
+"""Decides what a starting generator waits for and how long; does no I/O and reads no clock.
 
-Serve gives an application up after three failed starts. So what may still come (weights that are being downloaded, a
-hub that does not answer, memory that another replica is about to free) is waited for; only what can never work fails.
+Serve gives up an application after three failed starts. So a generator waits for things that may still arrive: weights
+that are being downloaded, a hub that does not answer, memory that another replica is about to free. It fails only if
+waiting cannot help.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 LOOK_AGAIN_S = 3.0
-"""How often a missing file is looked for."""
+"""Interval between two checks for a missing file."""
 
 SETTLE_S = 2.0
-"""Files that were waited for are used when they have not changed for so long."""
+"""A file that was missing is used once it has not changed for this long."""
 
 REMIND_S = 300.0
-"""How often the log repeats what is waited for, while that stays the same."""
+"""How often the log repeats the same reason for waiting."""
 
 
 class NotYetError(RuntimeError):
-    """Something that a generator needs is not there, and may come."""
+    """Something that a generator needs is missing but may still arrive."""
 
     def __init__(self, what: str, why: str, hint: str = "", look_again_s: float = LOOK_AGAIN_S) -> None:
-        """Say what is missing.
+        """Describe what is missing.
 
         Args:
-            what: is waited for, as a noun: "the weights in /weights/model".
-            why: it cannot be used yet.
-            hint: what to do where nothing is on its way.
-            look_again_s: pause before the next look; longer where looking costs others something.
+            what: the missing thing, as a noun: "the weights in /weights/model".
+            why: why it cannot be used yet.
+            hint: what to do if it is not on its way.
+            look_again_s: pause before the next check; longer if a check is a burden for others.
         """
         super().__init__(f"cannot start without {what}: {why}{hint and f'. {hint}'}")
         self.waiting = f"waits for {what}: {why}"
@@ -39,8 +40,8 @@ class Verdict:
     """Whether something can be used now.
 
     Attributes:
-        state: ``ready``; ``wait``: it may come; ``never``: only another configuration helps.
-        why: empty if ready.
+        state: ``ready``; ``wait`` if it may still arrive; ``never`` if only another configuration helps.
+        why: the reason; empty if ready.
     """
 
     state: Literal["ready", "wait", "never"]
@@ -52,11 +53,11 @@ READY = Verdict("ready")
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """What to do before the next look.
+    """The pause before the next check.
 
     Attributes:
-        seconds: to wait.
-        say: write to the log what is waited for.
+        seconds: how long to wait.
+        say: whether to log the reason for waiting.
     """
 
     seconds: float
@@ -64,14 +65,14 @@ class Pause:
 
 
 class Patience:
-    """How long one generator goes on waiting, and when it says for what.
+    """Decides how long one generator waits and when it logs the reason.
 
     Attributes:
-        waited: something was missing at least once, so that it may still be being written.
+        waited: whether something was missing at least once, so that it may still be incomplete.
     """
 
     def __init__(self, limit_s: float, now_s: float) -> None:
-        """Wait until ``limit_s`` after ``now_s``; 0 does not wait at all."""
+        """Allow waiting for ``limit_s`` from ``now_s`` on; 0 means no waiting."""
         self._limit_s = limit_s
         self._ends_s = now_s + limit_s
         self._said = ""
@@ -79,7 +80,7 @@ class Patience:
         self.waited = False
 
     def pause(self, missing: NotYetError, now_s: float) -> Pause | None:
-        """How to go on after a look that found something missing; None: the time is over."""
+        """Return the pause after a check that found something missing; None if the time is over."""
         left_s = self._ends_s - now_s
         if left_s <= 0:
             return None
@@ -90,6 +91,6 @@ class Patience:
         return Pause(min(missing.look_again_s, left_s), say)
 
     def ended(self, missing: NotYetError) -> str:
-        """Why the generator does not start after all."""
+        """Return why the generator does not start."""
         waited = f" (waited {self._limit_s:g} s, generator.startup_wait_s)" if self._limit_s else ""
         return f"{missing}{waited}"

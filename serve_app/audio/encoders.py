@@ -1,8 +1,8 @@
-"""Streaming encoders: the model's PCM in, bytes of one encoding at one sample rate out, a piece at a time.
+"""Streaming encoders turn the model's PCM into bytes of one encoding at one sample rate, piece by piece.
 
-One encoder belongs to one utterance and holds what its codec and its resampler have not given out yet, so that any cut
-of the audio gives the same bytes as the whole. Compressed formats are PyAV's (FFmpeg in a wheel): soundfile has no AAC,
-and cannot write Ogg without holding a second of it back. Nothing here knows of sessions or sockets.
+An encoder belongs to one utterance. It buffers what its codec and its resampler have not returned yet, so the bytes
+do not depend on how the audio is split. PyAV (FFmpeg in a wheel) encodes the compressed formats, because soundfile has
+no AAC and holds back a second of Ogg. This module knows nothing about sessions or sockets.
 """
 
 from dataclasses import dataclass, field
@@ -26,14 +26,14 @@ CONTENT_TYPES = {
     "wav": "audio/wav",
     "pcm": "audio/pcm",
 }
-"""Media types of what is served over HTTP."""
+"""Media types of the formats that are served over HTTP."""
 
 
 class Encoder(Protocol):
-    """Turns PCM into bytes of one encoding; one per utterance, fed in order."""
+    """Turns PCM into bytes of one encoding; each utterance has its own encoder."""
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """The bytes that are certain after some more samples; may be none.
+        """Accept the next samples; return the bytes that are ready, possibly none.
 
         Args:
             pcm: [N] float32, mono; values outside [-1, 1] are clipped, NaN is silence.
@@ -41,7 +41,7 @@ class Encoder(Protocol):
         ...
 
     def flush(self) -> bytes:
-        """The rest; nothing may be pushed afterwards."""
+        """Return the remaining bytes; nothing may be pushed afterwards."""
         ...
 
 
@@ -53,7 +53,7 @@ class Pcm16Encoder:
         return pcm16_bytes(pcm)
 
     def flush(self) -> bytes:
-        """Nothing is held back."""
+        """Return no bytes: this encoder holds nothing back."""
         return b""
 
 
@@ -65,36 +65,36 @@ class PcmF32Encoder:
         return pcm_f32_bytes(pcm)
 
     def flush(self) -> bytes:
-        """Nothing is held back."""
+        """Return no bytes: this encoder holds nothing back."""
         return b""
 
 
 class WavEncoder:
-    """PCM16 behind the header of a WAV file whose length is not known yet."""
+    """PCM16 after the header of a WAV file of unknown length."""
 
     def __init__(self, sample_rate_hz: int) -> None:
         self._header = wav_header(None, sample_rate_hz)
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; the header comes with the first samples."""
+        """See :meth:`Encoder.push`; the first bytes include the header."""
         header, self._header = self._header, b""
         return header + pcm16_bytes(pcm)
 
     def flush(self) -> bytes:
-        """The header, if there was no audio."""
+        """Return the header if there was no audio."""
         return self._header
 
 
 class ResampledEncoder:
-    """Feeds an encoder at another rate than it is fed itself; some 20 ms lie in the filter until :meth:`flush`."""
+    """Resamples PCM for another encoder; about 20 ms stay in the filter until :meth:`flush`."""
 
     def __init__(self, encoder: Encoder, sample_rate_hz: int, given_hz: int = SAMPLE_RATE_HZ) -> None:
         self._encoder = encoder
         self._resampler = soxr.ResampleStream(given_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; samples at the rate that it was made for."""
-        # A NaN would stay in the filter for ever.
+        """See :meth:`Encoder.push`; the samples are at ``given_hz``."""
+        # A NaN would stay in the filter forever.
         return self._encoder.push(self._resampler.resample_chunk(audible(pcm)))
 
     def flush(self) -> bytes:
@@ -105,14 +105,14 @@ class ResampledEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """What FFmpeg is asked for.
+    """The FFmpeg settings of one format.
 
     Attributes:
-        container: its name of the container format.
-        codec: its name of the encoder.
-        sample_format: of what the encoder is fed with.
-        bit_rate: in bit/s; None where the codec has none to choose.
-        options: of the encoder.
+        container: FFmpeg's name of the container format.
+        codec: FFmpeg's name of the encoder.
+        sample_format: the encoder's input format.
+        bit_rate: in bit/s; None if the codec has no such setting.
+        options: the encoder's options.
     """
 
     container: str
@@ -122,8 +122,8 @@ class Compression:
     options: dict[str, str] = field(default_factory=dict[str, str])
 
 
-# Opus: the transform alone (`lowdelay`), at a third of the effort, costs a quarter of FFmpeg's default and looks 2.5 ms
-# ahead instead of 6.5.
+# Opus: `lowdelay` uses the transform only. At complexity 3 it costs a quarter of FFmpeg's default, and it looks 2.5 ms
+# ahead instead of 6.5 ms.
 _COMPRESSIONS = {
     "mulaw": Compression("mulaw", "pcm_mulaw", "s16"),
     "opus": Compression("ogg", "libopus", "s16", 48_000, {"application": "lowdelay", "compression_level": "3"}),
@@ -132,13 +132,13 @@ _COMPRESSIONS = {
     "flac": Compression("flac", "flac", "s16"),
 }
 
-# What was encoded leaves at once: no byte waits in FFmpeg's own buffer, and an Ogg page has one packet (20 ms). The
-# muxer holds one page back, to mark the last.
+# Encoded audio leaves at once: no byte waits in FFmpeg's own buffer, and an Ogg page has one packet (20 ms). The muxer
+# still holds back one page, because it must mark the last one.
 _CONTAINER_OPTIONS = {"flush_packets": "1", "page_duration": "1"}
 
 
 class CompressedEncoder:
-    """One of FFmpeg's encoders; made with the first audio, let go with the last, since FLAC's takes 7 MB."""
+    """One of FFmpeg's encoders. It exists only from the first to the last audio, because FLAC's takes 7 MB."""
 
     def __init__(self, compression: Compression, sample_rate_hz: int) -> None:
         self._compression = compression
@@ -153,13 +153,13 @@ class CompressedEncoder:
         return self._codec.push(pcm)
 
     def flush(self) -> bytes:
-        """See :meth:`Encoder.flush`; without any audio, nothing."""
+        """See :meth:`Encoder.flush`; returns no bytes if there was no audio."""
         codec, self._codec = self._codec, None
         return codec.flush() if codec is not None else b""
 
 
 class _Codec:
-    """An encoder, the container around it, and what it has written."""
+    """An encoder, its container and the bytes that they have written."""
 
     def __init__(self, compression: Compression, sample_rate_hz: int) -> None:
         self._sink = _Sink()
@@ -200,7 +200,7 @@ class _Codec:
 
 
 class _Sink:
-    """A file that can be written and not sought, as a socket cannot."""
+    """A file that FFmpeg can write to but not seek in, like a socket."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -211,19 +211,19 @@ class _Sink:
         return len(data)
 
     def drain(self) -> bytes:
-        """What was written since the last call."""
+        """Return the bytes written since the last call."""
         written = bytes(self._written)
         self._written.clear()
         return written
 
 
 def encoder_for(encoding: str, sample_rate_hz: int = SAMPLE_RATE_HZ, given_hz: int = SAMPLE_RATE_HZ) -> Encoder:
-    """A fresh encoder.
+    """Return a new encoder.
 
     Args:
         encoding: one of :data:`serve_app.protocol.messages.ENCODINGS` or :data:`serve_app.protocol.messages.FORMATS`.
-        sample_rate_hz: of what it gives out.
-        given_hz: of what it is fed with; the model's if absent.
+        sample_rate_hz: the rate of its output.
+        given_hz: the rate of its input; by default the model's.
     """
     encoder = _encoder_at(encoding, sample_rate_hz)
     return encoder if sample_rate_hz == given_hz else ResampledEncoder(encoder, sample_rate_hz, given_hz)

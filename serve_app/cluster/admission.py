@@ -1,9 +1,8 @@
-"""Who may start a stream, who waits, and who is told at once that waiting is no use. No I/O, no clock.
+"""Decides which text chunks may start a stream, which wait, and which are refused at once. No I/O, no clock.
 
-An ingress asks here before it calls a generator. There is one order, *earliest needed first*: a new text is needed
-when it is asked for, the next text chunk of one who listens when the audio he has runs out. A priority moves that
-moment by a fixed number of seconds, so that nobody is overtaken for ever. A session has one stream at a time by its
-nature; an API key may be held to a number of them.
+An ingress asks here before it calls a generator. The order is *earliest deadline first*: a new text is needed
+immediately, and a later text chunk when its listener's audio runs out. A priority shifts that moment by a fixed number
+of seconds, so no text waits forever. A session never has more than one stream at a time; an API key may have a limit.
 """
 
 import heapq
@@ -15,10 +14,10 @@ from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 
 RETRY_MIN_S = 0.5
-"""Least time after which trying again is worth it."""
+"""Shortest time after which a client is told to retry."""
 
 _OVERDUE_SHARE = 0.1
-"""A stream that runs longer than the mean is thought to need this share of the mean still."""
+"""A stream that already runs longer than the mean is expected to need this share of the mean."""
 
 _LATEST_WEIGHT = 0.1
 """Weight of the latest stream in the mean duration of streams."""
@@ -29,12 +28,12 @@ class Ticket:
     """One text chunk that wants a stream.
 
     Attributes:
-        number: its name; never used twice, and later for those who ask later.
-        key: the caller's API key, hashed; empty for callers without one, to whom no limit of a key applies.
-        priority: steps by which it is needed later (1) or sooner (-1) than it is.
-        asked_s: when it was asked for.
+        number: a unique number; later requests have higher numbers.
+        key: the caller's API key, hashed; empty for callers without one, who have no limit per key.
+        priority: steps by which its deadline is moved back (1) or forward (-1).
+        asked_s: when it was requested.
         needed_by_s: when its listener has nothing more to play; not before ``asked_s``.
-        begun: its utterance is being spoken already: it is not turned away, and waits longer.
+        begun: its utterance is being spoken already, so it is not refused and may wait longer.
     """
 
     number: int
@@ -47,13 +46,13 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What an ingress has on its hands.
+    """The current load of an ingress.
 
     Attributes:
         running: streams that were admitted and have not ended.
         waiting: text chunks that wait.
-        waiting_s: seconds of a slot that those who wait will take; 0 until a stream has ended.
-        asked: text chunks that ever asked for a stream, refused ones too.
+        waiting_s: slot seconds that the waiting text chunks will take; 0 until a stream has ended.
+        asked: total number of text chunks that requested a stream, including refused ones.
     """
 
     running: int
@@ -63,14 +62,14 @@ class Backlog:
 
 
 class Admission:
-    """The queue in front of the generators, of one ingress replica.
+    """The admission queue of one ingress replica.
 
     Attributes:
-        room: streams that may run at a time; where it shrinks, running ones go on.
+        room: number of streams that may run at a time; if it shrinks, running streams continue.
     """
 
     def __init__(self, config: AdmissionConfig, room: int) -> None:
-        """Start empty."""
+        """Start with an empty queue."""
         self.room = room
         self._config = config
         self._waiting: dict[int, Ticket] = {}
@@ -80,29 +79,29 @@ class Admission:
 
     @property
     def backlog(self) -> Backlog:
-        """What there is to do now."""
+        """The current load."""
         waiting_s = len(self._waiting) * self._stream_s
         return Backlog(len(self._running), len(self._waiting), waiting_s, self._asked)
 
     def ask(self, ticket: Ticket, now_s: float) -> None:
-        """Let a text chunk wait; :meth:`admit` says when it may start.
+        """Queue a text chunk; :meth:`admit` returns it when it may start.
 
         Raises:
-            CapacityError: as many wait as may, or it would not start before its deadline. Texts that are begun are
-                taken all the same: there is at most one for each session.
+            CapacityError: the queue is full, or the text chunk would not start before its deadline. Text chunks of an
+                utterance that has begun are always queued: there is at most one per session.
         """
         self._asked += 1
         most = self._config.max_waiting
         if not ticket.begun and len(self._waiting) >= most + max(0, self.room - len(self._running)):
-            raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; at most {most} may", now_s)
+            raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; the limit is {most}", now_s)
         wait_s = self.expected_start_s(ticket, now_s) - now_s
         if not ticket.begun and wait_s > self._config.start_deadline_s:
-            took = f"all streams are taken for about {wait_s:.0f} s"
+            took = f"all streams are busy for about {wait_s:.0f} s"
             raise self.refusal(ticket, f"{took}; a text waits at most {self._config.start_deadline_s:g} s", now_s)
         self._waiting[ticket.number] = ticket
 
     def admit(self, now_s: float) -> list[Ticket]:
-        """Those who may start now, in order; they run until :meth:`leave`."""
+        """Return the tickets that may start now, in order; they count as running until :meth:`leave`."""
         admitted: list[Ticket] = []
         for ticket in sorted(self._waiting.values(), key=self._order):
             if len(self._running) >= self.room:
@@ -114,12 +113,12 @@ class Admission:
         return admitted
 
     def leave(self, ticket: Ticket, now_s: float, *, spoken: bool = False) -> None:
-        """A ticket waits or runs no more.
+        """Remove a ticket that no longer waits or runs.
 
         Args:
-            ticket: one that was asked for.
+            ticket: a ticket passed to :meth:`ask`.
             now_s: the time.
-            spoken: its stream ran to its end, so that its duration says how long others will take.
+            spoken: whether its stream ran to its end; if so, its duration updates the mean.
         """
         self._waiting.pop(ticket.number, None)
         started = self._running.pop(ticket.number, None)
@@ -128,16 +127,16 @@ class Admission:
             self._stream_s += (now_s - started[1] - self._stream_s) * weight
 
     def deadline_s(self, ticket: Ticket) -> float:
-        """When a ticket that was not admitted is given up."""
+        """Return when a waiting ticket is given up."""
         return ticket.needed_by_s + self._config.patience_s(begun=ticket.begun)
 
     def refusal(self, ticket: Ticket, reason: str, now_s: float) -> CapacityError:
-        """The answer to one who cannot be spoken for, with the time after which it may be otherwise."""
+        """Return the error for a ticket that cannot be admitted, with the time after which to retry."""
         wait_s = self.expected_start_s(ticket, now_s) - now_s - self._config.start_deadline_s
         return CapacityError(reason, retry_after_ms=round(1000 * max(RETRY_MIN_S, wait_s)))
 
     def expected_start_s(self, ticket: Ticket, now_s: float) -> float:
-        """When a ticket would start if no other came; ``now_s`` at the earliest, and where nothing is known yet."""
+        """Estimate when a ticket would start without new requests; ``now_s`` at the earliest or if nothing is known."""
         overdue_s = now_s + _OVERDUE_SHARE * self._stream_s
         ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
         order = self._order(ticket)
@@ -155,13 +154,13 @@ class Admission:
 
 
 def next_free_s(ends_s: Iterable[float], ahead_s: Sequence[float], room: int, now_s: float) -> float:
-    """When the first of ``room`` slots is free for one who comes after all others.
+    """Return when one of ``room`` slots is free for a new request at the end of the queue.
 
     Args:
         ends_s: when the running streams end; there may be more of them than slots.
-        ahead_s: seconds that each of those before it takes, in their order.
-        room: slots.
-        now_s: slots that nobody holds are free from here on.
+        ahead_s: the duration in seconds of each request ahead in the queue, in order.
+        room: number of slots.
+        now_s: unoccupied slots are free from this time on.
     """
     if room <= 0:
         return float("inf")

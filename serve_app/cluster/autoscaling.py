@@ -1,14 +1,14 @@
-"""How many generator replicas there should be: a pure function of the load, the knobs and a small memory.
+"""Decides how many generator replicas there should be: a pure function of the load, the configuration and a memory.
 
-The largest of these needs counts, and the answer says which it was:
+It computes several needs and takes the largest. The decision says which one it was:
 
-1. the streams of the last minute, with a headroom that grows with their square root, as their number varies;
+1. the streams of the last minute, with a headroom that grows with their square root, because their number varies;
 2. the streams of the last seconds, and the work that waits;
-3. the texts that are being asked for, carried forward to the moment at which a replica ordered now would serve;
-4. listeners who are about to run dry: the replicas that there are do not carry what their slots promise.
+3. the rate of new texts, extrapolated to the time at which a replica ordered now would serve;
+4. listeners close to an underrun, which means that the replicas cannot carry as many streams as they have slots.
 
-More is ordered at once. Less is a matter of patience: the most that was needed during a whole delay stays. What has to
-be remembered between two calls is a value, handed in and given back. No Ray, no clock, no torch.
+Scaling up is immediate. Scaling down waits for a delay, and keeps the largest need during that delay. The state between
+two calls is a value that is passed in and returned. No Ray, no clock, no torch.
 """
 
 import math
@@ -18,39 +18,39 @@ from typing import Literal
 from serve_app.config import ScalingConfig
 
 _SLACK_REPLICAS = 0.1
-"""A need so little above a whole number of replicas is met by that number: the headroom covers it."""
+"""A need that exceeds a whole number of replicas by no more than this is rounded down: the headroom covers it."""
 
 _FELT_WAIT_S = 0.5
-"""While those who wait would need so long to get a slot, no replica is taken away."""
+"""No replica is removed while waiting text chunks would need this long to get a slot."""
 
 _MOST_GROWTH = 2.0
-"""Rising arrivals are carried forward to so many times what they are at most."""
+"""Rising arrivals are extrapolated to at most this multiple of the present rate."""
 
 _CERTAINTY = 2.0
-"""Arrivals rise when they exceed their average by so many standard deviations of chance."""
+"""Arrivals count as rising if they exceed their average by this many standard deviations."""
 
 _MOST_STRAIN = 4.0
-"""Listeners who run dry raise the need to so many times what their number asks for at most."""
+"""Listeners close to an underrun raise the need to at most this multiple."""
 
 _STRAIN_MEMORY_S = 3600.0
-"""How long it is remembered that replicas carry less than their slots promise; otherwise they would be ended as soon
-as the listeners are well again, and missed at once."""
+"""Time constant for forgetting that replicas carry fewer streams than they have slots. Without this memory, the extra
+replicas would be removed as soon as the listeners recover, and needed again at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of the replicas now.
+    """The present load of the replicas.
 
     Attributes:
         ready: replicas that serve.
         starting: replicas that were ordered and do not serve yet.
         slots: streams that one replica runs at a time.
         running: streams in slots.
-        waiting: text chunks that wait for a slot, wherever they do.
-        waiting_s: seconds of a slot that those will take; 0 where nobody knows.
-        stream_s: seconds that a stream holds its slot, as seen lately; 0 where nobody knows.
-        arrivals_hz: text chunks asked for each second, refused ones too.
-        late: share of the listeners who have nearly nothing left to play, 0 to 1.
+        waiting: text chunks that wait for a slot, in all queues.
+        waiting_s: slot seconds that they will take; 0 if unknown.
+        stream_s: seconds that recent streams held their slots; 0 if unknown.
+        arrivals_hz: requested text chunks per second, including refused ones.
+        late: share of listeners with almost no audio left to play, 0 to 1.
     """
 
     ready: int
@@ -66,31 +66,31 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Fewest and most replicas."""
+    """Minimum and maximum number of replicas."""
 
     min_replicas: int
     max_replicas: int
 
     def hold(self, replicas: int) -> int:
-        """The nearest number within them."""
+        """Return the nearest number within the bounds."""
         return min(max(replicas, self.min_replicas), self.max_replicas)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one decision leaves for the next; the first starts from this.
+    """The state that one decision passes to the next; the defaults are the initial state.
 
     Attributes:
-        at_s: when it was written; None before the first decision.
-        streams: those who want a slot, averaged over ``look_back_s``.
-        streams_lately: the same, over ``react_s``.
-        arrivals_hz: averaged over ``look_back_s``.
-        arrivals_lately_hz: the same, over ``react_s``.
+        at_s: time of the last decision; None before the first.
+        streams: streams that want a slot, averaged over ``look_back_s``.
+        streams_lately: the same, averaged over ``react_s``.
+        arrivals_hz: arrivals, averaged over ``look_back_s``.
+        arrivals_lately_hz: the same, averaged over ``react_s``.
         late: share of late listeners, averaged over ``react_s``.
-        strain: how many times the slots are needed that the number of streams asks for; 1 where all is well.
-        strained_s: when it was last raised.
-        less_since_s: since when fewer replicas than there are would do; None while they would not.
-        less: the most that was needed since then.
+        strain: factor on the need of slots because of late listeners; 1 if there are none.
+        strained_s: when ``strain`` was last raised.
+        less_since_s: since when fewer replicas would suffice; None if they would not.
+        less: the largest need since then.
     """
 
     at_s: float | None = None
@@ -106,8 +106,8 @@ class Memory:
 
 
 Cause = Literal["average", "lately", "arrivals", "late_listeners", "first"]
-"""What asked for so many replicas: the streams of the last minute, of the last seconds, those to come; listeners who
-run dry; nobody has spoken yet."""
+"""What determined the number of replicas: the streams of the last minute, those of the last seconds, the expected
+streams, late listeners, or the very first start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,10 @@ class Decision:
     """How many replicas there should be.
 
     Attributes:
-        replicas: ready ones and starting ones together.
-        cause: the same as ``reason``, for a metric.
-        reason: in words, for the log.
-        memory: for the next call.
+        replicas: number of replicas, including those that are starting.
+        cause: the cause, for a metric.
+        reason: the cause in words, for the log.
+        memory: the state for the next call.
     """
 
     replicas: int
@@ -138,11 +138,11 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
     """Decide on the number of replicas.
 
     Args:
-        load: what there is to do.
-        bounds: the answer lies within them.
-        config: the knobs.
-        memory: of the decision before; ``Memory()`` for the first.
-        now_s: the clock's time, in seconds; calls may come at any distance from each other.
+        load: the present load.
+        bounds: the limits of the result.
+        config: the settings of the policy.
+        memory: the state from the previous decision; ``Memory()`` for the first.
+        now_s: the time in seconds; the interval between calls may vary.
     """
     passed_s = 0.0 if memory.at_s is None else now_s - memory.at_s
     learnt = _with_strain(_with_averages(memory, load, config, now_s), load, config, now_s, passed_s)
@@ -155,7 +155,7 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
         wanted = max(1, wanted)
     if memory.at_s is None and load.ready + load.starting == 0:
         wanted, cause = max(1, wanted), "first"
-        reason = "nobody has spoken yet: one replica shows that it can"
+        reason = "first start: one replica to show that speech works"
     within = bounds.hold(wanted)
     if within != wanted:
         reason = f"{reason}: {wanted}, and {bounds.min_replicas} to {bounds.max_replicas} are allowed"
@@ -164,11 +164,11 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
 
 
 def _with_averages(memory: Memory, load: Load, config: ScalingConfig, now_s: float) -> Memory:
-    """Take the load into the averages; the first load is all there is."""
+    """Update the averages with the load; the first load initializes them."""
     streams = _streams_now(load, config)
     if memory.at_s is None:
         return Memory(now_s, streams, streams, load.arrivals_hz, load.arrivals_hz, load.late)
-    # A longer silence counts as this much: after it both averages would be the present load, and no trend be seen.
+    # The interval is capped: after a long one both averages would equal the present load and show no trend.
     passed_s = min(now_s - memory.at_s, config.react_s)
     lately, long = -math.expm1(-passed_s / config.react_s), -math.expm1(-passed_s / config.look_back_s)
     return replace(
@@ -183,17 +183,17 @@ def _with_averages(memory: Memory, load: Load, config: ScalingConfig, now_s: flo
 
 
 def _streams_now(load: Load, config: ScalingConfig) -> float:
-    """Slots wanted now: those in use, and enough to be through with who waits in ``drain_s``."""
+    """Return the slots wanted now: those in use, and enough to work off the queue in ``drain_s``."""
     return load.running + _backlog_s(load) / config.drain_s
 
 
 def _backlog_s(load: Load) -> float:
-    """Seconds of a slot that those who wait will take; a second for each is the least that is thought."""
+    """Return the slot seconds that the waiting text chunks will take, at least one second for each."""
     return max(load.waiting_s, load.waiting * max(1.0, load.stream_s))
 
 
 def _need_of_streams(load: Load, config: ScalingConfig, memory: Memory) -> _Need:
-    """What would do if every slot carried a stream."""
+    """Return the largest need, assuming that every slot can carry a stream."""
     mean = _in_full_replicas(memory.streams, load, config)
     lately = _in_full_replicas(memory.streams_lately, load, config)
     now_hz, coming_hz = memory.arrivals_lately_hz, _arrivals_to_come_hz(config, memory)
@@ -208,16 +208,17 @@ def _need_of_streams(load: Load, config: ScalingConfig, memory: Memory) -> _Need
 
 
 def _in_full_replicas(streams: float, load: Load, config: ScalingConfig) -> float:
-    """How many streams there would be at a time if those who carry them were full: each would then take longer."""
+    """Return how many concurrent streams the load would mean on full replicas, where each stream takes longer."""
     slots = load.ready * load.slots
     fill = min(1.0, streams / slots) if slots else 1.0
     return streams * (1.0 + config.crowding) / (1.0 + config.crowding * fill)
 
 
 def _arrivals_to_come_hz(config: ScalingConfig, memory: Memory) -> float:
-    """Arrivals at the time when a replica ordered now would serve, if they go on rising as they do.
+    """Extrapolate the arrivals to the time when a replica ordered now would serve.
 
-    What independent arrivals vary by alone is no rise: a mean over ``react_s`` has a variance of rate / (2 react_s).
+    Random variation does not count as a rise: the mean over ``react_s`` of independent arrivals has a variance of
+    rate / (2 react_s).
     """
     lately_hz = memory.arrivals_lately_hz
     chance_hz = _CERTAINTY * math.sqrt(lately_hz / (2 * config.react_s))
@@ -227,9 +228,10 @@ def _arrivals_to_come_hz(config: ScalingConfig, memory: Memory) -> float:
 
 
 def _with_strain(learnt: Memory, load: Load, config: ScalingConfig, now_s: float, passed_s: float) -> Memory:
-    """How much more than the number of streams says is needed, for listeners who are about to run dry.
+    """Raise the strain if too many listeners are close to an underrun.
 
-    Half as many more replicas as listeners are late; again when the last ones serve and had time to show.
+    If a share of the listeners is late, half that share is added to the replicas. The strain is raised again only after
+    the new replicas serve and had time to take effect.
     """
     strain = 1.0 + (learnt.strain - 1.0) * math.exp(-passed_s / _STRAIN_MEMORY_S)
     ordered_s = learnt.strained_s
@@ -243,9 +245,9 @@ def _with_strain(learnt: Memory, load: Load, config: ScalingConfig, now_s: float
 
 
 def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -> Decision:
-    """More is taken at once; less when it would have done for the whole delay, and never below what it took then.
+    """Scale up at once; scale down after a whole delay with less need, and not below the largest need during it.
 
-    The last replica stays for a delay of its own, and until it serves: what was ordered is seen to work.
+    The last replica has its own delay, and it also stays until it is ready.
     """
     present, memory = load.ready + load.starting, wanted.memory
     if wanted.replicas < present and _backlog_s(load) > _FELT_WAIT_S * load.ready * load.slots:
@@ -256,7 +258,7 @@ def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -
     most = min(max(wanted.replicas, memory.less), present)
     delay_s = config.downscale_to_zero_delay_s if present == 1 else config.downscale_delay_s
     if now_s - since_s < delay_s:
-        reason = f"{most} would do for {now_s - since_s:.0f} s of {delay_s:g} s: {wanted.reason}"
+        reason = f"{most} have sufficed for {now_s - since_s:.0f} s of {delay_s:g} s: {wanted.reason}"
         return Decision(present, wanted.cause, reason, replace(memory, less_since_s=since_s, less=most))
     last = present > 1 or load.ready == 0
     kept = replace(memory, less_since_s=now_s, less=wanted.replicas)

@@ -1,7 +1,7 @@
-"""What generators and ingresses said of themselves lately: whether anybody can be spoken for, and for how many.
+"""The registry of replicas: the latest status of every generator and ingress.
 
-Replicas report into it every second; one that has been silent for some seconds counts as gone. It knows neither
-Ray nor a clock.
+Replicas report every second. A replica that was silent for some seconds counts as gone. The registry knows nothing
+about Ray or clocks.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from serve_app.cluster.admission import Backlog
 S = TypeVar("S")
 
 REPORT_PERIOD_S = 1.0
-"""A replica reports this often."""
+"""Interval between two reports of a replica."""
 
 GONE_AFTER_S = 5.0
-"""Silence after which a replica no longer counts; a busy machine misses one or two reports."""
+"""A replica counts as gone after this silence; on a loaded host, one or two reports may be late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether anybody can be spoken for, and by what.
+    """Whether the service can speak, and with which model.
 
     Attributes:
         ready: a generator has spoken its warm-up sentence.
-        model: what was loaded, in words.
-        random_weights: the checkpoint's weights are random: what is heard is noise, not speech.
-        detail: why it is not ready; empty when it is.
+        model: the loaded model, in words.
+        random_weights: the checkpoint's weights are random, so the audio is noise and not speech.
+        detail: why the service is not ready; empty if it is.
     """
 
     ready: bool
@@ -37,14 +37,14 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorStatus:
-    """One replica, in its own words.
+    """A generator's report about itself.
 
     Attributes:
         replica: its id.
-        state: ``loading`` until it has spoken its warm-up sentence; ``failed`` says why in ``detail``.
-        detail: what it is doing or waits for, or why it failed; empty when ready.
-        model: what was loaded, in words.
-        fingerprint: identity of the model, as far as voice prompts depend on it; empty until it is loaded.
+        state: ``loading`` until it has spoken its warm-up sentence; if ``failed``, ``detail`` says why.
+        detail: what it is doing or waiting for, or why it failed; empty if ready.
+        model: the loaded model, in words.
+        fingerprint: identity of the model as far as voice prompts depend on it; empty until it is loaded.
         random_weights: the checkpoint's weights are random.
         slots: streams that it can run at a time.
         running: streams in slots.
@@ -64,11 +64,11 @@ class GeneratorStatus:
 
 @dataclass(frozen=True, slots=True)
 class IngressStatus:
-    """One ingress replica, in its own words.
+    """An ingress replica's report about itself.
 
     Attributes:
         replica: its id.
-        backlog: streams that it has running, and text chunks that wait at it.
+        backlog: its running streams and waiting text chunks.
     """
 
     replica: str
@@ -77,12 +77,12 @@ class IngressStatus:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What all ingresses together have for the generators.
+    """The demand of all ingresses together.
 
     Attributes:
-        waiting: text chunks that wait at them.
-        waiting_s: seconds of a slot that those will take.
-        arrivals_hz: text chunks asked for each second, refused ones too.
+        waiting: text chunks that wait at the ingresses.
+        waiting_s: slot seconds that they will take.
+        arrivals_hz: requested text chunks per second, including refused ones.
     """
 
     waiting: int = 0
@@ -92,12 +92,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """What a generator is told each time that it reports.
+    """The answer to a generator's report.
 
     Attributes:
-        demand: what waits for all of them.
-        voices: changes whenever a voice's id stands for another clip, or for none: what is kept by id is stale then.
-        encode: a voice that waits to be encoded, and that no replica has in work; None where there is none.
+        demand: the demand of all ingresses.
+        voices: version of the voices; it changes whenever an id gets another clip or none, and caches by id are stale.
+        encode: a voice that has to be encoded and that no replica is encoding; None if there is none.
     """
 
     demand: Demand = Demand()
@@ -107,11 +107,11 @@ class HeartbeatReply:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one ingress learns of the generators.
+    """The capacity that one ingress may use.
 
     Attributes:
-        streams: that it may have running at a time; 0 while nobody is ready.
-        generators: ids of those that were heard of lately.
+        streams: number of streams that it may run at a time; 0 while no generator is ready.
+        generators: ids of the generators that reported recently.
     """
 
     streams: int
@@ -127,7 +127,7 @@ class Fleet:
         self._arrivals_hz: dict[str, float] = {}
 
     def report(self, status: GeneratorStatus | IngressStatus, now_s: float) -> None:
-        """Take one replica's word for it."""
+        """Store the report of one replica."""
         if isinstance(status, GeneratorStatus):
             self._generators[status.replica] = (status, now_s)
         else:
@@ -135,15 +135,15 @@ class Fleet:
             self._ingresses[status.replica] = (status, now_s)
 
     def generators(self, now_s: float) -> list[GeneratorStatus]:
-        """Generators heard of lately, the oldest first."""
+        """Return the generators that reported recently, oldest first."""
         return _lately(self._generators, now_s)
 
     def ingresses(self, now_s: float) -> list[IngressStatus]:
-        """Ingresses with sessions that were heard of lately, the oldest first."""
+        """Return the ingresses with sessions that reported recently, oldest first."""
         return _lately(self._ingresses, now_s)
 
     def room(self, ingress: str, now_s: float) -> Room:
-        """What one ingress may have running: what the others leave, and never less than its equal share."""
+        """Return how many streams one ingress may run: what the others leave, but at least its equal share."""
         generators = self.generators(now_s)
         slots = sum(status.slots for status in generators if status.state == "ready")
         ingresses = self.ingresses(now_s)
@@ -152,7 +152,7 @@ class Fleet:
         return Room(streams, frozenset(status.replica for status in generators))
 
     def demand(self, now_s: float) -> Demand:
-        """What waits at the ingresses and what they were asked for lately: generators pass it on to the autoscaling."""
+        """Return the demand of all ingresses; generators pass it on to the autoscaling policy."""
         ingresses = self.ingresses(now_s)
         return Demand(
             waiting=sum(status.backlog.waiting for status in ingresses),
@@ -161,7 +161,7 @@ class Fleet:
         )
 
     def _rate_hz(self, status: IngressStatus, now_s: float) -> float:
-        """Texts a second since an ingress's last report; 0 after a silence, of which nothing is known."""
+        """Return the texts per second since an ingress's last report; 0 if that was too long ago to tell."""
         before, said_s = self._ingresses.get(status.replica, (status, now_s))
         passed_s = now_s - said_s
         if not 0 < passed_s <= GONE_AFTER_S:
@@ -169,7 +169,7 @@ class Fleet:
         return max(0, status.backlog.asked - before.backlog.asked) / passed_s
 
     def readiness(self, now_s: float) -> Readiness:
-        """Ready as soon as one replica is; otherwise what the latest one says."""
+        """Return ready if any replica is; otherwise the detail of the latest replica."""
         statuses = self.generators(now_s)
         for status in statuses:
             if status.state == "ready":
@@ -181,7 +181,7 @@ class Fleet:
 
 
 def _lately(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:
-    """What was said in the last seconds; the rest is forgotten."""
+    """Return the recent reports and forget the others."""
     for replica in [replica for replica, (_, said_s) in reports.items() if now_s - said_s > GONE_AFTER_S]:
         del reports[replica]
     return [status for status, _ in reports.values()]

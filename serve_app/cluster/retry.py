@@ -1,8 +1,8 @@
-"""What the caller of a stream holds already, and whether it goes on elsewhere when its replica is gone.
+"""Resumes an interrupted stream on another replica and limits the retries. No I/O, no clock.
 
-A stream that broke off is asked for again with the codes that were delivered: the next replica forces them in one
-prefill and goes on at the next frame, so the listener loses time and no sample. A text that ends its replica each time
-must not do so for ever: only so many attempts in a row may come to nothing. No I/O, no clock.
+An interrupted stream is requested again with the codes that were delivered. The next replica forces these codes in one
+prefill and continues at the next frame, so the listener loses time but no sample. A text that crashes its replica each
+time must not do so forever, so the number of consecutive attempts without a frame is limited.
 """
 
 from dataclasses import replace
@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 from serve_app.speech import AudioChunk, SpeechRequest
 
 VAIN_ATTEMPTS = 2
-"""Attempts again for a stream that never spoke: what ends a replica mostly does so before its first frame."""
+"""Retries for a stream without a single frame: a text that crashes replicas mostly does so before its first frame."""
 
 VAIN_ATTEMPTS_ONCE_SPOKEN = 6
-"""Attempts again, in a row and without a frame, for one that has spoken: more likely it was in bad company."""
+"""Consecutive retries without a frame for a stream that had some: another stream is more likely to be the cause."""
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 8.0
 
 
 class Resumption:
-    """One text chunk on its way through as many streams as it takes.
+    """One text chunk and the streams that it takes until it is complete.
 
     Attributes:
-        lost: at least one stream of it broke off.
+        lost: whether at least one of its streams was interrupted.
     """
 
     def __init__(self, request: SpeechRequest) -> None:
-        """Start with what the request says was delivered before."""
+        """Start with the codes that were delivered according to the request."""
         self._request = request
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
         self._voice_digest = request.voice_digest
@@ -40,12 +40,12 @@ class Resumption:
 
     @property
     def frames(self) -> int:
-        """Frames held."""
+        """Number of delivered frames."""
         return sum(len(codes) for codes in self._codes)
 
     @property
     def request(self) -> SpeechRequest:
-        """What is to be asked of the next stream."""
+        """The request for the next stream."""
         if not self._codes:
             return self._request
         return replace(
@@ -56,24 +56,24 @@ class Resumption:
         )
 
     def add(self, chunk: AudioChunk) -> None:
-        """Hold one audio chunk's codes, which clip they were spoken with, and by what."""
+        """Keep one audio chunk's codes, its voice digest and its rendering."""
         self._codes.append(chunk.codes)
         self._rendering = chunk.rendering or self._rendering
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
 
     def is_otherwise(self, chunk: AudioChunk) -> bool:
-        """Whether a chunk comes from a replica that need not make the samples that follow on those which are held."""
+        """Return whether a chunk has another rendering, so that its samples need not fit those delivered before."""
         return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
     def broke_off(self) -> float | None:
-        """Count one stream that broke off.
+        """Count one interrupted stream.
 
-        The first attempt again is made at once, later ones after longer and longer waits which differ from stream to
-        stream, so that one that ends its replicas does not meet the same company again.
+        The first retry is immediate. Later ones wait longer and longer, and the waits differ between streams, so that a
+        stream that crashes its replicas is not batched with the same streams again.
 
         Returns:
-            Seconds to wait before the next attempt, or None: no more are made.
+            Seconds to wait before the next attempt; None if there are no more attempts.
         """
         self.lost = True
         self._vain += 1

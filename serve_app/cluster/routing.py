@@ -1,11 +1,11 @@
-"""Which generators a text chunk is offered to, and in which order. No I/O."""
+"""Decides which generators a text chunk is offered to, and in which order. No I/O."""
 
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 FANOUT = 3
-"""Replicas of one rank that are asked; asking all of a large fleet for every text chunk costs more than it finds."""
+"""Number of replicas of one rank that are asked. Asking all replicas of a large cluster is not worth its cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,10 @@ class Candidate:
 
     Attributes:
         name: its id.
-        running: streams that it has, as last heard; None where nothing was heard lately.
-        slots: streams that it can have.
-        voices: those whose prompts it holds.
-        silent: it has not said for seconds that it lives.
+        running: its last reported number of streams; None if there is no recent report.
+        slots: streams that it can run.
+        voices: voices whose prompts it holds.
+        silent: it has not sent a heartbeat for seconds.
     """
 
     name: str
@@ -28,11 +28,13 @@ class Candidate:
 
 
 def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
-    """Names in order: room and the voice, room alone, those without (they may have some by now), those who are silent.
+    """Return the names of the replicas by rank.
 
-    Within a rank the least loaded come first; of equals each voice has its own first, the same for every ingress, so
-    that voices that nobody holds yet spread over the fleet. So the text chunks of a session stay where its voice is for
-    as long as there is room, and a voice spreads when its replicas are full.
+    The ranks are: replicas with a free slot and the voice, replicas with a free slot, full replicas (which may have a
+    free slot by now), and silent replicas. Within a rank, the least loaded replica comes first. Among equally loaded
+    ones, each voice has its own order, which is the same for every ingress; this spreads new voices over the cluster.
+    So the text chunks of a session stay with the replicas that hold its voice, until they are full and the voice
+    spreads.
     """
 
     def rank(candidate: Candidate) -> int:
@@ -48,5 +50,5 @@ def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
 
 
 def _distance(voice: str, name: str) -> bytes:
-    """Rendezvous hashing; the same in every process."""
+    """Return the rendezvous hash of a voice and a replica; it is the same in every process."""
     return hashlib.blake2b(f"{voice}/{name}".encode(), digest_size=8).digest()

@@ -1,7 +1,6 @@
-"""The dialects of the wire: each turns a client's frames into the session's messages, and its answers into frames.
+"""The dialects: each translates a client's frames into the session's messages, and the session's answers into frames.
 
-The session speaks dialect B alone; what the others leave out or say differently is decided here, and nowhere else.
-No sockets.
+The session uses dialect B only. All differences of the other dialects are handled in this module. No sockets.
 """
 
 import base64
@@ -32,16 +31,16 @@ from serve_app.protocol.messages import (
 from serve_app.protocol.outbox import Send
 
 Frame = str | bytes
-"""What one WebSocket frame carries: text or binary."""
+"""The content of one WebSocket frame: text or binary."""
 
 
 class Dialect(Protocol):
-    """How one kind of client talks.
+    """The protocol of one kind of client.
 
     Attributes:
-        name: in logs.
+        name: its name in logs.
         errors_in_order: see :class:`serve_app.session.session.SessionSetup`.
-        encoding: of the audio as it leaves, where that is not what the session encodes it to.
+        encoding: the encoding of the audio sent, if it differs from the session's encoding.
     """
 
     name: str
@@ -49,16 +48,16 @@ class Dialect(Protocol):
     encoding: str | None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
-        """What a client's frame says."""
+        """Parse a client's frame."""
         ...
 
     def write(self, send: Send) -> list[Frame]:
-        """The frames of one item, in order; none where the dialect has no word for it."""
+        """Return the frames of one item in order; none if the dialect has no such message."""
         ...
 
 
 class FullDialect:
-    """Dialect B, as it is."""
+    """Dialect B, without translation."""
 
     name = "full"
     errors_in_order = False
@@ -69,7 +68,7 @@ class FullDialect:
         return read_full(frame)
 
     def write(self, send: Send) -> list[Frame]:
-        """See :meth:`Dialect.write`; an audio chunk is two frames, or one with base64 transport."""
+        """See :meth:`Dialect.write`; an audio chunk takes two frames, or one with base64 transport."""
         if send.payload is None:
             return [send.message.to_json()]
         if send.transport == "binary":
@@ -109,10 +108,10 @@ class ResearchDialect:
 
 
 class RawDialect:
-    """``framing=raw``: bare PCM16 frames, and ``audio_end`` after the last of each ``speak``.
+    """``framing=raw``: bare PCM16 frames, and ``audio_end`` after the last frame of each ``speak``.
 
-    Its client's exact field names are unconfirmed. Every ``speak`` ends in one ``audio_end`` or one error, a
-    cancelled one in ``audio_end`` too, so that a client who counts them is never out of step.
+    The exact field names of its client are unconfirmed. Every ``speak`` ends with exactly one ``audio_end`` or one
+    error; a cancelled one also ends with ``audio_end``. So a client can count them.
     """
 
     name = "raw"

@@ -1,7 +1,7 @@
-"""The wire messages of every dialect, and what a client is told about one that is wrong.
+"""The messages of every dialect, and the errors for invalid ones.
 
-Pydantic checks types, names and ranges here, once; limits that depend on the configuration (text lengths, voices)
-are the session's. Nothing here knows of sockets, sessions or audio.
+Pydantic checks types, names and ranges here, once. The session checks limits that depend on the configuration, such as
+text lengths and voices. This module knows nothing about sockets, sessions or audio.
 """
 
 import re
@@ -34,29 +34,29 @@ from serve_app.languages import LANGUAGES, NamedLanguage
 from serve_app.text.characters import shown, with_halves_kept
 
 ENCODINGS = ("pcm16", "pcm_f32", "mulaw", "opus")
-"""Of a socket's audio."""
+"""Encodings of audio over a WebSocket."""
 FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
-"""Of an HTTP answer's audio, as OpenAI's clients name them."""
+"""Formats of audio over HTTP, with the names of OpenAI's API."""
 SAMPLE_RATES_HZ = (8000, 16_000, SAMPLE_RATE_HZ, 48_000)
 MAX_SEED = 2**53 - 1
-"""Largest integer that every JSON reader keeps exact."""
+"""Largest integer that every JSON parser represents exactly."""
 MAX_TRANSCRIPT_CHARACTERS = 2000
-_LANGUAGE = f"one of {', '.join(LANGUAGES)}, or a code or tag of one, as en, en-US"
+_LANGUAGE = f"one of {', '.join(LANGUAGES)}, or a code or tag of one, such as en or en-US"
 _VOICE = "a voice's id, name or alias, 1 to 100 characters"
 _OTHER_VOICE = "speaker"
-"""What vLLM-Omni's and SGLang-Omni's clients may call ``voice``."""
-_CLIP = "a clip as base64, or as a data URL (data:audio/wav;base64,…); no other URL, no path"
+"""Another name of ``voice``, which clients of vLLM-Omni and SGLang-Omni may use."""
+_CLIP = "a clip as base64 or as a data URL (data:audio/wav;base64,…); no other URL, no path"
 
 _BASE64 = re.compile(r"(?!/[^/])[A-Za-z0-9+/]*={0,2}")
-"""No audio begins with the bytes that one slash is, so that is a path; mp3 and aac begin with two."""
+"""A value that begins with one slash is a path: no audio begins with these bytes, and mp3 and aac begin with two."""
 _URL_SAFE = str.maketrans("-_", "+/")
-"""The last two digits of RFC 4648's alphabet for URLs, and those of the usual one."""
+"""Maps the last two characters of RFC 4648's URL-safe alphabet to those of the standard one."""
 _BLANK_IS_ABSENT = ("voice", "language")
-"""Fields that forms and configurations send as an empty string where nothing was chosen."""
+"""Fields that forms and configurations send as an empty string if nothing was chosen."""
 _EXACT_INTEGERS = 2.0**53
 
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors and libraries put before UTF-8 text; no JSON reader has to take it (RFC 8259, section 8.1)."""
+"""Some editors and libraries put it before UTF-8 text; JSON parsers may reject it (RFC 8259, section 8.1)."""
 
 Transport = Literal["binary", "base64"]
 Priority = Literal["low", "normal", "high"]
@@ -95,10 +95,10 @@ def _format(given: str) -> str:
 
 
 def _clip(given: str) -> str:
-    """A clip's base64 in its usual alphabet and padded, out of a data URL if it is one.
+    """Return a clip's base64, padded and in the standard alphabet; a data URL is unpacked.
 
     Raises:
-        ValueError: anything else: another URL, a path, no base64. The field's description explains it.
+        ValueError: the value is another URL, a path or not base64. The field's description explains what is allowed.
     """
     scheme, colon, data = given.strip().partition(":")
     if colon:
@@ -116,16 +116,16 @@ def _clip(given: str) -> str:
 
 
 def _no_list(given: object) -> object:
-    """An empty list of what is not taken asks for nothing."""
+    """Treat an empty list like an absent field."""
     return None if given == [] else given
 
 
 Nothing = Annotated[None, BeforeValidator(_no_list)]
-"""A field that has to be left out, or be empty."""
+"""A field that is not supported: it must be absent or empty."""
 
 
 def _voice_id(given: object) -> object:
-    """OpenAI's clients name a voice of one's own as an object with its ``id``."""
+    """Accept a voice as an object with its ``id``, as OpenAI's clients send custom voices."""
     voice = cast("JsonObject", given).get("id", given) if isinstance(given, dict) else given
     return None if _is_blank(voice) else voice
 
@@ -135,7 +135,7 @@ def _is_blank(value: object) -> bool:
 
 
 def _integral(value: object) -> object:
-    """JSON has one kind of number: ``5.0`` is 5, which some clients write so. Those beyond 2^53 are not exact."""
+    """Convert ``5.0`` to 5, because some clients write integers like this; inexact numbers above 2^53 stay."""
     exact = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_INTEGERS
     return int(cast("float", value)) if exact else value
 
@@ -151,15 +151,15 @@ _UTTERANCE_ID = "1 to 128 printable ASCII characters"
 
 
 class ClientFields(BaseModel):
-    """What everything that a client sends shares.
+    """Base of everything that a client sends.
 
-    An explicit null is the same as leaving the field out, and so is a blank voice or language. ``5.0`` is 5.
+    An explicit null counts as an absent field, and so does a blank voice or language. ``5.0`` counts as 5.
     """
 
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, given: object) -> object:
-        """Nulls of unknown names stay: those are refused where unknown names are."""
+        """Drop absent fields and convert integers; unknown fields with null stay, so that they are refused."""
         if not isinstance(given, dict):
             return given
         fields = cast("JsonObject", given)
@@ -172,13 +172,13 @@ class ClientFields(BaseModel):
 
 
 class ClientMessage(ClientFields):
-    """What all messages of dialect B from a client share: exact types, and no field that it does not know."""
+    """Base of all client messages of dialect B: strict types and no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SamplingFields(ClientMessage):
-    """``sampling``: what is left out keeps the checkpoint's own value."""
+    """``sampling``: absent fields keep the checkpoint's values."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, description="a number from 0 to 2")
     top_k: int | None = Field(default=None, ge=0, le=2048, description="an integer from 0 to 2048")
@@ -187,7 +187,7 @@ class SamplingFields(ClientMessage):
 
 
 class SpeechFields(ClientMessage):
-    """The fields of ``start``, which a ``speak`` may carry for its utterance alone; None means not given."""
+    """The fields of ``start``, which a ``speak`` may also carry for its own utterance; None means absent."""
 
     voice: str | None = Field(default=None, min_length=1, max_length=100, description=_VOICE)
     language: NamedLanguage | None = Field(default=None, description=_LANGUAGE)
@@ -207,7 +207,7 @@ class SpeechFields(ClientMessage):
 
 
 class Start(SpeechFields):
-    """Sets the session's defaults; fields left out keep their value."""
+    """Sets the session's defaults; absent fields keep their value."""
 
     type: Literal["start"] = Field(default="start", description='"start"')
     voice_audio: Annotated[str, AfterValidator(_clip)] | None = Field(default=None, min_length=1, description=_CLIP)
@@ -219,11 +219,11 @@ class Start(SpeechFields):
 
 
 class Preset(Start):
-    """A :class:`Start` that wants no answer: what a query string gives; no message carries it."""
+    """A :class:`Start` without an answer, made from a query string; it is not a message of its own."""
 
 
 class Speak(SpeechFields):
-    """Text to say, or more of it."""
+    """Text to speak, or more text of an open utterance."""
 
     type: Literal["speak"] = Field(default="speak", description='"speak"')
     text: str = Field(description="a string")
@@ -232,11 +232,11 @@ class Speak(SpeechFields):
 
 
 class SpeakBuffered(Speak):
-    """A :class:`Speak` whose audio is wanted in one piece; dialect A asks for it, no wire carries it."""
+    """A :class:`Speak` with buffered audio; dialect A and HTTP make it, and it is not a message of its own."""
 
 
 class Flush(ClientMessage):
-    """Speak what is buffered of an open utterance, or of all that are open."""
+    """Speak the buffered text of one open utterance, or of all."""
 
     type: Literal["flush"] = Field(default="flush", description='"flush"')
     utterance_id: UtteranceId | None = Field(default=None, description=_UTTERANCE_ID)
@@ -256,7 +256,7 @@ class Stop(ClientMessage):
 
 
 class Synthesize(ClientFields):
-    """Dialect A's only request; unknown fields are ignored, known ones are exact."""
+    """The only request of dialect A; unknown fields are ignored, known ones are strict."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -268,10 +268,11 @@ class Synthesize(ClientFields):
 
 
 class SpeechBody(ClientFields):
-    """``POST /v1/audio/speech``: OpenAI's fields, those of other servers for a reference, and some of ours.
+    """``POST /v1/audio/speech``: OpenAI's fields, other servers' fields for a reference, and some of our own.
 
-    Others are ignored, as its clients send many. ``model`` and ``instructions`` are taken and change nothing: one model
-    is served, and it takes no instructions. A field that asks for another voice than the answer would have is refused.
+    Unknown fields are ignored, because clients send many. ``model`` and ``instructions`` are accepted without effect:
+    there is one model, and it takes no instructions. A field that would mean another voice than the one in the response
+    is refused.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -300,10 +301,10 @@ class SpeechBody(ClientFields):
     )
     x_vector_only_mode: bool = Field(default=False, description="true or false")
     task_type: Literal["Base", "CustomVoice"] | None = Field(
-        default=None, description='"Base" or "CustomVoice": a voice or a reference is spoken with, none is designed'
+        default=None, description='"Base" or "CustomVoice": voices cannot be designed from a description'
     )
-    references: Nothing = Field(default=None, description="left out: a reference is given as ref_audio and ref_text")
-    speaker_embedding: Nothing = Field(default=None, description="left out: a reference is given as ref_audio")
+    references: Nothing = Field(default=None, description="absent: use ref_audio and ref_text for a reference")
+    speaker_embedding: Nothing = Field(default=None, description="absent: use ref_audio for a reference")
     sample_rate: Annotated[int, AfterValidator(_sample_rate)] = Field(
         default=SAMPLE_RATE_HZ, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
     )
@@ -315,18 +316,18 @@ class SpeechBody(ClientFields):
     normalize: bool | None = Field(default=None, description="true or false")
 
     def reference(self) -> Start | None:
-        """The voice that it brings, if it brings one."""
+        """Return the inline voice of the request, if there is one."""
         if self.ref_audio is None:
             return None
         transcript = None if self.x_vector_only_mode else self.ref_text
         return Start(voice_audio=self.ref_audio, voice_transcript=transcript, language=self.language)
 
     def speak(self, voice: str, *, whole: bool = False) -> Speak:
-        """What it asks of a session: exact samples, which the answer's own encoder takes.
+        """Return the message for the session; it asks for exact samples, which the response's own encoder encodes.
 
         Args:
-            voice: by its id, in the place of the one that is named here.
-            whole: nobody listens while it is made.
+            voice: the id of the voice, which replaces the name in the request.
+            whole: whether the audio is buffered, because the client does not play it as it arrives.
         """
         kind = SpeakBuffered if whole else Speak
         return kind(
@@ -343,7 +344,7 @@ class SpeechBody(ClientFields):
 
 
 class RawSpeak(ClientFields):
-    """``speak`` of ``framing=raw``; lenient, because its client could not be asked."""
+    """``speak`` of ``framing=raw``; lenient, because the fields of its client are unconfirmed."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -353,7 +354,7 @@ class RawSpeak(ClientFields):
 
 
 class RawCancel(ClientFields):
-    """``cancel`` of ``framing=raw``: everything."""
+    """``cancel`` of ``framing=raw``: cancels everything."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -369,17 +370,17 @@ class RawStop(ClientFields):
 
 
 class ServerMessage(BaseModel):
-    """What all messages to a client share: immutable, and None is left out of the JSON."""
+    """Base of all messages to a client: immutable, and None is left out of the JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> str:
-        """One text frame."""
+        """Return the message as one text frame."""
         return self.model_dump_json(exclude_none=True)
 
 
 class Limits(ServerMessage):
-    """Bounds of this session, so that a client need not find them by hitting them."""
+    """The limits of this session."""
 
     max_text_characters: int
     max_utterance_characters: int
@@ -389,7 +390,7 @@ class Limits(ServerMessage):
 
 
 class Ready(ServerMessage):
-    """Answer to ``start``: the defaults as they now stand."""
+    """Answer to ``start`` with the new defaults."""
 
     type: Literal["ready"] = "ready"
     session_id: str
@@ -413,7 +414,7 @@ class Segment(ServerMessage):
 
 
 class AudioMessage(ServerMessage):
-    """Announces one audio chunk; with base64 transport it carries it in ``data``."""
+    """Announces one audio chunk; with base64 transport, ``data`` has the audio."""
 
     type: Literal["audio_chunk"] = "audio_chunk"
     utterance_id: str
@@ -453,7 +454,7 @@ class Stopped(ServerMessage):
 
 
 class ErrorMessage(ServerMessage):
-    """What went wrong; with ``utterance_id`` it is also the end of that utterance."""
+    """An error; with ``utterance_id`` it is also the end of that utterance."""
 
     type: Literal["error"] = "error"
     code: str
@@ -464,7 +465,7 @@ class ErrorMessage(ServerMessage):
 
 
 def error_message(error: SpeechError, utterance_id: str | None = None, *, fatal: bool = False) -> ErrorMessage:
-    """The message that tells a client of an error."""
+    """Return the message that reports an error to a client."""
     return ErrorMessage(
         code=error.code,
         message=error.message,
@@ -475,7 +476,7 @@ def error_message(error: SpeechError, utterance_id: str | None = None, *, fatal:
 
 
 class ResearchAudio(ServerMessage):
-    """Dialect A: some PCM16, base64."""
+    """Dialect A: some PCM16 audio as base64."""
 
     type: Literal["audio"] = "audio"
     data: str
@@ -484,7 +485,7 @@ class ResearchAudio(ServerMessage):
 
 
 class ResearchComplete(ServerMessage):
-    """Dialect A: a request was answered."""
+    """Dialect A: a request is complete."""
 
     type: Literal["complete"] = "complete"
     duration_ms: int
@@ -500,7 +501,7 @@ class ResearchError(ServerMessage):
 
 
 class RawAudioEnd(ServerMessage):
-    """``framing=raw``: no more audio of this ``speak``."""
+    """``framing=raw``: the end of the audio of a ``speak``."""
 
     type: Literal["audio_end"] = "audio_end"
 
@@ -513,7 +514,7 @@ class SpeechAudioDelta(ServerMessage):
 
 
 class SpeechUsage(ServerMessage):
-    """What an answer took; in characters and frames, since OpenAI's tokens are none of this model's."""
+    """The usage of a request in characters and frames, because OpenAI's tokens do not exist here."""
 
     input_tokens: int
     output_tokens: int
@@ -521,14 +522,14 @@ class SpeechUsage(ServerMessage):
 
 
 class SpeechAudioDone(ServerMessage):
-    """``stream_format: "sse"``: there is no more."""
+    """``stream_format: "sse"``: the end of the audio."""
 
     type: Literal["speech.audio.done"] = "speech.audio.done"
     usage: SpeechUsage
 
 
 def openai_error(error: SpeechError) -> JsonObject:
-    """An error as OpenAI's clients read it."""
+    """Return an error in OpenAI's format."""
     kinds = {401: "authentication_error", 429: "rate_limit_error"}
     kind = kinds.get(error.http_status, "invalid_request_error" if error.http_status < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
@@ -536,11 +537,11 @@ def openai_error(error: SpeechError) -> JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that could not be taken, in the place of the message.
+    """Takes the place of a message that is refused.
 
     Attributes:
-        error: what the client is told.
-        utterance_id: the utterance that the message was about, where that could still be read.
+        error: the error for the client.
+        utterance_id: the utterance of the message, if it could be parsed.
     """
 
     error: SpeechError
@@ -575,7 +576,7 @@ def read_raw(frame: str | bytes) -> RawMessage | Refusal:
 
 
 def read_research(frame: str | bytes) -> Synthesize | Refusal:
-    """Read one request of dialect A; ``type`` may be left out where there is a ``text``."""
+    """Read one request of dialect A; ``type`` may be absent if there is a ``text``."""
     return _read(frame, _SYNTHESIZE, _RESEARCH_MODELS, default_type="synthesize")
 
 
@@ -591,10 +592,9 @@ def read_speech(body: str) -> SpeechBody | Refusal:
 
 
 def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
-    """Read the fields of ``start`` from a query string; the fields of ``sampling`` stand beside the others.
+    """Read the fields of ``start`` and of its ``sampling`` from a query string.
 
-    Numbers, true and false are written as in JSON. A name that is no field of ``start`` is refused, as it would be in a
-    message.
+    Numbers, true and false are written as in JSON. A name that is not a field of ``start`` is refused, as in a message.
     """
     fields: JsonObject = {}
     sampling: JsonObject = {}
@@ -621,7 +621,7 @@ _PRESETS = ", ".join(sorted({*SpeechFields.model_fields, *SamplingFields.model_f
 
 
 def _number(text: str) -> object:
-    """The number that a query's value is, or the text itself, which validation then refuses by name."""
+    """Parse a number in a query; other text is returned as it is, so that validation refuses it by name."""
     try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError:
@@ -679,7 +679,7 @@ _UTTERANCE_IDS: TypeAdapter[str] = TypeAdapter(UtteranceId, config=ConfigDict(st
 
 
 def _explained(error: ValidationError, kind: str, models: Mapping[str, type[BaseModel]]) -> SpeechError:
-    """The first fault of a message as an error that names the field, what was given and what is allowed."""
+    """Return the error for the first fault of a message: the field, what was given and what is allowed."""
     detail = error.errors(include_url=False, include_context=True)[0]
     if detail["type"] == UnsupportedLanguageError.code:
         return UnsupportedLanguageError(detail["msg"])

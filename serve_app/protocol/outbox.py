@@ -1,6 +1,7 @@
-"""What a session has said and its client has not yet been sent; bounded by the session, emptied by a writer.
+"""The outbox: messages of a session that were not sent yet. The session limits it, and a writer empties it.
 
-The session keeps it, not the socket, because barge-in takes back what has not left. No I/O.
+It belongs to the session and not to the socket, because a cancel (barge-in) revokes messages that were not sent.
+No I/O.
 """
 
 from collections import deque
@@ -12,16 +13,16 @@ from serve_app.protocol.messages import ServerMessage, Transport
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One message, with the audio that belongs to it.
+    """One message and its audio.
 
     Attributes:
-        message: in the words of dialect B; a dialect translates it.
+        message: a message of dialect B, which the other dialects translate.
         payload: encoded audio of an ``audio_chunk``; None for every other message.
         transport: how the client wants ``payload``.
-        encoding: of ``payload``.
-        owner: number of the utterance that it is taken back with; 0 for what always goes out.
-        samples: PCM samples of ``payload``.
-        ends: number of the utterance that this is the end of; 0 for what ends none.
+        encoding: the encoding of ``payload``.
+        owner: number of the utterance whose cancel revokes this message; 0 if the message is always sent.
+        samples: number of PCM samples in ``payload``.
+        ends: number of the utterance that this message ends; 0 if it ends none.
     """
 
     message: ServerMessage
@@ -35,14 +36,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The last thing in an outbox: close the socket."""
+    """The last item of an outbox: close the socket."""
 
     code: int
     reason: str
 
 
 class Outbox:
-    """A queue with the item under way at its head, and running totals of what is in it."""
+    """A queue of messages, the message that is being sent, and their total size."""
 
     def __init__(self) -> None:
         self._waiting: deque[Send | Close] = deque()
@@ -55,17 +56,17 @@ class Outbox:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of audio waiting or under way."""
+        """Seconds of audio that wait or are being sent."""
         return seconds(self.samples)
 
     def put(self, item: Send | Close) -> None:
-        """Append; nothing follows a :class:`Close`."""
+        """Append an item; no item may follow a :class:`Close`."""
         self._waiting.append(item)
         if isinstance(item, Send):
             self._count(item, 1)
 
     def take(self) -> Send | Close | None:
-        """The next item, now under way until :meth:`sent`; None when there is none."""
+        """Return the next item, which counts as being sent until :meth:`sent`; None if the outbox is empty."""
         assert self._under_way is None, "one writer, one item at a time"
         if not self._waiting:
             return None
@@ -75,13 +76,13 @@ class Outbox:
         return item
 
     def sent(self) -> None:
-        """What was under way has left."""
+        """Record that the item was sent."""
         if self._under_way is not None:
             self._count(self._under_way, -1)
             self._under_way = None
 
     def take_back(self, owner: int) -> None:
-        """Drop what waits for one utterance; what is under way cannot be stopped."""
+        """Drop the waiting messages of one utterance; a message that is being sent cannot be stopped."""
         kept: deque[Send | Close] = deque()
         for item in self._waiting:
             if isinstance(item, Send) and item.owner == owner:
@@ -91,7 +92,7 @@ class Outbox:
         self._waiting = kept
 
     def clear(self) -> None:
-        """Drop all that waits."""
+        """Drop all waiting messages."""
         while self._waiting:
             item = self._waiting.pop()
             if isinstance(item, Send):

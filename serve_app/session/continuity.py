@@ -1,7 +1,6 @@
-"""What one text chunk leaves to the next one of its utterance: its text with its codes, or nothing.
+"""Keeps the text and the codes of a text chunk as context for the next one of its utterance.
 
-It knows neither sessions nor models: when chunks are spoken is the session's business, how a context is heard the
-model's.
+It knows nothing about sessions, which decide when chunks are spoken, or about models, which use the context.
 """
 
 import numpy as np
@@ -11,7 +10,7 @@ from serve_app.speech import FinishReason, SpokenContext
 
 
 class Continuity:
-    """The text chunk spoken last, in bounded memory: 32 bytes a frame."""
+    """The last spoken text chunk, in bounded memory: 32 bytes per frame."""
 
     def __init__(self, max_frames: int) -> None:
         """Keep chunks of up to ``max_frames`` frames; 0 keeps none."""
@@ -21,27 +20,27 @@ class Continuity:
         self._frames = 0
 
     def begin(self, text: str) -> SpokenContext | None:
-        """Turn to the next text chunk; the context that the one before it left."""
+        """Begin the next text chunk; return the context from the one before it."""
         context = SpokenContext(self._text, np.concatenate(self._codes)) if self._codes else None
         self.forget()
         self._text = text
         return context
 
     def add(self, codes: NDArray[np.int16]) -> None:
-        """Keep the next frames of the text chunk, [T, 16]; none of them once they are too many."""
+        """Keep the next frames of the text chunk, [T, 16]; if they exceed the limit, keep none at all."""
         self._frames += len(codes)
         if self._frames > self._max_frames:
             self._codes.clear()
         else:
-            self._codes.append(codes.copy())  # its buffer is that of a whole message, samples included
+            self._codes.append(codes.copy())  # the original shares its buffer with a whole message and its samples
 
     def end(self, reason: FinishReason) -> None:
-        """Note how the text chunk ended; one that was cut short leaves nothing, as its codes lack some of its text."""
+        """End the text chunk; one that was cut short leaves no context, because its codes lack some of its text."""
         if reason != "eos":
             self.forget()
 
     def forget(self) -> None:
-        """Leave nothing."""
+        """Drop the context."""
         self._text = ""
         self._codes.clear()
         self._frames = 0

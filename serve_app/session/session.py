@@ -1,17 +1,17 @@
-"""One client's session as a state machine without I/O: messages and events in, calls and an outbox out.
+"""One client's session as a state machine without I/O: it accepts messages and events, and returns calls and messages.
 
-The caller owns the socket, the generator calls and the clock. It gives every message to :meth:`Session.receive`,
-every event of a call to :meth:`Session.event`, reports a call's end with :meth:`Session.ended`, performs the
-returned effects, and sends what :meth:`Session.take` hands out, one item at a time. Times are seconds of any
-monotonic clock. The session never knows which dialect its client speaks.
+The caller owns the socket, the generator calls and the clock. It passes every message to :meth:`Session.receive` and
+every event of a call to :meth:`Session.event`, and reports a call's end with :meth:`Session.ended`. It performs the
+returned effects, and sends the items that :meth:`Session.take` returns, one at a time. Times are in seconds of any
+monotonic clock. The session does not know its client's dialect.
 
-Laws, whatever the order of calls:
+Invariants, for any order of calls:
 
-- one generator call at most runs or is being cancelled;
+- at most one generator call runs or is being cancelled;
 - utterances are spoken in the order of their first ``speak``, and their audio never interleaves;
-- an utterance ends once: ``complete``, ``cancelled`` or ``error``; nothing of it is sent after that;
-- a completed utterance has exactly one audio chunk with ``final``, and it is the last; once that has left, a cancel
-  comes too late.
+- an utterance ends once, with ``complete``, ``cancelled`` or ``error``; none of its messages is sent after that;
+- a completed utterance has exactly one audio chunk with ``final``, and it is the last one; after it was sent, the
+  utterance can no longer be cancelled.
 """
 
 import math
@@ -59,25 +59,25 @@ from serve_app.text.characters import shown
 from serve_app.voices.voice import VoiceStatus, resolve_voice
 
 MAX_WAITING_MESSAGES = 4096
-"""Messages of any kind that may wait for a client who does not read, whatever their size."""
+"""Maximum number of messages that wait for a client that does not read."""
 
 MAX_RETIRED_IDS = 64
-"""Ids remembered whose utterance ended before its last ``speak``."""
+"""Number of remembered ids of utterances that ended before their last ``speak``."""
 
 CAPACITY_RETRY_MS = 2000
-"""When to try again on a session that has all the utterances it may have."""
+"""When to retry if a session's queue of utterances is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Effect: start a generator call, after the one before it has been reported as ended.
+    """Effect: start a generator call; the previous one has been reported as ended.
 
     Attributes:
         call_id: its number in this session.
-        request: what is to be spoken.
-        utterance_id: whose text it is.
-        needed_by_s: when the listener has played all that was made for him.
-        asked_s: when the client asked for the utterance.
+        request: the text chunk and how to speak it.
+        utterance_id: the utterance of the text chunk.
+        needed_by_s: when the listener will have played all audio generated so far.
+        asked_s: when the client requested the utterance.
     """
 
     call_id: int
@@ -89,7 +89,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CancelCall:
-    """Effect: cancel a generator call, and report its end as of any other."""
+    """Effect: cancel a generator call; its end is reported like that of any other call."""
 
     call_id: int
 
@@ -98,30 +98,30 @@ Effect = Call | CancelCall
 
 
 def _free(now_s: float) -> None:
-    """What an utterance costs where nobody counts."""
+    """Count nothing: the default for sessions without rate limits."""
     del now_s
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSetup:
-    """What a session is given when its socket opens.
+    """The parameters of a new session.
 
     Attributes:
-        session_id: its name in logs and in ``ready``.
-        manner: the defaults of its utterances, until a ``start`` changes them.
-        limits: its bounds.
-        voices: by id; may be kept current by the caller. Empty means unknown: the generator answers then.
-        naming: what else voices are called, and which one is the default.
+        session_id: its id in logs and in ``ready``.
+        options: the default speech options, until a ``start`` changes them.
+        limits: its limits.
+        voices: the voices by id, which the caller may keep current. Empty means unknown: then the generator decides.
+        naming: aliases of voices, and the default voice.
         new_seed: see :data:`serve_app.session.utterance.SeedSource`.
         text: how text is cleaned and cut.
-        errors_in_order: an utterance that is refused is answered when its turn comes, not at once; for dialects
-            whose answers carry no id.
-        spend: counts one utterance for its caller at a time in seconds; raises a :class:`SpeechError` where he may not
-            have it.
+        errors_in_order: whether an error about a refused utterance waits for the utterance's turn; for dialects whose
+            answers carry no id.
+        spend: counts one utterance of the caller at a time in seconds; raises a :class:`SpeechError` if the caller is
+            over a limit.
     """
 
     session_id: str
-    manner: SpeechOptions
+    options: SpeechOptions
     limits: SessionConfig
     voices: Mapping[str, VoiceStatus]
     new_seed: SeedSource
@@ -133,13 +133,13 @@ class SessionSetup:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """How a session ends whose replica is being replaced.
+    """How a session ends when its replica is being replaced.
 
     Attributes:
-        from_s: from then on the session ends as soon as nothing of it is left to say; before it, its client may still
-            be on the way with a first message.
-        until_s: it ends then, whatever it is saying.
-        retry_after_ms: when its client is told to connect again.
+        from_s: from this time on, the session ends as soon as it is idle; before it, a first message of the client may
+            still be under way.
+        until_s: at this time the session ends in any case.
+        retry_after_ms: when the client should connect again.
     """
 
     from_s: float
@@ -148,15 +148,15 @@ class Drain:
 
 
 OWN_VOICE = "inline"
-"""Name, within its session, of the voice that a client brought itself."""
+"""Name of a session's inline voice, within the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class InlineVoice:
-    """A ``start`` with ``voice_audio``, once that was decoded and checked.
+    """A ``start`` with ``voice_audio`` that was decoded and checked.
 
     Attributes:
-        start: as it came.
+        start: the client's message.
         clip: the voice.
     """
 
@@ -166,7 +166,7 @@ class InlineVoice:
 
 @dataclass(slots=True)
 class _Running:
-    """The call in flight. ``utterance`` is None once nothing more of it is wanted."""
+    """The call in flight. ``utterance`` is None if the rest of the call is not wanted any more."""
 
     call_id: int
     utterance: Utterance | None
@@ -174,18 +174,18 @@ class _Running:
 
 
 class Session:
-    """See the module's docstring for its laws.
+    """The state machine of one session; the module's docstring lists its invariants.
 
     Attributes:
-        setup: what it was given.
-        close: once it is not None the session takes nothing more, and this is the last item of its outbox.
+        setup: its parameters.
+        close: if not None, the session accepts nothing more, and this is the last item of its outbox.
     """
 
     def __init__(self, setup: SessionSetup, now_s: float) -> None:
         self.setup = setup
         self.close: Close | None = None
-        self._manner = setup.manner
-        self._own: VoiceClip | None = None
+        self._options = setup.options
+        self._inline_voice: VoiceClip | None = None
         self._outbox = Outbox()
         self._queue: deque[Utterance | Refusal] = deque()
         self._leaving: dict[int, Utterance] = {}
@@ -202,30 +202,30 @@ class Session:
         self._progress_s = now_s
         self._plays_until_s = now_s
 
-    # What the caller reads.
+    # State for the caller.
 
     @property
     def paused(self) -> bool:
-        """So much audio is unsent that no more is to be taken from the generator."""
+        """Whether so much audio is unsent that the caller must not read more from the generator."""
         limits = self.setup.limits
         return self._outbox.audio_s >= limits.max_unsent_audio_s or self._outbox.bytes >= limits.max_unsent_bytes
 
     @property
     def next_deadline_s(self) -> float:
-        """When :meth:`tick` has something to do next, unless something else happens before."""
+        """When :meth:`tick` must be called next, unless another method is called before."""
         return min(self._idle_at_s, self._slow_at_s, self._call_at_s, self._drained_at_s)
 
-    # What the caller reports.
+    # Events from the caller.
 
     def receive(self, message: FullMessage | InlineVoice | Refusal, now_s: float) -> list[Effect]:
-        """Take one message of the client."""
+        """Handle one message of the client."""
         self._now_s = self._active_s = now_s
         if self.close is None:
             self._handle(message)
         return self._settled()
 
     def event(self, call_id: int, event: SpeechEvent, now_s: float) -> list[Effect]:
-        """Take what a call yielded; of a cancelled call it is dropped."""
+        """Handle an event of a call; events of a cancelled call are dropped."""
         self._now_s = self._active_s = now_s
         running = self._running
         if running is None or running.call_id != call_id or running.utterance is None:
@@ -237,7 +237,7 @@ class Session:
         return self._settled()
 
     def failed(self, call_id: int, error: SpeechError, now_s: float) -> list[Effect]:
-        """A call broke off: its utterance ends with ``error``; :meth:`ended` still has to follow."""
+        """Handle the failure of a call: its utterance ends with ``error``. :meth:`ended` still has to follow."""
         self._now_s = self._active_s = now_s
         running = self._running
         if running is not None and running.call_id == call_id and running.utterance is not None:
@@ -246,7 +246,7 @@ class Session:
         return self._settled()
 
     def ended(self, call_id: int, now_s: float) -> list[Effect]:
-        """A call is over and its stream closed, for whatever reason; the next one may start."""
+        """Handle the end of a call, for any reason: its stream is closed and the next call may start."""
         self._now_s = self._active_s = now_s
         running = self._running
         if running is None or running.call_id != call_id:
@@ -257,7 +257,7 @@ class Session:
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Do what is due: the end of a session that is idle, does not read, or is drained; the next call."""
+        """Do what is due: end a session that is idle, does not read or is drained, or start the next call."""
         self._now_s = now_s
         limits = self.setup.limits
         if now_s >= self._slow_at_s:
@@ -268,13 +268,13 @@ class Session:
         return self._settled()
 
     def drain(self, drain: Drain, now_s: float) -> list[Effect]:
-        """The replica is being replaced: what the client has asked for is said to its end, then the session ends."""
+        """Begin to drain the session: the queued utterances are finished, then the session ends."""
         self._now_s = now_s
         self._drain = drain
         return self._settled()
 
     def take(self, now_s: float) -> Send | Close | None:
-        """The next item to be sent; the caller reports :meth:`sent` before it takes another."""
+        """Return the next item to send; the caller must call :meth:`sent` before it takes another."""
         self._now_s = now_s
         item = self._outbox.take()
         if isinstance(item, Send):
@@ -282,7 +282,7 @@ class Session:
         return item
 
     def sent(self, now_s: float) -> list[Effect]:
-        """What was taken has left."""
+        """Record that the taken item was sent."""
         self._outbox.sent()
         self._now_s = self._active_s = self._progress_s = now_s
         return self._settled()
@@ -292,7 +292,7 @@ class Session:
     def _handle(self, message: FullMessage | InlineVoice | Refusal) -> None:
         match message:
             case InlineVoice():
-                self._bring(message)
+                self._set_inline_voice(message)
             case Refusal():
                 self._refuse(message.error, message.utterance_id)
             case Start():
@@ -306,21 +306,21 @@ class Session:
             case Stop():
                 self._stop()
 
-    def _bring(self, message: InlineVoice) -> None:
-        """Take the session's own voice; there is one, so that what a session can hold is bounded."""
+    def _set_inline_voice(self, message: InlineVoice) -> None:
+        """Set the inline voice; a session may have only one, so that its memory is bounded."""
         if message.start.voice not in (None, OWN_VOICE):
             both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
             self._send_error(InvalidMessageError(both))
-        elif self._own is not None and self._own.digest != message.clip.digest:
-            another = "this session has brought another voice already"
+        elif self._inline_voice is not None and self._inline_voice.digest != message.clip.digest:
+            another = "this session already has another inline voice"
             self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {OWN_VOICE!r}"))
         else:
-            self._own = message.clip
+            self._inline_voice = message.clip
             self._start(message.start.model_copy(update={"voice": OWN_VOICE}))
 
     def _start(self, message: Start) -> None:
         try:
-            self._manner = self._checked(message)
+            self._options = self._checked(message)
         except SpeechError as error:
             self._send_error(error)
             return
@@ -330,12 +330,12 @@ class Session:
         self._send(
             Ready(
                 session_id=self.setup.session_id,
-                voice=self._manner.voice,
-                language=self._manner.language,
-                encoding=self._manner.encoding,
-                sample_rate=self._manner.sample_rate,
-                transport=self._manner.transport,
-                normalize=self._manner.normalize,
+                voice=self._options.voice,
+                language=self._options.language,
+                encoding=self._options.encoding,
+                sample_rate=self._options.sample_rate,
+                transport=self._options.transport,
+                normalize=self._options.normalize,
                 limits=Limits(
                     max_text_characters=limits.max_text_characters,
                     max_utterance_characters=limits.max_utterance_characters,
@@ -367,15 +367,15 @@ class Session:
 
     def _begin(self, message: Speak) -> None:
         self._check_beginning(message)
-        manner = self._checked(message)
-        if manner.seed is None:
-            manner = manner.with_fields(Start(seed=self.setup.new_seed()))
+        options = self._checked(message)
+        if options.seed is None:
+            options = options.with_fields(Start(seed=self.setup.new_seed()))
         number = self._utterances + 1
         utterance = Utterance(
             number,
             message.utterance_id or self._made_up_id(number),
-            manner,
-            self.setup.text.open(manner.language),
+            options,
+            self.setup.text.open(options.language),
             whole=isinstance(message, SpeakBuffered),
             context_frames=self.setup.limits.context_frames,
         )
@@ -386,7 +386,7 @@ class Session:
         self._queue.append(utterance)
 
     def _check_beginning(self, message: Speak) -> None:
-        """Raise the reason, if there is one, why an utterance may not begin now."""
+        """Raise an error if an utterance may not begin now."""
         limits = self.setup.limits
         if self._stopping:
             raise InvalidMessageError("the session is stopping; allowed: cancel")
@@ -404,10 +404,10 @@ class Session:
             raise CapacityError(waiting, retry_after_ms=CAPACITY_RETRY_MS)
 
     def _append(self, utterance: Utterance, message: Speak) -> None:
-        manner = utterance.manner.with_fields(message)
-        if (manner if message.voice is None else self._resolved(manner)) != utterance.manner:
+        options = utterance.options.with_fields(message)
+        if (options if message.voice is None else self._resolved(options)) != utterance.options:
             given = ", ".join(sorted(message.model_fields_set - {"type", "text", "utterance_id", "final"}))
-            fixed = f"utterance {utterance.utterance_id!r} is spoken as its first speak said; given again: {given}"
+            fixed = f"the first speak of utterance {utterance.utterance_id!r} fixes its options; given again: {given}"
             raise InvalidMessageError(f"{fixed}; allowed: the same values, or none")
         self._take_text(utterance, message)
 
@@ -425,7 +425,7 @@ class Session:
         if message.final:
             utterance.close()
             if utterance.blank:
-                given = "is empty" if not utterance.characters else "is white space alone"
+                given = "is empty" if not utterance.characters else "is only white space"
                 raise TextEmptyError(f"text {given}; allowed: 1 to {limits.max_text_characters} characters")
 
     def _flush(self, message: Flush) -> None:
@@ -475,7 +475,7 @@ class Session:
         self._put_audio(utterance, utterance.audio(chunk, self._now_s), len(chunk.pcm))
 
     def _take_pause(self, utterance: Utterance) -> None:
-        """Silence needs no generator."""
+        """Queue the audio of a pause, which needs no generator."""
         self._put_audio(utterance, *utterance.pause(self._now_s))
 
     def _put_audio(self, utterance: Utterance, sends: list[Send], samples: int) -> None:
@@ -485,7 +485,7 @@ class Session:
             self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(samples)
         limit_s = self.setup.limits.max_whole_audio_s
         if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
-            too_long = f"the audio is longer than the {limit_s:g} s that are sent in one piece"
+            too_long = f"the audio is longer than {limit_s:g} s, the limit for buffered audio"
             self._fail(utterance, TextTooLongError(f"{too_long}; allowed: less text, or stream: true"))
 
     def _take_end(self, running: _Running, utterance: Utterance, end: SpeechEnd) -> None:
@@ -499,21 +499,21 @@ class Session:
             utterance.ended(end, self._generation_s(running, end))
 
     def _generation_s(self, running: _Running, end: SpeechEnd) -> float:
-        """Seconds that the generator worked on a call; the generator's own count where it gives one."""
+        """Return the seconds that the generator worked on a call; its own count if it reports one."""
         timings_s = end.timings_s
         if "total" not in timings_s:
             return self._now_s - running.started_s
         return timings_s["total"] - timings_s.get("queue", 0.0) - timings_s.get("paused", 0.0)
 
     def _fail(self, utterance: Utterance, error: SpeechError) -> None:
-        """End an utterance with ``error``; its audio that waits still goes out before it."""
+        """End an utterance with ``error``; its waiting audio is still sent before that."""
         utterance.failed = True
         self._drop(utterance)
         self._leaving[utterance.number] = utterance
         self._send_error(error, utterance.utterance_id, ends=utterance.number)
 
     def _drop(self, utterance: Utterance) -> None:
-        """Take an utterance off the queue and end its call."""
+        """Remove an utterance from the queue and cancel its call."""
         if utterance in self._queue:
             self._queue.remove(utterance)
         self._asked_s.pop(utterance.number, None)
@@ -526,7 +526,7 @@ class Session:
     # The queue.
 
     def _settled(self) -> list[Effect]:
-        """Advance the queue as far as it goes; the effects of everything since the last call."""
+        """Advance the queue as far as possible; return all effects since the last call."""
         if len(self._outbox) > MAX_WAITING_MESSAGES and self.close is None:
             self._end(SlowClientError(f"the client left {MAX_WAITING_MESSAGES} messages unread"))
         while self._queue and self.close is None and self._advance(self._queue[0]):
@@ -540,7 +540,7 @@ class Session:
         return effects
 
     def _advance(self, head: Utterance | Refusal) -> bool:
-        """Do the next thing for the head of the queue; whether there is more to do at once."""
+        """Do the next step for the head of the queue; return whether there is more to do at once."""
         if isinstance(head, Refusal):
             self._queue.popleft()
             self._send_error(head.error)
@@ -568,13 +568,13 @@ class Session:
         self._running = _Running(self._calls, utterance, self._now_s)
         needed_by_s = max(self._now_s, self._plays_until_s)
         request = utterance.next_request(self.setup.text)
-        if request.voice == OWN_VOICE and self._own is not None:
-            request = replace(request, clip=self._own)
+        if request.voice == OWN_VOICE and self._inline_voice is not None:
+            request = replace(request, clip=self._inline_voice)
         asked_s = self._asked_s[utterance.number]
         self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
-        """Answer a message that was not taken; if it was more text of an utterance, that utterance fails."""
+        """Answer a refused message; if it was more text of an open utterance, that utterance fails."""
         utterance = self._queued(utterance_id)
         if utterance is not None and utterance.open:
             self._fail(utterance, error)
@@ -604,29 +604,31 @@ class Session:
         return name
 
     def _checked(self, fields: Start | Speak) -> SpeechOptions:
-        """The defaults with a message's fields over them.
+        """Return the default options with a message's fields.
 
         Raises:
             VoiceNotFoundError: the voice is unknown or unavailable.
         """
-        manner = self._resolved(self._manner.with_fields(fields))
+        options = self._resolved(self._options.with_fields(fields))
         if isinstance(fields, Speak) or fields.voice is not None:
-            self._check_voice(manner.voice)
-        return manner
+            self._check_voice(options.voice)
+        return options
 
-    def _resolved(self, manner: SpeechOptions) -> SpeechOptions:
-        """The manner with its voice's id in the place of what else it is called; an unknown name stays as it is."""
-        if self._is_own(manner.voice):
-            return replace(manner, voice=OWN_VOICE)
-        return replace(manner, voice=resolve_voice(manner.voice, self.setup.voices, self.setup.naming) or manner.voice)
+    def _resolved(self, options: SpeechOptions) -> SpeechOptions:
+        """Return the options with the voice's name replaced by its id; an unknown name stays as it is."""
+        if self._is_inline(options.voice):
+            return replace(options, voice=OWN_VOICE)
+        return replace(
+            options, voice=resolve_voice(options.voice, self.setup.voices, self.setup.naming) or options.voice
+        )
 
-    def _is_own(self, voice: str) -> bool:
-        return self._own is not None and folded(voice) == OWN_VOICE
+    def _is_inline(self, voice: str) -> bool:
+        return self._inline_voice is not None and folded(voice) == OWN_VOICE
 
     def _check_voice(self, voice: str) -> None:
         voices = self.setup.voices
         status = voices.get(voice)
-        if self._is_own(voice):
+        if self._is_inline(voice):
             return
         if not voices or (status is not None and status.state != "unavailable"):
             return
@@ -648,7 +650,7 @@ class Session:
         self._outbox.put(item)
 
     def _account(self, item: Send) -> None:
-        """Note what an item that now leaves says about its utterance."""
+        """Update the state of an utterance when one of its items is about to be sent."""
         owner = self._leaving.get(item.owner)
         if owner is None:
             owner = next((u for u in self._queue if isinstance(u, Utterance) and u.number == item.owner), None)
@@ -656,10 +658,10 @@ class Session:
             owner.sent_samples += item.samples
         self._leaving.pop(item.ends, None)
         if isinstance(item.message, AudioMessage) and item.message.final:
-            self._leaving.pop(item.owner, None)  # only its ``complete`` is left, which no cancel takes back
+            self._leaving.pop(item.owner, None)  # only its ``complete`` is left, which a cancel does not revoke
 
     def _end(self, error: SpeechError) -> None:
-        """Close the session for ``error``: what waits is dropped, the client is told, the call is cancelled."""
+        """Close the session with ``error``: drop what waits, send the error, and cancel the call."""
         if self._running is not None and self._running.utterance is not None:
             self._running.utterance = None
             self._effects.append(CancelCall(self._running.call_id))
@@ -670,7 +672,7 @@ class Session:
         self._close(error.close_code or 1011, error.code)
 
     def _end_drained(self, drain: Drain) -> None:
-        lost = "; what was not finished can be said again there, with the same seed" if self._busy else ""
+        lost = "; then request unfinished utterances again, with the same seed" if self._busy else ""
         error = f"this server is being replaced; connect again{lost}"
         self._end(ServiceRestartError(error, retry_after_ms=drain.retry_after_ms))
 
@@ -679,9 +681,9 @@ class Session:
         self._put(self.close)
 
     def _begins_at_s(self, utterance: Utterance) -> float:
-        """When the next text chunk or pause of an utterance may begin: not while its listener has much left to play.
+        """Return when the next text chunk or pause may begin: not while its listener has much left to play.
 
-        Its first one may at once: whoever asks for a new utterance may have stopped playing the last.
+        The first one may begin at once, because the client may have stopped playing the previous utterance.
         """
         if utterance.whole or not utterance.begun:
             return -math.inf
@@ -703,7 +705,7 @@ class Session:
 
     @property
     def _busy(self) -> bool:
-        """Whether anything is left to say or to send."""
+        """Whether anything is left to speak or to send."""
         return bool(self._queue or self._leaving or self._running is not None or len(self._outbox))
 
     @property

@@ -1,4 +1,4 @@
-"""One utterance: its text on the way to text chunks, its audio on the way to messages. No I/O, no clock."""
+"""One utterance: turns its text into text chunks and its audio into messages. No I/O, no clock."""
 
 import hashlib
 from collections import deque
@@ -29,25 +29,25 @@ from serve_app.text.cleaning import Cleaner, TextCleaning
 from serve_app.text.tags import Pause
 
 SILENT_PIECE_SAMPLES = SAMPLE_RATE_HZ
-"""A longer pause leaves in pieces of this, so that no message is large and a client that does not read stops it."""
+"""A longer pause is sent in pieces of this size, to keep messages small and to wait for a client that does not read."""
 
 _PRIORITIES: dict[Priority, int] = {"high": -1, "normal": 0, "low": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechOptions:
-    """How to speak: every field of ``start``, decided.
+    """The speech options: the values of all fields of ``start``.
 
     Attributes:
         voice: a voice's id.
         language: lower case.
-        encoding: of the audio sent.
-        sample_rate: of the audio sent, in Hz.
+        encoding: encoding of the audio sent.
+        sample_rate: sample rate of the audio sent, in Hz.
         transport: binary frames, or base64 within the messages.
-        seed: None makes one up for each utterance.
+        seed: None chooses a new seed for each utterance.
         sampling: overrides of the checkpoint's defaults.
-        priority: among those who wait for a slot.
-        normalize: numbers, dates and amounts are put into words for the model.
+        priority: priority among the streams that wait for a slot.
+        normalize: whether numbers, dates and amounts are put into words for the model.
     """
 
     voice: str
@@ -61,7 +61,7 @@ class SpeechOptions:
     normalize: bool = False
 
     def with_fields(self, fields: SpeechFields) -> "SpeechOptions":
-        """This manner with what a message gives; ``sampling`` is merged name by name."""
+        """Return a copy with the fields that a message gives; ``sampling`` is merged name by name."""
         names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize")
         given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
         return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
@@ -73,12 +73,12 @@ def _merged(sampling: Sampling, fields: SamplingFields | None) -> Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TextPipeline:
-    """How an utterance's text is cleaned, cut and given to the model.
+    """How an utterance's text is cleaned, cut and passed to the model.
 
     Attributes:
-        cleaning: what is taken away.
-        limits: of the text chunks.
-        max_request_characters: the longest text that one stream of the engine takes.
+        cleaning: what is removed.
+        limits: lengths of the text chunks.
+        max_request_characters: the longest text that one stream of the engine accepts.
     """
 
     cleaning: TextCleaning = field(default_factory=TextCleaning)
@@ -87,7 +87,7 @@ class TextPipeline:
 
     @classmethod
     def configured(cls, config: TextConfig, max_request_characters: int) -> "TextPipeline":
-        """The pipeline that a configuration asks for."""
+        """Return the pipeline for a configuration."""
         limits = ChunkLimits(
             config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
         )
@@ -95,36 +95,36 @@ class TextPipeline:
         return cls(cleaning, limits, max_request_characters)
 
     def open(self, language: str) -> "OpenText":
-        """A fresh pipeline for one utterance."""
+        """Return a new pipeline for one utterance."""
         return OpenText(Cleaner(self.cleaning), Chunker(language, self.limits))
 
-    def request_text(self, chunk: str, manner: SpeechOptions) -> str:
-        """What the model is given for a text chunk: in words if ``manner`` asks for it, unless they do not fit."""
-        if not manner.normalize:
+    def request_text(self, chunk: str, options: SpeechOptions) -> str:
+        """Return the model's input for a text chunk: normalized if ``options`` says so, unless that is too long."""
+        if not options.normalize:
             return chunk
-        from serve_app.text.numbers.normalize import spell  # noqa: PLC0415 — 50 ms for who asks for it alone
+        from serve_app.text.numbers.normalize import spell  # noqa: PLC0415 — the import takes 50 ms, so only on demand
 
-        spelled = spell(chunk, manner.language)
-        return spelled if len(spelled) <= self.max_request_characters else chunk
+        normalized = spell(chunk, options.language)
+        return normalized if len(normalized) <= self.max_request_characters else chunk
 
 
 class OpenText:
-    """Text pushed in any pieces comes out as text chunks that can be spoken, and the pauses between them."""
+    """Turns text, pushed in any pieces, into text chunks and the pauses between them."""
 
     def __init__(self, cleaner: Cleaner, chunker: Chunker) -> None:
         self._cleaner = cleaner
         self._chunker = chunker
 
     def push(self, text: str) -> list[str | Pause]:
-        """The text chunks and pauses that are now certain."""
+        """Accept more text; return the text chunks and pauses that later text can no longer change."""
         return self._cut(self._cleaner.push(text))
 
     def flush(self) -> list[str | Pause]:
-        """Everything that is left; more text may follow."""
+        """Return everything that is left; more text may follow."""
         return [*self._cut(self._cleaner.flush()), *self._chunker.flush()]
 
     def _cut(self, pieces: list[str | Pause]) -> list[str | Pause]:
-        """A pause ends the text chunk before it."""
+        """Cut text into text chunks; a pause ends the text chunk before it."""
         chunks: list[str | Pause] = []
         for piece in pieces:
             if isinstance(piece, str):
@@ -135,36 +135,36 @@ class OpenText:
 
 
 class Utterance:
-    """What one ``speak`` asked for, from its first text to its last audio.
+    """One utterance, from its first text to its last audio.
 
     Attributes:
-        number: of its session, from 1 on; ids may be used again, numbers never are.
-        utterance_id: the client's name for it, or a made-up one.
-        manner: how it is spoken; fixed by its first ``speak``.
-        seed: of its first text chunk.
-        whole: its audio is sent in one piece.
-        open: more text may come.
+        number: its number in the session, from 1 on; unlike ids, numbers are never reused.
+        utterance_id: the client's id, or a generated one.
+        options: its speech options; the first ``speak`` fixes them.
+        seed: the seed of its first text chunk.
+        whole: its audio is buffered and sent in one piece.
+        open: more text may follow.
         failed: it ended with an error.
-        timeline: how much of it was made.
-        sent_samples: how much of it has left, or is leaving.
+        timeline: the audio that was generated so far.
+        sent_samples: the audio that was sent so far, including the message under way.
     """
 
     def __init__(
         self,
         number: int,
         utterance_id: str,
-        manner: SpeechOptions,
+        options: SpeechOptions,
         text: OpenText,
         *,
         whole: bool,
         context_frames: int = 0,
     ) -> None:
-        """Begin one without text; a text chunk of up to ``context_frames`` frames is the next one's context."""
-        assert manner.seed is not None, "an utterance's seed is decided"
+        """Begin without text; a text chunk of up to ``context_frames`` frames becomes the next one's context."""
+        assert options.seed is not None, "the session has chosen a seed"
         self.number = number
         self.utterance_id = utterance_id
-        self.manner = manner
-        self.seed = manner.seed
+        self.options = options
+        self.seed = options.seed
         self.whole = whole
         self.open = True
         self.failed = False
@@ -181,71 +181,71 @@ class Utterance:
         self._voice_digest = ""
         self._segment_due = False
         self._seq = 0
-        self._encoder = encoder_for(manner.encoding, manner.sample_rate)
+        self._encoder = encoder_for(options.encoding, options.sample_rate)
         self._pieces: list[bytes] = []
         self._finish_reason: FinishReason = "eos"
         self._generation_s = 0.0
         self._first_audio_s: float | None = None
 
     def add(self, text: str) -> None:
-        """Take more text."""
+        """Append text."""
         self.characters += len(text)
         self._blank = self._blank and (not text or text.isspace())
         self._parts.extend(self._text.push(text))
 
     def flush(self) -> None:
-        """Stop waiting for the sentence to end."""
+        """Release the buffered text without waiting for the end of the sentence."""
         self._parts.extend(self._text.flush())
 
     def close(self) -> None:
-        """No more text comes."""
+        """Flush, and accept no more text."""
         self.flush()
         self.open = False
 
     @property
     def blank(self) -> bool:
-        """All text it was given so far is white space; text that has nothing to pronounce is more than that."""
+        """Whether all text so far is white space; other text without anything to pronounce does not count as blank."""
         return self._blank
 
     @property
     def has_text(self) -> bool:
-        """A text chunk is ready to be spoken, next."""
+        """Whether a text chunk is next."""
         return bool(self._parts) and isinstance(self._parts[0], str)
 
     @property
     def has_pause(self) -> bool:
-        """Silence is due, next."""
+        """Whether a pause is next."""
         return bool(self._parts) and isinstance(self._parts[0], Pause)
 
     @property
     def begun(self) -> bool:
-        """At least one of its text chunks went to a generator, or some of its silence to the listener."""
+        """Whether a text chunk was passed to a generator, or a pause was sent to the client."""
         return self._index >= 0 or self._silent_samples > 0
 
     def next_request(self, text: TextPipeline) -> SpeechRequest:
-        """The request of the next text chunk; there is one. Its ``segment`` shows the chunk as the client wrote it."""
+        """Return the request for the next text chunk; its ``segment`` shows the chunk as the client wrote it."""
         begun = self.begun
         chunk = self._parts.popleft()
-        assert isinstance(chunk, str), "the caller has looked at has_text"
+        assert isinstance(chunk, str), "the caller checks has_text"
         self._chunk = chunk
         self._index += 1
         self._segment_due = True
-        spoken = text.request_text(self._chunk, self.manner)
+        spoken = text.request_text(self._chunk, self.options)
         return SpeechRequest(
             text=spoken,
-            voice=self.manner.voice,
-            language=self.manner.language,
+            voice=self.options.voice,
+            language=self.options.language,
             seed=chunk_seed(self.seed, self._index),
-            sampling=self.manner.sampling,
+            sampling=self.options.sampling,
             listening=not self.whole,
-            priority=_PRIORITIES[self.manner.priority],
+            priority=_PRIORITIES[self.options.priority],
             begun=begun,
             context=self._continuity.begin(spoken),
             voice_digest=self._voice_digest,
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
-        """Messages of one audio chunk, the ``segment`` first where a text chunk begins."""
+        """Return the messages for one audio chunk; at the beginning of a text chunk, ``segment`` comes first."""
         if self._first_audio_s is None:
             self._first_audio_s = now_s
         self._continuity.add(chunk.codes)
@@ -260,9 +260,9 @@ class Utterance:
         return sends + self._sound(chunk.pcm)
 
     def pause(self, now_s: float) -> tuple[list[Send], int]:
-        """The next silence, in pieces of at most a second: its messages and samples. It has no ``segment``."""
+        """Return the messages and samples of at most one second of the next pause; a pause has no ``segment``."""
         pause = self._parts.popleft()
-        assert isinstance(pause, Pause), "the caller has looked at has_pause"
+        assert isinstance(pause, Pause), "the caller checks has_pause"
         samples = min(pause.samples, SILENT_PIECE_SAMPLES)
         if samples < pause.samples:
             self._parts.appendleft(Pause(pause.samples - samples))
@@ -280,21 +280,20 @@ class Utterance:
         return [self._audio_message(payload, len(pcm), final=False)]
 
     def ended(self, end: SpeechEnd, generation_s: float) -> None:
-        """A text chunk was spoken to its end; the first that was cut short names the utterance's reason."""
+        """Record the end of a text chunk; the first one that was cut short sets the utterance's finish reason."""
         self._generation_s += generation_s
         self._continuity.end(end.finish_reason)
         if self._finish_reason == "eos":
             self._finish_reason = end.finish_reason
 
     def finish(self, asked_s: float) -> list[Send]:
-        """The final audio chunk and ``complete``.
+        """Return the final audio chunk and ``complete``.
 
-        The final chunk has no audio of its own unless the utterance is sent whole: waiting to know the last one before
-        sending it would hold every chunk back by the time that the next one takes. It carries what an encoder or a
-        resampler still held.
+        The final chunk carries only what an encoder or a resampler still held, unless the utterance is sent in one
+        piece. Marking the last generated chunk as final would delay every chunk until the next one exists.
 
         Args:
-            asked_s: when its first ``speak`` came, on the clock of :meth:`audio`.
+            asked_s: when its first ``speak`` arrived, on the clock of :meth:`audio`.
         """
         self._continuity.forget()
         samples = self.timeline.samples
@@ -314,7 +313,7 @@ class Utterance:
             rtf=round(self._generation_s / seconds(spoken), 3) if spoken else 0.0,
             characters=self.characters,
             seed=self.seed,
-            voice=self.manner.voice,
+            voice=self.options.voice,
         )
         return [last, Send(complete, owner=self.number, ends=self.number)]
 
@@ -328,14 +327,14 @@ class Utterance:
             final=final,
         )
         self._seq += 1
-        manner = self.manner
-        return Send(message, payload, manner.transport, self.number, samples, encoding=manner.encoding)
+        options = self.options
+        return Send(message, payload, options.transport, self.number, samples, encoding=options.encoding)
 
 
 def chunk_seed(seed: int, index: int) -> int:
-    """Seed of an utterance's ``index``-th text chunk; the first has the utterance's own.
+    """Return the seed of an utterance's text chunk ``index``; the first chunk uses the utterance's seed.
 
-    So that a text of one chunk sounds as the same request made to a generator directly.
+    So a text of one chunk sounds like the same request made to a generator directly.
     """
     if index == 0:
         return seed
@@ -344,4 +343,4 @@ def chunk_seed(seed: int, index: int) -> int:
 
 
 SeedSource = Callable[[], int]
-"""Makes up the seed of an utterance whose client gives none: 0 to :data:`serve_app.protocol.messages.MAX_SEED`."""
+"""Returns a seed for an utterance without one: 0 to :data:`serve_app.protocol.messages.MAX_SEED`."""

@@ -1,8 +1,8 @@
-"""Owns the words that decide whether a full stop ends a sentence; knows nothing of how text is scanned.
+"""Lists the abbreviations that decide whether a full stop ends a sentence; knows nothing about scanning.
 
 Keys are lower case, without the last full stop and without inner white space: ``z. B.`` is ``z.b``.
-Every list was written by hand for speech: joining two sentences costs nothing a listener notices,
-breaking one in the middle does, so doubtful words are left in.
+The lists were written by hand for speech. A listener does not notice when two sentences are joined, but does
+notice a break in the middle of one, so the lists include doubtful words.
 """
 
 import re
@@ -12,33 +12,33 @@ from functools import cache
 from typing import Final, NamedTuple
 
 LAST_WORD_CHARACTERS: Final = 32
-"""How much of the text before a full stop ``last_word_of`` reads at most."""
+"""``last_word_of`` reads at most this much of the text before a full stop."""
 
 
 @dataclass(frozen=True)
 class Abbreviations:
-    """What one language writes before a full stop, and after one."""
+    """The words of one language that may stand before a full stop, and the words that may follow it."""
 
     never_last: frozenset[str]
-    """Never ends a sentence, whatever follows: ``Dr.``, ``e.g.``"""
+    """Abbreviations that never end a sentence: ``Dr.``, ``e.g.``"""
 
     sometimes_last: frozenset[str]
-    """Ends a sentence only before a word of ``starters``: ``Inc.``, ``p.m.``"""
+    """Abbreviations that end a sentence only before a word of ``starters``: ``Inc.``, ``p.m.``"""
 
     usually_last: frozenset[str]
-    """Looks like an initialism, but ends a sentence before any capital: ``a. C.``, ``и т. д.``"""
+    """Abbreviations that look like initialisms but end a sentence before any capital letter: ``a. C.``, ``и т. д.``"""
 
     before_number: frozenset[str]
-    """Goes on when a digit follows, an ordinary word otherwise: ``No. 5``"""
+    """Abbreviations if a digit follows, and ordinary words otherwise: ``No. 5``"""
 
     starters: frozenset[str]
-    """Words that, capitalised, begin a sentence rather than a name."""
+    """Words that, if capitalised, begin a sentence and not a name."""
 
     has_ordinals: bool = False
     """A full stop makes a number of up to two digits an ordinal, as in German: ``am 12. Mai``"""
 
     ordinal_after: frozenset[str] = frozenset()
-    """It does so after one of these words."""
+    """Words after which a number is such an ordinal even without ``has_ordinals``."""
 
 
 def _language(
@@ -226,8 +226,8 @@ _BEFORE_GERMAN_ORDINAL = frozenset(
 def abbreviations_of(language: str) -> Abbreviations:
     """Return the lists of ``language``.
 
-    Chinese, Japanese and Korean use the English ones for the Latin words in their midst. ``auto``, and
-    any other name, gets the union, less what is an ordinary word in another of the languages.
+    Chinese, Japanese and Korean text may contain Latin words and uses the English lists. ``auto`` and any other
+    name use the union of all lists, without abbreviations that are ordinary words in another language.
     """
     if language in {"chinese", "japanese", "korean"}:
         language = "english"
@@ -255,7 +255,7 @@ _CONJUNCTIONS = """
     그리고 하지만 그러나 그래서 또는 및
 """
 CONJUNCTIONS = frozenset(_CONJUNCTIONS.split())
-"""Words before which a sentence that is too long may be cut, in all languages together."""
+"""Words of all languages before which an overlong sentence may be cut."""
 
 _LAST_WORDS = re.compile(r"(?:(?<![^\W\d_])[^\W\d_]{1,4}\.[ \n]){0,3}[\w.°º№/-]+$")
 _INITIALISM = re.compile(r"(?:[^\W\d_]{1,2}\.-?)+[^\W\d_]{1,2}")
@@ -263,7 +263,7 @@ _INITIAL = re.compile(r"(?:[^\W\d_]+[.-])*[^\W\d_]")
 
 
 class Meaning(Enum):
-    """What a full stop after a word can be."""
+    """What a full stop after a word may mean."""
 
     ORDINARY = auto()
     ORDINAL = auto()
@@ -273,17 +273,17 @@ class Meaning(Enum):
 
 
 class LastWord(NamedTuple):
-    """The word before a full stop, and what the stop after it can be."""
+    """The word before a full stop, and what the full stop may mean."""
 
     text: str
     meaning: Meaning
 
 
 def last_word_of(before: str, words: Abbreviations) -> LastWord:
-    """Judge the word that ``before``, the text in front of a full stop, ends with.
+    """Classify the last word of ``before``, the text in front of a full stop.
 
-    An abbreviation of several words (``z. B``, ``и т. д``) is found with or without its inner spaces.
-    An initial (``J``, ``J.R``) or initialism (``U.S.A``) may end a sentence or not.
+    Abbreviations of several words (``z. B``, ``и т. д``) are found with or without their inner spaces.
+    Initials (``J``, ``J.R``) and initialisms (``U.S.A``) are ``SOMETIMES_LAST``.
     """
     match = _LAST_WORDS.search(before)
     if not match:

@@ -1,4 +1,4 @@
-"""Owns what single characters are to a listener: invisible, silent, or read aloud; knows nothing of sentences."""
+"""Classifies single characters as invisible, silent or read aloud; knows nothing about sentences."""
 
 import json
 import re
@@ -17,13 +17,13 @@ SILENT_CHARACTERS: Final = (
     "\ufe0e\ufe0f"  # text or picture style
     "\U0001f000-\U0001faff"  # emoji, flags, cards, skin tones
 )
-"""Pictures and symbols that no one says, as the inside of a regular expression's set."""
+"""Pictures and symbols that are not read aloud, as the inside of a regular expression's set."""
 
 HALVES_BASE: Final = 0x10_0000
-"""A lone surrogate travels as the private-use character of this plus its code, which UTF-8, JSON and logs can carry."""
+"""A lone surrogate is carried as the private-use character at this offset, which UTF-8, JSON and logs can encode."""
 
 _READ_ALOUD = frozenset("$%‰&@#§+<=>±×÷°©®≈≠≤≥∞√∑−")
-_BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")  # Hangul fillers: letters to Unicode, blank to a reader
+_BLANK_LETTERS = frozenset("\u115f\u1160\u3164\uffa0")  # Hangul fillers: Unicode calls them letters, but they are blank
 _PAIR_OF_HALVES = re.compile("[\U0010d800-\U0010dbff\ud800-\udbff][\U0010dc00-\U0010dfff\udc00-\udfff]")
 _ESCAPE_IN_JSON = re.compile(
     r"\\(?:u(?:(?P<pair>[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2}))|.)",
@@ -35,15 +35,15 @@ _STYLE_BEGUN = re.compile(r"\x1b(?:\[[0-?]{0,32}[ -/]{0,4})?\Z")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
 _SEEN_OTHERWISE = str.maketrans({
     "\u2010": "-", "\u2011": "-",  # hyphens
-    "\ufffc": "", "\ufffd": "",  # stand for an object, or for what could not be decoded
+    "\ufffc": "", "\ufffd": "",  # placeholders for an object, or for bytes that could not be decoded
 })  # fmt: skip
 
 
 def is_pronounceable(text: str) -> bool:
-    """Say whether a text has anything to say: a letter, a digit, or a symbol that is read aloud.
+    """Return whether a text contains a letter, a digit or a symbol that is read aloud.
 
-    Compatibility forms are what they stand for (``№``, ``™``, ``㎏``, ``①``). Punctuation, emoji, arrows and dingbats
-    are silent.
+    Compatibility forms (``№``, ``™``, ``㎏``, ``①``) count as the characters that they stand for. Punctuation, emoji,
+    arrows and dingbats are silent.
     """
     return any(_is_said(character) for character in text)
 
@@ -58,9 +58,9 @@ def _is_said(character: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return a text without control, zero-width, private-use and replacement characters, its line ends as line feeds.
+    """Remove control, zero-width, private-use and replacement characters, and turn line ends into line feeds.
 
-    Unicode's hyphens are ``-``, so that ``555‑123`` and ``GPT‑4`` are read like what they look like.
+    Unicode's hyphens become ``-``, so that ``555‑123`` and ``GPT‑4`` are read like their ASCII spellings.
     """
     if not text.isascii():
         text = text.translate(_SEEN_OTHERWISE)
@@ -79,10 +79,10 @@ def _visible(character: str) -> str:
 
 
 def with_halves_kept(json_text: str) -> str:
-    """Return JSON whose escapes of lone surrogates are characters that JSON may hold (:data:`HALVES_BASE`).
+    """Replace the escapes of lone surrogates in JSON by private-use characters (:data:`HALVES_BASE`).
 
-    A reader of JSON refuses a lone surrogate, since UTF-8 has no bytes for it. A client that cuts its text by UTF-16
-    units sends it all the same.
+    JSON parsers refuse a lone surrogate, because UTF-8 cannot encode it. A client that cuts its text by UTF-16
+    units may still send one.
     """
     if "\\ud" not in json_text and "\\uD" not in json_text:
         return json_text
@@ -95,9 +95,9 @@ def _kept_half(escape: re.Match[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A client's value as it may stand in an error: JSON that can be read and encoded, at most 60 characters.
+    """Return a client's value for an error message: printable, encodable JSON of at most 60 characters.
 
-    A lone surrogate is the escape that the client sent.
+    A lone surrogate is shown as the escape that the client sent.
     """
     text = json.dumps(value, default=str, ensure_ascii=False)
     text = "".join(each if each.isprintable() else _escaped(each) for each in text[:61])
@@ -111,18 +111,18 @@ def _escaped(character: str) -> str:
 
 
 class HalvesJoiner:
-    """Joins the two halves of a character beyond U+FFFF where a text was cut between them, pushed in any pieces.
+    """Joins the two halves of a character above U+FFFF if they were pushed separately.
 
-    JSON writes such a character as two escapes, and a client that cuts its text by UTF-16 units may send one with each
-    message. A half is a lone surrogate, or the private-use character that stands for it (:data:`HALVES_BASE`). Halves
-    that stay alone are left where they are.
+    JSON writes such a character as two escapes, and a client that cuts its text by UTF-16 units may send them in two
+    messages. A half is a lone surrogate, or the private-use character that stands for it (:data:`HALVES_BASE`). A half
+    without its partner stays where it is.
     """
 
     def __init__(self) -> None:
         self._half = ""
 
     def push(self, text: str) -> str:
-        """Take more text; a first half at its end is held back, whatever follows joins it or goes behind it."""
+        """Accept more text and return it; a first half at its end is held back until the next push."""
         text = self._half + text
         last = _LAST_HALF.search(text)
         self._half = last.group() if last else ""
@@ -136,14 +136,14 @@ def _joined(pair: re.Match[str]) -> str:
 
 
 class TerminalReader:
-    """Removes a terminal's control sequences, such as colours, and makes line ends line feeds, pushed in any pieces."""
+    """Removes a terminal's control sequences, such as colours, and turns line ends into line feeds."""
 
     def __init__(self) -> None:
         self._begun = ""
         self._after_return = False
 
     def push(self, text: str) -> str:
-        """Take more text; the beginning of a sequence at its end, 40 characters at most, is held back."""
+        """Accept more text and return it cleaned; hold back an unfinished sequence (up to 40 characters) at its end."""
         text = self._begun + text
         begun = _STYLE_BEGUN.search(text) if "\x1b" in text else None
         self._begun = begun.group() if begun else ""

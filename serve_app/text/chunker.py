@@ -1,8 +1,8 @@
-"""Owns the cut of an utterance's text into text chunks; knows nothing of sessions, models or audio.
+"""Cuts an utterance's text into text chunks; knows nothing about sessions, models or audio.
 
-The chunks are a function of the text alone: the first is a clause, so that speech starts soon; later ones
-are whole sentences, longer as the utterance goes on, because the audio already sent buys the time to wait
-for them. docs/chunking.md has the rules and the measurements.
+The chunks are a function of the text alone. The first is a clause, so that speech starts early. Later ones
+are whole sentences, and they grow as the utterance goes on: while the audio that was already sent plays, there
+is time to wait for longer ones. docs/chunking.md has the rules and the measurements.
 """
 
 import re
@@ -27,20 +27,20 @@ _LONGEST_CLUSTER_CHARACTERS: Final = 64
 
 @dataclass(frozen=True)
 class ChunkLimits:
-    """Lengths of text chunks; a CJK or Hangul character, about a syllable, counts as two.
+    """Lengths of text chunks; a CJK or Hangul character is about one syllable and counts as two.
 
     Raises:
         ValueError: the limits are not in the order 1 <= first <= budget <= max.
     """
 
     first_characters: int = 60
-    """An utterance's first chunk ends at the first clause longer than a quarter of this, later ones grow by it."""
+    """The first chunk ends at the first clause that is longer than a quarter of this; later chunks grow by it."""
 
     budget_characters: int = 220
-    """Several sentences share a chunk only up to this; half of it is what a late chunk wants to reach."""
+    """Several sentences share a chunk only up to this length; late chunks aim for half of it."""
 
     max_characters: int = 300
-    """No chunk is longer; a sentence that is gets cut at its best inner boundary."""
+    """No chunk is longer; a longer sentence is cut at its best inner boundary."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_characters <= self.budget_characters <= self.max_characters:
@@ -53,9 +53,9 @@ class ChunkLimits:
 class Chunker:
     """Cuts one utterance's text, pushed in any pieces, into text chunks.
 
-    Any way to split a text into pushes, with one flush at the end, gives the same chunks. Joined, they are
-    the text but for white space and for what has nothing to pronounce and no neighbour in its chunk: ``…`` in a
-    paragraph of its own. Keeps at most about ``max_characters`` of text.
+    However a text is split into pushes, with one flush at the end, the chunks are the same. Joined, they are the
+    text, except for white space and for chunks with nothing to pronounce, such as ``…`` in a paragraph of its own.
+    The chunker keeps at most about ``max_characters`` of text.
     """
 
     def __init__(self, language: str, limits: ChunkLimits) -> None:
@@ -63,24 +63,24 @@ class Chunker:
         self._scanner = SentenceScanner(language)
         self._lengths = [0]  # _lengths[i]: spoken length of everything before index _origin + i
         self._origin = 0
-        self._start = 0  # index where the chunk being built begins; indices are the scanner's
-        self._whole = 0  # end of its last whole sentence, or not above _start
-        self._inner: list[Boundary] = []  # places where it could be cut
+        self._start = 0  # where the current chunk begins; all indices are the scanner's
+        self._whole = 0  # end of the chunk's last whole sentence; at most _start if it has none
+        self._inner: list[Boundary] = []  # places where the chunk could be cut
         self._line_ends: list[int] = []
         self._emitted = 0
 
     @property
     def buffered_characters(self) -> int:
-        """Characters pushed and not yet returned in a chunk, white space collapsed."""
+        """Number of characters that no chunk has returned yet, white space collapsed."""
         return self._scanner.end - self._start
 
     def push(self, text: str) -> list[str]:
-        """Take more text; return the chunks that no further text can change."""
+        """Accept more text; return the chunks that later text can no longer change."""
         self._measure(self._scanner.push(text))
         return self._chunks(final=False)
 
     def flush(self) -> list[str]:
-        """Return everything that is left, in chunks; the next push goes on in the same utterance."""
+        """Return everything that is left, in chunks; the next push continues the same utterance."""
         return self._chunks(final=True)
 
     def _chunks(self, *, final: bool) -> list[str]:
@@ -101,7 +101,7 @@ class Chunker:
         self._lengths += list(accumulate(steps, initial=self._lengths[-1]))[1:]
 
     def _length(self, end: int) -> int:
-        """Return the spoken length of the chunk being built, were it to end at ``end``."""
+        """Return the spoken length that the current chunk would have if it ended at ``end``."""
         return self._lengths[end - self._origin] - self._lengths[self._start - self._origin]
 
     def _skip_white_space(self, before: int) -> None:
@@ -109,7 +109,7 @@ class Chunker:
             self._start += 1
 
     def _keep_within_limits(self, seen: int, chunks: list[str]) -> None:
-        """Emit what cannot share a chunk with the text up to ``seen``."""
+        """Emit the text that cannot share a chunk with the text up to ``seen``."""
         self._skip_white_space(seen)
         while True:
             if self._whole > self._start and self._length(seen) > self._limits.budget_characters:
@@ -148,7 +148,7 @@ class Chunker:
             self._emit(end, chunks)
 
     def _wanted_length(self) -> int:
-        """Return the length from which a chunk is worth speaking: it grows with what was spoken."""
+        """Return the minimum length of the current chunk; it grows with the number of chunks emitted."""
         if not self._emitted:
             return self._limits.first_characters // 4
         return min(self._limits.first_characters * self._emitted, self._limits.budget_characters // 2)
@@ -163,15 +163,15 @@ class Chunker:
         self._line_ends = [line_end for line_end in self._line_ends if line_end > end]
 
     def _text_until(self, end: int) -> str:
-        """Return the chunk's text; line ends inside it stay, as the pause they are, wrapped lines do not."""
+        """Return the chunk's text; line ends inside it stay, because they are pauses, but wrapped lines are joined."""
         ends = [*(line_end for line_end in self._line_ends if self._start < line_end < end), end]
         lines = (self._scanner.slice(start, stop) for start, stop in zip([self._start, *ends], ends, strict=False))
         return "\n".join(" ".join(line.split()) for line in lines).strip()
 
-    # --- a sentence that is too long --------------------------------------------------------------
+    # --- overlong sentences -----------------------------------------------------------------------
 
     def _best_inner_end(self) -> int:
-        """Return where to cut a sentence longer than the limit, as late as the best kind of place allows."""
+        """Return where to cut a sentence longer than the limit: the latest of the best kind of places."""
         first = self._start - self._origin
         longest = self._lengths[first] + self._limits.max_characters
         limit = max(bisect_right(self._lengths, longest) - 1 + self._origin, self._start + 1)
@@ -200,12 +200,12 @@ class Chunker:
 
 
 def _may_part(before: str, after: str) -> bool:
-    """Say whether a space between two characters parts words, not ``Dr. Smith``, ``1 000`` or ``Oui !``."""
+    """Return whether the space between two characters may be cut; not that of ``Dr. Smith``, ``1 000`` or ``Oui !``."""
     return before != "." and after not in _NOT_FIRST and not (before.isdigit() and after.isdigit())
 
 
 def _last_break(text: str) -> int:
-    """Return the last place in ``text`` where a word without spaces may be cut; one character remains after it."""
+    """Return the last index where ``text``, which has no spaces, may be cut; at least one character follows it."""
     last = len(text) - 1
     places = range(last, max(last - _LONGEST_CLUSTER_CHARACTERS, 0), -1)
     breaks = [at for at in places if _is_cluster_break(text, at)]
@@ -217,7 +217,7 @@ def _last_break(text: str) -> int:
 
 
 def _is_cluster_break(text: str, at: int) -> bool:
-    """Say whether a cut leaves what a reader sees as one character whole (a part of UAX #29)."""
+    """Return whether a cut at an index splits no grapheme cluster (implements a part of UAX #29)."""
     before, after = text[at - 1], text[at]
     if before in _JOINERS or after in _JOINERS or unicodedata.category(after) in {"Mn", "Mc", "Me", "Cs"}:
         return False

@@ -1,4 +1,4 @@
-"""Owns the removal of what cannot be spoken; knows nothing of sentences, chunks or audio."""
+"""Removes what cannot be spoken; knows nothing about sentences, chunks or audio."""
 
 import re
 from collections.abc import Iterable
@@ -18,24 +18,24 @@ _SILENT = re.compile(rf"[{SILENT_CHARACTERS}]")
 class TextCleaning:
     """What to remove from text before it is spoken.
 
-    Control and zero-width characters always go, and white space is always collapsed: a run becomes one
-    space, one line feed or two. Numbers, dates and units are left to the model.
+    Control and zero-width characters are always removed. White space is always collapsed: a run becomes one
+    space, one line feed or two line feeds. Cleaning leaves numbers, dates and units as they are.
     """
 
     markdown: bool = True
     emoji: Literal["drop", "keep"] = "drop"
-    """``drop`` removes pictures and symbols no one says: emoji, arrows, boxes, stars, dingbats."""
+    """``drop`` removes silent pictures and symbols: emoji, arrows, boxes, stars, dingbats."""
     tags: bool = True
-    """Known tags of SSML and HTML go, ``<break>`` is a pause, and HTML's entities become their characters."""
+    """Remove known SSML and HTML tags, read ``<break>`` as a pause, and replace HTML entities by their characters."""
     reasoning: Literal["drop", "keep"] = "drop"
-    """``drop`` removes a model's reasoning, ``<think>…</think>``, with everything in it."""
+    """``drop`` removes a language model's reasoning: ``<think>…</think>`` and everything inside."""
 
 
 class Cleaner:
     """Cleans one utterance's text, pushed in any pieces.
 
-    Any way to split a text into pushes, with one flush at the end, gives the same text and pauses. Cleaning holds
-    back only what a following character may change; white space stays behind until a word follows.
+    However a text is split into pushes, with one flush at the end, the resulting text and pauses are the same.
+    Cleaning holds back only what a later character may change. It holds back white space until a word follows.
     """
 
     def __init__(self, cleaning: TextCleaning) -> None:
@@ -45,17 +45,17 @@ class Cleaner:
         marking = Marking(cleaning.markdown, cleaning.tags, cleaning.reasoning == "drop")
         self._markup = MarkupReader(marking) if marking != Marking(*(False,) * 3) else None
         self._gap = ""  # white space not returned yet
-        self._line_feeds = 2  # returned since the last visible character; none may begin the text
-        self._dropped = False  # a symbol was, since the last visible character
-        self._ends_in_symbol = False  # the last visible character may be joined to an emoji
+        self._line_feeds = 2  # returned since the last visible character; 2, because no text begins with one
+        self._dropped = False  # whether a symbol was dropped since the last visible character
+        self._ends_in_symbol = False  # whether an emoji may be joined to the last visible character
 
     def push(self, text: str) -> list[str | Pause]:
-        """Take more text; return the cleaned text, and the pauses in it, that no further text can change."""
+        """Accept more text; return the cleaned text and pauses that later text can no longer change."""
         text = visible(self._terminal.push(self._halves.push(text)))
         return self._heard(self._markup.push(text) if self._markup else [text])
 
     def flush(self) -> list[str | Pause]:
-        """Return what was held back; the next push goes on in the same utterance."""
+        """Return what was held back; the next push continues the same utterance."""
         return self._heard(self._markup.flush()) if self._markup else []
 
     def _heard(self, pieces: Iterable[str | Pause]) -> list[str | Pause]:
@@ -70,7 +70,7 @@ class Cleaner:
         return [each for each in (*heard, "".join(words)) if each]
 
     def _spoken(self, run: str) -> str:
-        """What is heard of a line feed, of other white space, of a silent character or of others in a row."""
+        """Return the spoken text of one token: a line feed, other white space, a silent character or a word."""
         if run == "\n":
             return self._line_feed()
         if run.isspace():

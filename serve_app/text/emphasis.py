@@ -1,7 +1,7 @@
-"""Owns which runs of ``*``, ``_`` and ``~~`` and which brackets are marks; knows nothing of lines or of what they mark.
+"""Decides which runs of ``*``, ``_`` and ``~~`` and which brackets are marks; knows nothing about lines.
 
-The rules are CommonMark's (0.31, "Emphasis and strong emphasis"), decided as the text comes in. Where speech is better
-served by another rule, :func:`run_of` has it, and docs/chunking.md the list.
+The rules are CommonMark's (0.31, "Emphasis and strong emphasis"), applied while the text arrives. Some rules differ,
+because they suit speech better: :func:`run_of` implements them and docs/chunking.md lists them.
 """
 
 import re
@@ -15,10 +15,10 @@ from serve_app.text.quotations import is_wide
 from serve_app.text.tags import Pause
 
 PARTNER_CHARACTERS: Final = 160
-"""A mark whose partner has not come within this is text; what follows it is held back for so long."""
+"""A mark is text if its partner does not follow within this. Until then the text after the mark is held back."""
 
 LEAD_CHARACTERS: Final = 40
-"""A mark that begins a paragraph is not waited for any longer: it is one, and so is its partner, wherever it comes."""
+"""A run at the start of a paragraph counts as a mark after this. Its partner may follow at any distance."""
 
 _PAIRS = frozenset({"()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "「」", "//"})
 _SENTENCE_MARKS = frozenset(".,:;!?…")
@@ -29,19 +29,19 @@ _CITATION = re.compile(r"[\[(]?\^?\d{1,4}(?:[,–-]\d{1,4})*[\])]?")
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """Some equal marks in a row, such as ``**``.
+    """Several equal marks in a row, such as ``**``.
 
     Attributes:
-        mark: one of them.
-        length: how many are not part of a pair yet; that many are text in the end.
+        mark: one of the characters.
+        length: how many are not part of a pair yet; those that stay unpaired are text.
         at: index of the run in everything read.
         opens: it may begin an emphasis.
-        closes: it may end one.
-        in_word: what stands on both sides of it would be multiplied by a star.
-        word_at: index behind the last white space before it.
+        closes: it may end an emphasis.
+        in_word: it stands between operands, so that a star could mean a multiplication.
+        word_at: index after the last white space before it.
         leads: it begins a paragraph and a word.
-        waits: it is not decided yet.
-        is_mark: it was decided to be one before its partner came.
+        waits: it is undecided.
+        is_mark: it was declared a mark before its partner arrived.
     """
 
     mark: str
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        """What is left of it as text."""
+        """The part of the run that stays as text."""
         return "" if self.is_mark else self.mark * self.length
 
 
@@ -70,11 +70,11 @@ class Bracket:
     """A ``[`` or ``![`` that may begin a link's text.
 
     Attributes:
-        text: the mark itself, until it is known to be one; then nothing.
+        text: its characters; empty once it is known to begin a link.
         at: its index in everything read.
-        glued: a letter, digit or closing bracket stands right before it, as where a list is indexed.
-        before: the character before it; empty at a line's start.
-        waits: it is not decided yet.
+        glued: a letter, digit or closing bracket stands directly before it, as in an indexed list.
+        before: the character before it; empty at the start of a line.
+        waits: it is undecided.
     """
 
     text: str
@@ -85,10 +85,10 @@ class Bracket:
 
 
 def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str, str]) -> Run:
-    """What a run is by the characters before and behind it; an empty one is a line's edge.
+    """Classify a run by the characters before and after it; an empty character means the edge of a line.
 
-    Source: CommonMark 0.31, left- and right-flanking delimiter runs. Letters and punctuation of full width count as
-    https://github.com/tats-u/markdown-cjk-friendly has it, so that a mark next to them is one.
+    Source: CommonMark 0.31, left- and right-flanking delimiter runs. Full-width letters and punctuation follow
+    https://github.com/tats-u/markdown-cjk-friendly, so that marks next to them are recognized.
     """
     before, after = neighbours
     left = not _is_white(after) and (not _is_narrow_punctuation(after) or _may_touch(before))
@@ -110,7 +110,7 @@ def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str,
 
 
 def _is_operator(before: str, after: str) -> bool:
-    """Say whether a star between two characters multiplies them: letters, digits or brackets of half width."""
+    """Return whether a star between two characters may multiply them: half-width letters, digits or brackets."""
     if before.isalpha() and not after.isalnum():
         return False  # **bold**(er)
     return _is_operand(before, ")]}") and _is_operand(after, "([{")
@@ -145,17 +145,17 @@ def _are_partners(opener: Run, closer: Run) -> bool:
         return False
     if closer.in_word and (opener.at < closer.word_at or opener.given != closer.given):
         return False
-    # The rule of 3: so that ``*a**b*`` has one pair, and not two halves of one.
+    # CommonMark's rule of 3: ``*a**b*`` has one pair, and ``**`` stays text.
     both = opener.closes or closer.opens
     return not (both and (opener.given + closer.given) % 3 == 0 and opener.given % 3)
 
 
 class Marks:
-    """Text with marks in it, in the order it was read, of which the front is decided.
+    """A queue of text and marks in reading order. Decided pieces leave it from the front.
 
-    A mark is decided when its partner came, when its paragraph ends, or when ``PARTNER_CHARACTERS`` have passed, the
-    first of a paragraph after ``LEAD_CHARACTERS``, so that speech that begins with one need not wait. Inside
-    a bracket that may begin a link nothing is paired until the bracket is decided.
+    A mark is decided when its partner arrives, when its paragraph ends, or after ``PARTNER_CHARACTERS``. The first
+    mark of a paragraph is decided after ``LEAD_CHARACTERS``, so that speech that begins with a mark need not wait.
+    Marks after an undecided bracket are not paired until the bracket is decided.
     """
 
     def __init__(self) -> None:
@@ -164,16 +164,16 @@ class Marks:
 
     @property
     def waiting(self) -> bool:
-        """Some mark is not decided."""
+        """Whether a mark is undecided."""
         return bool(self._waiting)
 
     def add(self, piece: str | Pause) -> None:
-        """Append what is no mark."""
+        """Append text or a pause."""
         if piece:
             self._pieces.append(piece)
 
     def add_run(self, run: Run) -> None:
-        """Append a run, and pair it with those before it unless a bracket is open."""
+        """Append a run. Pair it with earlier runs, unless a bracket is open."""
         self._forget(run.at)
         run.leads = run.leads and run.opens and not self._waiting
         self._pieces.append(run)
@@ -188,14 +188,14 @@ class Marks:
         self._waiting.append(bracket)
 
     def bracket(self, at: int) -> Bracket | None:
-        """The innermost bracket that may still be closed at an index."""
+        """Return the innermost bracket that may still be closed at an index."""
         self._forget(at)
         bottom = self._bottom()
         bracket = self._waiting[bottom - 1] if bottom else None
         return bracket if isinstance(bracket, Bracket) else None
 
     def end_link(self, bracket: Bracket) -> None:
-        """The innermost bracket begins a link; links in links are none."""
+        """Turn the innermost bracket into a link or image; the link brackets around a link become text."""
         bottom = self._bottom()
         self._close_from(bottom)
         self._decide(bottom - 1, len(self._waiting))
@@ -207,11 +207,12 @@ class Marks:
         bracket.text = ""
 
     def end_citation(self, bracket: Bracket) -> tuple[bool, str]:
-        """Part a link whose text is a number from what it is glued to, or drop its text.
+        """Separate a link whose text is a number from the text before it, or drop the number as a citation.
+
+        Call this before :meth:`end_link`.
 
         Returns:
-            Whether it was dropped, as the source of what stands before it; and what is heard behind the link. Call it
-            before :meth:`end_link`.
+            Whether the number was dropped, and the text to insert after the link.
         """
         before = bracket.before
         if before.isspace() or before in _BEFORE_WORD or not _CITATION.fullmatch(self._text_behind(bracket)):
@@ -232,14 +233,14 @@ class Marks:
         return "".join(reversed(words))
 
     def end_bracket(self) -> None:
-        """The innermost bracket is text."""
+        """Turn the innermost bracket into text."""
         bottom = self._bottom()
         self._decide(bottom - 1, bottom)
         if not self._bottom():
             self._close_from(0)
 
     def end_paragraph(self, at: int) -> None:
-        """Brackets, and runs that have found no partner before an index, are text."""
+        """End the paragraph at an index: open brackets and runs without a partner become text."""
         if not self._waiting:
             return
         self._forget(at)
@@ -249,7 +250,7 @@ class Marks:
         self._decide(0, len(self._waiting))
 
     def take(self, at: int) -> list[str | Pause]:
-        """Return the front that is decided once everything before an index was read."""
+        """Remove and return the decided pieces at the front, given that everything before an index was read."""
         self._forget(at)
         taken: list[str | Pause] = []
         while self._pieces:
@@ -263,14 +264,14 @@ class Marks:
         return taken
 
     def _bottom(self) -> int:
-        """Index behind the innermost bracket among what waits; 0 without one."""
+        """Return the index in ``_waiting`` after the innermost bracket; 0 if there is no bracket."""
         for index in range(len(self._waiting) - 1, -1, -1):
             if isinstance(self._waiting[index], Bracket):
                 return index + 1
         return 0
 
     def _forget(self, at: int) -> None:
-        """Let go what has waited for too long at an index."""
+        """Decide the marks that have waited for too long at an index."""
         first = self._waiting[0] if self._waiting else None
         if isinstance(first, Run) and first.leads and at - first.at > LEAD_CHARACTERS:
             first.waits, first.is_mark = False, True
@@ -283,7 +284,7 @@ class Marks:
                 self._close_from(0)
 
     def _oldest_undecided(self) -> int | None:
-        """Index among what waits; a run that is a mark already stands before it."""
+        """Return the index of the oldest undecided mark in ``_waiting``; only a run with ``is_mark`` may precede it."""
         index = int(bool(self._waiting) and not self._waiting[0].waits)
         return index if index < len(self._waiting) else None
 
@@ -293,13 +294,13 @@ class Marks:
         del self._waiting[start:end]
 
     def _close_from(self, bottom: int) -> None:
-        """Pair the runs from an index on, with each other alone: what could not be done while a bracket was open."""
+        """Pair the runs from an index on with each other; this was postponed while a bracket was open."""
         index = bottom
         while index < len(self._waiting):
             index = self._close(index, bottom)
 
     def _close(self, index: int, bottom: int) -> int:
-        """Pair the run at an index with those before it, down to ``bottom``; return where the next one is."""
+        """Pair the run at an index with earlier runs, down to ``bottom``; return the index of the next run."""
         closer = self._waiting[index]
         assert isinstance(closer, Run), "the caller passes no bracket"
         while closer.closes and closer.length and (found := self._partner(closer, index, bottom)) is not None:

@@ -1,4 +1,4 @@
-"""Owns patterns for a text that is still growing; knows nothing of what they look for."""
+"""Matches patterns in a text that is still growing; knows nothing about the patterns' meaning."""
 
 import regex
 
@@ -8,11 +8,11 @@ class NeedsMoreText(Exception):  # noqa: N818 — a signal between a rule and it
 
 
 class Rule:
-    """A pattern that says whether it matches, or that only more text can tell.
+    """A pattern that either matches, does not match, or needs more text to decide.
 
-    A pattern must end in what ends the thing it looks for, because a match is taken as soon as there is one. In it
-    ``<end>`` stands for the end of the text, once nothing follows for now. Repetitions have to be bounded: what a rule
-    waits for is held back.
+    The first match counts, so a pattern must include whatever terminates the thing it looks for. In a pattern,
+    ``<end>`` stands for the end of the text and matches only if the text is final. Repetitions must be bounded,
+    because the text that a rule waits for is held back.
     """
 
     def __init__(self, pattern: str, flags: int = 0) -> None:
@@ -23,12 +23,12 @@ class Rule:
         """Match at an index.
 
         Args:
-            text: all that is known.
-            at: where to look.
-            final: nothing follows for now.
+            text: the text so far.
+            at: where to match.
+            final: no more text follows for now.
 
         Raises:
-            NeedsMoreText: what follows decides.
+            NeedsMoreText: it depends on what follows.
         """
         if final:
             return self._final.match(text, at)

@@ -1,8 +1,8 @@
-"""Owns what of Markdown, SSML and HTML is a mark in a text that is still growing; knows nothing of speech.
+"""Removes the marks of Markdown, SSML and HTML from a text that is still growing; knows nothing about speech.
 
-Two layers: what stands at the start of a line (``_read_line_start``), and what stands within one (``_read_inline``).
-Which runs and brackets are marks is decided in :mod:`serve_app.text.emphasis`, which tags are known in
-:mod:`serve_app.text.tags`.
+It has two layers: marks at the start of a line (``_read_line_start``) and marks within a line (``_read_inline``).
+:mod:`serve_app.text.emphasis` decides which runs and brackets are marks. :mod:`serve_app.text.tags` lists the known
+tags.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from serve_app.text.quotations import is_wide
 from serve_app.text.tags import Pause, Tag, entity_at, reasoning_end, tag_at
 
 CODE_CHARACTERS: Final = PARTNER_CHARACTERS
-"""A backtick whose partner does not begin within this is text."""
+"""A backtick is text if its partner does not begin within this."""
 
 FORMULA_CHARACTERS: Final = PARTNER_CHARACTERS
-"""A ``\\(`` or ``\\[`` whose partner does not come within this begins no formula."""
+"""A ``\\(`` or ``\\[`` does not begin a formula if its partner does not follow within this."""
 
 LINK_TARGET_CHARACTERS: Final = 1_000
-"""A link's target longer than this is left as it stands; one with white space in it is none anyway."""
+"""A link with a longer target stays as it is written; a target cannot contain white space."""
 
-_PIECE_CHARACTERS: Final = 2_048  # what waits is matched again with each piece, so a long push is taken in pieces
+_PIECE_CHARACTERS: Final = 2_048  # limits the work of a long push: waiting text is matched again for each piece
 _LONGEST_RUN: Final = 16
 _FENCE_INFO_CHARACTERS: Final = 100
 
@@ -50,7 +50,7 @@ _PLAIN = regex.compile(r"[^\\`*_~!\[\]<&\n]+")
 _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
 _PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
 _ADDRESS_EDGE = regex.compile(r"(?P<begins>://|(?<![^\W_])www\.)|[\u2e80-\uffff\"<>]", regex.IGNORECASE)
-_LONGEST_BEGINNING: Final = 5  # of what the pattern above looks at
+_LONGEST_BEGINNING: Final = 5  # characters that _ADDRESS_EDGE reads: "www." and the one before it
 _DIGITS = regex.compile(r"[-−+0-9]+")
 _RAISED = str.maketrans("-−+0123456789", "⁻⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LETTER = regex.compile(r"[^\W\d_]")
@@ -87,12 +87,12 @@ _CELL_EDGE = Rule(
 
 @dataclass(frozen=True, slots=True)
 class Marking:
-    """What is read as marks rather than text.
+    """Which kinds of markup are removed.
 
     Attributes:
         markdown: Markdown's marks.
-        tags: known tags of SSML and HTML, and HTML's entities.
-        reasoning: a reasoning block is dropped, with everything in it.
+        tags: known SSML and HTML tags, and HTML entities.
+        reasoning: reasoning blocks, with everything inside them.
     """
 
     markdown: bool = True
@@ -110,30 +110,31 @@ class _Fence:
 
 
 class MarkupReader:
-    """Turns marked-up text into the words a reader would say, pushed in any pieces.
+    """Turns marked-up text into the words that a reader would say. The text may be pushed in any pieces.
 
-    Headings, emphasis, bullets, quote marks, rules, fences and tags go; of a link or image its words stay; code stays
-    as it is; the cells of a table row are parted by commas; a ``<break>`` is a :class:`Pause`. What only looks like a
-    mark (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays. Holds back at most what its rules wait for.
+    The marks of headings, emphasis, bullets, quotations, rules, fences and tags are removed. A link or an image keeps
+    its words, and code stays as it is. Commas separate the cells of a table row. A ``<break>`` becomes a
+    :class:`Pause`. Text that only looks like a mark (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays. The
+    reader holds back only the text that its rules wait for.
     """
 
     def __init__(self, marking: Marking) -> None:
         self._marking = marking
         self._marks = Marks()
         self._text = ""
-        self._base = 0  # index of _text[0] in everything pushed, as all indices below that outlive a push
+        self._base = 0  # index of _text[0] in everything pushed; later indices count from the same start, except _at
         self._at = 0
         self._final = False
         self._before = ""  # the last character read; empty at the start of a line
-        self._word_at = 0  # behind the last white space
-        self._letter_at = -1  # of a token with a letter, the last one that was looked at
-        self._plain_before = ""  # the end of the plain text right before
-        self._address_at = -1  # where plain text has the last address
-        self._backslash_at = -1  # of those that stayed as text, the last one
-        self._raised = False  # digits are the exponent of what stands before them
+        self._word_at = 0  # index after the last white space
+        self._letter_at = -1  # start of the last token with a letter
+        self._plain_before = ""  # end of the plain text directly before _at
+        self._address_at = -1  # start of the last address in plain text
+        self._backslash_at = -1  # the last backslash that stayed as text
+        self._raised = False  # the next digits are an exponent
         self._at_line_start = marking.markdown
         self._quoted = False  # this line began with a quote mark
-        self._was_quoted = False  # a line of the same paragraph did
+        self._was_quoted = False  # an earlier line of this paragraph began with one
         self._after_bullet = False
         self._in_row = False
         self._in_heading = False
@@ -142,7 +143,7 @@ class MarkupReader:
         self._kept_tags: set[str] = set()  # names of opening tags that stayed as text
 
     def push(self, text: str) -> list[str | Pause]:
-        """Take more text; return what no further text can change."""
+        """Accept more text; return the part that later text can no longer change."""
         pieces: list[str | Pause] = []
         for start in range(0, len(text), _PIECE_CHARACTERS):
             self._text += text[start : start + _PIECE_CHARACTERS]
@@ -150,7 +151,7 @@ class MarkupReader:
         return pieces
 
     def flush(self) -> list[str | Pause]:
-        """Return what was held back, read as if nothing followed; a reasoning block goes on."""
+        """Return what was held back, as if no text followed; an open reasoning block stays open."""
         return self._read(final=True)
 
     def _read(self, *, final: bool) -> list[str | Pause]:
@@ -180,7 +181,7 @@ class MarkupReader:
         return rule.match(self._text, self._at, final=self._final)
 
     def _pass(self, end: int, heard: str | Pause = "") -> None:
-        """Go on at ``end``; ``heard`` is what a listener hears of the text before it."""
+        """Continue at ``end``; ``heard`` replaces the text that is passed."""
         self._before = self._text[end - 1]
         self._plain_before = ""
         for white in " \n\t":
@@ -195,7 +196,7 @@ class MarkupReader:
     # --- tags and reasoning ---------------------------------------------------------------------
 
     def _tag(self) -> Tag | None:
-        """The tag at hand, if it is one that is read."""
+        """Return the tag at the current index, if such tags are removed."""
         tag = tag_at(self._text, self._at, self._before, final=self._final)
         if tag is None:
             return None
@@ -223,7 +224,7 @@ class MarkupReader:
             if fence.quoted:
                 quote = self._match(_FENCE_QUOTE)
                 if quote is None:
-                    self._fence = None  # the quotation ends, and its code with it
+                    self._fence = None  # the code ends with the quotation
                     return
                 self._at = quote.end()
             end = self._match(_FENCE_END)
@@ -236,7 +237,7 @@ class MarkupReader:
         self._at_line_start = line.group().endswith("\n")
         self._pass(line.end(), line.group())
 
-    # --- what stands at the start of a line -----------------------------------------------------
+    # --- marks at the start of a line -----------------------------------------------------------
 
     def _read_line_start(self, mark: str) -> None:
         if mark in " \t":
@@ -262,7 +263,7 @@ class MarkupReader:
             raise
 
     def _read_reasoning(self) -> bool:
-        """A reasoning block leaves the start of a line what it is."""
+        """Read a reasoning tag, if it is here; return whether it was. After it, the line still counts as starting."""
         tag = self._tag()
         if tag is None or not tag.reasoning:
             return False
@@ -270,7 +271,7 @@ class MarkupReader:
         return True
 
     def _read_block_mark(self, mark: str) -> bool:
-        """Read what begins a block, if it does; say whether it did."""
+        """Read the mark of a block, if this is one; return whether it is."""
         if mark == ">":
             if not self._was_quoted and not self._quoted:
                 self._marks.end_paragraph(self._base + self._at)
@@ -301,7 +302,7 @@ class MarkupReader:
         return True
 
     def _end_block(self, end: int, heard: str = "") -> None:
-        """Go on at ``end``, in another paragraph than before."""
+        """Continue at ``end`` in a new paragraph."""
         self._marks.end_paragraph(self._base + self._at)
         self._after_bullet = self._was_quoted = False
         self._pass(end, heard)
@@ -313,7 +314,7 @@ class MarkupReader:
         self._before = ""
 
     def _end_line(self) -> None:
-        """Pass a line feed."""
+        """Read a line feed."""
         if self._in_row or self._in_heading:
             self._marks.end_paragraph(self._base + self._at)
         self._pass(self._at + 1, "\n")
@@ -324,7 +325,7 @@ class MarkupReader:
         self._was_quoted, self._quoted = self._was_quoted or self._quoted, False
         self._after_bullet = self._in_row = self._in_heading = False
 
-    # --- what stands within a line --------------------------------------------------------------
+    # --- marks within a line --------------------------------------------------------------------
 
     def _read_inline(self, mark: str) -> None:
         if (mark in "| \t" and self._read_edge()) or (self._raised and self._read_raised(mark)):
@@ -352,7 +353,7 @@ class MarkupReader:
 
     @property
     def _plain(self) -> "regex.Pattern[str]":
-        """What holds no mark."""
+        """The pattern of text without marks."""
         if not self._marking.markdown:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
@@ -367,7 +368,7 @@ class MarkupReader:
         self._plain_before = known[-_LONGEST_BEGINNING:]
 
     def _read_raised(self, mark: str) -> bool:
-        """Read digits of an exponent, if they are; say whether they were. Tags stand between them, and nothing else."""
+        """Read the digits of an exponent, if they are here; return whether they were. Only tags may separate them."""
         if digits := _DIGITS.match(self._text, self._at):
             self._pass(digits.end(), digits.group().translate(_RAISED))
         else:
@@ -375,7 +376,7 @@ class MarkupReader:
         return digits is not None
 
     def _read_edge(self) -> bool:
-        """Read the end of a cell or of a heading, if it is one; say whether it was."""
+        """Read the end of a cell or a heading, if it is here; return whether it was."""
         if self._in_row:
             return self._read_cell_edge()
         if not self._in_heading:
@@ -410,7 +411,7 @@ class MarkupReader:
             self._pass(self._at + 1, "<")
 
     def _is_address(self, link: "regex.Match[str]") -> bool:
-        """Right behind a word, as in ``Map<key:value>``, only what can be nothing else."""
+        """Return whether this is an address; after a word, as in ``Map<key:value>``, only mail and ``://`` count."""
         return not self._is_glued() or not link["scheme"] or "://" in link["address"]
 
     def _read_entity(self) -> None:
@@ -419,7 +420,7 @@ class MarkupReader:
 
     def _read_escape(self) -> None:
         escape = self._match(_ESCAPE)
-        assert escape is not None, "whatever follows, it is decided"
+        assert escape is not None, "the pattern decides for any text that follows"
         mark = escape["kept"]
         if mark is None or self._backslash_at >= self._word_at:
             self._backslash_at = self._base + self._at
@@ -450,7 +451,7 @@ class MarkupReader:
         self._pass(end.end(), code)
 
     def _code_end(self, start: int, length: int) -> "regex.Match[str] | None":
-        """The run of ``length`` backticks that ends the code begun before ``start``, in the same paragraph."""
+        """Return the run of ``length`` backticks in the same paragraph that ends the code before ``start``."""
         limit = start + CODE_CHARACTERS
         known = limit + 4 * _LONGEST_RUN
         line_end = self._text.find("\n", start, known) if self._in_row or self._in_heading else -1
@@ -475,7 +476,7 @@ class MarkupReader:
         text, glued = mark, self._is_glued()
         if mark == "!":
             image = self._match(_IMAGE)
-            assert image is not None, "whatever follows, it is decided"
+            assert image is not None, "the pattern decides for any text that follows"
             text, glued = image.group(), False
             if text == "!":
                 self._pass(self._at + 1, text)
@@ -498,7 +499,7 @@ class MarkupReader:
         self._pass(self._at + 1, "]")
 
     def _is_link(self, bracket: Bracket, target: str) -> bool:
-        """A link has words and a target; a list that is indexed and called has neither."""
+        """Return whether this is a link: it has words and a target, unlike a list that is indexed and called."""
         has_words = self._letter_at > bracket.at or bracket.text.startswith("!")
         return (has_words and not bracket.glued) or _ADDRESS.match(target) is not None
 

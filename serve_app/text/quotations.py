@@ -1,10 +1,10 @@
-"""Owns which quotations and brackets are open at a place in a text; knows nothing of sentences."""
+"""Tracks which quotations and brackets are open at a position in a text; knows nothing about sentences."""
 
 import unicodedata
 from typing import Final
 
 QUOTATION_CHARACTERS: Final = 200
-"""A quotation or bracket open for longer than this is taken to be a stray mark, and closed."""
+"""A quotation or bracket that is open for longer than this is treated as a stray mark and closed."""
 
 _DEEPEST_NESTING: Final = 8
 _CLOSED_BY = {
@@ -16,19 +16,19 @@ _EMOTICON_EYES = frozenset(":;=")
 OPENING = frozenset(_CLOSED_BY) - {"»"}
 CLOSING = frozenset("".join(_CLOSED_BY.values())) - {"«", "“"}
 BEFORE_WORD = frozenset("\"'“”‘’„«»‹›([¿¡—–-―*_…") | OPENING
-"""What may stand between white space and the first letter of a sentence."""
+"""Characters that may stand between white space and the first letter of a sentence."""
 
 
 def is_wide(character: str) -> bool:
-    """Say whether a character takes a whole cell, as CJK and Hangul do: about one spoken syllable."""
+    """Return whether a character is full-width, like CJK and Hangul; each is about one spoken syllable."""
     return character >= "\u1100" and unicodedata.east_asian_width(character) in "WF"
 
 
 class OpenQuotations:
-    """A stack of opening marks and where they stand.
+    """A stack of opening marks and their positions.
 
-    ``“`` closes ``„``, ``«`` closes a German ``»``, and a straight quote opens or closes by what is
-    next to it. Single quotes are not tracked: most are apostrophes.
+    ``“`` closes ``„``, and ``«`` closes a German ``»``. A straight quote opens or closes depending on the
+    characters next to it. Single quotes are not tracked, because most are apostrophes.
     """
 
     def __init__(self) -> None:
@@ -38,25 +38,25 @@ class OpenQuotations:
         return bool(self._marks)
 
     def contains(self, mark: str) -> bool:
-        """Say whether an opening mark is open at any depth."""
+        """Return whether an opening mark is open at any depth."""
         return any(mark == opened for opened, _ in self._marks)
 
     def shift(self, by: int) -> None:
-        """Renumber after ``by`` characters were dropped from the front of the text."""
+        """Renumber the positions after ``by`` characters were dropped from the front of the text."""
         self._marks = [(mark, at - by) for mark, at in self._marks]
 
     def clear(self) -> int | None:
-        """Close everything; return where the outermost mark stood, if one was open."""
+        """Close all marks; return the position of the outermost one, or None if no mark was open."""
         opened = self._marks[0][1] if self._marks else None
         self._marks.clear()
         return opened
 
     def is_stray(self, at: int) -> bool:
-        """Say whether the outermost mark has been open for too long at index ``at``."""
+        """Return whether the outermost mark has been open for too long at index ``at``."""
         return bool(self._marks) and at - self._marks[0][1] > QUOTATION_CHARACTERS
 
     def close(self, mark: str) -> bool:
-        """Close the innermost mark that ``mark`` closes, and all within it; say whether there was one."""
+        """Close the innermost mark that ``mark`` closes, and all marks inside it; return whether there was one."""
         for depth in range(len(self._marks) - 1, -1, -1):
             if mark in _CLOSED_BY[self._marks[depth][0]]:
                 del self._marks[depth:]
@@ -64,7 +64,7 @@ class OpenQuotations:
         return False
 
     def take(self, mark: str, at: int, before: str, after: str) -> None:
-        """Open or close with the mark at index ``at``, given the characters next to it."""
+        """Open or close a quotation with the mark at index ``at``, given the characters next to it."""
         begins = bool(after) and not after.isspace()
         after_white_space = not before or before.isspace()
         after_gap = after_white_space or before in BEFORE_WORD

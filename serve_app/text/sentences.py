@@ -1,8 +1,8 @@
-"""Owns where sentences and clauses end in a text that is still growing; knows nothing of chunk lengths.
+"""Finds the ends of sentences and clauses in a text that is still growing; knows nothing about chunk lengths.
 
-A boundary is reported as soon as no text that could follow would move it, and never depends on how the
-text was cut into pushes. What a full stop means is decided by at most ``_CONTEXT_CHARACTERS`` before it
-and ``_LOOK_AHEAD_CHARACTERS`` after it, so memory and the cost per character are bounded.
+A boundary is reported as soon as no later text can move it. Boundaries do not depend on how the text was split
+into pushes. The meaning of a full stop is decided by at most ``_CONTEXT_CHARACTERS`` before it and
+``_LOOK_AHEAD_CHARACTERS`` after it, so memory and the cost per character are bounded.
 """
 
 import re
@@ -42,13 +42,13 @@ _RUN_OF_WHITE_OR_NOT = re.compile(r"\s+|\S+")
 
 
 class Kind(IntEnum):
-    """What ends at a boundary, weakest first."""
+    """The kind of unit that ends at a boundary, weakest first."""
 
     CLAUSE = 1
     QUOTED = 2
     """A sentence inside a quotation or bracket that is still open."""
     UNQUOTED = 3
-    """Not a place: the quotation open since ``end`` was stray, its QUOTED boundaries are SENTENCE ones."""
+    """Not a boundary: the quotation mark at ``end`` was stray, so the QUOTED boundaries since then are SENTENCE."""
     SENTENCE = 4
     LINE = 5
     PARAGRAPH = 6
@@ -56,12 +56,12 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A place where text may be cut: before the character at index ``end`` of everything pushed."""
+    """A place where text may be cut: before index ``end``, which counts all characters pushed."""
 
     end: int
     kind: Kind
     seen: int
-    """How far the scan had come, in the same count; boundaries are reported in this order."""
+    """How far the scan had come when it found this, in the same count; boundaries are reported in this order."""
     quoted: bool = False
 
 
@@ -70,28 +70,28 @@ class _NeedsMoreText(Exception):  # noqa: N818 — a signal between the rules an
 
 
 class SentenceScanner:
-    """Finds the boundaries of one utterance's text, pushed in any pieces.
+    """Finds the boundaries of one utterance's text, which may be pushed in any pieces.
 
-    Keeps the text that its owner has not dropped yet, plus a fixed context before it. Indices count the
-    characters of the text with white space collapsed: a run is one space, one line feed or two.
+    The scanner keeps the text that its owner has not dropped yet, and a fixed amount of context before it. Indices
+    count characters after white space was collapsed: a run is one space, one line feed or two line feeds.
     """
 
     def __init__(self, language: str) -> None:
         self._words = abbreviations_of(language)
         self._text = ""
         self._base = 0  # index of _text[0] in everything pushed
-        self._white = "\n\n"  # the white space that everything pushed ends with; none may be added at the start
-        self._position = 0  # from here on, and in the fields below, relative to _text
+        self._white = "\n\n"  # the trailing white space so far; as initial value it stops white space at the start
+        self._position = 0  # the scan continues here; this and the indices below are relative to _text
         self._sentence_start = 0
         self._line_start = 0
-        self._kept_line_end = -1  # a line feed right after a stop that ends no sentence ends none either
+        self._kept_line_end = -1  # a line feed that ends no sentence, because the stop before it ends none
         self._sentence_is_lower: bool | None = None
         self._quotations = OpenQuotations()
         self._found: list[Boundary] = []
 
     @property
     def position(self) -> int:
-        """How far all boundaries are known, as an index into everything pushed."""
+        """The index up to which all boundaries are known."""
         return self._base + self._position
 
     @property
@@ -100,17 +100,17 @@ class SentenceScanner:
         return self._base + len(self._text)
 
     def slice(self, start: int, end: int) -> str:
-        """Return the text between two indices, neither of them dropped."""
+        """Return the text between two indices; neither may have been dropped."""
         return self._text[start - self._base : end - self._base]
 
     def push(self, text: str) -> str:
-        """Take more text; return it as stored, white space collapsed."""
+        """Accept more text; return it as stored, with white space collapsed."""
         stored = self._collapse(text)
         self._text += stored
         return stored
 
     def drop(self, before: int) -> None:
-        """Forget the text before an index, all but the context that later decisions read."""
+        """Forget the text before an index, except for the context that later decisions need."""
         excess = before - self._base - _CONTEXT_CHARACTERS
         if excess <= 0:
             return
@@ -127,8 +127,8 @@ class SentenceScanner:
         """Return the boundaries that have become certain, in the order of ``Boundary.seen``.
 
         Args:
-            final: nothing follows for now; what more text would decide is decided without it, and the
-                scan starts afresh after it.
+            final: no more text follows for now. Open decisions are taken without it, and the scan restarts
+                after this text.
         """
         while mark := _MARK.search(self._text, self._position):
             at = mark.start()
@@ -193,7 +193,7 @@ class SentenceScanner:
             self._unquote(at)
 
     def _unquote(self, at: int) -> None:
-        """Take what is open for no quotation: what seemed to end inside it ended a sentence."""
+        """Report that the open quotation was stray: stops inside it ended sentences."""
         opened = self._quotations.clear()
         if opened is not None:
             self._report(opened, Kind.UNQUOTED, min(at, opened + QUOTATION_CHARACTERS))
@@ -246,7 +246,7 @@ class SentenceScanner:
         return end
 
     def _is_range(self, before: str, end: int, *, final: bool) -> bool:
-        """Say whether a dash stands between two numbers, as in ``10 – 20 km``."""
+        """Return whether a dash stands between two numbers, as in ``10 – 20 km``."""
         return before[-1].isdigit() and self._at(end + 1, final=final).isdigit()
 
     def _pass_line_feed(self, at: int, *, final: bool) -> int:
@@ -266,7 +266,7 @@ class SentenceScanner:
         self._begin_sentence(at)
 
     def _is_wrapped(self, at: int, end: int, *, final: bool) -> bool:
-        """Say whether the line was broken for its length, and the sentence goes on in the next one."""
+        """Return whether the line was only wrapped, so that the sentence continues in the next line."""
         if at == self._kept_line_end:
             return True
         if at - self._line_start < _WRAPPED_LINE_CHARACTERS or is_wide(self._text[end - 1]):
@@ -292,7 +292,7 @@ class SentenceScanner:
         return end
 
     def _end_of_run(self, at: int, *, final: bool) -> int:
-        """Return the end of ``?!``, ``...`` or ``. . .``; a longer run than any writer means is cut."""
+        """Return the end of ``?!``, ``...`` or ``. . .``; a run counts up to ``_RUN_CHARACTERS``."""
         end = at + 1
         while end - at < _RUN_CHARACTERS:
             following = self._at(end, final=final)
@@ -348,7 +348,7 @@ class SentenceScanner:
         return self._before_glued(at, run_end, end, following)
 
     def _after_wide_stop(self, end: int, *, closed: bool, final: bool) -> Kind | None:
-        """Decide 。！？: they end a sentence unless a quotation before them goes on, as in 「はい。」と言った."""
+        """Decide 。！？: they end a sentence, unless it continues after a quotation, as in 「はい。」と言った."""
         if not closed:
             return Kind.SENTENCE
         if "\u3041" <= self._at(end, final=final) <= "\u309f":
@@ -362,7 +362,7 @@ class SentenceScanner:
         return Kind.SENTENCE
 
     def _before_glued(self, at: int, run_end: int, end: int, following: str) -> Kind | None:
-        """Decide a stop with no white space after it: a name, a number, an address, or CJK."""
+        """Decide a stop without white space after it: in a name, a number, an address or CJK text."""
         before = self._before(at)
         if self._is_address(at):
             return None
@@ -384,7 +384,7 @@ class SentenceScanner:
         while self._at(word, final=final).isspace():
             word += 1
         if "\n\n" in self._text[end:word]:
-            return None  # the paragraph's end is reported instead
+            return None  # the line feeds report the end of the paragraph
         first = self._at(word, final=final)
         while word - end < _CLOSERS and (
             self._at(word, final=final) in BEFORE_WORD or self._at(word, final=final).isspace()
@@ -399,7 +399,7 @@ class SentenceScanner:
         return Kind.SENTENCE
 
     def _before_lower_case(self, at: int, *, lone: bool, closed: bool) -> Kind | None:
-        """Someone who begins sentences in lower case is taken at their word; others go on."""
+        """Decide a stop before a lower-case word: it ends a sentence only if this sentence began in lower case too."""
         if closed:
             return None
         if not lone and self._text[at] in ".…":
@@ -431,20 +431,20 @@ class SentenceScanner:
         return short and at - start < _LOOK_AHEAD_CHARACTERS and self._text[start:at].lstrip(_BULLETS) == last_word
 
     def _starts_sentence(self, word: int, *, final: bool) -> bool:
-        """Say whether the capitalised word at an index begins a sentence rather than a name."""
+        """Return whether the capitalised word at an index begins a sentence and not a name."""
         end = word
         while end - word < _LOOK_AHEAD_CHARACTERS and self._at(end, final=final).isalpha():
             end += 1
         if end == word:
             return True
         if not self._text[word].isupper():
-            return False  # no case to judge by, as in Korean
+            return False  # the script has no case, as in Korean
         is_initial = end < len(self._text) and self._text[end] == "."
         return not is_initial and self._text[word:end].lower() in self._words.starters
 
 
 def sentences(text: str, language: str) -> list[str]:
-    """Return the sentences of a whole text, stripped; an unfinished last one is one as well."""
+    """Return the sentences of a complete text, stripped; an unfinished last sentence is included."""
     scanner = SentenceScanner(language)
     scanner.push(text)
     ends: list[int] = []

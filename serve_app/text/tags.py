@@ -1,4 +1,4 @@
-"""Owns which tags and entities of SSML and HTML are known in a growing text, and what a listener hears of them."""
+"""Recognizes SSML and HTML tags and entities in a growing text, and decides how they sound."""
 
 import html
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from serve_app.text.growing_text import Rule
 from serve_app.text.quotations import is_wide
 
 LONGEST_PAUSE_S: Final = 10
-"""A longer ``<break>`` is cut to this."""
+"""A longer ``<break>`` is shortened to this."""
 
 ATTRIBUTE_CHARACTERS: Final = 200
-"""A tag with a longer value of an attribute is text."""
+"""A tag with a longer attribute value is treated as text."""
 
 PAIR_CHARACTERS: Final = 80
-"""A tag of a single letter right behind a word is text unless its closing tag comes within this, in its line."""
+"""A one-letter tag directly after a word is text, unless its closing tag follows in the same line within this."""
 
 REASONING = frozenset({"think", "thinking", "reasoning"})
 _SPACING = {"p": "\n\n", "br": "\n", "s": " ", "speak": " ", "voice": " ", "desc": " "}
@@ -62,32 +62,32 @@ _REASONING_ENDS = {name: regex.compile(rf"</{name}\s{{0,20}}>", regex.IGNORECASE
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Silence within an utterance; the text before it and the text behind it share no text chunk.
+    """Silence within an utterance. The text before it and the text after it are in different text chunks.
 
     Attributes:
-        samples: at 24 kHz; at least one.
+        samples: length at 24 kHz; at least one.
     """
 
     samples: int
 
     @classmethod
     def of(cls, seconds: Fraction) -> "Pause | None":
-        """Silence of so many seconds, at most :data:`LONGEST_PAUSE_S`; None where that is less than a sample."""
+        """Return ``seconds`` of silence, at most :data:`LONGEST_PAUSE_S`; None if that is less than one sample."""
         samples = round(min(seconds, Fraction(LONGEST_PAUSE_S)) * SAMPLE_RATE_HZ)
         return cls(samples) if samples > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One tag that is no text.
+    """One tag.
 
     Attributes:
-        end: index behind it.
+        end: index after it.
         name: in lower case; empty for a comment or declaration.
-        heard: what stands in its place: white space, silence, or nothing.
-        reasoning: its name, where it begins or ends a reasoning block.
-        closes: it is the end of something.
-        is_text: it stays: a comparison, or a type of generics, as in ``a<b>c``.
+        heard: what replaces it: white space, silence or nothing.
+        reasoning: its name, if it begins or ends a reasoning block.
+        closes: whether it is a closing tag.
+        is_text: whether it stays as text: a comparison or a generic type, as in ``a<b>c``.
     """
 
     end: int
@@ -99,17 +99,17 @@ class Tag:
 
 
 def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
-    """Read the tag that begins at the ``<`` at an index; None where that is text: a comparison, generics, a heart.
+    """Read the tag that begins with the ``<`` at an index; None if it is text: a comparison, generics, a heart.
 
     Args:
-        text: all that is known.
+        text: the text so far.
         at: index of the ``<``.
-        before: the character before it; right behind a narrow letter or digit ``<b>`` is text, as in ``a<b>c``,
+        before: the character before it; directly after a narrow letter or digit ``<b>`` is text, as in ``a<b>c``,
             unless its closing tag follows.
-        final: nothing follows for now.
+        final: no more text follows for now.
 
     Raises:
-        NeedsMoreText: what follows decides.
+        NeedsMoreText: it depends on what follows.
     """
     found = _TAG.match(text, at, final=final)
     if found is None:
@@ -136,7 +136,7 @@ def _pause(attributes: str) -> Pause | None:
 
 
 def reasoning_end(text: str, at: int, name: str) -> tuple[int, bool]:
-    """Return how far a reasoning block is known to go from an index on, and whether it ends there."""
+    """Return the index up to which a reasoning block certainly extends, and whether it ends there."""
     found = _REASONING_ENDS[name].search(text, at, partial=True)
     if found is None:
         return len(text), False
@@ -144,10 +144,10 @@ def reasoning_end(text: str, at: int, name: str) -> tuple[int, bool]:
 
 
 def entity_at(text: str, at: int, *, final: bool) -> tuple[int, str] | None:
-    """Read the HTML entity at an index: the index behind its semicolon and its characters; None where it is text.
+    """Read the HTML entity at an index: the index after its semicolon and its characters; None if it is text.
 
     Raises:
-        NeedsMoreText: what follows decides.
+        NeedsMoreText: it depends on what follows.
     """
     found = _ENTITY.match(text, at, final=final)
     if found is None or (found["name"] is not None and f"{found['name']};" not in html5):
@@ -160,6 +160,6 @@ def entity_at(text: str, at: int, *, final: bool) -> tuple[int, str] | None:
 
 
 def _half(entity: "regex.Match[str]") -> str:
-    """The half of a character beyond U+FFFF that an entity names; empty where it names anything else."""
+    """Return the surrogate that an entity names; empty if it names another character."""
     code = int(entity["decimal"] or "0") or int(entity["hexadecimal"] or "0", 16)
     return chr(code) if 0xD800 <= code <= 0xDFFF else ""

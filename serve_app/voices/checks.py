@@ -1,6 +1,6 @@
-"""Whether a clip will make a good voice: each check with what was measured, what is allowed and what to do.
+"""Checks whether a clip will make a good voice. Each check reports a measurement, the limit and advice.
 
-Pure functions of samples and words. Nothing here decodes, stores or encodes; no model is asked.
+These are pure functions of samples and text. They do not decode, store or encode, and they need no model.
 """
 
 import unicodedata
@@ -17,16 +17,16 @@ MIN_REFERENCE_S = 3.0
 MAX_REFERENCE_S = 30.0
 
 APPENDED_SILENCE_S = 0.5
-"""Behind every clip: without it the end of its last word runs into the speech that continues it."""
+"""Silence that is appended to every clip. Without it, the clip's last word runs into the generated speech."""
 
 KEPT_SILENCE_S = 0.1
-"""Left at both ends where silence is cut away: breaths and soft consonants are quieter than the threshold."""
+"""Silence that stays at both ends, because breaths and soft consonants are quieter than the threshold."""
 
 LOWEST_DBFS = -90.0
-"""Digital silence; 16 bits go no lower."""
+"""Digital silence; 16-bit audio has no lower level."""
 
 RUMBLE_HZ = 30.0
-"""What is lower is removed: an offset, a drift, wind, steps. The deepest voices begin at about twice this."""
+"""Lower frequencies are removed: an offset, a drift, wind, footsteps. The deepest voices begin at about twice this."""
 
 _RUMBLE_ORDER = 4
 _RUMBLE_PADDING_S = 0.25
@@ -39,15 +39,15 @@ Verdict = Literal["accept", "warn", "refuse"]
 
 
 class Check(Settings):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: of the check; ends with the unit of ``measured``, where it has one.
-        verdict: what it comes to.
-        measured: the value; None where there is none to measure.
-        limit: what is accepted, in words.
-        advice: what to do about it; empty where it is accepted.
-        over: ``measured`` is a lower bound, beyond which nothing was measured.
+        name: the name of the check; ends with the unit of ``measured``, if it has one.
+        verdict: the result.
+        measured: the measured value; None if there was nothing to measure.
+        limit: the accepted values, in words.
+        advice: what to do about it; empty if the clip is accepted.
+        over: whether ``measured`` is only a lower bound.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Report(Settings):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of them."""
+        """The worst verdict of all checks."""
         found = {check.verdict for check in self.checks}
         return "refuse" if "refuse" in found else "warn" if "warn" in found else "accept"
 
     def reasons(self, verdict: Verdict = "refuse") -> str:
-        """The checks of one verdict as a sentence."""
+        """Return the checks with one verdict as a sentence."""
         return "; ".join(
             f"{check.name} is {check.value}, allowed: {check.limit}: {check.advice}"
             for check in self.checks
@@ -87,12 +87,12 @@ class Report(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A clip after its examination.
+    """A checked clip.
 
     Attributes:
-        pcm: [N] float32, 24 kHz, mono: nothing below :data:`RUMBLE_HZ`, its silence cut to :data:`KEPT_SILENCE_S`,
-            :data:`APPENDED_SILENCE_S` behind.
-        report: what was found.
+        pcm: [N] float32, 24 kHz, mono: without frequencies below :data:`RUMBLE_HZ`, with its silence cut to
+            :data:`KEPT_SILENCE_S` and :data:`APPENDED_SILENCE_S` appended.
+        report: the results of the checks.
     """
 
     pcm: NDArray[np.float32]
@@ -100,19 +100,19 @@ class Examined:
 
 
 def examine(clip: Clip, transcript: str | None, language: Language) -> Examined:
-    """Check a clip and make it ready to be encoded; a refused one too.
+    """Check a clip and prepare it for encoding, even if it is refused.
 
     Args:
-        clip: as decoded.
-        transcript: what it says, stripped; None where nobody knows.
-        language: of the clip.
+        clip: the decoded clip.
+        transcript: the words of the clip, stripped; None if they are unknown.
+        language: the language of the clip.
     """
     pcm = without_rumble(clip.pcm)
     levels = frame_levels(pcm)
     begin, end = speech_span(levels, len(pcm))
     speech = pcm[begin:end]
     speech_s = len(speech) / SAMPLE_RATE_HZ
-    if clip.length_s > MAX_DECODED_S:  # its end was not decoded: nobody knows where its silence begins
+    if clip.length_s > MAX_DECODED_S:  # the end was not decoded, so the silence there is unknown
         speech_s = clip.length_s
     spoken = frame_levels(speech)
     silence_s = (begin / SAMPLE_RATE_HZ, (len(pcm) - end) / SAMPLE_RATE_HZ)
@@ -132,9 +132,9 @@ def examine(clip: Clip, transcript: str | None, language: Language) -> Examined:
 
 
 def without_rumble(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N] float32 without what is below :data:`RUMBLE_HZ`: an offset, a drift, rumble; a copy, nothing delayed.
+    """Return a copy of [N] float32 without frequencies below :data:`RUMBLE_HZ` and without delay.
 
-    The magnitude is that of a Butterworth filter that runs forward and backward over the clip.
+    The magnitude response is that of a Butterworth filter that runs forward and backward over the clip.
     """
     padding = min(round(_RUMBLE_PADDING_S * SAMPLE_RATE_HZ), len(pcm) - 1)
     if padding < 1:
@@ -148,7 +148,7 @@ def without_rumble(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def frame_levels(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Level of each 20 ms of ``pcm`` [N], in dB of full scale (a full-scale square wave is 0); at least -90."""
+    """Return the level of each 20 ms of ``pcm`` [N] in dBFS (a full-scale square wave is 0); at least -90."""
     size = round(_FRAME_S * SAMPLE_RATE_HZ)
     frames = pcm[: len(pcm) // size * size].reshape(-1, size).astype(np.float64)
     power = np.maximum((frames**2).mean(axis=1), 10 ** (LOWEST_DBFS / 10))
@@ -156,7 +156,7 @@ def frame_levels(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def speech_span(levels: NDArray[np.float32], samples: int) -> tuple[int, int]:
-    """First and last sample of what is not silence, with :data:`KEPT_SILENCE_S` around it; all of it where all is."""
+    """Return the begin and end of the speech, with :data:`KEPT_SILENCE_S` around it; all samples if all are silent."""
     threshold = max(_SILENCE_DBFS, _loud(levels) - _SILENCE_BELOW_SPEECH_DB)
     loud = np.flatnonzero(levels > threshold)
     if len(loud) == 0:
@@ -167,7 +167,7 @@ def speech_span(levels: NDArray[np.float32], samples: int) -> tuple[int, int]:
 
 
 def duration(speech_s: float) -> Check:
-    """Seconds between the silence at both ends; of a clip that was not decoded to its end, those of all of it."""
+    """Check the seconds between the silence at both ends; the total length if the clip was not decoded to its end."""
     limit = f"{MIN_REFERENCE_S:g} to {MAX_REFERENCE_S:g} s, 5 to 15 s best"
     seconds = round(min(speech_s, MAX_COUNTED_S), 2)
     if seconds < MIN_REFERENCE_S:
@@ -179,19 +179,19 @@ def duration(speech_s: float) -> Check:
 
 
 def level(levels: NDArray[np.float32]) -> Check:
-    """How loud the louder tenth of the clip is, without the silence at its ends; half a second of a long one."""
+    """Check the level of the loudest tenth of the speech, or of the loudest half second if the clip is long."""
     measured, limit = round(_loud(levels), 1), "-35 dBFS or more"
     if measured < -55:
-        return _refused("level_dbfs", measured, limit, "it is silent, or nearly: check the microphone and its gain")
+        return _refused("level_dbfs", measured, limit, "it is nearly silent: check the microphone and its gain")
     if measured < -35:
-        return _warned("level_dbfs", measured, limit, "it is faint, and its noise will be heard: record it louder")
+        return _warned("level_dbfs", measured, limit, "it is too quiet, so its noise will be audible: record it louder")
     return Check(name="level_dbfs", verdict="accept", measured=measured, limit=limit)
 
 
 def clipping(share: float) -> Check:
-    """Share of samples that are cut off at full scale."""
+    """Check the share of samples that are clipped at full scale."""
     measured, limit = round(100 * share, 4), "0.01 % or less"
-    advice = "its peaks are cut off, which a cloned voice repeats as harshness: record it with less gain"
+    advice = "its peaks are clipped, which makes the cloned voice harsh: record it with less gain"
     if measured > 1.0:
         return _refused("clipping_percent", measured, limit, advice)
     if measured > 0.01:
@@ -200,41 +200,42 @@ def clipping(share: float) -> Check:
 
 
 def signal_to_noise(levels: NDArray[np.float32]) -> Check:
-    """Estimate: from the pauses, the quieter tenth of all 20 ms, to the speech, the louder tenth.
+    """Estimate the distance between the pauses (the quietest tenth of all frames) and the speech (the loudest tenth).
 
-    Speech has pauses and stops in every second; a clip without any is noise, music, or speech drowned in either.
+    Speech has pauses and stops in every second. A clip without any is noise or music, or noise or music covers the
+    speech.
     """
     quiet = float(np.percentile(levels, 10)) if len(levels) else LOWEST_DBFS
     measured, limit = round(_loud(levels) - quiet, 1), "15 dB or more"
     if measured < 6:
         return _refused("signal_to_noise_db", measured, limit, "no speech stands out: record it in a quiet room")
     if measured < 15:
-        return _warned("signal_to_noise_db", measured, limit, "there is noise behind the voice: it will be cloned too")
+        return _warned("signal_to_noise_db", measured, limit, "there is background noise, which will be cloned too")
     return Check(name="signal_to_noise_db", verdict="accept", measured=measured, limit=limit)
 
 
 def silence(name: str, seconds: float) -> Check:
-    """Silence at one end; more than a little is cut away."""
+    """Check the silence at one end of the clip, which is cut away."""
     measured, limit = round(seconds, 2), "1 s or less; it is cut away"
     if measured > 1:
-        return _warned(name, measured, limit, "it was cut away: check that the clip holds what you meant")
+        return _warned(name, measured, limit, "it was cut away: check that the clip contains what you meant")
     return Check(name=name, verdict="accept", measured=measured, limit=limit)
 
 
 def channels(count: int, *, alike: bool) -> Check:
-    """Of more than one, the one in which speech stands out most is used; the others should have nothing else."""
-    limit = "1, or others that are silent or have the same"
+    """Check that the channels carry the same signal; only the one in which speech stands out most is used."""
+    limit = "1, or further channels that are silent or have the same voice"
     if count > 1 and not alike:
-        advice = "the one in which speech stands out most is used: check that one person speaks"
+        advice = "the channel in which speech stands out most is used: check that only one person speaks"
         return _warned("channels", count, limit, advice)
     return Check(name="channels", verdict="accept", measured=count, limit=limit)
 
 
 def sample_rate(rate_hz: int) -> Check:
-    """The model hears 24 kHz; a telephone's 8 kHz lack what tells voices apart."""
+    """Check the sample rate. The model works at 24 kHz; telephone audio (8 kHz) lacks details that identify a voice."""
     limit = "16000 Hz or more"
     if rate_hz < 16_000:
-        advice = "the voice will sound as through a telephone: take a recording of 24000 Hz or more"
+        advice = "the voice will sound like a telephone call: use a recording of 24000 Hz or more"
         return _warned("sample_rate_hz", rate_hz, limit, advice)
     return Check(name="sample_rate_hz", verdict="accept", measured=rate_hz, limit=limit)
 
@@ -245,15 +246,15 @@ RATES: dict[str, tuple[float, float]] = {
     "korean": (2.5, 10.0),
     "alphabetic": (6.0, 25.0),
 }
-"""Letters and digits a second that people speak, by script, slow and fast readers included; punctuation and spaces are
-not counted. Chosen wide: a check of the transcript, not of the speaker."""
+"""Letters and digits per second of slow and fast speakers, by script; punctuation and spaces are not counted. The
+ranges are wide, because they check the transcript and not the speaker."""
 
 
 def transcript_rate(transcript: str | None, language: Language, speech_s: float) -> Check:
-    """Whether the transcript can be what is said in that time; refused where it is off by another factor of two."""
+    """Check that the transcript fits the duration; a clip that is off by another factor of two is refused."""
     name = "characters_per_second"
     if transcript is None:
-        advice = "only the timbre is taken (x-vector mode); with a transcript the way of speaking is cloned too"
+        advice = "only the timbre is cloned (x-vector mode); with a transcript the way of speaking is cloned too"
         return _warned(name, None, "a transcript", advice)
     low, high = RATES[_script(transcript, language)]
     spoken = sum(character.isalnum() for character in transcript)
@@ -267,7 +268,7 @@ def transcript_rate(transcript: str | None, language: Language, speech_s: float)
 
 
 def _script(transcript: str, language: Language) -> str:
-    """Which of :data:`RATES` holds: the language's, but that of the characters where they are of another."""
+    """Return the applicable key of :data:`RATES`: the language's, unless the characters belong to another script."""
     names = [unicodedata.name(character, "") for character in transcript if character.isalpha()]
     wide = {
         "korean": sum(name.startswith("HANGUL") for name in names),
@@ -278,7 +279,7 @@ def _script(transcript: str, language: Language) -> str:
         return "alphabetic"
     if language in wide:
         return language
-    # Japanese mixes kana into ideographs; Chinese has none.
+    # Japanese mixes ideographs with kana; Chinese has no kana.
     return "japanese" if wide["japanese"] else max(wide, key=lambda script: wide[script])
 
 

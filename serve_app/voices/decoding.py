@@ -1,8 +1,8 @@
-"""A clip's bytes to mono samples at the model's rate, within bounds, whatever the bytes are; never what is in them.
+"""Decodes a clip's bytes to mono samples at the model's rate, within bounds; knows nothing about speech or voices.
 
-Two decoders, libsndfile first and FFmpeg (PyAV) for what it does not read. Both are native code that was handed a
-stranger's bytes: :func:`decode_apart` runs them in a process of their own, with limits on its memory, time and files,
-so that the worst a clip can do is to be refused.
+There are two decoders: libsndfile comes first, and FFmpeg (PyAV) reads the formats that libsndfile does not. Both are
+native code that reads untrusted bytes. So :func:`decode_apart` runs them in a separate process with limits on memory,
+time and files. The worst that a clip can cause is a refusal.
 """
 
 import io
@@ -29,22 +29,22 @@ from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import VoiceInvalidError
 
 MAX_CLIP_BYTES = 20 << 20
-"""Bytes of a clip as it comes: 30 s of stereo float at 48 kHz are 11 MB."""
+"""Maximum size of an encoded clip; 30 s of stereo float at 48 kHz are 11 MB."""
 
 MAX_DECODED_S = 40.0
-"""Samples are kept up to here; a clip of 30 s may have silence around it."""
+"""Samples up to here are kept; a clip of 30 s may have silence around it."""
 
 MAX_COUNTED_S = 600.0
-"""Decoding stops here. Samples beyond :data:`MAX_DECODED_S` are only counted, to say how long the clip is."""
+"""Decoding stops here. Samples after :data:`MAX_DECODED_S` are only counted, to report the length of the clip."""
 
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, aac, webm"
-"""What a message names as accepted."""
+"""The accepted formats, for error messages."""
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
 MAX_CHANNELS = 8
 
 DECODE_TIMEOUT_S = 20.0
-"""Starting Python and its libraries is most of the second that it takes."""
+"""Decoding takes about a second; most of it goes into starting Python and its libraries."""
 
 _UNREADABLE = "audio cannot be decoded"
 
@@ -52,11 +52,11 @@ _CHILD_MEMORY_BYTES = 3 << 30
 _CHILD_FILES = 64
 _FULL_SCALE = 0.9999  # 16 bits go to 0.99997
 _LARGEST_SAMPLE = 10.0
-"""A float file may go somewhat beyond full scale; one in whole numbers (32768 is full scale) goes far."""
+"""A float file may exceed full scale slightly; one scaled like integers (full scale is 32768) exceeds it by far."""
 _FRAME_S = 0.02
 _MOST_LOUD_FRAMES = 25
 _CLIPPED_RUN_SAMPLES = 3
-"""So many samples in a row at full scale were cut off; one or two may be a peak that fits exactly."""
+"""This many consecutive samples at full scale count as clipped; one or two may be a peak that just fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class Clip:
 
     Attributes:
         pcm: [N] float32, mono, 24 kHz; at most :data:`MAX_DECODED_S`.
-        channels: that the file has; ``pcm`` is the one in which speech stands out most.
-        sample_rate_hz: of the file.
-        clipped_share: of that channel's samples, those cut off at full scale.
-        length_s: of the whole file; above :data:`MAX_COUNTED_S` a lower bound.
-        alike: the other channels are silent, or have the same as ``pcm`` at whatever level and sign.
+        channels: number of channels in the file; ``pcm`` is the one in which speech stands out most.
+        sample_rate_hz: sample rate of the file.
+        clipped_share: share of that channel's samples that are clipped at full scale.
+        length_s: length of the whole file; above :data:`MAX_COUNTED_S` a lower bound.
+        alike: the other channels are silent, or contain the same signal as ``pcm`` at any level and sign.
     """
 
     pcm: NDArray[np.float32]
@@ -85,13 +85,13 @@ Block = tuple[int, NDArray[np.float32]]
 
 
 def decode(audio: bytes) -> Clip:
-    """Decode a clip in this process: for files of whoever runs the service.
+    """Decode a clip in this process; only for the operator's own files.
 
     Args:
-        audio: a file's bytes: wav, flac, ogg, mp3 and what else libsndfile reads; m4a, aac, webm through FFmpeg.
+        audio: a file's bytes: wav, flac, ogg, mp3 and other formats of libsndfile; m4a, aac and webm through FFmpeg.
 
     Raises:
-        VoiceInvalidError: too many bytes, unreadable, or a rate or a number of channels that no microphone gives.
+        VoiceInvalidError: the clip is too large or unreadable, or its rate or number of channels is out of range.
     """
     check_size(len(audio))
     try:
@@ -107,10 +107,10 @@ def decode(audio: bytes) -> Clip:
 
 
 def decode_apart(audio: bytes) -> Clip:
-    """Decode a clip in a process of its own: for everybody else's bytes. Blocks for about a second.
+    """Decode a clip in a separate process; for all bytes from clients. Blocks for about a second.
 
     Raises:
-        VoiceInvalidError: as :func:`decode`; or the decoder crashed, took too long or too much memory.
+        VoiceInvalidError: as in :func:`decode`, or the decoder crashed or took too much time or memory.
     """
     check_size(len(audio))
     project = Path(__file__).parents[2]
@@ -136,21 +136,21 @@ def decode_apart(audio: bytes) -> Clip:
 
 
 def check_size(size_bytes: int) -> None:
-    """Refuse a clip by its size alone, before more of it is read.
+    """Refuse a clip by its size, before more of it is read.
 
     Raises:
         VoiceInvalidError: it is too large.
     """
     if size_bytes > MAX_CLIP_BYTES:
-        raise VoiceInvalidError(f"audio has {size_bytes} bytes; at most {MAX_CLIP_BYTES} are allowed")
+        raise VoiceInvalidError(f"audio has {size_bytes} bytes; the limit is {MAX_CLIP_BYTES}")
 
 
 def _gather(blocks: Iterator[Block]) -> Clip:
-    """Resample what is kept, count the rest, and choose a channel.
+    """Resample the samples that are kept, count the rest, and choose a channel.
 
     Raises:
-        ValueError: it has no samples.
-        VoiceInvalidError: it has values or a shape that are not accepted.
+        ValueError: the clip has no samples.
+        VoiceInvalidError: its values or its shape are not accepted.
     """
     kept: list[NDArray[np.float32]] = []
     resampler = None
@@ -162,7 +162,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
             clipped = np.zeros(channels)
             resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, channels, dtype="float32", quality="HQ")
         elif (block_rate_hz, block.shape[1]) != (rate_hz, channels):
-            raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes along the way")
+            raise VoiceInvalidError(f"{_UNREADABLE}: its sample rate or number of channels changes in the middle")
         assert resampler is not None
         if samples <= MAX_DECODED_S * rate_hz:
             _check_samples(block)
@@ -188,18 +188,18 @@ def _gather(blocks: Iterator[Block]) -> Clip:
 
 
 def loud_percentile(frames: int) -> float:
-    """The percentile above which ``frames`` of 20 ms are loud: a tenth of them, but no more than half a second.
+    """Return the percentile above which frames of 20 ms count as loud: a tenth of all, but at most half a second.
 
-    A short part of a long clip may be all of its speech.
+    The limit is there because a long clip may contain only a short passage of speech.
     """
     return 100 - min(10, 100 * _MOST_LOUD_FRAMES / max(frames, 1))
 
 
 def _speaking_channel(pcm: NDArray[np.float32]) -> int:
-    """The channel of [N, channels] in which speech stands out most; the first of equal ones.
+    """Return the channel of [N, channels] in which speech stands out most; the first if several are equal.
 
-    One channel is chosen, not all mixed: channels of opposite sign cancel each other, and silent ones make the mean
-    fainter. Speech is loud and quiet in turn, so steady noise counts for little, and a constant offset for nothing.
+    Channels are not mixed, because channels of opposite sign cancel each other and silent ones lower the level.
+    Speech alternates between loud and quiet, so steady noise counts little and a constant offset not at all.
     """
     size = round(_FRAME_S * SAMPLE_RATE_HZ)
     frames = pcm[: len(pcm) // size * size].reshape(-1, size, pcm.shape[1])
@@ -210,7 +210,7 @@ def _speaking_channel(pcm: NDArray[np.float32]) -> int:
 
 
 def _are_alike(pcm: NDArray[np.float32], chosen: int) -> bool:
-    """Whether what the other channels of [N, channels] have beside the chosen one is 20 dB below it, or less."""
+    """Return whether the other channels of [N, channels] differ from the chosen one by -20 dB or less."""
     centred = pcm - pcm.mean(axis=0, dtype=np.float64)
     power = (centred**2).sum(axis=0)
     shared = centred.T @ centred[:, chosen]
@@ -235,7 +235,7 @@ def _check_samples(block: NDArray[np.float32]) -> None:
 
 
 def _clipped(block: NDArray[np.float32]) -> NDArray[np.int64]:
-    """[channels]: samples of [N, channels] that stand in runs at full scale."""
+    """Return [channels]: the number of samples of [N, channels] in runs at full scale."""
     full: NDArray[np.bool_] = np.abs(block) >= _FULL_SCALE
     if len(block) < _CLIPPED_RUN_SAMPLES or not full.any():
         return np.zeros(block.shape[1], np.int64)
@@ -266,9 +266,9 @@ _MAGIC = (
     ("mp3", 0, b"\xff\xe6", b"\xff\xe2"),
     ("mp3", 0, b"\xff\xe6", b"\xff\xe4"),
 )
-"""Containers by FFmpeg's names: where their mark stands, the bits of it that count, and the mark.
+"""Containers by FFmpeg's names: the offset of the magic bytes, the mask for them, and the bytes.
 
-Of MPEG's audio, layers 3 and 2: the bits of layer 1 are those of UTF-16's byte order mark.
+MPEG audio is recognized for layers 3 and 2 only, because layer 1 begins like UTF-16's byte order mark.
 """
 
 _NAMES = {
@@ -280,13 +280,13 @@ _NAMES = {
     "aac": "an AAC",
     "mp3": "an MP3",
 }
-"""The same for people, with their article."""
+"""The containers' names in error messages, with their article."""
 
 
 def _container(audio: bytes) -> str | None:
-    """FFmpeg's name of the container that these bytes begin as.
+    """Return FFmpeg's name of the container that begins with these bytes; None if it is not in the list.
 
-    FFmpeg is never asked to guess: among what it knows are playlists, which name other files and addresses to open.
+    FFmpeg itself must not guess: it also reads playlists, which can make it open other files and addresses.
     """
     for name, at, mask, mark in _MAGIC:
         head = audio[at : at + len(mark)]
@@ -296,14 +296,14 @@ def _container(audio: bytes) -> str | None:
 
 
 def _ffmpeg_blocks(audio: bytes, container: str) -> Iterator[Block]:
-    # No other file, no address: what a container refers to outside itself is not there.
+    # The container must not open other files or addresses.
     options = {"protocol_whitelist": "none", "format_whitelist": container}
     with av.open(io.BytesIO(audio), mode="r", format=container, options=options) as file:
         stream = file.streams.audio[0]
-        # Interleaved: PyAV counts the planes of a frame beyond the eighth, into memory that is none of them.
+        # Interleaved, because PyAV reads beyond the end of a frame's planes if there are more than eight.
         interleaved = av.AudioResampler(format="flt")
         for frame in file.decode(stream):
-            # Before PyAV touches it: it crashes on more channels than a frame has plain pointers for.
+            # This check comes first, because PyAV crashes on frames with more channels than plane pointers.
             _check_shape(frame.sample_rate, frame.layout.nb_channels)
             yield from ((each.sample_rate, _samples(each)) for each in interleaved.resample(frame))
         yield from ((each.sample_rate, _samples(each)) for each in interleaved.resample(None))
@@ -323,19 +323,19 @@ _OTHERS = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
 )
-"""Beginnings of what is sent by mistake, and what it is."""
+"""Magic bytes of files that are sent by mistake, and their names."""
 
 _RIFF = {b"AVI ": "an AVI video", b"WEBP": "a WebP image"}
-"""What else than a WAV may be in a RIFF file."""
+"""Other contents of a RIFF file than WAV."""
 
 _MARKUP = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
 _TEXT_BYTES = 512
 
 
 def _unreadable(audio: bytes, container: str | None) -> str:
-    """What is wrong with bytes that no decoder accepts, and what is allowed; never a library's own words.
+    """Return the error message for bytes that no decoder accepts: what is wrong, and what is allowed.
 
-    Those name addresses, files and functions, and mean nothing to the client.
+    A library's own message is never passed on: it names addresses, files and functions, which do not help the client.
     """
     return f"{_UNREADABLE}: {_fault(audio, container)}; allowed: {FORMATS}"
 
@@ -357,26 +357,26 @@ def _fault(audio: bytes, container: str | None) -> str:
 
 
 def _text(head: bytes) -> str:
-    """The beginning of a file as if it were text: UTF-16 by its byte order mark, UTF-8, or ASCII with gaps."""
+    """Decode the beginning of a file as text: UTF-16 with a byte order mark, UTF-8, or ASCII with replacements."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return head[: len(head) // 2 * 2].decode("utf-16", "replace")
     try:
         return head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The head may end within a character.
+        # The head may end in the middle of a character.
         if error.start >= len(head) - 3:
             return head[: error.start].decode("utf-8-sig")
     return head.decode("ascii", "replace")
 
 
 def _is_written(text: str) -> bool:
-    """Whether it is text: all printable, and at most a quarter in characters of an older encoding."""
+    """Return whether this is text: all printable, and at most a quarter of it not decodable."""
     gaps = text.count("\ufffd")
     return 4 * gaps <= len(text) and all(each.isprintable() or each in "\t\r\n\f\ufeff" for each in text)
 
 
 def _answer_parent() -> None:
-    """The child's side of :func:`decode_apart`: bytes in, a line of JSON and the samples out."""
+    """Run the child process of :func:`decode_apart`: read bytes, write a line of JSON and the samples."""
     seconds = int(DECODE_TIMEOUT_S)
     for limit, most in [
         (resource.RLIMIT_AS, _CHILD_MEMORY_BYTES),

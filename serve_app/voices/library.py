@@ -1,7 +1,7 @@
-"""Which voices there are, and the prompts made from them: in memory within a bound, on disk for good.
+"""Keeps the voices and their prompts: in memory up to a limit, and on disk permanently.
 
-It reads the directory of voices that come with the service, owns the one of those that were uploaded, and one of
-encoded prompts for each. It knows no model, no Ray and no clock; the time is an argument.
+The library reads the directory of the voices that come with the service. It owns the directory of uploaded voices, and
+one directory of encoded prompts for each kind. It knows nothing about models, Ray or clocks; the time is an argument.
 """
 
 import contextlib
@@ -36,37 +36,37 @@ from serve_app.voices.voice import (
 log = logging.getLogger(__name__)
 
 MAX_STORED_PROMPTS = 2000
-"""Prompts kept on disk for one model, about 20 KB each; the oldest go first."""
+"""Number of prompts on disk for one model, about 20 KB each; the oldest are deleted first."""
 
 
 UPLOADS = ".uploaded"
-"""Directory of uploaded voices below that of voices, where the configuration names none; no voice has such an id."""
+"""Default directory of uploaded voices, below that of the other voices; no voice can have this id."""
 
 _PART = ".part-"
-"""Beginning of the names of directories that are not whole."""
+"""Prefix of the names of incomplete directories."""
 
 _MOST_NAMED = 20
-"""Voices that an error names."""
+"""Maximum number of voices that an error message lists."""
 
 REFRESH_PERIOD_S = 2.0
-"""How often the directory of voices is looked at for changes, at most."""
+"""Minimum time between two checks of the directory of voices for changes."""
 
 ENCODING_LEASE_S = 60.0
-"""So long one replica has a voice to itself to encode it; then it is taken to be gone, and another one may."""
+"""How long only one replica may encode a voice. After that it is considered lost, and another one may try."""
 
 REMOVED_KEPT_S = 1800.0
-"""So long after its removal a voice's prompts are there for utterances that had begun with it, in memory alone.
+"""How long the prompts of a removed voice stay in memory, for utterances that had already begun with it.
 
-20,000 characters, the longest utterance unless `session.max_utterance_characters` says otherwise, take some 25 minutes.
+The longest utterance is 20,000 characters (unless `session.max_utterance_characters` says otherwise), about 25 minutes.
 """
 
 REMOVED_MAX_BYTES = 16 << 20
-"""Prompts of removed voices, the latest: about a thousand of the longest clips."""
+"""Memory for the prompts of recently removed voices: about a thousand of the longest clips."""
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceRefusal:
-    """Why something cannot be done with a voice; it crosses processes as this value, not as an exception."""
+    """Why a request about a voice is refused. It crosses processes as this value and not as an exception."""
 
     message: str
     code: str = VoiceNotFoundError.code
@@ -74,12 +74,12 @@ class VoiceRefusal:
 
 @dataclass(frozen=True, slots=True)
 class VoiceInProgress:
-    """Another replica encodes the voice: ask again soon."""
+    """Another replica is encoding the voice; ask again soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A voice as last read; its audio stays on disk. No digest means that it cannot be used, for ``reason``."""
+    """A voice as last read; its audio stays on disk. Without a digest it cannot be used, and ``reason`` says why."""
 
     folder: Path
     manifest: VoiceManifest | None
@@ -106,15 +106,15 @@ class PromptFiles:
     """Encoded prompts on disk: ``<model fingerprint>/<reference digest>.npz``."""
 
     def __init__(self, path: Path) -> None:
-        """Keep them below ``path``, which is made when the first one is saved."""
+        """Keep the prompts below ``path``, which is created when the first one is saved."""
         self._path = path
 
     def has(self, fingerprint: str, digest: str) -> bool:
-        """Whether a prompt of this reference lies there; it may still turn out to be unreadable."""
+        """Return whether there is a prompt of this reference; it may still turn out to be unreadable."""
         return self._file(fingerprint, digest).is_file()
 
     def load(self, voice: str, fingerprint: str, digest: str) -> VoicePrompt | None:
-        """Read one prompt; None if there is none. A file that cannot be read is removed."""
+        """Read one prompt; None if there is none. An unreadable file is removed."""
         file = self._file(fingerprint, digest)
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -128,13 +128,13 @@ class PromptFiles:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("removing the stored voice prompt %s: %s", file, error)
+            log.warning("removing the unreadable voice prompt %s: %s", file, error)
             with contextlib.suppress(OSError):
                 file.unlink()
             return None
 
     def save(self, prompt: VoicePrompt, fingerprint: str) -> None:
-        """Write one prompt; readers see the whole file or none. A full or read-only disk costs the file alone."""
+        """Write one prompt; readers see the complete file or none. A disk error is only logged."""
         file = self._file(fingerprint, prompt.digest)
         arrays: dict[str, NDArray[Any]] = {"speaker_embedding": prompt.speaker_embedding}
         if prompt.codes is not None:
@@ -148,14 +148,14 @@ class PromptFiles:
             Path(part.name).replace(file)
             self._prune(file.parent)
         except OSError as error:
-            log.warning("cannot keep a voice prompt in %s: %s", file.parent, error)
+            log.warning("cannot store a voice prompt in %s: %s", file.parent, error)
 
     def fingerprints(self, digest: str) -> list[str]:
-        """The models that have made a prompt of a reference."""
+        """Return the fingerprints of the models that have encoded a reference."""
         return [file.parent.name for file in self._path.glob(f"*/{digest}.npz")]
 
     def forget(self, digest: str) -> None:
-        """Remove what every model has made of a reference."""
+        """Remove all models' prompts of a reference."""
         for file in self._path.glob(f"*/{digest}.npz"):
             file.unlink(missing_ok=True)
 
@@ -171,17 +171,18 @@ class PromptFiles:
 class VoiceLibrary:
     """Voices by id, and their prompts by model and reference.
 
-    Those in ``config.path`` come with the service: they are read again when a file changes, never written, and no
-    upload drives their prompts out of the memory. Those in ``uploads`` are this library's alone.
+    The voices in ``config.path`` come with the service. They are read again when a file changes, and never written.
+    Uploads do not evict their prompts from memory. The voices in ``uploads`` belong to this library alone.
     """
 
     def __init__(self, config: VoicesConfig, files: PromptFiles, uploads: Path | None = None) -> None:
         """Read both directories.
 
         Args:
-            config: the voices that come with the service, and all bounds.
-            files: their prompts.
-            uploads: where uploaded voices lie, and in ``.prompts`` theirs; None: below ``config.path``.
+            config: the directory of the voices that come with the service, and all limits.
+            files: the stored prompts of these voices.
+            uploads: the directory of uploaded voices, with their prompts in ``.prompts``; by default below
+                ``config.path``.
         """
         self._path = Path(config.path)
         self._uploads = uploads or self._path / UPLOADS
@@ -192,7 +193,7 @@ class VoiceLibrary:
         self._uploaded: dict[str, _Entry] = {}
         self._entries: dict[str, _Entry] = {}
         self._signatures: dict[str, Signature] = {}
-        # Two memories, so that uploads can only drive out each other.
+        # Two caches, so that uploads can only evict each other.
         self._prompts: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
             config.max_bytes, lambda prompt: prompt.nbytes
         )
@@ -202,7 +203,7 @@ class VoiceLibrary:
         self._removed: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
             REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
         )
-        """Never asked with :meth:`BoundedCache.get`, which would make them stay."""
+        """Never read with :meth:`BoundedCache.get`, because a use would prolong their time."""
         self._stored: set[tuple[str, str]] = set()
         self._leases: dict[tuple[str, str], tuple[str, float]] = {}
         self._failed: set[tuple[str, str]] = set()
@@ -215,11 +216,11 @@ class VoiceLibrary:
 
     @property
     def version(self) -> str:
-        """Changes whenever an id stands for another clip, or for none; the same again after a restart."""
+        """A hash of all ids and their clips; it changes with them and is the same after a restart."""
         return self._version
 
     def refresh(self, now_s: float | None = None) -> None:
-        """Read again what has changed in the directory of voices; with a time, only if that was not just done."""
+        """Read changed voices again; if a time is given, at most once per :data:`REFRESH_PERIOD_S`."""
         if now_s is not None:
             if self._refreshed_s is not None and now_s - self._refreshed_s < REFRESH_PERIOD_S:
                 return
@@ -232,7 +233,7 @@ class VoiceLibrary:
             self._take_in(folders)
 
     def _read_uploads(self) -> None:
-        """Once, as no other process writes there: as soon as the directory is there, be it a volume that came late."""
+        """Read the uploads once, because no other process writes there, as soon as their volume is mounted."""
         if not os.path.isdir(self._uploads):  # noqa: PTH112 - which never raises
             return
         self._clear_up()
@@ -252,7 +253,7 @@ class VoiceLibrary:
         self._changed()
 
     def _folders(self, path: Path) -> list[Path] | None:
-        """Voices' directories; None while ``path`` cannot be read: it may be the next time, and what is known stays."""
+        """Return the voices' directories; None if ``path`` cannot be read at the moment, so that known voices stay."""
         try:
             folders = voice_folders(path)
         except OSError as error:
@@ -264,25 +265,25 @@ class VoiceLibrary:
         return folders
 
     def voices(self) -> list[VoiceStatus]:
-        """Every voice, in the order of their ids; ``ready`` means encoded by the model served last."""
+        """Return all voices in the order of their ids; ``ready`` means encoded by the model set by :meth:`serve`."""
         return [self._status(entry) for entry in self._entries.values()]
 
     @property
     def prompt_bytes(self) -> int:
-        """Of the prompts in memory."""
+        """Size of the prompts in memory."""
         return self._prompts.bytes + self._uploaded_prompts.bytes + self._removed.bytes
 
     def pending(self, fingerprint: str) -> list[str]:
-        """Ids of the voices that have a reference and no prompt of this model yet."""
+        """Return the ids of the voices that have a reference but no prompt for this model yet."""
         self.serve(fingerprint)
         return [status.voice for status in self.voices() if status.state == "pending"]
 
     def serve(self, fingerprint: str) -> None:
-        """Remember which model the voices are spoken with."""
+        """Remember which model is served."""
         self._fingerprint = fingerprint
 
     def unassigned(self, fingerprint: str, now_s: float) -> str | None:
-        """A voice that waits to be encoded by this model, and that nobody has in work or has failed on."""
+        """Return a voice that this model has to encode, that no replica is encoding, and that has not failed."""
         for voice in self.pending(fingerprint):
             digest = self._entries[voice].digest
             if digest is None or (fingerprint, digest) in self._failed:
@@ -294,16 +295,18 @@ class VoiceLibrary:
     def get(
         self, voice: str, fingerprint: str, now_s: float, replica: str = "", digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
-        """What it takes to speak in a voice: its prompt, or its reference if this model has not encoded it yet.
+        """Return the prompt of a voice, or its reference if this model has not encoded it yet.
 
-        Who is given a reference is to encode it, and the only one to do so until its lease ends or it gives up.
+        A caller that receives a reference has to encode it. No other replica receives it until the lease ends or the
+        caller gives up.
 
         Args:
             voice: its id.
             fingerprint: the model that speaks.
             now_s: the time.
-            replica: who asks.
-            digest: of the clip that an utterance began with; it is given no other one. Empty for a new utterance.
+            replica: the calling replica.
+            digest: the digest of the clip that the utterance began with, to receive the prompt of this clip only;
+                empty for a new utterance.
         """
         entry = self._entries.get(voice)
         if digest and (entry is None or entry.digest != digest):
@@ -312,7 +315,7 @@ class VoiceLibrary:
             return VoiceRefusal(self._refusal(voice, entry))
         prompt = self._prompt(entry, fingerprint, entry.digest, now_s)
         if prompt is not None:
-            # Two voices may have the same clip, and then share what was made of it.
+            # Two voices with the same clip share its prompt.
             return prompt if prompt.voice == voice else replace(prompt, voice=voice)
         holder = self._holder(fingerprint, entry.digest, now_s)
         if holder not in (None, replica):
@@ -323,7 +326,7 @@ class VoiceLibrary:
         return reference
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
-        """Keep a prompt that a model has made; one of a voice that was removed meanwhile, for who speaks with it."""
+        """Keep a prompt that a model has made; if the voice was removed meanwhile, only for utterances that use it."""
         self.serve(fingerprint)
         key = (fingerprint, prompt.digest)
         self._leases.pop(key, None)
@@ -339,7 +342,7 @@ class VoiceLibrary:
             self._removed.put(key, prompt, now_s)
 
     def give_up(self, digest: str, fingerprint: str) -> None:
-        """Nobody encodes this reference any more, and nobody is to until it is asked for: it would fail again."""
+        """Record that a replica failed to encode a reference; it is not tried again until a request needs the voice."""
         self._leases.pop((fingerprint, digest), None)
         if any(entry.digest == digest for entry in self._entries.values()):
             self._failed.add((fingerprint, digest))
@@ -347,34 +350,34 @@ class VoiceLibrary:
     # Uploads.
 
     def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
-        """What there is to say to somebody who wants to add this clip as ``voice``; None: it can be added.
+        """Return the answer to a client that wants to add this clip as ``voice``; None if the clip can be added.
 
-        The same clip under the same id is there already, and nothing has to be done for it. An id whose clip is missing
-        is free: so a voice that comes without one is supplied.
+        If the same clip exists under the same id, the answer is its status. The id of a voice without a clip is free,
+        so that an upload can supply the clip.
         """
         self._look_for(voice)
         entry = self._entries.get(voice)
         if entry is not None and (entry.digest is not None or voice in self._uploaded):
             if entry.digest == digest:
                 return self._status(entry)
-            taken = f"there is a voice {voice!r} already, of another clip or transcript; remove it, or take another id"
+            taken = f"voice {voice!r} exists already, with another clip or transcript; remove it, or use another id"
             return VoiceRefusal(taken, VoiceConflictError.code)
         if len(self._uploaded) >= self._max_uploaded:
             full = (
-                f"{len(self._uploaded)} uploaded voices are kept, and at most {self._max_uploaded} may be; remove some"
+                f"there are {len(self._uploaded)} uploaded voices; the limit is {self._max_uploaded}; remove some first"
             )
             return VoiceRefusal(full, CapacityError.code)
         return None
 
     def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
-        """Keep an uploaded voice: whole on disk, or not at all.
+        """Store an uploaded voice completely, or not at all.
 
         Args:
             voice: its id.
-            manifest: with its ``upload``.
-            wav: the clip as it is to be encoded.
+            manifest: its manifest, including ``upload``.
+            wav: the clip that will be encoded.
         """
-        assert manifest.upload is not None, "what is added was uploaded"
+        assert manifest.upload is not None, "only uploaded voices are added"
         known = self.known(voice, manifest.upload.digest)
         if known is not None:
             return known
@@ -384,13 +387,13 @@ class VoiceLibrary:
             try:
                 _write(part / REFERENCE_FILE, wav)
                 _write(part / "manifest.json", manifest.model_dump_json(indent=2).encode())
-                self._discard(self._uploads / voice)  # a voice without a manifest is none: a disk lost some of it
+                self._discard(self._uploads / voice)  # a directory without a manifest, if the disk lost a part of it
                 part.rename(self._uploads / voice)
             except OSError:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
         except OSError as error:
-            log.exception("voice %s cannot be kept in %s", voice, self._uploads)
+            log.exception("voice %s cannot be stored in %s", voice, self._uploads)
             reason = error.strerror or type(error).__name__
             return VoiceRefusal(f"the voice cannot be stored: {reason}", SynthesisError.code)
         self._uploaded[voice] = _read(self._uploads / voice)[0]
@@ -398,7 +401,7 @@ class VoiceLibrary:
         return self._status(self._entries[voice])
 
     def remove(self, voice: str, now_s: float) -> VoiceRefusal | None:
-        """Forget an uploaded voice and everything that was made of it; who speaks with it finishes."""
+        """Delete an uploaded voice and its prompts; utterances that use it can finish."""
         self._look_for(voice)
         entry = self._entries.get(voice)
         if entry is None:
@@ -420,7 +423,7 @@ class VoiceLibrary:
         return None
 
     def wav(self, voice: str) -> bytes | VoiceRefusal:
-        """The clip of a voice as it is encoded, as a WAV file."""
+        """Return the clip of a voice, as it is encoded, as a WAV file."""
         entry = self._entries.get(voice)
         if entry is None or entry.digest is None:
             return VoiceRefusal(self._refusal(voice, entry))
@@ -428,15 +431,15 @@ class VoiceLibrary:
         return reference.wav() if isinstance(reference, Reference) else reference
 
     def _clear_up(self) -> None:
-        """Remove what a process that died in the middle of an upload or a removal has left."""
+        """Remove directories left by a process that died during an upload or a removal."""
         for left in self._uploads.glob(f"{_PART}*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def _look_for(self, voice: str) -> None:
-        """Take in, or forget, what another process has done to an uploaded voice.
+        """Read an uploaded voice that another process has added, or forget one that it has removed.
 
-        A store that is being replaced may still do what it was asked before, and what it was asked is asked again of
-        the next one, which was started before that was done.
+        A store that is being replaced may still complete a request. The caller repeats this request to the new store,
+        which read the uploads before the request was completed.
         """
         folder = self._uploads / voice
         if not re.fullmatch(VOICE_ID, voice) or (folder / "manifest.json").is_file() == (voice in self._uploaded):
@@ -448,7 +451,7 @@ class VoiceLibrary:
         self._changed()
 
     def _discard(self, folder: Path) -> None:
-        """Remove a directory, if it is there: at once, as a half removed voice would come back at the next start."""
+        """Remove a directory, if it exists; it is renamed first, so that a half-removed voice cannot return."""
         if not folder.exists():
             return
         gone = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
@@ -456,7 +459,7 @@ class VoiceLibrary:
         shutil.rmtree(gone, ignore_errors=True)
 
     def _retire(self, entry: _Entry, digest: str, now_s: float) -> None:
-        """Delete what was made of a clip that no voice has any more; in memory it stays for a while."""
+        """Delete the prompts of a clip that no voice uses any more; in memory they stay for a while."""
         held = {key[0] for key in self._uploaded_prompts if key[1] == digest}
         for fingerprint in sorted(held.union(self._uploaded_files.fingerprints(digest))):
             prompt = self._prompt(entry, fingerprint, digest, now_s)
@@ -469,7 +472,7 @@ class VoiceLibrary:
         self._leases = {key: lease for key, lease in self._leases.items() if key[1] != digest}
 
     def _changed(self) -> None:
-        """Put both kinds together: of one id, that which comes with the service, unless it cannot be used."""
+        """Merge both kinds of voices; if an id exists twice, the service's own voice wins if it is usable."""
         usable = {voice: entry for voice, entry in self._shipped.items() if entry.digest is not None}
         self._entries = dict(sorted({**self._shipped, **self._uploaded, **usable}.items()))
         standing = "\n".join(f"{voice} {entry.digest}" for voice, entry in self._entries.items())
@@ -491,13 +494,13 @@ class VoiceLibrary:
         return prompt
 
     def _earlier(self, voice: str, fingerprint: str, digest: str, now_s: float) -> VoicePrompt | VoiceRefusal:
-        """The prompt of a clip that the id stood for when an utterance began, and does not any more."""
+        """Return the prompt of the clip that the id had when an utterance began; it has another one now, or none."""
         key = (fingerprint, digest)
         self._removed.expire(now_s)
         prompt = self._removed.peek(key) or self._prompts.get(key, now_s) or self._uploaded_prompts.get(key, now_s)
         for files in (self._files, self._uploaded_files):
             prompt = prompt or files.load(voice, fingerprint, digest)
-        return prompt or VoiceRefusal(f"voice {voice!r} was removed or changed too long ago to go on with it")
+        return prompt or VoiceRefusal(f"voice {voice!r} was removed or changed too long ago to continue with it")
 
     def _holder(self, fingerprint: str, digest: str, now_s: float) -> str | None:
         replica, until_s = self._leases.get((fingerprint, digest), ("", now_s))
@@ -507,7 +510,7 @@ class VoiceLibrary:
         if entry.digest is None or self._fingerprint is None:
             return entry.status
         key = (self._fingerprint, entry.digest)
-        if key not in self._stored:  # asked every second of every voice: the disk is asked until it has the prompt
+        if key not in self._stored:  # called every second for every voice, so found prompts are not looked up again
             files = self._uploaded_files if entry.uploaded else self._files
             if files.has(*key):
                 self._stored.add(key)
@@ -534,7 +537,7 @@ Signature = list[tuple[str, int, int]]
 
 
 def _signature(folder: Path) -> Signature:
-    """Name, time and size of every file in a voice's directory: changes whenever the voice does."""
+    """Return name, time and size of every file in a voice's directory; the result changes whenever the voice does."""
     found: Signature = []
     with contextlib.suppress(OSError), os.scandir(folder) as files:
         for file in sorted(files, key=lambda file: file.name):
@@ -544,7 +547,7 @@ def _signature(folder: Path) -> Signature:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write a file through to the disk."""
+    """Write a file and sync it to disk."""
     with file.open("wb") as opened:
         opened.write(content)
         opened.flush()

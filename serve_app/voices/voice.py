@@ -1,7 +1,7 @@
-"""Voices: their manifests, what a reference and a prompt are, and the bounded memory they are kept in.
+"""Voices: manifests, references, prompts, and the bounded cache for prompts.
 
-No torch here: prompts are numpy arrays, made elsewhere. Nothing in this module ever takes a path from a client;
-a voice is asked for by its id, which is looked up among those that were listed at start.
+This module does not use torch: prompts are numpy arrays that are made elsewhere. It never accepts a path from a client.
+A client names a voice by its id, which is looked up among the known voices.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ from serve_app.voices.checks import Report, examine
 from serve_app.voices.decoding import Clip, check_size, decode
 
 REFERENCE_FILE = "reference.wav"
-"""The clip of an uploaded voice, beside its manifest."""
+"""File name of an uploaded voice's clip, next to its manifest."""
 
 Words = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""One line, without control characters: it is shown in lists and logs."""
+"""One line without control characters, because it appears in lists and logs."""
 
 
 class UploadRecord(Settings):
-    """What is known of a voice because it was uploaded.
+    """The record of a voice's upload.
 
     Attributes:
-        digest: of the bytes that were uploaded and the transcript, see :class:`Reference`.
-        at: when, in UTC, as ISO 8601.
-        report: what was found.
+        digest: hash of the uploaded bytes and the transcript, see :class:`Reference`.
+        at: time of the upload, in UTC, as ISO 8601.
+        report: the results of the checks.
     """
 
     digest: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -47,14 +47,14 @@ class UploadRecord(Settings):
 
 
 class VoiceManifest(Settings):
-    """``voices/<id>/manifest.json``: one reference clip and what is known about it."""
+    """``voices/<id>/manifest.json``: the description of one reference clip."""
 
-    name: str = Field(min_length=1, max_length=100, description="Shown to people.")
-    audio: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="File beside the manifest.")
+    name: str = Field(min_length=1, max_length=100, description="Display name.")
+    audio: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="File next to the manifest.")
     transcript: str | None = Field(
         default=None,
         max_length=2000,
-        description="Exactly what the clip says. Without it only the speaker embedding is used (x-vector mode).",
+        description="The exact words of the clip. Without it, only the speaker embedding is used (x-vector mode).",
     )
     language: NamedLanguage = Field(description="Language of the clip.")
     speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
@@ -65,18 +65,18 @@ class VoiceManifest(Settings):
 
 
 class VoiceUpload(Settings):
-    """What somebody who uploads a voice says of it; the clip comes beside it."""
+    """The metadata that a client uploads together with a clip."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
-    name: Words = Field(min_length=1, max_length=100, description="shown to people, 1 to 100 characters in one line")
+    name: Words = Field(min_length=1, max_length=100, description="display name, 1 to 100 characters in one line")
     id: str | None = Field(
         default=None,
         pattern=f"^{VOICE_ID}$",
         description="a-z, 0-9, '-' and '_', at most 63; made from `name` if absent",
     )
     transcript: str | None = Field(
-        default=None, max_length=2000, description="exactly what the clip says, at most 2000 characters; or absent"
+        default=None, max_length=2000, description="the exact words of the clip, at most 2000 characters; optional"
     )
     language: NamedLanguage = Field(default="auto", description=f"of the clip, one of {', '.join(LANGUAGES)}")
     consent: str = Field(
@@ -84,24 +84,24 @@ class VoiceUpload(Settings):
     )
     speaker: Words = Field(default="", max_length=200, description="who speaks, at most 200 characters in one line")
     licence: Words = Field(default="", max_length=500, description="what allows the use, at most 500 characters")
-    source: Words = Field(default="", max_length=1000, description="where the clip is from, at most 1000 characters")
+    source: Words = Field(default="", max_length=1000, description="where the clip comes from, at most 1000 characters")
 
     @property
     def voice(self) -> str:
-        """The id that it is to have.
+        """The id of the new voice.
 
         Raises:
-            InvalidMessageError: the name has no letter that an id may have.
+            InvalidMessageError: the name has no character that is allowed in an id.
         """
         made = self.id or re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-_")[:63]
         if not re.fullmatch(VOICE_ID, made):
             raise InvalidMessageError(
-                f"no id can be made from the name {self.name!r}; give one as `id`: a-z, 0-9, '-' and '_', at most 63"
+                f"no id can be made from the name {self.name!r}; set `id`: a-z, 0-9, '-' and '_', at most 63 characters"
             )
         return made
 
     def manifest(self, record: UploadRecord) -> VoiceManifest:
-        """What is kept of it."""
+        """Return the manifest that is stored."""
         return VoiceManifest(
             name=self.name,
             audio=REFERENCE_FILE,
@@ -122,10 +122,10 @@ class Reference:
     Attributes:
         voice: the voice's id.
         pcm: [N] float32 in [-1, 1], mono.
-        sample_rate_hz: of ``pcm``.
-        transcript: what is said; None means x-vector mode.
-        digest: hash of the file's bytes and the transcript; a prompt is valid for this content alone.
-        report: what was found when it was checked.
+        sample_rate_hz: sample rate of ``pcm``.
+        transcript: the words of the clip; None means x-vector mode.
+        digest: hash of the file's bytes and the transcript; a prompt is valid only for this content.
+        report: the results of the checks.
     """
 
     voice: str
@@ -137,11 +137,11 @@ class Reference:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its samples."""
+        """Size of the samples."""
         return self.pcm.nbytes
 
     def wav(self) -> bytes:
-        """The clip as a WAV file of 16 bits."""
+        """Return the clip as a 16-bit WAV file."""
         file = io.BytesIO()
         sf.write(file, self.pcm, self.sample_rate_hz, subtype="PCM_16", format="WAV")
         return file.getvalue()
@@ -153,10 +153,10 @@ class VoicePrompt:
 
     Attributes:
         voice: the voice's id.
-        digest: of the reference it was made from, see :class:`Reference`.
+        digest: digest of the reference that it was made from, see :class:`Reference`.
         speaker_embedding: [D] float32; D is the talker's width.
-        codes: [T, 16] int16, the reference clip as codes; None in x-vector mode.
-        transcript: text of the clip; None in x-vector mode.
+        codes: [T, 16] int16, the codes of the reference clip; None in x-vector mode.
+        transcript: the words of the clip; None in x-vector mode.
     """
 
     voice: str
@@ -167,20 +167,21 @@ class VoicePrompt:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, the bound of every cache."""
+        """Size in memory, which caches limit."""
         return self.speaker_embedding.nbytes + (0 if self.codes is None else self.codes.nbytes) + 512
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceStatus:
-    """One line of the list of voices.
+    """An entry in the list of voices.
 
     Attributes:
         voice: the voice's id.
-        state: ``ready`` can be spoken with, ``pending`` waits to be encoded, ``unavailable`` says why in ``reason``.
+        state: a ``ready`` voice can be used, a ``pending`` one has to be encoded first, and an ``unavailable`` one
+            gives its ``reason``.
         reason: empty unless unavailable.
-        manifest: None when it could not be read.
-        report: the checks of its clip; None where there was nothing to check.
+        manifest: None if it could not be read.
+        report: the checks of its clip; None if there was no clip to check.
     """
 
     voice: str
@@ -193,13 +194,13 @@ class VoiceStatus:
 OPENAI_VOICES = frozenset(
     ("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse")
 )
-"""Built-in voices of OpenAI's API, one of which each of its clients sends. Source: openai 3.54, ``audio.speech``."""
+"""Built-in voices of OpenAI's API; its clients always send one of them. Source: openai 3.54, ``audio.speech``."""
 
 
 def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
-    """The id of the voice that has this id or display name, in any case; None where none has.
+    """Return the id of the voice with this id or display name, ignoring case; None if there is no such voice.
 
-    Of several voices with one display name the first by id that can be spoken with is meant.
+    If several voices have the same display name, the first usable one by id is returned.
     """
     if given in voices:
         return given
@@ -211,15 +212,15 @@ def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
 
 
 def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesConfig) -> str | None:
-    """The id of the voice that a request means, whatever it calls it; None where nothing of that name is known.
+    """Return the id of the voice that a request names; None if the name is unknown.
 
-    What comes first counts: an id, an alias of the configuration, a display name, one of OpenAI's built-in names, which
-    means the default voice.
+    The name is looked up in this order: ids, aliases of the configuration, display names, and OpenAI's built-in names,
+    which mean the default voice.
 
     Args:
-        given: as the request has it, in any case.
-        voices: by id. Empty means unknown: an alias and a built-in name are resolved all the same.
-        config: has the aliases and the default.
+        given: the name in the request, in any case.
+        voices: the voices by id; empty if they are not known yet. Aliases and built-in names are resolved in any case.
+        config: the aliases and the default voice.
     """
     name = folded(given)
     if given in voices or name in voices:
@@ -235,7 +236,7 @@ def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesC
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A voice as found on disk: a reference, or the reason why there is none."""
+    """A voice as found on disk, with its reference or the reason why there is none."""
 
     voice: str
     manifest: VoiceManifest | None
@@ -244,16 +245,16 @@ class Voice:
 
 
 def scan(path: Path) -> list[Voice]:
-    """Read every ``<id>/manifest.json`` below ``path``; a voice that cannot be used says why, and hides none other.
+    """Read every ``<id>/manifest.json`` below ``path``. An unusable voice gives its reason and does not hide others.
 
     Returns:
-        Voices in the order of their ids; empty when ``path`` is no directory.
+        The voices in the order of their ids; empty if ``path`` is not a directory.
     """
     return [read_voice(folder) for folder in voice_folders(path)]
 
 
 def voice_folders(path: Path) -> list[Path]:
-    """Directories below ``path`` that hold a manifest, in the order of their names; none where there is no ``path``.
+    """Return the directories below ``path`` with a manifest, in the order of their names; none if ``path`` is missing.
 
     Raises:
         OSError: ``path`` cannot be read.
@@ -264,10 +265,12 @@ def voice_folders(path: Path) -> list[Path]:
 
 
 def read_voice(folder: Path) -> Voice:
-    """Read one voice; it never fails, but says why it cannot be used."""
+    """Read one voice. This never fails; an unusable voice gives its reason."""
     voice = folder.name
     if not re.fullmatch(VOICE_ID, voice):
-        return Voice(voice, None, None, "a voice's directory is named in a-z, 0-9, '-' and '_', at most 63 of them")
+        return Voice(
+            voice, None, None, "its directory's name may only have a-z, 0-9, '-' and '_', at most 63 characters"
+        )
     try:
         manifest = VoiceManifest.model_validate_json((folder / "manifest.json").read_bytes())
     except (ValidationError, OSError) as error:
@@ -283,7 +286,7 @@ def read_voice(folder: Path) -> Voice:
 
 
 def _fault(error: ValidationError | VoiceInvalidError | OSError) -> str:
-    """Why a voice cannot be used. Clients see it: it has no path of this machine, and no library's words."""
+    """Return why a voice cannot be used. Clients see this, so it has no local paths and no library's messages."""
     if isinstance(error, VoiceInvalidError):
         return error.message
     if isinstance(error, OSError):
@@ -297,32 +300,32 @@ def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference
     upload = manifest.upload
     if upload is None:
         return read_reference(voice, audio.read_bytes(), manifest.transcript, manifest.language)
-    # Checked and cut when it was uploaded: what lies there is what is encoded.
+    # An upload is checked and cut before it is stored, so the stored clip is encoded as it is.
     pcm = decode(audio.read_bytes()).pcm
     return Reference(voice, pcm, SAMPLE_RATE_HZ, manifest.transcript, upload.digest, upload.report)
 
 
 def read_reference(voice: str, audio: bytes, transcript: str | None, language: Language = "auto") -> Reference:
-    """Decode a clip in this process and check it: for files of whoever runs the service.
+    """Decode a clip in this process and check it; only for the operator's own files.
 
     Raises:
-        VoiceInvalidError: unreadable or refused.
+        VoiceInvalidError: the clip is unreadable or refused.
     """
     return make_reference(voice, decode(audio), digest_of(audio, transcript), transcript, language)
 
 
 def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, language: Language) -> Reference:
-    """Check a decoded clip, and cut it to what is encoded.
+    """Check a decoded clip and cut it for encoding.
 
     Args:
-        voice: id it is for.
+        voice: the voice's id.
         clip: from :mod:`serve_app.voices.decoding`.
         digest: from :func:`digest_of`.
-        transcript: what it says, or None.
-        language: of the clip.
+        transcript: the words of the clip, or None.
+        language: the language of the clip.
 
     Raises:
-        VoiceInvalidError: refused, with the report.
+        VoiceInvalidError: the clip is refused; the error has the report.
     """
     text = _said(transcript)
     examined = examine(clip, text, language)
@@ -334,7 +337,7 @@ def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, 
 
 
 def digest_of(audio: bytes, transcript: str | None) -> str:
-    """Hash of a clip's bytes and what it says; of how it is cut, too, by a number that changes with it."""
+    """Hash a clip's bytes, its transcript and a version number, which changes when the way of cutting clips changes."""
     return hashlib.sha256(b"cut 2\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
 
 
@@ -347,18 +350,18 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """A least-recently-used map bounded by the bytes of its values, and by time if asked.
+    """A least-recently-used cache with a limit on the bytes of its values and, optionally, on their age.
 
-    The clock is an argument of every call; the map itself never looks at one.
+    The time is an argument of every call; the cache does not read a clock.
 
     Attributes:
-        bytes: of the values.
-        hits: times that :meth:`get` found its key.
-        misses: times that it did not.
+        bytes: size of all values.
+        hits: number of times that :meth:`get` found its key.
+        misses: number of times that it did not.
     """
 
     def __init__(self, max_bytes: int, size_of: Callable[[V], int], ttl_s: float | None = None) -> None:
-        """Bound the sum of ``size_of`` over the values; ``ttl_s`` is counted from a value's last use."""
+        """Limit the sum of ``size_of`` over the values to ``max_bytes``; ``ttl_s`` counts from a value's last use."""
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._ttl_s = ttl_s
@@ -374,7 +377,7 @@ class BoundedCache(Generic[K, V]):
         return iter(list(self._entries))
 
     def get(self, key: K, now_s: float) -> V | None:
-        """The value, made the most recent; None if absent or expired."""
+        """Return a value and mark it as used; None if it is absent or expired."""
         self.expire(now_s)
         entry = self._entries.pop(key, None)
         if entry is None:
@@ -385,14 +388,14 @@ class BoundedCache(Generic[K, V]):
         return entry[0]
 
     def peek(self, key: K) -> V | None:
-        """The value; this does not count as a use."""
+        """Return a value without marking it as used; None if it is absent."""
         entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
     def put(self, key: K, value: V, now_s: float) -> list[K]:
-        """Keep a value and drop the least recent ones beyond the bound; returns their keys.
+        """Keep a value, drop the least recently used ones that exceed the limit, and return their keys.
 
-        A value larger than the whole bound is not kept, and its own key is returned.
+        A value that is larger than the limit is not kept; its own key is returned.
         """
         self.expire(now_s)
         self.drop(key)
@@ -406,13 +409,13 @@ class BoundedCache(Generic[K, V]):
         return dropped
 
     def drop(self, key: K) -> None:
-        """Forget one key, if it is there."""
+        """Remove one key, if it is present."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.bytes -= self._size_of(entry[0])
 
     def expire(self, now_s: float) -> None:
-        """Drop what was not used for longer than ``ttl_s``."""
+        """Drop the values that were not used for longer than ``ttl_s``."""
         if self._ttl_s is None:
             return
         while self._entries:

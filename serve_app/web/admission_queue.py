@@ -1,6 +1,6 @@
-"""From a session to a generator: a text chunk waits here until :mod:`serve_app.cluster.admission` lets it through.
+"""The admission queue: a generator call waits here until :mod:`serve_app.cluster.admission` admits it.
 
-It turns tickets into waiting coroutines and back; who goes first is decided there.
+This module lets coroutines wait for their tickets; :mod:`serve_app.cluster.admission` decides the order.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from serve_app.session.session import Call
 
 
 class Permit:
-    """One text chunk's way through the gate.
+    """The right to run one generator call.
 
     Attributes:
-        spoken: set by who holds it when the stream ran to its end.
+        spoken: the holder sets it if the stream ran to its end.
     """
 
     def __init__(self) -> None:
@@ -23,30 +23,30 @@ class Permit:
 
 
 class AdmissionQueue:
-    """One per ingress replica; lives on its event loop."""
+    """The queue of one ingress replica, on its event loop."""
 
     def __init__(self, admission: Admission, clock: Callable[[], float]) -> None:
         self._admission = admission
         self._clock = clock
         self._asked = 0
-        self._doors: dict[int, asyncio.Future[None]] = {}
+        self._waiters: dict[int, asyncio.Future[None]] = {}
 
     @property
     def backlog(self) -> Backlog:
-        """What runs and waits."""
+        """The current load."""
         return self._admission.backlog
 
     def resize(self, room: int) -> None:
-        """Let ``room`` streams run at a time from now on."""
+        """Allow ``room`` concurrent streams from now on."""
         self._admission.room = room
-        self._open_doors()
+        self._wake()
 
     @asynccontextmanager
-    async def passage(self, call: Call, key: str) -> AsyncGenerator[Permit]:
-        """Wait until a call may start, and hold its place while it runs.
+    async def permit(self, call: Call, key: str) -> AsyncGenerator[Permit]:
+        """Wait until a call may start, and count it as running while the context manager is open.
 
         Raises:
-            CapacityError: it will not start before its deadline, or did not.
+            CapacityError: the call cannot start before its deadline, or did not.
         """
         now_s = self._clock()
         self._asked += 1
@@ -58,29 +58,29 @@ class AdmissionQueue:
             needed_by_s=max(now_s, call.needed_by_s),
             begun=call.request.begun,
         )
-        passage = Permit()
+        permit = Permit()
         self._admission.ask(ticket, now_s)
         try:
             await self._wait(ticket)
-            yield passage
+            yield permit
         finally:
-            self._doors.pop(ticket.number, None)
-            self._admission.leave(ticket, self._clock(), spoken=passage.spoken)
-            self._open_doors()
+            self._waiters.pop(ticket.number, None)
+            self._admission.leave(ticket, self._clock(), spoken=permit.spoken)
+            self._wake()
 
     async def _wait(self, ticket: Ticket) -> None:
-        door = self._doors[ticket.number] = asyncio.get_running_loop().create_future()
-        self._open_doors()
+        waiter = self._waiters[ticket.number] = asyncio.get_running_loop().create_future()
+        self._wake()
         try:
             async with asyncio.timeout(max(0.0, self._admission.deadline_s(ticket) - self._clock())):
-                await door
+                await waiter
         except TimeoutError as error:
             now_s = self._clock()
             waited = f"no stream was free within {now_s - ticket.asked_s:.0f} s"
             raise self._admission.refusal(ticket, waited, now_s) from error
 
-    def _open_doors(self) -> None:
+    def _wake(self) -> None:
         for ticket in self._admission.admit(self._clock()):
-            door = self._doors.pop(ticket.number)
-            if not door.done():
-                door.set_result(None)
+            waiter = self._waiters.pop(ticket.number)
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, in the service's own shape and in OpenAI's."""
+"""Errors as HTTP responses, in the service's own format and in OpenAI's."""
 
 from starlette.responses import JSONResponse
 
@@ -6,22 +6,22 @@ from serve_app.errors import SpeechError
 from serve_app.protocol.messages import ResearchError, openai_error
 
 VOICE_HEADER = "x-voice"
-"""Names the voice that an answer is spoken with, by its id."""
+"""Header with the id of the voice in the response."""
 
 
 def voice_header(voice: str) -> dict[str, str]:
-    """What an answer of audio says of its voice."""
+    """Return the header that names the voice of an audio response."""
     return {VOICE_HEADER: voice.encode("ascii", "replace").decode()}
 
 
 def error_response(error: SpeechError) -> JSONResponse:
-    """Status, ``code`` and ``message`` of an error, and ``retry-after`` in whole seconds where it is worth it."""
+    """Return an error's status, ``code`` and ``message``; and ``retry-after`` in seconds if a retry may succeed."""
     body = ResearchError(code=error.code, message=error.message)
     return JSONResponse(body.model_dump(), status_code=error.http_status, headers=_headers(error))
 
 
 def openai_error_response(error: SpeechError) -> JSONResponse:
-    """The same as OpenAI's clients read it."""
+    """Return an error in OpenAI's format."""
     return JSONResponse(openai_error(error), status_code=error.http_status, headers=_headers(error))
 
 

@@ -1,7 +1,7 @@
-"""Who may come in, and how often: API keys, their hashes in a file, their limits. No I/O, no clock.
+"""API keys, their hashes in a file, and their limits. No I/O, no clock.
 
-A key is 256 random bits, so one SHA-256 of it is enough: there is nothing to guess, and a slow hash, which protects
-passwords that people choose, would cost every request its time.
+A key is 256 random bits and cannot be guessed, so a single SHA-256 is enough. A slow hash protects passwords that
+people choose, but it would slow down every request.
 """
 
 import hashlib
@@ -20,40 +20,40 @@ from serve_app.config import Settings
 from serve_app.errors import KeysFileError, RateLimitedError
 
 Scope = Literal["speak", "voices"]
-"""What a key may be for: speaking; or changing voices, reading what is said of them, and hearing their clips."""
+"""What a key allows: speaking; or changing voices, reading their metadata and downloading their clips."""
 
 SCOPES: tuple[Scope, ...] = ("speak", "voices")
 
 KEY_PREFIX = "tts_"
-"""So that a key is known for one where it lies in a place that it should not be in."""
+"""Makes a key recognizable if it appears in a place where it should not be."""
 
 KEY_BYTES = 32
 
 QUERY_NAME = "api_key"
 SUBPROTOCOL = "tts.v1"
-"""What a browser that gives its key as a subprotocol asks for as well; the answer names it, never the key."""
+"""A browser that sends its key as a subprotocol also offers this one; the server selects it, never the key."""
 KEY_SUBPROTOCOL = "tts-key."
 
 MAX_KEY_CHARACTERS = 512
 MAX_KEYS = 1000
-"""All are compared for every request: so many take a tenth of a millisecond."""
+"""Every request is compared with all keys; this many take a tenth of a millisecond."""
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Key(Settings):
-    """One line of the file of keys; the key itself is not in it."""
+    """One entry of the file of keys; it does not have the key itself."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is; stands in logs.")
-    sha256: Digest = Field(description="Of the key's UTF-8, in hexadecimal; `tts-keys` prints it.")
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the key's owner; appears in logs.")
+    sha256: Digest = Field(description="SHA-256 of the key's UTF-8, in hexadecimal; `tts-keys` prints it.")
     scopes: tuple[Scope, ...] = Field(default=("speak",), min_length=1, description="`speak`, `voices`.")
     per_minute: float | None = Field(
-        default=None, gt=0, le=1e6, description="Utterances and changes of voices a minute. None: no limit."
+        default=None, gt=0, le=1e6, description="Utterances and changes of voices per minute. None: no limit."
     )
     max_sessions: int | None = Field(
         default=None,
         ge=1,
-        description="Sockets and requests that speak, at a time, in one ingress replica. None: any.",
+        description="Concurrent sockets and speech requests in one ingress replica. None: no limit.",
     )
 
 
@@ -61,13 +61,13 @@ _KEYS: TypeAdapter[list[Key]] = TypeAdapter(Annotated[list[Key], Field(max_lengt
 
 
 class KeyTable:
-    """The keys that are known."""
+    """The known keys."""
 
     def __init__(self, keys: list[Key]) -> None:
         self._keys = {key.name: key for key in keys}
 
     def find(self, given: str) -> Key | None:
-        """The key that was given; as long on its way for a wrong one, whatever it has in common with a right one."""
+        """Return the entry of a key, in a time that does not depend on how similar a wrong key is to a right one."""
         digest = digest_of(given)
         found = None
         for key in self._keys.values():
@@ -76,20 +76,20 @@ class KeyTable:
         return found
 
     def holds(self, key: Key) -> bool:
-        """Whether a key that was found earlier is still the one of its name, whatever became of its limits."""
+        """Return whether a key that was found earlier still has its name; its limits may have changed."""
         now = self._keys.get(key.name)
         return now is not None and hmac.compare_digest(now.sha256, key.sha256)
 
     def named(self, name: str) -> Key | None:
-        """The key of that name."""
+        """Return the entry with this name."""
         return self._keys.get(name)
 
 
 def read_keys(text: str) -> KeyTable:
-    """Read a file of keys: a YAML list with one mapping of :class:`Key` for each.
+    """Read a file of keys: a YAML list with a mapping of :class:`Key` for each key.
 
     Raises:
-        KeysFileError: it is not one, or a name or a key is in it twice; says where, and nothing of what stands there.
+        KeysFileError: the file is invalid, or has a name or a key twice; the message says where, but does not quote it.
     """
     try:
         document = yaml.safe_load(text)
@@ -110,24 +110,24 @@ def read_keys(text: str) -> KeyTable:
 
 
 def new_key() -> str:
-    """A key that nobody guesses."""
+    """Return a new random key."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def digest_of(key: str) -> str:
-    """What of a key may be written down; a key that is far too long is no key."""
+    """Return the hash of a key, which may be stored; of an overlong key, only the beginning is hashed."""
     return hashlib.sha256(key[: MAX_KEY_CHARACTERS + 1].encode(errors="surrogatepass")).hexdigest()
 
 
 def given_key(headers: Mapping[str, str], query: str) -> str:
-    """The key that a request carries, empty without one.
+    """Return the key of a request, or an empty string.
 
-    Looked for in ``Authorization: Bearer``, ``X-API-Key``, the WebSocket subprotocol ``tts-key.KEY`` and the query's
-    ``api_key``; the first that is there counts.
+    The key is read from ``Authorization: Bearer``, ``X-API-Key``, the WebSocket subprotocol ``tts-key.KEY`` or the
+    query's ``api_key``; the first one present counts.
 
     Args:
-        headers: names in lower case, or a mapping that does not tell cases apart.
-        query: of the URL, undecoded.
+        headers: with names in lower case, or a case-insensitive mapping.
+        query: the URL's query, undecoded.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
@@ -141,12 +141,12 @@ def given_key(headers: Mapping[str, str], query: str) -> str:
 
 
 def subprotocols(headers: Mapping[str, str]) -> list[str]:
-    """The WebSocket subprotocols that a client offers."""
+    """Return the WebSocket subprotocols that a client offers."""
     return [each.strip() for each in headers.get("sec-websocket-protocol", "").split(",")]
 
 
 def without_key(query: str) -> str:
-    """A query without its ``api_key``, as it may be written into a log."""
+    """Return a query without its ``api_key``, so that it can be logged."""
     if QUERY_NAME not in query and "%" not in query:
         return query
     items = parse_qsl(query, keep_blank_values=True)
@@ -156,10 +156,10 @@ def without_key(query: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A token bucket: what one key may still ask for.
+    """A token bucket for the requests of one key.
 
     Attributes:
-        tokens: at ``at_s``.
+        tokens: number of tokens at ``at_s``.
         at_s: when they were counted.
     """
 
@@ -168,30 +168,30 @@ class Bucket:
 
 
 BURST_S = 10.0
-"""What a key leaves unused of so many seconds it may ask for at once; one request in any case."""
+"""Unused requests of up to this many seconds may be made at once; at least one request always may."""
 
 
 def spent(bucket: Bucket | None, per_minute: float, now_s: float) -> Bucket:
-    """The bucket after one more request; None before the first.
+    """Return the bucket after one more request; ``bucket`` is None before the first.
 
     Raises:
-        RateLimitedError: there is no token for it; says when there will be.
+        RateLimitedError: the bucket has no token; the error says when to retry.
     """
     per_s = per_minute / 60
     size = max(1.0, per_s * BURST_S)
     tokens = size if bucket is None else min(size, bucket.tokens + max(0.0, now_s - bucket.at_s) * per_s)
-    # What a second of waiting gives must not be lost to rounding.
+    # The tolerance keeps rounding from refusing a request after exactly the right wait.
     if tokens < 1 - 1e-9:
-        limit = f"this key may ask for {per_minute:g} utterances or changes of voices a minute"
+        limit = f"the limit of this key is {per_minute:g} utterances or changes of voices per minute"
         raise RateLimitedError(limit, retry_after_ms=math.ceil((1 - tokens) / per_s * 1000))
     return Bucket(max(0.0, tokens - 1), now_s)
 
 
 def listed_scopes(text: str) -> tuple[Scope, ...]:
-    """``speak,voices`` as scopes.
+    """Parse a list of scopes, such as ``speak,voices``.
 
     Raises:
-        ValueError: a word is no scope.
+        ValueError: a word is not a scope.
     """
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     unknown = [word for word in words if word not in SCOPES]

@@ -1,6 +1,6 @@
-"""The web application: its routes, and the small ones among them.
+"""The web application: its routes, the probes and the playground.
 
-Written against :class:`serve_app.web.backend.Backend`, so that it runs, and is tested, without Ray.
+It depends only on :class:`serve_app.web.backend.Backend`, so it runs and is tested without Ray.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; media-src blob:; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads nothing from anywhere else, and stands in nobody's frame; `blob:` is a recording, to be heard."""
+"""The page loads nothing from other origins and cannot be framed; `blob:` allows playing a recording."""
 
 
 def build_web(
@@ -64,30 +64,30 @@ def build_web(
     listening: str | None = None,
     leaving: Draining | None = None,
 ) -> Starlette:
-    """The application of one ingress replica.
+    """Build the application of one ingress replica.
 
-    Without a recorder nothing is recorded, nor traced without a tracer; without ``leaving`` no session is told that
-    the replica is being replaced. ``listening`` is the address that clients find it at, see
+    Without ``recorder`` there are no metrics, without ``tracer`` no traces, and without ``leaving`` sessions are not
+    drained when the replica is being replaced. ``listening`` is the address that the service listens on, see
     :func:`serve_app.hosts.is_served`.
     """
-    front = IngressContext(backend, config, clock, recorder, tracer, leaving)
-    sockets = Sockets(front)
+    context = IngressContext(backend, config, clock, recorder, tracer, leaving)
+    sockets = Sockets(context)
     pages = _Pages()
-    probes = _Probes(front)
-    openai = OpenAISpeech(front)
+    probes = _Probes(context)
+    openai = OpenAISpeech(context)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
-        recording = asyncio.create_task(front.keep_recording())
+        recording = asyncio.create_task(context.keep_recording())
         yield
         recording.cancel()
 
     return Starlette(
         lifespan=lifespan,
         middleware=[
-            Middleware(HiddenKeys),  # the server's log has the scope that comes here, and not a copy of it
+            Middleware(HiddenKeys),  # first, because the server logs the scope object that this middleware receives
             Middleware(TrailingSlash),
-            Middleware(KnownHosts, config=config, listening=listening, refused=front.meter.refused),
+            Middleware(KnownHosts, config=config, listening=listening, refused=context.metrics.refused),
             Middleware(TimelyBody, clock=clock),
             Middleware(WholeForHttp10),
             *_cross_origin(config.ingress.allowed_origins),
@@ -97,11 +97,11 @@ def build_web(
             Route("/playground/{name}", pages.named),
             Route("/health", probes.health),
             Route("/ready", probes.ready),
-            *VoiceRoutes(front, front.clips).routes(),
+            *VoiceRoutes(context, context.clips).routes(),
             Route("/v1/audio/speech", openai, methods=["POST"]),
-            Route("/v1/models", front.guarded("speak", openai.models, openai_error_response)),
-            Route("/v1/models/{name:path}", front.guarded("speak", openai.model, openai_error_response)),
-            Route("/api/tts", BufferedSpeech(front).post, methods=["POST"]),
+            Route("/v1/models", context.guarded("speak", openai.models, openai_error_response)),
+            Route("/v1/models/{name:path}", context.guarded("speak", openai.model, openai_error_response)),
+            Route("/api/tts", BufferedSpeech(context).post, methods=["POST"]),
             WebSocketRoute("/ws/tts", sockets.research),
             WebSocketRoute("/api/v1/speak", sockets.speak),
         ],
@@ -109,9 +109,9 @@ def build_web(
 
 
 def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
-    """What a browser asks before it lets a page of another origin use HTTP; its own page needs none of it.
+    """Return the CORS middleware for pages of other origins; the service's own page does not need it.
 
-    An allowed page may send any header: official client libraries send many of their own, and more with each version.
+    An allowed page may send any header, because official client libraries send many, and more with each version.
     """
     cors = Middleware(
         CORSMiddleware,
@@ -124,24 +124,24 @@ def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
 
 
 class _Probes:
-    """What this replica and its backend say of themselves."""
+    """The health and readiness probes."""
 
-    def __init__(self, front: IngressContext) -> None:
-        self._front = front
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
 
     async def health(self, request: Request) -> Response:
-        """The process lives, and how many sessions it has; nothing is said about generators."""
+        """Answer that the process is alive, with its number of sessions; this says nothing about generators."""
         del request
-        body = {"status": "ok", "sessions": self._front.sessions}
+        body = {"status": "ok", "sessions": self._context.sessions}
         return JSONResponse(body, headers={"cache-control": "no-store"})
 
     async def ready(self, request: Request) -> Response:
-        """200 where a generator has spoken, else 503 with the reason."""
+        """Answer 200 if a generator is ready, otherwise 503 with the reason."""
         del request
         try:
-            state = await self._front.backend.readiness()
+            state = await self._context.backend.readiness()
         except Exception:
-            log.exception("readiness could not be asked for")
+            log.exception("the readiness could not be determined")
             state = Readiness(ready=False, model="", random_weights=False, detail="the generators do not answer")
         body = {
             "ready": state.ready,
@@ -154,18 +154,18 @@ class _Probes:
 
 
 class _Pages:
-    """The playground, read once from the package."""
+    """The playground, which is read once from the package."""
 
     def __init__(self) -> None:
         folder = files("serve_app") / "playground"
         self._files = {file.name: file.read_bytes() for file in folder.iterdir() if _type_of(file.name)}
 
     async def index(self, request: Request) -> Response:
-        """The page."""
+        """Return the page."""
         return self._file(request, "index.html")
 
     async def named(self, request: Request) -> Response:
-        """Its scripts and its style."""
+        """Return a script or a style sheet of the page."""
         name = request.path_params["name"]
         return self._file(request, name) if name in self._files else Response(status_code=404)
 

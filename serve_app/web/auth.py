@@ -1,7 +1,7 @@
-"""Asks who comes for an API key, and holds each key to its limits; of one ingress replica.
+"""Authenticates callers by API key and enforces the limits of each key, in one ingress replica.
 
-What a key may do is decided in :mod:`serve_app.web.api_keys`; the file, the clock and the counts are here. Keys
-themselves stay in this module and the request: the rest knows callers by their names.
+:mod:`serve_app.web.api_keys` decides what a key may do; this module has the file, the clock and the counts. The keys
+themselves stay in this module and the request: other modules know callers by name.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from serve_app.web.api_keys import SCOPES, Bucket, Key, KeyTable, Scope, given_k
 log = logging.getLogger(__name__)
 
 SESSIONS_RETRY_MS = 1000
-"""When to try again with a key that has all its sessions."""
+"""When to retry with a key that has its maximum number of sessions."""
 
 MAX_FILE_BYTES = 4 << 20
 
@@ -37,13 +37,13 @@ _WHERE = "Authorization: Bearer, X-API-Key, the subprotocol tts-key.KEY, or ?api
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who was let in.
+    """An admitted caller.
 
     Attributes:
-        name: tells callers apart where streams are counted; empty for one without a key.
-        spend: counts one request at a time in seconds; raises a :class:`SpeechError` where it may not be.
-        max_sessions: how many the caller may have at a time; None where nobody counts.
-        scopes: of the key; all of them where the service asks for none.
+        name: identifies the caller when streams are counted; empty without a key.
+        spend: counts one request at a time in seconds; raises a :class:`SpeechError` if the caller is over a limit.
+        max_sessions: maximum number of concurrent sessions; None for no limit.
+        scopes: the key's scopes; all of them if the service requires no keys.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Caller:
 
 
 class Authenticator:
-    """One per ingress replica; lives on its event loop."""
+    """The authenticator of one ingress replica, on its event loop."""
 
     def __init__(self, config: AccessConfig, clock: Callable[[], float]) -> None:
-        """Read the file of keys, if there is to be one.
+        """Read the file of keys, if one is configured.
 
         Raises:
-            KeysFileError: it cannot be used: a service that was to ask for keys does not start without.
+            KeysFileError: the file cannot be used, so the service must not start.
         """
         self._path = None if config.keys_file is None else Path(config.keys_file)
         self._reload_s = config.reload_s
@@ -74,17 +74,17 @@ class Authenticator:
             self._table = read_keys_file(self._path)
 
     def check(self, connection: HTTPConnection, scope: Scope | None) -> Caller:
-        """The caller, if the key allows it.
+        """Return the caller, if the key allows the request.
 
-        A change of voices is counted for the key's rate here; utterances are, by their session, when they begin.
+        A change of voices counts towards the key's rate here. Utterances are counted by their session when they begin.
 
         Args:
-            connection: carries the key.
-            scope: that the key has to have; None: any key of the file will do.
+            connection: the request, which carries the key.
+            scope: the scope that the key must have; None accepts any key of the file.
 
         Raises:
-            UnauthorizedError: no key, an unknown one, or one without the scope.
-            RateLimitedError: the key has had all the changes that it may have for now.
+            UnauthorizedError: there is no key, the key is unknown, or it lacks the scope.
+            RateLimitedError: the key is over its rate limit.
         """
         given = _given(connection.scope)
         if self._path is None:
@@ -97,16 +97,16 @@ class Authenticator:
 
     @contextmanager
     def admit(self, connection: HTTPConnection) -> Generator[Caller]:
-        """Let somebody in to speak, and count him while he is.
+        """Admit a caller to speak, and count the session while the context manager is open.
 
         Raises:
             UnauthorizedError: see :meth:`check`.
-            RateLimitedError: the key has all the sessions that it may have.
+            RateLimitedError: the key has its maximum number of sessions.
         """
         caller = self.check(connection, "speak")
         most = caller.max_sessions
         if most is not None and self._sessions[caller.name] >= most:
-            limit = f"this key has its {most} sessions at a time"
+            limit = f"this key already has {most} sessions, which is its limit"
             raise RateLimitedError(limit, retry_after_ms=SESSIONS_RETRY_MS)
         self._sessions[caller.name] += 1
         try:
@@ -127,7 +127,7 @@ class Authenticator:
         return key
 
     def _spend(self, key: Key, now_s: float) -> None:
-        """Count one request; a key that was taken back, or changed, counts as it stands now."""
+        """Count one request; the key's present state in the file applies."""
         table = self._current()
         present = table.named(key.name)
         if present is None or not table.holds(key):
@@ -136,7 +136,7 @@ class Authenticator:
             self._buckets[key.name] = spent(self._buckets.get(key.name), present.per_minute, now_s)
 
     def _current(self) -> KeyTable:
-        """The keys, read again where the file has changed."""
+        """Return the keys; read the file again if it has changed."""
         assert self._path is not None
         assert self._table is not None
         now_s = self._clock()
@@ -149,14 +149,14 @@ class Authenticator:
                     self._buckets = {
                         name: bucket for name, bucket in self._buckets.items() if self._table.named(name) is not None
                     }
-                    log.info("the API keys were read again")
+                    log.info("the API keys were reloaded")
             except KeysFileError as error:
-                log.error("the API keys stay as they are: %s", error)  # noqa: TRY400 - the file is wrong, not the code
+                log.error("the API keys were not reloaded: %s", error)  # noqa: TRY400 - the file is wrong, not the code
         return self._table
 
 
 class HiddenKeys:
-    """ASGI middleware: takes the key out of the query, so that nobody behind or around the application logs it."""
+    """ASGI middleware that removes the key from the query, so that it cannot reach a log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -175,7 +175,7 @@ def _given(scope: AsgiScope) -> str:
 
 
 def _anonymous_name(given: str) -> str:
-    """A name for a key that nobody checks, so that streams of one can be told from another's."""
+    """Return a name for an unchecked key, so that the streams of different keys can be counted separately."""
     return hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()[:16] if given else ""
 
 
@@ -184,7 +184,7 @@ def _unlimited(now_s: float) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file does, or when a mounted secret is swapped for another.
+    """Return a value that changes when a file changes or when a mounted secret is replaced.
 
     Raises:
         KeysFileError: there is no file.
@@ -197,10 +197,10 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def read_keys_file(path: Path) -> KeyTable:
-    """The keys of a file.
+    """Read the keys of a file.
 
     Raises:
-        KeysFileError: it cannot be used; says why, and nothing of what stands in it.
+        KeysFileError: the file cannot be used; the message does not quote it.
     """
     try:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""The seam between the web application and the cluster: what an ingress asks of whatever speaks.
+"""The interface between the web application and the cluster.
 
-The Starlette application is written against this protocol, so that it is tested without Ray; the Ray ingress
-implements it with deployment handles.
+The Starlette application depends only on this protocol, so it can be tested without Ray. The Ray ingress implements it
+with deployment handles.
 """
 
 from collections.abc import AsyncGenerator
@@ -14,62 +14,62 @@ from serve_app.voices.voice import VoiceManifest, VoiceStatus
 
 
 class Backend(Protocol):
-    """Speaks text chunks, lists voices, knows whether it is ready."""
+    """Speaks text chunks, manages voices and reports its readiness."""
 
     def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """Start one stream; audio chunks come while it is generated, one :class:`SpeechEnd` last.
+        """Start one stream; it yields audio chunks while they are generated, and one :class:`SpeechEnd` at the end.
 
         Closing the generator (``aclose``) cancels the stream and frees its slot; the caller always closes it.
 
-        A stream whose replica is lost goes on elsewhere, so that its audio comes later and complete.
+        If a replica is lost, the stream continues on another one: its audio comes later, but complete.
 
         Raises:
-            SpeechError: while iterating: capacity, no generator, unknown voice, replicas lost again and again. What the
-                generator itself says of a failure after the first audio comes as a :class:`SpeechEnd` with
+            SpeechError: while iterating: no capacity, no generator, an unknown voice, or replicas that are lost again
+                and again. A failure in the generator after the first audio is a :class:`SpeechEnd` with
                 ``finish_reason="error"``.
         """
         ...
 
     async def share_load(self, backlog: Backlog) -> int:
-        """Tell the cluster what runs and waits here, and learn how many streams may run from here at a time."""
+        """Report this replica's load to the cluster; return how many streams it may run at a time."""
         ...
 
     async def voices(self) -> list[VoiceStatus]:
-        """Every voice of the store, unavailable ones with their reason."""
+        """Return all voices of the store; unavailable ones have a reason."""
         ...
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
-        """The voice of that id if it was made from the same clip; None where it can be added.
+        """Return the voice with this id if it has the same clip; None if the voice can be added.
 
         Raises:
-            SpeechError: it cannot.
+            SpeechError: the voice cannot be added.
         """
         ...
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
-        """Keep a voice for good; it is encoded by whichever generator has time, or when somebody speaks with it.
+        """Store a voice permanently. A generator encodes it when it has time or when a request needs it.
 
         Raises:
-            SpeechError: the id is taken, there are too many, the disk takes no more.
+            SpeechError: the id is taken, there are too many voices, or the disk is full.
         """
         ...
 
     async def remove_voice(self, voice: str) -> None:
-        """Forget an uploaded voice; those who are speaking with it finish.
+        """Delete an uploaded voice; utterances that use it can finish.
 
         Raises:
-            SpeechError: there is none, or it is not an uploaded one.
+            SpeechError: there is no such voice, or it was not uploaded.
         """
         ...
 
     async def voice_wav(self, voice: str) -> bytes:
-        """The clip of a voice as a WAV file.
+        """Return the clip of a voice as a WAV file.
 
         Raises:
-            VoiceNotFoundError: there is none.
+            VoiceNotFoundError: there is no such voice.
         """
         ...
 
     async def readiness(self) -> Readiness:
-        """The present state; cheap enough for a probe."""
+        """Return the present state; cheap enough for a probe."""
         ...

@@ -1,4 +1,4 @@
-"""Clips that strangers send to one ingress replica: decoded one at a time in a process apart, checked, and counted."""
+"""Clips from clients of one ingress replica: decoded one at a time in a separate process, checked and counted."""
 
 import asyncio
 import base64
@@ -15,16 +15,16 @@ from serve_app.voices.decoding import decode_apart
 from serve_app.voices.voice import Reference, digest_of, make_reference
 
 MAX_CLIPS = 8
-"""Clips that may be read, decoded or wait for it at a time."""
+"""Maximum number of clips that are being read, decoded or waiting for it."""
 
 _RETRY_MS = 2000
 
 
 class Clips:
-    """One per ingress replica; lives on its event loop."""
+    """The clips of one ingress replica, on its event loop."""
 
     def __init__(self, config: VoicesConfig) -> None:
-        """Take the bounds."""
+        """Set the limits."""
         self._max_held_bytes = config.max_inline_bytes
         self._held_bytes = 0
         self._coming = 0
@@ -35,7 +35,7 @@ class Clips:
         """Count one clip from before its bytes are read until it is decoded.
 
         Raises:
-            CapacityError: as many come as may.
+            CapacityError: too many clips are being read.
         """
         if self._coming >= MAX_CLIPS:
             raise CapacityError(f"{MAX_CLIPS} clips are being read, which is the limit", retry_after_ms=_RETRY_MS)
@@ -46,10 +46,10 @@ class Clips:
             self._coming -= 1
 
     async def reference(self, voice: str, audio: bytes, transcript: str | None, language: Language) -> Reference:
-        """Decode and check a clip; nothing it holds can harm this process.
+        """Decode and check a clip; a malicious clip cannot harm this process.
 
         Raises:
-            VoiceInvalidError: unreadable or refused.
+            VoiceInvalidError: the clip is unreadable or refused.
         """
 
         def read() -> Reference:
@@ -60,11 +60,11 @@ class Clips:
             return await asyncio.to_thread(read)
 
     async def own(self, start: Start) -> VoiceClip:
-        """The voice that a session brings in a ``start``; :meth:`release` comes when it is not needed any more.
+        """Return the inline voice of a ``start``; the caller must :meth:`release` it at the end.
 
         Raises:
-            VoiceInvalidError: unreadable or refused.
-            CapacityError: as many come as may, or sessions have brought as many bytes as may be held.
+            VoiceInvalidError: the clip is unreadable or refused.
+            CapacityError: too many clips are being read, or the sessions' clips exceed the limit in bytes.
         """
         audio = base64.b64decode(start.voice_audio or "", validate=True)  # a Start has nothing but base64
         with self.coming():
@@ -72,11 +72,13 @@ class Clips:
         pcm16 = np.rint(np.clip(reference.pcm, -1, 32767 / 32768) * 32768).astype(np.int16)
         clip = VoiceClip(pcm16, reference.transcript, reference.digest)
         if self._held_bytes + clip.pcm16.nbytes > self._max_held_bytes:
-            most = f"sessions of this server hold {self._held_bytes} bytes of clips; {self._max_held_bytes} are allowed"
+            most = (
+                f"sessions of this server hold {self._held_bytes} bytes of clips; the limit is {self._max_held_bytes}"
+            )
             raise CapacityError(most, retry_after_ms=_RETRY_MS)
         self._held_bytes += clip.pcm16.nbytes
         return clip
 
     def release(self, clip: VoiceClip) -> None:
-        """A session that brought a clip is over."""
+        """Release a clip at the end of its session."""
         self._held_bytes -= clip.pcm16.nbytes

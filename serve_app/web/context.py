@@ -1,4 +1,4 @@
-"""What every request of one ingress replica shares: the backend, the sessions it has, the voices it knows."""
+"""The context that all requests of one ingress replica share: the backend, the sessions and the known voices."""
 
 import asyncio
 import logging
@@ -42,29 +42,29 @@ _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16}
 _TRACESTATE = re.compile(r"[\x20-\x7e\t]{1,512}")
 
 VOICES_REFRESH_S = 5.0
-"""How old the known voices get while there are sessions; a new voice can be asked for after so long."""
+"""Interval between two fetches of the voices while there are sessions."""
 
 VOICES_LEARN_S = 0.25
-"""How long an answer stands for who names a voice that is not in it; clients that do so ask for no more than this."""
+"""Minimum interval between two fetches because of unknown voices, so that clients cannot cause more of them."""
 
 VOICES_TIMEOUT_S = 2.0
-"""How long a new session waits for the list of voices; without it the generator answers for them."""
+"""How long a new session waits for the list of voices; without the list, the generator checks the voice."""
 
 ROOM_REFRESH_S = 1.0
-"""How often, while there are sessions, the others are told what runs and waits here, and how much may run is learnt."""
+"""How often, while there are sessions, this replica reports its load and learns how many streams it may run."""
 
 RECORD_PERIOD_S = 1.0
-"""How often what stands still is recorded again."""
+"""How often unchanged gauges are recorded again."""
 
 FULL_RETRY_MS = 5000
-"""When to try again at a replica that has all its sessions."""
+"""When to retry if the replica has its maximum number of sessions."""
 
 Answer = Callable[[Request], Awaitable[Response]]
 Refused = Callable[[SpeechError], Response]
 
 
 class IngressContext:
-    """One per ingress replica; lives on its event loop."""
+    """The shared context; one per ingress replica, on its event loop."""
 
     def __init__(
         self,
@@ -75,25 +75,25 @@ class IngressContext:
         tracer: Tracer | None = None,
         leaving: Draining | None = None,
     ) -> None:
-        self.meter = IngressMetrics(recorder or NoRecorder())
+        self.metrics = IngressMetrics(recorder or NoRecorder())
         self.backend = backend
         self.config = config
         self.clock = clock
         self.sessions = 0
-        # Until the generators were heard of: what one of them runs. Serve starts it for the first who comes.
-        self._gate = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
+        # The slots of one generator until the generators are known; Serve starts one for the first request.
+        self._queue = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
         self._service = Service(
             backend,
-            self._gate,
+            self._queue,
             clock,
             self.clips,
             self.learn_voices,
-            self.meter,
+            self.metrics,
             tracer or NoTracer(),
             leaving or Draining(math.inf, clock),
         )
-        self._doorkeeper = Authenticator(config.access, clock)
+        self._authenticator = Authenticator(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
@@ -103,7 +103,7 @@ class IngressContext:
         self._warned: set[str] = set()
 
     def allows(self, headers: Headers) -> bool:
-        """Whether a browser may do this from the page it shows; what is no browser names no origin."""
+        """Return whether the request's origin is allowed; only browsers send an origin."""
         origin = headers.get("origin")
         if origin is None:
             return True
@@ -112,36 +112,36 @@ class IngressContext:
         return same or origin in allowed or "*" in allowed
 
     def admit(self, connection: HTTPConnection) -> AbstractContextManager[Caller]:
-        """Let a caller in to speak, for as long as he does; see :meth:`Authenticator.admit` for what it raises."""
-        return self._doorkeeper.admit(connection)
+        """Admit a caller while the context manager is open; see :meth:`Authenticator.admit` for the errors."""
+        return self._authenticator.admit(connection)
 
     def guarded(self, scope: Scope | None, answer: Answer, refused: Refused = error_response) -> Answer:
-        """A route for callers with ``scope`` (None: with any key of the file), and for no foreign page.
+        """Guard a route: only callers with ``scope`` (None: any key of the file) and allowed origins reach it.
 
-        The others are told why. The answer finds its :class:`Caller` in ``request.state.caller``.
+        Other requests get an error. ``request.state.caller`` has the :class:`Caller`.
         """
 
         async def ask(request: Request) -> Response:
             if not self.allows(request.headers):
                 return foreign_page()
             try:
-                request.state.caller = self._doorkeeper.check(request, scope)
+                request.state.caller = self._authenticator.check(request, scope)
                 return await answer(request)
             except SpeechError as error:
-                self.meter.refused(error)
+                self.metrics.refused(error)
                 return refused(error)
 
         return ask
 
     def check_room(self) -> None:
-        """Raise :class:`CapacityError` where this replica has all the sessions it may have."""
+        """Raise :class:`CapacityError` if this replica has its maximum number of sessions."""
         limit = self.config.ingress.max_sessions
         if self.sessions >= limit:
             raise CapacityError(f"all {limit} sessions of this server are in use", retry_after_ms=FULL_RETRY_MS)
 
     @contextmanager
     def room(self) -> Generator[None]:
-        """Count one session for as long as it lasts.
+        """Count one session while the context manager is open.
 
         Raises:
             CapacityError: see :meth:`check_room`.
@@ -150,7 +150,7 @@ class IngressContext:
         self.sessions += 1
         if not self._refreshers:
             self._refreshers = [
-                # Theirs is nobody's request, although somebody's session begins them.
+                # An empty context, because these tasks do not belong to the session that starts them.
                 asyncio.create_task(keep(), context=Context())
                 for keep in (self._keep_voices_fresh, self._keep_room_fresh)
             ]
@@ -163,12 +163,12 @@ class IngressContext:
                     refresher.cancel()
                 self._refreshers.clear()
 
-    async def driver(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> SessionRunner:
-        """A new session with its driver; ``headers`` may say which trace it is part of."""
+    async def runner(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> SessionRunner:
+        """Return the runner of a new session; ``headers`` may carry a trace context."""
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
-            manner=SpeechOptions(voice=self.config.voices.default, normalize=self.config.text.normalize),
+            options=SpeechOptions(voice=self.config.voices.default, normalize=self.config.text.normalize),
             limits=self.config.session,
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
@@ -183,7 +183,7 @@ class IngressContext:
         )
 
     async def voice(self, given: str | None) -> str:
-        """The id of the voice that a request means; what is not known, even when asked again, stays as it is."""
+        """Return the id of the voice that a request names; an unknown name stays as it is after another fetch."""
         name = given or self.config.voices.default
         await self.know_voices()
         if resolve_voice(name, self._voices, self.config.voices) is None:
@@ -191,7 +191,7 @@ class IngressContext:
         return resolve_voice(name, self._voices, self.config.voices) or name
 
     async def know_voices(self) -> dict[str, VoiceStatus]:
-        """The voices by id, asked for again where they are old; empty where nobody could be asked yet."""
+        """Return the voices by id; fetch them again if they are old. Empty if no fetch has succeeded yet."""
         if self._voices_at_s is None or self.clock() - self._voices_at_s >= VOICES_REFRESH_S:
             await self.refresh_voices()
         return self._voices
@@ -205,31 +205,31 @@ class IngressContext:
         while True:
             try:
                 async with asyncio.timeout(VOICES_TIMEOUT_S):
-                    self._gate.resize(await self.backend.share_load(self._gate.backlog))
+                    self._queue.resize(await self.backend.share_load(self._queue.backlog))
             except Exception:
-                log.exception("how many streams may run could not be learnt; it stays as it is")
+                log.exception("the load could not be reported; the number of streams that may run stays as it is")
             await asyncio.sleep(ROOM_REFRESH_S)
 
     async def keep_recording(self) -> None:
-        """Say how things stand, as long as the replica lives."""
+        """Record the gauges again and again, as long as the replica runs."""
         while True:
-            self.meter.now(self._gate.backlog)
+            self.metrics.now(self._queue.backlog)
             await asyncio.sleep(RECORD_PERIOD_S)
 
     async def learn_voices(self) -> None:
-        """Ask again, for a voice that is not known here, unless somebody just did."""
+        """Fetch the voices because of an unknown one, unless another request has just done so."""
         async with self._learning:
             if self.clock() - self._learnt_at_s >= VOICES_LEARN_S:
                 await self.refresh_voices()
                 self._learnt_at_s = self.clock()
 
     async def refresh_voices(self) -> None:
-        """Ask for the voices; sessions see the new ones, which share the mapping. The old stay where it fails."""
+        """Fetch the voices. Sessions share the mapping and see the new ones. If the fetch fails, the old ones stay."""
         try:
             async with asyncio.timeout(VOICES_TIMEOUT_S):
                 voices = await self.backend.voices()
         except Exception:
-            log.exception("the list of voices could not be had")
+            log.exception("the list of voices could not be fetched")
             return
         self._voices.clear()
         self._voices.update({status.voice: status for status in voices})
@@ -237,25 +237,25 @@ class IngressContext:
         self._warn_of_aliases()
 
     def _warn_of_aliases(self) -> None:
-        """Say once of each alias that it means no voice that there is; it may come by an upload later."""
+        """Warn once about each alias without a voice; an upload may supply the voice later."""
         for alias, voice in self.config.voices.aliases.items():
             if voice not in self._voices and alias not in self._warned:
                 self._warned.add(alias)
-                log.warning("voices.aliases: %r means the voice %r, which there is not", alias, voice)
+                log.warning("voices.aliases: %r means the voice %r, which does not exist", alias, voice)
 
 
 def foreign_page() -> Response:
-    """The answer to a browser that shows a page from elsewhere."""
+    """Return the response to a page of an origin that is not allowed."""
     return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
 
 
 def given_context(headers: Headers) -> TraceContext:
-    """The trace that a request says it is part of; what is malformed, or there twice, counts as not given."""
+    """Return the trace context of a request; a malformed or repeated header is ignored."""
     parents: Sequence[str] = headers.getlist("traceparent")
     match = _TRACEPARENT.fullmatch(parents[0].strip()) if len(parents) == 1 else None
     if match is None or (match[1] == "00" and match[5]):
         return TraceContext()
     state = ",".join(headers.getlist("tracestate"))
-    # A later version begins with the fields of this one, and is handed on as this one.
+    # Later versions begin with the fields of this version and are passed on as this version.
     parent = f"00-{match[2]}-{match[3]}-{match[4]}"
     return TraceContext(parent, state if _TRACESTATE.fullmatch(state) else None)

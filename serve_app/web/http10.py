@@ -1,18 +1,18 @@
-"""An answer to HTTP/1.0 is sent whole, with its length: such a client takes the framing of chunks for audio.
+"""Buffers responses to HTTP/1.0 and sends them with their length; such a client would read chunk framing as audio.
 
-uvicorn sends an answer without a length in chunks whatever version it was asked in, and HAProxy passes them on.
+uvicorn sends a response without a length in chunks, for any version of the request, and HAProxy passes them on.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OLD = "1.0"
-"""As the version stands in an ASGI scope."""
+"""The version in an ASGI scope."""
 
 _WITHOUT_BODY = frozenset({204, 304})
 
 
 class WholeForHttp10:
-    """ASGI middleware: gathers the parts of an answer to HTTP/1.0; the application bounds what it answers with."""
+    """ASGI middleware that joins the parts of a response to HTTP/1.0; the application limits the response's size."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,7 +39,7 @@ class WholeForHttp10:
 
 
 def _with_length(status: int, headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
-    """The headers, with the body's length where they do not say it; that of an answer to HEAD is said already."""
+    """Add the body's length to the headers, unless they have it, as in a response to HEAD."""
     if status in _WITHOUT_BODY or any(name.lower() == b"content-length" for name, _ in headers):
         return headers
     return [*headers, (b"content-length", str(length).encode())]

@@ -1,7 +1,7 @@
-"""Gives what a client sends a bound where Serve gives it none: in messages, and in time.
+"""Limits what a client sends, in number of messages and in time, because Serve does not.
 
-Serve (2.60, ``ASGIDIReceiveProxy``) reads a client's messages for the application into a queue without a limit, whether
-or not the application takes them, so that a flood fills the replica's memory although the server beneath would pause.
+Serve (2.60, ``ASGIDIReceiveProxy``) reads a client's messages into an unbounded queue, even if the application does not
+receive them. So a flood would fill the replica's memory, although the server below would apply backpressure.
 """
 
 import asyncio
@@ -16,25 +16,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.errors import InvalidMessageError
 
 MAX_INBOUND_MESSAGES = 16
-"""Messages of one connection that may wait for the application; beyond them its socket is not read."""
+"""Messages of one connection that may wait for the application; while so many wait, its socket is not read."""
 
 BODY_PATIENCE_S = 10.0
-"""How long the body of a request may take beside the time for its bytes."""
+"""Time for a request's body, in addition to the time for its bytes."""
 
 LEAST_BYTES_PER_S = 8192
-"""A body that comes more slowly than this is given up. An upload of a voice has a bound of its own as well."""
+"""A body that arrives more slowly is given up. An upload of a voice also has a limit of its own."""
 
 LINGER_S = 10.0
-"""How long the rest of a body is read and dropped behind an answer, which a client that is cut off would not see."""
+"""How long the rest of a body is read and dropped after the response; a client that is cut off would not read it."""
 
 
 class TimelyBody:
-    """ASGI middleware: a request whose body does not come in time is answered with 408.
+    """ASGI middleware that answers 408 if a request's body does not arrive in time.
 
-    Nothing below does it: uvicorn waits for ever, and HAProxy's time for a request ends with its head, since it would
-    have to hold bodies in its buffers to wait for them. An answer that comes before the end of the body ends the
-    connection, since what still comes of the body would hold it for as long as it comes; but ``LINGER_S`` later, so
-    that a client that sends its whole body first can read the answer.
+    No layer below does this: uvicorn waits forever. HAProxy's timeout covers only the head of a request, because it
+    would have to buffer bodies to wait for them. A response before the end of the body closes the connection, because
+    the rest of the body could hold it open. It closes ``LINGER_S`` later, so that a client that sends its whole body
+    first can read the response.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
@@ -42,7 +42,7 @@ class TimelyBody:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; to the application a body that is given up is a client that went away."""
+        """Serve one connection; to the application, a body that was given up looks like a disconnected client."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,7 +51,7 @@ class TimelyBody:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, clock: Callable[[], float]) -> None:
         self._scope = scope
@@ -64,7 +64,7 @@ class _Exchange:
         self._given_up = False
 
     async def receive(self) -> Message:
-        """The next message of the client, in time."""
+        """Return the client's next message, or a disconnect if it is late."""
         asked_s = self._clock()
         try:
             async with asyncio.timeout(None if self._left_s == math.inf else max(0.0, self._left_s)):
@@ -75,14 +75,14 @@ class _Exchange:
                 await _too_slow(self._scope, self._receive, self._send)
             return {"type": "http.disconnect"}
         if message.get("more_body", False):
-            # Only the time that is spent waiting counts, not what the application does between two pieces.
+            # Only the waiting time counts, not the application's work between two pieces.
             self._left_s += len(message.get("body", b"")) / LEAST_BYTES_PER_S - (self._clock() - asked_s)
         else:
             self._left_s, self._unread = math.inf, False
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, unless the request was given up."""
+        """Send a part of the response, unless the request was given up."""
         if self._given_up:
             return
         self._answered = True
@@ -102,31 +102,31 @@ class _Exchange:
 
 
 def _has_body(scope: Scope) -> bool:
-    """Whether the head of a request announces a body."""
+    """Return whether the head of a request announces a body."""
     headers = Headers(scope=scope)
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:
-    said = f"the body did not come in time; allowed: {BODY_PATIENCE_S:g} s, and 1 s more for each 8 KiB"
+    said = f"the body did not arrive in time; allowed: {BODY_PATIENCE_S:g} s, and 1 s more for each 8 KiB"
     body = {"code": InvalidMessageError.code, "message": said}
     await JSONResponse(body, status_code=408, headers={"connection": "close"})(scope, receive, send)
 
 
 class BoundedInbound:
-    """ASGI middleware: the queue behind ``receive`` is bounded, so that its filler waits, and with it the client.
+    """ASGI middleware that bounds the queue behind ``receive``, so that the task that fills it and the client wait.
 
-    Only for Serve's mode in which that filler runs on the application's own event loop: from another one it would not
-    wait for room, and lose what a full queue refuses.
+    This works only in the mode of Serve in which that task runs on the application's own event loop. On another loop it
+    would not wait, and messages that a full queue refuses would be lost.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; what its queue holds already stays in it."""
+        """Serve one connection; messages that are already queued stay in the queue."""
         queue = getattr(receive, "queue", None)
         if isinstance(queue, asyncio.Queue):
-            # asyncio looks at it each time that something is put; a new queue would lose what is in this one.
+            # asyncio checks this attribute on every put; a new queue would lose the messages in this one.
             queue._maxsize = MAX_INBOUND_MESSAGES  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""ASGI middleware: refuses what comes with a ``Host`` that :mod:`serve_app.hosts` does not allow, on every route."""
+"""ASGI middleware that refuses requests with a ``Host`` that :mod:`serve_app.hosts` does not allow, on every route."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,12 +16,12 @@ _SHOWN_CHARACTERS = 100
 
 
 class KnownHosts:
-    """Before all routes of one ingress replica."""
+    """Checks ``Host`` before all routes of one ingress replica."""
 
     def __init__(
         self, app: ASGIApp, config: AppConfig, listening: str | None, refused: Callable[[SpeechError], None]
     ) -> None:
-        """Take what decides; ``refused`` is told of each refusal."""
+        """Wrap ``app``; ``refused`` is called with the error of each refused request."""
         self._app = app
         self._refused = refused
         self._is_served = partial(
@@ -32,15 +32,15 @@ class KnownHosts:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or answer 403; a handshake is denied with the same."""
+        """Serve one connection, or answer 403; a WebSocket handshake is denied with the same status."""
         hosts = Headers(scope=scope).getlist("host") if scope["type"] in ("http", "websocket") else []
         wrong = next((host for host in hosts if not self._is_served(host)), None)
         if wrong is None:
             await self._app(scope, receive, send)
             return
         error = HostNotAllowedError(
-            f"host {wrong[:_SHOWN_CHARACTERS]!r} is not served; allowed: localhost, 127.0.0.1, [::1] and what"
-            " ingress.allowed_hosts names"
+            f"host {wrong[:_SHOWN_CHARACTERS]!r} is not served; allowed: localhost, 127.0.0.1, [::1] and the names in"
+            " ingress.allowed_hosts"
         )
         self._refused(error)
         if scope["type"] == "http":

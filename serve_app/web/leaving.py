@@ -1,9 +1,9 @@
-"""Tells the sessions of an ingress replica that Serve is replacing it, while there is time to end them properly.
+"""Drains the sessions of an ingress replica that Serve is replacing, so that they can end properly.
 
-Serve (2.60, ``replica.py``, ``_perform_graceful_shutdown``) tells user code nothing before its destructor. In HAProxy
+Serve (2.60, ``replica.py``, ``_perform_graceful_shutdown``) does not notify user code before its destructor. In HAProxy
 mode the replica waits for ``RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S``; then uvicorn closes every WebSocket with
-1012 and no reason, in the middle of a word. Only health checks are told at once: ``/-/healthz`` on the replica's own
-port answers 503, ``DRAINING``. So the replica asks itself.
+1012 and without a reason, in the middle of a word. Only health checks see the drain at once: ``/-/healthz`` on the
+replica's own port answers 503, ``DRAINING``. So the replica polls its own health check.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ ASK_PERIOD_S = 1.0
 ASK_TIMEOUT_S = 2.0
 HEALTH_PATH = "/-/healthz"
 DRAINING = b"DRAINING"
-"""What Serve answers there; an unhealthy replica says something else."""
+"""The body of Serve's answer while it drains; an unhealthy replica has another one."""
 
 LISTENING = "0A"
-"""The kernel's number for a socket that listens."""
+"""The kernel's code for a listening socket."""
 
 SETTLE_S = 2.0
-"""How long a socket without a text keeps its place: HAProxy knows the new replicas by then, none comes back."""
+"""How long an idle socket stays open. Then HAProxy knows the new replicas, so clients do not return to this one."""
 
 SPREAD_MS = 1500
-"""Clients are told to come back at moments that lie within this, so that a thousand do not come at once."""
+"""The retry times of clients are spread over this period, so that they do not all reconnect at once."""
 
 LEAST_WAIT_MS = 250
 
 FAREWELL_S = 5.0
-"""So long before Serve cuts the sockets, what still speaks is told: a client's time to read it, and one period."""
+"""Sessions that still speak end this long before Serve cuts their sockets: time to read the reason, and one period."""
 
 
 class Drained(Protocol):
@@ -53,14 +53,14 @@ class Drained(Protocol):
 
 
 class Draining:
-    """Whether this replica is being replaced; lives on its event loop.
+    """Whether this replica is being replaced; used on its event loop.
 
     Attributes:
-        began_s: since when it is known; None while it is not.
+        began_s: when the drain was noticed; None before that.
     """
 
     def __init__(self, grace_s: float, clock: Callable[[], float]) -> None:
-        """Take the seconds from the beginning of a drain until sockets are cut."""
+        """Set the time from the beginning of a drain until Serve cuts the sockets."""
         self.began_s: float | None = None
         self._grace_s = grace_s
         self._clock = clock
@@ -68,7 +68,7 @@ class Draining:
 
     @contextmanager
     def told(self, session: Drained) -> Generator[None]:
-        """Count a session among those that are told; one that begins on a leaving replica is told at once."""
+        """Register a session for the drain; on a replica that is already draining, it is drained at once."""
         self._sessions.add(session)
         if self.began_s is not None:
             session.drain(self._drain(self.began_s))
@@ -78,7 +78,7 @@ class Draining:
             self._sessions.discard(session)
 
     def begin(self) -> None:
-        """The replica is being replaced; to be called once."""
+        """Drain all sessions; must be called only once."""
         self.began_s = self._clock()
         log.info("this replica is being replaced; %d sessions are told", len(self._sessions))
         for session in list(self._sessions):
@@ -91,14 +91,14 @@ class Draining:
 
 
 class HealthWatch:
-    """ASGI middleware: asks the replica's own port for its health while it has connections, and tells ``leaving``.
+    """ASGI middleware that polls the replica's health check while there are connections, and begins the drain.
 
-    Serve tells user code its port nowhere, and connections do not show it: those that come while HAProxy does not know
-    the replica yet come by Serve's own proxy. So it is looked for among what this process listens on.
+    Serve does not tell user code its port. Connections do not show it either: until HAProxy knows the replica, they
+    come through Serve's own proxy. So the port is looked up among those on which this process listens.
     """
 
     def __init__(self, app: ASGIApp, leaving: Draining, ports: range) -> None:
-        """Take the ports that Serve gives to ingress replicas, one to each."""
+        """Wrap ``app``; each ingress replica listens on one of ``ports``."""
         self._app = app
         self._leaving = leaving
         self._ports = ports
@@ -128,7 +128,7 @@ class HealthWatch:
                 if await asyncio.to_thread(self._is_draining):
                     self._leaving.begin()
             except Exception:
-                log.exception("this replica could not ask for its own health; it does again")
+                log.exception("this replica could not check its own health; it will try again")
             await asyncio.sleep(ASK_PERIOD_S)
 
     def _is_draining(self) -> bool:
@@ -138,20 +138,20 @@ class HealthWatch:
 
 
 def is_draining(host: str, port: int) -> bool:
-    """Whether the replica that listens there says that it is being replaced; blocks for two seconds at most."""
+    """Return whether the replica at this address says that it is draining; blocks for at most two seconds."""
     with closing(HTTPConnection(host, port, timeout=ASK_TIMEOUT_S)) as connection:
         try:
             connection.request("GET", HEALTH_PATH)
             answer = connection.getresponse()
             return answer.status == 503 and answer.read(64) == DRAINING
-        except (OSError, HTTPException):  # too busy to answer now; it is asked again
+        except (OSError, HTTPException):  # too loaded to answer now; the next poll will tell
             return False
 
 
 def listening(ports: range) -> tuple[str, int] | None:
-    """Where this process listens with one of ``ports``, as it reaches itself; None where it does not. Linux only.
+    """Return the address on which this process listens with one of ``ports``; None if there is none. Linux only.
 
-    Source: proc(5), /proc/pid/net/tcp and tcp6: hexadecimal, addresses in words of four bytes, the least byte first.
+    Source: proc(5), /proc/pid/net/tcp and tcp6: hexadecimal, addresses in words of four bytes, least byte first.
     """
     inodes = set[str]()
     for handle in Path("/proc/self/fd").iterdir():
@@ -164,7 +164,7 @@ def listening(ports: range) -> tuple[str, int] | None:
             if fields[3] == LISTENING and int(port, 16) in ports and f"socket:[{fields[9]}]" in inodes:
                 packed = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
                 host = ip_address(socket.inet_ntop(family, packed))
-                # Bound to all addresses: this machine's own one among them.
+                # Bound to all addresses, which includes loopback.
                 own = {4: "127.0.0.1", 6: "::1"}[host.version]
                 return own if host.is_unspecified else str(host), int(port, 16)
     return None

@@ -1,7 +1,7 @@
-"""Dialect C: ``POST /v1/audio/speech`` and ``GET /v1/models``, as OpenAI's clients know them.
+"""Dialect C: ``POST /v1/audio/speech`` and ``GET /v1/models``, compatible with OpenAI's clients.
 
-One request is one session with one utterance, driven as a socket's is; its answer is encoded as it leaves, so that a
-client that goes away, or reads slowly, has the same effect here as there.
+A request is a session with one utterance, which runs like that of a WebSocket. The response is encoded while it is
+sent, so a client that disconnects or reads slowly has the same effect as on a WebSocket.
 """
 
 import base64
@@ -50,17 +50,17 @@ FRAME_MS = 80
 
 
 class SpeechAnswer:
-    """One request as a driver's connection and dialect at once: it says nothing more, and hears encoded audio.
+    """One HTTP request, as both connection and dialect of a session runner; its response is encoded audio.
 
-    The status waits for the first bytes of audio, so that whatever goes wrong before them has a status of its own.
-    Later on an answer of events ends with the error; one of audio breaks off, which its reader sees as such.
+    The status is sent with the first bytes of audio, so an error before them has a status of its own. After them, a
+    stream of events ends with the error, and a stream of audio is cut off, which the client can detect.
     """
 
     name = "openai"
     errors_in_order = True
 
     def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send) -> None:
-        """Answer ``asked``, spoken with the voice of that id."""
+        """Answer the request ``asked`` with the voice of this id."""
         self.encoding: str | None = asked.response_format
         self._asked = asked
         self._voice = voice
@@ -79,7 +79,7 @@ class SpeechAnswer:
         raise AssertionError(frame)
 
     def write(self, send: SendItem) -> list[Frame]:
-        """The bytes of one audio chunk, or none where the encoder holds it back; the last event."""
+        """Return the bytes of one audio chunk, or none if the encoder holds them back; or the last event."""
         match send.message:
             case AudioMessage() as audio:
                 return self._audio(self._encoded(np.frombuffer(send.payload or b"", dtype="<f4"), final=audio.final))
@@ -93,18 +93,18 @@ class SpeechAnswer:
         return []
 
     async def receive(self) -> Frame:
-        """Wait until the client goes."""
+        """Wait until the client disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         raise ConnectionLostError
 
     async def send(self, frame: Frame) -> None:
-        """Send some of the answer; waits while the client does not read."""
+        """Send a part of the response; waits while the client does not read."""
         assert isinstance(frame, bytes)
         if not self._started:
             self._started = True
             media_type = "text/event-stream" if self._events else CONTENT_TYPES[self._asked.response_format]
-            # Proxies that gather an answer before they pass it on would keep its listener waiting.
+            # Proxies that buffer the response would delay the audio.
             headers = {
                 "content-type": media_type,
                 "cache-control": "no-store",
@@ -116,7 +116,7 @@ class SpeechAnswer:
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     async def close(self, code: int, reason: str) -> None:
-        """End the answer: as it should end if all was said, else with what went wrong."""
+        """End the response: normally if it is complete, otherwise with the error."""
         del code, reason
         if self._ended:
             return
@@ -131,8 +131,8 @@ class SpeechAnswer:
             body = f"event: error\ndata: {json.dumps(openai_error(error))}\n\n".encode()
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
         else:
-            # The server drops the connection of an answer that is left without its last, empty part.
-            log.info("an answer over HTTP breaks off: %s", error.code)
+            # Without the last, empty part of the response, the server drops the connection.
+            log.info("an HTTP response was cut off: %s", error.code)
 
     def _encoded(self, pcm: NDArray[np.float32], *, final: bool) -> bytes:
         self._samples += len(pcm)
@@ -147,21 +147,21 @@ class SpeechAnswer:
 
 
 class OpenAISpeech:
-    """The routes over one :class:`IngressContext`; an ASGI application for the first, which streams."""
+    """The routes; an ASGI application for ``POST /v1/audio/speech``, which streams."""
 
-    def __init__(self, front: IngressContext) -> None:
-        self._front = front
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/audio/speech``."""
         request = Request(scope, receive)
-        refusal = foreign_page() if not self._front.allows(request.headers) else None
+        refusal = foreign_page() if not self._context.allows(request.headers) else None
         try:
             if refusal is None:
-                with self._front.admit(request) as caller, self._front.room():
+                with self._context.admit(request) as caller, self._context.room():
                     await self._speak(request, send, caller)
         except SpeechError as error:
-            self._front.meter.refused(error)
+            self._context.metrics.refused(error)
             refusal = openai_error_response(error)
         except ClientDisconnect:
             return
@@ -169,38 +169,38 @@ class OpenAISpeech:
             await refusal(scope, receive, send)
 
     async def _speak(self, request: Request, send: Send, caller: Caller) -> None:
-        body = await bounded_body(request, self._front.config.session.max_message_bytes)
+        body = await bounded_body(request, self._context.config.session.max_message_bytes)
         asked = read_speech(body)
         if isinstance(asked, Refusal):
             raise asked.error
         whole = request.scope["http_version"] == OLD
         async with self._opening(asked, whole=whole) as (voice, opening):
             answer = SpeechAnswer(asked, voice, request.receive, send)
-            driver = await self._front.driver(answer, answer, caller, request.headers)
-            await driver.run([*opening, Stop()])
+            runner = await self._context.runner(answer, answer, caller, request.headers)
+            await runner.run([*opening, Stop()])
 
     @asynccontextmanager
     async def _opening(
         self, asked: SpeechBody, *, whole: bool
     ) -> AsyncGenerator[tuple[str, list[FullMessage | InlineVoice]]]:
-        """The voice of the answer, by its id, and what its session is told; a reference is held until it is through.
+        """Return the id of the response's voice and the session's messages; a reference is held until the end.
 
         Raises:
             SpeechError: the reference is refused.
         """
         reference = asked.reference()
         if reference is None:
-            voice = await self._front.voice(asked.voice)
+            voice = await self._context.voice(asked.voice)
             yield voice, [asked.speak(voice, whole=whole)]
             return
-        clip = await self._front.clips.own(reference)
+        clip = await self._context.clips.own(reference)
         try:
             yield OWN_VOICE, [InlineVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
         finally:
-            self._front.clips.release(clip)
+            self._context.clips.release(clip)
 
     async def models(self, request: Request) -> Response:
-        """``GET /v1/models``: the one that is served."""
+        """``GET /v1/models``: the served model."""
         del request
         return JSONResponse({"object": "list", "data": [self._model()]})
 
@@ -216,7 +216,7 @@ class OpenAISpeech:
         return JSONResponse({"error": body | {"param": "model", "code": "model_not_found"}}, status_code=404)
 
     def _model(self) -> dict[str, str | int]:
-        return {"id": self._front.config.model.source, "object": "model", "created": 0, "owned_by": "qwen"}
+        return {"id": self._context.config.model.source, "object": "model", "created": 0, "owned_by": "qwen"}
 
 
 def _done(complete: Complete) -> SpeechAudioDone:

@@ -1,7 +1,7 @@
-"""Drives one session: reads and writes its connection, runs its generator calls, watches its clock.
+"""Runs one session: reads and writes its connection, makes its generator calls and watches its clock.
 
-What is said and when is decided by :mod:`serve_app.session.session`; this is the asyncio around it. Of a connection it
-knows three verbs, so that a WebSocket and an HTTP request are driven alike.
+:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It uses only three methods of a
+connection, so a WebSocket and an HTTP request are handled alike.
 """
 
 import asyncio
@@ -34,37 +34,37 @@ from serve_app.web.leaving import Draining
 log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 2.0
-"""How long a closing session may take to hand over its last messages, and then its close frame."""
+"""Time limit for the last messages of a closing session, and then for its close frame."""
 
 STREAM_CLOSE_S = 5.0
-"""How long the closing of a generator's stream is waited for."""
+"""Time limit for closing a generator's stream."""
 
 LONGEST_WAIT_S = 3600.0
-"""A clock is looked at once in so long even where nothing is due; the event loop takes no infinite timeout."""
+"""The session's deadline is checked at least this often, because the event loop accepts no infinite timeout."""
 
 
 GONE_S = 0.05
-"""How long a session that was cancelled looks for the news that its client went away; it is there already, if so."""
+"""How long a cancelled session waits for the notice that its client went away; if it did, the notice is queued."""
 
 MOST_UNREAD = 64
-"""Messages that may lie before that news."""
+"""Maximum number of queued messages to skip in search of that notice."""
 
 _GONE = Close(1000, "the client is gone")
 _STOPPED = Close(1012, "the server stops")
 
 
 class ConnectionLostError(Exception):
-    """The other side is gone."""
+    """The client is gone."""
 
 
 class Connection(Protocol):
     """A client's connection, frame by frame."""
 
     async def receive(self) -> Frame:
-        """The next frame.
+        """Return the next frame.
 
         Raises:
-            ConnectionLostError: there will be none.
+            ConnectionLostError: the client is gone.
         """
         ...
 
@@ -77,7 +77,7 @@ class Connection(Protocol):
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Close; does nothing when it is closed already."""
+        """Close the connection; does nothing if it is already closed."""
         ...
 
 
@@ -87,25 +87,25 @@ async def _nothing_new() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all drivers of an ingress replica share.
+    """What all session runners of an ingress replica share.
 
     Attributes:
-        backend: speaks.
-        gate: before it.
-        clock: of both.
-        clips: that sessions bring.
-        learn_voices: asks for the voices again; sessions see the new ones when it returns.
-        meter: counts what they do.
-        tracer: keeps their spans.
-        leaving: tells them when the replica is being replaced.
+        backend: runs the generator calls.
+        queue: admits the calls.
+        clock: the clock of all sessions and of the queue.
+        clips: decodes inline voices.
+        learn_voices: fetches the voices again; sessions see the new ones when it returns.
+        metrics: records what sessions do.
+        tracer: records their spans.
+        leaving: tells sessions when the replica is being replaced.
     """
 
     backend: Backend
-    gate: AdmissionQueue
+    queue: AdmissionQueue
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
-    meter: IngressMetrics = field(default_factory=lambda: IngressMetrics(NoRecorder()))
+    metrics: IngressMetrics = field(default_factory=lambda: IngressMetrics(NoRecorder()))
     tracer: Tracer = field(default_factory=NoTracer)
     leaving: Draining = field(default_factory=lambda: Draining(math.inf, time.monotonic))
 
@@ -123,13 +123,13 @@ class SessionRunner:
         key: str = "",
         context: TraceContext = TraceContext(),  # noqa: B008 - frozen
     ) -> None:
-        """Take one session and what it needs.
+        """Prepare to run one session.
 
         Args:
-            session: fresh.
-            dialect: what its client speaks.
-            connection: to its client; closed by :meth:`run`.
-            service: shared with other drivers.
+            session: a new session.
+            dialect: the client's dialect.
+            connection: the client's connection; :meth:`run` closes it.
+            service: what all runners share.
             key: the caller's API key, hashed; empty without one.
             context: the trace that the session is part of.
         """
@@ -137,7 +137,7 @@ class SessionRunner:
         self._dialect = dialect
         self._connection = connection
         self._backend = service.backend
-        self._gate = service.gate
+        self._queue = service.queue
         self._key = key
         self._clock = service.clock
         self._spans = SessionSpans(service.tracer, context, session.setup.session_id, dialect.name, service.clock)
@@ -148,7 +148,7 @@ class SessionRunner:
         self._room = asyncio.Event()
         self._clips = service.clips
         self._learn_voices = service.learn_voices
-        self._meter = SessionMetrics(service.meter, dialect)
+        self._metrics = SessionMetrics(service.metrics, dialect)
         self._leaving = service.leaving
         self._held: list[VoiceClip] = []
         self._last = _STOPPED
@@ -156,12 +156,12 @@ class SessionRunner:
         self._deadline_s = 0.0
 
     async def run(self, opening: Sequence[FullMessage | InlineVoice | Refusal] = ()) -> None:
-        """Drive the session to its end; the connection is closed and every call cancelled when this returns.
+        """Run the session to its end; when this returns, the connection is closed and every call is cancelled.
 
         Args:
-            opening: what the client is taken to have said before its first frame.
+            opening: messages that are handled before the client's first frame.
         """
-        self._meter.opened()
+        self._metrics.opened()
         bind(self._spans.trace)
         try:
             with self._leaving.told(self):
@@ -170,18 +170,18 @@ class SessionRunner:
             last = self._last
             for clip in self._held:
                 self._clips.release(clip)
-            self._meter.closed(None if last is _GONE else last.code)
+            self._metrics.closed(None if last is _GONE else last.code)
             self._spans.close(last)
             log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
 
     def drain(self, drain: Drain) -> None:
-        """The replica is being replaced; see :meth:`serve_app.session.session.Session.drain`."""
+        """Drain the session; see :meth:`serve_app.session.session.Session.drain`."""
         self._apply(self._session.drain(drain, self._clock()))
 
     async def _run(self, opening: Sequence[FullMessage | InlineVoice | Refusal]) -> None:
-        """The session until its end, which :attr:`_last` says how it came about."""
+        """Run the session until its end; :attr:`_last` says how it ended."""
         for message in opening:
-            await self._learn(message)
+            await self._find_voice(message)
             self._apply(self._session.receive(message, self._clock()))
         tasks = [asyncio.create_task(work()) for work in (self._read, self._write, self._speak, self._watch)]
         try:
@@ -193,11 +193,11 @@ class SessionRunner:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._last is _STOPPED and await self._is_gone():
                 self._last = _GONE
-            await self._part(self._last)
+            await self._close(self._last)
 
     async def _is_gone(self) -> bool:
-        """Whether the client went away: Serve then cancels what it runs for it, as it does when it stops."""
-        # In a task of its own: Python 3.11.2 takes a timeout in a cancelled task for another cancellation.
+        """Return whether the client went away: Serve cancels the request then, just as when it stops."""
+        # In a separate task, because Python 3.11.2 treats a timeout in a cancelled task as another cancellation.
         reading = asyncio.create_task(self._read_on())
         await asyncio.wait([reading], timeout=GONE_S)
         reading.cancel()
@@ -209,7 +209,7 @@ class SessionRunner:
             await self._connection.receive()
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
-        """How the connection is to be closed, if the writer did not do it: by what ended first."""
+        """Return how to close the connection, judging by the tasks that ended first; the writer may have closed it."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
@@ -219,7 +219,7 @@ class SessionRunner:
                 return Close(1011, "internal error")
         return self._session.close or Close(1011, "internal error")
 
-    async def _part(self, last: Close) -> None:
+    async def _close(self, last: Close) -> None:
         with suppress(ConnectionLostError, TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE_S):
                 if last.code == 1011:
@@ -235,28 +235,28 @@ class SessionRunner:
             frame = await self._connection.receive()
             message = self._message(frame)
             if isinstance(message, Start) and message.voice_audio is not None:
-                message = await self._brought(message)
-            await self._learn(message)
+                message = await self._read_inline_voice(message)
+            await self._find_voice(message)
             self._apply(self._session.receive(message, self._clock()))
-            # A flood that is buffered in this process must not keep the loop from everybody else.
+            # A flood of buffered messages must not block the loop for other sessions.
             await asyncio.sleep(0)
 
-    async def _learn(self, message: FullMessage | Refusal | InlineVoice) -> None:
-        """A voice that is not known here may have come to another ingress a moment ago."""
+    async def _find_voice(self, message: FullMessage | Refusal | InlineVoice) -> None:
+        """Fetch the voices again if a message names an unknown one, because another ingress may have just added it."""
         voice = message.voice if isinstance(message, Start | Speak) else None
         setup = self._session.setup
         known = voice in (None, OWN_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
         if not known:
             await self._learn_voices()
 
-    async def _brought(self, start: Start) -> InlineVoice | Refusal:
-        """The voice that a session brings itself, decoded and checked; what comes after it waits meanwhile."""
+    async def _read_inline_voice(self, start: Start) -> InlineVoice | Refusal:
+        """Decode and check the inline voice of a ``start``; later messages wait meanwhile."""
         try:
             clip = await self._clips.own(start)
         except SpeechError as error:
             return Refusal(error)
         self._held.append(clip)
-        if len(self._held) > 1:  # the session takes one; whatever it says of this, it is not kept
+        if len(self._held) > 1:  # the session accepts only one, so a second clip is not kept
             self._clips.release(self._held.pop())
         return InlineVoice(start, clip)
 
@@ -273,7 +273,7 @@ class SessionRunner:
             frames = self._dialect.write(item)
             for frame in frames:
                 await self._connection.send(frame)
-            self._meter.sent(item, frames, self._clock())
+            self._metrics.sent(item, frames, self._clock())
             self._spans.said(item.message)
             _log(item)
             self._apply(self._session.sent(self._clock()))
@@ -295,17 +295,17 @@ class SessionRunner:
                 async with asyncio.timeout(max(0.0, wait_s)):
                     await self._deadline_moved.wait()
             self._apply(self._session.tick(self._clock()))
-        # The writer ends the session with the close frame, unless its client does not even read that.
+        # The writer normally ends the session with the close frame; a client may not read even that.
         await asyncio.sleep(CLOSE_GRACE_S)
 
-    # What they share.
+    # Shared by the tasks.
 
     def _apply(self, effects: list[Effect]) -> None:
-        """Perform what a step of the session asks for, and wake whoever its new state concerns."""
+        """Perform the effects of a step of the session, and wake the tasks that its new state concerns."""
         for effect in effects:
             match effect:
                 case Call():
-                    self._meter.called(effect, self._clock())
+                    self._metrics.called(effect, self._clock())
                     self._calls.put_nowait(effect)
                 case CancelCall():
                     self._cancel(effect.call_id)
@@ -322,7 +322,7 @@ class SessionRunner:
             self._cancelled.add(call_id)
 
     async def _run_call(self, call: Call) -> None:
-        """One generator call in a task of its own, so that it alone can be cancelled."""
+        """Run one generator call in a separate task, so that only this task is cancelled."""
         consumer = asyncio.create_task(self._consume(self._spans.begin(call)))
         self._consumer = (call.call_id, consumer)
         try:
@@ -336,12 +336,12 @@ class SessionRunner:
     async def _consume(self, call: Call) -> None:
         bind(call.request.trace)
         try:
-            async with self._gate.passage(call, self._key) as passage:
-                self._meter.started(call, self._clock())
+            async with self._queue.permit(call, self._key) as permit:
+                self._metrics.started(call, self._clock())
                 self._spans.admitted()
                 stream = self._backend.speak(call.request)
                 try:
-                    await self._take_all(call, stream, passage)
+                    await self._take_all(call, stream, permit)
                 finally:
                     await self._close_stream(stream)
         except SpeechError as error:
@@ -353,10 +353,10 @@ class SessionRunner:
             self._spans.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
 
-    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], passage: Permit) -> None:
+    async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], permit: Permit) -> None:
         async for event in stream:
-            passage.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
-            self._meter.heard(call, event)
+            permit.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
+            self._metrics.heard(call, event)
             self._spans.heard(event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
@@ -378,7 +378,7 @@ class SessionRunner:
 
 
 def _log(item: Send) -> None:
-    """How an utterance ended, once its client was sent that."""
+    """Log how an utterance ended, after its last message was sent."""
     match item.message:
         case Complete() as done:
             figures = {

@@ -1,13 +1,14 @@
-"""A path with a slash at its end means what it means without, on every route and for every method."""
+"""Treats a path with a trailing slash like the path without it, on every route and for every method."""
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class TrailingSlash:
-    """ASGI middleware: drops slashes at a path's end, which a redirect would not do for every client's POST.
+    """ASGI middleware that drops trailing slashes; a redirect would not work for every client's POST.
 
-    The page is the exception: its relative addresses need the slash. Without one, under a prefix, it is redirected.
+    The page is the exception, because its relative addresses need the slash. Under a prefix, a request without the
+    slash is redirected.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -20,7 +21,7 @@ class TrailingSlash:
             path = scope["path"].rstrip("/")
             if path == prefix:
                 if scope["type"] == "http" and scope["path"] == prefix and prefix:
-                    # Relative: how the server is reached from outside is not known here.
+                    # Relative, because the server's external address is not known here.
                     query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
                     await RedirectResponse(prefix.rpartition("/")[2] + "/" + query)(scope, receive, send)
                     return

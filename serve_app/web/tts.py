@@ -1,4 +1,4 @@
-"""``POST /api/tts``: one request, one session, one WAV file."""
+"""``POST /api/tts``: one request makes one session and returns one WAV file."""
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -23,11 +23,11 @@ from serve_app.web.session_runner import ConnectionLostError
 
 
 class BufferedAnswer:
-    """An HTTP request as a driver's connection and dialect at once: it says nothing more, and is sent nothing yet.
+    """One HTTP request, as both connection and dialect of a session runner; the audio is buffered for the response.
 
     Attributes:
-        pcm16: the audio, when it was made.
-        error: why there is none.
+        pcm16: the complete audio; None before it was made.
+        error: why there is no audio.
     """
 
     name = "http"
@@ -35,7 +35,7 @@ class BufferedAnswer:
     encoding: str | None = "wav"
 
     def __init__(self, request: Request, voice: str) -> None:
-        """Answer a request, spoken with the voice of that id."""
+        """Answer a request with the voice of this id."""
         self._voice = voice
         self.pcm16: bytes | None = None
         self.error: SpeechError | None = None
@@ -46,7 +46,7 @@ class BufferedAnswer:
         raise AssertionError(frame)
 
     def write(self, send: Send) -> list[Frame]:
-        """Keep what the answer will need."""
+        """Keep the audio or the error for the response."""
         match send.message:
             case AudioMessage():
                 self.pcm16 = send.payload
@@ -57,7 +57,7 @@ class BufferedAnswer:
         return []
 
     async def receive(self) -> Frame:
-        """Wait until the client goes."""
+        """Wait until the client disconnects."""
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
         raise ConnectionLostError
@@ -67,10 +67,10 @@ class BufferedAnswer:
         raise AssertionError(frame)
 
     async def close(self, code: int, reason: str) -> None:
-        """Nothing to close: the answer follows."""
+        """Do nothing: the response follows."""
 
     def response(self) -> Response:
-        """The answer."""
+        """Return the response."""
         if self.error is not None:
             return error_response(self.error)
         if self.pcm16 is None:
@@ -80,42 +80,42 @@ class BufferedAnswer:
 
 
 class BufferedSpeech:
-    """The route over one :class:`IngressContext`."""
+    """The route of ``POST /api/tts``."""
 
-    def __init__(self, front: IngressContext) -> None:
-        self._front = front
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
 
     async def post(self, request: Request) -> Response:
-        """Answer with a WAV file, or with an error's status and its code and message as JSON."""
-        if not self._front.allows(request.headers):
+        """Return a WAV file, or an error's status with its code and message as JSON."""
+        if not self._context.allows(request.headers):
             return foreign_page()
         try:
-            with self._front.admit(request) as caller, self._front.room():
+            with self._context.admit(request) as caller, self._context.room():
                 return await self._speak(request, caller)
         except SpeechError as error:
-            self._front.meter.refused(error)
+            self._context.metrics.refused(error)
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=400)
 
     async def _speak(self, request: Request, caller: Caller) -> Response:
-        body = await bounded_body(request, self._front.config.session.max_message_bytes)
+        body = await bounded_body(request, self._context.config.session.max_message_bytes)
         asked = read_research(body)
         if isinstance(asked, Refusal):
             raise asked.error
-        voice = await self._front.voice(asked.voice)
+        voice = await self._context.voice(asked.voice)
         answer = BufferedAnswer(request, voice)
-        driver = await self._front.driver(answer, answer, caller, request.headers)
+        runner = await self._context.runner(answer, answer, caller, request.headers)
         speak = SpeakBuffered(text=asked.text, voice=voice, language=asked.language)
-        await driver.run([speak, Stop()])
+        await runner.run([speak, Stop()])
         return answer.response()
 
 
 async def bounded_body(request: Request, limit_bytes: int) -> str:
-    """The body as text, whatever its content type; refused as soon as it is known to be too large.
+    """Return the body as text, for any content type; a body that is too large is refused as soon as possible.
 
     Raises:
-        InvalidMessageError: compressed, too large, or not UTF-8.
+        InvalidMessageError: the body is compressed, too large or not UTF-8.
     """
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):

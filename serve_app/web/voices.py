@@ -1,6 +1,6 @@
-"""``/v1/audio/voices`` over HTTP: what there is, what it is made of, a new one, one less.
+"""``/v1/audio/voices`` over HTTP: lists, describes, adds and removes voices.
 
-It reads forms and writes JSON; what a voice is, what is wrong with a clip and where voices lie is decided elsewhere.
+This module reads forms and writes JSON. Other modules define voices, check clips and store them.
 """
 
 import asyncio
@@ -35,29 +35,29 @@ from serve_app.web.context import IngressContext
 log = logging.getLogger(__name__)
 
 MAX_FORM_BYTES = MAX_CLIP_BYTES + (64 << 10)
-"""The clip, and what is said of it."""
+"""Maximum size of an upload: the clip and its metadata."""
 
 READ_TIMEOUT_S = 120.0
-"""For the whole body of an upload."""
+"""Time limit for the whole body of an upload."""
 
 AUDIO_FIELDS = ("audio", "audio_sample")
-"""Names of the part that holds the clip; the second is that of other services' clients."""
+"""Names of the form's part with the clip; clients of other services use the second."""
 
 _SAME = {"ref_text": "transcript"}
 _NO_STORE = {"cache-control": "no-store"}
 
 
 class VoiceRoutes:
-    """The routes over one :class:`IngressContext`."""
+    """The routes of ``/v1/audio/voices``."""
 
-    def __init__(self, front: IngressContext, clips: Clips) -> None:
-        self._front = front
+    def __init__(self, context: IngressContext, clips: Clips) -> None:
+        self._context = context
         self._clips = clips
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """Return all routes."""
         path = "/v1/audio/voices"
-        guarded = self._front.guarded
+        guarded = self._context.guarded
         return [
             Route(path, guarded(None, self.all), methods=["GET"]),
             Route(path, guarded("voices", self.add), methods=["POST"]),
@@ -67,16 +67,16 @@ class VoiceRoutes:
         ]
 
     async def all(self, request: Request) -> Response:
-        """Every voice with its state, what else they are called, and which one is spoken with by default."""
+        """Return all voices with their states, the aliases and the default voice."""
         describe = _description_for(request)
-        voices = await self._front.know_voices()
-        config = self._front.config.voices
+        voices = await self._context.know_voices()
+        config = self._context.config.voices
         listed = [describe(each) for each in voices.values()]
         body = {"default": config.default, "aliases": config.aliases, "voices": listed}
         return JSONResponse(body, headers=_NO_STORE)
 
     async def one(self, request: Request) -> Response:
-        """One voice."""
+        """Return one voice."""
 
         async def answer(request: Request) -> Response:
             voice = await self._known(request.path_params["voice"])
@@ -85,52 +85,54 @@ class VoiceRoutes:
         return await self._answered(request, answer)
 
     async def audio(self, request: Request) -> Response:
-        """The clip of a voice, as it is encoded."""
+        """Return the clip of a voice, as it is encoded."""
 
         async def answer(request: Request) -> Response:
             voice = await self._known(request.path_params["voice"])
-            return Response(await self._front.backend.voice_wav(voice.voice), media_type="audio/wav", headers=_NO_STORE)
+            return Response(
+                await self._context.backend.voice_wav(voice.voice), media_type="audio/wav", headers=_NO_STORE
+            )
 
         return await self._answered(request, answer)
 
     async def add(self, request: Request) -> Response:
-        """A new voice from a form: 201, or 200 where the same clip has that id already; 422 with the report."""
+        """Add a voice from a form: 201, 200 if the id already has the same clip, or 422 with the report."""
         return await self._answered(request, self._add)
 
     async def remove(self, request: Request) -> Response:
-        """Forget an uploaded voice: 204."""
+        """Delete an uploaded voice: 204."""
         return await self._answered(request, self._remove)
 
     async def _answered(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
             return await answer(request)
         except VoiceInvalidError as error:
-            self._front.meter.refused(error)
+            self._context.metrics.refused(error)
             body = {"code": error.code, "message": error.message, "report": list(error.report)}
             return JSONResponse(body, status_code=error.http_status)
         except SpeechError as error:
-            self._front.meter.refused(error)
+            self._context.metrics.refused(error)
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=400)
 
     async def _add(self, request: Request) -> Response:
-        backend = self._front.backend
+        backend = self._context.backend
         with self._clips.coming():
             upload, audio = await _read_form(request)
             voice, digest = upload.voice, digest_of(audio, upload.transcript)
-            meant = self._front.config.voices.aliases.get(voice)
-            if meant is not None:  # an id comes before an alias: this upload would change what the alias means
+            meant = self._context.config.voices.aliases.get(voice)
+            if meant is not None:  # ids have precedence over aliases, so the upload would change the alias's meaning
                 raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
             status = await backend.known_voice(voice, digest)
             if status is not None:
                 return JSONResponse(described(status))
             reference = await self._clips.reference(voice, audio, upload.transcript, upload.language)
-        assert reference.report is not None, "it was checked just now"
+        assert reference.report is not None, "the clip was checked just now"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = UploadRecord(digest=digest, at=now, report=reference.report)
         status = await backend.add_voice(voice, upload.manifest(record), reference.wav())
-        await self._front.refresh_voices()
+        await self._context.refresh_voices()
         log.info("voice %s was uploaded: %s", voice, reference.report.verdict)
         return JSONResponse(
             described(status),
@@ -139,33 +141,33 @@ class VoiceRoutes:
         )
 
     async def _remove(self, request: Request) -> Response:
-        # No alias: what it stands for may change, and a client that removes one voice must not remove another.
+        # Aliases are not accepted: their meaning may change, and a client must not remove another voice by mistake.
         given = request.path_params["voice"]
-        voice = voice_named(given, await self._front.know_voices()) or given
-        await self._front.backend.remove_voice(voice)
-        await self._front.refresh_voices()
+        voice = voice_named(given, await self._context.know_voices()) or given
+        await self._context.backend.remove_voice(voice)
+        await self._context.refresh_voices()
         log.info("voice %s was removed", voice)
         return Response(status_code=204)
 
     async def _known(self, given: str) -> VoiceStatus:
-        voice = await self._front.voice(given)
-        status = (await self._front.know_voices()).get(voice)
+        voice = await self._context.voice(given)
+        status = (await self._context.know_voices()).get(voice)
         if status is None or status.state == "pending":
-            await self._front.refresh_voices()  # another replica may have it, and a generator may have encoded it
-            status = (await self._front.know_voices()).get(voice)
+            await self._context.refresh_voices()  # another replica may have added it, or a generator encoded it
+            status = (await self._context.know_voices()).get(voice)
         if status is None:
             raise VoiceNotFoundError(f"there is no voice {given[:80]!r}")
         return status
 
 
 def _description_for(request: Request) -> Callable[[VoiceStatus], dict[str, object]]:
-    """How voices are described to a caller: without the scope `voices` they get nothing about the speaker."""
+    """Return how voices are described to a caller; without the scope `voices`, nothing about the speaker is shown."""
     caller: Caller = request.state.caller
     return described if "voices" in caller.scopes else named
 
 
 def named(status: VoiceStatus) -> dict[str, object]:
-    """What it takes to choose a voice, as JSON."""
+    """Return the fields that clients need to choose a voice, as JSON."""
     manifest = status.manifest
     body: dict[str, object] = {
         "id": status.voice,
@@ -180,7 +182,7 @@ def named(status: VoiceStatus) -> dict[str, object]:
 
 
 def described(status: VoiceStatus) -> dict[str, object]:
-    """Everything that is known of a voice, as JSON: who speaks and who agreed to it, too."""
+    """Return all data of a voice as JSON, including the speaker and the consent."""
     manifest, report = status.manifest, status.report
     body = named(status)
     if manifest is not None:
@@ -198,11 +200,11 @@ def described(status: VoiceStatus) -> dict[str, object]:
 
 
 async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:
-    """What is said of a voice, and its clip; refused by its size before it is read, and while it is.
+    """Read a voice's metadata and its clip; the size is checked before and during reading.
 
     Raises:
-        InvalidMessageError: no such form, or a wrong field.
-        VoiceInvalidError: too large.
+        InvalidMessageError: the body is not such a form, or a field is wrong.
+        VoiceInvalidError: the body is too large.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_FORM_BYTES:
@@ -233,7 +235,7 @@ async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:
         detail = error.detail if isinstance(error, HTTPException) else error.message
         raise InvalidMessageError(f"the form cannot be read: {detail}") from error
     except TimeoutError as error:
-        raise InvalidMessageError(f"the form did not come within {READ_TIMEOUT_S:g} s") from error
+        raise InvalidMessageError(f"the form did not arrive within {READ_TIMEOUT_S:g} s") from error
     check_size(len(audio))
     return _upload(fields), audio
 

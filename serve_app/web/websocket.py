@@ -1,4 +1,4 @@
-"""The WebSocket endpoints: who is let in, with which dialect, and Starlette's socket as a driver's connection."""
+"""The WebSocket endpoints: admission, choice of the dialect, and Starlette's socket as a session's connection."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class SocketConnection:
-    """A WebSocket that was accepted, as a :class:`serve_app.web.session_runner.Connection`."""
+    """An accepted WebSocket as a :class:`serve_app.web.session_runner.Connection`."""
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -29,7 +29,7 @@ class SocketConnection:
         """See :meth:`Connection.receive`."""
         try:
             message = await self._socket.receive()
-        except RuntimeError as error:  # Starlette's word for a socket that is closed already
+        except RuntimeError as error:  # Starlette raises this if the socket is already closed
             raise ConnectionLostError from error
         if message["type"] == "websocket.disconnect":
             raise ConnectionLostError
@@ -58,17 +58,17 @@ class SocketConnection:
 
 
 class Sockets:
-    """The two WebSocket routes over one :class:`IngressContext`."""
+    """The two WebSocket routes."""
 
-    def __init__(self, front: IngressContext) -> None:
-        self._front = front
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
 
     async def research(self, socket: WebSocket) -> None:
         """``/ws/tts``: dialect A."""
         await self._serve(socket, ResearchDialect())
 
     async def speak(self, socket: WebSocket) -> None:
-        """``/api/v1/speak``: dialect B; its query presets the fields of ``start``, ``framing`` chooses the form."""
+        """``/api/v1/speak``: dialect B; the query may preset the fields of ``start`` and choose the ``framing``."""
         query = socket.query_params.multi_items()
         framing = socket.query_params.get("framing", "full")
         fields = [item for item in query if item[0] != "framing"]
@@ -79,15 +79,15 @@ class Sockets:
         await self._serve(socket, RawDialect() if framing == "raw" else FullDialect(), opening)
 
     async def _serve(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal] = ()) -> None:
-        if not self._front.allows(socket.headers):
-            # A close before accept is a plain 403.
+        if not self._context.allows(socket.headers):
+            # A close before accept becomes a plain 403.
             await socket.close()
             return
         try:
-            with self._front.admit(socket) as caller, self._front.room():
+            with self._context.admit(socket) as caller, self._context.room():
                 await self._drive(socket, dialect, opening, caller)
         except SpeechError as error:
-            self._front.meter.refused(error)
+            self._context.metrics.refused(error)
             await _deny(socket, dialect, error)
 
     async def _drive(
@@ -96,8 +96,8 @@ class Sockets:
         await _accept(socket)
         connection = SocketConnection(socket)
         try:
-            driver = await self._front.driver(dialect, connection, caller, socket.headers)
-            await driver.run(opening)
+            runner = await self._context.runner(dialect, connection, caller, socket.headers)
+            await runner.run(opening)
         except Exception:
             log.exception("a session could not be run")
             with suppress(ConnectionLostError):
@@ -105,14 +105,15 @@ class Sockets:
 
 
 async def _accept(socket: WebSocket) -> None:
-    """Accept; a browser that offers subprotocols, to hand over its key, wants one of them named."""
+    """Accept a socket; a browser that sends its key as a subprotocol requires that one of its offers is selected."""
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in subprotocols(socket.headers) else None)
 
 
 async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None:
-    """Refuse a socket: before accept by a status, where the server can carry one and the client can see it.
+    """Refuse a socket, if possible with an HTTP status before accept.
 
-    A browser shows its page nothing of a refused handshake, so it is let in, told, and closed.
+    A browser does not show a page why a handshake was refused. So a browser's socket is accepted, gets the error and is
+    closed.
     """
     message = error_message(error, fatal=True)
     if "websocket.http.response" in socket.scope.get("extensions", {}) and "origin" not in socket.headers:

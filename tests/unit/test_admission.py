@@ -69,7 +69,7 @@ def test_more_than_may_wait_are_refused_at_once():
     made = admission(1, max_waiting=2)
     for number in (1, 2, 3):  # one of them starts
         made.ask(ticket(number), 0.0)
-    with pytest.raises(CapacityError, match="at most 2") as refused:
+    with pytest.raises(CapacityError, match="the limit is 2") as refused:
         made.ask(ticket(4), 0.0)
     assert refused.value.retry_after_ms == 1000 * RETRY_MIN_S
     assert made.backlog.waiting == 3

@@ -20,7 +20,7 @@ def call(number, needed_by_s=0.0):
 
 
 async def hold(made, log, number, until):
-    async with made.passage(call(number), ""):
+    async with made.permit(call(number), ""):
         log.append(number)
         await until.wait()
 
@@ -57,15 +57,15 @@ async def test_who_is_cancelled_while_he_waits_or_runs_leaves_nothing_behind():
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (made.backlog.running, made.backlog.waiting) == (0, 0)
-    async with made.passage(call(3), ""):
+    async with made.permit(call(3), ""):
         assert made.backlog.running == 1
 
 
 async def test_who_waited_too_long_is_refused_and_told_when_to_come_again():
     made = gate(start_deadline_s=0.05)
-    async with made.passage(call(0), ""):
+    async with made.permit(call(0), ""):
         with pytest.raises(CapacityError, match="no stream was free") as refused:
-            async with made.passage(call(1), ""):
+            async with made.permit(call(1), ""):
                 pass
         assert refused.value.retry_after_ms >= 500
         assert made.backlog.waiting == 0

@@ -89,7 +89,7 @@ class Bench:
         seeds = iter(range(1000, 10**9))
         setup = SessionSetup(
             session_id="s",
-            manner=SpeechOptions(voice="makima"),
+            options=SpeechOptions(voice="makima"),
             limits=self.limits,
             voices=self.voices,
             new_seed=lambda: next(seeds),
@@ -706,7 +706,7 @@ def test_what_is_not_spoken_in_time_is_cut_with_a_word():
     assert len(bench.cancelled_calls) == 1
     told, closed = bench.send()[-2:]
     assert (told.code, told.utterance_id, closed) == ("SERVICE_RESTART", None, RESTARTED)
-    assert "said again" in told.message
+    assert "unfinished utterances again" in told.message
 
 
 def test_a_client_that_has_said_stop_is_answered_even_while_the_replica_leaves():

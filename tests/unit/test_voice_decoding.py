@@ -53,7 +53,7 @@ def test_a_clip_decoded_apart_is_the_same():
 def test_size_is_looked_at_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(voice_decoding.subprocess, "run", lambda *_, **__: pytest.fail("it was read"))
     for reader in (decode, decode_apart):
-        with pytest.raises(VoiceInvalidError, match=f"at most {MAX_CLIP_BYTES}"):
+        with pytest.raises(VoiceInvalidError, match=f"the limit is {MAX_CLIP_BYTES}"):
             reader(bytes(MAX_CLIP_BYTES + 1))
 
 

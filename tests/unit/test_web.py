@@ -648,10 +648,10 @@ class SilentConnection:
 async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
-    driver = await IngressContext(backend, AppConfig(), time.monotonic).driver(
+    runner = await IngressContext(backend, AppConfig(), time.monotonic).runner(
         FullDialect(), connection, Caller("", lambda now_s: None), Headers()
     )
-    running = asyncio.create_task(driver.run([Speak(text="Hello.")]))
+    running = asyncio.create_task(runner.run([Speak(text="Hello.")]))
     await asyncio.sleep(0.05)
     assert backend.running == 1
     running.cancel()

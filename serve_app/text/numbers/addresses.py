@@ -1,4 +1,4 @@
-"""Owns web and e-mail addresses, and what is no language at all: formulas and identifiers, which are left whole."""
+"""Web and e-mail addresses, which are put into words, and formulas and IPv6 addresses, which stay as they are."""
 
 import re
 from typing import Final
@@ -7,21 +7,21 @@ from serve_app.text.numbers.forms import LETTER, Form, Place
 from serve_app.text.numbers.words import NumberWords
 
 _LONGEST_ADDRESS: Final = 80
-"""A longer one is nothing that a person would read out."""
+"""A longer address stays as it is written."""
 
 _SPOKEN: Final = re.compile(r"[A-Za-z]+|[0-9]+|[.@/_-]")
 _DOMAINS: Final = "com|org|net|edu|gov|io|info|dev"
-"""Ends of a name without ``www.`` that make it an address, and are no words."""
+"""Top-level domains that identify an address without ``www.`` because they are not words."""
 
 ADDRESS_SIGNS: Final = rf"@|www\.|://|\.(?:{_DOMAINS})(?![A-Za-z0-9])"
-"""The pattern of what shows that an address is there."""
+"""The pattern of signs that an address is present."""
 
 FORMULA_SIGNS: Final = r"\$\$|\$(?=[^\s0-9.,])|\\[(\[]"
-"""The pattern of what may begin a formula."""
+"""The pattern of a possible beginning of a formula."""
 
 
 def left_alone() -> list[Form]:
-    """Formulas between dollars or backslashes, and addresses of IPv6."""
+    """Return the forms of formulas between dollar signs or backslashes, and of IPv6 addresses."""
     hexadecimals = "[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4}){0,6}"
     return [
         Form(rf"(?<![0-9A-Za-z:])\[?(?:{hexadecimals})?::(?:{hexadecimals})?(?:\](?::[0-9]{{1,5}})?)?", _leave),
@@ -33,7 +33,7 @@ def left_alone() -> list[Form]:
 
 
 def addresses() -> list[Form]:
-    """Web and e-mail addresses."""
+    """Return the forms of web and e-mail addresses."""
     part, over = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})", rf"(?![{LETTER}0-9@])"
     path = r"(?:[/:?#][!-~]*)?"
     return [
@@ -54,7 +54,7 @@ def _leave(_: Place) -> None:
 
 
 def _address(place: Place) -> str | None:
-    """An address in words; its end may be the sentence's."""
+    """Read an address; punctuation at its end belongs to the sentence."""
     written = place.text.rstrip(".,;:!?\"')]}>")
     ending = place.text[len(written) :]
     shown = re.sub(r"^(?:https?://|mailto:)", "", written).rstrip("/")

@@ -1,6 +1,6 @@
-"""The forms of dates, years and clock times; :mod:`serve_app.text.numbers.forms` says what a form is.
+"""The forms of dates, years and clock times; :mod:`serve_app.text.numbers.forms` defines what a form is.
 
-A date that no calendar has is left as it is written.
+A date that does not exist in the calendar stays as it is written.
 """
 
 import re
@@ -59,7 +59,7 @@ _RUSSIAN_YEARS = {
 
 
 def dates(words: NumberWords) -> list[Form]:
-    """Dates in digits and with the name of a month."""
+    """Return the forms of dates in digits and of dates with the name of a month."""
     grammar, over = words.grammar, end(words.grammar)
     year_first = "|".join(f"{mark}{_MONTH}{mark}{_DAY}" for mark in ("-", "/", r"\.", r"\. "))
     forms = [Form(rf"{_YEAR}(?:{year_first}){over}", _year_first)]
@@ -72,7 +72,7 @@ def dates(words: NumberWords) -> list[Form]:
 
 
 def years(words: NumberWords) -> list[Form]:
-    """Years and days that their language reads in a way of its own."""
+    """Return the forms of years, ordinals and days that need rules of their own in a language."""
     over = end(words.grammar)
     match words.grammar.code:
         case "en":
@@ -86,7 +86,7 @@ def years(words: NumberWords) -> list[Form]:
                 Form(r"(?P<cue_ad>\bAD )(?P<years_ad>1?[1-9][0-9]{2}|10[0-9]{2})" + over, _english_years),
                 Form(r"(?P<years_c>[1-9][0-9]{2,3})(?= (?:AD|BC|BCE|CE)\b)", _english_years),
                 Form(rf"['’]?(?P<decade>(?:1[1-9]|20)(?:[1-9]0|00))['’]?s{over}", _decade),
-                # 30s alone are seconds as often.
+                # Without such a word, 30s may just as well mean seconds.
                 Form(rf"(?:['’]|(?<=['’])|{_BEFORE_A_DECADE})(?P<short_decade>[1-9]0)['’]?s{over}", _decade),
                 Form(rf"(?P<owned_decade>[1-9]0)['’]s{over}", _decade),
             ]
@@ -111,12 +111,12 @@ def years(words: NumberWords) -> list[Form]:
             ]
         case "zh":
             return [
-                # Of a generation, by the decade of its birth.
+                # Generations are named after the decade of their birth.
                 Form(
                     r"(?<![0-9.])(?P<born_zh>[0-9][05])(?=后(?![面来退方续台天])|[、和]?[0-9][05]后)",
                     lambda place: place.words.digits(place.groups["born_zh"]),
                 ),
-                # Of a person's height.
+                # A person's height.
                 Form(
                     rf"(?P<meters_zh>[12])米(?P<rest_zh>[0-9]{{2}})(?![0-9.{LETTER}厘])",
                     lambda place: (
@@ -145,7 +145,7 @@ def years(words: NumberWords) -> list[Form]:
 
 
 def times(grammar: Grammar) -> list[Form]:
-    """Clock times."""
+    """Return the forms of clock times."""
     over = end(grammar)
     after = f"(?:{grammar.time.after}(?!\\w))?" if grammar.time.after else ""
     forms = [
@@ -159,7 +159,7 @@ def times(grammar: Grammar) -> list[Form]:
 
 
 def _ranges_of_times(grammar: Grammar, after: str, over: str) -> list[Form]:
-    """Two clock times of one kind and a dash; a hyphen only where the times have letters."""
+    """Return the forms of two clock times with a dash; a hyphen counts only if the times contain letters."""
     if not grammar.until:
         return []
     dash = " ?[–—] ?" if grammar.digit_gap else " ?[–—~〜] ?"
@@ -182,7 +182,7 @@ def _ranges_of_times(grammar: Grammar, after: str, over: str) -> list[Form]:
 
 
 def _two(first: str | None, last: str | None, place: Place) -> str | None:
-    """A range of two times, if both are times."""
+    """Return the words of a range, or None if either time is invalid."""
     return None if first is None or last is None else f"{first}{place.grammar.until}{last}"
 
 
@@ -202,7 +202,7 @@ def _dates_with_names(words: NumberWords) -> list[Form]:
 
 
 def _ranges_of_days(words: NumberWords, named: str) -> list[Form]:
-    """Days of one month: ``May 5–7``, ``3.–5. Mai``, ``3–5 мая``."""
+    """Return the forms of two days of one month: ``May 5–7``, ``3.–5. Mai``, ``3–5 мая``."""
     code, over = words.grammar.code, end(words.grammar)
     year = rf"(?P<year_r>{_YEAR})"
     match code:
@@ -214,7 +214,7 @@ def _ranges_of_days(words: NumberWords, named: str) -> list[Form]:
             days = rf"(?P<day_r1>{_DAY})\.(?: ?[–—-] ?| bis (?:zum )?)(?P<day_r2>{_DAY})\."
             return [
                 Form(rf"{days} (?P<month_r>{named})(?: {year})?{over}", _days_of_month),
-                # Of an ordinal range without a month neither half is read.
+                # Without a month, neither half of a range of ordinals is read.
                 Form(r"[0-9]{1,3}\. ?[–—-] ?[0-9]{1,3}\. ?(?=[A-ZÄÖÜa-zäöü])", lambda _: None),
             ]
         case "ru":
@@ -245,7 +245,7 @@ def _day_first(place: Place) -> str | None:
 
 
 def _month_first(place: Place) -> str | None:
-    """American order, unless the first number can be no month."""
+    """Read a date in American order, unless the first number cannot be a month."""
     month, day, year = _digits_of(place.text)
     return _date(place, day, month, year) if month <= 12 else _date(place, month, day, year)
 
@@ -273,12 +273,12 @@ def _date(place: Place, day: int, month: int, year: int | None, *, day_first: bo
     spoken = of_month.format(day=spoken_day, month=words.month(month))
     if year is not None:
         spoken = grammar.dated.format(date=spoken, year=words.year(year))
-    # The full stop of an abbreviation also ended the sentence.
+    # The full stop of the abbreviation also ends the sentence.
     return f"{spoken}." if place.text.endswith(".") and not place.after.strip() else spoken
 
 
 def _days_of_month(place: Place) -> str | None:
-    """Two days that go up, of one month."""
+    """Read two days of one month; the second must be later than the first."""
     groups, words, code = place.groups, place.words, place.grammar.code
     first, last = int(groups["day_r1"]), int(groups["day_r2"])
     month = words.months[groups["month_r"].lower().rstrip(".")]
@@ -313,7 +313,7 @@ def _year(place: Place, group: str) -> str:
 
 
 def _english_years(place: Place) -> str:
-    """One or several: between the last two of a range stands its word."""
+    """Read one or several years; the dash of a range becomes "to"."""
     groups = place.groups
     written = next(groups[name] for name in ("years_en", "years_ad", "years_b", "years_c", "years_d") if name in groups)
     spoken = re.sub(r"[0-9]+", lambda year: place.words.year(int(year.group())), re.sub(" ?[–-] ?", " to ", written))
@@ -326,7 +326,7 @@ def _chinese_years(place: Place) -> str:
 
 
 def _decade(place: Place) -> str:
-    """``1990s`` and ``the 80s``: the plural of what is said for the first year."""
+    """Read ``1990s`` and ``the 80s`` as the plural of the words for the number."""
     digits = next(iter(place.groups[name] for name in _DECADES if name in place.groups))
     spoken = place.words.year(int(digits)) if len(digits) == 4 else place.words.cardinal(int(digits))
     return f"{spoken.removesuffix('y')}ies" if spoken.endswith("y") else f"{spoken}s"
@@ -356,7 +356,7 @@ def _russian_year(place: Place) -> str:
 
 
 def _russian_years(place: Place) -> str | None:
-    """``в 1999 и 2024 годах``: each year in the case of their noun."""
+    """Read ``в 1999 и 2024 годах`` with each year in the case of the noun."""
     name = place.groups["plural_ru"]
     if name == "гг.":
         name = {"nominative": "годы", "accusative": "годы", "genitive": "годов", "other": "годах"}[place.case]
@@ -378,7 +378,7 @@ def _korean_ordinal(place: Place) -> str:
 
 
 def _time(place: Place, group: str) -> str | None:
-    """A time of the 24-hour clock; 24:00 is the last."""
+    """Read a time of the 24-hour clock; 24:00 is the latest."""
     hour, minute = int(place.groups[f"h{group}"]), int(place.groups.get(f"m{group}") or 0)
     if hour > 24 or (hour == 24 and minute):
         return None
@@ -396,7 +396,7 @@ def _time(place: Place, group: str) -> str | None:
 
 
 def _time_of_half(place: Place, group: str = "3") -> str:
-    """``3:05 p.m.``: the half of the day stays as it is written."""
+    """Read ``3:05 p.m.``; a.m. or p.m. stays as it is written."""
     hour, minute = int(place.groups[f"h{group}"]), int(place.groups.get(f"m{group}") or 0)
     time = place.grammar.time
     template = time.early if 0 < minute < 10 else time.full

@@ -1,7 +1,7 @@
-"""Owns what a form is, and the forms of plain numbers, percentages, ranges, powers and ordinals.
+"""Defines forms, and the forms of plain numbers, percentages, ranges, powers and ordinals.
 
-A form is a pattern and what reads it; named groups are unique among all forms of a language, because they become one
-pattern. Nothing here looks for a place in a text.
+A form is a pattern and a function that puts its matches into words. Named groups are unique among all forms of a
+language, because the forms are combined into one pattern. This module does not search a text.
 """
 
 import re
@@ -15,12 +15,12 @@ from serve_app.text.numbers.grammar import Grammar
 from serve_app.text.numbers.words import MOST_DIGITS, NumberWords, ends_in_one
 
 LETTER: Final = "A-Za-zÀ-ÖØ-öø-ɏЀ-ӿ"
-"""Letters of the scripts that part words by spaces, as a part of a class; digits next to one belong to its word."""
+"""Letters of scripts with spaces between words, for a character class; digits next to one belong to its word."""
 
-# Digits are [0-9] throughout, because \d is those of all scripts.
+# Patterns use [0-9], because \d matches the digits of all scripts.
 _WIDE: Final = "぀-ヿ一-鿿가-힣"
 MINUS: Final = rf"(?:(?<![0-9{LETTER})\]%])(?<![0-9][{_WIDE}])(?<![0-9][{_WIDE}]{{2}})[-−])?"
-"""The pattern of a sign that is not a hyphen, nor the dash of ``10点-12点``."""
+"""The pattern of an optional minus sign that is neither a hyphen nor the dash of ``10点-12点``."""
 
 SPACE: Final = "[ \u00a0\u2009\u202f]"
 """The pattern of one space inside a form."""
@@ -28,25 +28,25 @@ SPACE: Final = "[ \u00a0\u2009\u202f]"
 _DASH: Final = r" ?[–—] ?|-"
 _WIDE_DASH: Final = r" ?[–—~〜] ?|-"
 _ALWAYS_GROUPS: Final = "\u00a0\u2009\u202f'’"
-"""Marks that stand between thousands in any language; they never part two numbers."""
+"""Marks that may stand between thousands in any language; they never separate two numbers."""
 
 _COUNTED_DASH: Final = " ?(?:[-~〜–]|—{1,2}) ?"
 _BEFORE_SECOND: Final = (
     "(?:第|上午|下午|中午|晚上|凌晨|早上|次日|当日|同年|午前|午後|翌日?|夜|朝"
     "|제|(?:오전|오후|밤|새벽|아침|저녁|다음 ?날) ?)"
 )
-"""What may stand between the dash and the second number of a range of counts."""
+"""Words that may stand between the dash and the second number of a range of counts."""
 
 _DATED: Final = "年月日号號点點时時分秒년월일시분초"
-"""Counters of which different ones may stand in one range: ``5日~4月8日``."""
+"""Counters that may be mixed in one range: ``5日~4月8日``."""
 
 _MOST_GROUPS: Final = 6
 _ORDINAL_PREFIXES = ("第", "제")
 _MOST_BARE_DIGITS = 9
-"""More digits without a mark between thousands are a telephone, an account or a card, and read one by one."""
+"""More digits without marks between thousands are a telephone, account or card number, read digit by digit."""
 
 _MOST_ORDINAL_DIGITS = 4
-"""CLDR's Russian ordinals end soon after."""
+"""CLDR's Russian ordinals do not go much further."""
 
 _YEAR = re.compile(r"1[1-9][0-9][0-9]|20[0-9][0-9]")
 
@@ -59,19 +59,19 @@ _RUSSIAN_OTHER_CASE = re.compile(r"\b(?:в|во|к|ко|о|об|по|при|с|�
 _RUSSIAN_ACCUSATIVE = re.compile(r"\b(?:на|за|через) $", re.IGNORECASE)
 
 Case = Literal["nominative", "accusative", "genitive", "other"]
-"""Of a Russian number and its noun; ``other`` is one that is not put together here."""
+"""The case of a Russian number and its noun; ``other`` is a case that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a form was found.
+    """A match of a form in a text.
 
     Attributes:
-        words: of the language that is read.
-        groups: the form's named groups, those that took part.
-        text: all of it.
-        before: some text before it.
-        after: some text after it.
+        words: the words of the text's language.
+        groups: the form's named groups that matched.
+        text: the matched text.
+        before: some text before the match.
+        after: some text after the match.
     """
 
     words: NumberWords
@@ -82,12 +82,12 @@ class Place:
 
     @property
     def grammar(self) -> Grammar:
-        """Of the language that is read."""
+        """The grammar of the text's language."""
         return self.words.grammar
 
     @property
     def case(self) -> Case:
-        """The case that a preposition before it asks for: nominative in all languages but Russian."""
+        """The case that a preposition before the match requires; always nominative except in Russian."""
         if self.grammar.code != "ru":
             return "nominative"
         if _RUSSIAN_GENITIVE.search(self.before):
@@ -102,8 +102,8 @@ class Form:
     """One way to write something with digits.
 
     Attributes:
-        pattern: for :mod:`re`.
-        read: its words; None where it is no such thing after all, and stays as it is written.
+        pattern: a pattern for :mod:`re`.
+        read: returns the words of a match; None if the text should stay as it is written.
     """
 
     pattern: str
@@ -111,25 +111,26 @@ class Form:
 
 
 def after_any(*words: str) -> str:
-    """The pattern of a place after one of some words and a space."""
+    """Return the pattern of a position after one of some words and a space."""
     return "(?:" + "|".join(rf"(?<=\b{word} )" for word in words) + ")"
 
 
 def end(grammar: Grammar) -> str:
-    """The pattern of a place where a number ends and nothing is glued to it."""
+    """Return the pattern of a position where a number ends and no character adjoins it."""
     hyphen = f"(?!-[0-9A-ZÀ-ÖØ-Þ])(?!-[{LETTER}]*[0-9])" if grammar.hyphenated else f"(?!-[0-9{LETTER}])"
     return rf"(?![0-9{LETTER}])(?![._/:][0-9{LETTER}])(?!(?<=[0-9])[,'’][0-9])(?!://){hyphen}"
 
 
 def number(grammar: Grammar, *, noun: bool = False) -> str:
-    """The pattern of a number as the language writes it, without a sign; it may begin with its decimal mark.
+    """Return the pattern of a number as the language writes it, without a sign; it may begin with its decimal mark.
 
     Args:
-        grammar: of the language.
-        noun: a unit or a currency stands with it, so digits in groups of three are one number: ``5 100 €``, and one
-            or two decimals may stand behind the mark of other languages: ``$674.03`` in German. Without
-            one, and in a language that does not write thousands so, they are if the last group is ``000``, or there are
-            three groups or more and the first has one or two digits.
+        grammar: the rules of the language.
+        noun: whether a unit or a currency stands with the number. If so, digits in groups of three that are separated
+            by spaces are one number (``5 100 €``), and one or two decimals may follow the decimal mark of other
+            languages (``$674.03`` in German). If not, and if the language does not separate thousands by spaces, such
+            groups are one number only if the last one is ``000``, or if there are at least three groups and the first
+            has one or two digits.
     """
     point = re.escape(grammar.decimal)
     marks = "".join(dict.fromkeys(grammar.groups + _ALWAYS_GROUPS + (" " if noun else "")))
@@ -144,27 +145,27 @@ def number(grammar: Grammar, *, noun: bool = False) -> str:
         ]
     if grammar.code == "en":
         grouped.append(r"[1-9][0-9]?(?:,[0-9]{2}){1,4},[0-9]{3}(?!,?[0-9])")  # Indian thousands: 1,00,000
-    # Most numbers have no marks: one look spares them all the alternatives.
+    # Most numbers have no marks, so one look-ahead skips all the alternatives.
     whole = rf"(?:(?=[0-9]{{1,3}}[ {re.escape(marks)}])(?:{'|'.join(grouped)})|[0-9]+)"
     begins = rf"(?<![^\s(\[{{«„“\"'‘’–—\-−$€£¥₩₽₹:，、。；！？（「『【《{_WIDE}])(?<![0-9]:)"
     return rf"(?:{_foreign(grammar) if noun else ''}{whole}(?:{point}[0-9]+)?|{begins}{point}[0-9]+)"
 
 
 def _foreign(grammar: Grammar) -> str:
-    """The pattern of a number with one or two decimals behind the mark of the other languages, and a bar."""
+    """Return the pattern of a number with one or two decimals after other languages' mark, followed by ``|``."""
     mark, group = re.escape(_other(grammar)), re.escape(grammar.decimal)
     whole = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}}){{1,{_MOST_GROUPS}}}|[0-9]+)"
     return rf"(?=[0-9{group}]+{mark}){whole}{mark}[0-9]{{1,2}}(?![0-9{group}{mark}])|"
 
 
 def quantity(grammar: Grammar, name: str, *, before: str = "", after: str = "") -> str:
-    """The pattern of a number or a range of two with a noun, in groups ``from``, ``dash`` and ``to`` of a name.
+    """Return the pattern of a number or a range with a noun, with groups ``from``, ``dash`` and ``to``.
 
     Args:
-        grammar: of the language.
-        name: ends the groups' names.
-        before: what may stand before the second number: the sign in ``$5-$10``.
-        after: what may stand behind the first one: the sign in ``5%-10%``.
+        grammar: the rules of the language.
+        name: the suffix of the groups' names.
+        before: the pattern that may precede the second number: the sign in ``$5-$10``.
+        after: the pattern that may follow the first number: the sign in ``5%-10%``.
     """
     written = number(grammar, noun=True)
     first = rf"(?P<from{name}>{written}){f'(?:{after})?' if after else ''}(?P<dash{name}>{_dash(grammar)})"
@@ -172,7 +173,7 @@ def quantity(grammar: Grammar, name: str, *, before: str = "", after: str = "") 
 
 
 def up_to(place: Place, name: str) -> str | None:
-    """The words of a range's first number and of its dash; empty where there is no range, None where it is none."""
+    """Return the words of a range's first number and dash; empty for a single number, None if this is not a range."""
     first = place.groups.get(f"from{name}")
     if first is None:
         return ""
@@ -187,7 +188,7 @@ def _dash(grammar: Grammar) -> str:
 
 
 def numbers(grammar: Grammar) -> list[Form]:
-    """Percentages, powers, ranges, and at last the number that is nothing else."""
+    """Return the forms of percentages, powers and ranges, and last that of a plain number."""
     written, over = number(grammar), end(grammar)
     return [
         Form(rf"(?P<minus_percent>{MINUS}){quantity(grammar, '_percent', after=' ?%')}{SPACE}?%{over}", _percent),
@@ -201,16 +202,16 @@ def numbers(grammar: Grammar) -> list[Form]:
 
 
 def ranges_of_counts(grammar: Grammar) -> list[Form]:
-    """Ranges with a counter on both sides, ``10点-12点``, where numbers and counters are written together."""
+    """Return the forms of ranges with two counters, ``10点-12点``, if the language joins numbers and counters."""
     if grammar.code not in ("zh", "ja", "ko"):
         return []
     written = number(grammar)
-    # Of one counter may be up to four characters; others are parts of dates and times.
+    # Equal counters may have up to four characters; different counters belong to dates and times.
     same = rf"(?P<counter_c>[{_WIDE}]{{1,4}}?){_COUNTED_DASH}(?P<way_c>{_BEFORE_SECOND}?)(?=[0-9.,−-]+(?P=counter_c))"
     dated = rf"(?P<counter_d>[{_DATED}]半?){_COUNTED_DASH}(?P<way_d>{_BEFORE_SECOND}?)(?=[0-9]+[{_DATED}])"
     second = rf"(?P<to_c>(?:(?<=[~〜])[-−])?{written}){end(grammar)}"
     return [
-        # A price by the month has no word for its slash: 3000元/月.
+        # There is no word for the slash of a price per month: 3000元/月.
         Form(rf"{MINUS}(?:{written}(?:{_WIDE_DASH}))?{written}[{_WIDE}]{{1,2}}/(?=[{_WIDE}])", _leave),
         Form(rf"(?P<from_c>{MINUS}{written})(?:{same}|{dated}){second}", _range_of_counts),
     ]
@@ -224,7 +225,7 @@ def _range_of_counts(place: Place) -> str:
 
 
 def _counted(place: Place, written: str, counter: str) -> str:
-    """A number before its counter, as it is said alone: a Chinese year by its digits, a Korean month by its name."""
+    """Read a number with its counter as if it stood alone: Chinese years by digits, Korean months by name."""
     words, code = place.words, place.grammar.code
     if code == "zh" and counter[:1] == "年" and re.fullmatch("[1-9][0-9]{3}", written):
         return words.year(int(written))
@@ -235,18 +236,18 @@ def _counted(place: Place, written: str, counter: str) -> str:
 
 
 def rest() -> Form:
-    """Whatever else has digits: a word or an identifier with some, a version, a score. Taken whole, and left."""
+    """Return the form of any other text with digits (words, identifiers, versions, scores), which stays unchanged."""
     joint = rf"[._/:-][0-9{LETTER}]+|(?<=[0-9])[,'’][0-9][0-9{LETTER}]*"
     return Form(rf"[0-9{LETTER}]+(?:{joint})*", _leave)
 
 
 def _other(grammar: Grammar) -> str:
-    """The decimal mark of the other languages."""
+    """Return the decimal mark of the other languages."""
     return "," if grammar.decimal == "." else "."
 
 
 def parts_of(grammar: Grammar, written: str) -> tuple[str, str]:
-    """A number's whole part, without its sign, and its decimals."""
+    """Return a number's integer part, without its sign, and its decimals."""
     unsigned = written.lstrip("-−")
     foreign = re.search(rf"{re.escape(_other(grammar))}[0-9]{{1,2}}$", unsigned)
     mark = _other(grammar) if foreign else grammar.decimal
@@ -255,13 +256,13 @@ def parts_of(grammar: Grammar, written: str) -> tuple[str, str]:
 
 
 def spoken_number(words: NumberWords, written: str, after: str = "", rule_set: str = "") -> str:
-    """The words of a number as its language writes it, with or without a sign.
+    """Return the words of a number as its language writes it, with or without a sign.
 
     Args:
-        words: of the language.
+        words: the words of the language.
         written: the number.
-        after: what it counts, for the words that agree with it.
-        rule_set: of a whole number, where not that of its language.
+        after: the noun that it counts, for agreement.
+        rule_set: the rule set for an integer, if not the default of the language.
     """
     whole, fraction = parts_of(words.grammar, written)
     digits = "".join(filter(str.isdigit, whole))
@@ -276,19 +277,19 @@ def spoken_number(words: NumberWords, written: str, after: str = "", rule_set: s
 
 
 def value_of(words: NumberWords, written: str) -> int | Decimal:
-    """What a number amounts to, for the words that agree with it."""
+    """Return the value of a number, for the words that agree with it."""
     whole, fraction = parts_of(words.grammar, written)
     digits = "".join(filter(str.isdigit, whole))[-18:] or "0"
     return Decimal(f"{digits}.{fraction[:18]}") if fraction else int(digits)
 
 
 def counted(place: Place, written: str, forms: Callable[[int | Decimal], str]) -> str | None:
-    """A number and its noun, each in the words and the case that fit; None in Russian where that is not known.
+    """Return the words of a number and its noun in the right case; None if the case is unknown, as in Russian.
 
     Args:
-        place: of the whole form.
+        place: the match of the whole form.
         written: the number.
-        forms: the noun that agrees with a number.
+        forms: returns the noun that agrees with a number.
     """
     words, value = place.words, value_of(place.words, written)
     if place.case == "nominative" or (place.case == "accusative" and not (value % 1 == 0 and ends_in_one(int(value)))):
@@ -296,18 +297,18 @@ def counted(place: Place, written: str, forms: Callable[[int | Decimal], str]) -
         return f"{spoken_number(words, written, noun)}{place.grammar.gap}{noun}"
     if place.case != "genitive" or not isinstance(value, int):
         return None
-    # What CLDR calls few is the genitive singular, and many the genitive plural.
+    # CLDR's plural form "few" is the genitive singular, and "many" the genitive plural.
     noun = forms(2 if ends_in_one(value) else 5)
     gender = "feminine" if ends_in_one(value) and noun.endswith(("ы", "и")) else "masculine"
     return f"{spoken_number(words, written, rule_set=f'cardinal-{gender}-genitive')} {noun}"
 
 
 def ordinals(grammar: Grammar) -> list[Form]:
-    """Ordinals as they are written with digits and an ending."""
+    """Return the forms of ordinals that are written with digits and a suffix."""
     if not grammar.ordinals:
         return []
     hyphen = "-" if grammar.code == "ru" else ""
-    # An Italian 20° is the twentieth before a word only, elsewhere it is degrees.
+    # An Italian 20° is an ordinal only before a word; elsewhere it means degrees.
     suffixes = [
         re.escape(hyphen + suffix) + (r"(?= [^\W\d_])(?! ?[CFK]\b)" if suffix == "°" else "")
         for suffix in sorted(grammar.ordinals, key=len, reverse=True)
@@ -324,7 +325,7 @@ def _plain(place: Place) -> str:
     after = "" if place.before.endswith(_ORDINAL_PREFIXES) else place.after.lstrip()
     genitive = place.case == "genitive"
     spoken = spoken_number(place.words, written, after, "cardinal-masculine-genitive" if genitive else "")
-    # Korean parts a native number from its counter: 3개 is 세 개.
+    # Korean separates a native number from its counter: 3개 is 세 개.
     native = place.grammar.code == "ko" and spoken != spoken_number(place.words, written)
     return f"{spoken} " if native and not place.after[:1].isspace() else spoken
 
@@ -347,7 +348,7 @@ def _percent(place: Place) -> str | None:
 
 
 def _power(place: Place) -> str | None:
-    """``10^6``; a power in words alone."""
+    """Read a power, such as ``10^6``."""
     raised = unicodedata.normalize("NFKC", place.groups.get("raised", ""))
     exponent = place.groups.get("exponent") or raised
     if exponent in "-−" or exponent[-1] in "-−":
@@ -370,7 +371,7 @@ def _range(place: Place) -> str | None:
 
 
 def _is_range(words: NumberWords, first: str, dash: str, last: str) -> bool:
-    """Whether it goes up; 555-1234 is none, 99-100 and 1990-1995 are, and a dash leaves no doubt."""
+    """Return whether two numbers form an ascending range. With a hyphen, 99-100 is a range but 555-1234 is not."""
     if value_of(words, first) >= value_of(words, last):
         return False
     return dash != "-" or not (last[0] == "0" or (len(last) > 3 and len(last) != len(first)))
@@ -381,7 +382,7 @@ def _ordinal(place: Place) -> str | None:
     if len(digits) > _MOST_ORDINAL_DIGITS:
         return None
     if place.grammar.code == "ru" and suffix in ("х", "ми") and not digits.endswith("0"):
-        return None  # 2-х is двух more often
+        return None  # 2-х is usually the cardinal двух
     if suffix == "е" and digits.endswith("0"):
-        suffix = "ые"  # Russian 1990-е are years, more than one
+        suffix = "ые"  # Russian 1990-е is plural: the years of a decade
     return place.words.year(int(digits), place.grammar.ordinals[suffix.lower()])

@@ -1,4 +1,4 @@
-"""Owns fractions: ``1/2``, ``3 1/2``, ``2½``. Halves, thirds and quarters are listed; the others are CLDR's."""
+"""Fractions: ``1/2``, ``3 1/2``, ``2½``. Halves, thirds and quarters are listed; other names come from CLDR."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from serve_app.text.numbers.words import NumberWords, ends_in_one
 
 VULGAR: Final = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 _DENOMINATORS: Final = frozenset({*range(2, 11), 12, 16, 20, 24, 25, 32, 50, 60, 64, 100, 1000})
-"""Other quotients are dates, scores and names more often than fractions: 9/11, 24/7."""
+"""Quotients with other denominators are usually dates, scores or names, not fractions: 9/11, 24/7."""
 
 _DATE_BEFORE = re.compile(r"\b(?:on|le|el|dia|día|il|am|vom|bis|em|al|dal) $", re.IGNORECASE)
 _NOUN_FOLLOWS = re.compile(
@@ -24,18 +24,18 @@ _SPANISH_PARTS = ("avo", "avos")
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """How a language names parts.
+    """How a language names the parts of a whole.
 
     Attributes:
-        names: of one part and of several, by their number.
-        rule_set: CLDR's, of the others.
-        one: ending of one part, after ``cut`` characters of its ordinal were taken away.
-        several: the same of several.
-        fraction: of ``{number}`` and ``{parts}``.
-        mixed: of ``{whole}`` and ``{fraction}``.
-        half: the same where the fraction is a half.
-        inflects: a noun behind a fraction changes it, so that it is left alone there.
-        takes_units: a unit may stand behind a fraction.
+        names: singular and plural names, by denominator.
+        rule_set: CLDR's rule set of the other denominators.
+        one: the singular ending, after ``cut`` characters were removed from the ordinal.
+        several: the plural ending.
+        fraction: template for ``{number}`` and ``{parts}``.
+        mixed: template for ``{whole}`` and ``{fraction}``.
+        half: template for ``{whole}`` and a half.
+        inflects: a noun after a fraction changes its form, so such a fraction stays as it is written.
+        takes_units: a unit may follow a fraction.
     """
 
     names: dict[int, tuple[str, str]]
@@ -91,7 +91,7 @@ _PARTS: Final = {
 
 
 def fractions(words: NumberWords) -> list[Form]:
-    """Fractions, with or without a whole number and a unit."""
+    """Return the forms of fractions, with or without an integer part and a unit."""
     unit = rf"(?P<part_unit>{units_of(words).pattern})?"
     return [
         Form(
@@ -151,7 +151,7 @@ def _mixed(words: NumberWords, how: _Parts, whole: int, number: int, parts: int)
 
 
 def _parts(words: NumberWords, how: _Parts, number: int, parts: int) -> str:
-    """So many parts of one."""
+    """Read a numerator and a denominator."""
     code = words.grammar.code
     if code == "ru":
         return _russian(words, how, number, parts)

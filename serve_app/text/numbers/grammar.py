@@ -1,8 +1,7 @@
-"""Owns what each language adds to the words of its numbers: marks, agreement, and how dates and times are put.
+"""Rules for numbers in each of the ten languages: marks, agreement, and the wording of dates and times.
 
-Number words, month names, currency names and plural forms are not here: they are CLDR's, in
-:mod:`serve_app.text.numbers.words`. What is here was written by hand, for ten languages. Knows nothing of how text is
-scanned.
+These rules were written by hand. Number words, month names, currency names and plural forms come from CLDR, in
+:mod:`serve_app.text.numbers.words`. This module knows nothing about scanning.
 """
 
 from dataclasses import dataclass, field
@@ -10,22 +9,22 @@ from typing import Final, Literal
 
 Order = Literal["dmy", "mdy", "ymd"]
 NEVER: Final = r"(?!)"
-"""The pattern that matches nothing."""
+"""A pattern that never matches."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeOfDay:
-    """How a clock time is put; ``{hours}`` is the word of :attr:`Grammar.hours` that agrees.
+    """Templates for a clock time; ``{hours}`` is the word of :attr:`Grammar.hours` that agrees with the hour.
 
     Attributes:
-        full: hour and minute.
-        on_the_hour: minute zero.
-        early: minutes one to nine; empty is ``full``.
-        late: minute zero from 13 on and at midnight; empty is ``on_the_hour``.
-        noun: what the hour agrees with.
-        minutes: rule set of the minutes; empty is a number that stands alone.
-        written: further ways to write one, as a pattern with groups ``h2`` and ``m2``; ``14h30``.
-        after: what is written after ``14:30`` and said by ``full`` already.
+        full: for an hour and a minute.
+        on_the_hour: for minute zero.
+        early: for minutes one to nine; if empty, ``full`` is used.
+        late: for minute zero from 13 on and at midnight; if empty, ``on_the_hour`` is used.
+        noun: the noun that the hour agrees with.
+        minutes: the rule set of the minutes; if empty, ``Grammar.counting`` is used.
+        written: the pattern of further ways to write a time, with groups ``h2`` and ``m2``: ``14h30``.
+        after: the pattern of text after ``14:30`` that ``full`` already says.
     """
 
     full: str
@@ -40,42 +39,43 @@ class TimeOfDay:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """One language. Patterns are of :mod:`re`; rule sets are names of CLDR's, without ``spellout-``.
+    """The rules of one language. Patterns are for :mod:`re`; rule sets are CLDR's names without ``spellout-``.
 
     Attributes:
-        code: CLDR's name of the language.
-        time: of clock times.
-        day_of_month: of a day and a month.
-        dated: of such a ``date`` and its year.
-        day_first: of a day before its month, where that is put differently.
-        percent: of ``{number}`` and a percent sign; ``{percent}`` is the word of ``percents`` that agrees.
-        point: said for the decimal mark.
-        until: said for the dash of ``10-20``; empty leaves the dash.
-        decimal: the mark itself.
+        code: CLDR's code of the language.
+        time: templates for clock times.
+        day_of_month: template for a day and a month.
+        dated: template for such a ``{date}`` and its year.
+        day_first: template for a day before its month, if it differs from ``day_of_month``.
+        percent: template for ``{number}`` and a percent sign; ``{percent}`` is the agreeing word of ``percents``.
+        point: the word for the decimal mark.
+        until: the word for the dash of ``10-20``; if empty, the dash stays.
+        decimal: the decimal mark.
         groups: the marks between thousands, one character each.
-        digit_gap: what parts digits that are read one by one.
-        gap: what parts a number from its currency.
-        counting: rule set of a number that stands alone.
-        agreements: rule sets that replace ``counting``, each with its pattern, the first that matches; it is tried on
-            the number in digits, a space and the text that follows. Gender is guessed from a noun's ending.
-        ordinals: suffix of a written ordinal to its rule set.
-        ordinal_day: rule set of the day of a date; empty is a cardinal.
-        first_of_month: rule set of the first day, where only that is an ordinal.
-        year: rule set of a year; ``digits`` reads it digit by digit.
-        numeric_dates: marks and order of dates in digits; those that begin with a four-digit year are always read.
-        fraction_is_a_number: ``3,14`` is three, fourteen.
-        minor: said between ``5 euros`` and ``50``; None reads an amount as a decimal.
-        of: said between a million and a currency.
-        scales: words that may stand between an amount and its currency.
-        hours: plural form to word.
-        percents: the same.
-        currency_noun: what of CLDR's name of a currency is said for its sign: ``US dollars`` becomes ``dollars``.
-        yuan: said for CNY, where CLDR names the money and not its unit.
-        names_cents: the word for cents is always said; elsewhere it is left out from ten on: five dollars fifty.
-        plus: said for the sign before a telephone number.
-        power: of ``{base}`` and ``{exponent}``.
-        marks: said for ``. @ / - _`` in an address.
-        hyphenated: a number before a hyphen and a small letter is a word of its own: ``20-year-old``.
+        digit_gap: the separator between digits that are read one by one.
+        gap: the separator between a number and its currency.
+        counting: the rule set of a plain cardinal.
+        agreements: pairs of a pattern and a rule set that replaces ``counting``; the first match counts. The patterns
+            are matched against the number in digits, a space and the text that follows. Gender is guessed from a
+            noun's ending.
+        ordinals: maps the suffix of a written ordinal to its rule set.
+        ordinal_day: the rule set of the day of a date; empty for a cardinal.
+        first_of_month: the rule set of the first day, if only that is an ordinal.
+        year: the rule set of a year; ``digits`` reads it digit by digit.
+        numeric_dates: marks and order of dates in digits; dates that begin with a four-digit year are always read.
+        fraction_is_a_number: whether ``3,14`` is read as three, fourteen.
+        minor: the words between ``5 euros`` and ``50``; None reads an amount as a decimal.
+        of: the word between a million and a currency.
+        scales: the pattern of words that may stand between an amount and its currency.
+        hours: the word for hours, by plural form.
+        percents: the word for percent, by plural form.
+        currency_noun: the pattern of the noun in CLDR's currency name: ``US dollars`` becomes ``dollars``.
+        yuan: the word for CNY, if CLDR names the currency and not its unit.
+        names_cents: whether the word for cents is always said; if not, it is left out from ten on: five dollars fifty.
+        plus: the word for the plus sign before a telephone number.
+        power: template for ``{base}`` and ``{exponent}``.
+        marks: the words for ``. @ / - _`` in an address.
+        hyphenated: whether a number before a hyphen and a lower-case letter is a separate word: ``20-year-old``.
     """
 
     code: str
@@ -112,7 +112,7 @@ class Grammar:
     marks: tuple[str, str, str, str, str] = ("", "", "", "", "")
 
 
-# Nouns as they may follow a number, guessed by their endings or listed: what a number agrees with.
+# Nouns that may follow a number and that it agrees with; they are listed or guessed by their endings.
 _GERMAN_FEMININE = r"(?!(?:Ende|Auge|Name|Kunde)\b)(?:[MB]illion|Frau|\w+(?:e|ung|heit|keit|schaft|tion|tät))\b"
 _GERMAN_NOUN = r"(?!(?:und|oder|bis|von|zu|ist|war|in|im|an|am|auf|mit|plus|mal)\b)[^\W\d_]"
 _FRENCH_FEMININE = (
@@ -383,7 +383,7 @@ GRAMMARS: Final[dict[str, Grammar]] = {
         counting="cardinal-sinokorean",
         agreements=(
             (r"(?:[0-9]|1[0-2]) 시", "cardinal-native-attributive"),
-            # 20대 are people of an age, and 3대 2 is a score.
+            # 20대 means people in their twenties, and 3대 2 is a score.
             (rf"(?![1-9]0 대|[0-9]+ 대 ?[0-9])[0-9]{{1,2}} {_KOREAN_COUNTER}", "cardinal-native-attributive"),
         ),
         numeric_dates=((".", "ymd"),),

@@ -1,6 +1,6 @@
-"""Owns the forms that amounts of money are written in, with a sign, a code, or both; and what their parts are called.
+"""The forms of amounts of money with a sign, a code or both, and the names of cents.
 
-Names and plural forms of currencies are CLDR's. It has no names for cents: those are here.
+The names and plural forms of currencies are CLDR's. CLDR has no names for cents, so they are listed here.
 """
 
 import re
@@ -30,7 +30,7 @@ _PLAIN_SIGNS: Final = {
     "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₩": "KRW", "₽": "RUB", "₹": "INR", "₴": "UAH", "₺": "TRY",
     "₫": "VND", "฿": "THB", "₪": "ILS", "₦": "NGN", "₱": "PHP", "₸": "KZT",
 }  # fmt: skip
-"""Signs that are said without a country."""
+"""Signs that are read without a country."""
 
 _SIGNS: Final = _PLAIN_SIGNS | {
     "US$": "USD", "CA$": "CAD", "C$": "CAD", "Can$": "CAD", "AU$": "AUD", "A$": "AUD", "HK$": "HKD", "NT$": "TWD",
@@ -38,10 +38,10 @@ _SIGNS: Final = _PLAIN_SIGNS | {
     "Rs": "INR", "Rs.": "INR", "₨": "INR",
 }  # fmt: skip
 _NATIVE_SIGNS: Final = {"円": "JPY", "元": "CNY", "원": "KRW", "zł": "PLN", "RMB": "CNY"}
-"""The same, behind a number, in languages whose words are parted by spaces."""
+"""Signs after a number, in languages that put spaces between words."""
 
 _UNKNOWN: Final = rf"(?:kr|Kč|Ft)(?![{LETTER}])"
-"""Short names of money, of several countries or of none here: what has them is left alone."""
+"""Short currency names that are ambiguous or not supported: amounts with them stay as they are written."""
 
 _CODES: Final = (
     "USD", "EUR", "GBP", "JPY", "CNY", "KRW", "RUB", "INR", "BRL", "CAD", "AUD", "HKD", "TWD", "NZD", "SGD", "CHF",
@@ -52,13 +52,13 @@ _NATIVE_NAMES: Final = {
     "美元": "USD", "美金": "USD", "ドル": "USD", "달러": "USD", "欧元": "EUR", "ユーロ": "EUR", "유로": "EUR",
     "英镑": "GBP", "ポンド": "GBP", "파운드": "GBP", "港币": "HKD", "엔": "JPY",
 }  # fmt: skip
-"""Units of money as their countries write them behind a number, in a text of any language."""
+"""Native currency names that may follow a number in a text of any language."""
 
 _ANY_DOLLAR: Final = ("元", "圆", "块", "块钱")
-"""Chinese says these of any dollar: ``HK$100元``."""
+"""Chinese uses these names for any dollar: ``HK$100元``."""
 
 _THOUSANDS: Final = frozenset({"thousand", "Tausend", "mille", "mil", "mila", "тысяч", "тысяча", "тысячи", "тыс."})
-"""Scales that stand before a currency as a number does, with no word between them."""
+"""Scales that are followed by the currency directly, without a word between them."""
 
 _SHORT_SCALES: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "en": {
@@ -74,10 +74,10 @@ _SHORT_SCALES: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "pt": {"mi": ("milhão", "milhões"), "bi": ("bilhão", "bilhões"), "tri": ("trilhão", "trilhões")},
     "it": {"mln": ("milione", "milioni"), "mld": ("miliardo", "miliardi")},
 }  # fmt: skip
-"""Abbreviated scales and what is said for one and for several."""
+"""Abbreviated scales with their singular and plural words."""
 
 _EVEN: Final[dict[str, str]] = dict.fromkeys(("de", "fr", "es", "pt", "it", "ru"), r"(?:[,.][-–—]{1,2}(?![0-9]))?")
-"""Instead of cents: ``5,- €``."""
+"""The pattern of a dash instead of cents: ``5,- €``."""
 
 _HOME_SIGNS: Final = {"pt": "R$"}
 _MILLION: Final = 1_000_000
@@ -118,11 +118,11 @@ _CENTS: Final[dict[str, dict[tuple[str, ...], tuple[str, ...]]]] = {
     "ja": {(*_DOLLARS, "EUR"): ("セント",), ("GBP",): ("ペンス",), ("RUB", "UAH"): ("コペイカ",)},
     "ko": {(*_DOLLARS, "EUR"): ("센트",), ("GBP",): ("펜스",), ("RUB", "UAH"): ("코페이카",)},
 }  # fmt: skip
-"""Hundredths of currencies by language: one, few, many. What is missing is read with its decimals."""
+"""Names of hundredths of currencies by language: one, few, many. Without a name an amount is read with decimals."""
 
 
 def money(words: NumberWords) -> list[Form]:
-    """Amounts with a sign or a code before or behind them, and with both."""
+    """Return the forms of amounts with a sign or a code before or after them, or both."""
     grammar = words.grammar
     over = end(grammar)
     signs = "|".join(sorted(map(re.escape, _SIGNS), key=len, reverse=True))
@@ -130,7 +130,7 @@ def money(words: NumberWords) -> list[Form]:
     codes = "|".join(_CODES)
     short = "|".join(sorted(map(re.escape, _SHORT_SCALES.get(grammar.code, {})), key=len, reverse=True)) or NEVER
     scale = rf"(?:{' ' if grammar.digit_gap else ' ?'}(?:{grammar.scales})|{SPACE}?(?:{short}))(?![{LETTER}])"
-    parted = scale.replace(f"{SPACE}?", SPACE)  # $100k may be anything
+    parted = scale.replace(f"{SPACE}?", SPACE)  # without a space a scale is ambiguous: $100k
     even = _EVEN.get(grammar.code, "")
     names = "|".join(sorted(map(re.escape, _names(words)), key=len, reverse=True))
     named = rf"(?:{SPACE}?(?:{names})(?![{LETTER}]))"
@@ -160,7 +160,7 @@ def _leave(_: Place) -> None:
 
 @cache
 def _names(words: NumberWords) -> dict[str, tuple[str, ...]]:
-    """What a language calls each currency, and the currencies that are called so."""
+    """Map each currency name of a language to the codes of the currencies with this name."""
     found: dict[str, list[str]] = {}
     for code in _CODES:
         names = {words.currency(code, number, short=short) for number in (1, 2, 5) for short in (True, False)}
@@ -192,7 +192,7 @@ def _sign_last(place: Place) -> str | None:
 
 
 def _signed(place: Place, name: str, sign: str, *, negative: bool) -> str | None:
-    """An amount with a sign or code, and perhaps with a name behind it as well."""
+    """Read an amount with a sign or code, and possibly a currency name after it."""
     code, short = _currency(place.grammar, sign)
     if called := place.groups.get(f"name{name}", "").strip():
         named = _named(place.words, sign, code, called)
@@ -203,7 +203,7 @@ def _signed(place: Place, name: str, sign: str, *, negative: bool) -> str | None
 
 
 def _currency(grammar: Grammar, sign: str) -> tuple[str, bool]:
-    """The ISO code of a sign or code, and whether it is said without its country."""
+    """Return the ISO code of a sign or code, and whether it is read without its country."""
     if sign == "¥" and grammar.yuan:
         return "CNY", True
     if sign in _SIGNS:
@@ -212,7 +212,7 @@ def _currency(grammar: Grammar, sign: str) -> tuple[str, bool]:
 
 
 def _named(words: NumberWords, sign: str, code: str, name: str) -> str | None:
-    """The currency of a sign and a name, as in ``$5 CAD``; None where they contradict each other."""
+    """Return the currency of a sign and a name, as in ``$5 CAD``; None if they contradict each other."""
     codes = _names(words)[name]
     if code in codes or (name in _ANY_DOLLAR and sign.endswith("$")):
         return code
@@ -233,7 +233,7 @@ def _amount(place: Place, name: str, code: str, *, negative: bool, short: bool) 
 
 
 def _sum(place: Place, amount: str, scale: str, code: str, *, short: bool) -> str | None:
-    """An amount with its currency: ``5.50`` is five euros fifty, ``5 million`` five million euros."""
+    """Read an amount with its currency: ``5.50`` as five euros fifty, ``5 million`` as five million euros."""
     words, grammar = place.words, place.grammar
     if scale:
         if place.case != "nominative":
@@ -253,7 +253,7 @@ def _sum(place: Place, amount: str, scale: str, code: str, *, short: bool) -> st
 
 
 def _scaled(words: NumberWords, amount: str, scale: str, code: str, *, short: bool) -> str:
-    """An amount in thousands or more, whose scale may be abbreviated."""
+    """Read an amount with a scale (thousands or more), which may be abbreviated."""
     grammar, written = words.grammar, scale.lstrip("\u00a0\u2009\u202f ")
     value = value_of(words, amount)
     one, several = _SHORT_SCALES.get(grammar.code, {}).get(written, (written, written))
@@ -269,7 +269,7 @@ def _scaled(words: NumberWords, amount: str, scale: str, code: str, *, short: bo
 
 
 def _with_cents(place: Place, whole: str, cents: int, code: str, *, short: bool) -> str | None:
-    """Two decimals as cents; None where the language reads them as decimals, or has no name for them."""
+    """Read two decimals as cents; None if the language reads them as decimals or has no name for the cents."""
     words, grammar = place.words, place.grammar
     names = _cents(words, code)
     units = value_of(words, whole) if whole else 0
@@ -291,7 +291,7 @@ def _with_cents(place: Place, whole: str, cents: int, code: str, *, short: bool)
 
 
 def _cents(words: NumberWords, code: str) -> dict[str, str]:
-    """Plural forms of what a hundredth of a currency is called."""
+    """Return the plural forms of the name of a currency's hundredth; empty if there is no name."""
     for codes, names in _CENTS[words.grammar.code].items():
         if code in codes:
             one, few, many = names[0], names[min(1, len(names) - 1)], names[-1]
@@ -300,5 +300,5 @@ def _cents(words: NumberWords, code: str) -> dict[str, str]:
 
 
 def _of(grammar: Grammar, name: str) -> str:
-    """What stands between millions and a currency: French says ``d'euros`` before a vowel."""
+    """Return the word between millions and a currency; French says ``d'euros`` before a vowel."""
     return "d'" if grammar.code == "fr" and name[0] in "aeiou" else grammar.of

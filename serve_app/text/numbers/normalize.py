@@ -1,8 +1,8 @@
-"""Owns the reading of a text's numbers: which form stands where, and that none is half spoken.
+"""Puts the numbers of a text into words; knows nothing about chunks or sessions.
 
-One pass from left to right; at each place the first form that fits is read, and what fits none is left as it is
-written. :mod:`serve_app.text.numbers.tokens` then takes back what would leave the rest of its token behind. The words
-are :mod:`serve_app.text.numbers.words`'; knows nothing of chunks or sessions. docs/chunking.md says what is read.
+One pass goes from left to right. At each position it reads the first form that matches; text that matches no form
+stays as it is written. :mod:`serve_app.text.numbers.tokens` then rejects readings that cover only a part of a token.
+The words come from :mod:`serve_app.text.numbers.words`. docs/chunking.md lists what is read.
 """
 
 import re
@@ -26,17 +26,17 @@ from serve_app.text.numbers.words import NumberWords, words_of
 _NARROW = str.maketrans("０１２３４５６７８９．：％＄￥￡￦～∼－\u2010\u2011", "0123456789.:%$¥£₩~~---")
 _SIGN_OF_A_FORM = re.compile(rf"[0-9{VULGAR}]|{ADDRESS_SIGNS}|{FORMULA_SIGNS}|{ROMAN}")
 _CONTEXT_CHARACTERS: Final = 24
-"""How much text before a form, and after it, decides how it is read."""
+"""How much text before and after a form may influence how it is read."""
 
 _WORDS_BEFORE: Final = 4
 _CHARACTERS_BEFORE: Final = 64
-"""How much of a form may stand before its first digit or sign."""
+"""A form may have at most this many characters before its first digit or sign."""
 
 _BEGINNING = re.compile(rf"(?<![{LETTER}])[{LETTER}]|[^\s{LETTER}]")
-"""Where a form may begin: not inside a word."""
+"""The positions where a form may begin: not inside a word."""
 
 _WIDE_CHARACTERS_BEFORE: Final = 8
-"""The same in scripts without spaces, where every character is a place to look at."""
+"""The same limit for scripts without spaces, in which every character may begin a form."""
 
 _HANGUL = re.compile("[가-힣]")
 _KANA = re.compile("[ぁ-ゖァ-ヺ]")
@@ -48,12 +48,12 @@ _NOT_RUSSIAN = re.compile("[ІіЇїЄєҐґЎўЂђЈјЉљЊњЋћЏџ]")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is said for a span of a text.
+    """The words that replace a span of a text.
 
     Attributes:
-        begin: index of its first character.
-        end: index behind its last one.
-        words: what is said for it.
+        begin: index of the span's first character.
+        end: index after its last character.
+        words: the replacement.
     """
 
     begin: int
@@ -62,15 +62,15 @@ class Reading:
 
 
 def spell(text: str, language: str) -> str:
-    """Put numbers and what is written like them into words: dates, times, money, units, fractions, addresses.
+    """Put numbers, dates, times, money, units, fractions and addresses into words.
 
-    Never raises; a text without any such form is returned as it is, and so is everything else of a text with them.
-    A form is read whole or left whole. Spelling twice is spelling once.
+    This never raises. All other text is returned unchanged. A form is read completely or not at all. The function
+    is idempotent.
 
     Args:
-        text: any.
-        language: one of :data:`serve_app.config.Language`. ``auto`` is decided by the script of ``text``; Latin
-            script names no language, so its digits stay.
+        text: any text.
+        language: one of :data:`serve_app.config.Language`. For ``auto``, the script of ``text`` decides; Latin
+            script does not identify a language, so its digits stay.
     """
     pieces: list[str] = []
     done = 0
@@ -81,18 +81,18 @@ def spell(text: str, language: str) -> str:
 
 
 def readings(text: str, language: str) -> list[Reading]:
-    """The spans of a text that have words, in order, none overlapping; see :func:`spell`."""
+    """Return the readings of a text in order, without overlaps; see :func:`spell`."""
     narrow = text.translate(_NARROW)
     if not _SIGN_OF_A_FORM.search(narrow):
         return []
     language = _by_script(text) if language == "auto" else language
     if language not in GRAMMARS:
         return []
-    return [_as_written(reading, text, narrow) for reading in _speller(language).readings(narrow)]
+    return [_as_written(reading, text, narrow) for reading in _normalizer(language).readings(narrow)]
 
 
 def _as_written(reading: Reading, text: str, narrow: str) -> Reading:
-    """A reading whose words before its number stay as the text has them: wide signs are narrow for the forms alone."""
+    """Restore the original characters before the number of a reading: only the forms need narrow signs."""
     same = takewhile(
         lambda pair: pair[0] == pair[1], zip(narrow[reading.begin : reading.end], reading.words, strict=False)
     )
@@ -101,7 +101,7 @@ def _as_written(reading: Reading, text: str, narrow: str) -> Reading:
 
 
 def _by_script(text: str) -> str:
-    """The one of the ten languages that a text's script names, or ``auto``."""
+    """Return the language that a text's script identifies, or ``auto``."""
     if _HANGUL.search(text):
         return "korean"
     if _KANA.search(text):
@@ -112,7 +112,7 @@ def _by_script(text: str) -> str:
 
 
 class _Normalizer:
-    """Reads one language."""
+    """Reads the forms of one language."""
 
     def __init__(self, words: NumberWords) -> None:
         self._words = words
@@ -137,7 +137,7 @@ class _Normalizer:
         return [reading for reading, is_whole in zip(found, whole, strict=True) if is_whole]
 
     def _form_at(self, text: str, begin: int, sign: re.Match[str]) -> re.Match[str] | None:
-        """The first form that has a sign of one in it, and begins no earlier than an index."""
+        """Return the first form that includes ``sign`` and does not begin before ``begin``."""
         for beginning in _BEGINNING.finditer(text, begin, sign.start() + 1):
             at = beginning.start()
             if sign.start() - at > _WIDE_CHARACTERS_BEFORE and text[at] >= "\u3000":
@@ -155,13 +155,13 @@ class _Normalizer:
 
 
 def _name_of(form: re.Match[str]) -> str:
-    """The name of the form that matched: the last group to end is the outermost one."""
+    """Return the name of the form that matched; its group is the outermost, so it ends last."""
     assert form.lastgroup is not None
     return form.lastgroup
 
 
 def _words_before(text: str, at: int) -> int:
-    """Where the words begin that may be of the form at an index."""
+    """Return the earliest index where a form whose first sign is at ``at`` may begin."""
     begin, earliest = at, max(at - _CHARACTERS_BEFORE, 0)
     for _ in range(_WORDS_BEFORE):
         begin = text.rfind(" ", earliest, begin)
@@ -171,7 +171,7 @@ def _words_before(text: str, at: int) -> int:
 
 
 def _forms(words: NumberWords) -> list[Form]:
-    """All forms of a language; of two that fit at a place, the earlier one is read."""
+    """Return all forms of a language; if two match at the same position, the earlier one in the list is read."""
     grammar = words.grammar
     return [
         *left_alone(),
@@ -192,5 +192,5 @@ def _forms(words: NumberWords) -> list[Form]:
 
 
 @cache
-def _speller(language: str) -> _Normalizer:
+def _normalizer(language: str) -> _Normalizer:
     return _Normalizer(words_of(language))

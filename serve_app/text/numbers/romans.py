@@ -1,6 +1,6 @@
-"""Owns Roman numerals, which are numbers only where a word beside them says so: Chapter IV, Louis XIV, XXe siècle.
+"""Roman numerals. They are numbers only if a word next to them says so: Chapter IV, Louis XIV, XXe siècle.
 
-Letters that are more often words or names than numbers (a lone I, C, D, L or M) are left alone.
+Letters that are more often words or names than numbers (a lone I, C, D, L or M) stay as they are.
 """
 
 import re
@@ -14,7 +14,7 @@ from serve_app.text.numbers.words import NumberWords
 _SYMBOLS: Final = "Ⅰ-Ⅻ"
 _NUMERAL: Final = rf"(?<![0-9{LETTER}])(?<![IVXLeè][-–—])(?<![IVXLeè] [–—] )(?:[IVXL]{{1,8}}|[{_SYMBOLS}])"
 ROMAN: Final = rf"{_NUMERAL}(?![A-Z0-9])"
-"""The pattern of what may be a Roman numeral below ninety."""
+"""The pattern of a possible Roman numeral below ninety."""
 
 
 _WELL_FORMED = re.compile(r"(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
@@ -24,16 +24,16 @@ _LONE = r"[.,;:!?)\]»”\"]|\n|$"
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """A place where Roman numerals are numbers.
+    """A context in which Roman numerals are numbers.
 
     Attributes:
-        before: the pattern of words before, with what parts them from the numeral.
-        behind: the pattern of an ending that belongs to the numeral, and is not said.
-        after: the pattern of what has to follow.
-        rule_set: CLDR's; empty is a number that stands alone.
-        ordinal_below: from this number on it is a number that stands alone.
-        said: of the number's words.
-        lone: the pattern that has to follow a lone I; empty is anything.
+        before: the pattern of the words before the numeral, with the separator.
+        behind: the pattern of an ending that belongs to the numeral and is not spoken.
+        after: the pattern that must follow.
+        rule_set: CLDR's rule set; empty for a plain cardinal.
+        ordinal_below: numbers from this one on are plain cardinals.
+        said: the template for the number's words.
+        lone: the pattern that must follow a lone I; empty allows anything.
     """
 
     before: str = ""
@@ -143,7 +143,7 @@ _CONTEXTS: Final = {
 
 
 def romans(words: NumberWords) -> list[Form]:
-    """Roman numerals in the contexts that a language has."""
+    """Return the forms of Roman numerals in the contexts of a language."""
     return [_form(index, context) for index, context in enumerate(_CONTEXTS[words.grammar.code])]
 
 

@@ -1,4 +1,4 @@
-"""Owns telephone numbers, short numbers that a text says to call, and codes; all are read digit by digit."""
+"""Telephone numbers, short numbers that a text tells the reader to call, and codes; all are read digit by digit."""
 
 import re
 from typing import Final
@@ -11,10 +11,10 @@ from serve_app.text.numbers.words import NumberWords
 
 _FEWEST_DIGITS: Final = 7
 _MOST_DIGITS: Final = 15
-"""Of E.164, the numbering plan of the world's telephones."""
+"""The limit of E.164, the international telephone numbering plan."""
 
 _PAUSES: Final = {"zh": "，", "ja": "、"}
-"""What stands between groups of digits, where not a comma and a space."""
+"""The separator between groups of digits, if it is not a comma and a space."""
 
 _CALLING: Final = {
     "en": (
@@ -49,7 +49,7 @@ _CALLING: Final = {
     "ja": r"(?:電話番号|内線)(?:[はが])?[:：]? ?",
     "ko": r"(?:전화번호|내선|긴급전화|전화)(?:[는은])?:? ?",
 }  # fmt: skip
-"""What stands before a number that is called."""
+"""Words before a number that is called."""
 
 _CODES: Final = {
     "en": (
@@ -94,7 +94,7 @@ _CODES: Final = {
         r"(?:(?:인증|비밀|우편|확인|계좌|주문) ?번호|(?:인증|확인) ?코드|핀 ?번호|PIN|OTP)(?:[는은이가])?:? ?"
     ),
 }  # fmt: skip
-"""What stands before a code, an account or the like, whose digits are read one by one."""
+"""Words before a code, an account number or the like, whose digits are read one by one."""
 
 _CALLED_AFTER: Final = {
     "en": (
@@ -107,7 +107,7 @@ _CALLED_AFTER: Final = {
     "ja": r"(?=に(?:電話|かけ|ダイヤル|通報|連絡))",
     "ko": r"(?=(?:에|로|으로|를) ?(?:전화|신고|연락|불러|부르))",
 }
-"""What stands behind it; in English not in the plural, which is counted: ``a 911 call``, but ``I made 911 calls``."""
+"""Words after a number that is called; an English plural is a count: ``a 911 call``, but ``I made 911 calls``."""
 
 _COUNTS: Final = {
     "en": (
@@ -133,7 +133,7 @@ _COUNTS: Final = {
     "ja": " ?[回人件円番個本台桁社名]",
     "ko": " ?(?:[명개번회원통건대분곳]|자리|시간)",
 }  # fmt: skip
-"""What follows a number that counts something after all: ``call 100 people``."""
+"""Words after a number that is a count after all: ``call 100 people``."""
 
 _OF_A_COUNTRY: Final = {
     "de": r"0[1-9][0-9]{1,4}/[0-9]{4,9}|0[1-9][0-9]{1,4}/[0-9]{2,4}(?: [0-9]{2,4}){1,3}",
@@ -144,31 +144,31 @@ _OF_A_COUNTRY: Final = {
     "zh": r"1[3-9][0-9](?: [0-9]{4} [0-9]{4}|-[0-9]{4}-[0-9]{4})|400-[0-9]{3,4}-[0-9]{3,4}",
     "ko": r"1(?:5(?:22|44|66|77|88|99)|[68](?:00|11|22|33|44|55|66|77|88|99)|661|670)-(?![0-9]{2}00)[0-9]{4}",
 }
-"""Telephone numbers as one country writes them for itself, besides those of :func:`telephones`."""
+"""National formats of telephone numbers, in addition to those in :func:`telephones`."""
 
 _DATE: Final = "[12][0-9]{3}-[01][0-9]-[0-3][0-9](?![0-9])"
 _NO_SIGN: Final = (
     rf"(?![\^/⁄⁻⁰¹²³⁴-⁹{VULGAR}])(?! ?[%‰°℃℉$€£¥₩₽₹年月日년월])(?! ?[–—~〜] ?[0-9])(?! [0-9]+[/⁄]| [{VULGAR}])"
 )
-"""The pattern of a place behind a number that is only a number, and no power, percentage, amount or range."""
+"""The pattern of a position after a number that is not part of a power, percentage, amount or range."""
 
 
 def telephones(words: NumberWords) -> list[Form]:
-    """Digits in several groups that are not thousands, and numbers that are called."""
+    """Return the forms of digits in several groups that are not thousands, and of numbers that are called."""
     grammar = words.grammar
     over, code = end(grammar), grammar.code
     begun = rf"(?<![0-9{LETTER}])"
     counts = _COUNTS[code]
     national = rf"{begun}0[0-9]{{1,5}}(?:[ -][0-9]{{2,}})+(?:-[0-9])?{over}"
     nothing_else = rf"{_NO_SIGN}(?!{units_of(words).pattern}(?![0-9{LETTER}]))"
-    # Every row is taken whole: one of which a part is taken would be half spoken.
+    # The group is atomic: a partial match would put only a part of the row into words.
     row = r"(?>[0-9]{2,}(?:[ -][0-9]{2,})*)"
     is_long = rf"{_thousands(grammar)}(?=[0-9]+[ -][0-9])(?=(?:[ -]?[0-9]){{{_FEWEST_DIGITS}}})"
     long_row = rf"{is_long}(?:[0-9][ -](?=[0-9]{{3}}))?{row}(?![,.][0-9]){over}{nothing_else}"
     short_row = rf"{row}(?![,.][0-9]){over}{nothing_else}(?!{counts})"
     before_a_count = rf"[0-9]{{2,6}}(?= [0-9]{{1,4}}{counts})"
     called = rf"(?!{_DATE})(?P<called>{national}|{long_row}|{short_row}|{before_a_count})"
-    # A code of four digits or more is no count: "your code 482913 expires".
+    # A code of four digits or more is not a count: "your code 482913 expires".
     coded = rf"(?:(?=[0-9]{{4}})|(?![0-9]+{counts}))(?:{national}|{row}(?![,.][0-9]){over}{nothing_else})"
     forms = [
         Form(r"(?P<abroad>\+[0-9](?:[ ()./-]{0,2}[0-9]){6,20})" + over, lambda place: _telephone(place, "abroad")),
@@ -205,7 +205,7 @@ def telephones(words: NumberWords) -> list[Form]:
 
 
 def _thousands(grammar: Grammar) -> str:
-    """The pattern of a place where no row of groups begins that is one number."""
+    """Return the pattern of a position where no number with grouped thousands begins."""
     if " " in grammar.groups:
         return r"(?![0-9]{1,3}(?: [0-9]{3}){1,6}(?! ?[0-9]))"
     return r"(?![1-9][0-9]{0,2}(?: [0-9]{3}){0,5} 000(?! ?[0-9]))(?![1-9][0-9]?(?: [0-9]{3}){2,6}(?! ?[0-9]))"
@@ -229,7 +229,7 @@ def _coded(place: Place) -> str:
 
 
 def _digits(place: Place, name: str) -> str:
-    """The digits of a number one by one, with a pause between its groups."""
+    """Read the digits of a number one by one, with a pause between its groups."""
     written, pause = place.groups[name], _PAUSES.get(place.grammar.code, ", ")
     groups = [place.words.digits(group) for group in re.findall("[0-9]+", written)]
     plus = [place.grammar.plus] if written.startswith("+") else []

@@ -1,7 +1,7 @@
-"""Owns the units that are written with a number: which sign or abbreviation is which of CLDR's units.
+"""Maps the signs and abbreviations of units to CLDR's units.
 
-Their names, plural forms and places are CLDR's, by Babel. Abbreviations that are words of their language as well
-(English ``in``, Russian ``с``) are left out, and so are single letters that mean other things beside a number: ``5A``.
+CLDR, through Babel, supplies their names, plural forms and positions. Abbreviations that are also words (English
+``in``, Russian ``с``) are left out. So are single letters that may mean something else after a number: ``5A``.
 """
 
 import re
@@ -63,13 +63,13 @@ _FRENCH: Final = {
     "To": "digital-terabyte",
 }  # fmt: skip
 _NEVER_GLUED: Final = frozenset({"h", "s", "t", "ч", "т", "г", "В", "л", "м", "ha", "ms", "mi"})
-"""Abbreviations that are a unit only after a space: ``5s`` may be a plural, ``5t`` a name."""
+"""Abbreviations that are units only after a space: ``5s`` may be a plural, and ``5t`` a name."""
 
 _METERS: Final = (
     r"m(?= (?:long|tall|wide|high|deep|thick|away|apart|across|ahead|below|above|underwater|in (?:length|height|width)"
     r"|race|sprint|dash|hurdles|relay|freestyle|backstroke|swim|run|radius|diameter)\b)"
 )
-"""English ``5m`` may be minutes or millions, and is meters beside a word of length."""
+"""English ``5m`` may also be minutes or millions; it is read as meters only before a word of length."""
 
 _FEET_AND_INCHES: Final = (
     r"(?<![0-9.,])(?P<feet>[0-9]{1,3}) ?(?:ft|foot|feet)\.?,? ?(?P<inches>[0-9]{1,2})"
@@ -81,7 +81,7 @@ class Units:
     """The units of one language.
 
     Attributes:
-        pattern: of a unit behind a number, with the space between them.
+        pattern: matches a unit after a number, and the space between them.
     """
 
     def __init__(self, words: NumberWords) -> None:
@@ -99,7 +99,7 @@ class Units:
         self.pattern = rf"(?:{SPACE}(?:{_any_of(symbols)})|(?:{glued}))(?![²³])"
 
     def around(self, symbol: str, number: int | Decimal) -> tuple[str, str]:
-        """CLDR's words before and behind a number that has a unit, in the form that agrees with it."""
+        """Return CLDR's words before and after a number with a unit, in the form that agrees with the number."""
         unit, plural = self._units[symbol.lstrip("\u00a0\u2009\u202f ")], self._words.plural_form(number)
         if (unit, plural) not in self._patterns:
             self._patterns[unit, plural] = self._cldr(unit, number)
@@ -109,7 +109,7 @@ class Units:
     def _cldr(self, unit: str, number: int | Decimal) -> str:
         locale = self._words.grammar.code
         shown = format_decimal(number, locale=locale)
-        # Where CLDR has no long name the short one is the same; Babel shows the unit's id instead.
+        # If CLDR has no long name, Babel returns the unit's id; then the short name serves as the long one.
         length = "short" if unit in format_unit(number, unit, locale=locale) else "long"
         named = format_unit(number, unit, length=length, locale=locale).replace(shown, "{}", 1)
         named = named.replace("\u00a0", " ").replace("\u202f", " ")
@@ -117,7 +117,7 @@ class Units:
 
 
 def units(words: NumberWords) -> list[Form]:
-    """Numbers and ranges with a unit."""
+    """Return the forms of numbers and ranges with a unit."""
     known = units_of(words)
     feet = [Form(_FEET_AND_INCHES, _feet_and_inches)] if words.grammar.code == "en" else []
     written = quantity(words.grammar, "_unit", after=known.pattern)
@@ -139,7 +139,7 @@ def _feet_and_inches(place: Place) -> str:
 
 @cache
 def units_of(words: NumberWords) -> Units:
-    """The units of a language."""
+    """Return the units of a language."""
     return Units(words)
 
 

@@ -1,7 +1,8 @@
-"""Owns the words of numbers, months and currencies in ten languages; knows nothing of the text that they stand in.
+"""Words for numbers, months and currencies in ten languages; knows nothing about the text around them.
 
-The words are CLDR's: number words by unicode-rbnf, names and plural forms by Babel. Importing them takes 50 ms, and a
-language 15 to 60 ms at its first number, so they are imported by who needs numbers spelled, when he first does.
+The words are CLDR's: unicode-rbnf supplies the number words, and Babel the names and plural forms. Importing them
+takes 50 ms, and the first number of a language 15 to 60 ms. So import this module only when numbers have to be
+normalized.
 """
 
 import re
@@ -17,7 +18,7 @@ from unicode_rbnf import RbnfEngine
 from serve_app.text.numbers.grammar import GRAMMARS, Grammar
 
 MOST_DIGITS = 12
-"""Digits of the largest number that has words here."""
+"""Number of digits of the largest number that can be put into words."""
 
 _REMEMBERED_NUMBERS = 8192
 _FRACTIONS = {
@@ -25,7 +26,7 @@ _FRACTIONS = {
     2: ("сотая", "сотых"),
     3: ("тысячная", "тысячных"),
 }
-"""What Russian calls the parts of one, by their number of decimals."""
+"""Russian names of decimal fractions, singular and plural, by the number of decimals."""
 
 
 @cache
@@ -42,11 +43,11 @@ class NumberWords:
     """The words of one language.
 
     Attributes:
-        grammar: how they agree.
-        months: number of a month by its name or abbreviation, lower case, without full stops.
-        month_names: as they are written, the longest first.
-        month_abbreviations: those that are no whole names, without full stops.
-        months_are_numbers: a date has no names of months.
+        grammar: the rules of agreement.
+        months: the number of a month by its name or abbreviation, in lower case, without full stops.
+        month_names: the names as they are written, longest first.
+        month_abbreviations: the abbreviations that are not full names, without full stops.
+        months_are_numbers: whether the language numbers the months instead of naming them.
     """
 
     def __init__(self, grammar: Grammar) -> None:
@@ -66,36 +67,36 @@ class NumberWords:
         self._currency_noun = re.compile(grammar.currency_noun)
 
     def cardinal(self, number: int, before: str = "") -> str:
-        """A whole number below a million millions, as it stands before some text."""
+        """Return the words of an integer below 10**12; they agree with the text that follows the number, ``before``."""
         assert 0 <= number < 10**MOST_DIGITS
         counted = f"{number} {before}"
         rule_sets = (rule_set for pattern, rule_set in self._agreements if pattern.match(counted))
         return self.spelled(number, next(rule_sets, self.grammar.counting))
 
     def spelled(self, number: int, rule_set: str) -> str:
-        """A whole number by one of CLDR's rule sets."""
+        """Return the words of an integer by one of CLDR's rule sets."""
         words = _spelled(self.grammar.code, rule_set, number)
-        # CLDR's ring is a numeral, and read as one only inside a row of them.
+        # CLDR gives 〇, which is read as zero only among other numerals.
         return "零" if words == "〇" else words
 
     def digits(self, digits: str) -> str:
-        """Any digits, one by one."""
+        """Return the words of digits, one by one."""
         words = (self.spelled(int(digit), self.grammar.counting) for digit in digits)
         return self.grammar.digit_gap.join(words)
 
     def negative(self, words: str) -> str:
-        """A number's words with the word for less than nothing before them."""
+        """Return a number's words with the word for minus before them."""
         one = self.spelled(1, self.grammar.counting)
         return self.spelled(-1, self.grammar.counting).removesuffix(one) + words
 
     def whole(self, digits: str, before: str = "", most: int = MOST_DIGITS) -> str:
-        """Digits as a number, or one by one where they are more than ``most`` or begin with a nought."""
+        """Read digits as one number, or one by one if there are more than ``most`` or the first is a zero."""
         if len(digits) > most or (digits[0] == "0" and len(digits) > 1):
             return self.digits(digits)
         return self.cardinal(int(digits), before)
 
     def decimal(self, whole: str, fraction: str) -> str:
-        """A number with decimals; without a whole part it begins with the word of the decimal mark."""
+        """Return the words of a decimal number; without an integer part they begin with the decimal mark's word."""
         grammar = self.grammar
         if not whole and grammar.code != "ru":
             return f"{grammar.point.lstrip()}{self.digits(fraction)}"
@@ -115,7 +116,7 @@ class NumberWords:
         return f"{self.spelled(whole, feminine)} {wholes} {self.spelled(parts, feminine)} {name}"
 
     def year(self, number: int, rule_set: str = "") -> str:
-        """A year, as it stands in a date."""
+        """Return the words of a year in a date."""
         rule_set = rule_set or self.grammar.year
         if rule_set == "digits":
             return self.digits(str(number))
@@ -123,13 +124,13 @@ class NumberWords:
         return words.removeprefix("одна ") if self.grammar.code == "ru" else words
 
     def day(self, number: int, rule_set: str = "") -> str:
-        """The day of a date."""
+        """Return the words of the day in a date."""
         grammar = self.grammar
         rule_set = rule_set or grammar.ordinal_day or (grammar.first_of_month if number == 1 else "")
         return self.spelled(number, rule_set or grammar.counting)
 
     def month(self, number: int) -> str:
-        """A month as it stands in a date; where months are numbers, its number."""
+        """Return the name of a month in a date; if the language numbers its months, the words of its number."""
         if not self.months_are_numbers:
             return self._months[number]
         if self.grammar.code == "ko" and number in (6, 10):
@@ -137,20 +138,20 @@ class NumberWords:
         return self.spelled(number, self.grammar.counting)
 
     def plural_form(self, number: int | Decimal) -> str:
-        """CLDR's name of the plural form that agrees with a number."""
+        """Return CLDR's name of the plural form that agrees with a number."""
         return self._locale.plural_form(number)
 
     def plural(self, forms: dict[str, str], number: int | Decimal) -> str:
-        """The word that agrees with a number; empty where there are no words."""
+        """Return the word that agrees with a number; empty if ``forms`` has no such word."""
         return forms.get(self.plural_form(number), forms.get("other", ""))
 
     def currency(self, code: str, number: int | Decimal, *, short: bool) -> str:
-        """A currency's name, as it stands after a number.
+        """Return a currency's name as it follows a number.
 
         Args:
-            code: ISO 4217.
-            number: what it agrees with.
-            short: the noun alone, for a sign, whose country everybody knows.
+            code: ISO 4217 code.
+            number: the number that the name agrees with.
+            short: return only the noun, for a sign that is said without its country.
         """
         if code == "CNY" and self.grammar.yuan:
             return self.grammar.yuan
@@ -161,18 +162,18 @@ class NumberWords:
 
 
 def _as_written(names: Iterable[str], but: Collection[str] = ()) -> list[str]:
-    """Names without full stops, at the beginning of a sentence too, the longest first."""
+    """Return names without full stops, longest first; capitalised variants for sentence starts are included."""
     plain = [name.rstrip(".") for name in names]
     written = {*plain, *(name[0].upper() + name[1:] for name in plain)} - {*but}
     return sorted(written, key=lambda name: (-len(name), name))
 
 
 def ends_in_one(number: int) -> bool:
-    """Whether the last word of a number is one: 1, 21, 101, not 11."""
+    """Return whether the last word of a number is "one": 1, 21, 101, but not 11."""
     return number % 10 == 1 and number % 100 != 11
 
 
 @cache
 def words_of(language: str) -> NumberWords:
-    """The words of one of the ten languages, by its name."""
+    """Return the words of a language, by its name."""
     return NumberWords(GRAMMARS[language])
