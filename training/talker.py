@@ -24,6 +24,7 @@ from training.loop import Plan, Run, device
 from training.prompt_layout import Marks
 from training.reading import Reading
 from training.scores import distance
+from training.soft_codes import soften
 from training.speaking import Asked, Temperatures, speak
 
 FRAMES = 1600
@@ -34,7 +35,8 @@ GUIDED_LAYER = 1
 HELD = 24
 
 _CORRUPTED = 0.3  # largest share of the input frames
-_PREDICTED_FRAMES = 320  # frames per batch for the code predictor
+_PREDICTOR = 2.0  # weight of its loss
+_PREDICTED_FRAMES = 800  # frames per batch for the code predictor
 _BLUR = 0.05  # noise on a voice's coordinates
 _IGNORED = -100
 
@@ -151,11 +153,21 @@ def _partners(phonemes: Tensor) -> Tensor:
 
 
 def losses(
-    talker: nn.Module, attention: Attention, batch: Batch, marks: Marks, *, training: bool, tagged: bool = True
+    talker: nn.Module,
+    attention: Attention,
+    batch: Batch,
+    marks: Marks,
+    *,
+    sounds: Tensor | None = None,
+    tagged: bool = True,
 ) -> dict[str, Tensor]:
-    """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention."""
+    """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention.
+
+    With ``sounds``, the sound codebooks [GROUPS - 2, CODES, D], they are those of training: codes that are read are
+    corrupted, and the targets of sound codes are distributions.
+    """
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
-    body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if training else batch.codes)
+    body = prompt_layout.body(talker, marks, batch.text, batch.codes if sounds is None else corrupted(batch))
     start = head.shape[1]
     hidden = talker.model(inputs_embeds=torch.cat([head, body], 1), use_cache=False).last_hidden_state[:, start:]
     counted = batch.wanted != _IGNORED
@@ -171,18 +183,24 @@ def losses(
     looking = functional.cross_entropy(looked, batch.spoken[guided] + start)
     near = ((looked.argmax(1) - batch.spoken[guided] - start).abs() <= 1).float().mean()
 
-    rest = _predictor_losses(talker, hidden[:, :-1], batch.codes, counted[:, 1:], training=training)
-    total = phones + looking + rest.mean()
+    rest = _predictor_losses(talker, hidden[:, :-1], batch.codes, counted[:, 1:], sounds)
+    total = phones + looking + _PREDICTOR * rest.mean()
     found = {"loss": total, "phones": phones, "looking": looking, "near": near}
     return found | {"pitch": rest[0], "sound": rest[1:].mean()}
 
 
-def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Tensor, *, training: bool) -> Tensor:
+def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Tensor, sounds: Tensor | None) -> Tensor:
     """[GROUPS - 1] cross-entropies of the other codebooks, each given the earlier ones of its frame."""
     hidden, coded = hidden[real], coded[real]
-    if training and len(coded) > _PREDICTED_FRAMES:
-        some = torch.randperm(len(coded), device=coded.device)[:_PREDICTED_FRAMES]
-        hidden, coded = hidden[some], coded[some]
+    targets: list[Tensor] = []
+    if sounds is not None:
+        if len(coded) > _PREDICTED_FRAMES:
+            some = torch.randperm(len(coded), device=coded.device)[:_PREDICTED_FRAMES]
+            hidden, coded = hidden[some], coded[some]
+        with torch.autocast(coded.device.type, enabled=False):
+            drawn, targets = soften(coded[:, 2:], sounds)
+        coded = torch.cat([coded[:, :2], drawn], 1)
+    wanted = [coded[:, 1], *(targets or coded[:, 2:].T)]
     predictor = talker.code_predictor
     tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
     columns = [hidden, *(table(coded[:, number]) for number, table in enumerate(tables))]
@@ -190,7 +208,7 @@ def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Te
     made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     return torch.stack(
         [
-            functional.cross_entropy(head(made[:, number + 1]), coded[:, number + 1])
+            functional.cross_entropy(head(made[:, number + 1]).float(), wanted[number])
             for number, head in enumerate(predictor.lm_head)
         ]
     )
@@ -253,16 +271,17 @@ def main() -> None:
     run = Run(options.state / "talker", build(options.seed), plan)
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
+    sounds = torch.from_numpy(codebooks.sounds).to(device())
     stream = endless(library, space, options.seed + run.step)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         torch.manual_seed(options.seed + step)
         batch = Batch(next(stream), marks, _BLUR)
-        return losses(model, attention[id(model)], batch, marks, training=True, tagged=step % 4 != 0)
+        return losses(model, attention[id(model)], batch, marks, sounds=sounds, tagged=step % 4 != 0)
 
     def judge(model: nn.Module, step: int) -> dict[str, float]:
         found = [
-            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks, training=False)
+            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks)
             for start in range(0, len(held), 50)
         ]
         means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}

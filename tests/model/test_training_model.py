@@ -16,6 +16,7 @@ from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
 from training import checkpoint, codes, decoder, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
+from training.soft_codes import soften
 from training.voice import Voice
 
 TEXTS = ["The cat sat on the mat, and then it left.", "Nobody knows where the other cats went."] * 20
@@ -107,7 +108,7 @@ def test_losses_count_what_stands_behind_no_end(prepared):
     short, long = a_reading(6), a_reading(12)
     with torch.no_grad():
         alone, other, both = (
-            talker.losses(module, attention, talker.Batch(rows, marks), marks, training=False)
+            talker.losses(module, attention, talker.Batch(rows, marks), marks)
             for rows in ([short], [long], [short, long])
         )
     for name, weights in {"phones": (7, 13), "looking": (6, 12), "pitch": (6, 12), "sound": (6, 12)}.items():
@@ -228,3 +229,18 @@ def test_rooms_leave_loudness_and_pitch_about_as_they_were():
     for row in heard:
         spectrum = torch.fft.rfft(row).abs()
         assert float(spectrum[[150 * number for number in range(1, 20)]].square().sum() / spectrum.square().sum()) > 0.6
+
+
+def test_soft_codes_are_near_the_sound_and_repair_what_the_first_left():
+    generator = torch.Generator().manual_seed(0)
+    books = torch.stack([torch.randn(64, 8, generator=generator) * 0.5**number for number in range(3)])
+    coded = torch.randint(64, (200, 3), generator=generator)
+    sound = sum(book[coded[:, number]] for number, book in enumerate(books))
+    drawn, targets = soften(coded, books)
+    again = sum(book[drawn[:, number]] for number, book in enumerate(books))
+    first = books[0][drawn[:, 0]]
+    assert (sound - again).square().mean() < 0.5 * (sound - first).square().mean() < 0.5 * sound.square().mean()
+    for number, target in enumerate(targets):
+        torch.testing.assert_close(target.sum(1), torch.ones(200))
+        assert (target.gather(1, drawn[:, number : number + 1]) > 0).all()
+    assert (drawn[:, 0] != coded[:, 0]).any()
