@@ -1,9 +1,9 @@
 """Codes of a sound as a distribution over the codes near it. Pure.
 
-A frame's sound lies between the vectors of a codebook. A code predictor that is told only the nearest one learns
-nothing about the others, and what it draws is further from the sound than necessary. So its targets are distributions over the
-vectors near the rest of the sound, and the codes that it reads are drawn from them. Each later codebook then learns to
-repair what the earlier ones left.
+A frame's sound lies between the vectors of a codebook. A code predictor that is told only the nearest vector learns
+nothing about the others, and what it draws is further from the sound than necessary. So its targets are distributions
+over the vectors near the rest of the sound, and the codes that it reads are drawn from them. Each later codebook then
+learns to repair what the earlier ones left.
 """
 
 import torch
