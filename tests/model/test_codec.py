@@ -268,7 +268,7 @@ def test_shape_facts_come_from_the_configuration(pool):
 
 @pytest.mark.parametrize("shape", [(1, 2, 16), (2, 4)])
 def test_codes_of_another_shape_are_refused(codec, shape):
-    with pytest.raises(ValueError, match=r"must be \[B, T, 4\]"):
+    with pytest.raises(ValueError, match=r"required: \[B, T, 4\]"):
         codec.decode(torch.zeros(shape, dtype=torch.int64), slice(0, 1))
 
 

@@ -183,14 +183,14 @@ def test_what_would_be_misread_is_refused(decoder, case):
     layers, width = made_of(case, Builder(torch.float32, CPU), decoder)
     x, state = columns_and_state(case, width)
     for message, other_x, other_state, real in (
-        ("read as such", x.double(), state, None),
-        ("read as such", x, state.double(), None),
+        ("compiled code reads", x.double(), state, None),
+        ("compiled code reads", x, state.double(), None),
         ("another width", x[:, :, 1:], state, None),
-        ("state for each", x, state[1:], None),
+        ("needs a row of state", x, state[1:], None),
         ("contiguous", x, normal(width, streams).T, None),
-        ("remember more", x, state[:, : width - 15], None),
-        ("read as such", x, state, torch.ones(streams, dtype=torch.int32)),
-        ("number for each", x, state, torch.ones(1, dtype=torch.int64)),
+        ("need a wider state", x, state[:, : width - 15], None),
+        ("compiled code reads", x, state, torch.ones(streams, dtype=torch.int32)),
+        ("needs a number of frames", x, state, torch.ones(1, dtype=torch.int64)),
     ):
         with pytest.raises(AssertionError, match=message):
             run(layers, make, other_state, other_x, frames, real)

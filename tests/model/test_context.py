@@ -169,7 +169,7 @@ def test_a_context_never_takes_positions_from_the_budget_of_a_text(checkpoint, v
     assert given.max_frames == without.max_frames == 75
     assert given.prefill_positions == without.prefill_positions + (frames if fits else 0)
     assert (given.model_input == without.model_input) == (not fits)
-    assert ("left out" in caplog.text) == (not fits)
+    assert ("leaving out" in caplog.text) == (not fits)
     ((codes, _),) = speak(small, [given], frames=75)
     assert 0 < len(codes) <= 75
 

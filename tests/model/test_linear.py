@@ -131,14 +131,14 @@ def test_torchs_products_are_taken_where_they_are_asked_for(bfloat16_checkpoint)
 def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_path):
     gpu, capability, found = torch.device("cuda"), [(7, 5)], [None]
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built for something else" in requirements.what_is_missing(gpu)
+    assert "built for another platform" in requirements.what_is_missing(gpu)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
     monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: found[0])
     monkeypatch.setattr(requirements.shutil, "which", {}.get)
     monkeypatch.setattr(requirements, "_python_headers", lambda: tmp_path)
     monkeypatch.delenv("CC", raising=False)
-    assert "compute capability 7.5, and they need 8.0" in requirements.what_is_missing(gpu)
+    assert "compute capability 7.5, and the kernels need 8.0" in requirements.what_is_missing(gpu)
     capability[0] = (9, 0)
     assert "Triton is not installed" in requirements.what_is_missing(gpu)
     found[0] = "a specification"
