@@ -114,7 +114,7 @@ async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_the
 async def test_an_utterance_ends_with_the_clip_it_began_with_though_that_is_removed_replaced_and_its_generator_dies(
     service, voices
 ):
-    voices.add(wav(hz=285.0), {"name": "Draining", **SAID})
+    voices.add(wav(hz=285.0), {"name": "Leaving", **SAID})
     # Half a minute of noise: generated in three times as long as the clip takes to be replaced.
     asked = {"voice": "leaving", "seed": 7, "text": "It is alive and it goes on and on, for quite a while. " * 8}
     async with service.connect() as connection:
@@ -123,7 +123,7 @@ async def test_an_utterance_ends_with_the_clip_it_began_with_though_that_is_remo
         await asyncio.sleep(0.5)
         await asyncio.to_thread(voices.remove, "leaving")
         assert "leaving" not in {voice["id"] for voice in voices.list()}
-        await asyncio.to_thread(voices.add, wav(hz=560.0), {"name": "Draining", **SAID})
+        await asyncio.to_thread(voices.add, wav(hz=560.0), {"name": "Leaving", **SAID})
         as_another = await spoken(service, voice="leaving")
         assert not speaking.done()
         os.kill(service.pid_of("ServeReplica:tts:Generator"), signal.SIGKILL)
