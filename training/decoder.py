@@ -4,7 +4,6 @@ python -m training.decoder STATE --minutes M: reads STATE/data and STATE/codeboo
 STATE/decoder.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from training import codes, initial, losses, phase, shapes, synthesis
 from training.codes import Codebooks
-from training.loop import Plan, Run, device
+from training.loop import Plan, Run, device, read_options
 from training.recordings import HELD, Recordings, write_wave
 from training.shards import FRAME_SAMPLES
 
@@ -34,7 +33,7 @@ def build(codebooks: Codebooks, seed: int) -> nn.Module:
     config = Qwen3TTSTokenizerV2Config(**shapes.codec())
     decoder = upstream.Qwen3TTSTokenizerV2Decoder._from_config(config.decoder_config)
     decoder.pre_transformer.config._attn_implementation = "eager"  # torch's fused attention is slow backwards on a CPU
-    initial.decoder(decoder)
+    initial.keep_variance(decoder)
     synthesis.set_weights(decoder)
     scale = 1 / codebooks.sounds[0].std()
     zeros = torch.zeros(shapes.CODES, shapes.DECODED_DIM - codes.SOUND_DIMS)
@@ -96,14 +95,7 @@ def _tones(turns: np.ndarray, periods: int) -> np.ndarray:
 
 def main() -> None:
     """Train, or continue training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(__doc__, seed=5)
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks, delay_samples=synthesis.DELAY_SAMPLES)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)

@@ -4,10 +4,8 @@ python -m training.encoder STATE --minutes M: reads STATE/data and STATE/codeboo
 STATE/encoder.
 """
 
-import argparse
 import random
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch.nn import functional
 
 from training import codes, initial, phase, rooms, shapes
 from training.codes import Codebooks
-from training.loop import Plan, Run, device
+from training.loop import Plan, Run, device, read_options
 from training.recordings import HELD, Recordings
 
 ROWS, FRAMES = 6, 24
@@ -94,15 +92,7 @@ def losses(labeller: Labeller, samples: Tensor, coded: Tensor, left_out: int) ->
 
 def main() -> None:
     """Train, or continue training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=6)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    options = read_options(__doc__, seed=6)
     codebooks = Codebooks.load(codes.path_of(options.state))
     recordings = Recordings(options.state, codebooks, random.Random(options.seed))
     plan = Plan(options.minutes, RATE, mixed=True, cooling=options.cool)

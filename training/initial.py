@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 _RESIDUAL = 0.3  # residual branches start small
 _SPEECH_GAIN = 5.0  # speech has an RMS of about 0.1 to 0.2
-_WAVE_GAIN = 0.05
 
 
 def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
@@ -21,16 +20,6 @@ def keep_variance(module: nn.Module, gain: float = 1.0) -> None:
             _draw(layer, layer.weight[0].numel(), gain)
         if isinstance(getattr(layer, "gamma", None), nn.Parameter):
             nn.init.constant_(layer.gamma, 0.1)
-
-
-@torch.no_grad()
-def decoder(module: nn.Module) -> None:
-    """Initialise a Qwen3TTSTokenizerV2Decoder except its codebooks; mutates it."""
-    keep_variance(module)
-    for name, layer in module.named_modules():
-        if name.startswith("decoder.") and name.endswith(".conv2.conv"):
-            layer.weight.mul_(_RESIDUAL)
-    module.decoder[-1].conv.weight.mul_(_WAVE_GAIN)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ A restarted run continues from its last checkpoint. The learning rate does not d
 the square root of the number of steps. A running mean of the weights is evaluated and released.
 """
 
+import argparse
 import copy
 import json
 import signal
@@ -50,6 +51,24 @@ def learning_rate(step: int, plan: Plan) -> float:
     """Rise for 200 steps, stay, then fall with the square root of the number of steps."""
     rise = min(1.0, (step + 1) / _WARM_UP_STEPS)
     return plan.rate * rise * min(1.0, (plan.full_rate_steps / max(1, step)) ** 0.5)
+
+
+def read_options(description: str | None, seed: int) -> argparse.Namespace:
+    """Read a training command's options, and set torch's threads and seed by them.
+
+    Returns:
+        ``state``, ``minutes``, ``cool``, ``threads`` and ``seed``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=seed)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return options
 
 
 def device() -> torch.device:

@@ -6,8 +6,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-RESOLUTIONS = (512, 1024, 2048)
-
 
 @dataclass(frozen=True, slots=True)
 class WaveLoss:
@@ -22,10 +20,6 @@ class WaveLoss:
     wave: Tensor
     edge: Tensor
     spectrum: Tensor
-
-    def total(self) -> Tensor:
-        """Weighted sum used in training."""
-        return self.wave + self.edge + self.spectrum
 
 
 def wave_loss(made: Tensor, wanted: Tensor, resolution: int) -> WaveLoss:

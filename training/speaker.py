@@ -3,7 +3,6 @@
 python -m training.speaker STATE --minutes M: reads STATE/data, saves its state in STATE/speaker.
 """
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import rooms, shapes, shards, speaker_space
-from training.loop import Plan, Run, device
+from training.loop import Plan, Run, device, read_options
 from training.voice import Voice
 
 FRAME_SAMPLES = 1920
@@ -88,15 +87,7 @@ class Clips:
 
 def main() -> None:
     """Train, or continue training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=8)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    options = read_options(__doc__, seed=8)
     clips = Clips(options.state)
     run = Run(options.state / "speaker", Speaker(), Plan(options.minutes, RATE, cooling=options.cool))
 

@@ -4,7 +4,6 @@ python -m training.talker STATE --minutes M: reads STATE/data, STATE/codebooks.n
 STATE/talker.
 """
 
-import argparse
 import copy
 import json
 import random
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from training import codes, prompt_layout, reading, shapes, shards, speaker_space, text_tokens
 from training.codes import Codebooks
-from training.loop import Plan, Run, device
+from training.loop import Plan, Run, device, read_options
 from training.prompt_layout import Marks
 from training.reading import Reading
 from training.scores import distance
@@ -94,7 +93,6 @@ class Batch:
         codes: [B, T, GROUPS].
         wanted: [B, T + 1] of codebook 0 and the end code, ``_IGNORED`` after it.
         spoken: [B, T + 1], the position whose token a frame speaks, or ``_IGNORED``.
-        lengths: [B], frames.
         speakers: [B, H].
     """
 
@@ -117,7 +115,6 @@ class Batch:
         where = device()
         self.text, self.codes = torch.from_numpy(text).to(where), torch.from_numpy(coded).to(where)
         self.wanted, self.spoken = torch.from_numpy(wanted).to(where), torch.from_numpy(spoken).to(where)
-        self.lengths = [len(each.codes) for each in readings]
         self.speakers = speaker_space.embed([each.voice for each in readings], blur).to(where)
 
 
@@ -251,14 +248,7 @@ def prepare_text(state: Path) -> tuple[text_tokens.Tokenizer, Marks]:
 
 def main() -> None:
     """Train, or continue training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path)
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--cool", action="store_true", help="the last run: let the learning rate fall to zero")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(__doc__, seed=7)
     codebooks = Codebooks.load(codes.path_of(options.state))
     tokenizer, marks = prepare_text(options.state)
     library = reading.Library(options.state / "data", codebooks, tokenizer)

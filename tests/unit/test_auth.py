@@ -151,10 +151,11 @@ async def test_a_keys_rate_counts_utterances_over_all_its_connections(backend, t
 
 def test_changes_of_voices_need_their_scope_and_are_counted(tmp_path):
     path = write(tmp_path / "keys", good={}, painter={"scopes": ("voices",), "per_minute": 12})
-    doorkeeper = Authenticator(AccessConfig(keys_file=str(path)), lambda: 7.0)
+    authenticator = Authenticator(AccessConfig(keys_file=str(path)), lambda: 7.0)
 
     def ask(key, scope, method="POST"):
-        return doorkeeper.check(HTTPConnection({"type": "http", "method": method, "serve_app.given_key": key}), scope)
+        asked = HTTPConnection({"type": "http", "method": method, "serve_app.given_key": key})
+        return authenticator.check(asked, scope)
 
     assert ask(GOOD, "speak").name == "good"
     assert ask(GOOD, None).scopes == ("speak",)
@@ -197,13 +198,13 @@ def test_a_mounted_secret_that_is_swapped_is_read_again(tmp_path):
     write(tmp_path / "second", other={})
     (tmp_path / "keys").symlink_to(tmp_path / "first")
     now_s = 0.0
-    doorkeeper = Authenticator(AccessConfig(keys_file=str(tmp_path / "keys"), reload_s=5), lambda: now_s)
+    authenticator = Authenticator(AccessConfig(keys_file=str(tmp_path / "keys"), reload_s=5), lambda: now_s)
     (tmp_path / "link").symlink_to(tmp_path / "second")
     (tmp_path / "link").replace(tmp_path / "keys")
     now_s = 4.0
-    assert doorkeeper._current().find(GOOD) is not None
+    assert authenticator._current().find(GOOD) is not None
     now_s = 5.0
-    assert doorkeeper._current().find(GOOD) is None
+    assert authenticator._current().find(GOOD) is None
 
 
 @pytest.mark.parametrize("content", [None, "- {broken", b"\xff", "x" * (5 << 20)])
