@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from training import phase, phones, shards
 from training.features import band_features
-from training.phones import PairTable
-from training.shapes import CODE_DIM, CODES, GROUPS, PAIRS
+from training.phones import TripleTable
+from training.shapes import CODE_DIM, CODES, GROUPS, TRIPLES
 from training.shards import FRAME_SAMPLES, Spoken
 
 PITCH_DIMS = 16
 SOUND_DIMS = CODE_DIM - PITCH_DIMS
-UNIT_S = 0.025
+UNIT_SAMPLES = FRAME_SAMPLES // phones.UNITS
 
 Floats = NDArray[np.float32]
 
@@ -30,13 +30,13 @@ class Codebooks:
     """How frames become codes.
 
     Attributes:
-        pairs: phoneme pairs of codebook 0.
+        triples: phonemes of codebook 0.
         mean: [256], mean of bands.
         components: [SOUND_DIMS, 256], orthonormal rows.
         sounds: [GROUPS - 2, CODES, SOUND_DIMS], codebooks of successive residuals.
     """
 
-    pairs: PairTable
+    triples: TripleTable
     mean: Floats
     components: Floats
     sounds: Floats
@@ -47,8 +47,8 @@ class Codebooks:
 
     def encode(self, spoken: Spoken) -> NDArray[np.int64]:
         """Encode every frame of an utterance, [T, GROUPS]."""
-        at = phones.spoken_at(spoken.durations, UNIT_S, spoken.frames)
-        first = [self.pairs.code(pair) for pair in phones.pairs(spoken.phonemes, at)]
+        at = phones.spoken_at(spoken.durations, spoken.frames)
+        first = [self.triples.code(triple) for triple in phones.triples(spoken.phonemes, at)]
         residual = self.coordinates(spoken.bands)
         codes = [np.array(first), spoken.pitch_codes]
         for book in self.sounds:
@@ -59,15 +59,15 @@ class Codebooks:
 
     def save(self, path: Path) -> None:
         """Write an .npz."""
-        listing = np.array(["".join(pair) for pair in self.pairs.listing])
-        np.savez(path, pairs=listing, mean=self.mean, components=self.components, sounds=self.sounds)
+        listing = np.array(["".join(triple) for triple in self.triples.listing])
+        np.savez(path, triples=listing, mean=self.mean, components=self.components, sounds=self.sounds)
 
     @classmethod
     def load(cls, path: Path) -> "Codebooks":
         """Read a file that :meth:`save` wrote."""
         with np.load(path) as arrays:
-            pairs = PairTable([(pair[0], pair[1]) for pair in arrays["pairs"].tolist()])
-            return cls(pairs, arrays["mean"], arrays["components"], arrays["sounds"])
+            triples = TripleTable([(one[0], one[1], one[2]) for one in arrays["triples"].tolist()])
+            return cls(triples, arrays["mean"], arrays["components"], arrays["sounds"])
 
 
 def nearest(points: Floats, book: Floats) -> NDArray[np.int64]:
@@ -91,7 +91,7 @@ def k_means(points: Floats, size: int, rng: np.random.Generator, rounds: int = 1
 
 
 def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spoken, NDArray[np.float32]]:
-    """Cut some of the teacher's units off the beginning of an utterance, which shifts its frames.
+    """Cut some units off the beginning of an utterance, which shifts its frames.
 
     The frames of a reference clip start anywhere, so an encoder must be trained on shifted frames too.
 
@@ -103,12 +103,12 @@ def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spo
     Returns:
         The rest of both, in whole frames; each frame's pitch is rounded to the nearest that has a code.
     """
-    samples = samples[int(units * UNIT_S * phase.RATE_HZ) :]
+    samples = samples[units * UNIT_SAMPLES :]
     frames = len(samples) // FRAME_SAMPLES
     samples = samples[: frames * FRAME_SAMPLES]
     durations = spoken.durations.copy()
     durations[0] -= units
-    hops = phase.pitch_curve(spoken.pitch_codes)[int(units * UNIT_S * phase.RATE_HZ) // phase.HOP_SAMPLES :]
+    hops = phase.pitch_curve(spoken.pitch_codes)[round(units * UNIT_SAMPLES / phase.HOP_SAMPLES) :]
     cut = replace(
         spoken,
         durations=durations,
@@ -121,8 +121,8 @@ def later(spoken: Spoken, samples: NDArray[np.float32], units: int) -> tuple[Spo
 def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:
     """Find codebooks for utterances."""
     rng = np.random.default_rng(seed)
-    pairs = PairTable.of(
-        (phones.pairs(each.phonemes, phones.spoken_at(each.durations, UNIT_S, each.frames)) for each in spoken), PAIRS
+    triples = TripleTable.of(
+        (phones.triples(each.phonemes, phones.spoken_at(each.durations, each.frames)) for each in spoken), TRIPLES
     )
     bands = np.concatenate([each.bands for each in spoken]).astype(np.float32)
     mean = bands.mean(0)
@@ -134,7 +134,7 @@ def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:
         book = k_means(residual, CODES, rng)
         residual = residual - book[nearest(residual, book)]
         books.append(book)
-    return Codebooks(pairs, mean, components, np.stack(books))
+    return Codebooks(triples, mean, components, np.stack(books))
 
 
 def path_of(state: Path) -> Path:

@@ -41,7 +41,7 @@ def build(codebooks: Codebooks, seed: int) -> nn.Module:
     initial.set_codebook(rest[0], pitch_vectors())
     for layer, book in zip(rest[1:], codebooks.sounds, strict=True):
         initial.set_codebook(layer, torch.cat([torch.from_numpy(book * scale), zeros], 1))
-    initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.PAIRS, shapes.DECODED_DIM) * 0.5)
+    initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.TRIPLES, shapes.DECODED_DIM) * 0.5)
     for name, parameter in decoder.named_parameters():
         known = name.endswith("cluster_usage") or (name.startswith("decoder.") and not name.startswith("decoder.0."))
         parameter.requires_grad_(not known)

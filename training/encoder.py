@@ -36,7 +36,7 @@ class Labeller(nn.Module):
         config = Qwen3TTSTokenizerV2Config(**shapes.codec())
         self.encoder = upstream.Qwen3TTSTokenizerV2Encoder._from_config(config.encoder_config)
         initial.encoder(self.encoder)
-        self.pairs = nn.Parameter(torch.randn(shapes.PAIRS, shapes.CODE_DIM) * 0.25)
+        self.triples = nn.Parameter(torch.randn(shapes.TRIPLES, shapes.CODE_DIM) * 0.25)
         self.pitch = nn.Parameter(torch.randn(phase.PITCH_CODES, codes.PITCH_DIMS) * 0.5)
         self.scale = float(1 / codebooks.sounds[0].std())
         sounds = torch.from_numpy(codebooks.sounds) * self.scale
@@ -57,7 +57,7 @@ class Labeller(nn.Module):
     def set_codebooks(self) -> None:
         """Copy the codebooks into upstream's quantizers, which are unusable before."""
         quantizer = self.encoder.quantizer
-        initial.set_codebook(quantizer.semantic_residual_vector_quantizer.layers[0], self.pairs)
+        initial.set_codebook(quantizer.semantic_residual_vector_quantizer.layers[0], self.triples)
         layers = quantizer.acoustic_residual_vector_quantizer.layers
         initial.set_codebook(layers[0], functional.pad(self.pitch, (codes.SOUND_DIMS, 0)))
         for layer, book in zip(layers[1:], self.sounds, strict=True):
@@ -74,18 +74,18 @@ def losses(labeller: Labeller, samples: Tensor, coded: Tensor, left_out: int) ->
     semantic, acoustic = (each[:, left_out:].flatten(0, 1).float() for each in labeller(samples))
     wanted = coded[:, :, left_out:].transpose(1, 2).flatten(0, 1)  # [N, GROUPS]
     with torch.autocast(samples.device.type, enabled=False):  # adjacent codes differ only in the last bits
-        of_pairs = nearness(semantic, labeller.pairs)
+        of_phonemes = nearness(semantic, labeller.triples)
         of_pitch = nearness(acoustic[:, codes.SOUND_DIMS :], labeller.pitch)
     sound = torch.stack([book[wanted[:, 2 + number]] for number, book in enumerate(labeller.sounds)]).sum(0)
-    pairs = functional.cross_entropy(of_pairs, wanted[:, 0])
+    phonemes = functional.cross_entropy(of_phonemes, wanted[:, 0])
     pitch = functional.cross_entropy(of_pitch, wanted[:, 1])
     heard = functional.mse_loss(acoustic[:, : codes.SOUND_DIMS], sound) / sound.var()
     return {
-        "loss": pairs + pitch + 4 * heard,
-        "pairs": pairs,
+        "loss": phonemes + pitch + 4 * heard,
+        "phonemes": phonemes,
         "pitch": pitch,
         "sound": heard,
-        "pairs right": (of_pairs.argmax(1) == wanted[:, 0]).float().mean(),
+        "phonemes right": (of_phonemes.argmax(1) == wanted[:, 0]).float().mean(),
         "pitch right": (of_pitch.argmax(1) == wanted[:, 1]).float().mean(),
     }
 

@@ -22,14 +22,15 @@ def main() -> None:
     spoken = [each for path in shards.names(options.state / "data")[: options.shards] for each in shards.read(path)]
     books = codes.fit(spoken[:-100], _SEED)
     books.save(codes.path_of(options.state))
-    known = set(books.pairs.listing)
+    known = set(books.triples.listing)
     held = spoken[-100:]
-    pairs = [
-        pair
+    triples = [
+        triple
         for each in held
-        for pair in phones.pairs(each.phonemes, phones.spoken_at(each.durations, codes.UNIT_S, each.frames))
+        for triple in phones.triples(each.phonemes, phones.spoken_at(each.durations, each.frames))
     ]
-    print(f"{len(books.pairs)} pairs cover {sum(pair in known for pair in pairs) / len(pairs):.2%} of frames")
+    share = sum(triple in known for triple in triples) / len(triples)
+    print(f"{len(books.triples)} triples of phonemes cover {share:.2%} of frames")
     bands = np.concatenate([each.bands for each in held]).astype(np.float32)
     found = np.concatenate([books.encode(each) for each in held])
     residual = books.coordinates(bands)

@@ -1,4 +1,4 @@
-"""Codebook 0: the two phonemes that are spoken 20 and 60 ms into a frame. This module is pure."""
+"""Codebook 0: the phonemes of the three units of a frame. This module is pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_S = 0.08
+UNITS = 3
+"""Units in a frame; durations of phonemes are whole numbers of them."""
+
 PAUSE = "_"
-_AT_S = (0.02, 0.06)
 _STRESS = "ˈˌ"
 _MARKS = '!"(),.:;?—“”…→↓↗↘'
 
-Pair = tuple[str, str]
+Triple = tuple[str, str, str]
 
 
 def sounds(phonemes: str) -> str:
@@ -26,46 +27,43 @@ def sounds(phonemes: str) -> str:
     return "".join(reversed(heard))
 
 
-def spoken_at(durations: NDArray[np.int64], unit_s: float, frames: int) -> NDArray[np.int64]:
-    """Index of the phoneme at each of the two places in each frame, [frames, 2]; past the end, the last phoneme."""
-    ends_s = np.cumsum(durations) * unit_s
-    times_s = np.arange(frames)[:, None] * FRAME_S + np.array(_AT_S)
-    return np.minimum(np.searchsorted(ends_s, times_s, side="right"), len(durations) - 1)
+def spoken_at(durations: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+    """Index of the phoneme in each unit of each frame, [frames, UNITS]; past the end, the last phoneme."""
+    units = np.arange(frames * UNITS).reshape(frames, UNITS)
+    return np.minimum(np.searchsorted(np.cumsum(durations), units, side="right"), len(durations) - 1)
 
 
-def pairs(phonemes: str, at: NDArray[np.int64]) -> list[Pair]:
-    """Return the pair of each frame; ``at`` comes from :func:`spoken_at`."""
+def triples(phonemes: str, at: NDArray[np.int64]) -> list[Triple]:
+    """Return the triple of each frame; ``at`` comes from :func:`spoken_at`."""
     heard = sounds(phonemes)
-    return [(heard[first], heard[second]) for first, second in at]
+    return [(heard[first], heard[second], heard[third]) for first, second, third in at]
 
 
-class PairTable:
-    """Codes of pairs: the most frequent pairs have codes, and a rare pair uses the most frequent one with its ending.
+class TripleTable:
+    """Codes of triples: the most frequent ones have codes, and a rare one uses the code of the most similar of them.
 
     Attributes:
-        listing: the pairs in the order of their codes.
+        listing: the triples in the order of their codes.
     """
 
-    def __init__(self, listing: Sequence[Pair]) -> None:
+    def __init__(self, listing: Sequence[Triple]) -> None:
         self.listing = list(listing)
-        self._codes = {pair: code for code, pair in enumerate(self.listing)}
-        self._ending: dict[str, int] = {}
-        for code, pair in enumerate(self.listing):
-            self._ending.setdefault(pair[1], code)
+        self._codes = {triple: code for code, triple in enumerate(self.listing)}
 
     @classmethod
-    def of(cls, utterances: Iterable[list[Pair]], size: int) -> "PairTable":
-        """Build the table from the pairs of utterances."""
-        counts = Counter(pair for utterance in utterances for pair in utterance)
-        return cls([pair for pair, _ in counts.most_common(size)])
+    def of(cls, utterances: Iterable[list[Triple]], size: int) -> "TripleTable":
+        """Build the table from the triples of utterances."""
+        counts = Counter(triple for utterance in utterances for triple in utterance)
+        return cls([triple for triple, _ in counts.most_common(size)])
 
     def __len__(self) -> int:
         return len(self.listing)
 
-    def code(self, pair: Pair) -> int:
-        """Return the code of a pair."""
-        found = self._codes.get(pair)
-        return self._ending.get(pair[1], 0) if found is None else found
+    def code(self, triple: Triple) -> int:
+        """Return the code of a triple, or of the first one that differs from it least."""
+        if triple not in self._codes:
+            self._codes[triple] = min(range(len(self.listing)), key=lambda code: _difference(triple, self.listing[code]))
+        return self._codes[triple]
 
     def said(self, codes: Iterable[int]) -> str:
         """Return the sounds of codes as text, each run of one sound once, without pauses and spaces."""
@@ -75,3 +73,8 @@ class PairTable:
                 if not run or run[-1] != sound:
                     run.append(sound)
         return "".join(sound for sound in run if sound not in (PAUSE, " "))
+
+
+def _difference(one: Triple, other: Triple) -> float:
+    """Number of different units; a phoneme that is missing or new counts for a half more."""
+    return sum(a != b for a, b in zip(one, other, strict=True)) + (set(one) != set(other)) / 2

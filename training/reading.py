@@ -37,9 +37,9 @@ class Reading:
     text: str
 
 
-def silent_ends(said: Sequence[phones.Pair]) -> slice:
+def silent_ends(said: Sequence[phones.Triple]) -> slice:
     """Frames to keep: speech, with one silent frame before it and three after it."""
-    sounding = [number for number, pair in enumerate(said) if pair != (PAUSE, PAUSE)]
+    sounding = [number for number, triple in enumerate(said) if set(triple) != {PAUSE}]
     if not sounding:
         return slice(0, len(said))
     return slice(max(0, sounding[0] - _LEADING), sounding[-1] + 1 + _TRAILING)
@@ -69,10 +69,10 @@ class Library:
         return self._read[path]
 
     def _reading(self, spoken: shards.Spoken, coded: NDArray[np.int64]) -> Reading:
-        at = phones.spoken_at(spoken.durations, codes.UNIT_S, spoken.frames)
-        kept = silent_ends(phones.pairs(spoken.phonemes, at))
+        at = phones.spoken_at(spoken.durations, spoken.frames)
+        kept = silent_ends(phones.triples(spoken.phonemes, at))
         encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
-        frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at.sum(1) // 2)
+        frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at[:, 1])
         return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text)
 
 

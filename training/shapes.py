@@ -7,10 +7,10 @@ from typing import Any
 
 Tree = dict[str, Any]
 
-GROUPS = 8
-"""Codes per frame: phonemes, pitch, and six for sound."""
+GROUPS = 7
+"""Codes per frame: phonemes, pitch, and five for sound."""
 
-PAIRS = 1024
+TRIPLES = 1024
 """Size of codebook 0, and of all codebooks, since the codec's classes have one size for all."""
 
 CODES = 512
@@ -26,10 +26,10 @@ TALKER_WIDTH = 256
 TEXT_WIDTH = 128
 
 TEXT_TOKENS = 512
-_CONTROL = PAIRS  # upstream draws none of the last 1024 codes of the talker's vocabulary except the end code
+_CONTROL = TRIPLES  # upstream draws none of the last 1024 codes of the talker's vocabulary except the end code
 
 
-def codec(codebook_size: int = PAIRS) -> Tree:
+def codec(codebook_size: int = TRIPLES) -> Tree:
     """Configuration of the 12 Hz codec.
 
     The upsampling rates rise towards the end, where there are few channels. This halves the number of multiplications
@@ -94,7 +94,7 @@ def codec(codebook_size: int = PAIRS) -> Tree:
 
 def language_model() -> Tree:
     """Configuration of talker, code predictor and speaker encoder."""
-    first_control = PAIRS
+    first_control = TRIPLES
     return {
         "architectures": ["Qwen3TTSForConditionalGeneration"],
         "model_type": "qwen3_tts",
@@ -115,7 +115,7 @@ def language_model() -> Tree:
             "enc_se_channels": 32,
         },
         "talker_config": {
-            "vocab_size": PAIRS + _CONTROL,
+            "vocab_size": TRIPLES + _CONTROL,
             "text_vocab_size": TEXT_TOKENS,
             "text_hidden_size": TEXT_WIDTH,
             "hidden_size": TALKER_WIDTH,
@@ -143,7 +143,7 @@ def language_model() -> Tree:
             "code_predictor_config": {
                 "vocab_size": CODES,
                 "hidden_size": 128,
-                "intermediate_size": 320,
+                "intermediate_size": 640,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 2,
                 "num_key_value_heads": 2,

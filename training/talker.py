@@ -17,13 +17,12 @@ from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training import codes, prompt_layout, reading, shapes, shards, speaker_space, text_tokens
+from training import codes, predictor, prompt_layout, reading, shapes, shards, speaker_space, text_tokens
 from training.codes import Codebooks
 from training.loop import Plan, Run, device, read_options
 from training.prompt_layout import Marks
 from training.reading import Reading
 from training.scores import distance
-from training.soft_codes import soften
 from training.speaking import Asked, Temperatures, speak
 
 FRAMES = 1600
@@ -34,8 +33,9 @@ GUIDED_LAYER = 1
 HELD = 24
 
 _CORRUPTED = 0.3  # largest share of the input frames
-_PREDICTOR = 2.0  # weight of its loss
-_PREDICTED_FRAMES = 800  # frames per batch for the code predictor
+_WEIGHTS = {"pitch": 0.3, "sound": 1.5, "far": 4.0, "left": 1.0}
+"""Weights of the code predictor's losses."""
+
 _BLUR = 0.05  # noise on a voice's coordinates
 _IGNORED = -100
 
@@ -156,15 +156,15 @@ def losses(
     marks: Marks,
     *,
     sounds: Tensor | None = None,
+    corrupt: bool = False,
     tagged: bool = True,
 ) -> dict[str, Tensor]:
     """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention.
 
-    With ``sounds``, the sound codebooks [GROUPS - 2, CODES, D], they are those of training: codes that are read are
-    corrupted, and the targets of sound codes are distributions.
+    With ``corrupt``, the codes that are read are corrupted, as in training. ``sounds`` is for the code predictor.
     """
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
-    body = prompt_layout.body(talker, marks, batch.text, batch.codes if sounds is None else corrupted(batch))
+    body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if corrupt else batch.codes)
     start = head.shape[1]
     hidden = talker.model(inputs_embeds=torch.cat([head, body], 1), use_cache=False).last_hidden_state[:, start:]
     counted = batch.wanted != _IGNORED
@@ -180,35 +180,10 @@ def losses(
     looking = functional.cross_entropy(looked, batch.spoken[guided] + start)
     near = ((looked.argmax(1) - batch.spoken[guided] - start).abs() <= 1).float().mean()
 
-    rest = _predictor_losses(talker, hidden[:, :-1], batch.codes, counted[:, 1:], sounds)
-    total = phones + looking + _PREDICTOR * rest.mean()
-    found = {"loss": total, "phones": phones, "looking": looking, "near": near}
-    return found | {"pitch": rest[0], "sound": rest[1:].mean()}
-
-
-def _predictor_losses(talker: nn.Module, hidden: Tensor, coded: Tensor, real: Tensor, sounds: Tensor | None) -> Tensor:
-    """[GROUPS - 1] cross-entropies of the other codebooks, each given the earlier ones of its frame."""
-    hidden, coded = hidden[real], coded[real]
-    targets: list[Tensor] = []
-    if sounds is not None:
-        if len(coded) > _PREDICTED_FRAMES:
-            some = torch.randperm(len(coded), device=coded.device)[:_PREDICTED_FRAMES]
-            hidden, coded = hidden[some], coded[some]
-        with torch.autocast(coded.device.type, enabled=False):
-            drawn, targets = soften(coded[:, 2:], sounds)
-        coded = torch.cat([coded[:, :2], drawn], 1)
-    wanted = [coded[:, 1], *(targets or coded[:, 2:].T)]
-    predictor = talker.code_predictor
-    tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
-    columns = [hidden, *(table(coded[:, number]) for number, table in enumerate(tables))]
-    inputs = predictor.small_to_mtp_projection(torch.stack(columns, 1))
-    made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    return torch.stack(
-        [
-            functional.cross_entropy(head(made[:, number + 1]).float(), wanted[number])
-            for number, head in enumerate(predictor.lm_head)
-        ]
-    )
+    spoken = counted[:, 1:]
+    rest = predictor.losses(talker, hidden[:, :-1][spoken], batch.codes[spoken], sounds)
+    total = phones + looking + sum(_WEIGHTS[name] * value for name, value in rest.items())
+    return {"loss": total, "phones": phones, "looking": looking, "near": near} | rest
 
 
 def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Random) -> list[Reading]:
@@ -258,20 +233,22 @@ def main() -> None:
     hours = frames * 0.08 / 3600
     print(f"{len(readings)} readings, {hours:.1f} h, {tokens / frames:.2f} text tokens a frame", flush=True)
     plan = Plan(options.minutes, RATE, mixed=True, cooling=options.cool)
-    run = Run(options.state / "talker", build(options.seed), plan)
+    sounds = torch.from_numpy(codebooks.sounds).to(device())
+    model = build(options.seed)
+    predictor.set_weights(model, sounds.cpu())
+    run = Run(options.state / "talker", model, plan)
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
-    sounds = torch.from_numpy(codebooks.sounds).to(device())
     stream = endless(library, space, options.seed + run.step)
 
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         torch.manual_seed(options.seed + step)
         batch = Batch(next(stream), marks, _BLUR)
-        return losses(model, attention[id(model)], batch, marks, sounds=sounds, tagged=step % 4 != 0)
+        return losses(model, attention[id(model)], batch, marks, sounds=sounds, corrupt=True, tagged=step % 4 != 0)
 
     def judge(model: nn.Module, step: int) -> dict[str, float]:
         found = [
-            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks)
+            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks, sounds=sounds)
             for start in range(0, len(held), 50)
         ]
         means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}
@@ -289,7 +266,7 @@ def free_running(
     errors = total = 0
     lines: list[dict[str, object]] = []
     for each, made in zip(held, said, strict=True):
-        wanted, heard = codebooks.pairs.said(each.codes[:, 0]), codebooks.pairs.said(made.codes[:, 0])
+        wanted, heard = codebooks.triples.said(each.codes[:, 0]), codebooks.triples.said(made.codes[:, 0])
         errors += distance(wanted, heard)
         total += len(wanted)
         lines.append({"text": each.text, "wanted": wanted, "said": heard, "ended": made.ended})

@@ -14,7 +14,7 @@ from serve_app.model.runner import TorchRunner
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
-from training import checkpoint, codes, decoder, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
+from training import checkpoint, codes, decoder, predictor, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
 from training.soft_codes import soften
 from training.voice import Voice
@@ -41,7 +41,7 @@ def model():
 def books():
     rng = np.random.default_rng(0)
     sounds = rng.standard_normal((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS)).astype(np.float32)
-    return codes.Codebooks(codes.PairTable([("a", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
+    return codes.Codebooks(codes.TripleTable([("a", "b", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
 
 
 def ids(tokenizer, text):
@@ -188,7 +188,7 @@ def test_the_encoder_finds_the_nearest_of_its_trained_codebooks():
     with torch.no_grad():
         semantic, acoustic = labeller(samples)
         found = labeller.encoder.encode(samples[:, None]).audio_codes[0].T  # [T, GROUPS]
-    assert torch.equal(found[:, 0], nearness(semantic[0], labeller.pairs).argmax(1))
+    assert torch.equal(found[:, 0], nearness(semantic[0], labeller.triples).argmax(1))
     assert torch.equal(found[:, 1], nearness(acoustic[0, :, codes.SOUND_DIMS :], labeller.pitch).argmax(1))
     assert torch.equal(found[:, 2], nearness(acoustic[0, :, : codes.SOUND_DIMS], labeller.sounds[0]).argmax(1))
     assert found[:, 1:].max() < shapes.CODES
@@ -244,3 +244,37 @@ def test_soft_codes_are_near_the_sound_and_repair_what_the_first_left():
         torch.testing.assert_close(target.sum(1), torch.ones(200))
         assert (target.gather(1, drawn[:, number : number + 1]) > 0).all()
     assert (drawn[:, 0] != coded[:, 0]).any()
+
+
+def test_the_code_predictor_is_built_around_the_codebooks_of_sound():
+    """Its output layers take the code nearest to the coordinates in its output, and its embeddings keep distances."""
+    module = talker.build(0)
+    sounds = torch.from_numpy(books().sounds)
+    predictor.set_weights(module, sounds)
+    wanted = torch.randn(50, codes.SOUND_DIMS)
+    for number, book in enumerate(sounds):
+        size = predictor.sizes(sounds)[number]
+        output = torch.zeros(50, module.code_predictor.model.norm.weight.shape[0])
+        output[:, : codes.SOUND_DIMS], output[:, codes.SOUND_DIMS] = wanted / size, 2.0
+        drawn = module.code_predictor.lm_head[number + 1](output).argmax(1)
+        assert torch.equal(drawn, torch.cdist(wanted, book).argmin(1))
+        read = module.code_predictor.model.codec_embedding[number + 1].weight
+        ratio = (read[1:] - read[0]).norm(dim=1) / (book[1:] - book[0]).norm(dim=1)
+        torch.testing.assert_close(ratio, ratio[:1].expand(len(ratio)), rtol=1e-3, atol=0)
+
+
+def test_the_code_predictor_learns_sounds_by_regression():
+    module = talker.build(0)
+    sounds = torch.from_numpy(books().sounds)
+    predictor.set_weights(module, sounds)
+    coded = torch.randint(shapes.CODES, (8, shapes.GROUPS)).repeat(10, 1)
+    hidden = torch.randn(8, shapes.TALKER_WIDTH).repeat(10, 1)
+    optimizer = torch.optim.Adam(module.code_predictor.parameters(), 3e-3)
+    seen = []
+    for _ in range(40):
+        found = predictor.losses(module, hidden, coded, sounds)
+        optimizer.zero_grad()
+        found["far"].backward()
+        optimizer.step()
+        seen.append(float(found["far"].detach()))
+    assert seen[-1] < 0.5 * seen[0]

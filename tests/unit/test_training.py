@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import alignment, codes, features, loop, phase, phones, reading, scores, shapes, shards
-from training.phones import PairTable
+from training.phones import TripleTable
 from training.shards import Spoken
 from training.voice import Voice, envelope, random_voice, stretched
 
@@ -95,16 +95,18 @@ def test_a_stress_mark_is_the_phoneme_behind_it_and_punctuation_a_pause():
     assert phones.sounds("_həlˈO, ju._") == "_həlOO_ ju__"
 
 
-def test_a_frame_has_the_phonemes_at_20_and_60_ms():
-    at = phones.spoken_at(np.array([1, 1, 2, 3]), 0.025, 2)
-    assert at.tolist() == [[0, 2], [3, 3]]
-    assert phones.pairs("_ab_", at) == [("_", "b"), ("_", "_")]
+def test_a_frame_has_the_phonemes_of_its_three_units():
+    at = phones.spoken_at(np.array([1, 1, 2, 3]), 3)
+    assert at.tolist() == [[0, 1, 2], [2, 3, 3], [3, 3, 3]]
+    assert phones.triples("_ab_", at) == [("_", "a", "b"), ("b", "_", "_"), ("_", "_", "_")]
 
 
-def test_a_rare_pair_becomes_one_that_ends_alike():
-    table = PairTable.of([[("a", "b")] * 3 + [("c", "d")] * 2 + [("e", "b")]], 2)
-    assert [table.code(pair) for pair in [("a", "b"), ("c", "d"), ("e", "b")]] == [0, 1, 0]
-    assert table.said([0, 0, 1]) == "ababcd"
+def test_a_rare_triple_becomes_one_of_the_same_phonemes_if_it_can():
+    listing = [("a", "a", "a"), ("b", "b", "b"), ("a", "b", "b"), ("c", "c", "c")]
+    table = TripleTable.of([[triple for number, triple in enumerate(listing) for _ in range(9 - number)]], 4)
+    assert table.listing == listing
+    assert [table.code(triple) for triple in [*listing, ("a", "a", "b"), ("c", "c", "a")]] == [0, 1, 2, 3, 2, 3]
+    assert table.said([0, 0, 2, 3]) == "abc"
 
 
 def test_features_of_a_frame_are_its_own():
@@ -184,7 +186,7 @@ def test_a_frame_that_begins_later_has_the_sounds_that_are_then_spoken():
         0,
     )
     cut, rest = codes.later(whole, samples, 3)
-    assert np.array_equal(rest, samples[1800 : 1800 + cut.frames * 1920])
+    assert np.array_equal(rest, samples[1920 : 1920 + cut.frames * 1920])
     assert cut.durations.tolist() == [1, 8, 20]
     assert cut.bands.shape == (cut.frames, features.SIZE)
     periods, _ = phase.periods_and_bends(cut.pitch_codes[2:-2])

@@ -6,10 +6,10 @@ import pytest
 pytest.importorskip("hibari", reason="the teacher is in the extra 'training'")
 pytest.importorskip("wordfreq", reason="the words are in the extra 'training'")
 
-from training import codes, phase, phones
+from training import phase, phones
 from training.features import band_features
 from training.sentences import sentence
-from training.teacher import UNIT_S, Teacher
+from training.teacher import Teacher
 from training.voice import Voice
 
 
@@ -23,11 +23,11 @@ def test_an_utterance_has_whole_frames_and_a_duration_for_each_phoneme(teacher):
     frames = len(said.pitch_codes)
     assert len(said.phonemes) == len(said.durations)
     assert len(said.samples) == frames * phase.FRAME_SAMPLES
-    assert frames == int(np.ceil(said.durations.sum() * UNIT_S / 0.08))
+    assert frames == int(np.ceil(said.durations.sum() / phones.UNITS))
     assert 0.02 < said.samples.std() < 0.3
     assert band_features(said.samples).shape[0] == frames
-    said_sounds = phones.pairs(said.phonemes, phones.spoken_at(said.durations, codes.UNIT_S, frames))
-    assert {sound for pair in said_sounds for sound in pair} >= set("nObd")
+    said_sounds = phones.triples(said.phonemes, phones.spoken_at(said.durations, frames))
+    assert {sound for triple in said_sounds for sound in triple} >= set("nObd")
 
 
 def test_a_lower_voice_has_fewer_periods_a_frame(teacher):
