@@ -1,8 +1,9 @@
-"""Codes of a frame: one for phonemes, one for pitch, the others for its sound, by residual vector quantization.
+"""Codes of a frame: one for phonemes, one for pitch, the others for its sound. This module is pure.
 
-A sound is 256 logarithms; the codebooks share their first principal components. Every codebook is a set of vectors of
-``CODE_DIM`` numbers. The codebook of pitch uses the last of these numbers, the others use the rest, so that a single
-residual quantizer, as in the codec's encoder, finds all codes. This module is pure.
+A sound is 256 logarithms, of which the codes hold the first principal components. Every codebook is a set of vectors of
+``CODE_DIM`` numbers and uses a part of them, zero elsewhere: each codebook of sound some of the components, and the
+codebook of pitch the last numbers. So a residual quantizer, as in the codec's encoder, finds all codes, and the code
+predictor can predict each code without knowing exactly what the others left.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from training.shards import FRAME_SAMPLES, Spoken
 
 PITCH_DIMS = 16
 SOUND_DIMS = CODE_DIM - PITCH_DIMS
+PARTS = (slice(0, 2), slice(2, 5), slice(5, 10), slice(10, 18), slice(18, SOUND_DIMS))
+"""Components of each codebook of sound."""
+
 UNIT_SAMPLES = FRAME_SAMPLES // phones.UNITS
 
 Floats = NDArray[np.float32]
@@ -33,7 +37,7 @@ class Codebooks:
         triples: phonemes of codebook 0.
         mean: [256], mean of bands.
         components: [SOUND_DIMS, 256], orthonormal rows.
-        sounds: [GROUPS - 2, CODES, SOUND_DIMS], codebooks of successive residuals.
+        sounds: [GROUPS - 2, CODES, SOUND_DIMS], codebooks of parts of the components, zero elsewhere.
     """
 
     triples: TripleTable
@@ -45,17 +49,18 @@ class Codebooks:
         """Project bands to the components, [T, 256] -> [T, SOUND_DIMS]."""
         return (bands.astype(np.float32) - self.mean) @ self.components.T
 
+    @property
+    def scale(self) -> float:
+        """Factor that gives components a deviation of about 1; the codec's codebooks contain it."""
+        return float(1 / np.sqrt((self.sounds**2).mean(1).sum(0).mean()))
+
     def encode(self, spoken: Spoken) -> NDArray[np.int64]:
         """Encode every frame of an utterance, [T, GROUPS]."""
         at = phones.spoken_at(spoken.durations, spoken.frames)
         first = [self.triples.code(triple) for triple in phones.triples(spoken.phonemes, at)]
-        residual = self.coordinates(spoken.bands)
-        codes = [np.array(first), spoken.pitch_codes]
-        for book in self.sounds:
-            found = nearest(residual, book)
-            residual = residual - book[found]
-            codes.append(found)
-        return np.stack(codes, 1)
+        coordinates = self.coordinates(spoken.bands)
+        sound = [nearest(coordinates[:, part], book[:, part]) for part, book in zip(PARTS, self.sounds, strict=True)]
+        return np.stack([np.array(first), spoken.pitch_codes, *sound], 1)
 
     def save(self, path: Path) -> None:
         """Write an .npz."""
@@ -128,13 +133,11 @@ def fit(spoken: Sequence[Spoken], seed: int) -> Codebooks:
     mean = bands.mean(0)
     _, vectors = np.linalg.eigh(np.cov((bands - mean).T))
     components = np.ascontiguousarray(vectors[:, ::-1][:, :SOUND_DIMS].T, np.float32)
-    residual = (bands - mean) @ components.T
-    books: list[Floats] = []
-    for _ in range(GROUPS - 2):
-        book = k_means(residual, CODES, rng)
-        residual = residual - book[nearest(residual, book)]
-        books.append(book)
-    return Codebooks(triples, mean, components, np.stack(books))
+    coordinates = (bands - mean) @ components.T
+    books = np.zeros((GROUPS - 2, CODES, SOUND_DIMS), np.float32)
+    for book, part in zip(books, PARTS, strict=True):
+        book[:, part] = k_means(np.ascontiguousarray(coordinates[:, part]), CODES, rng)
+    return Codebooks(triples, mean, components, books)
 
 
 def path_of(state: Path) -> Path:

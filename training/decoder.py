@@ -35,12 +35,11 @@ def build(codebooks: Codebooks, seed: int) -> nn.Module:
     decoder.pre_transformer.config._attn_implementation = "eager"  # torch's fused attention is slow backwards on a CPU
     initial.keep_variance(decoder)
     synthesis.set_weights(decoder)
-    scale = 1 / codebooks.sounds[0].std()
     zeros = torch.zeros(shapes.CODES, shapes.DECODED_DIM - codes.SOUND_DIMS)
     rest = decoder.quantizer.rvq_rest.vq.layers
     initial.set_codebook(rest[0], pitch_vectors())
     for layer, book in zip(rest[1:], codebooks.sounds, strict=True):
-        initial.set_codebook(layer, torch.cat([torch.from_numpy(book * scale), zeros], 1))
+        initial.set_codebook(layer, torch.cat([torch.from_numpy(book * codebooks.scale), zeros], 1))
     initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.TRIPLES, shapes.DECODED_DIM) * 0.5)
     for name, parameter in decoder.named_parameters():
         known = name.endswith("cluster_usage") or (name.startswith("decoder.") and not name.startswith("decoder.0."))

@@ -28,7 +28,7 @@ _LOUDEST, _SOFTEST = 1.5, 0.5
 class Labeller(nn.Module):
     """Upstream's encoder, with the codebooks of phonemes and of pitch as trainable weights.
 
-    The codebooks of sound are those of the analysis, multiplied by ``scale``.
+    The codebooks of sound are those of the analysis, scaled.
     """
 
     def __init__(self, codebooks: Codebooks) -> None:
@@ -38,9 +38,7 @@ class Labeller(nn.Module):
         initial.encoder(self.encoder)
         self.triples = nn.Parameter(torch.randn(shapes.TRIPLES, shapes.CODE_DIM) * 0.25)
         self.pitch = nn.Parameter(torch.randn(phase.PITCH_CODES, codes.PITCH_DIMS) * 0.5)
-        self.scale = float(1 / codebooks.sounds[0].std())
-        sounds = torch.from_numpy(codebooks.sounds) * self.scale
-        self.register_buffer("sounds", sounds)  # [GROUPS - 2, CODES, SOUND_DIMS]
+        self.register_buffer("sounds", torch.from_numpy(codebooks.sounds) * codebooks.scale)  # [GROUPS - 2, CODES, SOUND_DIMS]
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T * 1920] -> semantic and acoustic vectors [B, T, CODE_DIM], which upstream looks up in its codebooks."""

@@ -33,13 +33,14 @@ def main() -> None:
     print(f"{len(books.triples)} triples of phonemes cover {share:.2%} of frames")
     bands = np.concatenate([each.bands for each in held]).astype(np.float32)
     found = np.concatenate([books.encode(each) for each in held])
-    residual = books.coordinates(bands)
-    lost = bands - books.mean - residual @ books.components
+    coordinates = books.coordinates(bands)
+    lost = bands - books.mean - coordinates @ books.components
+    left = coordinates - sum(book[found[:, 2 + number]] for number, book in enumerate(books.sounds))
     print(f"deviation of bands {(bands - books.mean).std():.3f}; outside the components {lost.std():.3f}")
-    for number, book in enumerate(books.sounds):
-        residual = residual - book[found[:, 2 + number]]
-        left = np.sqrt((residual**2).sum() / bands.size)
-        print(f"  after codebook {2 + number}: {left:.3f} of the components, {np.hypot(left, lost.std()):.3f} in all")
+    print(f"after all codebooks: {np.sqrt((left**2).sum() / bands.size + (lost**2).mean()):.3f}")
+    for part in codes.PARTS:
+        error, whole = (left[:, part] ** 2).sum(), (coordinates[:, part] ** 2).sum()
+        print(f"  components {part.start} to {part.stop - 1}: {error / whole:.3f} of their variance")
 
 
 if __name__ == "__main__":

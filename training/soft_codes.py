@@ -1,35 +1,24 @@
-"""Codes of a sound as a distribution over the codes near it. Pure.
+"""Codes of a sound as distributions over the codes near them. Pure.
 
-A frame's sound lies between the vectors of a codebook. A code predictor that is told only the nearest vector learns
-nothing about the others, and what it draws is further from the sound than necessary. So its targets are distributions
-over the vectors near the rest of the sound, and the codes that it reads are drawn from them. Each later codebook then
-learns to repair what the earlier ones left.
+A sound lies between the vectors of a codebook. A code predictor that is told only the nearest one learns nothing about
+the others. So its targets are distributions over near vectors, and the codes that it reads are drawn from them.
 """
 
 import torch
 from torch import Tensor
 
-_SPREAD = 0.15
-"""Of a distribution: the squared distance at which a code is e times less likely, over the mean of what is left."""
+_SPREAD = 0.5
+"""Of a distribution: the squared distance at which a code is e times less likely, over that to the nearest vector."""
 
 
-def soften(coded: Tensor, books: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Draw other codes for the same sounds.
+def near_codes(books: Tensor) -> Tensor:
+    """[G, K, D] -> [G, K, K]: for each code of each codebook, a distribution over the codes of that codebook."""
+    squares = torch.stack([torch.cdist(book, book).square() for book in books])
+    apart = squares + torch.diag_embed(torch.full(squares.shape[:2], torch.inf, device=books.device))
+    spread = _SPREAD * apart.amin(2).mean(1)[:, None, None]
+    return torch.softmax(-squares / spread.clamp_min(1e-6), 2)
 
-    Args:
-        coded: [N, G] int64, codes of the books.
-        books: [G, K, D] float32, each quantizing what the books before it leave.
 
-    Returns:
-        The drawn codes [N, G], and for each book the distribution [N, K] that they were drawn from.
-    """
-    left = sum(book[coded[:, number]] for number, book in enumerate(books))
-    codes: list[Tensor] = []
-    targets: list[Tensor] = []
-    for book in books:
-        distances = (left * left).sum(1, keepdim=True) - 2 * left @ book.T + (book * book).sum(1)
-        spread = _SPREAD * distances.min(1).values.mean().clamp_min(1e-6)
-        targets.append(torch.softmax(-distances / spread, 1))
-        codes.append(torch.multinomial(targets[-1], 1)[:, 0])
-        left = left - book[codes[-1]]
-    return torch.stack(codes, 1), targets
+def draw(distributions: Tensor) -> Tensor:
+    """[N, K] -> [N]: one code of each distribution."""
+    return torch.multinomial(distributions, 1)[:, 0]

@@ -16,7 +16,7 @@ from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
 from training import checkpoint, codes, decoder, predictor, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
-from training.soft_codes import soften
+from training.soft_codes import draw, near_codes
 from training.voice import Voice
 
 TEXTS = ["The cat sat on the mat, and then it left.", "Nobody knows where the other cats went."] * 20
@@ -40,7 +40,9 @@ def model():
 
 def books():
     rng = np.random.default_rng(0)
-    sounds = rng.standard_normal((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS)).astype(np.float32)
+    sounds = np.zeros((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS), np.float32)
+    for book, part in zip(sounds, codes.PARTS, strict=True):
+        book[:, part] = rng.standard_normal(book[:, part].shape)
     return codes.Codebooks(codes.TripleTable([("a", "b", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
 
 
@@ -231,19 +233,15 @@ def test_rooms_leave_loudness_and_pitch_about_as_they_were():
         assert float(spectrum[[150 * number for number in range(1, 20)]].square().sum() / spectrum.square().sum()) > 0.6
 
 
-def test_soft_codes_are_near_the_sound_and_repair_what_the_first_left():
-    generator = torch.Generator().manual_seed(0)
-    books = torch.stack([torch.randn(64, 8, generator=generator) * 0.5**number for number in range(3)])
-    coded = torch.randint(64, (200, 3), generator=generator)
-    sound = sum(book[coded[:, number]] for number, book in enumerate(books))
-    drawn, targets = soften(coded, books)
-    again = sum(book[drawn[:, number]] for number, book in enumerate(books))
-    first = books[0][drawn[:, 0]]
-    assert (sound - again).square().mean() < 0.5 * (sound - first).square().mean() < 0.5 * sound.square().mean()
-    for number, target in enumerate(targets):
-        torch.testing.assert_close(target.sum(1), torch.ones(200))
-        assert (target.gather(1, drawn[:, number : number + 1]) > 0).all()
-    assert (drawn[:, 0] != coded[:, 0]).any()
+def test_near_codes_are_likelier_than_far_ones():
+    book = torch.arange(6.0)[None, :, None]
+    (near,) = near_codes(book)
+    torch.testing.assert_close(near.sum(1), torch.ones(6))
+    assert near[2].argsort(descending=True).tolist()[:3] in ([2, 1, 3], [2, 3, 1])
+    assert near[2, 2] > near[2, 3] > near[2, 4] > 0
+    drawn = draw(near[torch.full((500,), 2)])
+    assert {1, 2, 3} <= set(drawn.tolist())
+    assert (drawn == 2).sum() > 250
 
 
 def test_the_code_predictor_is_built_around_the_codebooks_of_sound():
@@ -252,27 +250,27 @@ def test_the_code_predictor_is_built_around_the_codebooks_of_sound():
     sounds = torch.from_numpy(books().sounds)
     predictor.set_weights(module, sounds)
     wanted = torch.randn(50, codes.SOUND_DIMS)
-    for number, book in enumerate(sounds):
-        size = predictor.sizes(sounds)[number]
+    for number, (part, book) in enumerate(zip(codes.PARTS, sounds, strict=True)):
         output = torch.zeros(50, module.code_predictor.model.norm.weight.shape[0])
-        output[:, : codes.SOUND_DIMS], output[:, codes.SOUND_DIMS] = wanted / size, 2.0
+        output[:, : codes.SOUND_DIMS], output[:, codes.SOUND_DIMS] = wanted / predictor.deviations(sounds), 2.0
         drawn = module.code_predictor.lm_head[number + 1](output).argmax(1)
-        assert torch.equal(drawn, torch.cdist(wanted, book).argmin(1))
+        assert torch.equal(drawn, torch.cdist(wanted[:, part], book[:, part]).argmin(1))
         read = module.code_predictor.model.codec_embedding[number + 1].weight
-        ratio = (read[1:] - read[0]).norm(dim=1) / (book[1:] - book[0]).norm(dim=1)
-        torch.testing.assert_close(ratio, ratio[:1].expand(len(ratio)), rtol=1e-3, atol=0)
+        near, far = torch.cdist(book, book)[0, 1:].sort().indices[[0, -1]] + 1
+        assert (read[near] - read[0]).norm() < (read[far] - read[0]).norm()
 
 
 def test_the_code_predictor_learns_sounds_by_regression():
     module = talker.build(0)
     sounds = torch.from_numpy(books().sounds)
     predictor.set_weights(module, sounds)
+    targets = predictor.Targets(sounds)
     coded = torch.randint(shapes.CODES, (8, shapes.GROUPS)).repeat(10, 1)
     hidden = torch.randn(8, shapes.TALKER_WIDTH).repeat(10, 1)
     optimizer = torch.optim.Adam(module.code_predictor.parameters(), 3e-3)
     seen = []
     for _ in range(40):
-        found = predictor.losses(module, hidden, coded, sounds)
+        found = predictor.losses(module, hidden, coded, targets)
         optimizer.zero_grad()
         found["far"].backward()
         optimizer.step()
