@@ -1,9 +1,10 @@
-"""The code predictor: initial weights that know the codebooks of sound, and its losses.
+"""The code predictor: known weights of its output layers, and its losses.
 
-A classifier of 512 codes needs many examples until it notices that near codes sound alike. Here it is given: the first
-numbers of the predictor's output are the components of a sound, and an output layer's logits are initially the squared
-distances of its codebook's vectors to them. So the predictor can be trained by regression, which is far quicker, beside
-the cross-entropy that teaches it how sure it is. The embeddings that it reads hold the same components.
+A classifier of 512 codes needs many examples until it notices that near codes sound alike, and the likeliest code is
+further from the truth than the mean of all that are possible. So the sound codes are trained by regression. The first
+numbers of the predictor's output are the components of a sound. The weights of an output layer are set, not trained: its
+logits are the squared distances of its codebook's vectors to these numbers, so the likeliest code is the nearest one.
+The embeddings that are read begin with the same components.
 """
 
 import torch
@@ -11,20 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.codes import PARTS, SOUND_DIMS
-from training.soft_codes import draw, near_codes
 
-FRAMES = 800
+FRAMES = 1000
 """Frames per batch; the talker's batch has more."""
 
 _CONSTANT = SOUND_DIMS  # index of an output that serves as the bias of the logits
 _CONSTANT_SIZE = 2.0
-_UNSURE = 0.15  # expected variance of errors, over the variance of a component
+_SOFTNESS = 0.06  # squared distance per nat, over the variance of a component
 _READ_SIZE = 0.3  # deviation of embeddings
 
 
 @torch.no_grad()
 def set_weights(talker: nn.Module, sounds: Tensor) -> None:
-    """Set output layers and embeddings of the sound codes.
+    """Set output layers and embeddings of the sound codes; the output layers will not be trained.
 
     Args:
         talker: of upstream's class; its code predictor is changed.
@@ -39,10 +39,11 @@ def set_weights(talker: nn.Module, sounds: Tensor) -> None:
     read = directions * (_READ_SIZE * (width / size.sum()) ** 0.5 / size.sqrt())[:, None]
     for part, book, table, head in zip(PARTS, sounds, tables, heads, strict=True):
         table.weight[: len(book)] = book @ read
-        softness = 2 * _UNSURE * size[part].square().mean()
+        softness = _SOFTNESS * size[part].square().mean()
         head.weight.zero_()
         head.weight[: len(book), part] = 2 * book[:, part] * size[part] / softness
         head.weight[: len(book), _CONSTANT] = -book.square().sum(1) / softness / _CONSTANT_SIZE
+        head.weight.requires_grad_(requires_grad=False)
 
 
 def deviations(sounds: Tensor) -> Tensor:
@@ -50,52 +51,31 @@ def deviations(sounds: Tensor) -> Tensor:
     return sounds.square().mean(1).sum(0).sqrt()
 
 
-class Targets:
-    """What the sound codes of the given codebooks [GROUPS - 2, CODES, SOUND_DIMS] stand for."""
-
-    def __init__(self, sounds: Tensor) -> None:
-        self.sounds = sounds
-        self.size = deviations(sounds)
-        self.near = near_codes(sounds)
-
-
-def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, targets: Targets | None) -> dict[str, Tensor]:
-    """Losses of all codebooks but the first, each given the earlier ones of its frame.
+def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, sounds: Tensor) -> dict[str, Tensor]:
+    """Losses of at most ``FRAMES`` random frames: all codebooks but the first, each given the earlier ones.
 
     Args:
-        talker: of upstream's class.
+        talker: of upstream's class, whose weights :func:`set_weights` set.
         hidden: [N, H], the talker's output for each frame.
         coded: [N, GROUPS], its codes.
-        targets: without them, the targets are the codes themselves. With them, the targets of sound codes are
-            distributions, the codes that are read are drawn from them, and at most ``FRAMES`` random frames count.
+        sounds: as for :func:`set_weights`.
 
     Returns:
-        ``pitch`` and ``sound``: cross-entropies. With ``targets``, ``far``: mean squared error of the components, over
-        their variance, the mean of all codebooks.
+        ``pitch``: cross-entropy. ``sound``: squared error of the components, over their deviation, relative to the mean.
     """
-    wanted = list(coded[:, 1:].T)
-    if targets is not None:
+    if len(coded) > FRAMES:
         some = torch.randperm(len(coded), device=coded.device)[:FRAMES]
         hidden, coded = hidden[some], coded[some]
-        near = [table[coded[:, 2 + number]] for number, table in enumerate(targets.near)]
-        wanted = [coded[:, 1], *near]
-        components = sum(book[coded[:, 2 + number]] for number, book in enumerate(targets.sounds)) / targets.size
-        coded = torch.stack([coded[:, 0], coded[:, 1], *(draw(each) for each in near)], 1)
     predictor = talker.code_predictor
     tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
     columns = [hidden, *(table(coded[:, number]) for number, table in enumerate(tables))]
     inputs = predictor.small_to_mtp_projection(torch.stack(columns, 1))
-    made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, 1:]
-    pitch, *rest = [
-        functional.cross_entropy(head(made[:, number]).float(), wanted[number])
-        for number, head in enumerate(predictor.lm_head)
-    ]
-    found = {"pitch": pitch, "sound": torch.stack(rest).mean()}
-    if targets is not None:
-        weights = targets.size.square()
-        squares = [
-            ((made[:, 1 + number, part].float() - components[:, part]).square() @ weights[part]) / weights[part].sum()
-            for number, part in enumerate(PARTS)
-        ]
-        found["far"] = torch.stack(squares).mean()
-    return found
+    made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, 1:].float()
+    pitch = functional.cross_entropy(predictor.lm_head[0](made[:, 0]).float(), coded[:, 1])
+
+    size = deviations(sounds)
+    wanted = sum(book[coded[:, 2 + number]] for number, book in enumerate(sounds)) / size
+    found = torch.cat([made[:, 1 + number, part] for number, part in enumerate(PARTS)], 1)
+    sound = ((found - wanted).square() @ size).mean() / size.sum()
+    constant = (made[:, 1:, _CONSTANT] - _CONSTANT_SIZE).square().mean()
+    return {"pitch": pitch, "sound": sound, "constant": constant}

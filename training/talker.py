@@ -33,7 +33,7 @@ GUIDED_LAYER = 1
 HELD = 24
 
 _CORRUPTED = 0.3  # largest share of the input frames
-_WEIGHTS = {"pitch": 0.3, "sound": 1.5, "far": 6.0}
+_WEIGHTS = {"pitch": 0.3, "sound": 8.0, "constant": 0.5}
 """Weights of the code predictor's losses."""
 
 _BLUR = 0.05  # noise on a voice's coordinates
@@ -154,14 +154,14 @@ def losses(
     attention: Attention,
     batch: Batch,
     marks: Marks,
+    sounds: Tensor,
     *,
-    targets: predictor.Targets | None = None,
     corrupt: bool = False,
     tagged: bool = True,
 ) -> dict[str, Tensor]:
     """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention.
 
-    With ``corrupt``, the codes that are read are corrupted, as in training. ``targets`` are for the code predictor.
+    With ``corrupt``, the codes that are read are corrupted, as in training. ``sounds`` are the codebooks of the code predictor.
     """
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
     body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if corrupt else batch.codes)
@@ -181,7 +181,7 @@ def losses(
     near = ((looked.argmax(1) - batch.spoken[guided] - start).abs() <= 1).float().mean()
 
     spoken = counted[:, 1:]
-    rest = predictor.losses(talker, hidden[:, :-1][spoken], batch.codes[spoken], targets)
+    rest = predictor.losses(talker, hidden[:, :-1][spoken], batch.codes[spoken], sounds)
     total = phones + looking + sum(_WEIGHTS[name] * value for name, value in rest.items())
     return {"loss": total, "phones": phones, "looking": looking, "near": near} | rest
 
@@ -236,7 +236,6 @@ def main() -> None:
     sounds = torch.from_numpy(codebooks.sounds).to(device())
     model = build(options.seed)
     predictor.set_weights(model, sounds.cpu())
-    targets = predictor.Targets(sounds)
     run = Run(options.state / "talker", model, plan)
     attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
@@ -245,11 +244,11 @@ def main() -> None:
     def of(model: nn.Module, step: int) -> Mapping[str, Tensor]:
         torch.manual_seed(options.seed + step)
         batch = Batch(next(stream), marks, _BLUR)
-        return losses(model, attention[id(model)], batch, marks, targets=targets, corrupt=True, tagged=step % 4 != 0)
+        return losses(model, attention[id(model)], batch, marks, sounds, corrupt=True, tagged=step % 4 != 0)
 
     def judge(model: nn.Module, step: int) -> dict[str, float]:
         found = [
-            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks, targets=targets)
+            losses(model, attention[id(model)], Batch(held[start : start + 50], marks), marks, sounds)
             for start in range(0, len(held), 50)
         ]
         means = {name: float(torch.stack([each[name] for each in found]).mean()) for name in found[0]}

@@ -16,7 +16,6 @@ from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
 from training import checkpoint, codes, decoder, predictor, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
 from training.encoder import Labeller, nearness
-from training.soft_codes import draw, near_codes
 from training.voice import Voice
 
 TEXTS = ["The cat sat on the mat, and then it left.", "Nobody knows where the other cats went."] * 20
@@ -100,6 +99,7 @@ def test_losses_count_what_stands_behind_no_end(prepared):
     """A row's losses are the same whatever longer row stands beside it."""
     _, marks = prepared
     module = talker.build(0)
+    sounds = torch.from_numpy(books().sounds)
     attention = talker.Attention(module.model.layers[talker.GUIDED_LAYER])
     rng = np.random.default_rng(0)
 
@@ -110,7 +110,7 @@ def test_losses_count_what_stands_behind_no_end(prepared):
     short, long = a_reading(6), a_reading(12)
     with torch.no_grad():
         alone, other, both = (
-            talker.losses(module, attention, talker.Batch(rows, marks), marks)
+            talker.losses(module, attention, talker.Batch(rows, marks), marks, sounds)
             for rows in ([short], [long], [short, long])
         )
     for name, weights in {"phones": (7, 13), "looking": (6, 12), "pitch": (6, 12), "sound": (6, 12)}.items():
@@ -233,17 +233,6 @@ def test_rooms_leave_loudness_and_pitch_about_as_they_were():
         assert float(spectrum[[150 * number for number in range(1, 20)]].square().sum() / spectrum.square().sum()) > 0.6
 
 
-def test_near_codes_are_likelier_than_far_ones():
-    book = torch.arange(6.0)[None, :, None]
-    (near,) = near_codes(book)
-    torch.testing.assert_close(near.sum(1), torch.ones(6))
-    assert near[2].argsort(descending=True).tolist()[:3] in ([2, 1, 3], [2, 3, 1])
-    assert near[2, 2] > near[2, 3] > near[2, 4] > 0
-    drawn = draw(near[torch.full((500,), 2)])
-    assert {1, 2, 3} <= set(drawn.tolist())
-    assert (drawn == 2).sum() > 250
-
-
 def test_the_code_predictor_is_built_around_the_codebooks_of_sound():
     """Its output layers take the code nearest to the coordinates in its output, and its embeddings keep distances."""
     module = talker.build(0)
@@ -264,15 +253,14 @@ def test_the_code_predictor_learns_sounds_by_regression():
     module = talker.build(0)
     sounds = torch.from_numpy(books().sounds)
     predictor.set_weights(module, sounds)
-    targets = predictor.Targets(sounds)
     coded = torch.randint(shapes.CODES, (8, shapes.GROUPS)).repeat(10, 1)
     hidden = torch.randn(8, shapes.TALKER_WIDTH).repeat(10, 1)
     optimizer = torch.optim.Adam(module.code_predictor.parameters(), 3e-3)
     seen = []
     for _ in range(40):
-        found = predictor.losses(module, hidden, coded, targets)
+        found = predictor.losses(module, hidden, coded, sounds)
         optimizer.zero_grad()
-        found["far"].backward()
+        found["sound"].backward()
         optimizer.step()
-        seen.append(float(found["far"].detach()))
+        seen.append(float(found["sound"].detach()))
     assert seen[-1] < 0.5 * seen[0]
