@@ -62,6 +62,10 @@ class Codebooks:
         sound = [nearest(coordinates[:, part], book[:, part]) for part, book in zip(PARTS, self.sounds, strict=True)]
         return np.stack([np.array(first), spoken.pitch_codes, *sound], 1)
 
+    def sound(self, coded: NDArray[np.int64]) -> Floats:
+        """Components of coded frames, [T, GROUPS] -> [T, SOUND_DIMS]."""
+        return np.sum([book[coded[:, 2 + number]] for number, book in enumerate(self.sounds)], axis=0)
+
     def save(self, path: Path) -> None:
         """Write an .npz."""
         listing = np.array(["".join(triple) for triple in self.triples.listing])
@@ -156,3 +160,8 @@ def read_coded(codebooks: Codebooks, path: Path) -> list[tuple[Spoken, NDArray[n
         np.save(kept, codes.astype(np.int16))
     ends = np.cumsum([each.frames for each in spoken])[:-1]
     return list(zip(spoken, np.split(codes, ends), strict=True))
+
+
+def predicted_path(path: Path) -> Path:
+    """Path of the codes that training.predict makes for the shard ``path``."""
+    return path.with_suffix(".predicted.npy")

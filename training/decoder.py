@@ -40,7 +40,9 @@ def build(codebooks: Codebooks, seed: int) -> nn.Module:
     initial.set_codebook(rest[0], pitch_vectors())
     for layer, book in zip(rest[1:], codebooks.sounds, strict=True):
         initial.set_codebook(layer, torch.cat([torch.from_numpy(book * codebooks.scale), zeros], 1))
-    initial.set_codebook(decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.TRIPLES, shapes.DECODED_DIM) * 0.5)
+    initial.set_codebook(
+        decoder.quantizer.rvq_first.vq.layers[0], torch.randn(shapes.TRIPLES, shapes.DECODED_DIM) * 0.5
+    )
     for name, parameter in decoder.named_parameters():
         known = name.endswith("cluster_usage") or (name.startswith("decoder.") and not name.startswith("decoder.0."))
         parameter.requires_grad_(not known)
@@ -96,7 +98,7 @@ def main() -> None:
     """Train, or continue training."""
     options = read_options(__doc__, seed=5)
     codebooks = Codebooks.load(codes.path_of(options.state))
-    recordings = Recordings(options.state, codebooks, delay_samples=synthesis.DELAY_SAMPLES)
+    recordings = Recordings(options.state, codebooks, delay_samples=synthesis.DELAY_SAMPLES, predicted=True)
     print(f"{len(recordings)} utterances, {sum(map(len, recordings.codes)) * 0.08 / 3600:.2f} h", flush=True)
     plan = Plan(options.minutes, RATE, full_rate_steps=6000, clip=3.0, mixed=True, cooling=options.cool)
     run = Run(options.state / "decoder", build(codebooks, options.seed), plan)

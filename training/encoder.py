@@ -38,7 +38,9 @@ class Labeller(nn.Module):
         initial.encoder(self.encoder)
         self.triples = nn.Parameter(torch.randn(shapes.TRIPLES, shapes.CODE_DIM) * 0.25)
         self.pitch = nn.Parameter(torch.randn(phase.PITCH_CODES, codes.PITCH_DIMS) * 0.5)
-        self.register_buffer("sounds", torch.from_numpy(codebooks.sounds) * codebooks.scale)  # [GROUPS - 2, CODES, SOUND_DIMS]
+        self.register_buffer(
+            "sounds", torch.from_numpy(codebooks.sounds) * codebooks.scale
+        )  # [GROUPS - 2, CODES, SOUND_DIMS]
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T * 1920] -> semantic and acoustic vectors [B, T, CODE_DIM], which upstream looks up in its codebooks."""

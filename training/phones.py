@@ -62,7 +62,9 @@ class TripleTable:
     def code(self, triple: Triple) -> int:
         """Return the code of a triple, or of the first one that differs from it least."""
         if triple not in self._codes:
-            self._codes[triple] = min(range(len(self.listing)), key=lambda code: _difference(triple, self.listing[code]))
+            self._codes[triple] = min(
+                range(len(self.listing)), key=lambda code: _difference(triple, self.listing[code])
+            )
         return self._codes[triple]
 
     def said(self, codes: Iterable[int]) -> str:

@@ -21,7 +21,13 @@ class Recordings:
     """Utterances of all shards with audio."""
 
     def __init__(
-        self, state: Path, codebooks: Codebooks, moved: random.Random | None = None, delay_samples: int = 0
+        self,
+        state: Path,
+        codebooks: Codebooks,
+        moved: random.Random | None = None,
+        delay_samples: int = 0,
+        *,
+        predicted: bool = False,
     ) -> None:
         """Load them.
 
@@ -30,6 +36,7 @@ class Recordings:
             codebooks: codebooks of their codes.
             moved: if given, frames start at random offsets; loads all audio into memory.
             delay_samples: delay of the audio after the codes.
+            predicted: whether to load utterances with predicted codes too, where training.predict has made them.
         """
         self.texts: list[str] = []
         self.codes: list[NDArray[np.int64]] = []
@@ -49,6 +56,22 @@ class Recordings:
                     units = moved.randrange(int(spoken.durations[0]))
                     cut, heard = codes.later(spoken, samples.astype(np.float32) / 32768, units)
                     self._add(spoken.text, codebooks.encode(cut), (heard * 32768).astype(np.int16))
+        if predicted:
+            self._add_predicted(state)
+
+    def _add_predicted(self, state: Path) -> None:
+        """Put them before the others, so that the held-out utterances stay the last."""
+        made: list[NDArray[np.int64]] = []
+        for path in shards.names(state / "data"):
+            if codes.predicted_path(path).exists():
+                ends = np.cumsum([each.frames for each in shards.read(path)])[:-1]
+                made += np.split(np.load(codes.predicted_path(path)).astype(np.int64), ends)
+        if made:
+            assert len(made) == len(self.codes), "training.predict must have made all shards with audio"
+            trained = len(made) - HELD
+            self.codes = made[:trained] + self.codes
+            self.texts = self.texts[:trained] + self.texts
+            self._audio = self._audio[:trained] + self._audio
 
     def _add(self, text: str, coded: NDArray[np.int64], samples: NDArray[np.int16]) -> None:
         self.texts.append(text)

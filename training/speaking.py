@@ -76,7 +76,7 @@ def speak(
         if (ended_at < longest).all():
             break
         first = torch.where(first == marks.codec_eos, 0, first)
-        frames.append(_rest_of_frame(talker, hidden, first, temperatures.predictor, generator))
+        frames.append(rest_of_frame(talker, hidden, first[:, None], temperatures.predictor, generator))
         inputs = prompt_layout.text_vectors(talker, tokens_of[:, frame + 1 : frame + 2])
         inputs = inputs + prompt_layout.code_vectors(talker, frames[-1][:, None])
     made = torch.stack(frames, 1).cpu().numpy()
@@ -86,23 +86,27 @@ def speak(
     ]
 
 
-def _rest_of_frame(
-    talker: nn.Module, hidden: Tensor, first: Tensor, temperature: float, generator: torch.Generator
+def rest_of_frame(
+    talker: nn.Module, hidden: Tensor, given: Tensor, temperature: float, generator: torch.Generator | None
 ) -> Tensor:
-    """[B, H] and [B] -> [B, GROUPS]."""
+    """Draw the codes of frames after the given ones, [N, H] and [N, at least 1] -> [N, GROUPS].
+
+    A generator is only needed with a temperature.
+    """
     predictor = talker.code_predictor
-    made = [first]
+    made = list(given.T)
     cache = DynamicCache()
-    inputs = torch.stack([hidden, talker.model.codec_embedding(first)], 1)
+    inputs = torch.stack([hidden, talker.model.codec_embedding(made[0])], 1)
     for number, head in enumerate(predictor.lm_head):
         projected = predictor.small_to_mtp_projection(inputs)
         last = predictor.model(inputs_embeds=projected, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        made.append(_draw(head(last), temperature, generator))
-        inputs = predictor.model.codec_embedding[number](made[-1])[:, None]
+        if number + 1 == len(made):
+            made.append(_draw(head(last), temperature, generator))
+        inputs = predictor.model.codec_embedding[number](made[number + 1])[:, None]
     return torch.stack(made, 1)
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return logits.argmax(1)
     chances = functional.softmax(logits.float() / temperature, 1)

@@ -14,7 +14,19 @@ from serve_app.model.runner import TorchRunner
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import Reference
-from training import checkpoint, codes, decoder, predictor, prompt_layout, reading, rooms, shapes, synthesis, talker, text_tokens
+from training import (
+    checkpoint,
+    codes,
+    decoder,
+    predictor,
+    prompt_layout,
+    reading,
+    rooms,
+    shapes,
+    synthesis,
+    talker,
+    text_tokens,
+)
 from training.encoder import Labeller, nearness
 from training.voice import Voice
 
@@ -42,7 +54,9 @@ def books():
     sounds = np.zeros((shapes.GROUPS - 2, shapes.CODES, codes.SOUND_DIMS), np.float32)
     for book, part in zip(sounds, codes.PARTS, strict=True):
         book[:, part] = rng.standard_normal(book[:, part].shape)
-    return codes.Codebooks(codes.TripleTable([("a", "b", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds)
+    return codes.Codebooks(
+        codes.TripleTable([("a", "b", "b")]), np.zeros(256), np.zeros((codes.SOUND_DIMS, 256)), sounds
+    )
 
 
 def ids(tokenizer, text):
