@@ -2,8 +2,8 @@
 
 A classifier of 512 codes needs many examples until it notices that near codes sound alike, and the likeliest code is
 further from the truth than the mean of all that are possible. So the sound codes are trained by regression. The first
-numbers of the predictor's output are the components of a sound. The weights of an output layer are set, not trained: its
-logits are the squared distances of its codebook's vectors to these numbers, so the likeliest code is the nearest one.
+numbers of the predictor's output are the components of a sound. The weights of an output layer are set, not trained:
+its logits are the squared distances of its codebook's vectors to these numbers, so the likeliest code is the nearest one.
 The embeddings that are read begin with the same components.
 """
 
@@ -61,7 +61,8 @@ def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, sounds: Tensor) -> 
         sounds: as for :func:`set_weights`.
 
     Returns:
-        ``pitch``: cross-entropy. ``sound``: squared error of the components, over their deviation, relative to the mean.
+        ``pitch``: cross-entropy. ``sound``: squared error of the components, relative to that of their mean; components
+        count by the inverse of their deviation. ``constant``: error of the output that serves as a bias.
     """
     if len(coded) > FRAMES:
         some = torch.randperm(len(coded), device=coded.device)[:FRAMES]

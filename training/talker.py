@@ -161,7 +161,7 @@ def losses(
 ) -> dict[str, Tensor]:
     """Cross-entropies of codebook 0, of the other codebooks, and of the guided head's attention.
 
-    With ``corrupt``, the codes that are read are corrupted, as in training. ``sounds`` are the codebooks of the code predictor.
+    With ``corrupt``, the codes that are read are corrupted, as in training. ``sounds`` are the codebooks of sound.
     """
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
     body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if corrupt else batch.codes)
