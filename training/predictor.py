@@ -3,7 +3,7 @@
 A classifier of 512 codes needs many examples until it notices that near codes sound alike, and the likeliest code is
 further from the truth than the mean of all that are possible. So the sound codes are trained by regression. The first
 numbers of the predictor's output are the components of a sound. The weights of an output layer are set, not trained:
-its logits are the squared distances of its codebook's vectors to these numbers, so the likeliest code is the nearest one.
+its logits are the squared distances of its codebook's vectors to these numbers, so the nearest code is the likeliest.
 The embeddings that are read begin with the same components.
 """
 
@@ -52,7 +52,7 @@ def deviations(sounds: Tensor) -> Tensor:
 
 
 def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, sounds: Tensor) -> dict[str, Tensor]:
-    """Losses of at most ``FRAMES`` random frames: all codebooks but the first, each given the earlier ones.
+    """Losses of at most ``FRAMES`` random frames: all codebooks but the first.
 
     Args:
         talker: of upstream's class, whose weights :func:`set_weights` set.
@@ -69,7 +69,9 @@ def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, sounds: Tensor) -> 
         hidden, coded = hidden[some], coded[some]
     predictor = talker.code_predictor
     tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
-    columns = [hidden, *(table(coded[:, number]) for number, table in enumerate(tables))]
+    # What it has drawn itself tells it nothing new, unlike the teacher's codes: it must not learn to count on them.
+    read = torch.cat([coded[:, :2], coded[torch.randperm(len(coded), device=coded.device), 2:]], 1)
+    columns = [hidden, *(table(read[:, number]) for number, table in enumerate(tables))]
     inputs = predictor.small_to_mtp_projection(torch.stack(columns, 1))
     made = predictor.model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, 1:].float()
     pitch = functional.cross_entropy(predictor.lm_head[0](made[:, 0]).float(), coded[:, 1])
