@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from training.codes import PARTS, SOUND_DIMS
 
-FRAMES = 1000
+FRAMES = 1600
 """Frames per batch; the talker's batch has more."""
 
 _CONSTANT = SOUND_DIMS  # index of an output that serves as the bias of the logits

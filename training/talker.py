@@ -33,7 +33,7 @@ GUIDED_LAYER = 1
 HELD = 24
 
 _CORRUPTED = 0.3  # largest share of the input frames
-_WEIGHTS = {"pitch": 0.3, "sound": 8.0, "constant": 0.5}
+_WEIGHTS = {"pitch": 0.3, "sound": 14.0, "constant": 0.5}
 """Weights of the code predictor's losses."""
 
 _BLUR = 0.05  # noise on a voice's coordinates
