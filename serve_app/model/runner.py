@@ -285,7 +285,7 @@ class TorchRunner:
         self._filled[slot] = 0
 
     @torch.inference_mode()
-    def learn(self, voice: VoicePrompt) -> None:
+    def preload(self, voice: VoicePrompt) -> None:
         """Compute a voice's state before its first stream. Call before the engine starts, or on its thread.
 
         On two CPU cores with the real shapes this takes 0.1 s for a clip of 6 s and 0.23 s for one of 30 s. Without it,
