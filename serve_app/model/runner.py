@@ -204,7 +204,7 @@ class TorchRunner:
         else:
             self.codec.restore(slot, voice.codec)
         if len(heard):
-            self.codec.absorb(heard, slot)
+            self.codec.prime(heard, slot)
 
     def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run a prompt [L, H]; returns hidden [1, H] and logits [1, V] of its last position."""
@@ -310,7 +310,7 @@ class TorchRunner:
                 codes, spare = self._on_device(voice.codes), self.slots
                 reference = self.prompts.embed_reference(codes)
                 self.codec.reset(spare)
-                self.codec.absorb(codes, spare)
+                self.codec.prime(codes, spare)
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self.voice_states.put(key, state, now_s)

@@ -213,7 +213,7 @@ def test_absorbed_frames_leave_the_state_of_decoded_ones(codec, codes, golden, f
         codec.decode(codes[:, :30], slice(row, row + 1))
     bystander = codec.snapshot(2)
     codec.decode(codes[:, 30 : 30 + frames], slice(0, 1))
-    codec.absorb(codes[0, 30 : 30 + frames], 1)
+    codec.prime(codes[0, 30 : 30 + frames], 1)
     decoded, absorbed = codec.snapshot(0), codec.snapshot(1)
     assert absorbed.position == decoded.position == 30 + frames
     torch.testing.assert_close(absorbed.history, decoded.history, rtol=0, atol=1e-4)
