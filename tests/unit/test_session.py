@@ -30,7 +30,7 @@ from serve_app.protocol.messages import (
     Stopped,
 )
 from serve_app.protocol.outbox import Close, Send
-from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
+from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
 from serve_app.text.cleaning import TextCleaning
@@ -992,11 +992,13 @@ def own_clip(digest="d"):
 
 def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
     bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
-    assert only(bench.send(), Ready)[0].voice == OWN_VOICE
-    assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (OWN_VOICE, "d", 7)
+    assert only(bench.send(), Ready)[0].voice == INLINE_VOICE
+    assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (INLINE_VOICE, "d", 7)
     bench.speak_all().say(Speak(text="Two.", voice="makima")).speak_all()
     assert (bench.calls[-1].request.voice, bench.calls[-1].request.clip) == ("makima", None)
-    bench.say(Start(voice="makima"), Speak(text="Three.")).speak_all().say(Start(voice=OWN_VOICE), Speak(text="Four."))
+    bench.say(Start(voice="makima"), Speak(text="Three.")).speak_all().say(
+        Start(voice=INLINE_VOICE), Speak(text="Four.")
+    )
     assert bench.call.request.clip is not None
 
 
@@ -1015,7 +1017,7 @@ def test_a_voice_is_named_or_brought_not_both():
 
 
 def test_no_session_speaks_with_a_voice_that_another_brought():
-    bench = Bench().say(Speak(text="One.", voice=OWN_VOICE))
+    bench = Bench().say(Speak(text="One.", voice=INLINE_VOICE))
     assert error_of(bench.send()).code == "VOICE_NOT_FOUND"
 
 
