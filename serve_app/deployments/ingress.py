@@ -44,8 +44,8 @@ from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 from serve_app.web.app import build_web
+from serve_app.web.draining import Draining, HealthWatch
 from serve_app.web.inbound import BoundedInbound
-from serve_app.web.leaving import Draining, HealthWatch
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from serve_app.voices.voice import resolve_voice
 from serve_app.web.admission_queue import AdmissionQueue, Permit
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
-from serve_app.web.leaving import Draining
+from serve_app.web.draining import Draining
 
 log = logging.getLogger(__name__)
 
