@@ -91,7 +91,7 @@ async def test_a_session_an_utterance_and_its_text_chunks_are_spans_of_the_proxy
         assert chunk.attributes["tts.frames"] == len(request.text)
         assert chunk.attributes["tts.finish_reason"] == "eos"
         assert [event.name for event in chunk.events] == ["first audio"]
-    assert {parent_of(gate) for gate in kept.named("gate")} == {chunk.context.span_id for chunk in chunks}
+    assert {parent_of(gate) for gate in kept.named("admission")} == {chunk.context.span_id for chunk in chunks}
     assert utterance.attributes["tts.finish_reason"] == "eos"
     assert utterance.attributes["tts.characters"] == len(text)
     assert utterance.attributes["tts.voice"] == "makima"
@@ -133,7 +133,7 @@ async def test_what_a_lost_client_leaves_is_ended_as_cancelled():
         await asyncio.sleep(0.1)
     reasons = {name: kept.only(name).attributes["tts.finish_reason"] for name in ("text chunk", "utterance")}
     assert set(reasons.values()) == {"cancelled"}
-    assert {span.name: span.context.trace_id for span in kept.spans}["gate"] == kept.only("session").context.trace_id
+    assert {span.name: span.context.trace_id for span in kept.spans}["admission"] == kept.only("session").context.trace_id
 
 
 async def test_an_utterances_span_begins_when_it_was_asked_for():
