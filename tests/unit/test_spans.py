@@ -91,7 +91,7 @@ async def test_a_session_an_utterance_and_its_text_chunks_are_spans_of_the_proxy
         assert chunk.attributes["tts.frames"] == len(request.text)
         assert chunk.attributes["tts.finish_reason"] == "eos"
         assert [event.name for event in chunk.events] == ["first audio"]
-    assert {parent_of(gate) for gate in kept.named("admission")} == {chunk.context.span_id for chunk in chunks}
+    assert {parent_of(span) for span in kept.named("admission")} == {chunk.context.span_id for chunk in chunks}
     assert utterance.attributes["tts.finish_reason"] == "eos"
     assert utterance.attributes["tts.characters"] == len(text)
     assert utterance.attributes["tts.voice"] == "makima"
