@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import create_sliding_window_causal_mask
 
@@ -127,7 +128,7 @@ def test_first_frame_is_still_heard_beyond_the_window(decoder, codes, golden):
     assert difference[75:140].max() > 10 * EXACT
 
 
-@settings(max_examples=8, deadline=None, database=None)
+@examples(8, database=None)
 @given(sizes=st.lists(st.one_of(st.integers(1, 4), st.integers(1, 150)), max_size=20))
 def test_any_partition_equals_one_whole_decode(pool, codes, golden, sizes):
     pool.reset(2)

@@ -3,7 +3,8 @@
 from datetime import date
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.text.numbers.grammar import GRAMMARS
@@ -125,7 +126,7 @@ def test_what_no_calendar_and_no_clock_has_is_left(language, text):
 
 @pytest.mark.parametrize("language", GRAMMARS)
 @given(days=st.lists(st.dates(min_value=date(1000, 1, 1)), min_size=2, max_size=8, unique=True))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_every_date_is_read_in_words_of_its_own(language, days):
     spelled = {normalize(day.isoformat(), language) for day in days}
     assert len(spelled) == len(days)

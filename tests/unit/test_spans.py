@@ -133,7 +133,9 @@ async def test_what_a_lost_client_leaves_is_ended_as_cancelled():
         await asyncio.sleep(0.1)
     reasons = {name: kept.only(name).attributes["tts.finish_reason"] for name in ("text chunk", "utterance")}
     assert set(reasons.values()) == {"cancelled"}
-    assert {span.name: span.context.trace_id for span in kept.spans}["admission"] == kept.only("session").context.trace_id
+    assert {span.name: span.context.trace_id for span in kept.spans}["admission"] == kept.only(
+        "session"
+    ).context.trace_id
 
 
 async def test_an_utterances_span_begins_when_it_was_asked_for():

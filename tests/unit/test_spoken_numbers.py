@@ -5,7 +5,8 @@ import statistics
 import time
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.protocol.messages import LANGUAGES
@@ -33,21 +34,21 @@ languages = st.sampled_from(LANGUAGES)
 
 
 @given(text=texts, language=languages)
-@settings(max_examples=800, deadline=None)
+@examples(800)
 def test_any_text_is_spelled_and_spelling_twice_is_spelling_once(text, language):
     spelled = normalize(text, language)
     assert normalize(spelled, language) == spelled
 
 
 @given(text=st.text(max_size=80).filter(lambda text: not FORMS.search(text)), language=languages)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_text_without_any_form_is_unchanged(text, language):
     assert normalize(text, language) == text
 
 
 @pytest.mark.parametrize("language", NAMED)
 @given(number=st.integers(0, 10**9 - 1))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_whole_number_has_no_digit_left_and_its_neighbours_stay(language, number):
     spelled = normalize(f"«{number}», (x) {number}!", language)
     first, second = re.fullmatch(r"«(.+)», \(x\) (.+)!", spelled).groups()
@@ -57,7 +58,7 @@ def test_a_whole_number_has_no_digit_left_and_its_neighbours_stay(language, numb
 
 @pytest.mark.parametrize("language", NAMED)
 @given(number=st.integers(1000, 10**12 - 1))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_number_with_marks_between_its_thousands_is_the_same_number(language, number):
     mark = {"russian": " "}.get(language, "," if language in ("english", "chinese", "japanese", "korean") else ".")
     spelled = normalize(f"{number:,}".replace(",", mark), language)

@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 import soundfile as sf
 import uvicorn
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
@@ -682,7 +683,7 @@ FRAMES = st.one_of(
 async def test_whatever_is_sent_is_answered_by_type_and_the_socket_stays(host, caplog):
     frames = []
 
-    @settings(max_examples=400, database=None, suppress_health_check=list(HealthCheck))
+    @examples(400, database=None, suppress_health_check=list(HealthCheck))
     @given(FRAMES)
     def collect(frame):
         frames.append(frame)
