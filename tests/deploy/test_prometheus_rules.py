@@ -32,6 +32,7 @@ def test_promtool_takes_the_rules_and_the_configuration():
     promtool("check", "config", str(FOLDER / "prometheus.yaml"))
 
 
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_not_otherwise():
     promtool("test", "rules", str(FOLDER / "rules_test.yaml"))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from running_service import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = "Hello there."
 
 # Stand-ins for k6's modules; what is measured is collected.

@@ -321,7 +321,15 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize(("reason", "audio"), [(reason, each) for reason, many in UNREADABLE.items() for each in many])
+@pytest.mark.parametrize(
+    ("reason", "audio"),
+    # Numbered: the bytes of an Ogg file begin with a random serial number, and two workers must agree on a test's name.
+    [
+        pytest.param(reason, each, id=f"{reason} {number}")
+        for reason, many in UNREADABLE.items()
+        for number, each in enumerate(many)
+    ],
+)
 def test_what_cannot_be_read_is_named_with_the_formats_that_can(reason, audio):
     for reader in (decode, decode_apart) if len(audio) < 8 else (decode,):
         with pytest.raises(VoiceInvalidError, match=f"audio cannot be decoded: {reason}") as refused:
