@@ -101,7 +101,7 @@ class Generator:
 
     _tracer: Tracer = NoTracer()
     _rendering = ""
-    """See :class:`AudioChunk`."""
+    """Model, number formats and kind of processor, for :class:`AudioChunk`."""
 
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode pending voices and speak a warm-up sentence; then the replica is ready.
