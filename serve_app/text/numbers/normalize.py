@@ -120,7 +120,7 @@ class _Normalizer:
         self._any = re.compile("|".join(f"(?P<{name}>{form.pattern})" for name, form in self._forms.items()))
 
     def readings(self, text: str) -> list[Reading]:
-        """See :func:`readings`."""
+        """Return the readings of a text in this language, in order, without overlaps."""
         found: list[Reading] = []
         position = 0
         while sign := _SIGN_OF_A_FORM.search(text, position):
