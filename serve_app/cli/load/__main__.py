@@ -202,12 +202,13 @@ class _OldName(argparse.Action):
 
     def __call__(
         self,
-        _parser: argparse.ArgumentParser,
+        parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: object,
         option_string: str | None = None,
     ) -> None:
         """Store the value, as the new name does."""
+        del parser
         print(
             f"tts-load: {option_string} is now --{self.dest}; the old name goes with the next release", file=sys.stderr
         )
