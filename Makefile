@@ -27,9 +27,10 @@ run: $(CHECKPOINT)
 say: $(INSTALLED)
 	@$(BIN)/tts-say --url http://127.0.0.1:$(or $(PORT),8000) --out speech.wav "$$TEXT"
 
-# Tests of running services come after those that compute, which would take the services' processors away.
+# tests/model comes first: one worker then compiles the kernels and has all of it, and the other takes the rest. Tests
+# of running services come after those that compute, which would take the services' processors away.
 SHORT := -m "not slow" --hypothesis-profile=short
-COMPUTE := -n $(WORKERS) --dist worksteal tests/unit tests/deploy tests/model
+COMPUTE := -n $(WORKERS) --dist worksteal tests/model tests/unit tests/deploy
 
 test: $(INSTALLED)
 	$(BIN)/pytest $(SHORT) $(COMPUTE)

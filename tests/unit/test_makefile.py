@@ -44,7 +44,7 @@ def test_make_docs_checks_the_references_and_builds_the_site():
         (
             "test-all",
             [
-                "pytest -n 2 --dist worksteal tests/unit tests/deploy tests/model",
+                "pytest -n 2 --dist worksteal tests/model tests/unit tests/deploy",
                 "pytest -n 2 --dist loadgroup tests/service",
             ],
         ),
