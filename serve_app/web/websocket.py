@@ -26,7 +26,11 @@ class SocketConnection:
         self._socket = socket
 
     async def receive(self) -> Frame:
-        """See :meth:`Connection.receive`."""
+        """Return the next frame.
+
+        Raises:
+            ConnectionLostError: the client is gone.
+        """
         try:
             message = await self._socket.receive()
         except RuntimeError as error:  # Starlette raises this if the socket is already closed
@@ -37,7 +41,11 @@ class SocketConnection:
         return text if text is not None else message["bytes"]
 
     async def send(self, frame: Frame) -> None:
-        """See :meth:`Connection.send`."""
+        """Send one frame; waits while the client does not read.
+
+        Raises:
+            ConnectionLostError: it cannot be sent.
+        """
         try:
             if isinstance(frame, str):
                 await self._socket.send_text(frame)
@@ -47,7 +55,7 @@ class SocketConnection:
             raise ConnectionLostError from error
 
     async def close(self, code: int, reason: str) -> None:
-        """See :meth:`Connection.close`."""
+        """Close the socket with a code and a reason; does nothing if it is already closed."""
         states = (self._socket.client_state, self._socket.application_state)
         if states != (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
             return

@@ -3,6 +3,7 @@ import json
 import time
 
 import pytest
+from until import until
 from written_lines import written
 
 from serve_app.cluster.admission import Admission
@@ -69,9 +70,9 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     service = Service(NobodyReady(), gate, time.monotonic)
     driver = SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service)
     running = asyncio.create_task(driver.run())
-    for _ in range(3):
+    for number in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
-        await asyncio.sleep(0.1)
+        await until(lambda told=number + 1: sum(isinstance(frame, str) for frame in client.heard) == told)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
