@@ -12,17 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
-import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve._private.constants import (
-    RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT,
-    RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
-    RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT,
-    RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
-    SERVE_CONTROLLER_NAME,
-    SERVE_NAMESPACE,
-)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -31,6 +22,14 @@ from serve_app.cluster.admission import Backlog
 from serve_app.cluster.registry import IngressStatus, Readiness
 from serve_app.cluster.retry import Resumption
 from serve_app.config import AppConfig
+from serve_app.deployments.ray_internals import (
+    DRAIN_GRACE_S,
+    INGRESS_PORTS,
+    SHARES_SERVES_LOOP,
+    STREAM_BY_VALUE,
+    BoundedInbound,
+    http_host,
+)
 from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.deployments.router import HEARD_OF
 from serve_app.deployments.voice_store import VoiceStoreClient
@@ -44,7 +43,6 @@ from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 from serve_app.web.app import build_web
-from serve_app.web.inbound import BoundedInbound
 from serve_app.web.leaving import Draining, HealthWatch
 
 log = logging.getLogger(__name__)
@@ -105,8 +103,7 @@ class RayBackend:
         self._config = config
         self._replica = replica
         self._store = store
-        # Pass responses by value: a reference costs two round trips, and the producer sees no backpressure.
-        self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
+        self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
         self._readiness = Recent(store.readiness)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
@@ -291,11 +288,7 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 
 async def _listening() -> str | None:
     """The host that clients connect to; this replica's own socket is behind HAProxy and does not show it."""
-    if host := os.environ.get(PROXY_HOST):
-        return host
-    controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    options = await controller.get_http_config.remote()
-    return options.host
+    return os.environ.get(PROXY_HOST) or await http_host()
 
 
 @serve.ingress()
@@ -323,15 +316,14 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve after the constructor has returned."""
-        grace_s = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
-        if grace_s != self._config.ingress.graceful_shutdown_timeout_s:
+        if self._config.ingress.graceful_shutdown_timeout_s != DRAIN_GRACE_S:
             log.warning(
                 "sockets stay open for %g s at a shutdown: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S in"
                 " the node's environment overrides ingress.graceful_shutdown_timeout_s, which is %g s",
-                grace_s,
+                DRAIN_GRACE_S,
                 self._config.ingress.graceful_shutdown_timeout_s,
             )
-        leaving = Draining(grace_s, time.monotonic)
+        leaving = Draining(DRAIN_GRACE_S, time.monotonic)
         web = build_web(
             self._backend,
             self._config,
@@ -340,10 +332,9 @@ class Ingress:
             listening=self._listening,
             leaving=leaving,
         )
-        ports = range(RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT + 1)
-        web.add_middleware(HealthWatch, leaving=leaving, ports=ports)
-        if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
-            log.warning("inbound data is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
-        else:
+        web.add_middleware(HealthWatch, leaving=leaving, ports=INGRESS_PORTS)
+        if SHARES_SERVES_LOOP:
             web.add_middleware(BoundedInbound)
+        else:
+            log.warning("inbound data is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         return web

@@ -6,11 +6,8 @@ Serve loads this module by name in every process with a handle of the generators
 from collections.abc import Collection
 from typing import cast
 
-from ray.serve._private.request_router.common import PendingRequest
-from ray.serve._private.request_router.replica_wrapper import RunningReplica
-from ray.serve._private.request_router.request_router import FIFOMixin, RequestRouter
-
 from serve_app.cluster.routing import Candidate, ranks
+from serve_app.deployments.ray_internals import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 from serve_app.speech import SpeechRequest
 
 VOICES = "voices"

@@ -1,8 +1,4 @@
-"""Limits what a client sends, in number of messages and in time, because Serve does not.
-
-Serve (2.60, ``ASGIDIReceiveProxy``) reads a client's messages into an unbounded queue, even if the application does not
-receive them. So a flood would fill the replica's memory, although the server below would apply backpressure.
-"""
+"""Limits how long a client may take to send the body of a request, because the servers below do not."""
 
 import asyncio
 import math
@@ -14,9 +10,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidMessageError
-
-MAX_INBOUND_MESSAGES = 16
-"""Messages of one connection that may wait for the application; while so many wait, its socket is not read."""
 
 BODY_PATIENCE_S = 10.0
 """Time for a request's body, in addition to the time for its bytes."""
@@ -111,22 +104,3 @@ async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:
     said = f"the body did not arrive in time; allowed: {BODY_PATIENCE_S:g} s, and 1 s more for each 8 KiB"
     body = {"code": InvalidMessageError.code, "message": said}
     await JSONResponse(body, status_code=408, headers={"connection": "close"})(scope, receive, send)
-
-
-class BoundedInbound:
-    """ASGI middleware that bounds the queue behind ``receive``, so that the task that fills it and the client wait.
-
-    This works only in the mode of Serve in which that task runs on the application's own event loop. On another loop it
-    would not wait, and messages that a full queue refuses would be lost.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; messages that are already queued stay in the queue."""
-        queue = getattr(receive, "queue", None)
-        if isinstance(queue, asyncio.Queue):
-            # asyncio checks this attribute on every put; a new queue would lose the messages in this one.
-            queue._maxsize = MAX_INBOUND_MESSAGES  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
-        await self._app(scope, receive, send)
