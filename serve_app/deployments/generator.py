@@ -32,9 +32,9 @@ from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import join_serve_log
-from serve_app.observability.spans import StreamSpan
+from serve_app.observability.observers import StreamObserver
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
-from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
 from serve_app.voices.library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
@@ -165,19 +165,19 @@ class Generator:
         If the request is refused, the end carries the error code. Closing or cancelling the generator cancels the
         stream, which frees its slot within a frame.
         """
-        span = StreamSpan(self._tracer, request, time.monotonic)
+        observer = StreamObserver(self._metrics, self._tracer, request, time.monotonic)
         try:
-            async with contextlib.aclosing(self._speak(request, span)) as events:
+            async with contextlib.aclosing(self._speak(request, observer)) as events:
                 async for event in events:
-                    span.heard(event)
+                    observer.heard(event)
                     yield event
         except Exception:
-            span.broke()
+            observer.broke()
             raise
         finally:
-            span.close()
+            observer.close()
 
-    async def _speak(self, request: SpeechRequest, span: StreamSpan) -> AsyncGenerator[SpeechEvent, None]:
+    async def _speak(self, request: SpeechRequest, observer: StreamObserver) -> AsyncGenerator[SpeechEvent, None]:
         began_s = time.monotonic()
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
@@ -188,15 +188,11 @@ class Generator:
             )
             prepared = await asyncio.to_thread(self._model.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
-            span.prepared()
+            observer.prepared()
             stream = self._model.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
-            self._metrics.ended("error")
             yield _refused(refusal, request)
             return
-        except Exception:
-            self._metrics.ended("error")
-            raise
         if request.rendering not in ("", self._rendering):
             log.warning(
                 "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
@@ -204,12 +200,10 @@ class Generator:
                 self._rendering,
                 0 if request.delivered_codes is None else len(request.delivered_codes),
             )
-        reason: FinishReason = "cancelled"
         try:
             while True:
                 event = await events.get()
                 if isinstance(event, SpeechEnd):
-                    reason = event.finish_reason
                     yield event
                     return
                 if event.timings_s:
@@ -217,7 +211,6 @@ class Generator:
                 yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
-            self._metrics.ended(reason)
             stream.cancel()
 
     def __del__(self) -> None:

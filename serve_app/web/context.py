@@ -19,6 +19,7 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.observability.metrics import NoRecorder, Recorder
+from serve_app.observability.observers import SessionObserver
 from serve_app.observability.session_metrics import IngressMetrics
 from serve_app.observability.tracing import NoTracer, Tracer
 from serve_app.protocol.dialects import Dialect
@@ -83,14 +84,13 @@ class IngressContext:
         # The slots of one generator until the generators are known; Serve starts one for the first request.
         self._queue = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
+        self._tracer = tracer or NoTracer()
         self._service = Service(
             backend,
             self._queue,
             clock,
             self.clips,
             self.learn_voices,
-            self.metrics,
-            tracer or NoTracer(),
             leaving or Draining(math.inf, clock),
         )
         self._authenticator = Authenticator(config.access, clock)
@@ -177,10 +177,10 @@ class IngressContext:
             naming=self.config.voices,
             spend=caller.spend,
         )
-        context = given_context(headers)
-        return SessionRunner(
-            Session(setup, self.clock()), dialect, connection, self._service, key=caller.name, context=context
-        )
+        trace = given_context(headers)
+        observer = SessionObserver(self.metrics, self._tracer, trace, setup.session_id, dialect, self.clock)
+        session = Session(setup, self.clock())
+        return SessionRunner(session, dialect, connection, self._service, observer, key=caller.name)
 
     async def voice(self, given: str | None) -> str:
         """Return the id of the voice that a request names; an unknown name stays as it is after another fetch."""

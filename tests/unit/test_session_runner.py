@@ -2,15 +2,22 @@ import asyncio
 import json
 import time
 
+import numpy as np
 import pytest
 from written_lines import written
 
 from serve_app.cluster.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.errors import TtsUnavailableError
+from serve_app.observability.metrics import NoRecorder
+from serve_app.observability.observers import SessionObserver
+from serve_app.observability.session_metrics import IngressMetrics
+from serve_app.observability.tracing import NoTracer
 from serve_app.protocol.dialects import FullDialect
+from serve_app.protocol.messages import Speak, Stop
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions
+from serve_app.speech import AudioChunk, SpeechEnd, TraceContext
 from serve_app.web.admission_queue import AdmissionQueue
 from serve_app.web.session_runner import ConnectionLostError, Service, SessionRunner
 
@@ -53,6 +60,28 @@ class DeafClient(Client):
         await asyncio.Event().wait()
 
 
+class Told:
+    """An observer that keeps the names of the events, without ``sent``, which may come at any time between."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattr__(self, name):
+        def tell(*values, **_):
+            if name != "sent":
+                self.events.append(name)
+            return values[0] if values else None
+
+        return tell
+
+
+def runner_of(setup, client, service, observer=None):
+    observer = observer or SessionObserver(
+        IngressMetrics(NoRecorder()), NoTracer(), TraceContext(), setup.session_id, FullDialect(), time.monotonic
+    )
+    return SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service, observer)
+
+
 class NobodyReady:
     """Answers after a while, as the ingress does when no generator was ready until then."""
 
@@ -62,13 +91,43 @@ class NobodyReady:
         yield  # a generator
 
 
+class Speaker:
+    """Yields some frames and ends, or breaks after the first one."""
+
+    def __init__(self, *, broken=False):
+        self._broken = broken
+
+    async def speak(self, request):
+        for number in range(3):
+            yield AudioChunk(number, np.zeros((1, 16), np.int16), np.zeros(1920, np.float32))
+            if self._broken:
+                raise ZeroDivisionError
+        yield SpeechEnd("eos", 3)
+
+
+@pytest.mark.parametrize(
+    ("backend", "events"),
+    [
+        (Speaker(), ["admitted", "heard", "heard", "heard", "heard"]),
+        (Speaker(broken=True), ["admitted", "heard", "failed"]),
+        (NobodyReady(), ["admitted", "failed"]),
+    ],
+    ids=["complete", "broken", "refused"],
+)
+async def test_one_observer_is_told_each_event_of_a_session_once(backend, events):
+    told = Told()
+    setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(backend, AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    await runner_of(setup, Client(), service, told).run([Speak(text="Hello there."), Stop()])
+    assert told.events == ["opened", "called", "begun", *events, "ended", "closed"]
+
+
 async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     client = Client()
     setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
     gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
-    driver = SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service)
-    running = asyncio.create_task(driver.run())
+    running = asyncio.create_task(runner_of(setup, client, service).run())
     for _ in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
         await asyncio.sleep(0.1)
@@ -86,7 +145,7 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
     gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
     with written() as lines:
-        await SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+        await runner_of(setup, client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
     (line,) = lines()
     assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
@@ -102,9 +161,7 @@ async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said
         NobodyReady(), AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic
     )
     with written() as lines:
-        running = asyncio.create_task(
-            SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
-        )
+        running = asyncio.create_task(runner_of(setup, client, service).run())
         await asyncio.sleep(0.05)
         client.left = left
         for _ in range(2):
