@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
 from ray import serve
@@ -31,7 +32,6 @@ from serve_app.deployments.ray_internals import (
     http_host,
 )
 from serve_app.deployments.ray_metrics import RayRecorder
-from serve_app.deployments.router import HEARD_OF
 from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
 from serve_app.hosts import PROXY_HOST
@@ -105,6 +105,7 @@ class RayBackend:
         self._store = store
         self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
         self._readiness = Recent(store.readiness)
+        self._generators: frozenset[str] | None = None
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """See :meth:`serve_app.web.backend.Backend.speak`; losing a replica costs time, but no samples."""
@@ -150,7 +151,8 @@ class RayBackend:
         stall_s = self._config.admission.stall_timeout_s
         while True:
             wait_s = 0.0
-            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
+            request = replace(held.request, generators=self._generators)
+            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(request))
             try:
                 event = await self._first(response, min(patience_s / _ATTEMPTS, until_s - time.monotonic()))
                 while True:
@@ -177,7 +179,7 @@ class RayBackend:
         While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
         """
         room = await self._store.share_load(IngressStatus(self._replica, backlog))
-        HEARD_OF.generators = room.generators
+        self._generators = room.generators
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:

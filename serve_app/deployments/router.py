@@ -14,19 +14,6 @@ VOICES = "voices"
 """Key in a replica's routing statistics; lists the voices that the replica holds."""
 
 
-class HeardOf:
-    """Generators that the ingress in this process heard of recently; shared with the router, which Serve creates.
-
-    Attributes:
-        generators: their ids; None until the first report.
-    """
-
-    generators: frozenset[str] | None = None
-
-
-HEARD_OF = HeardOf()
-
-
 class VoiceRouter(FIFOMixin, RequestRouter):
     """Prefers a free slot, then a replica with the voice, then the least loaded; replicas without recent reports last.
 
@@ -37,23 +24,30 @@ class VoiceRouter(FIFOMixin, RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Called by Serve, which offers the request to the replicas of each rank in turn."""
+        request = _request_of(pending_request)
+        reporting = None if request is None else request.generators
         candidates = [
             Candidate(
                 name=replica.replica_id.unique_id,
                 running=self.replica_queue_len_cache.get(replica.replica_id),
                 slots=replica.max_ongoing_requests,
                 voices=cast("Collection[str]", replica.routing_stats.get(VOICES, ())),
-                silent=HEARD_OF.generators is not None and replica.replica_id.unique_id not in HEARD_OF.generators,
+                silent=reporting is not None and replica.replica_id.unique_id not in reporting,
             )
             for replica in candidate_replicas
         ]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranked = ranks(_voice_of(pending_request), candidates)
+        ranked = ranks(_voice_of(request), candidates)
         return [[by_name[name] for name in names] for names in ranked]
 
 
-def _voice_of(pending: PendingRequest | None) -> str:
-    if pending is not None and pending.args and isinstance(pending.args[0], SpeechRequest):
-        request = pending.args[0]
-        return request.voice if request.clip is None else request.clip.digest
-    return ""
+def _request_of(pending: PendingRequest | None) -> SpeechRequest | None:
+    """The request of a pending call; None if Serve asks without one."""
+    request = pending.args[0] if pending is not None and pending.args else None
+    return request if isinstance(request, SpeechRequest) else None
+
+
+def _voice_of(request: SpeechRequest | None) -> str:
+    if request is None:
+        return ""
+    return request.voice if request.clip is None else request.clip.digest
