@@ -54,7 +54,7 @@ TEXTS = [
 PROCESSES = {
     "generator": "ray::ServeReplica:tts:Generator",
     "ingress": "ray::ServeReplica:tts:Ingress",
-    "store": "ray::VoiceStore",
+    "store": "ray::Coordinator",
     "controller": "ray::ServeController",
     "proxy": "ray::HAProxyManager",
 }

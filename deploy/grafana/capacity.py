@@ -216,10 +216,10 @@ _VOICES = Row(
             ),
         ),
         Panel(
-            "Failed calls to the voice store",
+            "Failed calls to the coordinator",
             units.CountsPerSecond,
             "Reported by generators. A few failures while the store restarts are harmless; new voices wait meanwhile.",
-            (Query(or_zero(rate(metrics.STORE_ERRORS)), "failed"),),
+            (Query(or_zero(rate(metrics.COORDINATOR_ERRORS)), "failed"),),
         ),
     ),
 )

@@ -28,7 +28,7 @@ from serve_app.cli.environment import RAY_DID_NOT_START
 from serve_app.cluster.registry import GeneratorStatus
 from serve_app.config import AppConfig
 from serve_app.deployments import ray_internals
-from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+from serve_app.deployments.coordinator import ACTOR_NAME, namespace_of
 from serve_app.hosts import PROXY_HOST
 
 _OBJECT_STORE_BYTES = 128 << 20
@@ -177,8 +177,8 @@ def _check_deployed(site: Site) -> None:
 
 def _generators(site: Site) -> list[GeneratorStatus]:
     try:
-        store: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
-        return ray.get(store.generators.remote(), timeout=10)
+        coordinator: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
+        return ray.get(coordinator.generators.remote(), timeout=10)
     except (ValueError, RayError):  # not started yet, or restarting
         return []
 

@@ -25,9 +25,9 @@ from ray.exceptions import RayError
 from serve_app.cluster.registry import REPORT_PERIOD_S, Demand, GeneratorStatus, HeartbeatReply
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.autoscaling_policy import ReplicaStats
+from serve_app.deployments.coordinator import CoordinatorClient
 from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.deployments.router import VOICES
-from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.observability.generator_metrics import GeneratorMetrics
@@ -55,7 +55,7 @@ TRY_AGAIN_S = 30.0
 """How often a generator without a usable voice retries a voice that it could not encode."""
 
 ASK_AGAIN_S = 0.1
-"""How often to ask the store for a voice that another replica is encoding."""
+"""How often to ask the coordinator for a voice that another replica is encoding."""
 
 
 class EventQueue:
@@ -139,8 +139,8 @@ class Generator:
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "looking for the model's files")
-        self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
-        await self._store.connect()
+        self._coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
+        await self._coordinator.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:
             patience = Patience(config.generator.startup_wait_s, began_s)
@@ -154,10 +154,10 @@ class Generator:
             await self._warm_up(voices)
         except Exception as error:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
-            await self._store.report(self._state)
+            await self._coordinator.report(self._state)
             raise
         self._metrics.loaded({"model": config.model.source, **self._model.labels}, time.monotonic() - began_s)
-        await self._store.report(self._status())
+        await self._coordinator.report(self._status())
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """Speak one text chunk: yields audio chunks as they are made, and one end last.
@@ -284,7 +284,7 @@ class Generator:
         """
         ready: list[str] = []
         refused: dict[str, str] = {}
-        statuses = await self._store.voices()
+        statuses = await self._coordinator.voices()
         for status in sorted(statuses, key=_is_uploaded):
             # There may be a thousand uploaded voices, and none is encoded for a new model: they are encoded later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
@@ -318,7 +318,7 @@ class Generator:
         )
 
     async def _prompt(self, voice: str, digest: str = "") -> VoicePrompt:
-        """A voice's prompt, from this replica's memory, from the store, or encoded from its reference clip.
+        """A voice's prompt, from this replica's memory, from the coordinator, or encoded from its reference clip.
 
         Args:
             voice: the voice's id.
@@ -339,7 +339,7 @@ class Generator:
         )
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
-        """The prompt of an inline clip; it is kept only in this replica, not in the store."""
+        """The prompt of an inline clip; it is kept only in this replica, not in the coordinator."""
         return self._inline_prompts.get(clip.digest, time.monotonic()) or await self._once(
             clip.digest, lambda: self._encode_inline(clip)
         )
@@ -358,11 +358,11 @@ class Generator:
             log.info("voice %s: %s", key, done.exception())
 
     async def _fetch(self, voice: str, digest: str = "") -> VoicePrompt:
-        """Ask the store until it returns the prompt, or assigns the reference to this replica for encoding."""
+        """Ask the coordinator until it returns the prompt, or assigns the reference to this replica for encoding."""
         fingerprint = self._model.fingerprint
         while True:
             voices = self._voices
-            answer = await self._store.get(voice, fingerprint, self._replica, digest)
+            answer = await self._coordinator.get(voice, fingerprint, self._replica, digest)
             if isinstance(answer, VoiceRefusal):
                 raise VoiceNotFoundError(answer.message)
             if isinstance(answer, VoicePrompt):
@@ -382,9 +382,9 @@ class Generator:
         try:
             prompt = await self._encode(reference)
         except BaseException:
-            await self._store.give_up(reference.digest, fingerprint)
+            await self._coordinator.give_up(reference.digest, fingerprint)
             raise
-        await self._store.put(prompt, fingerprint)
+        await self._coordinator.put(prompt, fingerprint)
         return prompt
 
     async def _encode_inline(self, clip: VoiceClip) -> VoicePrompt:
@@ -414,7 +414,7 @@ class Generator:
         return prompt
 
     def _apply(self, reply: HeartbeatReply) -> None:
-        """Drop prompts that may be stale, and encode the voice that the store assigns, if any."""
+        """Drop prompts that may be stale, and encode the voice that the coordinator assigns, if any."""
         self._demand = reply.demand
         if reply.voices != self._voices:
             self._voices = reply.voices
@@ -445,18 +445,18 @@ class Generator:
         self._metrics.caches({**prompts, "state": runner.voice_states})
 
     async def _report_always(self) -> None:
-        """Report to the store every second; if the store is down, try again at the next report."""
+        """Report to the coordinator every second; if the coordinator is down, try again at the next report."""
         while True:
             try:
                 self._measure()
-                self._apply(await self._store.report(self._status()))
+                self._apply(await self._coordinator.report(self._status()))
             except RayError as error:
                 self._demand = Demand()
-                self._metrics.store_failed()
-                log.warning("the voice store did not accept this replica's status: %s", error)
+                self._metrics.coordinator_failed()
+                log.warning("the coordinator did not accept this replica's status: %s", error)
             except Exception:
                 self._demand = Demand()
-                self._metrics.store_failed()
+                self._metrics.coordinator_failed()
                 log.exception("could not report this replica's status; trying again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 

@@ -23,6 +23,7 @@ from serve_app.cluster.admission import Backlog
 from serve_app.cluster.registry import IngressStatus, Readiness
 from serve_app.cluster.retry import Resumption
 from serve_app.config import AppConfig
+from serve_app.deployments.coordinator import CoordinatorClient
 from serve_app.deployments.ray_internals import (
     DRAIN_GRACE_S,
     INGRESS_PORTS,
@@ -32,7 +33,6 @@ from serve_app.deployments.ray_internals import (
     http_host,
 )
 from serve_app.deployments.ray_metrics import RayRecorder
-from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
 from serve_app.hosts import PROXY_HOST
 from serve_app.observability import metrics
@@ -49,9 +49,9 @@ log = logging.getLogger(__name__)
 
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
-_STORE_TIMEOUT_S = 2.0
-_STORE_CHANGE_TIMEOUT_S = 20.0
-"""Longer than for a read, since the store writes a voice to disk, which may be a network disk."""
+_COORDINATOR_TIMEOUT_S = 2.0
+_COORDINATOR_CHANGE_TIMEOUT_S = 20.0
+"""Longer than for a read, since the coordinator writes a voice to disk, which may be a network disk."""
 
 _ATTEMPTS = 2
 """Streams to start within a text's patience: the first generator may be stalled without anyone having noticed."""
@@ -77,24 +77,24 @@ class Recent(Generic[V]):
         async with self._asking:
             if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
                 try:
-                    async with asyncio.timeout(_STORE_TIMEOUT_S):
+                    async with asyncio.timeout(_COORDINATOR_TIMEOUT_S):
                         self._answer = await self._ask()
                 except (RayError, TimeoutError) as error:
-                    log.warning("the voice store does not answer: %r", error)
+                    log.warning("the coordinator does not answer: %r", error)
                 self._asked_s = time.monotonic()
             if self._answer is None:
-                raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS)
+                raise TtsUnavailableError("the coordinator does not answer", retry_after_ms=_RETRY_AFTER_MS)
             return self._answer
 
 
 class RayBackend:
-    """Sends requests for speech to a generator handle, and everything else to the voice store."""
+    """Sends requests for speech to a generator handle, and everything else to the coordinator."""
 
     def __init__(
         self,
         config: AppConfig,
         generator: DeploymentHandle[Any],
-        store: VoiceStoreClient,
+        coordinator: CoordinatorClient,
         replica: str,
         recorder: Recorder,
     ) -> None:
@@ -102,9 +102,9 @@ class RayBackend:
         self._recorder = recorder
         self._config = config
         self._replica = replica
-        self._store = store
+        self._coordinator = coordinator
         self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
-        self._readiness = Recent(store.readiness)
+        self._readiness = Recent(coordinator.readiness)
         self._generators: frozenset[str] | None = None
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
@@ -178,29 +178,29 @@ class RayBackend:
 
         While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
         """
-        room = await self._store.share_load(IngressStatus(self._replica, backlog))
+        room = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
         self._generators = room.generators
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
         """See :meth:`serve_app.web.backend.Backend.voices`."""
-        return await _stored(self._store.voices())
+        return await _answer_of(self._coordinator.voices())
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
         """See :meth:`serve_app.web.backend.Backend.known_voice`."""
-        return await _stored(self._store.known(voice, digest))
+        return await _answer_of(self._coordinator.known(voice, digest))
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
         """See :meth:`serve_app.web.backend.Backend.add_voice`."""
-        return await _stored(self._store.add(voice, manifest, wav))
+        return await _answer_of(self._coordinator.add(voice, manifest, wav))
 
     async def remove_voice(self, voice: str) -> None:
         """See :meth:`serve_app.web.backend.Backend.remove_voice`."""
-        await _stored(self._store.remove(voice))
+        await _answer_of(self._coordinator.remove(voice))
 
     async def voice_wav(self, voice: str) -> bytes:
         """See :meth:`serve_app.web.backend.Backend.voice_wav`."""
-        return await _stored(self._store.wav(voice))
+        return await _answer_of(self._coordinator.wav(voice))
 
     async def readiness(self) -> Readiness:
         """See :meth:`serve_app.web.backend.Backend.readiness`; up to a second old, and does not use a slot."""
@@ -238,17 +238,17 @@ class RayBackend:
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
 
-async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
-    """The voice store's answer.
+async def _answer_of(answer: Awaitable[V | VoiceRefusal]) -> V:
+    """The coordinator's answer.
 
     Raises:
-        SpeechError: the store refuses, or does not answer.
+        SpeechError: the coordinator refuses, or does not answer.
     """
     try:
-        async with asyncio.timeout(_STORE_CHANGE_TIMEOUT_S):
+        async with asyncio.timeout(_COORDINATOR_CHANGE_TIMEOUT_S):
             given = await answer
     except (RayError, TimeoutError) as error:
-        raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
+        raise TtsUnavailableError("the coordinator does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
     if isinstance(given, VoiceRefusal):
         raise error_of_code(given.code, given.message)
     return given
@@ -300,17 +300,17 @@ class Ingress:
     _tracer: Tracer = NoTracer()
 
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
-        """Connect to the application's voice store and keep the handle of the generators."""
+        """Connect to the application's coordinator and keep the handle of the generators."""
         context = serve.get_replica_context()
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
-        store = VoiceStoreClient(context.app_name, config.voices, config.logs)
-        await store.connect()
+        coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
+        await coordinator.connect()
         self._config = config
         self._listening = await _listening()
         self._recorder = RayRecorder()
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
-        self._backend = RayBackend(config, generator, store, replica, self._recorder)
+        self._backend = RayBackend(config, generator, coordinator, replica, self._recorder)
 
     def __del__(self) -> None:
         """Called by Serve before it kills the replica, when the replica has no open socket left."""

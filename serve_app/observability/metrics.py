@@ -36,7 +36,7 @@ class Metric:
     name: str
     kind: Kind
     help: str
-    where: Literal["ingress", "generator", "voice store", "autoscaler"]
+    where: Literal["ingress", "generator", "coordinator", "autoscaler"]
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
@@ -202,16 +202,16 @@ VOICE_ENCODE_SECONDS = Metric(
     "tts_voice_encode_seconds", "histogram", "Time to encode a clip into a voice prompt", "generator", buckets=_ENCODE_S
 )
 
-# The voice store.
+# The coordinator.
 
 VOICES = Metric(
-    "tts_voices", "gauge", "Voices in the store, by state: ready, pending, unavailable", "voice store", ("state",)
+    "tts_voices", "gauge", "Voices in the store, by state: ready, pending, unavailable", "coordinator", ("state",)
 )
 VOICE_STORE_BYTES = Metric(
-    "tts_voice_store_bytes", "gauge", "Bytes of voice prompts that the store holds in memory", "voice store"
+    "tts_voice_store_bytes", "gauge", "Bytes of voice prompts that the store holds in memory", "coordinator"
 )
-STORE_ERRORS = Metric(
-    "tts_voice_store_errors", "counter", "Failed calls from a generator to the voice store", "generator"
+COORDINATOR_ERRORS = Metric(
+    "tts_voice_store_errors", "counter", "Failed calls from a generator to the coordinator", "generator"
 )
 
 # The autoscaler: how many generators there should be.
