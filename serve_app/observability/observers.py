@@ -9,15 +9,14 @@ speech. All of them therefore belong to one trace, even if the client began it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import bind
-from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
+from serve_app.observability.session_metrics import SessionMetrics
 from serve_app.observability.tracing import Span, Tracer
-from serve_app.protocol.dialects import Dialect, Frame
 from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, ServerMessage
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import Call
@@ -32,19 +31,10 @@ MAX_AUDIO_EVENTS = 16
 class SessionObserver:
     """Told about one session by its runner, on the runner's event loop."""
 
-    def __init__(
-        self,
-        ingress: IngressMetrics,
-        tracer: Tracer,
-        parent: TraceContext,
-        session_id: str,
-        dialect: Dialect,
-        clock: Callable[[], float],
-    ) -> None:
-        """Begin to observe a session of ``dialect``; its spans belong to the trace of ``parent``."""
-        self._metrics = SessionMetrics(ingress, dialect)
-        self._spans = SessionSpans(tracer, parent, session_id, dialect.name, clock)
-        self._dialect = dialect.name
+    def __init__(self, metrics: SessionMetrics, spans: "SessionSpans", clock: Callable[[], float]) -> None:
+        """Pass each event to the metrics and the spans of the same new session."""
+        self._metrics = metrics
+        self._spans = spans
         self._clock = clock
 
     def opened(self) -> None:
@@ -84,9 +74,9 @@ class SessionObserver:
         """The text chunk's turn is over, for whatever reason."""
         self._spans.ended()
 
-    def sent(self, item: Send, frames: Sequence[Frame]) -> None:
-        """A message was sent to the client, as these frames."""
-        self._metrics.sent(item, frames, self._clock())
+    def sent(self, item: Send, sent_bytes: int) -> None:
+        """A message was sent to the client, as this many bytes."""
+        self._metrics.sent(item, sent_bytes, self._clock())
         self._spans.said(item.message)
         _log_end(item.message)
 
@@ -94,7 +84,7 @@ class SessionObserver:
         """The session is over; ``gone``: its client left before it."""
         self._metrics.closed(None if gone else last.code)
         self._spans.close(last)
-        log.info("closed: %s", last.reason, extra={"dialect": self._dialect, "close_code": last.code})
+        log.info("closed: %s", last.reason, extra={"dialect": self._metrics.dialect, "close_code": last.code})
 
 
 def _log_end(message: ServerMessage) -> None:

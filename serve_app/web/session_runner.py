@@ -1,22 +1,21 @@
-"""Runs one session: reads and writes its connection, makes its generator calls and watches its clock.
+"""Runs one session: reads and answers its connection, makes its generator calls and watches its clock.
 
-:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It uses only three methods of a
-connection, so a WebSocket and an HTTP request are handled alike.
+:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It knows neither frames nor dialects: a
+connection gives it a client's messages, and iterates over the answers. So WebSockets and HTTP requests share it.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve_app.config import VoicesConfig
-from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
+from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability.observers import SessionObserver
-from serve_app.protocol.dialects import Dialect, Frame
 from serve_app.protocol.messages import ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
@@ -54,25 +53,33 @@ class ConnectionLostError(Exception):
 
 
 class Connection(Protocol):
-    """A client's connection, frame by frame."""
+    """A client's connection.
 
-    async def receive(self) -> Frame:
-        """Return the next frame.
+    Attributes:
+        sent_bytes: number of bytes sent so far.
+    """
+
+    sent_bytes: int
+
+    async def receive(self) -> FullMessage | Refusal:
+        """Return the client's next message.
 
         Raises:
             ConnectionLostError: the client is gone.
         """
         ...
 
-    async def send(self, frame: Frame) -> None:
-        """Send one frame; waits while the client does not read.
+    async def answer(self, messages: AsyncIterator[Send]) -> None:
+        """Send the session's messages until there are no more; waits while the client does not read.
+
+        A message counts as sent when the next one is requested.
 
         Raises:
-            ConnectionLostError: it cannot be sent.
+            ConnectionLostError: a message cannot be sent.
         """
         ...
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, last: Close) -> None:
         """Close the connection; does nothing if it is already closed."""
         ...
 
@@ -108,7 +115,6 @@ class SessionRunner:
     def __init__(
         self,
         session: Session,
-        dialect: Dialect,
         connection: Connection,
         service: Service,
         observer: SessionObserver,
@@ -119,14 +125,12 @@ class SessionRunner:
 
         Args:
             session: a new session.
-            dialect: the client's dialect.
             connection: the client's connection; :meth:`run` closes it.
             service: what all runners share.
             observer: told what happens.
             key: the caller's API key, hashed; empty without one.
         """
         self._session = session
-        self._dialect = dialect
         self._connection = connection
         self._backend = service.backend
         self._queue = service.queue
@@ -196,7 +200,7 @@ class SessionRunner:
             await self._connection.receive()
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
-        """Return how to close the connection, judging by the tasks that ended first; the writer may have closed it."""
+        """Return how to close the connection, judging by the tasks that ended first."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
@@ -211,16 +215,14 @@ class SessionRunner:
             async with asyncio.timeout(CLOSE_GRACE_S):
                 if last.code == 1011:
                     message = ErrorMessage(code=SynthesisError.code, message="internal error", fatal=True)
-                    for frame in self._dialect.write(Send(message)):
-                        await self._connection.send(frame)
-                await self._connection.close(last.code, last.reason)
+                    await self._connection.answer(_only(Send(message)))
+                await self._connection.close(last)
 
     # The four tasks.
 
     async def _read(self) -> None:
         while True:
-            frame = await self._connection.receive()
-            message = self._message(frame)
+            message = await self._connection.receive()
             if isinstance(message, Start) and message.voice_audio is not None:
                 message = await self._read_inline_voice(message)
             await self._find_voice(message)
@@ -248,6 +250,11 @@ class SessionRunner:
         return InlineVoice(start, clip)
 
     async def _write(self) -> None:
+        async with aclosing(self._messages()) as messages:
+            await self._connection.answer(messages)
+
+    async def _messages(self) -> AsyncGenerator[Send]:
+        """Yield the messages to send, in order; the session is over when there are no more."""
         while True:
             item = self._session.take(self._clock())
             if item is None:
@@ -255,12 +262,10 @@ class SessionRunner:
                 await self._outbox_changed.wait()
                 continue
             if isinstance(item, Close):
-                await self._connection.close(item.code, item.reason)
                 return
-            frames = self._dialect.write(item)
-            for frame in frames:
-                await self._connection.send(frame)
-            self._observer.sent(item, frames)
+            before = self._connection.sent_bytes
+            yield item
+            self._observer.sent(item, self._connection.sent_bytes - before)
             self._apply(self._session.sent(self._clock()))
 
     async def _speak(self) -> None:
@@ -351,12 +356,6 @@ class SessionRunner:
         except Exception:
             log.exception("a stream could not be closed")
 
-    def _message(self, frame: Frame) -> FullMessage | Refusal:
-        limit_bytes = self._session.setup.limits.max_message_bytes
-        if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
-            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
-        return self._dialect.read(frame)
-
 
 async def _finish(consumer: asyncio.Task[None]) -> None:
     """Wait until a task has ended; if the caller is cancelled meanwhile, cancel the task and wait for its end."""
@@ -365,3 +364,7 @@ async def _finish(consumer: asyncio.Task[None]) -> None:
     finally:
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)
+
+
+async def _only(item: Send) -> AsyncGenerator[Send]:
+    yield item

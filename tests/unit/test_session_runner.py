@@ -10,11 +10,11 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.errors import TtsUnavailableError
 from serve_app.observability.metrics import NoRecorder
-from serve_app.observability.observers import SessionObserver
-from serve_app.observability.session_metrics import IngressMetrics
+from serve_app.observability.observers import SessionObserver, SessionSpans
+from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.tracing import NoTracer
 from serve_app.protocol.dialects import FullDialect
-from serve_app.protocol.messages import Speak, Stop
+from serve_app.protocol.messages import ErrorMessage, Speak, Stop
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions
 from serve_app.speech import AudioChunk, SpeechEnd, TraceContext
@@ -23,20 +23,26 @@ from serve_app.web.session_runner import ConnectionLostError, Service, SessionRu
 
 
 class Client:
-    """A client who says what is put into ``says`` and keeps what it hears."""
+    """A client that says what is put into ``says`` and keeps what it hears."""
+
+    sent_bytes = 0
 
     def __init__(self):
         self.says = asyncio.Queue()
         self.heard = []
 
     async def receive(self):
-        return await self.says.get()
+        return FullDialect().read(await self.says.get())
 
-    async def send(self, frame):
-        self.heard.append(frame)
+    async def answer(self, messages):
+        async for item in messages:
+            await self.send(item.message)
 
-    async def close(self, code, reason):
-        self.heard.append((code, reason))
+    async def send(self, message):
+        self.heard.append(message)
+
+    async def close(self, last):
+        self.heard.append((last.code, last.reason))
 
 
 class LeavingClient(Client):
@@ -50,13 +56,13 @@ class LeavingClient(Client):
         frame = await self.says.get() if not self.left or not self.says.empty() else None
         if frame is None:
             raise ConnectionLostError
-        return frame
+        return FullDialect().read(frame)
 
 
 class DeafClient(Client):
     """A client whose buffers are full."""
 
-    async def send(self, frame):
+    async def send(self, message):
         await asyncio.Event().wait()
 
 
@@ -76,10 +82,10 @@ class Told:
 
 
 def runner_of(setup, client, service, observer=None):
-    observer = observer or SessionObserver(
-        IngressMetrics(NoRecorder()), NoTracer(), TraceContext(), setup.session_id, FullDialect(), time.monotonic
-    )
-    return SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service, observer)
+    metrics = SessionMetrics(IngressMetrics(NoRecorder()), "full")
+    spans = SessionSpans(NoTracer(), TraceContext(), setup.session_id, "full", time.monotonic)
+    observer = observer or SessionObserver(metrics, spans, time.monotonic)
+    return SessionRunner(Session(setup, time.monotonic()), client, service, observer)
 
 
 class NobodyReady:
@@ -133,7 +139,7 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
         await asyncio.sleep(0.1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
+    codes = [message.code for message in client.heard if isinstance(message, ErrorMessage)]
     assert codes == ["TTS_UNAVAILABLE"] * 3
 
 
