@@ -36,7 +36,7 @@ from serve_app.observability.observers import StreamObserver
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
-from serve_app.voices.library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
+from serve_app.voices.library import REMOVED_KEPT_S, VoiceRefusal
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
@@ -124,17 +124,11 @@ class Generator:
         self._demand = Demand()
         self._replica = replica
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
+            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, min(config.voices.ttl_s, REMOVED_KEPT_S)
         )
-        """By voice id."""
-        self._inline_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
-        )
-        """Prompts of inline clips, by the clip's digest."""
-        self._earlier_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
-        )
-        """By the clip's digest, for utterances that began before the voices changed."""
+        """By the clip's digest: prompts of the library's voices, also of earlier clips, and of inline clips."""
+        self._digests: dict[str, str] = {}
+        """The digest of the clip that a voice id stands for, until the voices change."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
@@ -226,8 +220,11 @@ class Generator:
         """Called by Serve; every handle receives the result soon after."""
         # A prompt is fetched again quickly; the codec's state after the clip is what costs time.
         known = self._model.runner.known_voices
-        held = [(key, cache.peek(key)) for cache in (self._inline_prompts, self._prompts) for key in cache]
-        voices = [key for key, prompt in held if prompt is not None and prompt.digest in known]
+        ids: dict[str, list[str]] = {}
+        for voice, digest in self._digests.items():
+            ids.setdefault(digest, []).append(voice)
+        # An inline clip has no id and is routed by its digest.
+        voices = [name for digest in self._prompts if digest in known for name in ids.get(digest, [digest])]
         return {VOICES: voices[-MOST_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -327,20 +324,16 @@ class Generator:
         Raises:
             VoiceNotFoundError: the voice does not exist or cannot be used; the message says why.
         """
-        now_s = time.monotonic()
-        prompt = self._prompts.get(voice, now_s)
-        if prompt is not None and digest in ("", prompt.digest):
+        prompt = self._prompts.get(digest or self._digests.get(voice, ""), time.monotonic())
+        if prompt is not None:
             return prompt
-        if not digest:
-            return await self._once(voice, lambda: self._fetch(voice))
-        # The slash keeps this key distinct: voice ids have none.
-        return self._earlier_prompts.get(digest, now_s) or await self._once(
-            f"{voice}/{digest}", lambda: self._fetch(voice, digest)
-        )
+        # The slash keeps the key of an earlier clip distinct: voice ids have none.
+        key = f"{voice}/{digest}" if digest else voice
+        return await self._once(key, lambda: self._fetch(voice, digest))
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
         """The prompt of an inline clip; it is kept only in this replica, not in the coordinator."""
-        return self._inline_prompts.get(clip.digest, time.monotonic()) or await self._once(
+        return self._prompts.get(clip.digest, time.monotonic()) or await self._once(
             clip.digest, lambda: self._encode_inline(clip)
         )
 
@@ -372,10 +365,9 @@ class Generator:
                 prompt = await self._encode_for_all(answer, fingerprint)
                 break
             await asyncio.sleep(ASK_AGAIN_S)
-        if digest:
-            self._earlier_prompts.put(digest, prompt, time.monotonic())
-        elif voices == self._voices:  # if the voices have changed, the id may stand for another clip by now
-            self._prompts.put(voice, prompt, time.monotonic())
+        self._prompts.put(prompt.digest, prompt, time.monotonic())
+        if not digest and voices == self._voices:  # else the id may stand for another clip by now
+            self._digests[voice] = prompt.digest
         return prompt
 
     async def _encode_for_all(self, reference: Reference, fingerprint: str) -> VoicePrompt:
@@ -391,7 +383,7 @@ class Generator:
         pcm = clip.pcm16 * np.float32(1 / 32768)
         reference = Reference(clip.digest, pcm, SAMPLE_RATE_HZ, clip.transcript, clip.digest)
         prompt = await self._encode(reference)
-        self._inline_prompts.put(clip.digest, prompt, time.monotonic())
+        self._prompts.put(clip.digest, prompt, time.monotonic())
         return prompt
 
     async def _encode(self, reference: Reference) -> VoicePrompt:
@@ -414,15 +406,12 @@ class Generator:
         return prompt
 
     def _apply(self, reply: HeartbeatReply) -> None:
-        """Drop prompts that may be stale, and encode the voice that the coordinator assigns, if any."""
+        """Look up the voices again if any has changed, and encode the voice that the coordinator assigns, if any."""
         self._demand = reply.demand
         if reply.voices != self._voices:
             self._voices = reply.voices
-            for voice in self._prompts:
-                prompt = self._prompts.peek(voice)
-                if prompt is not None:
-                    self._earlier_prompts.put(prompt.digest, prompt, time.monotonic())
-                self._prompts.drop(voice)
+            self._digests.clear()
+        self._prompts.expire(time.monotonic())  # among them may be prompts of removed voices, which nothing looks up
         waiting = reply.encode
         if waiting is not None and not self._fetching:
             # No caller waits for it here, so a failure is only logged.
@@ -441,8 +430,7 @@ class Generator:
             return
         runner = self._model.runner
         self._metrics.engine(self._model.engine, runner.graph_fallbacks)
-        prompts = {"prompt": self._prompts, "own": self._inline_prompts, "earlier": self._earlier_prompts}
-        self._metrics.caches({**prompts, "state": runner.voice_states})
+        self._metrics.caches({"prompt": self._prompts, "state": runner.voice_states})
 
     async def _report_always(self) -> None:
         """Report to the coordinator every second; if the coordinator is down, try again at the next report."""

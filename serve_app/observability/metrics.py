@@ -188,7 +188,7 @@ GRAPH_FALLBACKS = Metric(
 VOICE_HITS = Metric(
     "tts_voice_hits",
     "counter",
-    "Voices found in a replica's cache: prompt, own, earlier or state",
+    "Voices found in a replica's cache: prompt or state",
     "generator",
     ("cache",),
 )

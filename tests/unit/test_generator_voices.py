@@ -58,9 +58,7 @@ class Store:
 def generator(*answers, encode=prompt_of):
     made = Generator.__new__(Generator)
     made._replica, made._voices, made._demand = "r1", "v1", Demand()
-    made._prompts, made._inline_prompts, made._earlier_prompts = (
-        BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(3)
-    )
+    made._prompts, made._digests = BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes), {}
     made._fetching = {}
     made._background = ThreadPoolExecutor(1, "background", be_nice)
     made._metrics = GeneratorMetrics(Recorded(), slots=1)
@@ -261,10 +259,42 @@ async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
     assert (reference.digest, reference.transcript, reference.pcm.dtype) == ("d2", "Words.", np.float32)
     assert reference.pcm[0] == 0.25
     assert made._coordinator.kept == []
-    assert made._prompts.get("d2", time.monotonic()) is None
     assert made.record_routing_stats() == {"voices": []}
     made._model.runner.known_voices = frozenset({"d2"})
     assert made.record_routing_stats() == {"voices": ["d2"]}
+
+
+async def test_two_voices_of_one_clip_and_the_same_clip_inline_share_one_prompt():
+    same = replace(CLIP, digest="d1")
+    made = generator(prompt_of(REFERENCE), prompt_of(replace(REFERENCE, voice="bell")))
+    for voice in ("woolf", "bell", "woolf"):
+        await made._prompt(voice)
+    await made._prompt_of(same)
+    assert (len(made._coordinator.asked), made.encoded, list(made._prompts)) == (2, [], ["d1"])
+    made._model.runner.known_voices = frozenset({"d1"})
+    assert made.record_routing_stats() == {"voices": ["woolf", "bell"]}
+    made._apply(HeartbeatReply(Demand(), "v2", None))
+    assert made.record_routing_stats() == {"voices": ["d1"]}, "until they are looked up again"
+
+
+async def test_a_prompt_that_nothing_uses_is_dropped_at_a_heartbeat():
+    made = generator()
+    made._prompts = BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes, ttl_s=1800)
+    now_s = time.monotonic()
+    for digest, idle_s in (("d0", 1900), ("d1", 1700)):
+        made._prompts.put(digest, prompt_of(REFERENCE), now_s - idle_s)
+    made._apply(HeartbeatReply(Demand(), "v1", None))
+    assert list(made._prompts) == ["d1"]
+
+
+async def test_a_prompt_that_was_evicted_is_fetched_again():
+    made = generator(prompt_of(REFERENCE), prompt_of(REFERENCE))
+    await made._prompt("woolf")
+    made._prompts.drop("d1")
+    assert (await made._prompt("woolf")).digest == "d1"
+    assert (made._prompts.hits, made._prompts.misses) == (0, 2)
+    await made._prompt("woolf")
+    assert (made._prompts.hits, made._prompts.misses) == (1, 2)
 
 
 def test_a_clip_of_a_session_is_routed_by_what_it_is():
