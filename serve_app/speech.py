@@ -104,7 +104,7 @@ class SpeechRequest:
 
     Attributes:
         text: stripped and not empty.
-        voice: id of a voice in the store.
+        voice: id of a voice in the library.
         language: lower case, one of :data:`serve_app.config.Language`.
         seed: seed of the random numbers, which depend only on (seed, frame, codebook).
         sampling: overrides of the checkpoint's defaults.
