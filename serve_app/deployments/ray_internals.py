@@ -90,12 +90,13 @@ def bind_to_loopback() -> None:
     Serve binds it to all addresses, whatever the node's address is. A caller from another machine would still need the
     cluster's token; with this change it cannot even connect.
     """
-    add_port: Any = replica.add_port_to_grpc_server
+    module: Any = replica
+    add_port = module.add_port_to_grpc_server
 
     def add_loopback_port(server: object, address: str) -> int:
         return add_port(server, address.replace("[::]:", "127.0.0.1:"))
 
-    replica.add_port_to_grpc_server = add_loopback_port
+    module.add_port_to_grpc_server = add_loopback_port
 
 
 def node_options(directory: Path, metrics_port: int | None) -> dict[str, Any]:

@@ -205,7 +205,11 @@ VOICE_ENCODE_SECONDS = Metric(
 # The coordinator.
 
 VOICES = Metric(
-    "tts_voices", "gauge", "Voices that the coordinator knows, by state: ready, pending, unavailable", "coordinator", ("state",)
+    "tts_voices",
+    "gauge",
+    "Voices that the coordinator knows, by state: ready, pending, unavailable",
+    "coordinator",
+    ("state",),
 )
 VOICE_STORE_BYTES = Metric(
     "tts_voice_store_bytes", "gauge", "Bytes of voice prompts that the coordinator holds in memory", "coordinator"

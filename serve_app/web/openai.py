@@ -40,7 +40,7 @@ from serve_app.session.session import OWN_VOICE, InlineVoice
 from serve_app.web.answers import openai_error_response, voice_header
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext, foreign_page
-from serve_app.web.http10 import OLD
+from serve_app.web.middleware import HTTP10
 from serve_app.web.tts import bounded_body, until_disconnected
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class OpenAISpeech:
         asked = read_speech(body)
         if isinstance(asked, Refusal):
             raise asked.error
-        whole = request.scope["http_version"] == OLD
+        whole = request.scope["http_version"] == HTTP10
         async with self._opening(asked, whole=whole) as (voice, opening):
             answer = SpeechAnswer(asked, voice, request.receive, send)
             runner = await self._context.runner(
