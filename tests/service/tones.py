@@ -11,8 +11,8 @@ from ray import serve
 from serve_app.app import ingress_options, with_absolute_paths
 from serve_app.cluster.registry import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.config import AppConfig
-from serve_app.deployments.ingress import Ingress
 from serve_app.deployments.coordinator import CoordinatorClient
+from serve_app.deployments.ingress import Ingress
 from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 
 FRAME_S = 0.02
