@@ -1,14 +1,16 @@
 # make run      install once, build the offline checkpoint once, serve configs/local.yaml until Ctrl-C
 # make run CONFIG=configs/cpu.yaml PORT=8080
 # make say TEXT="It is alive."   speak to the running service; writes speech.wav
-# make test     all tests        make check    all linters
-# make bench    the benchmarks   make docs     the pages of docs/ as a site, in site/
+# make test     the short run: every part, a few minutes        make check   all linters
+# make test-all every test, as in CI                            make bench   the benchmarks
+# make docs     the pages of docs/ as a site, in site/
 # make clients  other projects' clients, which some tests speak with, in an environment of their own
 # make clean    forget what was installed
 
 CONFIG ?= configs/local.yaml
 PORT ?=
 TEXT ?= It is alive.
+WORKERS ?= 2
 export TEXT
 
 USABLE = import sys, venv, ensurepip; sys.version_info[:2] in ((3, 11), (3, 12)) and print("$(name)")
@@ -17,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHECKPOINT := .venv/.checkpoint
 
-.PHONY: run say test bench check docs clean install clients
+.PHONY: run say test test-all bench check docs clean install clients
 
 run: $(CHECKPOINT)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -25,8 +27,18 @@ run: $(CHECKPOINT)
 say: $(INSTALLED)
 	@$(BIN)/tts-say --url http://127.0.0.1:$(or $(PORT),8000) --out speech.wav "$$TEXT"
 
+# Tests of running services come after those that compute, which would take the services' processors away.
+SHORT := -m "not slow" --hypothesis-profile=short
+COMPUTE := -n $(WORKERS) --dist worksteal tests/unit tests/deploy tests/model
+
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest $(SHORT) $(COMPUTE)
+	$(BIN)/pytest $(SHORT) tests/service
+
+# Of the services, one worker has the shared one; the other starts those that one test needs.
+test-all: $(INSTALLED)
+	$(BIN)/pytest $(COMPUTE)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/service
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -91,7 +91,7 @@ def main() -> None:
     )
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     voice = loaded.encode(reference)
-    loaded.runner.learn(voice)
+    loaded.runner.preload(voice)
     speak(loaded, voice, 1, 8, listening=False)  # as in a replica's warm-up: measures the cost of steps
     figures: dict[str, Any] = {
         "machine": {

@@ -53,9 +53,9 @@ def main() -> None:
     began_s = time.perf_counter()
     voice = loaded.encode(reference)
     encode_s = time.perf_counter() - began_s
-    loaded.runner.learn(dataclasses.replace(voice, digest="warm"))
+    loaded.runner.preload(dataclasses.replace(voice, digest="warm"))
     began_s = time.perf_counter()
-    loaded.runner.learn(voice)
+    loaded.runner.preload(voice)
     learn_s = time.perf_counter() - began_s
     figures: dict[str, object] = {
         "model": arguments.model,

@@ -5,6 +5,7 @@ or the environment.
 """
 
 import unicodedata
+import warnings
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -112,7 +113,7 @@ class EngineConfig(Settings):
     max_lead_s: float = Field(
         default=8.0, gt=0.16, description="A stream pauses when its audio is this far ahead of its listener."
     )
-    newcomer_patience_s: float = Field(
+    new_request_patience_s: float = Field(
         default=1.0,
         gt=0,
         description="How long new requests of a burst are collected before the first of them gets its first frame.",
@@ -146,6 +147,17 @@ class EngineConfig(Settings):
         description="Maximum bytes of voices that one replica caches; the limit applies to prompts, codec states and"
         " prompt prefixes separately.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accepts_the_old_name(cls, given: object) -> object:
+        old, new = "newcomer_patience_s", "new_request_patience_s"
+        if not isinstance(given, dict) or old not in given or new in given:
+            return given
+        warnings.warn(
+            f"engine.{old} is now engine.{new}; the old name goes with the next release", FutureWarning, stacklevel=2
+        )
+        return {new if key == old else key: value for key, value in given.items()}
 
 
 class TextConfig(Settings):

@@ -49,7 +49,7 @@ class Pcm16Encoder:
     """Signed 16 bit, little endian; full scale is 32768, halves round to even."""
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; two bytes a sample."""
+        """Return the samples, two bytes each."""
         return pcm16_bytes(pcm)
 
     def flush(self) -> bytes:
@@ -61,7 +61,7 @@ class PcmF32Encoder:
     """IEEE float, 32 bit, little endian."""
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; four bytes a sample."""
+        """Return the samples, four bytes each."""
         return pcm_f32_bytes(pcm)
 
     def flush(self) -> bytes:
@@ -76,7 +76,7 @@ class WavEncoder:
         self._header = wav_header(None, sample_rate_hz)
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; the first bytes include the header."""
+        """Return the samples, two bytes each; the first bytes are preceded by the header."""
         header, self._header = self._header, b""
         return header + pcm16_bytes(pcm)
 
@@ -93,12 +93,12 @@ class ResampledEncoder:
         self._resampler = soxr.ResampleStream(given_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`; the samples are at ``given_hz``."""
+        """Accept the next samples, at ``given_hz``; return the bytes that are ready, possibly none."""
         # A NaN would stay in the filter forever.
         return self._encoder.push(self._resampler.resample_chunk(audible(pcm)))
 
     def flush(self) -> bytes:
-        """See :meth:`Encoder.flush`."""
+        """Return the remaining bytes, with the samples that the filter held back."""
         rest = self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
         return self._encoder.push(rest) + self._encoder.flush()
 
@@ -146,14 +146,14 @@ class CompressedEncoder:
         self._codec: _Codec | None = None
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """See :meth:`Encoder.push`."""
+        """Accept the next samples; return the bytes that are ready, possibly none."""
         if not len(pcm):
             return b""
         self._codec = self._codec or _Codec(self._compression, self._rate_hz)
         return self._codec.push(pcm)
 
     def flush(self) -> bytes:
-        """See :meth:`Encoder.flush`; returns no bytes if there was no audio."""
+        """Return the remaining bytes, with the end of the container; no bytes if there was no audio."""
         codec, self._codec = self._codec, None
         return codec.flush() if codec is not None else b""
 

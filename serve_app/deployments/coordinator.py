@@ -93,19 +93,19 @@ class Coordinator:
         self._library.give_up(digest, fingerprint)
 
     def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
-        """See :meth:`VoiceLibrary.known`."""
+        """The answer to a client that wants to add this clip as ``voice``; None if it can be added."""
         return self._library.known(voice, digest)
 
     def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
-        """See :meth:`VoiceLibrary.add`."""
+        """Store a voice permanently."""
         return self._library.add(voice, manifest, wav)
 
     def remove(self, voice: str) -> VoiceRefusal | None:
-        """See :meth:`VoiceLibrary.remove`."""
+        """Delete an uploaded voice; utterances that use it can finish."""
         return self._library.remove(voice, time.monotonic())
 
     def wav(self, voice: str) -> bytes | VoiceRefusal:
-        """See :meth:`VoiceLibrary.wav`."""
+        """Return the clip of a voice as a WAV file."""
         return self._library.wav(voice)
 
     def report(self, status: GeneratorStatus) -> HeartbeatReply:
@@ -136,7 +136,7 @@ class Coordinator:
         return self._fleet.room(status.replica, now_s)
 
     def demand(self) -> Demand:
-        """See :meth:`Fleet.demand`."""
+        """The demand of all ingresses."""
         return self._fleet.demand(time.monotonic())
 
     def generators(self) -> list[GeneratorStatus]:
@@ -178,49 +178,49 @@ class CoordinatorClient:
             await asyncio.sleep(0.1)
 
     async def voices(self) -> list[VoiceStatus]:
-        """See :meth:`Coordinator.voices`."""
+        """All voices; unavailable ones have a reason."""
         return await self._ask(lambda actor: actor.voices.remote())
 
     async def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
-        """See :meth:`Coordinator.get`."""
+        """A voice for a generator: its prompt, or the reference to encode."""
         return await self._ask(lambda actor: actor.get.remote(voice, fingerprint, replica, digest))
 
     async def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
-        """See :meth:`Coordinator.put`."""
+        """Store a prompt that this generator encoded."""
         await self._ask(lambda actor: actor.put.remote(prompt, fingerprint))
 
     async def give_up(self, digest: str, fingerprint: str) -> None:
-        """See :meth:`Coordinator.give_up`."""
+        """This generator could not encode a reference; another may try."""
         await self._ask(lambda actor: actor.give_up.remote(digest, fingerprint))
 
     async def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
-        """See :meth:`Coordinator.known`."""
+        """The answer to a client that wants to add this clip as ``voice``; None if it can be added."""
         return await self._ask(lambda actor: actor.known.remote(voice, digest))
 
     async def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
-        """See :meth:`Coordinator.add`."""
+        """Store a voice permanently."""
         return await self._ask(lambda actor: actor.add.remote(voice, manifest, wav))
 
     async def remove(self, voice: str) -> VoiceRefusal | None:
-        """See :meth:`Coordinator.remove`."""
+        """Delete an uploaded voice; utterances that use it can finish."""
         return await self._ask(lambda actor: actor.remove.remote(voice))
 
     async def wav(self, voice: str) -> bytes | VoiceRefusal:
-        """See :meth:`Coordinator.wav`."""
+        """The clip of a voice as a WAV file."""
         return await self._ask(lambda actor: actor.wav.remote(voice))
 
     async def report(self, status: GeneratorStatus) -> HeartbeatReply:
-        """See :meth:`Coordinator.report`."""
+        """Report a generator's status; the reply says what waits and which voices changed."""
         return await self._ask(lambda actor: actor.report.remote(status))
 
     async def share_load(self, status: IngressStatus) -> Room:
-        """See :meth:`Coordinator.share_load`."""
+        """Report an ingress's status; the reply says how many streams it may run."""
         return await self._ask(lambda actor: actor.share_load.remote(status))
 
     async def readiness(self) -> Readiness:
-        """See :meth:`Coordinator.readiness`."""
+        """Whether a generator can speak."""
         return await self._ask(lambda actor: actor.readiness.remote())
 
     async def _ask(self, question: Callable[[Any], Awaitable[V]]) -> V:

@@ -101,7 +101,7 @@ class Generator:
 
     _tracer: Tracer = NoTracer()
     _rendering = ""
-    """See :class:`AudioChunk`."""
+    """Model, number formats and kind of processor, for :class:`AudioChunk`."""
 
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode pending voices and speak a warm-up sentence; then the replica is ready.
@@ -288,7 +288,7 @@ class Generator:
                 continue
             self._state = GeneratorStatus(self._replica, "loading", "encoding voices")
             try:
-                await asyncio.to_thread(self._model.runner.learn, await self._prompt(status.voice))
+                await asyncio.to_thread(self._model.runner.preload, await self._prompt(status.voice))
                 ready.append(status.voice)
             except SpeechError as refusal:
                 log.warning("voice %s cannot be used: %s", status.voice, refusal)

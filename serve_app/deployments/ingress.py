@@ -43,7 +43,7 @@ from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 from serve_app.web.app import build_web
-from serve_app.web.leaving import Draining, HealthWatch
+from serve_app.web.draining import Draining, HealthWatch
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class RayBackend:
         self._generators: frozenset[str] | None = None
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
-        """See :meth:`serve_app.web.backend.Backend.speak`; losing a replica costs time, but no samples."""
+        """Speak a text chunk on any generator; if its replica is lost, another one continues at the next frame."""
         held = Resumption(request)
         broken = False
         while True:
@@ -174,7 +174,7 @@ class RayBackend:
             await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
-        """See :meth:`serve_app.web.backend.Backend.share_load`.
+        """Report this replica's load to the cluster; return how many streams it may run at a time.
 
         While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
         """
@@ -183,27 +183,27 @@ class RayBackend:
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
-        """See :meth:`serve_app.web.backend.Backend.voices`."""
+        """Return all voices; unavailable ones have a reason."""
         return await _answer_of(self._coordinator.voices())
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
-        """See :meth:`serve_app.web.backend.Backend.known_voice`."""
+        """Return the voice with this id if it has the same clip; None if the voice can be added."""
         return await _answer_of(self._coordinator.known(voice, digest))
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
-        """See :meth:`serve_app.web.backend.Backend.add_voice`."""
+        """Store a voice permanently; a generator encodes it later."""
         return await _answer_of(self._coordinator.add(voice, manifest, wav))
 
     async def remove_voice(self, voice: str) -> None:
-        """See :meth:`serve_app.web.backend.Backend.remove_voice`."""
+        """Delete an uploaded voice; utterances that use it can finish."""
         await _answer_of(self._coordinator.remove(voice))
 
     async def voice_wav(self, voice: str) -> bytes:
-        """See :meth:`serve_app.web.backend.Backend.voice_wav`."""
+        """Return the clip of a voice as a WAV file."""
         return await _answer_of(self._coordinator.wav(voice))
 
     async def readiness(self) -> Readiness:
-        """See :meth:`serve_app.web.backend.Backend.readiness`; up to a second old, and does not use a slot."""
+        """Return the present state; it is up to a second old, and asking does not use a slot."""
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:

@@ -4,7 +4,7 @@ Written for Ray 2.60.0 (:data:`RAY_VERSION`). Ray may change any of it without n
 
 - the imports of this module, and the attributes and parameters that ``tests/unit/test_ray_internals.py`` lists;
 - HAProxy's file, which Serve writes and :mod:`serve_app.cli.haproxy` corrects (``tests/unit/test_haproxy.py``);
-- how Serve drains an ingress replica, see :mod:`serve_app.web.leaving` (``tests/service/test_redeploy.py``);
+- how Serve drains an ingress replica, see :mod:`serve_app.web.draining` (``tests/service/test_redeploy.py``);
 - how Serve buffers its log, see :mod:`serve_app.observability.logging` (``tests/unit/test_logs.py``);
 - that under ``tts-serve`` every port is on loopback (``tests/service/test_operation.py``), and that a client that does
   not read fills no memory (``tests/service/test_slow_client.py``);

@@ -22,7 +22,7 @@ class RayRecorder:
         self._histograms: dict[str, Histogram] = {}
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """See :meth:`serve_app.observability.metrics.Recorder.add`."""
+        """Increment a counter; adding 0 exports it at 0, so that its first count is an increase."""
         assert metric.kind == "counter", metric.name
         counter = self._counters.get(metric.name)
         if counter is None:
@@ -34,7 +34,7 @@ class RayRecorder:
             export_at_zero(counter, labels)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """See :meth:`serve_app.observability.metrics.Recorder.set`."""
+        """Set a gauge."""
         assert metric.kind == "gauge", metric.name
         gauge = self._gauges.get(metric.name)
         if gauge is None:
@@ -43,7 +43,7 @@ class RayRecorder:
         gauge.set(value, labels)
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """See :meth:`serve_app.observability.metrics.Recorder.observe`."""
+        """Add one value to a histogram."""
         assert metric.kind == "histogram", metric.name
         histogram = self._histograms.get(metric.name)
         if histogram is None:

@@ -137,7 +137,7 @@ def plan(state: State, now_s: float) -> Step | Sleep:
         state: the current state of the slots and the waiting list.
         now_s: the current clock time, in seconds.
     """
-    lead_s, patience_s = state.settings.max_lead_s, state.settings.newcomer_patience_s
+    lead_s, patience_s = state.settings.max_lead_s, state.settings.new_request_patience_s
     runnable = [view for view in state.slots if not _ahead(view, lead_s + RIDE_ALONG_S, now_s)]
     playing = any(view.heard_until_s is not None for view in runnable)
     may_prefill = state.waiting_since_s is not None and (state.frame_since_prefill or not playing)

@@ -195,7 +195,7 @@ class Codec:
         return samples.flatten(1)
 
     @torch.inference_mode()
-    def absorb(self, codes: Tensor, row: int) -> None:
+    def prime(self, codes: Tensor, row: int) -> None:
         """Advance a row's state past some frames as :meth:`decode` does, without computing their samples.
 
         Only the transformer looks far back. Each of the convolutions after it, which are nearly all of the cost, runs

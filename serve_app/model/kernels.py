@@ -43,7 +43,7 @@ class Kernels(Protocol):
 
 
 class DrawCodes(Protocol):
-    """See :func:`serve_app.model.sampling.draw`."""
+    """A function that draws one code for each row, as :func:`serve_app.model.sampling.draw` does."""
 
     def __call__(
         self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None

@@ -204,7 +204,7 @@ class TorchRunner:
         else:
             self.codec.restore(slot, voice.codec)
         if len(heard):
-            self.codec.absorb(heard, slot)
+            self.codec.prime(heard, slot)
 
     def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run a prompt [L, H]; returns hidden [1, H] and logits [1, V] of its last position."""
@@ -285,7 +285,7 @@ class TorchRunner:
         self._filled[slot] = 0
 
     @torch.inference_mode()
-    def learn(self, voice: VoicePrompt) -> None:
+    def preload(self, voice: VoicePrompt) -> None:
         """Compute a voice's state before its first stream. Call before the engine starts, or on its thread.
 
         On two CPU cores with the real shapes this takes 0.1 s for a clip of 6 s and 0.23 s for one of 30 s. Without it,
@@ -310,7 +310,7 @@ class TorchRunner:
                 codes, spare = self._on_device(voice.codes), self.slots
                 reference = self.prompts.embed_reference(codes)
                 self.codec.reset(spare)
-                self.codec.absorb(codes, spare)
+                self.codec.prime(codes, spare)
                 codec = self.codec.snapshot(spare)
             state = VoiceState(speaker, reference, codec)
             self.voice_states.put(key, state, now_s)

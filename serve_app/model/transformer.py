@@ -77,7 +77,7 @@ class LinearStack:
     """Runs layers operation by operation, with torch's own matmuls, on any device."""
 
     def __init__(self, module: Upstream, shape: StackShape, positions: int) -> None:
-        """See :func:`make_stack`."""
+        """Take the weights of an upstream model; the arguments are those of :func:`make_stack`."""
         self._layers = [_make_layer(take_layer(layer, shape)) for layer in module.layers]
         self._norm: Tensor = module.norm.weight.detach()
         self._kernels = make_kernels(shape, positions, self._norm.dtype, self._norm.device)

@@ -66,13 +66,13 @@ class NoRecorder:
     """Records nothing: for a session or an engine that runs outside the service."""
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """See :meth:`Recorder.add`."""
+        """Record nothing."""
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """See :meth:`Recorder.set`."""
+        """Record nothing."""
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """See :meth:`Recorder.observe`."""
+        """Record nothing."""
 
 
 # The ingress: sessions and their audio.

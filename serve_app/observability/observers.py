@@ -149,7 +149,7 @@ class SessionSpans:
     def admitted(self) -> None:
         """The text chunk left the admission queue."""
         if self._chunk is not None:
-            self._chunk.stage("gate", 0.0, self._clock() - self._began_s)
+            self._chunk.stage("admission", 0.0, self._clock() - self._began_s)
 
     def heard(self, event: SpeechEvent) -> None:
         """The text chunk's stream yielded an event."""

@@ -27,14 +27,14 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class OtelTracer:
-    """See :class:`serve_app.observability.tracing.Tracer`."""
+    """A :class:`serve_app.observability.tracing.Tracer` that exports spans with OpenTelemetry."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("serve_app")
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> "OtelSpan":
-        """See :meth:`Tracer.span`."""
+        """Begin a server span whose parent is in another process, or which has no parent."""
         given = {"traceparent": parent.traceparent, "tracestate": parent.tracestate}
         # An empty context, not the task's: Serve's own traces are separate.
         context = _W3C.extract({name: value for name, value in given.items() if value}, Context())
@@ -44,12 +44,12 @@ class OtelTracer:
         return OtelSpan(self._tracer, span, now_ns)
 
     def close(self) -> None:
-        """See :meth:`Tracer.close`."""
+        """Flush finished spans; waits ten seconds at most."""
         self._provider.shutdown()
 
 
 class OtelSpan:
-    """See :class:`serve_app.observability.tracing.Span`."""
+    """A :class:`serve_app.observability.tracing.Span` that OpenTelemetry exports when it ends."""
 
     def __init__(self, tracer: Tracer, span: Span, began_ns: int) -> None:
         self._tracer = tracer
@@ -59,28 +59,28 @@ class OtelSpan:
 
     @property
     def context(self) -> TraceContext:
-        """See :attr:`Span.context`."""
+        """Parent context for child spans in other processes, as W3C headers."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, self._inside)
         return TraceContext(carrier.get("traceparent"), carrier.get("tracestate"))
 
     def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> "OtelSpan":
-        """See :meth:`Span.child`."""
+        """A span within this one, which began ``ago_s`` seconds ago."""
         began_ns = time.time_ns() - round(ago_s * _NS)
         span = self._tracer.start_span(name, self._inside, attributes=_named(attributes), start_time=began_ns)
         return OtelSpan(self._tracer, span, began_ns)
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:
-        """See :meth:`Span.stage`."""
+        """A finished span within this one; times are seconds after this span's start."""
         span = self._tracer.start_span(name, self._inside, start_time=self._began_ns + round(begin_s * _NS))
         span.end(self._began_ns + round(end_s * _NS))
 
     def event(self, name: str, **attributes: Value) -> None:
-        """See :meth:`Span.event`."""
+        """Something that happens now, at this point of the span."""
         self._span.add_event(name, _named(attributes))
 
     def end(self, *, failed: str | None = None, **attributes: Value) -> None:
-        """See :meth:`Span.end`."""
+        """End the span; ``failed`` is the code of the error, if there was one, and becomes its status."""
         self._span.set_attributes(_named({**attributes, "code": failed}))
         if failed is not None:
             self._span.set_status(Status(StatusCode.ERROR, failed))

@@ -58,34 +58,34 @@ class NoSpan:
 
     @property
     def context(self) -> TraceContext:
-        """See :attr:`Span.context`."""
+        """The context of the caller, unchanged."""
         return self._context
 
     def child(self, name: str, *, ago_s: float = 0.0, **attributes: Value) -> Span:
-        """See :meth:`Span.child`."""
+        """Return this span, which stands for its children too."""
         del name, ago_s, attributes
         return self
 
     def stage(self, name: str, begin_s: float, end_s: float) -> None:
-        """See :meth:`Span.stage`."""
+        """Record nothing."""
 
     def event(self, name: str, **attributes: Value) -> None:
-        """See :meth:`Span.event`."""
+        """Record nothing."""
 
     def end(self, *, failed: str | None = None, **attributes: Value) -> None:
-        """See :meth:`Span.end`."""
+        """Record nothing."""
 
 
 class NoTracer:
     """Used if no endpoint is configured."""
 
     def span(self, name: str, parent: TraceContext, **attributes: Value) -> Span:
-        """See :meth:`Tracer.span`."""
+        """Return a span that records nothing and has the context of ``parent``."""
         del name, attributes
         return NoSpan(parent)
 
     def close(self) -> None:
-        """See :meth:`Tracer.close`."""
+        """Return at once: there is nothing to flush."""
 
 
 def tracer_of(config: TracingConfig, deployment: str, replica: str) -> Tracer:

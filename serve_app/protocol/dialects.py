@@ -61,11 +61,11 @@ class FullDialect:
     errors_in_order = False
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
-        """See :meth:`Dialect.read`."""
+        """Parse a client's frame."""
         return read_full(frame)
 
     def write(self, send: Send) -> list[Frame]:
-        """See :meth:`Dialect.write`; an audio chunk takes two frames, or one with base64 transport."""
+        """Return the message; an audio chunk takes two frames, or one with base64 transport."""
         if send.payload is None:
             return [send.message.to_json()]
         if send.transport == "binary":
@@ -80,7 +80,7 @@ class ResearchDialect:
     errors_in_order = True
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
-        """See :meth:`Dialect.read`."""
+        """Parse one request: a text to speak, streamed or buffered."""
         request = read_research(frame)
         if isinstance(request, Refusal):
             return request
@@ -88,7 +88,7 @@ class ResearchDialect:
         return speak(text=request.text, voice=request.voice, language=request.language)
 
     def write(self, send: Send) -> list[Frame]:
-        """See :meth:`Dialect.write`."""
+        """Return one frame for audio, the end or an error; none for other messages."""
         match send.message:
             case AudioMessage() as audio:
                 data = _base64(send.payload or b"")
@@ -114,7 +114,7 @@ class RawDialect:
     errors_in_order = True
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
-        """See :meth:`Dialect.read`."""
+        """Parse a client's frame."""
         message = read_raw(frame)
         match message:
             case RawSpeak():
@@ -127,7 +127,7 @@ class RawDialect:
                 return Stop()
 
     def write(self, send: Send) -> list[Frame]:
-        """See :meth:`Dialect.write`."""
+        """Return bare audio, and a text frame at the end or for an error; none for other messages."""
         match send.message:
             case AudioMessage():
                 return [send.payload] if send.payload else []

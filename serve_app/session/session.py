@@ -147,7 +147,7 @@ class Drain:
     retry_after_ms: int
 
 
-OWN_VOICE = "inline"
+INLINE_VOICE = "inline"
 """Name of a session's inline voice, within the session."""
 
 
@@ -308,15 +308,15 @@ class Session:
 
     def _set_inline_voice(self, message: InlineVoice) -> None:
         """Set the inline voice; a session may have only one, so that its memory is bounded."""
-        if message.start.voice not in (None, OWN_VOICE):
+        if message.start.voice not in (None, INLINE_VOICE):
             both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
             self._send_error(InvalidMessageError(both))
         elif self._inline_voice is not None and self._inline_voice.digest != message.clip.digest:
             another = "this session already has another inline voice"
-            self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {OWN_VOICE!r}"))
+            self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {INLINE_VOICE!r}"))
         else:
             self._inline_voice = message.clip
-            self._start(message.start.model_copy(update={"voice": OWN_VOICE}))
+            self._start(message.start.model_copy(update={"voice": INLINE_VOICE}))
 
     def _start(self, message: Start) -> None:
         try:
@@ -568,7 +568,7 @@ class Session:
         self._running = _Running(self._calls, utterance, self._now_s)
         needed_by_s = max(self._now_s, self._plays_until_s)
         request = utterance.next_request(self.setup.text)
-        if request.voice == OWN_VOICE and self._inline_voice is not None:
+        if request.voice == INLINE_VOICE and self._inline_voice is not None:
             request = replace(request, clip=self._inline_voice)
         asked_s = self._asked_s[utterance.number]
         self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
@@ -617,13 +617,13 @@ class Session:
     def _resolved(self, options: SpeechOptions) -> SpeechOptions:
         """Return the options with the voice's name replaced by its id; an unknown name stays as it is."""
         if self._is_inline(options.voice):
-            return replace(options, voice=OWN_VOICE)
+            return replace(options, voice=INLINE_VOICE)
         return replace(
             options, voice=resolve_voice(options.voice, self.setup.voices, self.setup.naming) or options.voice
         )
 
     def _is_inline(self, voice: str) -> bool:
-        return self._inline_voice is not None and folded(voice) == OWN_VOICE
+        return self._inline_voice is not None and folded(voice) == INLINE_VOICE
 
     def _check_voice(self, voice: str) -> None:
         voices = self.setup.voices

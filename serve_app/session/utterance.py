@@ -102,9 +102,9 @@ class TextPipeline:
         """Return the model's input for a text chunk: normalized if ``options`` says so, unless that is too long."""
         if not options.normalize:
             return chunk
-        from serve_app.text.numbers.normalize import spell  # noqa: PLC0415 — the import takes 50 ms, so only on demand
+        from serve_app.text.numbers.normalize import normalize  # noqa: PLC0415 — the import takes 50 ms, so only on demand
 
-        normalized = spell(chunk, options.language)
+        normalized = normalize(chunk, options.language)
         return normalized if len(normalized) <= self.max_request_characters else chunk
 
 

@@ -27,7 +27,7 @@ from serve_app.web.answers import VOICE_HEADER, openai_error_response
 from serve_app.web.auth import HiddenKeys
 from serve_app.web.backend import Backend
 from serve_app.web.context import IngressContext
-from serve_app.web.leaving import Draining
+from serve_app.web.draining import Draining
 from serve_app.web.middleware import KnownHosts, TimelyBody, TrailingSlash, WholeForHttp10
 from serve_app.web.openai import OpenAISpeech
 from serve_app.web.tts import BufferedSpeech

@@ -33,7 +33,7 @@ from serve_app.web.api_keys import Scope
 from serve_app.web.auth import Authenticator, Caller
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
-from serve_app.web.leaving import Draining
+from serve_app.web.draining import Draining
 from serve_app.web.session_runner import Connection, Service, SessionRunner
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from serve_app.protocol.messages import (
 )
 from serve_app.protocol.outbox import Close
 from serve_app.protocol.outbox import Send as SendItem
-from serve_app.session.session import OWN_VOICE, InlineVoice
+from serve_app.session.session import INLINE_VOICE, InlineVoice
 from serve_app.web.answers import openai_error_response, voice_header
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext, foreign_page
@@ -190,7 +190,7 @@ class OpenAISpeech:
             return
         clip = await self._context.clips.own(reference)
         try:
-            yield OWN_VOICE, [InlineVoice(reference, clip), asked.speak(OWN_VOICE, whole=whole)]
+            yield INLINE_VOICE, [InlineVoice(reference, clip), asked.speak(INLINE_VOICE, whole=whole)]
         finally:
             self._context.clips.release(clip)
 

@@ -18,13 +18,13 @@ from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability.observers import SessionObserver
 from serve_app.protocol.messages import ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.protocol.outbox import Close, Send
-from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
+from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
 from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
 from serve_app.voices.voice import resolve_voice
 from serve_app.web.admission_queue import AdmissionQueue, Permit
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
-from serve_app.web.leaving import Draining
+from serve_app.web.draining import Draining
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class SessionRunner:
         """Fetch the voices again if a message names an unknown one, because another ingress may have just added it."""
         voice = message.voice if isinstance(message, Start | Speak) else None
         setup = self._session.setup
-        known = voice in (None, OWN_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
+        known = voice in (None, INLINE_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
         if not known:
             await self._learn_voices()
 

@@ -30,7 +30,11 @@ class SocketConnection:
         self._max_message_bytes = max_message_bytes
 
     async def receive(self) -> FullMessage | Refusal:
-        """See :meth:`Connection.receive`."""
+        """Return the client's next message.
+
+        Raises:
+            ConnectionLostError: the client is gone.
+        """
         frame = await self._frame()
         limit_bytes = self._max_message_bytes
         if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
@@ -48,7 +52,7 @@ class SocketConnection:
         return text if text is not None else message["bytes"]
 
     async def answer(self, messages: AsyncIterator[Send]) -> None:
-        """See :meth:`Connection.answer`."""
+        """Send the session's messages; waits while the client does not read."""
         async for message in messages:
             await self.send(message)
 
@@ -69,7 +73,7 @@ class SocketConnection:
             raise ConnectionLostError from error
 
     async def close(self, last: Close) -> None:
-        """See :meth:`Connection.close`."""
+        """Close the socket; does nothing if it is already closed."""
         states = (self._socket.client_state, self._socket.application_state)
         if states != (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
             return

@@ -1,4 +1,4 @@
-"""The image's files agree: what the Dockerfile copies, what reaches it, what is tried without a container engine."""
+"""The image: the Dockerfile, the build context, and the trial without a container engine agree."""
 
 import re
 import shutil
@@ -39,27 +39,19 @@ def test_the_trial_takes_the_same_files_and_steps():
         assert f"sh {step}" in TRY
 
 
-def test_what_is_installed_behind_the_path_of_the_image_finds_its_script_and_dpkgs_programs():
-    _, after = DOCKERFILE.split("ENV PATH=")
-    assert "RUN install.sh compiler" in after
-    assert {"/usr/local/sbin", "/usr/sbin", "/sbin"} <= set(after.split()[0].split(":"))
-
-
-def test_every_image_is_pinned_and_none_runs_as_root():
-    stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert {base for base, _ in stages} - {name for _, name in stages} == {"debian:12.11-slim"}
-    assert stages[-1] == ("runtime", "cuda")
+def test_the_image_is_pinned_and_does_not_run_as_root():
+    bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) - set(
+        re.findall(r" AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    )
+    assert bases == {"debian:12.11-slim"}
     for stage in ("cpu", "cuda"):
-        (instructions,) = re.findall(rf"^FROM runtime AS {stage}\n((?:(?!FROM).*\n?)*)", DOCKERFILE, re.MULTILINE)
-        assert re.findall(r"^USER (.+)$", instructions, re.MULTILINE) == ["1000:1000"]
-        assert "RUN" not in instructions.split("USER")[1]
-    assert DOCKERFILE.count("\nUSER ") == 2
-    assert "HEALTHCHECK" in DOCKERFILE
+        instructions = DOCKERFILE.split(f"FROM runtime AS {stage}\n")[1].split("\nFROM ")[0]
+        _, after_user = instructions.split("USER 1000:1000")
+        assert "RUN" not in after_user
 
 
-def test_everything_is_installed_at_the_versions_that_were_tested():
+def test_the_tested_versions_are_installed():
     assert "-c constraints.txt" in INSTALL
-    assert not re.search(r"(curl|wget)[^\n]*\|", DOCKERFILE + INSTALL)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

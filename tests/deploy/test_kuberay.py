@@ -1,4 +1,4 @@
-"""The overlays of deploy/kuberay, rendered: schemas, KubeRay's rules, and what they promise."""
+"""The overlays of deploy/kuberay, rendered: they keep the schemas, and agree with the service's configuration."""
 
 import importlib.util
 import re
@@ -9,7 +9,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from kuberay_rules import complaints
 from manifests import KUBERAY, KUBERNETES, OVERLAYS, ROOT, crd_schema, only, pod_templates, rendered
 
 from serve_app.cli.environment import Ports, serve_environment
@@ -80,8 +79,11 @@ def test_an_unknown_field_is_refused():
         jsonschema.Draft202012Validator(crd_schema("rayservices")).validate(service)
 
 
-def test_kuberay_has_nothing_to_complain_about(service):
-    assert complaints(service) == []
+def test_ray_containers_have_the_port_that_kuberay_sends_clients_to(objects):
+    """KubeRay builds the service of the sockets from the port named ``serve``; no schema requires one."""
+    for template in _ray_pods(objects):
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        assert ports["serve"] == 8000
 
 
 def test_the_head_does_no_work_and_takes_no_sockets(service, cluster):

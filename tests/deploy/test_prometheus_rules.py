@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from prometheus_names import ROOT, RUNBOOKS, metrics_in, promtool, unknown_metrics
+from prometheus_names import ROOT, RUNBOOKS, metrics_in, promtool, unknown_labels, unknown_metrics
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())
@@ -32,6 +32,7 @@ def test_promtool_takes_the_rules_and_the_configuration():
     promtool("check", "config", str(FOLDER / "prometheus.yaml"))
 
 
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_not_otherwise():
     promtool("test", "rules", str(FOLDER / "rules_test.yaml"))
 
@@ -49,8 +50,10 @@ def test_every_alert_is_tried_both_ways():
     assert fired == {(one["alert"], one["labels"]["severity"], one["labels"].get("window")) for one in ALERTS}
 
 
-def test_every_metric_exists():
-    assert unknown_metrics(rule["expr"] for group in RULES["groups"] for rule in group["rules"]) == set()
+def test_every_metric_and_label_exists():
+    queries = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
+    assert unknown_metrics(queries) == set()
+    assert unknown_labels(queries) == set()
 
 
 def test_what_alerts_look_at_is_recorded():
@@ -84,3 +87,10 @@ def test_metrics_are_found_in_promql():
     query = 'sum(rate(ray_tts_ttfa_seconds_bucket{le="0.5"}[5m])) / ray_tts_errors_total + ray_nobodys_count'
     assert metrics_in(query) == {"ray_tts_ttfa_seconds", "ray_tts_errors_total", "ray_nobodys_count"}
     assert unknown_metrics([query]) == {"ray_nobodys_count"}
+
+
+def test_labels_are_found_in_promql():
+    query = (
+        'sum by (code, part) (rate(ray_tts_errors_total{stage="x"}[5m])) / sum by (le) (ray_tts_ttfa_seconds_bucket)'
+    )
+    assert unknown_labels([query]) == {("ray_tts_errors_total", "part"), ("ray_tts_errors_total", "stage")}

@@ -1,6 +1,8 @@
 """The tiny checkpoint, loaded once for all model tests, and qwen-tts's own answers to compare with."""
 
 import os
+import random
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,24 @@ from serve_app.voices.voice import Reference, scan
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which is later than here
+
+MOST_SHORT = 8
+"""The short run tries this many cases of a matrix: the first, the last, and others that are the same in each run."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    matrices = defaultdict(list)
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            matrices[item.nodeid.partition("[")[0]].append(item)
+    for name, cases in matrices.items():
+        if len(cases) > MOST_SHORT:
+            first, *between, last = cases
+            kept = random.Random(name).sample(between, MOST_SHORT - 2)
+            for case in set(cases) - {first, *kept, last}:
+                case.add_marker(pytest.mark.slow)
+
 
 VOICES = Path(__file__).parents[2] / "voices"
 

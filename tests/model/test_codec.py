@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import create_sliding_window_causal_mask
 
@@ -127,7 +128,7 @@ def test_first_frame_is_still_heard_beyond_the_window(decoder, codes, golden):
     assert difference[75:140].max() > 10 * EXACT
 
 
-@settings(max_examples=8, deadline=None, database=None)
+@examples(8, database=None)
 @given(sizes=st.lists(st.one_of(st.integers(1, 4), st.integers(1, 150)), max_size=20))
 def test_any_partition_equals_one_whole_decode(pool, codes, golden, sizes):
     pool.reset(2)
@@ -207,16 +208,16 @@ def test_snapshot_restored_elsewhere_goes_on_as_the_row_it_was_taken_from(codec,
 
 
 @pytest.mark.parametrize("frames", [0, 1, 3, 4, 5, 7, 9, 10, 11, 64, 65, 150])
-def test_absorbed_frames_leave_the_state_of_decoded_ones(codec, codes, golden, frames):
+def test_primed_frames_leave_the_state_of_decoded_ones(codec, codes, golden, frames):
     for row in (0, 1):
         codec.reset(row)
         codec.decode(codes[:, :30], slice(row, row + 1))
     bystander = codec.snapshot(2)
     codec.decode(codes[:, 30 : 30 + frames], slice(0, 1))
-    codec.absorb(codes[0, 30 : 30 + frames], 1)
-    decoded, absorbed = codec.snapshot(0), codec.snapshot(1)
-    assert absorbed.position == decoded.position == 30 + frames
-    torch.testing.assert_close(absorbed.history, decoded.history, rtol=0, atol=1e-4)
+    codec.prime(codes[0, 30 : 30 + frames], 1)
+    decoded, primed = codec.snapshot(0), codec.snapshot(1)
+    assert primed.position == decoded.position == 30 + frames
+    torch.testing.assert_close(primed.history, decoded.history, rtol=0, atol=1e-4)
     end = 30 + frames + 20
     assert_same(codec.decode(codes[:, 30 + frames : end], slice(1, 2)), golden[:, (30 + frames) * 1920 : end * 1920])
     assert identical(codec.snapshot(2), bystander)

@@ -171,7 +171,7 @@ def test_a_codec_is_the_same_on_any_number_of_threads_to_the_last_bit(decoder, m
         use_threads(monkeypatch, count)
         codec = Codec(decoder, rows=4, dtype=torch.float32, device=CPU)
         samples = [codec.decode(codes, slice(0, 3)), codec.decode(codes, torch.tensor([2, 0, 1]), n_frames)]
-        codec.absorb(codes_of(1, 90)[0], 3)
+        codec.prime(codes_of(1, 90)[0], 3)
         seen.append([*samples, *[state.history for state in states(codec)]])
     for others in seen[1:]:
         assert all(torch.equal(one, other) for one, other in zip(seen[0], others, strict=True))

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config import EngineConfig
@@ -189,7 +190,7 @@ def test_streams_of_compiled_stacks_are_exact_in_company_and_resumed(exact_runne
     check_that_company_and_resumption_change_no_code(exact_runner, voices)
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(
     st.lists(st.tuples(st.sampled_from(COMBINATIONS), st.integers(0, 3)), min_size=2, max_size=14), st.integers(2, 10)
 )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation import logits_process as upstream
 
@@ -45,7 +45,6 @@ draws = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(draws, st.integers(0, 2**31))
 def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
@@ -55,7 +54,6 @@ def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
     assert (shares - upstream_probabilities(logits, each)).abs().max() < 2e-3
 
 
-@settings(deadline=None)
 @given(st.lists(draws | st.just(Draw(0.0, 50, 1.0)), min_size=1, max_size=10), st.integers(0, 2**31))
 def test_a_row_draws_the_same_alone_and_in_company(each, seed):
     generator = torch.Generator().manual_seed(seed)

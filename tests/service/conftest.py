@@ -1,4 +1,8 @@
-"""One service for the whole run: the launcher in a process of its own, as a user starts it."""
+"""One service for most tests, one with keys below a prefix: each a launcher in its own process, as a user starts it.
+
+A test that starts another service is slow. With two workers (``--dist loadgroup``) the tests of one service stay on one
+worker.
+"""
 
 import json
 import os
@@ -14,6 +18,10 @@ from browser_page import CHROMIUM, MICROPHONE, NO_CHROMIUM
 from collector import collecting
 from playwright.async_api import async_playwright
 from running_service import READY, ROOT, Launched, Service, free_port
+from service_keys import APP, SPEAKER, UPLOADER
+
+from serve_app.cli.keys import line_of
+from serve_app.web.api_keys import Key, digest_of
 
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 """Where the launcher's processes find an application of the tests."""
@@ -24,6 +32,16 @@ QUICK = {
     "OTEL_BSP_SCHEDULE_DELAY": "200",
 }
 """By default metrics are ten seconds old, Serve writes a thousand lines at a time, spans leave every five seconds."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            shared = next((name for name in ("service", "guarded") if name in item.fixturenames), None)
+            item.add_marker(pytest.mark.xdist_group(shared or item.path.stem))
+            if shared != "service" and "launch" in item.fixturenames:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +92,29 @@ def service(launch, collector):
     launched = launch(port, logs={"format": "json"}, tracing={"endpoint": collector.endpoint})
     launched.wait_for(READY)
     return Service(f"127.0.0.1:{port}", launched)
+
+
+@pytest.fixture(scope="session")
+def keys_file(tmp_path_factory):
+    """The keys of the guarded service, which reads them again at once when they change."""
+    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    keys = [
+        Key(name="app", sha256=digest_of(APP), per_minute=600, max_sessions=2),
+        Key(name="speaker", sha256=digest_of(SPEAKER)),
+        Key(name="uploader", sha256=digest_of(UPLOADER), scopes=("speak", "voices")),
+    ]
+    path.write_text("\n".join(line_of(key) for key in keys))
+    return path
+
+
+@pytest.fixture(scope="session")
+def guarded(launch, keys_file):
+    """A service that requires keys, below a route prefix."""
+    port = free_port()
+    launched = launch(port, route_prefix="/tts", access={"keys_file": str(keys_file), "reload_s": 0.1})
+    launched.wait_for(READY)
+    yield Service(f"127.0.0.1:{port}", launched, "/tts")
+    launched.stop()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

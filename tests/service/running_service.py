@@ -42,6 +42,15 @@ class Launched:
         wait_until(lambda: text in self.printed or self.process.poll() is not None, timeout_s, f"{text!r} is printed")
         assert text in self.printed, self.printed
 
+    def directory(self) -> Path:
+        """The directory of this run, which ends with the service; named on the command line of its cluster."""
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError):  # it has ended
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"serve_app.cli.cluster" in command:
+                    return Path(command.split(b"\0")[-2].decode()).parent
+        raise AssertionError("the launcher has no cluster")
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> list[int]:
         """Send a signal, wait for the end; returns the processes that it had and that are still there."""
         started = descendants(self.process.pid)

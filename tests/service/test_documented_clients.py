@@ -12,6 +12,8 @@ import av
 import pytest
 from running_service import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "clients.md").read_text()
 README = (ROOT / "README.md").read_text()
 HOST = "127.0.0.1:8000"

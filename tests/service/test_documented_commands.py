@@ -9,6 +9,8 @@ from pages import documented_blocks, workplace
 from serve_app.cli.address import address_of
 from serve_app.cli.voices import Service as Voices
 
+pytestmark = pytest.mark.slow
+
 HOST = "127.0.0.1:8000"
 BLOCKS = [pytest.param(block, id=block.name) for block in documented_blocks() if block.mark == ("runs", "service")]
 

@@ -12,16 +12,13 @@ import numpy as np
 import openai
 import pytest
 import websockets
-from running_service import READY, Log, Service, free_port, speak, wait_until
+from running_service import Log, speak, wait_until
+from service_keys import APP
 from websockets.exceptions import InvalidStatus
-
-from serve_app.cli.keys import line_of
-from serve_app.web.api_keys import Key, digest_of
 
 TEXT = "It is good to hear you."
 LONG = "It is good to hear you, and to speak to you again after such a long time. " * 5
 CONTAINERS = {"mp3": "mp3", "opus": "ogg", "aac": "aac", "flac": "flac", "wav": "wav"}
-KEY = "tts_a-key-that-nobody-may-read"
 
 
 def seconds(data: bytes, container: str) -> float:
@@ -139,48 +136,42 @@ async def test_a_rebound_page_is_refused_and_the_names_of_this_machine_are_serve
         assert b"ingress.allowed_hosts" in denied.value.response.body
 
 
-async def test_below_a_prefix_keys_are_asked_for_and_stand_in_no_log(launch, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")  # else Serve writes a thousand lines at a time
-    keys = tmp_path / "keys.yaml"
-    keys.write_text(line_of(Key(name="app", sha256=digest_of(KEY), per_minute=600, max_sessions=2)))
-    port = free_port()
-    launched = launch(port, route_prefix="/tts", access={"keys_file": str(keys), "reload_s": 0.1})
-    await asyncio.to_thread(launched.wait_for, READY)
-    service = Service(f"127.0.0.1:{port}", launched, "/tts")
-    printed = launched.printed
-    assert all(f"{scheme}://{service.address}/tts/" in printed for scheme in ("http", "ws"))
-    assert f"{service.address}/api" not in printed
-    assert service.get("/")[1].startswith(b"<!doctype html>")
-    assert [service.get(path)[0] for path in ("", "/ready", "/ready/", "/playground/playground.js")] == [
-        307,
-        200,
-        200,
-        200,
-    ]
-    assert any(name.startswith("ray_tts_") for name in service.metrics())
+async def test_below_a_prefix_keys_are_asked_for_and_stand_in_no_log(guarded, keys_file):
+    printed = guarded.launched.printed
+    assert all(f"{scheme}://{guarded.address}/tts/" in printed for scheme in ("http", "ws"))
+    assert f"{guarded.address}/api" not in printed
+    assert guarded.get("/")[1].startswith(b"<!doctype html>")
+    paths = ("", "/ready", "/ready/", "/playground/playground.js")
+    assert [guarded.get(path)[0] for path in paths] == [307, 200, 200, 200]
+    assert any(name.startswith("ray_tts_") for name in guarded.metrics())
     with pytest.raises(InvalidStatus) as refused:
-        async with service.connect():
+        async with guarded.connect():
             pass
     assert refused.value.response.status_code == 401
-    async with service.connect(f"/api/v1/speak?api_key={KEY}&seed=3") as connection:
+    async with guarded.connect(f"/api/v1/speak?api_key={APP}&seed=3") as connection:
         assert (await speak(connection, TEXT)).end["type"] == "complete"
-    async with service.connect(subprotocols=["tts.v1", f"tts-key.{KEY}"]) as connection:
+    async with guarded.connect(subprotocols=["tts.v1", f"tts-key.{APP}"]) as connection:
         assert connection.subprotocol == "tts.v1"
         assert (await speak(connection, TEXT)).end["type"] == "complete"
-    base_url = f"http://{service.address}/tts/v1"
-    async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
+    base_url = f"http://{guarded.address}/tts/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=APP, max_retries=0) as client:
         assert (await client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT)).content
-        assert service.get(f"/v1/models?api_key={KEY}")[0] == 200
-        keys.write_text("[]")
-        await asyncio.sleep(0.5)
-        with pytest.raises(openai.AuthenticationError):
-            await client.models.list()
-    log = Log(service)
+
+    def status() -> int:
+        return guarded.get(f"/v1/models?api_key={APP}")[0]
+
+    assert status() == 200
+    keys = keys_file.read_text()
+    keys_file.write_text("[]")
+    try:
+        await asyncio.to_thread(wait_until, lambda: status() == 401, 10, "a removed key is refused")
+    finally:
+        keys_file.write_text(keys)
+    await asyncio.to_thread(wait_until, lambda: status() == 200, 10, "the key is accepted again")
+    log = Log(guarded)
     log._before.clear()
-    written = log.text() + launched.printed
-    assert "/v1/models" in written
-    assert KEY not in written
-    launched.stop()
+    await asyncio.to_thread(wait_until, lambda: "/v1/models" in log.text(), 15, "its requests are logged")
+    assert APP not in log.text() + guarded.launched.printed
 
 
 @pytest.mark.parametrize("connection", ["close", "keep-alive"])

@@ -10,6 +10,8 @@ from running_service import READY, Service, free_port, speak, wait_until
 from stopped_thread import busiest_thread, stopped
 from test_streaming import LONG, MIDDLE, samples
 
+pytestmark = pytest.mark.slow
+
 GENERATOR = "ServeReplica:tts:Generator"
 
 

@@ -8,10 +8,13 @@ import struct
 from collections import Counter
 
 import numpy as np
+import pytest
 from fuzzed_frames import conversations
 from running_service import Log, speak, wait_until
 from typed_answers import ANSWERS
 from websockets.exceptions import ConnectionClosed
+
+pytestmark = pytest.mark.slow
 
 PATHS = {"full": "/api/v1/speak?", "raw": "/api/v1/speak?framing=raw&", "research": "/ws/tts?"}
 FRAMES_OF_EACH = 3400

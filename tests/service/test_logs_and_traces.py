@@ -41,7 +41,7 @@ async def test_a_session_is_one_trace_from_its_proxy_to_the_generators_steps(ser
     assert root.name == "session"
     paths = {tuple(path(span)) for span in spans.values()}
     chunk = ("session", "utterance", "text chunk")
-    assert {chunk[:1], chunk[:2], chunk, (*chunk, "gate"), (*chunk, "stream")} <= paths
+    assert {chunk[:1], chunk[:2], chunk, (*chunk, "admission"), (*chunk, "stream")} <= paths
     stages = ("prompt", "queue", "prefill", "first predict", "first decode")
     assert {(*chunk, "stream", stage) for stage in stages} <= paths
     assert {span.deployment for span in spans.values()} == {"Ingress", "Generator"}

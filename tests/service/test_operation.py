@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from running_service import ROOT, START_TIMEOUT_S, free_port, speak, wait_until
 
 from serve_app.cli.processes import descendants
@@ -99,8 +98,8 @@ def test_a_taken_port_is_one_clear_message():
     assert f"127.0.0.1:{port}" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "a killed launcher"])
-def test_nothing_is_left_behind(launch, number):
+def test_a_killed_launcher_leaves_nothing_behind(launch):
+    """test_missing_weights.py has Ctrl-C."""
     launched = launch(free_port())
     pid = launched.process.pid
     wait_until(
@@ -109,12 +108,11 @@ def test_nothing_is_left_behind(launch, number):
         "HAProxy runs",
     )
     assert launched.process.poll() is None, launched.printed
-    (cluster,) = [command for command in commands_below(launched.process.pid) if b"serve_app.cli.cluster" in command]
-    directory = Path(cluster.split(b"\0")[-2].decode()).parent
+    directory = launched.directory()
     assert directory.is_dir()
-    started = descendants(launched.process.pid)
+    started = descendants(pid)
     assert len(started) > 5
-    launched.stop(number)
+    launched.stop(signal.SIGKILL)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 10, "every process has ended")
     wait_until(lambda: not directory.exists(), 10, "the run's directory is removed")
 

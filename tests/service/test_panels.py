@@ -20,6 +20,8 @@ from running_service import ROOT, free_port, speak, wait_until
 from serve_app.cli.address import address_of
 from serve_app.cli.voices import Service as Voices
 
+pytestmark = pytest.mark.slow
+
 PAGES = {
     path.stem: json.loads(path.read_text())["panels"] for path in sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 }

@@ -7,8 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import yaml
 from running_service import ROOT
+
+pytestmark = pytest.mark.slow
 
 PLACEMENT = Path(__file__).with_name("placement.py")
 

@@ -229,6 +229,7 @@ async def test_a_refused_clip_is_shown_with_what_was_measured(page, tmp_path):
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # Chromium reports the status
 
 
+@pytest.mark.slow
 async def test_the_page_has_its_picture_taken_while_it_speaks(page, tmp_path):
     picture = Path(SCREENSHOT or tmp_path / "playground.png")
     await page.set_viewport_size({"width": 760, "height": 900})

@@ -4,7 +4,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from running_service import Log, speak, wait_until
+
+pytestmark = pytest.mark.slow
 
 ENOUGH_S = 60.0
 MOST_GROWTH_BYTES = 40 << 20

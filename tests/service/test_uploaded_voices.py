@@ -73,6 +73,7 @@ async def test_a_voice_can_be_spoken_with_at_once(service, voices):
     wait_until_ready(voices, "telephone")
 
 
+@pytest.mark.slow
 async def test_voices_survive_their_store_and_streams_do_not_notice(service, voices):
     voices.add(wav(hz=270.0), {"name": "Kept", **SAID})
     before = await spoken(service, voice="kept")
@@ -93,6 +94,7 @@ async def test_voices_survive_their_store_and_streams_do_not_notice(service, voi
     assert prompts_kept(service).items() >= kept.items() > set(), "encoded once"
 
 
+@pytest.mark.slow
 async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_then(service, voices):
     voices.add(wav(hz=280.0), {"name": "Gone", **SAID})
     await spoken(service, voice="gone")
@@ -111,6 +113,7 @@ async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_the
     assert answer.end["code"] == "VOICE_NOT_FOUND"
 
 
+@pytest.mark.slow
 async def test_an_utterance_ends_with_the_clip_it_began_with_though_that_is_removed_replaced_and_its_generator_dies(
     service, voices
 ):
@@ -143,6 +146,7 @@ async def test_one_clip_uploaded_by_many_at_once_is_one_voice(service, voices):
     assert [voice["id"] for voice in voices.list() if voice["uploaded"]] == ["crowd"]
 
 
+@pytest.mark.slow
 async def test_an_upload_whose_ingress_dies_can_be_made_again_and_is_one_voice(service, voices):
     def add():
         return voices.add(wav(hz=310.0), {"name": "Twice", **SAID})

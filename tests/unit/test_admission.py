@@ -37,7 +37,7 @@ def test_as_many_start_as_there_is_room_for():
     assert admitted(made) == [3]
 
 
-def test_who_still_has_audio_to_play_lets_a_newcomer_pass():
+def test_who_still_has_audio_to_play_lets_a_new_request_pass():
     made = admission(1)
     made.ask(ticket(1, 5.0, begun=True), 0.0)
     made.ask(ticket(2, asked_s=1.0), 1.0)

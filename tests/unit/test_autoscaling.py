@@ -1,7 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cluster.autoscaling import Bounds, Load, Memory, desired_replicas
@@ -10,7 +11,7 @@ from serve_app.config import ScalingConfig
 CONFIG = ScalingConfig()
 WIDE = Bounds(0, 1000)
 
-long_run = settings(max_examples=30)
+long_run = examples(30)
 
 
 class Fleet:

@@ -6,7 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.text.characters import is_pronounceable
@@ -70,7 +71,7 @@ def splits(draw: st.DrawFn) -> list[str]:
 
 
 @given(pushes=splits(), language=languages, limits=limits)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_any_split_gives_the_chunks_of_the_whole(pushes, language, limits):
     whole = "".join(pushes)
     expected = chunks_of([whole], language, limits)
@@ -79,7 +80,7 @@ def test_any_split_gives_the_chunks_of_the_whole(pushes, language, limits):
 
 
 @given(text=texts, language=languages, limits=limits)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_chunks_joined_are_the_text_and_none_is_too_long_empty_or_padded(text, language, limits):
     chunks = chunks_of([text], language, limits)
     assert said("".join(chunks)) == said(text)
@@ -92,13 +93,13 @@ def test_chunks_joined_are_the_text_and_none_is_too_long_empty_or_padded(text, l
 
 
 @given(text=texts, language=languages)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_sentences_joined_are_the_text(text, language):
     assert without_white_space("".join(sentences(text, language))) == without_white_space(text)
 
 
 @given(pushes=splits(), flushed_after=st.integers(0, 20))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_flush_in_the_middle_loses_nothing(pushes, flushed_after):
     chunker = Chunker("auto", ChunkLimits())
     chunks: list[str] = []

@@ -114,3 +114,10 @@ def test_a_generator_waits_for_an_hour_and_may_be_told_not_to():
     assert AppConfig().generator.startup_wait_s == 3600
     assert _read("generator: {startup_wait_s: 0}").generator.startup_wait_s == 0
     assert _refusal("generator: {startup_wait_s: -1}")["type"] == "greater_than_equal"
+
+
+def test_the_old_name_of_a_key_is_accepted_with_a_warning_and_not_beside_the_new_one():
+    with pytest.warns(FutureWarning, match=r"newcomer_patience_s is now engine\.new_request_patience_s"):
+        config = _read("engine: {newcomer_patience_s: 0.5}")
+    assert config.engine.new_request_patience_s == 0.5
+    assert _refusal("engine: {newcomer_patience_s: 0.5, new_request_patience_s: 1}")["type"] == "extra_forbidden"

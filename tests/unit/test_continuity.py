@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from test_session import STEPS, Bench, _step
 
@@ -152,7 +153,7 @@ def test_an_utterance_that_waits_to_be_sent_keeps_no_codes():
     assert not utterance._continuity._codes
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(STEPS, max_size=40))
 def test_whatever_happens_a_context_is_the_text_chunk_before_of_the_same_utterance(steps):
     bench = Teller(limits=SessionConfig(continuity=True, continuity_max_frames=2, max_queued_utterances=4))

@@ -3,11 +3,12 @@
 from datetime import date
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.text.numbers.grammar import GRAMMARS
-from serve_app.text.numbers.normalize import spell
+from serve_app.text.numbers.normalize import normalize
 
 WRITTEN = {
     "english": [
@@ -114,26 +115,26 @@ WRITTEN = {
     ("language", "text", "spelled"), [(language, *pair) for language, pairs in WRITTEN.items() for pair in pairs]
 )
 def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
-    assert spell(text, language) == spelled
+    assert normalize(text, language) == spelled
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
 @pytest.mark.parametrize("text", ["2024-02-30", "2024-13-01", "31.02.2024", "30/02/2024", "25:00", "12:60", "24:30"])
 def test_what_no_calendar_and_no_clock_has_is_left(language, text):
-    assert spell(text, language) == text
+    assert normalize(text, language) == text
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
 @given(days=st.lists(st.dates(min_value=date(1000, 1, 1)), min_size=2, max_size=8, unique=True))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_every_date_is_read_in_words_of_its_own(language, days):
-    spelled = {spell(day.isoformat(), language) for day in days}
+    spelled = {normalize(day.isoformat(), language) for day in days}
     assert len(spelled) == len(days)
     assert not any(character.isdigit() for text in spelled for character in text)
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
 def test_every_minute_of_a_day_is_read_in_words_of_its_own(language):
-    spelled = [spell(f"{hour}:{minute:02}", language) for hour in range(24) for minute in range(60)]
+    spelled = [normalize(f"{hour}:{minute:02}", language) for hour in range(24) for minute in range(60)]
     assert not any(character.isdigit() for text in spelled for character in text)
     assert len(set(spelled)) == 24 * 60

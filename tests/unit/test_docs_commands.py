@@ -94,6 +94,7 @@ def test_commands_that_need_nothing_run(block, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_of_the_project_has_a_help(tmp_path):
     environment = workplace(tmp_path)
     for name in SCRIPTS:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.audio.encoders import CONTENT_TYPES, Pcm16Encoder, PcmF32Encoder, encoder_for
@@ -77,7 +78,7 @@ def test_pcm16_is_within_one_step_of_what_it_encodes(values):
     assert np.abs(samples - np.array(values)).max() <= 1 / 32768
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(
     st.sampled_from(EVERYTHING),
     st.sampled_from(SAMPLE_RATES_HZ),

@@ -96,11 +96,11 @@ class Store:
         return self.statuses
 
 
-def learning(path: Path, *statuses: VoiceStatus, refuse: bool = False) -> Generator:
+def preloading(path: Path, *statuses: VoiceStatus, refuse: bool = False) -> Generator:
     made = starting(voices=VoicesConfig(path=str(path)))
     made._coordinator = Store(*statuses)
-    learned = []
-    made._model = SimpleNamespace(runner=SimpleNamespace(learn=learned.append))
+    preloaded = []
+    made._model = SimpleNamespace(runner=SimpleNamespace(preload=preloaded.append))
 
     async def prompt(voice):
         if refuse:
@@ -115,18 +115,18 @@ NO_CLIP = VoiceStatus("makima", "unavailable", "its reference audio is not there
 AUSTEN = VoiceStatus("austen", "pending", "", None)
 
 
-async def test_voices_that_can_be_used_are_learned(tmp_path):
-    assert await learning(tmp_path, AUSTEN, NO_CLIP)._preload_voices() == ["austen"]
+async def test_voices_that_can_be_used_are_preloaded(tmp_path):
+    assert await preloading(tmp_path, AUSTEN, NO_CLIP)._preload_voices() == ["austen"]
 
 
 async def test_a_voice_whose_clip_is_missing_is_waited_for(tmp_path):
     with pytest.raises(NotYetError, match=r"usable voice below .*makima: its reference audio is not there yet"):
-        await learning(tmp_path, NO_CLIP)._preload_voices()
+        await preloading(tmp_path, NO_CLIP)._preload_voices()
 
 
 async def test_a_voice_that_cannot_be_encoded_is_tried_again_less_often(tmp_path):
     with pytest.raises(NotYetError, match="austen: it could not be encoded; makima: its reference audio") as failed:
-        await learning(tmp_path, AUSTEN, NO_CLIP, refuse=True)._preload_voices()
+        await preloading(tmp_path, AUSTEN, NO_CLIP, refuse=True)._preload_voices()
     assert failed.value.look_again_s == module.TRY_AGAIN_S
 
 

@@ -7,7 +7,7 @@ import pytest
 from serve_app.cli.load import picture
 from serve_app.cli.load.__main__ import _parser, _target, main
 from serve_app.cli.load.figures import Utterance, summarize
-from serve_app.cli.load.knee import parse_promise
+from serve_app.cli.load.knee import parse_slo
 
 NOBODY = ("--url", "ws://127.0.0.1:1/")
 
@@ -42,9 +42,16 @@ def test_a_trace_is_sent(tmp_path, capsys):
     assert "2 arrivals in 1 s" in capsys.readouterr().out
 
 
-def test_a_promise_that_is_broken_is_told_by_the_status(capsys):
-    assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--promise", "errors=0.5"]) == 1
+def test_an_slo_that_is_violated_is_told_by_the_status(capsys):
+    assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--slo", "errors=0.5"]) == 1
     assert "SLO VIOLATED: errors 1 of 0.5" in capsys.readouterr().out
+
+
+def test_the_old_name_of_the_slo_is_accepted_with_a_notice(capsys):
+    assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--promise", "errors=0.5"]) == 1
+    printed = capsys.readouterr()
+    assert "SLO VIOLATED: errors 1 of 0.5" in printed.out
+    assert "--promise is now --slo" in printed.err
 
 
 def test_a_search_without_an_answer_fails(capsys):
@@ -60,7 +67,7 @@ def test_a_search_without_an_answer_fails(capsys):
         (["--json", "nowhere/load.json"], "cannot be written"),
         (["--json", "."], "is a directory"),
         (["--plot", "nowhere/load.svg"], "cannot be written"),
-        (["--promise", "fast"], "'fast' is unknown; allowed:"),
+        (["--slo", "fast"], "'fast' is unknown; allowed:"),
         (["--plot", "load.pdf"], ".svg or .png"),
         (["--rate", "1e9"], "100000 arrivals"),
         (["--trace", "no-such-file"], "no-such-file"),
@@ -111,5 +118,5 @@ def test_pictures_are_drawn_of_what_was_heard_and_of_nothing(tmp_path, suffix):
         picture.draw_load(utterances, path)
         assert path.stat().st_size > 1000
     steps = [(1.0, summarize(heard)), (2.0, summarize(nothing))]
-    picture.draw_steps(steps, parse_promise("ttfa_p95_ms=500,errors=0.01"), tmp_path / f"knee{suffix}")
+    picture.draw_steps(steps, parse_slo("ttfa_p95_ms=500,errors=0.01"), tmp_path / f"knee{suffix}")
     assert (tmp_path / f"knee{suffix}").stat().st_size > 1000

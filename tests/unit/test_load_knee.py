@@ -1,4 +1,4 @@
-"""Promises, and the search for the highest rate that keeps one: against services that are simulated."""
+"""SLOs, and the search for the highest rate that meets one: against services that are simulated."""
 
 import heapq
 import math
@@ -10,32 +10,32 @@ from hypothesis import strategies as st
 from serve_app.cli.load.arrivals import Speech, poisson
 from serve_app.cli.load.figures import COMPLETE, Utterance, summarize
 from serve_app.cli.load.knee import (
-    PromiseError,
     Search,
+    SloError,
     Step,
     bracket,
     next_rate,
-    parse_promise,
+    parse_slo,
 )
-from serve_app.cli.load.tables import knee_line, promise_line, step_lines
+from serve_app.cli.load.tables import knee_line, slo_line, step_lines
 
 SEARCH = Search(start_hz=1.0, lowest_hz=0.01, highest_hz=1000.0, max_steps=40)
 
 
-def search(is_kept, plan=SEARCH):
-    """All steps of a search in a service that keeps its promise at the rates that ``is_kept`` says."""
+def search(is_met, plan=SEARCH):
+    """All steps of a search in a service that meets its SLO at the rates that ``is_met`` says."""
     steps = []
     while (rate_hz := next_rate(steps, plan)) is not None:
-        steps.append(Step(rate_hz, is_kept(rate_hz)))
+        steps.append(Step(rate_hz, is_met(rate_hz)))
     return steps
 
 
 @given(st.floats(0.02, 900), st.floats(0.01, 1000))
 def test_the_knee_of_a_service_with_a_limit_is_found(limit_hz, start_hz):
     steps = search(lambda rate_hz: rate_hz <= limit_hz, Search(start_hz, 0.01, 1000.0, 60))
-    kept_hz, broken_hz = bracket(steps)
-    assert kept_hz <= limit_hz < broken_hz
-    assert broken_hz <= kept_hz * 1.1
+    met_hz, violated_hz = bracket(steps)
+    assert met_hz <= limit_hz < violated_hz
+    assert violated_hz <= met_hz * 1.1
     assert len(steps) <= 2 + abs(math.log2(limit_hz / start_hz)) + 1 + 3  # bisecting a factor of 2 to 1.1
 
 
@@ -47,12 +47,12 @@ def test_any_service_at_all_is_searched_to_an_end(answers, start_hz):
     assert 1 <= len(steps) <= 12
     assert len(set(rates_hz)) == len(rates_hz)
     assert all(0.01 <= rate_hz <= 1000.0 for rate_hz in rates_hz)
-    kept_hz, broken_hz = bracket(steps)
-    assert kept_hz is None or Step(kept_hz, kept=True) in steps
-    assert broken_hz is None or kept_hz is None or kept_hz < broken_hz
+    met_hz, violated_hz = bracket(steps)
+    assert met_hz is None or Step(met_hz, met=True) in steps
+    assert violated_hz is None or met_hz is None or met_hz < violated_hz
 
 
-def test_the_rate_doubles_until_the_promise_breaks_and_is_halved_between():
+def test_the_rate_doubles_until_the_slo_is_violated_and_is_halved_between():
     steps = search(lambda rate_hz: rate_hz <= 5)
     assert [step.rate_hz for step in steps][:4] == [1, 2, 4, 8]
     assert steps[4].rate_hz == pytest.approx(math.sqrt(32))
@@ -84,34 +84,34 @@ def waiting_room(rate_hz, slots, service_s, seconds):
 
 @pytest.mark.parametrize(("slots", "service_s"), [(10, 2.0), (4, 0.5), (1, 0.1)])
 def test_the_knee_of_a_service_with_a_queue_is_just_below_what_it_can_do(slots, service_s):
-    promise = parse_promise("ttfa_p95_ms=500,errors=0.01")
+    slo = parse_slo("ttfa_p95_ms=500,errors=0.01")
     tried = []
 
-    def is_kept(rate_hz):
+    def is_met(rate_hz):
         tried.append((rate_hz, waiting_room(rate_hz, slots, service_s, seconds=300)))
-        return promise.is_kept(tried[-1][1].figures)
+        return slo.is_met(tried[-1][1].figures)
 
-    kept_hz, broken_hz = bracket(search(is_kept))
-    assert 0.5 * slots / service_s < kept_hz < broken_hz < 1.1 * slots / service_s
-    lines = step_lines(tried, promise)
+    met_hz, violated_hz = bracket(search(is_met))
+    assert 0.5 * slots / service_s < met_hz < violated_hz < 1.1 * slots / service_s
+    lines = step_lines(tried, slo)
     assert len(lines) == len(tried) + 1
     assert "met" in lines[1]
     assert "violated" in lines[-1]
 
 
-def test_a_promise_is_kept_up_to_its_limits():
-    promise = parse_promise(" ttfa_p95_ms=500, underruns=0")
-    assert promise.is_kept({"ttfa_p95_ms": 500.0, "underruns": 0.0})
-    assert not promise.is_kept({"ttfa_p95_ms": 501.0, "underruns": 0.0})
-    assert not promise.is_kept({"ttfa_p95_ms": 1.0, "underruns": 0.001})
-    assert promise.used({"ttfa_p95_ms": 250.0, "underruns": 0.0}) == {"ttfa_p95_ms": 0.5, "underruns": 0.0}
+def test_an_slo_is_met_up_to_its_limits():
+    slo = parse_slo(" ttfa_p95_ms=500, underruns=0")
+    assert slo.is_met({"ttfa_p95_ms": 500.0, "underruns": 0.0})
+    assert not slo.is_met({"ttfa_p95_ms": 501.0, "underruns": 0.0})
+    assert not slo.is_met({"ttfa_p95_ms": 1.0, "underruns": 0.001})
+    assert slo.used({"ttfa_p95_ms": 250.0, "underruns": 0.0}) == {"ttfa_p95_ms": 0.5, "underruns": 0.0}
 
 
-def test_what_nothing_is_known_of_is_not_kept():
-    promise = parse_promise("ttfa_p95_ms=500")
+def test_what_nothing_is_known_of_is_not_met():
+    slo = parse_slo("ttfa_p95_ms=500")
     summary = summarize([Utterance(0.0, "CAPACITY")])
-    assert not promise.is_kept(summary.figures)
-    assert promise_line(promise, summary) == "SLO VIOLATED: ttfa_p95_ms unknown"
+    assert not slo.is_met(summary.figures)
+    assert slo_line(slo, summary) == "SLO VIOLATED: ttfa_p95_ms unknown"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_what_nothing_is_known_of_is_not_kept():
         ("errors=0.1,errors=0.2", "has two limits"),
     ],
 )
-def test_what_is_no_promise_is_refused_in_words(words, part):
-    with pytest.raises(PromiseError, match=part):
-        parse_promise(words)
+def test_what_is_not_an_slo_is_refused_in_words(words, part):
+    with pytest.raises(SloError, match=part):
+        parse_slo(words)
 
 
 def test_the_answer_says_how_much_is_known():

@@ -41,13 +41,25 @@ def test_make_docs_checks_the_references_and_builds_the_site():
 @pytest.mark.parametrize(
     ("target", "programs"),
     [
-        ("test", ["pytest"]),
+        (
+            "test-all",
+            [
+                "pytest -n 2 --dist worksteal tests/unit tests/deploy tests/model",
+                "pytest -n 2 --dist loadgroup tests/service",
+            ],
+        ),
         ("check", ["ruff check", "ruff format --check", "basedpyright", "lint-imports", "codespell", "deptry ."]),
     ],
 )
-def test_make_test_and_make_check_run_everything(target, programs):
+def test_make_test_all_and_make_check_run_everything(target, programs):
     printed = recipe(target)
     assert all(f".venv/bin/{program}\n" in printed for program in programs)
+
+
+def test_make_test_leaves_out_what_is_slow_and_no_part():
+    commands = [line for line in recipe("test").splitlines() if "pytest" in line]
+    assert all('-m "not slow" --hypothesis-profile=short' in command for command in commands)
+    assert set(" ".join(commands).split()) >= {"tests/unit", "tests/deploy", "tests/model", "tests/service"}
 
 
 def test_make_bench_runs_benchmarks_that_exist():

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from examples import examples
+from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -116,9 +117,8 @@ documents = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 
 
 @given(document=documents)
-@settings(
-    max_examples=400,
-    deadline=None,
+@examples(
+    400,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.text.numbers.normalize import spell
+from serve_app.text.numbers.normalize import normalize
 
 WRITTEN = {
     "english": [
@@ -110,7 +110,7 @@ WRITTEN = {
     ("language", "text", "spelled"), [(language, *pair) for language, pairs in WRITTEN.items() for pair in pairs]
 )
 def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
-    assert spell(text, language) == spelled
+    assert normalize(text, language) == spelled
 
 
 @pytest.mark.parametrize("language", WRITTEN)
@@ -123,5 +123,5 @@ def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
     ],
 )  # fmt: skip
 def test_what_is_no_number_is_left_as_it_is_written(language, text):
-    assert spell(text, language) == text
-    assert spell(f"({text}), x", language) == f"({text}), x"
+    assert normalize(text, language) == text
+    assert normalize(f"({text}), x", language) == f"({text}), x"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.text.numbers.normalize import spell
+from serve_app.text.numbers.normalize import normalize
 
 WRITTEN = {
     "english": [
@@ -83,4 +83,4 @@ WRITTEN = {
     ("language", "text", "spelled"), [(language, *pair) for language, pairs in WRITTEN.items() for pair in pairs]
 )
 def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
-    assert spell(text, language) == spelled
+    assert normalize(text, language) == spelled

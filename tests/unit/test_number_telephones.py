@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.text.numbers.normalize import spell
+from serve_app.text.numbers.normalize import normalize
 
 WRITTEN = {
     "english": [
@@ -243,14 +243,14 @@ SENTENCES = {
     ("language", "text", "spelled"), [(language, *pair) for language, pairs in WRITTEN.items() for pair in pairs]
 )
 def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
-    assert spell(text, language) == spelled
+    assert normalize(text, language) == spelled
 
 
 @pytest.mark.parametrize(
     ("language", "written"), [(language, form) for language, forms in DOCUMENTED.items() for form in forms]
 )
 def test_a_documented_form_is_read_in_a_sentence_as_it_is_alone(language, written):
-    alone = spell(written, language)
+    alone = normalize(written, language)
     assert alone != written
     for sentence in SENTENCES[language]:
-        assert spell(sentence.format(written), language) == sentence.format(alone)
+        assert normalize(sentence.format(written), language) == sentence.format(alone)

@@ -4,11 +4,12 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.text.numbers.grammar import GRAMMARS
-from serve_app.text.numbers.normalize import readings, spell
+from serve_app.text.numbers.normalize import normalize, readings
 from serve_app.text.numbers.tokens import whole_spans
 
 CJK = (
@@ -36,7 +37,7 @@ def is_remainder(character: str) -> bool:
 
 
 @given(text=texts, language=languages)
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_no_token_has_words_that_were_made_beside_digits_or_signs_that_were_left(text, language):
     made = readings(text, language)
     covered = {index for reading in made for index in range(reading.begin, reading.end)}
@@ -47,7 +48,7 @@ def test_no_token_has_words_that_were_made_beside_digits_or_signs_that_were_left
 
 
 @given(text=texts, language=languages)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_what_is_said_for_a_form_has_no_digit_and_is_not_empty(text, language):
     for reading in readings(text, language):
         assert reading.words.strip()
@@ -55,9 +56,9 @@ def test_what_is_said_for_a_form_has_no_digit_and_is_not_empty(text, language):
 
 
 @given(text=st.text(max_size=200) | texts, language=languages)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_text_is_spelled_into_a_text_of_bounded_length(text, language):
-    spelled = spell(text, language)
+    spelled = normalize(text, language)
     assert bool(spelled) == bool(text)
     assert len(spelled) <= 80 * len(text)
 
@@ -74,7 +75,7 @@ def test_any_text_is_spelled_into_a_text_of_bounded_length(text, language):
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_whole_is_left_whole(language, text):
-    assert spell(text, language) == text
+    assert normalize(text, language) == text
 
 
 def test_a_span_is_whole_where_nothing_is_glued_to_it():

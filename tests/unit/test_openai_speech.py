@@ -14,6 +14,7 @@ import openai
 import pytest
 from clips import wav
 from test_web import KnownBackend, idle, served
+from until import until
 
 from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, SessionConfig, VoicesConfig
@@ -232,7 +233,7 @@ async def test_a_full_server_is_told_in_openais_shape(backend):
     config = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=0))
     async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
         first = asyncio.create_task(speech(http, response_format="pcm"))
-        await asyncio.sleep(0.2)
+        await until(lambda: backend.running == 1)
         answer = await speech(http)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "CAPACITY")
         assert (await first).status_code == 200

@@ -25,7 +25,7 @@ def decide(*views, waiting_since_s=None, frame_since_prefill=True, now_s=99.0, *
     return plan(State(views, waiting_since_s, frame_since_prefill, costs(), EngineConfig(**settings)), now_s)
 
 
-def test_nothing_to_do_waits_for_a_newcomer():
+def test_nothing_to_do_waits_for_a_new_request():
     assert decide() == Sleep(None)
 
 
@@ -67,7 +67,7 @@ def test_a_new_stream_takes_along_whoever_needs_the_same_stage():
     assert decide(view(0, "predict"), view(1, "predict", heard_until_s=None)) == Step("predict", (0, 1))
 
 
-def test_the_oldest_newcomer_is_served_first():
+def test_the_oldest_new_request_is_served_first():
     young = view(0, "predict", heard_until_s=None, arrived_s=5.0)
     old = view(1, "talk", undecoded=1, heard_until_s=None, arrived_s=1.0)
     assert decide(young, old) == Step("decode", (1,), 1)
@@ -151,10 +151,10 @@ def test_a_long_prefill_waits_until_those_who_listen_can_afford_it():
     listener = sim.speak("a" * 150)
     sim.run(until_s=sim.runner.now_s + 1.0)
     assert 0.3 < listener.heard_until_s - sim.runner.now_s < 1.1, "less slack than the prefill takes"
-    newcomer = sim.speak("b" * 50, context=context)
+    fresh = sim.speak("b" * 50, context=context)
     sim.run()
     assert listener.underruns == 0
-    assert newcomer.ttfa_s < 3.0
+    assert fresh.ttfa_s < 3.0
 
 
 def test_new_requests_are_not_starved_by_streams_far_ahead():
@@ -232,9 +232,9 @@ def test_a_full_audio_chunk_is_urgent_while_all_its_frames_can_still_be_made():
     known.observe("decode", 1, 0.025, frames=4)
     for undecoded, heard_until_s, stage in ((1, 99.3, "talk"), (4, 99.11, "decode")):
         listener = view(0, "talk", undecoded=undecoded, heard_until_s=heard_until_s)
-        newcomer = view(1, "predict", heard_until_s=None)
-        assert plan(State([listener, newcomer], None, True, known, EngineConfig()), 99.0).stage == stage
-        assert plan(State([newcomer], None, True, known, EngineConfig()), 99.0).stage == "predict"
+        fresh = view(1, "predict", heard_until_s=None)
+        assert plan(State([listener, fresh], None, True, known, EngineConfig()), 99.0).stage == stage
+        assert plan(State([fresh], None, True, known, EngineConfig()), 99.0).stage == "predict"
 
 
 def test_cancellations_in_a_crowd_leave_the_others_alone():

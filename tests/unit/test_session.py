@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.audio.pcm import milliseconds
@@ -30,7 +31,7 @@ from serve_app.protocol.messages import (
     Stopped,
 )
 from serve_app.protocol.outbox import Close, Send
-from serve_app.session.session import OWN_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
+from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
 from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
 from serve_app.text.cleaning import TextCleaning
@@ -852,7 +853,7 @@ def requests_of(texts, **manner):
     return requests
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.integers(0, 4 * len(TALE)), max_size=12))
 def test_text_in_any_pieces_makes_the_same_requests(cuts):
     text = TALE * 4
@@ -866,7 +867,7 @@ def test_text_in_any_pieces_makes_the_same_requests(cuts):
 ACCOUNT = "On May 3, 2024 at 14:30 we sold 1,234 of them for $5.50 each. That is 12% more than in 1999, or not? "
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.integers(0, 4 * len(ACCOUNT)), max_size=12))
 def test_numbers_in_any_pieces_are_spelled_the_same_and_no_number_is_cut(cuts):
     text = ACCOUNT * 4
@@ -951,7 +952,7 @@ def test_a_cancel_after_the_final_audio_has_left_comes_too_late(whole):
     assert bench.say(Stop()).send()[-1] == Close(1000, "stopped")
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(STEPS, max_size=40), st.integers(0, 40))
 def test_a_replica_that_leaves_keeps_the_laws_and_ends_every_session_with_a_word(steps, drained_at):
     bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
@@ -969,7 +970,7 @@ def test_a_replica_that_leaves_keeps_the_laws_and_ends_every_session_with_a_word
     assert all(not chunk.final for chunks in left.values() for chunk in chunks)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_keeps_the_laws(steps):
     bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
@@ -992,11 +993,13 @@ def own_clip(digest="d"):
 
 def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
     bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
-    assert only(bench.send(), Ready)[0].voice == OWN_VOICE
-    assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (OWN_VOICE, "d", 7)
+    assert only(bench.send(), Ready)[0].voice == INLINE_VOICE
+    assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (INLINE_VOICE, "d", 7)
     bench.speak_all().say(Speak(text="Two.", voice="makima")).speak_all()
     assert (bench.calls[-1].request.voice, bench.calls[-1].request.clip) == ("makima", None)
-    bench.say(Start(voice="makima"), Speak(text="Three.")).speak_all().say(Start(voice=OWN_VOICE), Speak(text="Four."))
+    bench.say(Start(voice="makima"), Speak(text="Three.")).speak_all().say(
+        Start(voice=INLINE_VOICE), Speak(text="Four.")
+    )
     assert bench.call.request.clip is not None
 
 
@@ -1015,7 +1018,7 @@ def test_a_voice_is_named_or_brought_not_both():
 
 
 def test_no_session_speaks_with_a_voice_that_another_brought():
-    bench = Bench().say(Speak(text="One.", voice=OWN_VOICE))
+    bench = Bench().say(Speak(text="One.", voice=INLINE_VOICE))
     assert error_of(bench.send()).code == "VOICE_NOT_FOUND"
 
 

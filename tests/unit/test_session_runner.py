@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from until import until
 from written_lines import written
 
 from serve_app.cluster.admission import Admission
@@ -134,9 +135,9 @@ async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
     running = asyncio.create_task(runner_of(setup, client, service).run())
-    for _ in range(3):
+    for number in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
-        await asyncio.sleep(0.1)
+        await until(lambda told=number + 1: sum(isinstance(message, ErrorMessage) for message in client.heard) == told)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     codes = [message.code for message in client.heard if isinstance(message, ErrorMessage)]

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.datastructures import Headers
 from test_web import KnownBackend, hear, say, served_by, socket_to
+from until import until
 from written_lines import written
 
 from serve_app.config import AppConfig, TracingConfig
@@ -62,13 +63,13 @@ def parent_of(span):
 
 async def session(kept, backend, *messages, headers=None):
     """One socket that says some messages and waits for the end of each; what it was sent."""
-    heard = []
+    heard, before = [], len(kept.named("session"))
     async with served_by(build_web(backend, AppConfig(), tracer=kept.tracer)) as host:
         async with socket_to(host, "/api/v1/speak", additional_headers=headers or {}) as ws:
             for message in messages:
                 await say(ws, **message)
                 heard += await hear(ws, until=("complete", "error"))
-        await asyncio.sleep(0.05)
+        await until(lambda: len(kept.named("session")) > before)
     return heard
 
 
@@ -91,7 +92,7 @@ async def test_a_session_an_utterance_and_its_text_chunks_are_spans_of_the_proxy
         assert chunk.attributes["tts.frames"] == len(request.text)
         assert chunk.attributes["tts.finish_reason"] == "eos"
         assert [event.name for event in chunk.events] == ["first audio"]
-    assert {parent_of(gate) for gate in kept.named("gate")} == {chunk.context.span_id for chunk in chunks}
+    assert {parent_of(span) for span in kept.named("admission")} == {chunk.context.span_id for chunk in chunks}
     assert utterance.attributes["tts.finish_reason"] == "eos"
     assert utterance.attributes["tts.characters"] == len(text)
     assert utterance.attributes["tts.voice"] == "makima"
@@ -130,10 +131,12 @@ async def test_what_a_lost_client_leaves_is_ended_as_cancelled():
             await hear(ws, until=("audio_chunk",))
             ws.transport.abort()
         await asyncio.wait_for(backend.quiet.wait(), 5)
-        await asyncio.sleep(0.1)
+        await until(lambda: kept.named("session"))
     reasons = {name: kept.only(name).attributes["tts.finish_reason"] for name in ("text chunk", "utterance")}
     assert set(reasons.values()) == {"cancelled"}
-    assert {span.name: span.context.trace_id for span in kept.spans}["gate"] == kept.only("session").context.trace_id
+    assert {span.name: span.context.trace_id for span in kept.spans}["admission"] == kept.only(
+        "session"
+    ).context.trace_id
 
 
 async def test_an_utterances_span_begins_when_it_was_asked_for():
@@ -145,7 +148,7 @@ async def test_an_utterances_span_begins_when_it_was_asked_for():
                 await say(ws, type="speak", text="Twenty frames of it.", utterance_id=name)
             for _ in range(2):
                 await hear(ws)
-        await asyncio.sleep(0.05)
+        await until(lambda: kept.named("session"))
     first, second = sorted(kept.named("utterance"), key=lambda span: span.end_time)
     assert second.attributes["tts.utterance_id"] == "b"
     assert second.start_time < first.end_time
@@ -160,7 +163,7 @@ async def test_without_a_tracer_the_proxys_trace_is_in_the_log_and_goes_on_to_th
             async with socket_to(host, "/api/v1/speak", additional_headers={"traceparent": PARENT}) as ws:
                 await say(ws, type="speak", text="Hello.")
                 await hear(ws)
-            await asyncio.sleep(0.05)
+            await until(lambda: any("close_code" in line for line in lines()))
     assert {line["trace_id"] for line in lines()} == {TRACE_ID}
     assert backend.requests[0].trace.context == TraceContext(PARENT)
 

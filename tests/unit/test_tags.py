@@ -4,7 +4,8 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config import TextConfig
@@ -40,7 +41,7 @@ def splits(draw: st.DrawFn) -> list[str]:
 
 
 @given(pushes=splits())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_split_gives_the_chunks_and_pauses_of_the_whole(pushes):
     whole = "".join(pushes)
     expected = parts_of([whole])

@@ -5,7 +5,8 @@ import unicodedata
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.text.cleaning import Cleaner, TextCleaning
@@ -40,7 +41,7 @@ def splits(draw: st.DrawFn) -> list[str]:
 
 
 @given(pushes=splits(), cleaning=cleanings)
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_any_split_gives_the_text_of_the_whole(pushes, cleaning):
     whole = "".join(pushes)
     expected = cleaned([whole], cleaning)
@@ -49,7 +50,7 @@ def test_any_split_gives_the_text_of_the_whole(pushes, cleaning):
 
 
 @given(text=texts)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_white_space_is_collapsed_and_nothing_invisible_is_left(text):
     result = cleaned([text], TextCleaning(markdown=False, tags=False, reasoning="keep"))
     assert "  " not in result

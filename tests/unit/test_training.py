@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training import alignment, codes, features, loop, phase, phones, reading, scores, shapes, shards
@@ -17,7 +18,7 @@ from training.voice import Voice, envelope, random_voice, stretched
 PITCH = st.lists(st.one_of(st.just(0.0), st.floats(70.0, 400.0)), min_size=1, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(PITCH)
 def test_a_frame_holds_whole_periods(pitch_hz):
     locked = phase.lock(np.array(pitch_hz))
@@ -27,7 +28,7 @@ def test_a_frame_holds_whole_periods(pitch_hz):
     assert (np.diff(locked.phase) >= 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(PITCH)
 def test_the_pulses_of_a_frame_follow_from_its_pitch_code(pitch_hz):
     locked = phase.lock(np.array(pitch_hz))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 from clips import encoded, ffmpeg, speechlike, wav
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from serve_app.errors import VoiceInvalidError
@@ -256,7 +257,7 @@ def malformed(draw):
     return bytes(audio)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@examples(300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(malformed(), st.binary(max_size=400)))
 def test_malformed_containers_are_decoded_or_refused_and_nothing_else(audio):
     try:
@@ -269,7 +270,7 @@ def test_malformed_containers_are_decoded_or_refused_and_nothing_else(audio):
     assert 0 < len(clip.pcm) <= 40 * 24_000 + 1
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+@examples(6, suppress_health_check=[HealthCheck.too_slow])
 @given(malformed())
 def test_what_is_decoded_apart_is_decoded_or_refused(audio):
     with contextlib.suppress(VoiceInvalidError):
@@ -320,7 +321,15 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize(("reason", "audio"), [(reason, each) for reason, many in UNREADABLE.items() for each in many])
+@pytest.mark.parametrize(
+    ("reason", "audio"),
+    # Numbered: the bytes of an Ogg file begin with a random serial number, and two workers must agree on a test's name.
+    [
+        pytest.param(reason, each, id=f"{reason} {number}")
+        for reason, many in UNREADABLE.items()
+        for number, each in enumerate(many)
+    ],
+)
 def test_what_cannot_be_read_is_named_with_the_formats_that_can(reason, audio):
     for reader in (decode, decode_apart) if len(audio) < 8 else (decode,):
         with pytest.raises(VoiceInvalidError, match=f"audio cannot be decoded: {reason}") as refused:

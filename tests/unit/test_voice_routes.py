@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 import soundfile as sf
 from clips import ffmpeg, wav
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from test_web import served
 from websockets.asyncio.client import connect
@@ -292,7 +293,7 @@ async def test_an_upload_that_trickles_is_ended(host, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")  # Starlette leaves a part without its end to the GC
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", b'--x\r\ncontent-disposition: form-data; name="audio"; filename="a"\r\n\r\n']),

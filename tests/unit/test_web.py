@@ -15,9 +15,11 @@ import pytest
 import pytest_asyncio
 import soundfile as sf
 import uvicorn
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from until import until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from written_lines import written
@@ -654,8 +656,7 @@ async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
         connection, Caller("", lambda now_s: None), Headers(), dialect="full"
     )
     running = asyncio.create_task(runner.run([Speak(text="Hello.")]))
-    await asyncio.sleep(0.05)
-    assert backend.running == 1
+    await until(lambda: backend.running == 1)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -684,7 +685,7 @@ FRAMES = st.one_of(
 async def test_whatever_is_sent_is_answered_by_type_and_the_socket_stays(host, caplog):
     frames = []
 
-    @settings(max_examples=400, database=None, suppress_health_check=list(HealthCheck))
+    @examples(400, database=None, suppress_health_check=list(HealthCheck))
     @given(FRAMES)
     def collect(frame):
         frames.append(frame)
@@ -707,17 +708,18 @@ async def test_whatever_is_sent_is_answered_by_type_and_the_socket_stays(host, c
 
 
 async def test_who_finds_no_room_waits_for_it_or_is_told_at_once_when_to_come_again(backend):
-    backend.frame_delay_s, backend.frames, backend.room = 0.01, 20, 1
+    backend.frame_delay_s, backend.frames, backend.room = 0.01, 60, 1
     settings = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=1))
     async with served(backend, settings) as host, contextlib.AsyncExitStack() as stack:
         first, second, third = [await stack.enter_async_context(socket_to(host, "/api/v1/speak")) for _ in range(3)]
-        for ws in (first, second):
-            await say(ws, type="speak", text="Hello.")
-            await asyncio.sleep(0.05)
-        asked_s = time.monotonic()
+        await say(first, type="speak", text="Hello.")
+        await until(lambda: backend.running == 1)
+        await say(second, type="speak", text="Hello.")
+        await say(second, type="start")
+        await hear(second, until=("ready",))  # its text was read before
         await say(third, type="speak", text="Hello.")
         (refused,) = await hear(third, until=("error",))
-        assert time.monotonic() - asked_s < 0.1
+        assert len(backend.requests) == 1, "told while the first is spoken for"
         assert (refused["code"], refused["fatal"]) == ("CAPACITY", False)
         assert refused["retry_after_ms"] >= 500
         await hear(first)

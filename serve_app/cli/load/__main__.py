@@ -27,12 +27,12 @@ from serve_app.cli.load.arrivals import (
 )
 from serve_app.cli.load.client import Target, load
 from serve_app.cli.load.figures import Summary, Utterance, summarize
-from serve_app.cli.load.knee import Promise, PromiseError, Search, Step, bracket, next_rate, parse_promise
-from serve_app.cli.load.tables import knee_line, load_lines, promise_line, step_lines
+from serve_app.cli.load.knee import Search, Slo, SloError, Step, bracket, next_rate, parse_slo
+from serve_app.cli.load.tables import knee_line, load_lines, slo_line, step_lines
 from serve_app.cli.outputs import OutputError, check_writable
 
 TEXT = "It is good to hear you, and to speak to you again after such a long time."
-DEFAULT_PROMISE = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
+DEFAULT_SLO = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
 MAX_FILE_BYTES = 64 << 20
 FEWEST_ARRIVALS = 5
 """Expected arrivals in a step of the search; fewer would say nothing about its rate."""
@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             picture.check(arguments.plot)
         for path in filter(None, (arguments.plot, arguments.json)):
             check_writable(path)
-        promise = parse_promise(arguments.promise) if arguments.promise else None
+        slo = parse_slo(arguments.slo) if arguments.slo else None
         if arguments.find_knee:
-            return find_knee(arguments, promise or parse_promise(DEFAULT_PROMISE))
-        return one_load(arguments, promise)
-    except (LoadError, ArrivalsError, PromiseError, OutputError, picture.PictureError, OSError) as error:
+            return find_knee(arguments, slo or parse_slo(DEFAULT_SLO))
+        return one_load(arguments, slo)
+    except (LoadError, ArrivalsError, SloError, OutputError, picture.PictureError, OSError) as error:
         print(f"tts-load: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
+def one_load(arguments: argparse.Namespace, slo: Slo | None) -> int:
     """Run one load, print its table, and report whether the SLO was met."""
     if arguments.trace is None:
         arrivals = poisson(arguments.rate, arguments.seconds, _speech(arguments), arguments.seed)
@@ -77,9 +77,9 @@ def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
         seconds = span_s(arrivals)
     utterances, summary = _made(arrivals, _target(arguments))
     print("\n".join(load_lines(summary, seconds, arguments.buffer_ms / 1000)))
-    is_kept = promise is None or promise.is_kept(summary.figures)
-    if promise is not None:
-        print(promise_line(promise, summary))
+    is_met = slo is None or slo.is_met(summary.figures)
+    if slo is not None:
+        print(slo_line(slo, summary))
     if arguments.plot is not None:
         picture.draw_load(utterances, arguments.plot)
     _write(
@@ -88,15 +88,16 @@ def one_load(arguments: argparse.Namespace, promise: Promise | None) -> int:
             "url": arguments.url.url,
             "seconds": seconds,
             "buffer_ms": arguments.buffer_ms,
-            "promise": None if promise is None else {"limits": promise.limits, "kept": is_kept},
+            "slo": None if slo is None else {"limits": slo.limits, "met": is_met},
+            "promise": None if slo is None else {"limits": slo.limits, "kept": is_met},  # until the next release
             "summary": dataclasses.asdict(summary),
             "utterances": [dataclasses.asdict(one) for one in utterances],
         },
     )
-    return 0 if is_kept and summary.complete else 1
+    return 0 if is_met and summary.complete else 1
 
 
-def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
+def find_knee(arguments: argparse.Namespace, slo: Slo) -> int:
     """Run loads at different rates to find the highest one that meets the SLO."""
     if arguments.trace is not None:
         raise LoadError("--find-knee must be able to change the rate, so it cannot be used with --trace")
@@ -109,28 +110,32 @@ def find_knee(arguments: argparse.Namespace, promise: Promise) -> int:
     while (rate_hz := next_rate(steps, search)) is not None and time.monotonic() < deadline_s:
         _, summary = _made(poisson(rate_hz, arguments.seconds, speech, arguments.seed), target)
         tried.append((rate_hz, summary))
-        steps.append(Step(rate_hz, promise.is_kept(summary.figures)))
-        print(f"{rate_hz:.3g}/s: {promise_line(promise, summary)}", file=sys.stderr)
-    kept_hz, broken_hz = bracket(steps)
-    print("\n".join([*step_lines(tried, promise), "", knee_line(kept_hz, broken_hz)]))
+        steps.append(Step(rate_hz, slo.is_met(summary.figures)))
+        print(f"{rate_hz:.3g}/s: {slo_line(slo, summary)}", file=sys.stderr)
+    met_hz, violated_hz = bracket(steps)
+    print("\n".join([*step_lines(tried, slo), "", knee_line(met_hz, violated_hz)]))
     if arguments.plot is not None:
-        picture.draw_steps(tried, promise, arguments.plot)
+        picture.draw_steps(tried, slo, arguments.plot)
     _write(
         arguments.json,
         {
             "url": arguments.url.url,
             "seconds": arguments.seconds,
             "buffer_ms": arguments.buffer_ms,
-            "promise": promise.limits,
-            "kept_hz": kept_hz,
-            "broken_hz": broken_hz,
+            "slo": slo.limits,
+            "met_hz": met_hz,
+            "violated_hz": violated_hz,
+            # The next three have their old names, until the next release.
+            "promise": slo.limits,
+            "kept_hz": met_hz,
+            "broken_hz": violated_hz,
             "steps": [
-                {"rate_hz": rate_hz, "kept": promise.is_kept(summary.figures), "summary": dataclasses.asdict(summary)}
-                for rate_hz, summary in tried
+                {"rate_hz": rate_hz, "met": step.met, "kept": step.met, "summary": dataclasses.asdict(summary)}
+                for (rate_hz, summary), step in zip(tried, steps, strict=True)
             ],
         },
     )
-    return 0 if kept_hz is not None else 1
+    return 0 if met_hz is not None else 1
 
 
 def _made(arrivals: Sequence[Arrival], target: Target) -> tuple[list[Utterance], Summary]:
@@ -192,6 +197,24 @@ def _count(words: str) -> int:
     return value
 
 
+class _OldName(argparse.Action):
+    """Accepts an option by the name that it had before, and says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value, as the new name does."""
+        del parser
+        print(
+            f"tts-load: {option_string} is now --{self.dest}; the old name goes with the next release", file=sys.stderr
+        )
+        setattr(namespace, self.dest, values)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-load", description="Load a running service and measure what is heard.")
     add_options(parser, ("--api-key", "--key"))
@@ -209,7 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     heard = parser.add_argument_group("measurement")
     heard.add_argument("--buffer-ms", type=_not_negative, default=100.0, metavar="MS", help="of a player; default: 100")
     heard.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="per utterance; default: 60")
-    heard.add_argument("--promise", metavar="FIGURES", help=f"an SLO such as {DEFAULT_PROMISE}")
+    heard.add_argument("--slo", metavar="FIGURES", help=f"an SLO such as {DEFAULT_SLO}")
+    heard.add_argument("--promise", dest="slo", action=_OldName, help=argparse.SUPPRESS)  # until the next release
     heard.add_argument("--json", type=Path, metavar="FILE", help="save all results, including each utterance")
     heard.add_argument("--plot", type=Path, metavar="FILE", help="save a plot, .svg or .png; needs matplotlib")
     knee = parser.add_argument_group("finding the highest rate")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from serve_app.cli.load.figures import NAMES
 
 
-class PromiseError(ValueError):
+class SloError(ValueError):
     """The text is not a valid SLO; the message says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class Slo:
     """An SLO: metrics that must not exceed their limits.
 
     Attributes:
@@ -28,7 +28,7 @@ class Promise:
         """Each value as a share of its limit: up to 1 meets the SLO; infinite if the value is unknown."""
         return {name: _used(figures.get(name), limit) for name, limit in self.limits.items()}
 
-    def is_kept(self, figures: Mapping[str, float]) -> bool:
+    def is_met(self, figures: Mapping[str, float]) -> bool:
         """Whether no figure exceeds its limit."""
         return all(share <= 1 for share in self.used(figures).values())
 
@@ -41,26 +41,26 @@ def _used(value: float | None, limit: float) -> float:
     return value / limit
 
 
-def parse_promise(words: str) -> Promise:
+def parse_slo(words: str) -> Slo:
     """Parse an SLO such as ``ttfa_p95_ms=500,underruns=0.01``.
 
     Raises:
-        PromiseError: an unknown name, a limit that is not a number, or the same name twice.
+        SloError: an unknown name, a limit that is not a number, or the same name twice.
     """
     limits: dict[str, float] = {}
     for part in words.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
         if name not in NAMES:
-            raise PromiseError(f"{name!r} is unknown; allowed: {', '.join(NAMES)}")
+            raise SloError(f"{name!r} is unknown; allowed: {', '.join(NAMES)}")
         if name in limits:
-            raise PromiseError(f"{name} has two limits")
+            raise SloError(f"{name} has two limits")
         try:
             limits[name] = float(value)
         except ValueError as error:
-            raise PromiseError(f"{name}={value}: not a number") from error
+            raise SloError(f"{name}={value}: not a number") from error
         if not 0 <= limits[name] < math.inf:
-            raise PromiseError(f"{name}={value}: must be 0 or more")
-    return Promise(limits)
+            raise SloError(f"{name}={value}: must be 0 or more")
+    return Slo(limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Step:
     """A rate that was tried, and whether it met the SLO."""
 
     rate_hz: float
-    kept: bool
+    met: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class Search:
 
 def bracket(steps: Sequence[Step]) -> tuple[float | None, float | None]:
     """The highest rate that met the SLO below every violating rate, and the lowest violating rate; None if unknown."""
-    broken_hz = min((step.rate_hz for step in steps if not step.kept), default=None)
-    below = (step.rate_hz for step in steps if step.kept and (broken_hz is None or step.rate_hz < broken_hz))
-    return max(below, default=None), broken_hz
+    violated_hz = min((step.rate_hz for step in steps if not step.met), default=None)
+    below = (step.rate_hz for step in steps if step.met and (violated_hz is None or step.rate_hz < violated_hz))
+    return max(below, default=None), violated_hz
 
 
 def next_rate(steps: Sequence[Step], search: Search) -> float | None:
@@ -106,14 +106,14 @@ def next_rate(steps: Sequence[Step], search: Search) -> float | None:
     """
     if len(steps) >= search.max_steps:
         return None
-    kept_hz, broken_hz = bracket(steps)
-    if kept_hz is not None and broken_hz is not None:
-        is_close = broken_hz <= kept_hz * (1 + search.precision)
-        return None if is_close else math.sqrt(kept_hz * broken_hz)
-    if kept_hz is not None:
-        up_hz = min(kept_hz * search.factor, search.highest_hz)
-        return up_hz if up_hz > kept_hz else None
-    if broken_hz is not None:
-        down_hz = max(broken_hz / search.factor, search.lowest_hz)
-        return down_hz if down_hz < broken_hz else None
+    met_hz, violated_hz = bracket(steps)
+    if met_hz is not None and violated_hz is not None:
+        is_close = violated_hz <= met_hz * (1 + search.precision)
+        return None if is_close else math.sqrt(met_hz * violated_hz)
+    if met_hz is not None:
+        up_hz = min(met_hz * search.factor, search.highest_hz)
+        return up_hz if up_hz > met_hz else None
+    if violated_hz is not None:
+        down_hz = max(violated_hz / search.factor, search.lowest_hz)
+        return down_hz if down_hz < violated_hz else None
     return min(max(search.start_hz, search.lowest_hz), search.highest_hz)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli.load.figures import COMPLETE, Summary, Utterance
-from serve_app.cli.load.knee import Promise
+from serve_app.cli.load.knee import Slo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,14 +52,14 @@ def draw_load(utterances: Sequence[Utterance], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_steps(steps: Sequence[tuple[float, Summary]], promise: Promise, path: Path) -> None:
+def draw_steps(steps: Sequence[tuple[float, Summary]], slo: Slo, path: Path) -> None:
     """Each value as a share of its limit, by rate; the highest rate is reached where the first line crosses 1."""
     figure = _figure()
     panel = figure.subplots()
     ordered = sorted(steps, key=lambda step: step[0])
     rates_hz = [rate_hz for rate_hz, _ in ordered]
-    for name in promise.limits:
-        used = [min(MOST_SHOWN, promise.used(summary.figures)[name]) for _, summary in ordered]
+    for name in slo.limits:
+        used = [min(MOST_SHOWN, slo.used(summary.figures)[name]) for _, summary in ordered]
         panel.plot(rates_hz, used, ".-", label=name, clip_on=False)
     panel.axhline(1, color="black", linewidth=0.8)
     panel.set(xlabel="arrivals per second", ylabel=f"share of the limit ({MOST_SHOWN} or more)", ylim=(0, MOST_SHOWN))

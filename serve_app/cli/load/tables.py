@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from serve_app.cli.load.figures import MEASURES, NOT_SENT, PERCENTS, Summary
-from serve_app.cli.load.knee import Promise
+from serve_app.cli.load.knee import Slo
 
 WIDTH = 9
 
@@ -44,32 +44,32 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.0f}" if unit else f"{value:.2f}"
 
 
-def promise_line(promise: Promise, summary: Summary) -> str:
+def slo_line(slo: Slo, summary: Summary) -> str:
     """Whether the SLO was met, with each value and its limit."""
     parts = [
         f"{name} {summary.figures[name]:.4g} of {limit:g}" if name in summary.figures else f"{name} unknown"
-        for name, limit in promise.limits.items()
+        for name, limit in slo.limits.items()
     ]
-    return f"SLO {'met' if promise.is_kept(summary.figures) else 'VIOLATED'}: {', '.join(parts)}"
+    return f"SLO {'met' if slo.is_met(summary.figures) else 'VIOLATED'}: {', '.join(parts)}"
 
 
-def step_lines(steps: Sequence[tuple[float, Summary]], promise: Promise) -> list[str]:
+def step_lines(steps: Sequence[tuple[float, Summary]], slo: Slo) -> list[str]:
     """The rates that were tried, in ascending order, with the metrics of the SLO."""
-    names = list(promise.limits)
+    names = list(slo.limits)
     lines = [f"{'rate, 1/s':>10}{'arrivals':>10}" + "".join(f"{name:>{len(name) + 2}}" for name in names) + "  SLO"]
     for rate_hz, summary in sorted(steps, key=lambda step: step[0]):
         values = (summary.figures.get(name) for name in names)
         shown = (f"{'-' if value is None else format(value, '.4g')}" for value in values)
         columns = "".join(f"{value:>{len(name) + 2}}" for name, value in zip(names, shown, strict=True))
-        kept = "met" if promise.is_kept(summary.figures) else "violated"
-        lines.append(f"{rate_hz:>10.3g}{summary.arrivals:>10}{columns}  {kept}")
+        met = "met" if slo.is_met(summary.figures) else "violated"
+        lines.append(f"{rate_hz:>10.3g}{summary.arrivals:>10}{columns}  {met}")
     return lines
 
 
-def knee_line(kept_hz: float | None, broken_hz: float | None) -> str:
+def knee_line(met_hz: float | None, violated_hz: float | None) -> str:
     """The result of the search."""
-    if kept_hz is None:
-        return f"no rate that was tried meets the SLO; the lowest was {broken_hz:.3g}/s"
-    if broken_hz is None:
-        return f"{kept_hz:.3g}/s meets the SLO; no higher rate was tried"
-    return f"{kept_hz:.3g}/s is the highest rate that met the SLO; {broken_hz:.3g}/s violated it"
+    if met_hz is None:
+        return f"no rate that was tried meets the SLO; the lowest was {violated_hz:.3g}/s"
+    if violated_hz is None:
+        return f"{met_hz:.3g}/s meets the SLO; no higher rate was tried"
+    return f"{met_hz:.3g}/s is the highest rate that met the SLO; {violated_hz:.3g}/s violated it"

@@ -61,7 +61,7 @@ class Reading:
     words: str
 
 
-def spell(text: str, language: str) -> str:
+def normalize(text: str, language: str) -> str:
     """Put numbers, dates, times, money, units, fractions and addresses into words.
 
     This never raises. All other text is returned unchanged. A form is read completely or not at all. The function
@@ -81,7 +81,7 @@ def spell(text: str, language: str) -> str:
 
 
 def readings(text: str, language: str) -> list[Reading]:
-    """Return the readings of a text in order, without overlaps; see :func:`spell`."""
+    """Return the readings of a text in order, without overlaps; see :func:`normalize`."""
     narrow = text.translate(_NARROW)
     if not _SIGN_OF_A_FORM.search(narrow):
         return []
@@ -120,7 +120,7 @@ class _Normalizer:
         self._any = re.compile("|".join(f"(?P<{name}>{form.pattern})" for name, form in self._forms.items()))
 
     def readings(self, text: str) -> list[Reading]:
-        """See :func:`readings`."""
+        """Return the readings of a text in this language, in order, without overlaps."""
         found: list[Reading] = []
         position = 0
         while sign := _SIGN_OF_A_FORM.search(text, position):

@@ -13,9 +13,9 @@ from test_web import KnownBackend, hear, say, served_by, socket_to
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.config import AppConfig
-from serve_app.web import leaving
+from serve_app.web import draining
 from serve_app.web.app import build_web
-from serve_app.web.leaving import FAREWELL_S, Draining, HealthWatch, is_draining, listening
+from serve_app.web.draining import FAREWELL_S, Draining, HealthWatch, is_draining, listening
 
 GRACE_S = 60.0
 
@@ -119,8 +119,8 @@ def test_a_process_finds_where_it_listens(bound, reached):
     ],
 )
 async def test_idle_sockets_are_told_and_closed_and_a_text_is_spoken_first(replica, monkeypatch, path, told):
-    monkeypatch.setattr(leaving, "ASK_PERIOD_S", 0.02)
-    monkeypatch.setattr(leaving, "SETTLE_S", 0.05)
+    monkeypatch.setattr(draining, "ASK_PERIOD_S", 0.02)
+    monkeypatch.setattr(draining, "SETTLE_S", 0.05)
     backend = KnownBackend()
     backend.frame_delay_s = 0.05
     known = Draining(GRACE_S, time.monotonic)

@@ -48,7 +48,7 @@ class Drained(Protocol):
     """A running session."""
 
     def drain(self, drain: Drain) -> None:
-        """See :meth:`serve_app.session.session.Session.drain`."""
+        """Tell the client that the replica is being replaced, and when the session ends."""
         ...
 
 

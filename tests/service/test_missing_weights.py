@@ -54,4 +54,7 @@ async def test_weights_and_a_voice_that_come_late_are_waited_for(launch, tmp_pat
     assert "… waits for the weights" in launched.printed
     async with service.connect() as connection:
         assert (await speak(connection, "Hello.", voice="austen")).end["type"] == "complete"
+    directory = launched.directory()
+    assert directory.is_dir()
     assert launched.stop() == []
+    wait_until(lambda: not directory.exists(), 10, "the run's directory is removed")

@@ -1,16 +1,16 @@
-"""Injects faults into the whole service under mixed load, and measures what listeners lose and what is left behind.
+"""Faults in the whole service under load: what listeners lose, and what is left behind. It runs for minutes.
 
-    python benchmarks/faults.py                              # kill -9 of a generator, twenty times
-    python benchmarks/faults.py --fault scale-in             # twenty scale-ins under load
-    python benchmarks/faults.py --fault ingress,store,controller,node,freeze,redeploy --times 12
-    python benchmarks/faults.py --minutes 30 --every 60 --times 30 --fault generator,store --mixed        # a soak
+    pytest tests/chaos                              # kill -9 of a generator, twenty times
+    pytest tests/chaos --fault scale-in             # twenty scale-ins under load
+    pytest tests/chaos --fault ingress,store,controller,node,freeze,redeploy --times 12
+    pytest tests/chaos --minutes 30 --every 60 --times 30 --fault generator,store --mixed        # a soak
 
-Starts a cluster of three nodes on this machine (``nodes.py``) with ``configs/local.yaml``, on the tiny checkpoint in
-float32: the head with two ingresses, and two workers with one logical GPU each for two generators of half a GPU. Every
-text is first spoken once without load or faults; under load, each listener's samples are compared with these. A
-listener whose socket breaks opens another one and sends the same text again, as ``tts-say`` does. ``--mixed`` adds
-clients that cancel, clients that disconnect in mid-utterance, one that never reads, and one that uploads a voice,
-speaks with it and removes it. Prints the results and, with ``--json FILE``, writes them.
+The test starts a cluster of three nodes on this machine (``benchmarks/nodes.py``) with ``configs/local.yaml``, on the
+tiny checkpoint in float32: the head with two ingresses, and two workers with one logical GPU each for two generators of
+half a GPU. Every text is first spoken once without load or faults; under load, each listener's samples are compared
+with these. A listener whose socket breaks opens another one and sends the same text again, as ``tts-say`` does.
+``--mixed`` adds clients that cancel, clients that disconnect in mid-utterance, one that never reads, and one that
+uploads a voice, speaks with it and removes it. The test prints its figures and, with ``--json FILE``, writes them.
 
 The faults are:
 
@@ -26,13 +26,10 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 import random
-import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,28 +37,16 @@ from typing import Any
 import httpx
 import numpy as np
 import soundfile
+from faults import FAULTS, GENERATORS, until_all_serve
 from listener import DeafClient, Heard, open_socket, speak, speak_to_the_end
 from service import ROOT, MemoryWatch, Service, open_files, started
 from websockets.exceptions import WebSocketException
-
-from serve_app.cli.processes import descendants
 
 TEXTS = [
     "It is good to hear you, and to speak to you again after such a long time. Tell me how you have been.",
     "The sea was calm that night. Nobody spoke, and the lamps along the shore went out one by one until it was dark.",
     "Bring the boxes to the second floor, please, and leave the door open.",
 ]
-PROCESSES = {
-    "generator": "ray::ServeReplica:tts:Generator",
-    "ingress": "ray::ServeReplica:tts:Ingress",
-    "store": "ray::Coordinator",
-    "controller": "ray::ServeController",
-    "proxy": "ray::HAProxyManager",
-}
-GENERATORS = 2
-NODE_RETURNS_S = 10.0
-FROZEN_S = 60.0
-RECOVERY_TIMEOUT_S = 240.0
 OVERRIDES = {
     "engine": {"budget_frames_per_character": 1.0, "budget_min_frames": 2},
     "generator": {"min_replicas": GENERATORS, "max_replicas": GENERATORS, "num_cpus": 0, "num_gpus": 0.5},
@@ -78,6 +63,7 @@ class Tally:
         errors: by error code, or by the name of the exception that broke a socket.
         off_by: for each complete utterance, the largest difference of a sample from the undisturbed one; 16-bit steps.
         wrong_length: complete utterances with too many or too few samples.
+        lost_generators: faults after which not all generators came back.
         late_s: how much longer each complete utterance took than the undisturbed one.
         silent_s: seconds in which a player had nothing to play, by utterance.
         faults: by kind.
@@ -90,6 +76,7 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter[str])
     off_by: list[int] = field(default_factory=list[int])
     wrong_length: int = 0
+    lost_generators: int = 0
     late_s: list[float] = field(default_factory=list[float])
     silent_s: list[float] = field(default_factory=list[float])
     faults: Counter[str] = field(default_factory=Counter[str])
@@ -119,6 +106,7 @@ class Tally:
             "equal to the last bit": sum(off == 0 for off in self.off_by),
             "largest difference, 16-bit steps": max(self.off_by, default=0),
             "wrong length": self.wrong_length,
+            "generators that did not come back": self.lost_generators,
             "silence of a player, s": spread(self.silent_s),
             "later than undisturbed, s": spread(self.late_s),
         }
@@ -133,54 +121,45 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ordered), 2), "p95": round(p95, 2), "worst": round(ordered[-1], 2)}
 
 
-def main() -> None:
-    """Measure and print."""
-    arguments = parse()
-    with started(arguments.config, OVERRIDES, nodes=2) as service:
-        figures = asyncio.run(measure(service, arguments))
-    print(json.dumps(figures, indent=2))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
+async def test_no_listener_loses_audio(request, capsys):
+    options = request.config.option
+    with capsys.disabled(), started(options.config, OVERRIDES, nodes=2) as service:
+        tally, figures = await measure(service, options)
+        report(figures, options.json)
+    assert tally.off_by, "no utterance was complete"
+    assert (tally.ends["error"], tally.wrong_length, tally.lost_generators) == (0, 0, 0)
+    assert max(tally.off_by) <= 1, "in 16-bit steps: float32 in batches of other sizes rounds differently"
+    assert figures["streams left"] == 0
 
 
-def parse() -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"))
-    parser.add_argument("--fault", default="generator", help=f"any of {','.join(FAULTS)}, in turn")
-    parser.add_argument("--times", type=int, default=20, help="most faults")
-    parser.add_argument("--every", type=float, default=15.0, metavar="S", help="least seconds between faults")
-    parser.add_argument("--minutes", type=float, help="length of the run; default: until the last fault is over")
-    parser.add_argument("--listeners", type=int, default=4, help="listeners that speak without a pause and compare")
-    parser.add_argument("--mixed", action="store_true", help="add clients that cancel, disconnect, or never read")
-    parser.add_argument("--seed", type=int, default=1, help="seed of random choices: fault targets, times of cancels")
-    parser.add_argument("--json", help="file for the results")
-    arguments = parser.parse_args()
-    arguments.soak = arguments.minutes is not None
-    arguments.minutes = arguments.minutes or 24 * 60
-    return arguments
+def report(figures: dict[str, Any], path: str | None) -> None:
+    """Print the figures, and write them to a file if one is named."""
+    printed = json.dumps(figures, indent=2)
+    print(printed)
+    if path is not None:
+        Path(path).write_text(printed + "\n")
 
 
-async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speak without faults, then with faults until the run is over, then check what is left."""
+async def measure(service: Service, options: argparse.Namespace) -> tuple[Tally, dict[str, Any]]:
+    """Speak without faults, then with faults until the run is over, then look at what is left."""
     assert service.pid is not None
     assert service.observer is not None
     await asyncio.to_thread(until_all_serve, service)
-    chance = random.Random(arguments.seed)  # noqa: S311 - no secret
+    chance = random.Random(options.seed)
     async with open_socket(service.address) as socket:
         peaceful = [await speak(socket, text, seed=number) for number, text in enumerate(TEXTS)]
     tally = Tally()
     files_before = open_files(service.pid)
-    work = [listen(service, tally, peaceful, chance) for _ in range(arguments.listeners)]
-    if arguments.mixed:
+    work = [listen(service, tally, peaceful, chance) for _ in range(options.listeners)]
+    if options.mixed:
         work += [interrupt(service, tally, chance, leave=leave) for leave in (False, True)]
         work += [never_read(service, tally), upload(service, tally, chance)]
     began_s = time.monotonic()
     with MemoryWatch(service.pid, period_s=2.0) as memory:
-        await asyncio.gather(strike(service, tally, chance, arguments), *work)
+        await asyncio.gather(strike(service, tally, chance, options), *work)
     lasted_s = time.monotonic() - began_s
     await asyncio.sleep(5.0)
-    return {
+    return tally, {
         "minutes": round(lasted_s / 60, 1),
         **tally.figures(),
         "streams that were interrupted and resumed": service.logged("a stream was interrupted after"),
@@ -189,6 +168,29 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
         "open files, all processes": {"before": files_before, "after": open_files(service.pid)},
         "memory": memory.figures()[:8],
     }
+
+
+async def strike(service: Service, tally: Tally, chance: random.Random, options: argparse.Namespace) -> None:
+    """Inject one fault after the other, kinds in turn; waits for at least ``--every`` seconds and all generators."""
+    assert service.observer is not None
+    over_s = time.monotonic() + 60 * (options.minutes or 24 * 60)
+    kinds = options.fault.split(",")
+    number = 0
+    while number < options.times and time.monotonic() + options.every < over_s:
+        kind = kinds[number % len(kinds)]
+        began_s = time.monotonic()
+        await asyncio.to_thread(FAULTS[kind], service, chance)
+        tally.faults[kind] += 1
+        number += 1
+        await asyncio.sleep(5.0)  # reported statuses may be that old
+        if not await asyncio.to_thread(until_all_serve, service):
+            tally.lost_generators += 1
+        tally.recovered_s.append(time.monotonic() - began_s)
+        print(f"{number}: {kind}, all generators back after {tally.recovered_s[-1]:.0f} s", flush=True)
+        await asyncio.sleep(max(0.0, began_s + options.every - time.monotonic()))
+    if options.minutes:
+        await asyncio.sleep(max(0.0, over_s - time.monotonic()))
+    tally.over.set()
 
 
 async def listen(service: Service, tally: Tally, peaceful: list[Heard], chance: random.Random) -> None:
@@ -264,113 +266,9 @@ async def upload(service: Service, tally: Tally, chance: random.Random) -> None:
 
 
 @contextlib.contextmanager
-def told(tally: Tally) -> Any:  # noqa: ANN401 - a context
+def told(tally: Tally) -> Any:
     """Count exceptions that break a socket."""
     try:
         yield
     except (WebSocketException, httpx.HTTPError, OSError, TimeoutError) as error:
         tally.errors[type(error).__name__] += 1
-
-
-async def strike(service: Service, tally: Tally, chance: random.Random, arguments: argparse.Namespace) -> None:
-    """Inject one fault after the other, kinds in turn; waits for at least ``--every`` seconds and all generators."""
-    assert service.observer is not None
-    over_s = time.monotonic() + 60 * arguments.minutes
-    kinds = arguments.fault.split(",")
-    number = 0
-    while number < arguments.times and time.monotonic() + arguments.every < over_s:
-        kind = kinds[number % len(kinds)]
-        began_s = time.monotonic()
-        await asyncio.to_thread(FAULTS[kind], service, chance)
-        tally.faults[kind] += 1
-        number += 1
-        await asyncio.sleep(5.0)  # reported statuses may be that old
-        if not await asyncio.to_thread(until_all_serve, service):
-            tally.errors["generators that did not come back"] += 1
-        tally.recovered_s.append(time.monotonic() - began_s)
-        print(f"{number}: {kind}, all generators back after {tally.recovered_s[-1]:.0f} s", flush=True)
-        await asyncio.sleep(max(0.0, began_s + arguments.every - time.monotonic()))
-    if arguments.soak:
-        await asyncio.sleep(max(0.0, over_s - time.monotonic()))
-    tally.over.set()
-
-
-def until_all_serve(service: Service) -> bool:
-    """Wait until all generators serve; False if they do not."""
-    assert service.observer is not None
-    until_s = time.monotonic() + RECOVERY_TIMEOUT_S
-    while service.observer.ready() < GENERATORS:
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.5)
-    return True
-
-
-def end_one(kind: str) -> Callable[[Service, random.Random], None]:
-    """Kill -9 of one process of a kind."""
-
-    def fault(service: Service, chance: random.Random) -> None:
-        os.kill(chance.choice(named(service, kind)), signal.SIGKILL)
-
-    return fault
-
-
-def end_node(service: Service, chance: random.Random) -> None:
-    """Kill a worker node as in a power failure, then add another one."""
-    assert service.host is not None
-    service.host.tell(do="kill", node=chance.randrange(2))
-    time.sleep(NODE_RETURNS_S)
-    service.host.tell(do="add")
-
-
-def freeze(service: Service, chance: random.Random) -> None:
-    """Stop a generator for a minute."""
-    pid = chance.choice(named(service, "generator"))
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(FROZEN_S)
-    os.kill(pid, signal.SIGKILL)
-
-
-def scale_in(service: Service, _chance: random.Random) -> None:
-    """Remove one generator, wait until it has left, then restore the previous number."""
-    assert service.host is not None
-    before = len(named(service, "generator"))
-    service.host.tell(do="deploy", generator={"num_replicas": before - 1})
-    began_s = time.monotonic()
-    while len(named(service, "generator")) >= before and time.monotonic() - began_s < RECOVERY_TIMEOUT_S:
-        time.sleep(0.1)
-    service.host.tell(do="deploy", generator={"num_replicas": before})
-
-
-def redeploy(service: Service, chance: random.Random) -> None:
-    """Deploy with other arguments, which replaces all generators."""
-    assert service.host is not None
-    old = set(named(service, "generator"))
-    service.host.tell(do="deploy", args={"engine": {"max_waiting_streams": chance.randrange(20, 1000)}})
-    until_s = time.monotonic() + RECOVERY_TIMEOUT_S
-    while old & set(named(service, "generator")) and time.monotonic() < until_s:
-        time.sleep(0.5)
-
-
-FAULTS: dict[str, Callable[[Service, random.Random], None]] = {
-    **{kind: end_one(kind) for kind in PROCESSES},
-    "node": end_node,
-    "freeze": freeze,
-    "scale-in": scale_in,
-    "redeploy": redeploy,
-}
-
-
-def named(service: Service, kind: str) -> list[int]:
-    """Live processes of a kind."""
-    assert service.pid is not None
-    found: list[int] = []
-    for pid in descendants(service.pid):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(PROCESSES[kind].encode()):
-                found.append(pid)
-    return found
-
-
-if __name__ == "__main__":
-    main()
