@@ -50,18 +50,17 @@ class Worker:
         """Everything that the ingress records when it sends one audio chunk."""
         from serve_app.deployments.ray_metrics import RayRecorder  # noqa: PLC0415
         from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics  # noqa: PLC0415
-        from serve_app.protocol.dialects import FullDialect  # noqa: PLC0415
         from serve_app.protocol.messages import AudioMessage  # noqa: PLC0415
         from serve_app.protocol.outbox import Send  # noqa: PLC0415
         from serve_app.session.session import Call  # noqa: PLC0415
         from serve_app.speech import SpeechRequest  # noqa: PLC0415
 
-        meter = SessionMetrics(IngressMetrics(RayRecorder()), FullDialect())
+        meter = SessionMetrics(IngressMetrics(RayRecorder()), "full")
         meter.called(Call(1, SpeechRequest("Hello.", "austen"), "u", 0.0, 0.0), 0.0)
         message = AudioMessage(utterance_id="u", seq=0, start_ms=0, duration_ms=80, final=False)
         item = Send(message, bytes(3840), samples=1920, owner=1, encoding="pcm16")
-        frames = ["{}", item.payload]
-        return _median_us(lambda: meter.sent(item, frames, 1.0))
+        sent_bytes = 2 + len(item.payload or b"")
+        return _median_us(lambda: meter.sent(item, sent_bytes, 1.0))
 
 
 def _median_us(call) -> float:  # noqa: ANN001 - anything that is called

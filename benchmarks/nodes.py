@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
         namespace="serve",
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
+        runtime_env={"worker_process_setup_hook": "serve_app.deployments.ray_internals.bind_to_loopback"},
     )
     deployed = launcher.ServeDeploySchema.model_validate(document)
     launcher.deploy(deployed)

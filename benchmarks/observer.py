@@ -20,7 +20,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from serve_app.cluster.registry import GeneratorStatus
-from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+from serve_app.deployments.coordinator import ACTOR_NAME, namespace_of
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 
 APPLICATION = "tts"
@@ -63,11 +63,11 @@ def statuses() -> list[GeneratorStatus]:
         with contextlib.suppress(RayError, ValueError):
             return ray.get(store().generators.remote(), timeout=10)
         time.sleep(1)
-    raise TimeoutError("the voice store did not come back")
+    raise TimeoutError("the coordinator did not come back")
 
 
 def store() -> Any:  # noqa: ANN401 - an actor
-    """The application's voice store."""
+    """The application's coordinator."""
     return ray.get_actor(ACTOR_NAME, namespace=namespace_of(APPLICATION))
 
 

@@ -351,7 +351,7 @@ def folded(name: str) -> str:
 
 
 class VoicesConfig(Settings):
-    """The voice store: where voices are, how they are named, which one is the default, how much is kept."""
+    """Voices: where they are, how they are named, which one is the default, how much is kept."""
 
     path: str = Field(
         default="voices",

@@ -104,7 +104,7 @@ class SpeechRequest:
 
     Attributes:
         text: stripped and not empty.
-        voice: id of a voice in the store.
+        voice: id of a voice in the library.
         language: lower case, one of :data:`serve_app.config.Language`.
         seed: seed of the random numbers, which depend only on (seed, frame, codebook).
         sampling: overrides of the checkpoint's defaults.
@@ -121,6 +121,8 @@ class SpeechRequest:
             even if ``voice`` has changed since. Empty uses the current clip.
         rendering: the rendering of ``delivered_codes``, see :class:`AudioChunk`; empty without delivered codes.
         trace: for the generator's log lines and spans; None if there is no trace.
+        generators: ids of the generators that reported recently to the ingress; the router prefers them. None if they
+            are not known.
     """
 
     text: str = field(repr=False)
@@ -137,6 +139,7 @@ class SpeechRequest:
     voice_digest: str = ""
     rendering: str = ""
     trace: Trace | None = None
+    generators: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,8 @@ await http://$head:52365/api/healthz
 say "The head is back."
 sleep 20
 actors > "$work/after"
-for kept in ServeReplica VoiceStore; do
+for kept in ServeReplica Coordinator; do
     grep "^$kept" "$work/before" | sort > "$work/kept"
     grep "^$kept" "$work/after" | sort | cmp - "$work/kept"
 done
-echo "replicas and the voice store are the same processes as before"
+echo "replicas and the coordinator are the same processes as before"

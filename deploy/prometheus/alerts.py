@@ -120,10 +120,10 @@ ALERTS = (
     ),
     Alert(
         "TtsVoiceStoreDown",
-        f"sum(increase({metrics.STORE_ERRORS.exported}[5m])) > 3"
+        f"sum(increase({metrics.COORDINATOR_ERRORS.exported}[5m])) > 3"
         f" or absent({metrics.VOICES.exported}) and on () count({_ENGINES}) > 0",
         "5m",
         "warning",
-        "The voice store does not answer: new voices are not available",
+        "The coordinator does not answer: new voices are not available",
     ),
 )

@@ -21,15 +21,14 @@ import ray
 import yaml
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve._private import api as serve_api
-from ray.serve.config import gRPCOptions
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.cli import processes
 from serve_app.cli.environment import RAY_DID_NOT_START
 from serve_app.cluster.registry import GeneratorStatus
 from serve_app.config import AppConfig
-from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+from serve_app.deployments import ray_internals
+from serve_app.deployments.coordinator import ACTOR_NAME, namespace_of
 from serve_app.hosts import PROXY_HOST
 
 _OBJECT_STORE_BYTES = 128 << 20
@@ -128,9 +127,8 @@ def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> No
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"worker_process_setup_hook": "serve_app.cli.loopback.bind"},
-            _temp_dir=str(directory),
-            _metrics_export_port=metrics_port,
+            runtime_env={"worker_process_setup_hook": ray_internals.LOOPBACK_HOOK},
+            **ray_internals.node_options(directory, metrics_port),
         )
     except Exception as error:  # Ray raises no more specific error if its node does not start within 30 s
         raise StartupError(error) from error
@@ -145,14 +143,7 @@ def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> No
 def deploy(document: ServeDeploySchema) -> None:
     """Deploy the file as ``serve run FILE`` does."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    client = serve_api.serve_start(
-        http_options=document.http_options.model_dump(),
-        proxy_location=document.proxy_location,
-        grpc_options=gRPCOptions(**document.grpc_options.model_dump()),
-        controller_options=document.controller_options,
-        global_logging_config=document.logging_config,
-    )
-    client.deploy_apps(document, _blocking=False)
+    ray_internals.deploy(document)
 
 
 def wait_until_ready(site: Site) -> GeneratorStatus:
@@ -186,8 +177,8 @@ def _check_deployed(site: Site) -> None:
 
 def _generators(site: Site) -> list[GeneratorStatus]:
     try:
-        store: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
-        return ray.get(store.generators.remote(), timeout=10)
+        coordinator: Any = ray.get_actor(ACTOR_NAME, namespace=namespace_of(site.application))
+        return ray.get(coordinator.generators.remote(), timeout=10)
     except (ValueError, RayError):  # not started yet, or restarting
         return []
 

@@ -28,7 +28,7 @@ _SETTING = "scaling_"
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """What a generator reports to the policy, including totals that it received from the voice store.
+    """What a generator reports to the policy, including totals that it received from the coordinator.
 
     Attributes:
         running: streams in its slots.

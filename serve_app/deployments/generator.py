@@ -25,18 +25,18 @@ from ray.exceptions import RayError
 from serve_app.cluster.registry import REPORT_PERIOD_S, Demand, GeneratorStatus, HeartbeatReply
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.autoscaling_policy import ReplicaStats
+from serve_app.deployments.coordinator import CoordinatorClient
 from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.deployments.router import VOICES
-from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.engine.scheduler import RIDE_ALONG_S
 from serve_app.errors import SpeechError, SynthesisError, VoiceNotFoundError
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import join_serve_log
-from serve_app.observability.spans import StreamSpan
+from serve_app.observability.observers import StreamObserver
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
-from serve_app.speech import FRAME_S, FinishReason, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
-from serve_app.voices.library import REMOVED_KEPT_S, REMOVED_MAX_BYTES, VoiceRefusal
+from serve_app.voices.library import REMOVED_KEPT_S, VoiceRefusal
 from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ TRY_AGAIN_S = 30.0
 """How often a generator without a usable voice retries a voice that it could not encode."""
 
 ASK_AGAIN_S = 0.1
-"""How often to ask the store for a voice that another replica is encoding."""
+"""How often to ask the coordinator for a voice that another replica is encoding."""
 
 
 class EventQueue:
@@ -124,23 +124,17 @@ class Generator:
         self._demand = Demand()
         self._replica = replica
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
+            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, min(config.voices.ttl_s, REMOVED_KEPT_S)
         )
-        """By voice id."""
-        self._inline_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, config.voices.ttl_s
-        )
-        """Prompts of inline clips, by the clip's digest."""
-        self._earlier_prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
-            REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
-        )
-        """By the clip's digest, for utterances that began before the voices changed."""
+        """By the clip's digest: prompts of the library's voices, also of earlier clips, and of inline clips."""
+        self._digests: dict[str, str] = {}
+        """The digest of the clip that a voice id stands for, until the voices change."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", be_nice)
         self._state = GeneratorStatus(self._replica, "loading", "looking for the model's files")
-        self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
-        await self._store.connect()
+        self._coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
+        await self._coordinator.connect()
         self._reporting = asyncio.create_task(self._report_always())
         try:
             patience = Patience(config.generator.startup_wait_s, began_s)
@@ -154,10 +148,10 @@ class Generator:
             await self._warm_up(voices)
         except Exception as error:
             self._state = GeneratorStatus(self._replica, "failed", str(error))
-            await self._store.report(self._state)
+            await self._coordinator.report(self._state)
             raise
         self._metrics.loaded({"model": config.model.source, **self._model.labels}, time.monotonic() - began_s)
-        await self._store.report(self._status())
+        await self._coordinator.report(self._status())
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """Speak one text chunk: yields audio chunks as they are made, and one end last.
@@ -165,19 +159,19 @@ class Generator:
         If the request is refused, the end carries the error code. Closing or cancelling the generator cancels the
         stream, which frees its slot within a frame.
         """
-        span = StreamSpan(self._tracer, request, time.monotonic)
+        observer = StreamObserver(self._metrics, self._tracer, request, time.monotonic)
         try:
-            async with contextlib.aclosing(self._speak(request, span)) as events:
+            async with contextlib.aclosing(self._speak(request, observer)) as events:
                 async for event in events:
-                    span.heard(event)
+                    observer.heard(event)
                     yield event
         except Exception:
-            span.broke()
+            observer.broke()
             raise
         finally:
-            span.close()
+            observer.close()
 
-    async def _speak(self, request: SpeechRequest, span: StreamSpan) -> AsyncGenerator[SpeechEvent, None]:
+    async def _speak(self, request: SpeechRequest, observer: StreamObserver) -> AsyncGenerator[SpeechEvent, None]:
         began_s = time.monotonic()
         events = EventQueue(asyncio.get_running_loop(), max_queued_events(self._config.engine))
         try:
@@ -188,15 +182,11 @@ class Generator:
             )
             prepared = await asyncio.to_thread(self._model.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
-            span.prepared()
+            observer.prepared()
             stream = self._model.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
-            self._metrics.ended("error")
             yield _refused(refusal, request)
             return
-        except Exception:
-            self._metrics.ended("error")
-            raise
         if request.rendering not in ("", self._rendering):
             log.warning(
                 "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
@@ -204,12 +194,10 @@ class Generator:
                 self._rendering,
                 0 if request.delivered_codes is None else len(request.delivered_codes),
             )
-        reason: FinishReason = "cancelled"
         try:
             while True:
                 event = await events.get()
                 if isinstance(event, SpeechEnd):
-                    reason = event.finish_reason
                     yield event
                     return
                 if event.timings_s:
@@ -217,7 +205,6 @@ class Generator:
                 yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
-            self._metrics.ended(reason)
             stream.cancel()
 
     def __del__(self) -> None:
@@ -233,8 +220,11 @@ class Generator:
         """Called by Serve; every handle receives the result soon after."""
         # A prompt is fetched again quickly; the codec's state after the clip is what costs time.
         known = self._model.runner.known_voices
-        held = [(key, cache.peek(key)) for cache in (self._inline_prompts, self._prompts) for key in cache]
-        voices = [key for key, prompt in held if prompt is not None and prompt.digest in known]
+        ids: dict[str, list[str]] = {}
+        for voice, digest in self._digests.items():
+            ids.setdefault(digest, []).append(voice)
+        # An inline clip has no id and is routed by its digest.
+        voices = [name for digest in self._prompts if digest in known for name in ids.get(digest, [digest])]
         return {VOICES: voices[-MOST_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -291,7 +281,7 @@ class Generator:
         """
         ready: list[str] = []
         refused: dict[str, str] = {}
-        statuses = await self._store.voices()
+        statuses = await self._coordinator.voices()
         for status in sorted(statuses, key=_is_uploaded):
             # There may be a thousand uploaded voices, and none is encoded for a new model: they are encoded later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
@@ -325,7 +315,7 @@ class Generator:
         )
 
     async def _prompt(self, voice: str, digest: str = "") -> VoicePrompt:
-        """A voice's prompt, from this replica's memory, from the store, or encoded from its reference clip.
+        """A voice's prompt, from this replica's memory, from the coordinator, or encoded from its reference clip.
 
         Args:
             voice: the voice's id.
@@ -334,20 +324,16 @@ class Generator:
         Raises:
             VoiceNotFoundError: the voice does not exist or cannot be used; the message says why.
         """
-        now_s = time.monotonic()
-        prompt = self._prompts.get(voice, now_s)
-        if prompt is not None and digest in ("", prompt.digest):
+        prompt = self._prompts.get(digest or self._digests.get(voice, ""), time.monotonic())
+        if prompt is not None:
             return prompt
-        if not digest:
-            return await self._once(voice, lambda: self._fetch(voice))
-        # The slash keeps this key distinct: voice ids have none.
-        return self._earlier_prompts.get(digest, now_s) or await self._once(
-            f"{voice}/{digest}", lambda: self._fetch(voice, digest)
-        )
+        # The slash keeps the key of an earlier clip distinct: voice ids have none.
+        key = f"{voice}/{digest}" if digest else voice
+        return await self._once(key, lambda: self._fetch(voice, digest))
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
-        """The prompt of an inline clip; it is kept only in this replica, not in the store."""
-        return self._inline_prompts.get(clip.digest, time.monotonic()) or await self._once(
+        """The prompt of an inline clip; it is kept only in this replica, not in the coordinator."""
+        return self._prompts.get(clip.digest, time.monotonic()) or await self._once(
             clip.digest, lambda: self._encode_inline(clip)
         )
 
@@ -365,11 +351,11 @@ class Generator:
             log.info("voice %s: %s", key, done.exception())
 
     async def _fetch(self, voice: str, digest: str = "") -> VoicePrompt:
-        """Ask the store until it returns the prompt, or assigns the reference to this replica for encoding."""
+        """Ask the coordinator until it returns the prompt, or assigns the reference to this replica for encoding."""
         fingerprint = self._model.fingerprint
         while True:
             voices = self._voices
-            answer = await self._store.get(voice, fingerprint, self._replica, digest)
+            answer = await self._coordinator.get(voice, fingerprint, self._replica, digest)
             if isinstance(answer, VoiceRefusal):
                 raise VoiceNotFoundError(answer.message)
             if isinstance(answer, VoicePrompt):
@@ -379,26 +365,25 @@ class Generator:
                 prompt = await self._encode_for_all(answer, fingerprint)
                 break
             await asyncio.sleep(ASK_AGAIN_S)
-        if digest:
-            self._earlier_prompts.put(digest, prompt, time.monotonic())
-        elif voices == self._voices:  # if the voices have changed, the id may stand for another clip by now
-            self._prompts.put(voice, prompt, time.monotonic())
+        self._prompts.put(prompt.digest, prompt, time.monotonic())
+        if not digest and voices == self._voices:  # else the id may stand for another clip by now
+            self._digests[voice] = prompt.digest
         return prompt
 
     async def _encode_for_all(self, reference: Reference, fingerprint: str) -> VoicePrompt:
         try:
             prompt = await self._encode(reference)
         except BaseException:
-            await self._store.give_up(reference.digest, fingerprint)
+            await self._coordinator.give_up(reference.digest, fingerprint)
             raise
-        await self._store.put(prompt, fingerprint)
+        await self._coordinator.put(prompt, fingerprint)
         return prompt
 
     async def _encode_inline(self, clip: VoiceClip) -> VoicePrompt:
         pcm = clip.pcm16 * np.float32(1 / 32768)
         reference = Reference(clip.digest, pcm, SAMPLE_RATE_HZ, clip.transcript, clip.digest)
         prompt = await self._encode(reference)
-        self._inline_prompts.put(clip.digest, prompt, time.monotonic())
+        self._prompts.put(clip.digest, prompt, time.monotonic())
         return prompt
 
     async def _encode(self, reference: Reference) -> VoicePrompt:
@@ -421,15 +406,12 @@ class Generator:
         return prompt
 
     def _apply(self, reply: HeartbeatReply) -> None:
-        """Drop prompts that may be stale, and encode the voice that the store assigns, if any."""
+        """Look up the voices again if any has changed, and encode the voice that the coordinator assigns, if any."""
         self._demand = reply.demand
         if reply.voices != self._voices:
             self._voices = reply.voices
-            for voice in self._prompts:
-                prompt = self._prompts.peek(voice)
-                if prompt is not None:
-                    self._earlier_prompts.put(prompt.digest, prompt, time.monotonic())
-                self._prompts.drop(voice)
+            self._digests.clear()
+        self._prompts.expire(time.monotonic())  # among them may be prompts of removed voices, which nothing looks up
         waiting = reply.encode
         if waiting is not None and not self._fetching:
             # No caller waits for it here, so a failure is only logged.
@@ -448,22 +430,21 @@ class Generator:
             return
         runner = self._model.runner
         self._metrics.engine(self._model.engine, runner.graph_fallbacks)
-        prompts = {"prompt": self._prompts, "own": self._inline_prompts, "earlier": self._earlier_prompts}
-        self._metrics.caches({**prompts, "state": runner.voice_states})
+        self._metrics.caches({"prompt": self._prompts, "state": runner.voice_states})
 
     async def _report_always(self) -> None:
-        """Report to the store every second; if the store is down, try again at the next report."""
+        """Report to the coordinator every second; if the coordinator is down, try again at the next report."""
         while True:
             try:
                 self._measure()
-                self._apply(await self._store.report(self._status()))
+                self._apply(await self._coordinator.report(self._status()))
             except RayError as error:
                 self._demand = Demand()
-                self._metrics.store_failed()
-                log.warning("the voice store did not accept this replica's status: %s", error)
+                self._metrics.coordinator_failed()
+                log.warning("the coordinator did not accept this replica's status: %s", error)
             except Exception:
                 self._demand = Demand()
-                self._metrics.store_failed()
+                self._metrics.coordinator_failed()
                 log.exception("could not report this replica's status; trying again in a second")
             await asyncio.sleep(REPORT_PERIOD_S)
 

@@ -10,19 +10,11 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
-import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve._private.constants import (
-    RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT,
-    RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
-    RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT,
-    RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
-    SERVE_CONTROLLER_NAME,
-    SERVE_NAMESPACE,
-)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.applications import Starlette
@@ -31,9 +23,16 @@ from serve_app.cluster.admission import Backlog
 from serve_app.cluster.registry import IngressStatus, Readiness
 from serve_app.cluster.retry import Resumption
 from serve_app.config import AppConfig
+from serve_app.deployments.coordinator import CoordinatorClient
+from serve_app.deployments.ray_internals import (
+    DRAIN_GRACE_S,
+    INGRESS_PORTS,
+    SHARES_SERVES_LOOP,
+    STREAM_BY_VALUE,
+    BoundedInbound,
+    http_host,
+)
 from serve_app.deployments.ray_metrics import RayRecorder
-from serve_app.deployments.router import HEARD_OF
-from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError, error_of_code
 from serve_app.hosts import PROXY_HOST
 from serve_app.observability import metrics
@@ -45,15 +44,14 @@ from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 from serve_app.web.app import build_web
 from serve_app.web.draining import Draining, HealthWatch
-from serve_app.web.inbound import BoundedInbound
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
-_STORE_TIMEOUT_S = 2.0
-_STORE_CHANGE_TIMEOUT_S = 20.0
-"""Longer than for a read, since the store writes a voice to disk, which may be a network disk."""
+_COORDINATOR_TIMEOUT_S = 2.0
+_COORDINATOR_CHANGE_TIMEOUT_S = 20.0
+"""Longer than for a read, since the coordinator writes a voice to disk, which may be a network disk."""
 
 _ATTEMPTS = 2
 """Streams to start within a text's patience: the first generator may be stalled without anyone having noticed."""
@@ -79,24 +77,24 @@ class Recent(Generic[V]):
         async with self._asking:
             if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
                 try:
-                    async with asyncio.timeout(_STORE_TIMEOUT_S):
+                    async with asyncio.timeout(_COORDINATOR_TIMEOUT_S):
                         self._answer = await self._ask()
                 except (RayError, TimeoutError) as error:
-                    log.warning("the voice store does not answer: %r", error)
+                    log.warning("the coordinator does not answer: %r", error)
                 self._asked_s = time.monotonic()
             if self._answer is None:
-                raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS)
+                raise TtsUnavailableError("the coordinator does not answer", retry_after_ms=_RETRY_AFTER_MS)
             return self._answer
 
 
 class RayBackend:
-    """Sends requests for speech to a generator handle, and everything else to the voice store."""
+    """Sends requests for speech to a generator handle, and everything else to the coordinator."""
 
     def __init__(
         self,
         config: AppConfig,
         generator: DeploymentHandle[Any],
-        store: VoiceStoreClient,
+        coordinator: CoordinatorClient,
         replica: str,
         recorder: Recorder,
     ) -> None:
@@ -104,10 +102,10 @@ class RayBackend:
         self._recorder = recorder
         self._config = config
         self._replica = replica
-        self._store = store
-        # Pass responses by value: a reference costs two round trips, and the producer sees no backpressure.
-        self._generator = generator.options(stream=True, method_name="speak", _by_reference=False)
-        self._readiness = Recent(store.readiness)
+        self._coordinator = coordinator
+        self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
+        self._readiness = Recent(coordinator.readiness)
+        self._generators: frozenset[str] | None = None
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """Speak a text chunk on any generator; if its replica is lost, another one continues at the next frame."""
@@ -153,7 +151,8 @@ class RayBackend:
         stall_s = self._config.admission.stall_timeout_s
         while True:
             wait_s = 0.0
-            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(held.request))
+            request = replace(held.request, generators=self._generators)
+            response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(request))
             try:
                 event = await self._first(response, min(patience_s / _ATTEMPTS, until_s - time.monotonic()))
                 while True:
@@ -179,29 +178,29 @@ class RayBackend:
 
         While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
         """
-        room = await self._store.share_load(IngressStatus(self._replica, backlog))
-        HEARD_OF.generators = room.generators
+        room = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
+        self._generators = room.generators
         return room.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
-        """Return all voices of the store; unavailable ones have a reason."""
-        return await _stored(self._store.voices())
+        """Return all voices; unavailable ones have a reason."""
+        return await _answer_of(self._coordinator.voices())
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:
         """Return the voice with this id if it has the same clip; None if the voice can be added."""
-        return await _stored(self._store.known(voice, digest))
+        return await _answer_of(self._coordinator.known(voice, digest))
 
     async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
         """Store a voice permanently; a generator encodes it later."""
-        return await _stored(self._store.add(voice, manifest, wav))
+        return await _answer_of(self._coordinator.add(voice, manifest, wav))
 
     async def remove_voice(self, voice: str) -> None:
         """Delete an uploaded voice; utterances that use it can finish."""
-        await _stored(self._store.remove(voice))
+        await _answer_of(self._coordinator.remove(voice))
 
     async def voice_wav(self, voice: str) -> bytes:
         """Return the clip of a voice as a WAV file."""
-        return await _stored(self._store.wav(voice))
+        return await _answer_of(self._coordinator.wav(voice))
 
     async def readiness(self) -> Readiness:
         """Return the present state; it is up to a second old, and asking does not use a slot."""
@@ -239,17 +238,17 @@ class RayBackend:
         return TtsUnavailableError(f"no generator is ready: {readiness.detail}", retry_after_ms=_RETRY_AFTER_MS)
 
 
-async def _stored(answer: Awaitable[V | VoiceRefusal]) -> V:
-    """The voice store's answer.
+async def _answer_of(answer: Awaitable[V | VoiceRefusal]) -> V:
+    """The coordinator's answer.
 
     Raises:
-        SpeechError: the store refuses, or does not answer.
+        SpeechError: the coordinator refuses, or does not answer.
     """
     try:
-        async with asyncio.timeout(_STORE_CHANGE_TIMEOUT_S):
+        async with asyncio.timeout(_COORDINATOR_CHANGE_TIMEOUT_S):
             given = await answer
     except (RayError, TimeoutError) as error:
-        raise TtsUnavailableError("the voice store does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
+        raise TtsUnavailableError("the coordinator does not answer", retry_after_ms=_RETRY_AFTER_MS) from error
     if isinstance(given, VoiceRefusal):
         raise error_of_code(given.code, given.message)
     return given
@@ -291,11 +290,7 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
 
 async def _listening() -> str | None:
     """The host that clients connect to; this replica's own socket is behind HAProxy and does not show it."""
-    if host := os.environ.get(PROXY_HOST):
-        return host
-    controller: Any = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    options = await controller.get_http_config.remote()
-    return options.host
+    return os.environ.get(PROXY_HOST) or await http_host()
 
 
 @serve.ingress()
@@ -305,17 +300,17 @@ class Ingress:
     _tracer: Tracer = NoTracer()
 
     async def __init__(self, config: AppConfig, generator: DeploymentHandle[Any]) -> None:
-        """Connect to the application's voice store and keep the handle of the generators."""
+        """Connect to the application's coordinator and keep the handle of the generators."""
         context = serve.get_replica_context()
         replica = context.replica_id.unique_id
         join_serve_log(config.logs, application=context.app_name, deployment=context.deployment, replica=replica)
-        store = VoiceStoreClient(context.app_name, config.voices, config.logs)
-        await store.connect()
+        coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
+        await coordinator.connect()
         self._config = config
         self._listening = await _listening()
         self._recorder = RayRecorder()
         self._tracer = tracer_of(config.tracing, context.deployment, replica)
-        self._backend = RayBackend(config, generator, store, replica, self._recorder)
+        self._backend = RayBackend(config, generator, coordinator, replica, self._recorder)
 
     def __del__(self) -> None:
         """Called by Serve before it kills the replica, when the replica has no open socket left."""
@@ -323,15 +318,14 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Called by Serve after the constructor has returned."""
-        grace_s = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
-        if grace_s != self._config.ingress.graceful_shutdown_timeout_s:
+        if self._config.ingress.graceful_shutdown_timeout_s != DRAIN_GRACE_S:
             log.warning(
                 "sockets stay open for %g s at a shutdown: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S in"
                 " the node's environment overrides ingress.graceful_shutdown_timeout_s, which is %g s",
-                grace_s,
+                DRAIN_GRACE_S,
                 self._config.ingress.graceful_shutdown_timeout_s,
             )
-        leaving = Draining(grace_s, time.monotonic)
+        leaving = Draining(DRAIN_GRACE_S, time.monotonic)
         web = build_web(
             self._backend,
             self._config,
@@ -340,10 +334,9 @@ class Ingress:
             listening=self._listening,
             leaving=leaving,
         )
-        ports = range(RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT + 1)
-        web.add_middleware(HealthWatch, leaving=leaving, ports=ports)
-        if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD:
-            log.warning("inbound data is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
-        else:
+        web.add_middleware(HealthWatch, leaving=leaving, ports=INGRESS_PORTS)
+        if SHARES_SERVES_LOOP:
             web.add_middleware(BoundedInbound)
+        else:
+            log.warning("inbound data is not bounded: Serve runs without RAY_SERVE_THROUGHPUT_OPTIMIZED=1")
         return web

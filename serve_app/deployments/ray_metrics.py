@@ -4,6 +4,7 @@ from typing import cast
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from serve_app.deployments.ray_internals import export_at_zero
 from serve_app.observability.metrics import Metric
 
 
@@ -30,8 +31,7 @@ class RayRecorder:
         if value > 0:
             counter.inc(value, labels)
         else:
-            # Ray's ``inc`` rejects 0, but a counter must be exported before its first count.
-            counter._record(0.0, labels)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            export_at_zero(counter, labels)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Set a gauge."""

@@ -6,28 +6,12 @@ Serve loads this module by name in every process with a handle of the generators
 from collections.abc import Collection
 from typing import cast
 
-from ray.serve._private.request_router.common import PendingRequest
-from ray.serve._private.request_router.replica_wrapper import RunningReplica
-from ray.serve._private.request_router.request_router import FIFOMixin, RequestRouter
-
 from serve_app.cluster.routing import Candidate, ranks
+from serve_app.deployments.ray_internals import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 from serve_app.speech import SpeechRequest
 
 VOICES = "voices"
 """Key in a replica's routing statistics; lists the voices that the replica holds."""
-
-
-class HeardOf:
-    """Generators that the ingress in this process heard of recently; shared with the router, which Serve creates.
-
-    Attributes:
-        generators: their ids; None until the first report.
-    """
-
-    generators: frozenset[str] | None = None
-
-
-HEARD_OF = HeardOf()
 
 
 class VoiceRouter(FIFOMixin, RequestRouter):
@@ -40,23 +24,30 @@ class VoiceRouter(FIFOMixin, RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Called by Serve, which offers the request to the replicas of each rank in turn."""
+        request = _request_of(pending_request)
+        reporting = None if request is None else request.generators
         candidates = [
             Candidate(
                 name=replica.replica_id.unique_id,
                 running=self.replica_queue_len_cache.get(replica.replica_id),
                 slots=replica.max_ongoing_requests,
                 voices=cast("Collection[str]", replica.routing_stats.get(VOICES, ())),
-                silent=HEARD_OF.generators is not None and replica.replica_id.unique_id not in HEARD_OF.generators,
+                silent=reporting is not None and replica.replica_id.unique_id not in reporting,
             )
             for replica in candidate_replicas
         ]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranked = ranks(_voice_of(pending_request), candidates)
+        ranked = ranks(_voice_of(request), candidates)
         return [[by_name[name] for name in names] for names in ranked]
 
 
-def _voice_of(pending: PendingRequest | None) -> str:
-    if pending is not None and pending.args and isinstance(pending.args[0], SpeechRequest):
-        request = pending.args[0]
-        return request.voice if request.clip is None else request.clip.digest
-    return ""
+def _request_of(pending: PendingRequest | None) -> SpeechRequest | None:
+    """The request of a pending call; None if Serve asks without one."""
+    request = pending.args[0] if pending is not None and pending.args else None
+    return request if isinstance(request, SpeechRequest) else None
+
+
+def _voice_of(request: SpeechRequest | None) -> str:
+    if request is None:
+        return ""
+    return request.voice if request.clip is None else request.clip.digest

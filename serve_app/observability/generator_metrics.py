@@ -40,7 +40,7 @@ class GeneratorMetrics:
             seconds: time since the replica started.
         """
         self._model, self._load_s = model, seconds
-        self._record.add(metrics.STORE_ERRORS, 0)
+        self._record.add(metrics.COORDINATOR_ERRORS, 0)
         self._record.add(metrics.GRAPH_FALLBACKS, 0)
         for stage in ("prefill", "predict", "talk", "decode"):
             self._record.add(metrics.STEPS_FAILED, 0, stage=stage)
@@ -53,9 +53,9 @@ class GeneratorMetrics:
         """A clip was encoded into a voice prompt."""
         self._record.observe(metrics.VOICE_ENCODE_SECONDS, seconds)
 
-    def store_failed(self) -> None:
-        """The voice store did not answer."""
-        self._record.add(metrics.STORE_ERRORS)
+    def coordinator_failed(self) -> None:
+        """The coordinator did not answer."""
+        self._record.add(metrics.COORDINATOR_ERRORS)
 
     def engine(self, engine: Engine, graph_fallbacks: int) -> None:
         """Record the current state of a loaded engine, and the steps since the last call.

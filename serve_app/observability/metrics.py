@@ -36,7 +36,7 @@ class Metric:
     name: str
     kind: Kind
     help: str
-    where: Literal["ingress", "generator", "voice store", "autoscaler"]
+    where: Literal["ingress", "generator", "coordinator", "autoscaler"]
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
@@ -188,7 +188,7 @@ GRAPH_FALLBACKS = Metric(
 VOICE_HITS = Metric(
     "tts_voice_hits",
     "counter",
-    "Voices found in a replica's cache: prompt, own, earlier or state",
+    "Voices found in a replica's cache: prompt or state",
     "generator",
     ("cache",),
 )
@@ -202,16 +202,20 @@ VOICE_ENCODE_SECONDS = Metric(
     "tts_voice_encode_seconds", "histogram", "Time to encode a clip into a voice prompt", "generator", buckets=_ENCODE_S
 )
 
-# The voice store.
+# The coordinator.
 
 VOICES = Metric(
-    "tts_voices", "gauge", "Voices in the store, by state: ready, pending, unavailable", "voice store", ("state",)
+    "tts_voices",
+    "gauge",
+    "Voices that the coordinator knows, by state: ready, pending, unavailable",
+    "coordinator",
+    ("state",),
 )
 VOICE_STORE_BYTES = Metric(
-    "tts_voice_store_bytes", "gauge", "Bytes of voice prompts that the store holds in memory", "voice store"
+    "tts_voice_store_bytes", "gauge", "Bytes of voice prompts that the coordinator holds in memory", "coordinator"
 )
-STORE_ERRORS = Metric(
-    "tts_voice_store_errors", "counter", "Failed calls from a generator to the voice store", "generator"
+COORDINATOR_ERRORS = Metric(
+    "tts_voice_store_errors", "counter", "Failed calls from a generator to the coordinator", "generator"
 )
 
 # The autoscaler: how many generators there should be.

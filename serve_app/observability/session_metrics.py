@@ -6,7 +6,6 @@ player: it assumes that playback starts with the first audio, without a buffer. 
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.audio.pcm import seconds
@@ -14,7 +13,6 @@ from serve_app.cluster.admission import Backlog
 from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability import metrics
 from serve_app.observability.metrics import Recorder
-from serve_app.protocol.dialects import Dialect, Frame
 from serve_app.protocol.messages import AudioMessage, Cancelled, Complete, ErrorMessage
 from serve_app.protocol.outbox import Send
 from serve_app.session.session import Call
@@ -81,18 +79,24 @@ class IngressMetrics:
 
 
 class SessionMetrics:
-    """Metrics of one session. Utterances are known by their ids, which are unique among open ones in a session."""
+    """Metrics of one session. Utterances are known by their ids, which are unique among open ones in a session.
 
-    def __init__(self, ingress: IngressMetrics, dialect: Dialect) -> None:
+    Attributes:
+        dialect: the client's dialect.
+    """
+
+    def __init__(self, ingress: IngressMetrics, dialect: str, encoding: str | None = None) -> None:
+        """Record with ``ingress``; ``encoding`` is that of the audio sent, if it differs from the session's."""
+        self.dialect = dialect
         self._ingress = ingress
         self._record = ingress.recorder
-        self._dialect = dialect
+        self._encoding = encoding
         self._playing: dict[str, _Playing] = {}
 
     def opened(self) -> None:
         """The session begins; it ends with :meth:`closed`."""
-        self._record.add(metrics.SESSIONS_OPENED, dialect=self._dialect.name)
-        self._ingress.count(self._dialect.name, 1)
+        self._record.add(metrics.SESSIONS_OPENED, dialect=self.dialect)
+        self._ingress.count(self.dialect, 1)
 
     def called(self, call: Call, now_s: float) -> None:
         """The session requests that a text chunk be spoken."""
@@ -120,11 +124,11 @@ class SessionMetrics:
         for part, part_s in event.timings_s.items():
             playing.parts_s[part] = playing.parts_s.get(part, 0.0) + part_s
 
-    def sent(self, item: Send, frames: Sequence[Frame], now_s: float) -> None:
-        """One item was sent, as these frames."""
+    def sent(self, item: Send, sent_bytes: int, now_s: float) -> None:
+        """One item was sent, as this many bytes."""
         match item.message:
             case AudioMessage() as audio:
-                self._sent_audio(item, audio, frames, now_s)
+                self._sent_audio(item, audio, sent_bytes, now_s)
             case Complete() as done:
                 self._ended(done.utterance_id, done.finish_reason)
                 if done.duration_ms:
@@ -146,13 +150,11 @@ class SessionMetrics:
         for utterance_id in list(self._playing):
             self._ended(utterance_id, "error" if failed else "disconnected")
         self._record.add(metrics.SESSIONS_CLOSED, code=GONE if code is None else str(code))
-        self._ingress.count(self._dialect.name, -1)
+        self._ingress.count(self.dialect, -1)
 
-    def _sent_audio(self, item: Send, audio: AudioMessage, frames: Sequence[Frame], now_s: float) -> None:
-        encoding = self._dialect.encoding or item.encoding
+    def _sent_audio(self, item: Send, audio: AudioMessage, sent_bytes: int, now_s: float) -> None:
+        encoding = self._encoding or item.encoding
         audio_s = seconds(item.samples)
-        # A buffered response is assembled later; its only message carries the whole body.
-        sent_bytes = sum(map(len, frames)) or (len(item.payload or b"") if audio.final else 0)
         self._record.add(metrics.AUDIO_SECONDS, audio_s, encoding=encoding)
         self._record.add(metrics.AUDIO_BYTES, sent_bytes, encoding=encoding)
         playing = self._playing.get(audio.utterance_id)

@@ -40,12 +40,10 @@ class Dialect(Protocol):
     Attributes:
         name: its name in logs.
         errors_in_order: see :class:`serve_app.session.session.SessionSetup`.
-        encoding: the encoding of the audio sent, if it differs from the session's encoding.
     """
 
     name: str
     errors_in_order: bool
-    encoding: str | None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """Parse a client's frame."""
@@ -61,7 +59,6 @@ class FullDialect:
 
     name = "full"
     errors_in_order = False
-    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """Parse a client's frame."""
@@ -81,7 +78,6 @@ class ResearchDialect:
 
     name = "research"
     errors_in_order = True
-    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """Parse one request: a text to speak, streamed or buffered."""
@@ -116,7 +112,6 @@ class RawDialect:
 
     name = "raw"
     errors_in_order = True
-    encoding: str | None = None
 
     def read(self, frame: Frame) -> FullMessage | Refusal:
         """Parse a client's frame."""

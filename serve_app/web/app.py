@@ -28,11 +28,8 @@ from serve_app.web.auth import HiddenKeys
 from serve_app.web.backend import Backend
 from serve_app.web.context import IngressContext
 from serve_app.web.draining import Draining
-from serve_app.web.http10 import WholeForHttp10
-from serve_app.web.inbound import TimelyBody
-from serve_app.web.known_hosts import KnownHosts
+from serve_app.web.middleware import KnownHosts, TimelyBody, TrailingSlash, WholeForHttp10
 from serve_app.web.openai import OpenAISpeech
-from serve_app.web.trailing_slash import TrailingSlash
 from serve_app.web.tts import BufferedSpeech
 from serve_app.web.voices import VoiceRoutes
 from serve_app.web.websocket import Sockets

@@ -35,7 +35,7 @@ class Backend(Protocol):
         ...
 
     async def voices(self) -> list[VoiceStatus]:
-        """Return all voices of the store; unavailable ones have a reason."""
+        """Return all voices; unavailable ones have a reason."""
         ...
 
     async def known_voice(self, voice: str, digest: str) -> VoiceStatus | None:

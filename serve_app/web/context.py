@@ -19,9 +19,9 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.observability.metrics import NoRecorder, Recorder
-from serve_app.observability.session_metrics import IngressMetrics
+from serve_app.observability.observers import SessionObserver, SessionSpans
+from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.tracing import NoTracer, Tracer
-from serve_app.protocol.dialects import Dialect
 from serve_app.protocol.messages import MAX_SEED
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline
@@ -83,14 +83,13 @@ class IngressContext:
         # The slots of one generator until the generators are known; Serve starts one for the first request.
         self._queue = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
+        self._tracer = tracer or NoTracer()
         self._service = Service(
             backend,
             self._queue,
             clock,
             self.clips,
             self.learn_voices,
-            self.metrics,
-            tracer or NoTracer(),
             leaving or Draining(math.inf, clock),
         )
         self._authenticator = Authenticator(config.access, clock)
@@ -163,8 +162,26 @@ class IngressContext:
                     refresher.cancel()
                 self._refreshers.clear()
 
-    async def runner(self, dialect: Dialect, connection: Connection, caller: Caller, headers: Headers) -> SessionRunner:
-        """Return the runner of a new session; ``headers`` may carry a trace context."""
+    async def runner(
+        self,
+        connection: Connection,
+        caller: Caller,
+        headers: Headers,
+        *,
+        dialect: str,
+        encoding: str | None = None,
+        errors_in_order: bool = False,
+    ) -> SessionRunner:
+        """Return the runner of a new session.
+
+        Args:
+            connection: the client's connection.
+            caller: who it is.
+            headers: of the request; they may carry a trace context.
+            dialect: the client's dialect, for logs and metrics.
+            encoding: encoding of the audio sent, for metrics; None: the session's.
+            errors_in_order: see :class:`SessionSetup`.
+        """
         await self.know_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
@@ -173,14 +190,15 @@ class IngressContext:
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
             text=self._text,
-            errors_in_order=dialect.errors_in_order,
+            errors_in_order=errors_in_order,
             naming=self.config.voices,
             spend=caller.spend,
         )
-        context = given_context(headers)
-        return SessionRunner(
-            Session(setup, self.clock()), dialect, connection, self._service, key=caller.name, context=context
-        )
+        trace = given_context(headers)
+        metrics = SessionMetrics(self.metrics, dialect, encoding)
+        spans = SessionSpans(self._tracer, trace, setup.session_id, dialect, self.clock)
+        session, observer = Session(setup, self.clock()), SessionObserver(metrics, spans, self.clock)
+        return SessionRunner(session, connection, self._service, observer, key=caller.name)
 
     async def voice(self, given: str | None) -> str:
         """Return the id of the voice that a request names; an unknown name stays as it is after another fetch."""

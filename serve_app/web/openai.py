@@ -7,7 +7,7 @@ sent, so a client that disconnects or reads slowly has the same effect as on a W
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
 from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES
 from serve_app.errors import SpeechError, SynthesisError, error_of_code
-from serve_app.protocol.dialects import Frame
 from serve_app.protocol.messages import (
     AudioMessage,
     Complete,
@@ -35,14 +34,14 @@ from serve_app.protocol.messages import (
     openai_error,
     read_speech,
 )
+from serve_app.protocol.outbox import Close
 from serve_app.protocol.outbox import Send as SendItem
 from serve_app.session.session import INLINE_VOICE, InlineVoice
 from serve_app.web.answers import openai_error_response, voice_header
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext, foreign_page
-from serve_app.web.http10 import OLD
-from serve_app.web.session_runner import ConnectionLostError
-from serve_app.web.tts import bounded_body
+from serve_app.web.middleware import HTTP10
+from serve_app.web.tts import bounded_body, until_disconnected
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +49,18 @@ FRAME_MS = 80
 
 
 class SpeechAnswer:
-    """One HTTP request, as both connection and dialect of a session runner; its response is encoded audio.
+    """The connection of one HTTP request, whose response is encoded audio.
 
     The status is sent with the first bytes of audio, so an error before them has a status of its own. After them, a
     stream of events ends with the error, and a stream of audio is cut off, which the client can detect.
-    """
 
-    name = "openai"
-    errors_in_order = True
+    Attributes:
+        sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
+    """
 
     def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send) -> None:
         """Answer the request ``asked`` with the voice of this id."""
-        self.encoding: str | None = asked.response_format
+        self.sent_bytes = 0
         self._asked = asked
         self._voice = voice
         self._receive = receive
@@ -70,37 +69,38 @@ class SpeechAnswer:
         self._events = asked.stream_format == "sse"
         self._samples = 0
         self._started = False
-        self._ended = False
         self._complete = False
         self._error: SpeechError | None = None
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
-        """Never called: :meth:`receive` yields no frame."""
-        raise AssertionError(frame)
+    async def receive(self) -> FullMessage | Refusal:
+        """Wait until the client disconnects, since it sends nothing more."""
+        return await until_disconnected(self._receive)
 
-    def write(self, send: SendItem) -> list[Frame]:
-        """Return the bytes of one audio chunk, or none if the encoder holds them back; or the last event."""
-        match send.message:
-            case AudioMessage() as audio:
-                return self._audio(self._encoded(np.frombuffer(send.payload or b"", dtype="<f4"), final=audio.final))
-            case Complete() as done:
-                self._complete = True
-                return [_event(_done(done))] if self._events else []
-            case ErrorMessage() as error if self._error is None:
-                self._error = error_of_code(error.code, error.message, error.retry_after_ms)
-            case _:
-                pass
-        return []
+    async def answer(self, messages: AsyncIterator[SendItem]) -> None:
+        """Send the audio as it is encoded, and the last event."""
+        async for item in messages:
+            match item.message:
+                case AudioMessage() as audio:
+                    pcm = np.frombuffer(item.payload or b"", dtype="<f4")
+                    await self._send_audio(self._encoded(pcm, final=audio.final))
+                case Complete() as done:
+                    self._complete = True
+                    if self._events:
+                        await self._send_part(_event(_done(done)))
+                case ErrorMessage() as error if self._error is None:
+                    self._error = error_of_code(error.code, error.message, error.retry_after_ms)
+                case _:
+                    pass
 
-    async def receive(self) -> Frame:
-        """Wait until the client disconnects."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        raise ConnectionLostError
+    async def _send_audio(self, data: bytes) -> None:
+        """Send encoded audio; nothing if the encoder held it back."""
+        if data and self._events:
+            data = _event(SpeechAudioDelta(audio=base64.b64encode(data).decode("ascii")))
+        if data:
+            await self._send_part(data)
 
-    async def send(self, frame: Frame) -> None:
+    async def _send_part(self, part: bytes) -> None:
         """Send a part of the response; waits while the client does not read."""
-        assert isinstance(frame, bytes)
         if not self._started:
             self._started = True
             media_type = "text/event-stream" if self._events else CONTENT_TYPES[self._asked.response_format]
@@ -113,14 +113,12 @@ class SpeechAnswer:
             }
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        self.sent_bytes += len(part)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, last: Close) -> None:
         """End the response: normally if it is complete, otherwise with the error."""
-        del code, reason
-        if self._ended:
-            return
-        self._ended = True
+        del last
         if self._complete and self._started:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             return
@@ -139,11 +137,6 @@ class SpeechAnswer:
         if final and not self._samples:
             pcm = np.zeros(SILENT_ANSWER_SAMPLES, dtype=np.float32)
         return self._encoder.push(pcm) + (self._encoder.flush() if final else b"")
-
-    def _audio(self, data: bytes) -> list[Frame]:
-        if not data:
-            return []
-        return [_event(SpeechAudioDelta(audio=base64.b64encode(data).decode("ascii")))] if self._events else [data]
 
 
 class OpenAISpeech:
@@ -173,10 +166,12 @@ class OpenAISpeech:
         asked = read_speech(body)
         if isinstance(asked, Refusal):
             raise asked.error
-        whole = request.scope["http_version"] == OLD
+        whole = request.scope["http_version"] == HTTP10
         async with self._opening(asked, whole=whole) as (voice, opening):
             answer = SpeechAnswer(asked, voice, request.receive, send)
-            runner = await self._context.runner(answer, answer, caller, request.headers)
+            runner = await self._context.runner(
+                answer, caller, request.headers, dialect="openai", encoding=asked.response_format
+            )
             await runner.run([*opening, Stop()])
 
     @asynccontextmanager

@@ -1,30 +1,25 @@
-"""Runs one session: reads and writes its connection, makes its generator calls and watches its clock.
+"""Runs one session: reads and answers its connection, makes its generator calls and watches its clock.
 
-:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It uses only three methods of a
-connection, so a WebSocket and an HTTP request are handled alike.
+:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It knows neither frames nor dialects: a
+connection gives it a client's messages, and iterates over the answers. So WebSockets and HTTP requests share it.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve_app.config import VoicesConfig
-from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError
-from serve_app.observability.logging import bind
-from serve_app.observability.metrics import NoRecorder
-from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
-from serve_app.observability.spans import SessionSpans
-from serve_app.observability.tracing import NoTracer, Tracer
-from serve_app.protocol.dialects import Dialect, Frame
-from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, FullMessage, Refusal, Speak, Start
+from serve_app.errors import SpeechError, SynthesisError
+from serve_app.observability.observers import SessionObserver
+from serve_app.protocol.messages import ErrorMessage, FullMessage, Refusal, Speak, Start
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
-from serve_app.speech import SpeechEnd, SpeechEvent, TraceContext, VoiceClip
+from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
 from serve_app.voices.voice import resolve_voice
 from serve_app.web.admission_queue import AdmissionQueue, Permit
 from serve_app.web.backend import Backend
@@ -58,25 +53,33 @@ class ConnectionLostError(Exception):
 
 
 class Connection(Protocol):
-    """A client's connection, frame by frame."""
+    """A client's connection.
 
-    async def receive(self) -> Frame:
-        """Return the next frame.
+    Attributes:
+        sent_bytes: number of bytes sent so far.
+    """
+
+    sent_bytes: int
+
+    async def receive(self) -> FullMessage | Refusal:
+        """Return the client's next message.
 
         Raises:
             ConnectionLostError: the client is gone.
         """
         ...
 
-    async def send(self, frame: Frame) -> None:
-        """Send one frame; waits while the client does not read.
+    async def answer(self, messages: AsyncIterator[Send]) -> None:
+        """Send the session's messages until there are no more; waits while the client does not read.
+
+        A message counts as sent when the next one is requested.
 
         Raises:
-            ConnectionLostError: it cannot be sent.
+            ConnectionLostError: a message cannot be sent.
         """
         ...
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, last: Close) -> None:
         """Close the connection; does nothing if it is already closed."""
         ...
 
@@ -95,8 +98,6 @@ class Service:
         clock: the clock of all sessions and of the queue.
         clips: decodes inline voices.
         learn_voices: fetches the voices again; sessions see the new ones when it returns.
-        metrics: records what sessions do.
-        tracer: records their spans.
         leaving: tells sessions when the replica is being replaced.
     """
 
@@ -105,8 +106,6 @@ class Service:
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
     learn_voices: Callable[[], Awaitable[None]] = _nothing_new
-    metrics: IngressMetrics = field(default_factory=lambda: IngressMetrics(NoRecorder()))
-    tracer: Tracer = field(default_factory=NoTracer)
     leaving: Draining = field(default_factory=lambda: Draining(math.inf, time.monotonic))
 
 
@@ -116,31 +115,28 @@ class SessionRunner:
     def __init__(
         self,
         session: Session,
-        dialect: Dialect,
         connection: Connection,
         service: Service,
+        observer: SessionObserver,
         *,
         key: str = "",
-        context: TraceContext = TraceContext(),  # noqa: B008 - frozen
     ) -> None:
         """Prepare to run one session.
 
         Args:
             session: a new session.
-            dialect: the client's dialect.
             connection: the client's connection; :meth:`run` closes it.
             service: what all runners share.
+            observer: told what happens.
             key: the caller's API key, hashed; empty without one.
-            context: the trace that the session is part of.
         """
         self._session = session
-        self._dialect = dialect
         self._connection = connection
         self._backend = service.backend
         self._queue = service.queue
         self._key = key
         self._clock = service.clock
-        self._spans = SessionSpans(service.tracer, context, session.setup.session_id, dialect.name, service.clock)
+        self._observer = observer
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self._cancelled: set[int] = set()
         self._consumer: tuple[int, asyncio.Task[None]] | None = None
@@ -148,7 +144,6 @@ class SessionRunner:
         self._room = asyncio.Event()
         self._clips = service.clips
         self._learn_voices = service.learn_voices
-        self._metrics = SessionMetrics(service.metrics, dialect)
         self._leaving = service.leaving
         self._held: list[VoiceClip] = []
         self._last = _STOPPED
@@ -161,18 +156,14 @@ class SessionRunner:
         Args:
             opening: messages that are handled before the client's first frame.
         """
-        self._metrics.opened()
-        bind(self._spans.trace)
+        self._observer.opened()
         try:
             with self._leaving.told(self):
                 await self._run(opening)
         finally:
-            last = self._last
             for clip in self._held:
                 self._clips.release(clip)
-            self._metrics.closed(None if last is _GONE else last.code)
-            self._spans.close(last)
-            log.info("closed: %s", last.reason, extra={"dialect": self._dialect.name, "close_code": last.code})
+            self._observer.closed(self._last, gone=self._last is _GONE)
 
     def drain(self, drain: Drain) -> None:
         """Drain the session; see :meth:`serve_app.session.session.Session.drain`."""
@@ -209,7 +200,7 @@ class SessionRunner:
             await self._connection.receive()
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
-        """Return how to close the connection, judging by the tasks that ended first; the writer may have closed it."""
+        """Return how to close the connection, judging by the tasks that ended first."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
@@ -224,16 +215,14 @@ class SessionRunner:
             async with asyncio.timeout(CLOSE_GRACE_S):
                 if last.code == 1011:
                     message = ErrorMessage(code=SynthesisError.code, message="internal error", fatal=True)
-                    for frame in self._dialect.write(Send(message)):
-                        await self._connection.send(frame)
-                await self._connection.close(last.code, last.reason)
+                    await self._connection.answer(_only(Send(message)))
+                await self._connection.close(last)
 
     # The four tasks.
 
     async def _read(self) -> None:
         while True:
-            frame = await self._connection.receive()
-            message = self._message(frame)
+            message = await self._connection.receive()
             if isinstance(message, Start) and message.voice_audio is not None:
                 message = await self._read_inline_voice(message)
             await self._find_voice(message)
@@ -261,6 +250,11 @@ class SessionRunner:
         return InlineVoice(start, clip)
 
     async def _write(self) -> None:
+        async with aclosing(self._messages()) as messages:
+            await self._connection.answer(messages)
+
+    async def _messages(self) -> AsyncGenerator[Send]:
+        """Yield the messages to send, in order; the session is over when there are no more."""
         while True:
             item = self._session.take(self._clock())
             if item is None:
@@ -268,14 +262,10 @@ class SessionRunner:
                 await self._outbox_changed.wait()
                 continue
             if isinstance(item, Close):
-                await self._connection.close(item.code, item.reason)
                 return
-            frames = self._dialect.write(item)
-            for frame in frames:
-                await self._connection.send(frame)
-            self._metrics.sent(item, frames, self._clock())
-            self._spans.said(item.message)
-            _log(item)
+            before = self._connection.sent_bytes
+            yield item
+            self._observer.sent(item, self._connection.sent_bytes - before)
             self._apply(self._session.sent(self._clock()))
 
     async def _speak(self) -> None:
@@ -305,7 +295,7 @@ class SessionRunner:
         for effect in effects:
             match effect:
                 case Call():
-                    self._metrics.called(effect, self._clock())
+                    self._observer.called(effect)
                     self._calls.put_nowait(effect)
                 case CancelCall():
                     self._cancel(effect.call_id)
@@ -323,41 +313,37 @@ class SessionRunner:
 
     async def _run_call(self, call: Call) -> None:
         """Run one generator call in a separate task, so that only this task is cancelled."""
-        consumer = asyncio.create_task(self._consume(self._spans.begin(call)))
+        consumer = asyncio.create_task(self._consume(call))
         self._consumer = (call.call_id, consumer)
         try:
-            await asyncio.wait([consumer])
+            await _finish(consumer)
         finally:
-            consumer.cancel()
-            await asyncio.gather(consumer, return_exceptions=True)
             self._consumer = None
-            self._spans.ended()
+            self._observer.ended()
 
     async def _consume(self, call: Call) -> None:
-        bind(call.request.trace)
+        call = self._observer.begun(call)
         try:
             async with self._queue.permit(call, self._key) as permit:
-                self._metrics.started(call, self._clock())
-                self._spans.admitted()
+                self._observer.admitted(call)
                 stream = self._backend.speak(call.request)
                 try:
                     await self._take_all(call, stream, permit)
                 finally:
                     await self._close_stream(stream)
         except SpeechError as error:
-            self._spans.failed(error)
+            self._observer.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
         except Exception:
             log.exception("a generator call failed")
             error = SynthesisError("the generator call failed")
-            self._spans.failed(error)
+            self._observer.failed(error)
             self._apply(self._session.failed(call.call_id, error, self._clock()))
 
     async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], permit: Permit) -> None:
         async for event in stream:
             permit.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
-            self._metrics.heard(call, event)
-            self._spans.heard(event)
+            self._observer.heard(call, event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
                 self._room.clear()
@@ -370,31 +356,15 @@ class SessionRunner:
         except Exception:
             log.exception("a stream could not be closed")
 
-    def _message(self, frame: Frame) -> FullMessage | Refusal:
-        limit_bytes = self._session.setup.limits.max_message_bytes
-        if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
-            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
-        return self._dialect.read(frame)
+
+async def _finish(consumer: asyncio.Task[None]) -> None:
+    """Wait until a task has ended; if the caller is cancelled meanwhile, cancel the task and wait for its end."""
+    try:
+        await asyncio.wait([consumer])
+    finally:
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
-def _log(item: Send) -> None:
-    """Log how an utterance ended, after its last message was sent."""
-    match item.message:
-        case Complete() as done:
-            figures = {
-                "utterance_id": done.utterance_id,
-                "finish_reason": done.finish_reason,
-                "duration_ms": done.duration_ms,
-                "ttfa_ms": done.ttfa_ms,
-                "rtf": done.rtf,
-                "characters": done.characters,
-            }
-            said = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
-            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *said, extra=figures)
-        case Cancelled() as done:
-            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
-            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
-        case ErrorMessage() as error:
-            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
-        case _:
-            pass
+async def _only(item: Send) -> AsyncGenerator[Send]:
+    yield item

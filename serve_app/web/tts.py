@@ -1,11 +1,14 @@
 """``POST /api/tts``: one request makes one session and returns one WAV file."""
 
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES, wav_file
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
-from serve_app.protocol.dialects import Frame
 from serve_app.protocol.messages import (
     AudioMessage,
     ErrorMessage,
@@ -15,7 +18,7 @@ from serve_app.protocol.messages import (
     Stop,
     read_research,
 )
-from serve_app.protocol.outbox import Send
+from serve_app.protocol.outbox import Close, Send
 from serve_app.web.answers import error_response, voice_header
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext, foreign_page
@@ -23,50 +26,39 @@ from serve_app.web.session_runner import ConnectionLostError
 
 
 class BufferedAnswer:
-    """One HTTP request, as both connection and dialect of a session runner; the audio is buffered for the response.
+    """The connection of one HTTP request: the audio is buffered for the response.
 
     Attributes:
+        sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
         pcm16: the complete audio; None before it was made.
         error: why there is no audio.
     """
 
-    name = "http"
-    errors_in_order = True
-    encoding: str | None = "wav"
-
     def __init__(self, request: Request, voice: str) -> None:
         """Answer a request with the voice of this id."""
-        self._voice = voice
+        self.sent_bytes = 0
         self.pcm16: bytes | None = None
         self.error: SpeechError | None = None
         self._request = request
+        self._voice = voice
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
-        """Never called: :meth:`receive` yields no frame."""
-        raise AssertionError(frame)
+    async def receive(self) -> FullMessage | Refusal:
+        """Wait until the client disconnects, since it sends nothing more."""
+        return await until_disconnected(self._request.receive)
 
-    def write(self, send: Send) -> list[Frame]:
+    async def answer(self, messages: AsyncIterator[Send]) -> None:
         """Keep the audio or the error for the response."""
-        match send.message:
-            case AudioMessage():
-                self.pcm16 = send.payload
-            case ErrorMessage() as error if self.error is None:
-                self.error = error_of_code(error.code, error.message, error.retry_after_ms)
-            case _:
-                pass
-        return []
+        async for item in messages:
+            match item.message:
+                case AudioMessage():
+                    self.pcm16 = item.payload or b""
+                    self.sent_bytes += len(self.pcm16)
+                case ErrorMessage() as error if self.error is None:
+                    self.error = error_of_code(error.code, error.message, error.retry_after_ms)
+                case _:
+                    pass
 
-    async def receive(self) -> Frame:
-        """Wait until the client disconnects."""
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
-        raise ConnectionLostError
-
-    async def send(self, frame: Frame) -> None:
-        """Never called: :meth:`write` makes no frames."""
-        raise AssertionError(frame)
-
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, last: Close) -> None:
         """Do nothing: the response follows."""
 
     def response(self) -> Response:
@@ -105,7 +97,7 @@ class BufferedSpeech:
             raise asked.error
         voice = await self._context.voice(asked.voice)
         answer = BufferedAnswer(request, voice)
-        runner = await self._context.runner(answer, answer, caller, request.headers)
+        runner = await self._context.runner(answer, caller, request.headers, dialect="http", encoding="wav")
         speak = SpeakBuffered(text=asked.text, voice=voice, language=asked.language)
         await runner.run([speak, Stop()])
         return answer.response()
@@ -129,3 +121,14 @@ async def bounded_body(request: Request, limit_bytes: int) -> str:
         return body.decode()
     except UnicodeDecodeError as error:
         raise InvalidMessageError(f"the body is not valid UTF-8: {error.reason} at byte {error.start}") from error
+
+
+async def until_disconnected(receive: Receive) -> NoReturn:
+    """Wait until the client of an HTTP request disconnects.
+
+    Raises:
+        ConnectionLostError: always.
+    """
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise ConnectionLostError

@@ -1,7 +1,7 @@
 """The WebSocket endpoints: admission, choice of the dialect, and Starlette's socket as a session's connection."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from serve_app.errors import InvalidMessageError, SpeechError
 from serve_app.protocol.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
 from serve_app.protocol.messages import FullMessage, Refusal, error_message, read_presets
-from serve_app.protocol.outbox import Send
+from serve_app.protocol.outbox import Close, Send
 from serve_app.web.answers import error_response
 from serve_app.web.api_keys import SUBPROTOCOL, subprotocols
 from serve_app.web.auth import Caller
@@ -22,15 +22,26 @@ log = logging.getLogger(__name__)
 class SocketConnection:
     """An accepted WebSocket as a :class:`serve_app.web.session_runner.Connection`."""
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: WebSocket, dialect: Dialect, max_message_bytes: int) -> None:
+        """Speak ``dialect`` with the client; a larger message than the limit is refused."""
+        self.sent_bytes = 0
         self._socket = socket
+        self._dialect = dialect
+        self._max_message_bytes = max_message_bytes
 
-    async def receive(self) -> Frame:
-        """Return the next frame.
+    async def receive(self) -> FullMessage | Refusal:
+        """Return the client's next message.
 
         Raises:
             ConnectionLostError: the client is gone.
         """
+        frame = await self._frame()
+        limit_bytes = self._max_message_bytes
+        if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
+            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
+        return self._dialect.read(frame)
+
+    async def _frame(self) -> Frame:
         try:
             message = await self._socket.receive()
         except RuntimeError as error:  # Starlette raises this if the socket is already closed
@@ -40,27 +51,34 @@ class SocketConnection:
         text = message.get("text")
         return text if text is not None else message["bytes"]
 
-    async def send(self, frame: Frame) -> None:
-        """Send one frame; waits while the client does not read.
+    async def answer(self, messages: AsyncIterator[Send]) -> None:
+        """Send the session's messages; waits while the client does not read."""
+        async for message in messages:
+            await self.send(message)
+
+    async def send(self, message: Send) -> None:
+        """Send one message.
 
         Raises:
             ConnectionLostError: it cannot be sent.
         """
         try:
-            if isinstance(frame, str):
-                await self._socket.send_text(frame)
-            else:
-                await self._socket.send_bytes(frame)
+            for frame in self._dialect.write(message):
+                if isinstance(frame, str):
+                    await self._socket.send_text(frame)
+                else:
+                    await self._socket.send_bytes(frame)
+                self.sent_bytes += len(frame)
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ConnectionLostError from error
 
-    async def close(self, code: int, reason: str) -> None:
-        """Close the socket with a code and a reason; does nothing if it is already closed."""
+    async def close(self, last: Close) -> None:
+        """Close the socket; does nothing if it is already closed."""
         states = (self._socket.client_state, self._socket.application_state)
         if states != (WebSocketState.CONNECTED, WebSocketState.CONNECTED):
             return
         try:
-            await self._socket.close(code, reason)
+            await self._socket.close(last.code, last.reason)
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ConnectionLostError from error
 
@@ -102,14 +120,16 @@ class Sockets:
         self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal], caller: Caller
     ) -> None:
         await _accept(socket)
-        connection = SocketConnection(socket)
+        connection = SocketConnection(socket, dialect, self._context.config.session.max_message_bytes)
         try:
-            runner = await self._context.runner(dialect, connection, caller, socket.headers)
+            runner = await self._context.runner(
+                connection, caller, socket.headers, dialect=dialect.name, errors_in_order=dialect.errors_in_order
+            )
             await runner.run(opening)
         except Exception:
             log.exception("a session could not be run")
             with suppress(ConnectionLostError):
-                await connection.close(1011, "internal error")
+                await connection.close(Close(1011, "internal error"))
 
 
 async def _accept(socket: WebSocket) -> None:
@@ -128,8 +148,7 @@ async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None
         await socket.send_denial_response(error_response(error))
         return
     await _accept(socket)
-    connection = SocketConnection(socket)
+    connection = SocketConnection(socket, dialect, max_message_bytes=0)
     with suppress(ConnectionLostError):
-        for frame in dialect.write(Send(message)):
-            await connection.send(frame)
-        await connection.close(error.close_code or 1011, error.code)
+        await connection.send(Send(message))
+        await connection.close(Close(error.close_code or 1011, error.code))

@@ -15,7 +15,7 @@ from serve_app.cli.processes import descendants
 PROCESSES = {
     "generator": "ray::ServeReplica:tts:Generator",
     "ingress": "ray::ServeReplica:tts:Ingress",
-    "store": "ray::VoiceStore",
+    "store": "ray::Coordinator",
     "controller": "ray::ServeController",
     "proxy": "ray::HAProxyManager",
 }

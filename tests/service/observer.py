@@ -6,7 +6,7 @@ import sys
 
 import ray
 
-from serve_app.deployments.voice_store import ACTOR_NAME, namespace_of
+from serve_app.deployments.coordinator import ACTOR_NAME, namespace_of
 
 ray.init(address=sys.argv[1], namespace="observer", log_to_driver=False, logging_level="ERROR")
 for _ in sys.stdin:

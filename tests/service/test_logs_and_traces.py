@@ -74,11 +74,11 @@ async def test_lines_of_both_sides_name_the_session_the_utterance_and_the_trace(
     assert all(line["timings_ms"]["prefill"] > 0 for line in spoken if line["deployment"] == "Generator")
 
 
-def test_the_voice_store_writes_the_same_lines(service):
+def test_the_coordinator_writes_the_same_lines(service):
     folder = Path(re.search(r"its logs in (\S+)", service.launched.printed)[1])
     files = [file.read_text() for file in folder.glob("worker-*.err")]
     said = [json.loads(line) for text in files for line in text.splitlines() if line.startswith('{"time"')]
-    assert {line["component"] for line in said} == {"voice store"}
+    assert {line["component"] for line in said} == {"coordinator"}
 
 
 async def test_neither_text_nor_key_is_in_any_file(service):

@@ -66,8 +66,8 @@ def test_nothing_listens_to_other_machines(service):
     assert [address for address in listening if not address.startswith(loopback)] == []
 
 
-async def test_a_killed_voice_store_loses_no_voice(service, generators):
-    killed = service.pid_of("VoiceStore")
+async def test_a_killed_coordinator_loses_no_voice(service, generators):
+    killed = service.pid_of("Coordinator")
     os.kill(killed, signal.SIGKILL)
 
     def austen_is_back() -> bool:
@@ -80,7 +80,7 @@ async def test_a_killed_voice_store_loses_no_voice(service, generators):
 
     wait_until(lambda: [status["state"] for status in generators()] == ["ready"], 20, "the replica reports again")
     wait_until(austen_is_back, 20, "the voice is ready")
-    assert service.pid_of("VoiceStore") != killed
+    assert service.pid_of("Coordinator") != killed
     async with service.connect() as connection:
         assert (await speak(connection, "Hello.")).end["type"] == "complete"
 

@@ -81,7 +81,7 @@ async def test_voices_survive_their_store_and_streams_do_not_notice(service, voi
 
     async def kill_it():
         await asyncio.sleep(0.3)
-        os.kill(service.pid_of("VoiceStore"), signal.SIGKILL)
+        os.kill(service.pid_of("Coordinator"), signal.SIGKILL)
 
     async with service.connect() as connection:
         during, _ = await asyncio.gather(speak(connection, "It is alive. " * 8, voice="kept"), kill_it())

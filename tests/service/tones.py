@@ -11,8 +11,8 @@ from ray import serve
 from serve_app.app import ingress_options, with_absolute_paths
 from serve_app.cluster.registry import REPORT_PERIOD_S, GeneratorStatus
 from serve_app.config import AppConfig
+from serve_app.deployments.coordinator import CoordinatorClient
 from serve_app.deployments.ingress import Ingress
-from serve_app.deployments.voice_store import VoiceStoreClient
 from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 
 FRAME_S = 0.02
@@ -25,13 +25,13 @@ class Tones:
     async def __init__(self, config: AppConfig) -> None:
         context = serve.get_replica_context()
         self._status = GeneratorStatus(context.replica_id.unique_id, "ready", model="tones", slots=20)
-        self._store = VoiceStoreClient(context.app_name, config.voices, config.logs)
-        await self._store.connect()
+        self._coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
+        await self._coordinator.connect()
         self._reporting = asyncio.create_task(self._report())
 
     async def _report(self) -> None:
         while True:
-            await self._store.report(self._status)
+            await self._coordinator.report(self._status)
             await asyncio.sleep(REPORT_PERIOD_S)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:

@@ -37,6 +37,7 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
     from serve_app.deployments import ingress
     from serve_app.deployments.generator import EventQueue, Generator, max_queued_events
     from serve_app.deployments.ingress import RayBackend, Recent
+    from serve_app.deployments.router import VOICES, VoiceRouter
 
 REQUEST = SpeechRequest("Hello.", "austen")
 END = SpeechEnd("eos", 2)
@@ -358,6 +359,44 @@ def test_the_router_of_the_application_can_be_loaded_and_is_serves_kind():
     router = RequestRouterConfig(**options["request_router_config"]).get_request_router_class()
     assert issubclass(router, RequestRouter)
     assert router.__name__ == "VoiceRouter"
+
+
+def pending(*arguments):
+    return SimpleNamespace(args=arguments)
+
+
+def replica(name, running=0, voices=()):
+    stats = {VOICES: voices}
+    return SimpleNamespace(
+        replica_id=SimpleNamespace(unique_id=name), running=running, max_ongoing_requests=2, routing_stats=stats
+    )
+
+
+async def routed(replicas, request):
+    """The names of the replicas in the order in which the router offers them a request."""
+    router = VoiceRouter.__new__(VoiceRouter)
+    running = {each.replica_id.unique_id: each.running for each in replicas}
+    router._replica_queue_len_cache = SimpleNamespace(get=lambda replica_id: running[replica_id.unique_id])
+    ranked = await router.choose_replicas(replicas, request)
+    return [[each.replica_id.unique_id for each in rank] for rank in ranked]
+
+
+async def test_a_generator_that_the_ingress_has_not_heard_of_lately_is_offered_a_request_last():
+    replicas = [replica("a", running=1), replica("b", voices=["austen"]), replica("c", running=2)]
+    assert await routed(replicas, pending(replace(REQUEST, generators=None))) == [["b"], ["a"], ["c"]]
+    lately = frozenset({"a", "c"})
+    assert await routed(replicas, pending(replace(REQUEST, generators=lately))) == [["a"], ["c"], ["b"]]
+    assert await routed(replicas, pending(replace(REQUEST, generators=frozenset()))) == [["b", "a", "c"]]
+    assert [sorted(rank) for rank in await routed(replicas, None)] == [["a", "b"], ["c"]]
+
+
+async def test_a_request_names_the_generators_that_reported_to_the_ingress():
+    handle = Handle([Response([END]), Response([END])])
+    made = RayBackend(AppConfig(), handle, Store(), "ingress-1", Recorded())
+    for _ in range(2):
+        assert [event async for event in made.speak(REQUEST)] == [END]
+        await made.share_load(Backlog(0, 0, 0.0))
+    assert [request.generators for request in handle.requests] == [None, frozenset({"generator-1"})]
 
 
 def generator() -> Generator:

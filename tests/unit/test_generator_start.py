@@ -98,7 +98,7 @@ class Store:
 
 def preloading(path: Path, *statuses: VoiceStatus, refuse: bool = False) -> Generator:
     made = starting(voices=VoicesConfig(path=str(path)))
-    made._store = Store(*statuses)
+    made._coordinator = Store(*statuses)
     preloaded = []
     made._model = SimpleNamespace(runner=SimpleNamespace(preload=preloaded.append))
 

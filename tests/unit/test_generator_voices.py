@@ -58,13 +58,11 @@ class Store:
 def generator(*answers, encode=prompt_of):
     made = Generator.__new__(Generator)
     made._replica, made._voices, made._demand = "r1", "v1", Demand()
-    made._prompts, made._inline_prompts, made._earlier_prompts = (
-        BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes) for _ in range(3)
-    )
+    made._prompts, made._digests = BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes), {}
     made._fetching = {}
     made._background = ThreadPoolExecutor(1, "background", be_nice)
     made._metrics = GeneratorMetrics(Recorded(), slots=1)
-    made._store = Store(*answers)
+    made._coordinator = Store(*answers)
     made.encoded = []
 
     def encoding(reference):
@@ -80,9 +78,9 @@ async def test_a_burst_of_streams_fetches_a_voice_once():
     made = generator(prompt_of(REFERENCE))
     prompts = await asyncio.gather(*(made._prompt("woolf") for _ in range(20)))
     assert {id(prompt) for prompt in prompts} == {id(prompts[0])}
-    assert made._store.asked == [("woolf", "r1")]
+    assert made._coordinator.asked == [("woolf", "r1")]
     await made._prompt("woolf")
-    assert len(made._store.asked) == 1
+    assert len(made._coordinator.asked) == 1
 
 
 class Engine:
@@ -111,7 +109,7 @@ async def test_a_burst_of_streams_on_a_replica_asks_the_store_once_and_says_what
     made = generator(prompt_of(REFERENCE))
     prepared = speaking(made)
     streams = await asyncio.gather(*(spoken(made, seed=seed) for seed in range(50)))
-    assert made._store.asked == [("woolf", "r1")]
+    assert made._coordinator.asked == [("woolf", "r1")]
     assert {prompt.digest for prompt in prepared} == {"d1"}
     assert len(prepared) == 50
     assert all([chunk.voice_digest, end.finish_reason] == ["d1", "eos"] for chunk, end in streams)
@@ -143,16 +141,16 @@ async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_
         "d1",
     ]
     assert [prompt.digest for prompt in prepared] == ["d1", "d1", "d3", "d1"]
-    assert len(made._store.asked) == 3
+    assert len(made._coordinator.asked) == 3
 
 
 async def test_a_replica_that_lacks_the_clip_asks_for_that_one_alone_and_once():
     made = generator(prompt_of(REFERENCE), prompt_of(REFERENCE))
     speaking(made)
     await asyncio.gather(*(spoken(made, voice_digest="d1", delivered_codes=np.zeros((3, 16))) for _ in range(5)))
-    assert made._store.asked == [("woolf", "r1", "d1")]
+    assert made._coordinator.asked == [("woolf", "r1", "d1")]
     await spoken(made)
-    assert made._store.asked[1:] == [("woolf", "r1")], "of a new utterance it is not known what the id stands for"
+    assert made._coordinator.asked[1:] == [("woolf", "r1")], "of a new utterance it is not known what the id stands for"
 
 
 async def test_an_utterance_whose_clip_is_nowhere_any_more_is_refused_and_given_no_other():
@@ -167,7 +165,7 @@ async def test_a_burst_on_an_unencoded_voice_encodes_it_once_and_gives_it_to_eve
     made = generator(REFERENCE)
     await asyncio.gather(*(made._prompt("woolf") for _ in range(20)))
     assert len(made.encoded) == 1
-    assert [prompt.digest for prompt in made._store.kept] == ["d1"]
+    assert [prompt.digest for prompt in made._coordinator.kept] == ["d1"]
 
 
 async def test_a_voice_that_another_replica_encodes_is_waited_for(monkeypatch):
@@ -188,7 +186,7 @@ async def test_a_clip_that_the_encoder_fails_on_is_one_streams_error_and_another
     made = generator(REFERENCE, encode=lambda _: 1 / 0)
     with pytest.raises(SynthesisError, match="could not be encoded"):
         await made._prompt("woolf")
-    assert made._store.given_up == ["d1"]
+    assert made._coordinator.given_up == ["d1"]
     assert made._fetching == {}
 
 
@@ -207,7 +205,7 @@ async def test_the_encoding_goes_on_when_those_who_asked_have_gone():
     await asyncio.gather(asked, return_exceptions=True)
     go_on.set()
     await asyncio.gather(*made._fetching.values())
-    assert [prompt.digest for prompt in made._store.kept] == ["d1"]
+    assert [prompt.digest for prompt in made._coordinator.kept] == ["d1"]
 
 
 async def test_the_encoder_has_the_lowest_priority_and_the_caller_keeps_its_own():
@@ -251,7 +249,7 @@ async def test_a_voice_that_waits_is_encoded_unasked_and_one_at_a_time():
     made._apply(HeartbeatReply(Demand(), "v1", "other"))
     assert list(made._fetching) == ["woolf"]
     await asyncio.gather(*made._fetching.values())
-    assert [prompt.voice for prompt in made._store.kept] == ["woolf"]
+    assert [prompt.voice for prompt in made._coordinator.kept] == ["woolf"]
 
 
 async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
@@ -260,16 +258,48 @@ async def test_a_sessions_own_clip_is_encoded_once_and_put_into_no_store():
     (reference,) = made.encoded
     assert (reference.digest, reference.transcript, reference.pcm.dtype) == ("d2", "Words.", np.float32)
     assert reference.pcm[0] == 0.25
-    assert made._store.kept == []
-    assert made._prompts.get("d2", time.monotonic()) is None
+    assert made._coordinator.kept == []
     assert made.record_routing_stats() == {"voices": []}
     made._model.runner.known_voices = frozenset({"d2"})
     assert made.record_routing_stats() == {"voices": ["d2"]}
 
 
-def test_a_clip_of_a_session_is_routed_by_what_it_is():
-    def pending(**fields):
-        return SimpleNamespace(args=[SpeechRequest("Hello.", "inline", **fields)])
+async def test_two_voices_of_one_clip_and_the_same_clip_inline_share_one_prompt():
+    same = replace(CLIP, digest="d1")
+    made = generator(prompt_of(REFERENCE), prompt_of(replace(REFERENCE, voice="bell")))
+    for voice in ("woolf", "bell", "woolf"):
+        await made._prompt(voice)
+    await made._prompt_of(same)
+    assert (len(made._coordinator.asked), made.encoded, list(made._prompts)) == (2, [], ["d1"])
+    made._model.runner.known_voices = frozenset({"d1"})
+    assert made.record_routing_stats() == {"voices": ["woolf", "bell"]}
+    made._apply(HeartbeatReply(Demand(), "v2", None))
+    assert made.record_routing_stats() == {"voices": ["d1"]}, "until they are looked up again"
 
-    assert _voice_of(pending(clip=CLIP)) == "d2"
-    assert _voice_of(pending()) == "inline"
+
+async def test_a_prompt_that_nothing_uses_is_dropped_at_a_heartbeat():
+    made = generator()
+    made._prompts = BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes, ttl_s=1800)
+    now_s = time.monotonic()
+    for digest, idle_s in (("d0", 1900), ("d1", 1700)):
+        made._prompts.put(digest, prompt_of(REFERENCE), now_s - idle_s)
+    made._apply(HeartbeatReply(Demand(), "v1", None))
+    assert list(made._prompts) == ["d1"]
+
+
+async def test_a_prompt_that_was_evicted_is_fetched_again():
+    made = generator(prompt_of(REFERENCE), prompt_of(REFERENCE))
+    await made._prompt("woolf")
+    made._prompts.drop("d1")
+    assert (await made._prompt("woolf")).digest == "d1"
+    assert (made._prompts.hits, made._prompts.misses) == (0, 2)
+    await made._prompt("woolf")
+    assert (made._prompts.hits, made._prompts.misses) == (1, 2)
+
+
+def test_a_clip_of_a_session_is_routed_by_what_it_is():
+    def request(**fields):
+        return SpeechRequest("Hello.", "inline", **fields)
+
+    assert _voice_of(request(clip=CLIP)) == "d2"
+    assert _voice_of(request()) == "inline"

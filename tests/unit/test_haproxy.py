@@ -23,7 +23,7 @@ from serve_app import hosts
 from serve_app.cli import haproxy
 from serve_app.cli.haproxy import Corrections, UnknownFileError, corrected
 from serve_app.config import AppConfig
-from serve_app.web import inbound
+from serve_app.web import middleware
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
@@ -204,8 +204,8 @@ async def test_half_open_requests_keep_nobody_out_for_longer_than_a_head_may_tak
 
 @pytest.mark.parametrize("line", ["POST /api/tts", "POST /health", "GET /health", "POST /-/healthz"])
 async def test_a_body_that_drips_holds_no_connection(rendered, tmp_path, monkeypatch, line):
-    monkeypatch.setattr(inbound, "BODY_PATIENCE_S", 0.3)
-    monkeypatch.setattr(inbound, "LINGER_S", 0.3)
+    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.3)
+    monkeypatch.setattr(middleware, "LINGER_S", 0.3)
     async with served(KnownBackend(), AppConfig()) as server, running(rendered, tmp_path, server=server) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"{line} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n".encode())

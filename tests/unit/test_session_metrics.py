@@ -5,7 +5,6 @@ from recorded import Recorded
 from serve_app.cluster.admission import Backlog
 from serve_app.errors import SynthesisError, UnauthorizedError
 from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
-from serve_app.protocol.dialects import FullDialect
 from serve_app.protocol.messages import AudioMessage, Cancelled, Complete, error_message
 from serve_app.protocol.outbox import Send
 from serve_app.session.session import Call
@@ -23,7 +22,7 @@ def recorded():
 
 @pytest.fixture
 def meter(recorded):
-    made = SessionMetrics(IngressMetrics(recorded), FullDialect())
+    made = SessionMetrics(IngressMetrics(recorded), "full")
     made.opened()
     return made
 
@@ -35,14 +34,14 @@ def call(number=1, *, listening=True):
 def audio(meter, now_s):
     samples = FRAMES * SAMPLES_PER_FRAME
     item = Send(AUDIO, bytes(2 * samples), samples=samples, owner=1, encoding="pcm16")
-    meter.sent(item, ["{}", item.payload], now_s)
+    meter.sent(item, 2 + len(item.payload), now_s)
 
 
 def complete(meter, now_s=10.0, reason="eos"):
     done = Complete(
         utterance_id="u", duration_ms=800, finish_reason=reason, ttfa_ms=1, rtf=0.25, characters=6, seed=1, voice="v"
     )
-    meter.sent(Send(done, ends=1), ["{}"], now_s)
+    meter.sent(Send(done, ends=1), 2, now_s)
 
 
 def first(timings_s):
@@ -103,10 +102,10 @@ def test_text_that_came_in_time_and_was_spoken_late_is_one(meter, recorded):
 
 def test_each_end_of_an_utterance_is_counted_once_by_its_reason(meter, recorded):
     meter.called(call(), 0.0)
-    meter.sent(Send(Cancelled(utterance_id="u", duration_ms=0)), ["{}"], 1.0)
+    meter.sent(Send(Cancelled(utterance_id="u", duration_ms=0)), 2, 1.0)
     meter.called(call(), 1.0)
-    meter.sent(Send(error_message(SynthesisError("x"), "u"), ends=2), ["{}"], 2.0)
-    meter.sent(Send(error_message(SynthesisError("x"), "u")), ["{}"], 2.0)
+    meter.sent(Send(error_message(SynthesisError("x"), "u"), ends=2), 2, 2.0)
+    meter.sent(Send(error_message(SynthesisError("x"), "u")), 2, 2.0)
     meter.called(call(), 2.0)
     meter.closed(None)
     ends = {key: times for key, times in recorded.counters.items() if key.startswith("utterances ")}
@@ -117,7 +116,7 @@ def test_each_end_of_an_utterance_is_counted_once_by_its_reason(meter, recorded)
 
 def test_sessions_are_counted_by_dialect_as_they_come_and_go(recorded):
     ingress = IngressMetrics(recorded)
-    sessions = [SessionMetrics(ingress, FullDialect()) for _ in range(3)]
+    sessions = [SessionMetrics(ingress, "full") for _ in range(3)]
     for session in sessions:
         session.opened()
     ingress.now(Backlog(running=2, waiting=1, waiting_s=3.0))

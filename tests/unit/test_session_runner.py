@@ -2,6 +2,7 @@ import asyncio
 import json
 import time
 
+import numpy as np
 import pytest
 from until import until
 from written_lines import written
@@ -9,28 +10,40 @@ from written_lines import written
 from serve_app.cluster.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.errors import TtsUnavailableError
+from serve_app.observability.metrics import NoRecorder
+from serve_app.observability.observers import SessionObserver, SessionSpans
+from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
+from serve_app.observability.tracing import NoTracer
 from serve_app.protocol.dialects import FullDialect
+from serve_app.protocol.messages import ErrorMessage, Speak, Stop
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions
+from serve_app.speech import AudioChunk, SpeechEnd, TraceContext
 from serve_app.web.admission_queue import AdmissionQueue
 from serve_app.web.session_runner import ConnectionLostError, Service, SessionRunner
 
 
 class Client:
-    """A client who says what is put into ``says`` and keeps what it hears."""
+    """A client that says what is put into ``says`` and keeps what it hears."""
+
+    sent_bytes = 0
 
     def __init__(self):
         self.says = asyncio.Queue()
         self.heard = []
 
     async def receive(self):
-        return await self.says.get()
+        return FullDialect().read(await self.says.get())
 
-    async def send(self, frame):
-        self.heard.append(frame)
+    async def answer(self, messages):
+        async for item in messages:
+            await self.send(item.message)
 
-    async def close(self, code, reason):
-        self.heard.append((code, reason))
+    async def send(self, message):
+        self.heard.append(message)
+
+    async def close(self, last):
+        self.heard.append((last.code, last.reason))
 
 
 class LeavingClient(Client):
@@ -44,14 +57,36 @@ class LeavingClient(Client):
         frame = await self.says.get() if not self.left or not self.says.empty() else None
         if frame is None:
             raise ConnectionLostError
-        return frame
+        return FullDialect().read(frame)
 
 
 class DeafClient(Client):
     """A client whose buffers are full."""
 
-    async def send(self, frame):
+    async def send(self, message):
         await asyncio.Event().wait()
+
+
+class Told:
+    """An observer that keeps the names of the events, without ``sent``, which may come at any time between."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattr__(self, name):
+        def tell(*values, **_):
+            if name != "sent":
+                self.events.append(name)
+            return values[0] if values else None
+
+        return tell
+
+
+def runner_of(setup, client, service, observer=None):
+    metrics = SessionMetrics(IngressMetrics(NoRecorder()), "full")
+    spans = SessionSpans(NoTracer(), TraceContext(), setup.session_id, "full", time.monotonic)
+    observer = observer or SessionObserver(metrics, spans, time.monotonic)
+    return SessionRunner(Session(setup, time.monotonic()), client, service, observer)
 
 
 class NobodyReady:
@@ -63,19 +98,49 @@ class NobodyReady:
         yield  # a generator
 
 
+class Speaker:
+    """Yields some frames and ends, or breaks after the first one."""
+
+    def __init__(self, *, broken=False):
+        self._broken = broken
+
+    async def speak(self, request):
+        for number in range(3):
+            yield AudioChunk(number, np.zeros((1, 16), np.int16), np.zeros(1920, np.float32))
+            if self._broken:
+                raise ZeroDivisionError
+        yield SpeechEnd("eos", 3)
+
+
+@pytest.mark.parametrize(
+    ("backend", "events"),
+    [
+        (Speaker(), ["admitted", "heard", "heard", "heard", "heard"]),
+        (Speaker(broken=True), ["admitted", "heard", "failed"]),
+        (NobodyReady(), ["admitted", "failed"]),
+    ],
+    ids=["complete", "broken", "refused"],
+)
+async def test_one_observer_is_told_each_event_of_a_session_once(backend, events):
+    told = Told()
+    setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
+    service = Service(backend, AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
+    await runner_of(setup, Client(), service, told).run([Speak(text="Hello there."), Stop()])
+    assert told.events == ["opened", "called", "begun", *events, "ended", "closed"]
+
+
 async def test_a_refused_call_leaves_the_gate_open_for_the_next():
     client = Client()
     setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
     gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
-    driver = SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service)
-    running = asyncio.create_task(driver.run())
+    running = asyncio.create_task(runner_of(setup, client, service).run())
     for number in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
-        await until(lambda told=number + 1: sum(isinstance(frame, str) for frame in client.heard) == told)
+        await until(lambda told=number + 1: sum(isinstance(message, ErrorMessage) for message in client.heard) == told)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    codes = [json.loads(frame)["code"] for frame in client.heard if isinstance(frame, str)]
+    codes = [message.code for message in client.heard if isinstance(message, ErrorMessage)]
     assert codes == ["TTS_UNAVAILABLE"] * 3
 
 
@@ -87,7 +152,7 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
     gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
     service = Service(NobodyReady(), gate, time.monotonic)
     with written() as lines:
-        await SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
+        await runner_of(setup, client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
     (line,) = lines()
     assert (line["session_id"], line["message"], line["close_code"]) == ("s-1", "closed: SLOW_CLIENT", 1008)
@@ -103,9 +168,7 @@ async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said
         NobodyReady(), AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic
     )
     with written() as lines:
-        running = asyncio.create_task(
-            SessionRunner(Session(setup, time.monotonic()), FullDialect(), client, service).run()
-        )
+        running = asyncio.create_task(runner_of(setup, client, service).run())
         await asyncio.sleep(0.05)
         client.left = left
         for _ in range(2):

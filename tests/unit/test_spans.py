@@ -17,8 +17,8 @@ from written_lines import written
 
 from serve_app.config import AppConfig, TracingConfig
 from serve_app.errors import CapacityError, TextTooLongError
+from serve_app.observability.observers import MAX_AUDIO_EVENTS
 from serve_app.observability.otel import OtelTracer, otlp_tracer
-from serve_app.observability.spans import MAX_AUDIO_EVENTS
 from serve_app.observability.tracing import NoTracer, tracer_of
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, Trace, TraceContext
 from serve_app.web.app import build_web
@@ -253,7 +253,8 @@ def generator(kept, events, refusal=None):
     made = Generator.__new__(Generator)
     made._config = AppConfig()
     made._tracer = kept.tracer
-    made._metrics = SimpleNamespace(ended=lambda reason: None)
+    made.counted = []
+    made._metrics = SimpleNamespace(ended=made.counted.append)
 
     def prepare(request, prompt):
         if refusal is not None:
@@ -350,17 +351,37 @@ async def test_a_stream_that_breaks_in_the_model_is_a_warning_and_an_error():
     assert (lines()[0]["level"], lines()[0]["code"]) == ("WARNING", "SYNTHESIS_ERROR")
 
 
+@pytest.mark.parametrize(
+    ("events", "refusal", "reason"),
+    [
+        ([audio(0), SpeechEnd("length", 1)], None, "length"),
+        ([], TextTooLongError("too long"), "error"),
+        ([], ZeroDivisionError(), "error"),
+        ([audio(0), None], None, "error"),
+    ],
+    ids=["ended", "refused", "broken before it began", "broken after it began"],
+)
+async def test_a_stream_is_counted_once_by_the_reason_of_its_span(events, refusal, reason):
+    kept = Kept()
+    made = generator(kept, events, refusal)
+    await asyncio.gather(asyncio.create_task(spoken(made)), return_exceptions=True)
+    assert made.counted == [reason]
+    assert kept.only("stream").attributes["tts.finish_reason"] == reason
+
+
 async def test_a_stream_whose_caller_goes_away_is_cancelled():
     kept = Kept()
+    made = generator(kept, [audio(0), audio(1)])
 
     async def leave():
-        speaking = generator(kept, [audio(0), audio(1)]).speak(REQUEST)
+        speaking = made.speak(REQUEST)
         await anext(speaking)
         await speaking.aclose()
 
     await asyncio.create_task(leave())
     span = kept.only("stream")
     assert (span.attributes["tts.finish_reason"], span.attributes["tts.frames"]) == ("cancelled", 1)
+    assert made.counted == ["cancelled"]
     assert span.status.is_ok or span.status.description is None
 
 

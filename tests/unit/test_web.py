@@ -28,7 +28,6 @@ from serve_app.audio.encoders import Pcm16Encoder
 from serve_app.cluster.registry import Readiness
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.errors import TtsUnavailableError
-from serve_app.protocol.dialects import FullDialect
 from serve_app.protocol.messages import Speak
 from serve_app.speech import AudioChunk, SpeechEnd
 from serve_app.voices.voice import VoiceStatus
@@ -634,24 +633,27 @@ async def test_a_client_that_reads_nothing_for_long_is_closed(backend, monkeypat
 class SilentConnection:
     """Reads nothing, takes everything, keeps its close code."""
 
+    sent_bytes = 0
+
     def __init__(self):
         self.code = None
 
     async def receive(self):
         await asyncio.Event().wait()
 
-    async def send(self, frame):
-        pass
+    async def answer(self, messages):
+        async for _ in messages:
+            pass
 
-    async def close(self, code, reason):
-        self.code = self.code or code
+    async def close(self, last):
+        self.code = self.code or last.code
 
 
 async def test_a_server_that_stops_closes_its_streams_and_says_so(backend):
     backend.frame_delay_s, backend.frames = 0.01, 10_000
     connection = SilentConnection()
     runner = await IngressContext(backend, AppConfig(), time.monotonic).runner(
-        FullDialect(), connection, Caller("", lambda now_s: None), Headers()
+        connection, Caller("", lambda now_s: None), Headers(), dialect="full"
     )
     running = asyncio.create_task(runner.run([Speak(text="Hello.")]))
     await until(lambda: backend.running == 1)

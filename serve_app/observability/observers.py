@@ -1,4 +1,6 @@
-"""The spans of a session and of a stream, and their attributes. Session runners and generators report here.
+"""The observers of a session and of a stream: each event is reported once, and becomes metrics, spans and log lines.
+
+A session runner reports to a :class:`SessionObserver`, and a generator to a :class:`StreamObserver`. The spans are::
 
     session > utterance > text chunk > stream > queue, prefill, …
 
@@ -11,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from serve_app.errors import SpeechError, SynthesisError
+from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import bind
+from serve_app.observability.session_metrics import SessionMetrics
 from serve_app.observability.tracing import Span, Tracer
 from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, ServerMessage
-from serve_app.protocol.outbox import Close
+from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import Call
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest, Trace, TraceContext
 
@@ -24,8 +28,90 @@ MAX_AUDIO_EVENTS = 16
 """Most audio chunks of a stream that become events of its span; its end has the totals."""
 
 
+class SessionObserver:
+    """Told about one session by its runner, on the runner's event loop."""
+
+    def __init__(self, metrics: SessionMetrics, spans: "SessionSpans", clock: Callable[[], float]) -> None:
+        """Pass each event to the metrics and the spans of the same new session."""
+        self._metrics = metrics
+        self._spans = spans
+        self._clock = clock
+
+    def opened(self) -> None:
+        """The session begins, and ends with :meth:`closed`; the running task's log lines carry its ids from now on."""
+        self._metrics.opened()
+        bind(self._spans.trace)
+
+    def called(self, call: Call) -> None:
+        """The session requests that a text chunk be spoken."""
+        self._metrics.called(call, self._clock())
+
+    def begun(self, call: Call) -> Call:
+        """The text chunk's turn begins, and ends with :meth:`ended`; called in a task of its own.
+
+        Returns:
+            The call with the trace added to its request.
+        """
+        call = self._spans.begin(call)
+        bind(call.request.trace)
+        return call
+
+    def admitted(self, call: Call) -> None:
+        """The text chunk left the admission queue and may go to a generator."""
+        self._metrics.started(call, self._clock())
+        self._spans.admitted()
+
+    def heard(self, call: Call, event: SpeechEvent) -> None:
+        """The text chunk's stream yielded an event."""
+        self._metrics.heard(call, event)
+        self._spans.heard(event)
+
+    def failed(self, error: SpeechError) -> None:
+        """The text chunk failed."""
+        self._spans.failed(error)
+
+    def ended(self) -> None:
+        """The text chunk's turn is over, for whatever reason."""
+        self._spans.ended()
+
+    def sent(self, item: Send, sent_bytes: int) -> None:
+        """A message was sent to the client, as this many bytes."""
+        self._metrics.sent(item, sent_bytes, self._clock())
+        self._spans.said(item.message)
+        _log_end(item.message)
+
+    def closed(self, last: Close, *, gone: bool) -> None:
+        """The session is over; ``gone``: its client left before it."""
+        self._metrics.closed(None if gone else last.code)
+        self._spans.close(last)
+        log.info("closed: %s", last.reason, extra={"dialect": self._metrics.dialect, "close_code": last.code})
+
+
+def _log_end(message: ServerMessage) -> None:
+    """Log how an utterance ended, after its last message was sent."""
+    match message:
+        case Complete() as done:
+            figures = {
+                "utterance_id": done.utterance_id,
+                "finish_reason": done.finish_reason,
+                "duration_ms": done.duration_ms,
+                "ttfa_ms": done.ttfa_ms,
+                "rtf": done.rtf,
+                "characters": done.characters,
+            }
+            said = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
+            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *said, extra=figures)
+        case Cancelled() as done:
+            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
+            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
+        case ErrorMessage() as error:
+            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
+        case _:
+            pass
+
+
 class SessionSpans:
-    """The spans of one session; used on the event loop of its session runner."""
+    """The spans of one session."""
 
     def __init__(
         self, tracer: Tracer, parent: TraceContext, session_id: str, dialect: str, clock: Callable[[], float]
@@ -115,13 +201,16 @@ class SessionSpans:
         )
 
 
-class StreamSpan:
-    """One stream of a generator: its log lines and its span."""
+class StreamObserver:
+    """Told about one stream by its generator."""
 
-    def __init__(self, tracer: Tracer, request: SpeechRequest, clock: Callable[[], float]) -> None:
-        """Begin the span; from here on, the running task's log lines carry the stream's ids."""
+    def __init__(
+        self, metrics: GeneratorMetrics, tracer: Tracer, request: SpeechRequest, clock: Callable[[], float]
+    ) -> None:
+        """The stream begins, and ends with :meth:`close`; the running task's log lines carry its ids from now on."""
         bind(request.trace)
         trace = request.trace or Trace("")
+        self._metrics = metrics
         self._clock = clock
         self._began_s = clock()
         self._prepared_s: float | None = None
@@ -164,6 +253,7 @@ class StreamSpan:
     def close(self) -> None:
         """The stream is over: it has ended, or its caller went away."""
         end = self._end or SpeechEnd("cancelled", self._frames)
+        self._metrics.ended(end.finish_reason)
         self._stages(end.timings_s)
         self._span.end(failed=end.code, finish_reason=end.finish_reason, frames=end.frames)
         figures = {

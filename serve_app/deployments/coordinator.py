@@ -1,4 +1,4 @@
-"""One actor per application: holds the voices and the latest status of all replicas.
+"""The coordinator: one actor per application that knows its replicas, their quotas, the demand, and the voices.
 
 The actor outlives every replica. If its process dies, it restarts empty, reads the voices from disk again, and
 receives the replicas' reports within a second. :class:`VoiceLibrary` and :class:`Fleet` make all decisions.
@@ -29,10 +29,10 @@ from serve_app.voices.voice import Reference, VoiceManifest, VoicePrompt, VoiceS
 
 log = logging.getLogger(__name__)
 
-ACTOR_NAME = "voice_store"
+ACTOR_NAME = "coordinator"
 
 RECORD_PERIOD_S = 1.0
-"""How often the store's contents are recorded; each generator's report triggers a check."""
+"""How often the coordinator's contents are recorded; each generator's report triggers a check."""
 
 V = TypeVar("V")
 
@@ -47,7 +47,7 @@ def directory_of(application: str) -> str:
     return quote(application, safe="").replace(".", "%2E") or "default"
 
 
-class VoiceStore:
+class Coordinator:
     """The actor."""
 
     def __init__(self, config: VoicesConfig, application: str, logs: LogsConfig | None = None) -> None:
@@ -56,17 +56,17 @@ class VoiceStore:
         An application's uploads are in a directory with the application's name, apart from those of others.
         """
         if logs is not None:
-            join_serve_log(logs, application=application, component="voice store")
+            join_serve_log(logs, application=application, component="coordinator")
         self._config = config
         uploads = Path(config.uploads) if config.uploads else Path(config.path) / UPLOADS
         self._library = VoiceLibrary(config, PromptFiles(user_cache() / "voices"), uploads / directory_of(application))
         self._fleet = Fleet()
         self._recorder = RayRecorder(application=application)
         self._recorded_s = -math.inf
-        log.info("the store has %d voices", len(self._library.voices()))
+        log.info("the coordinator has %d voices", len(self._library.voices()))
 
     def config(self) -> VoicesConfig:
-        """The configuration at the start. A store is never reconfigured; it is replaced."""
+        """The configuration at the start. A coordinator is never reconfigured; it is replaced."""
         return self._config
 
     def refresh(self) -> None:
@@ -148,8 +148,8 @@ class VoiceStore:
         return self._fleet.readiness(time.monotonic())
 
 
-class VoiceStoreClient:
-    """Client of an application's voice store, used by its replicas."""
+class CoordinatorClient:
+    """Client of an application's coordinator, used by its replicas."""
 
     def __init__(self, application: str, config: VoicesConfig, logs: LogsConfig | None = None) -> None:
         """Store the parameters of the actor. Call :meth:`connect` before any other method."""
@@ -159,9 +159,9 @@ class VoiceStoreClient:
         self._actor: Any = None
 
     async def connect(self) -> None:
-        """Find the application's store or start it; replace a store that has another configuration.
+        """Find the application's coordinator or start it; replace a coordinator that has another configuration.
 
-        The old store is killed by its handle, not by its name. If several replicas see it at the same time, only the
+        The old one is killed by its handle, not by its name. If several replicas see it at the same time, only the
         first one replaces it, and the others find the new one.
         """
         while True:
@@ -171,63 +171,63 @@ class VoiceStoreClient:
                     await actor.refresh.remote()
                     self._actor = actor
                     return
-                log.info("the configuration of the voices has changed, replacing the voice store")
+                log.info("the configuration of the voices has changed, replacing the coordinator")
                 ray.kill(actor, no_restart=True)
             except (RayActorError, RaySystemError) as error:
-                log.info("the voice store disappeared while its configuration was read: %r", error)
+                log.info("the coordinator disappeared while its configuration was read: %r", error)
             await asyncio.sleep(0.1)
 
     async def voices(self) -> list[VoiceStatus]:
-        """All voices of the store; unavailable ones have a reason."""
-        return await self._ask(lambda store: store.voices.remote())
+        """All voices; unavailable ones have a reason."""
+        return await self._ask(lambda actor: actor.voices.remote())
 
     async def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
     ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
         """A voice for a generator: its prompt, or the reference to encode."""
-        return await self._ask(lambda store: store.get.remote(voice, fingerprint, replica, digest))
+        return await self._ask(lambda actor: actor.get.remote(voice, fingerprint, replica, digest))
 
     async def put(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """Store a prompt that this generator encoded."""
-        await self._ask(lambda store: store.put.remote(prompt, fingerprint))
+        await self._ask(lambda actor: actor.put.remote(prompt, fingerprint))
 
     async def give_up(self, digest: str, fingerprint: str) -> None:
         """This generator could not encode a reference; another may try."""
-        await self._ask(lambda store: store.give_up.remote(digest, fingerprint))
+        await self._ask(lambda actor: actor.give_up.remote(digest, fingerprint))
 
     async def known(self, voice: str, digest: str) -> VoiceStatus | VoiceRefusal | None:
         """The answer to a client that wants to add this clip as ``voice``; None if it can be added."""
-        return await self._ask(lambda store: store.known.remote(voice, digest))
+        return await self._ask(lambda actor: actor.known.remote(voice, digest))
 
     async def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
         """Store a voice permanently."""
-        return await self._ask(lambda store: store.add.remote(voice, manifest, wav))
+        return await self._ask(lambda actor: actor.add.remote(voice, manifest, wav))
 
     async def remove(self, voice: str) -> VoiceRefusal | None:
         """Delete an uploaded voice; utterances that use it can finish."""
-        return await self._ask(lambda store: store.remove.remote(voice))
+        return await self._ask(lambda actor: actor.remove.remote(voice))
 
     async def wav(self, voice: str) -> bytes | VoiceRefusal:
         """The clip of a voice as a WAV file."""
-        return await self._ask(lambda store: store.wav.remote(voice))
+        return await self._ask(lambda actor: actor.wav.remote(voice))
 
     async def report(self, status: GeneratorStatus) -> HeartbeatReply:
         """Report a generator's status; the reply says what waits and which voices changed."""
-        return await self._ask(lambda store: store.report.remote(status))
+        return await self._ask(lambda actor: actor.report.remote(status))
 
     async def share_load(self, status: IngressStatus) -> Room:
         """Report an ingress's status; the reply says how many streams it may run."""
-        return await self._ask(lambda store: store.share_load.remote(status))
+        return await self._ask(lambda actor: actor.share_load.remote(status))
 
     async def readiness(self) -> Readiness:
         """Whether a generator can speak."""
-        return await self._ask(lambda store: store.readiness.remote())
+        return await self._ask(lambda actor: actor.readiness.remote())
 
     async def _ask(self, question: Callable[[Any], Awaitable[V]]) -> V:
         """Call the actor. While it restarts, Ray waits and retries by itself.
 
-        A store that was replaced is looked up by name, regardless of its configuration: a replica of an older version
-        that finishes its streams must not replace the store again.
+        A coordinator that was replaced is looked up by name, regardless of its configuration: a replica of an older
+        version that finishes its streams must not replace the coordinator again.
         """
         try:
             return await question(self._actor)
@@ -235,14 +235,14 @@ class VoiceStoreClient:
             self._actor = self._find()
             return await question(self._actor)
 
-    def _find(self) -> ActorHandle[VoiceStore]:
-        """The application's store; starts it if it does not exist.
+    def _find(self) -> ActorHandle[Coordinator]:
+        """The application's coordinator; starts it if it does not exist.
 
         Raises:
             RaySystemError: the actor appeared or disappeared between the lookup and the start.
         """
-        store: Any = ray.remote(VoiceStore)
-        named = store.options(
+        actor: Any = ray.remote(Coordinator)
+        named = actor.options(
             name=ACTOR_NAME,
             namespace=namespace_of(self._application),
             get_if_exists=True,

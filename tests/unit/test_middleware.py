@@ -6,7 +6,7 @@ import pytest
 from test_web import KnownBackend, served
 
 from serve_app.config import AppConfig
-from serve_app.web import inbound
+from serve_app.web import middleware
 
 HEAD = "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\n\r\n"
 MULTIPART = "multipart/form-data; boundary=b"
@@ -15,8 +15,8 @@ PART = '--b\r\ncontent-disposition: form-data; name="audio"; filename="a.wav"\r\
 
 @pytest.fixture
 async def host(monkeypatch):
-    monkeypatch.setattr(inbound, "BODY_PATIENCE_S", 0.3)
-    monkeypatch.setattr(inbound, "LEAST_BYTES_PER_S", 100_000)
+    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.3)
+    monkeypatch.setattr(middleware, "LEAST_BYTES_PER_S", 100_000)
     async with served(KnownBackend(), AppConfig()) as host:
         yield host
 

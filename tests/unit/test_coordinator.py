@@ -20,9 +20,9 @@ from serve_app.voices.voice import Reference, UploadRecord, VoicePrompt, VoiceUp
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app import app
-    from serve_app.deployments import voice_store
-    from serve_app.deployments.ingress import _stored
-    from serve_app.deployments.voice_store import VoiceStore, directory_of, namespace_of
+    from serve_app.deployments import coordinator
+    from serve_app.deployments.coordinator import Coordinator, directory_of, namespace_of
+    from serve_app.deployments.ingress import _answer_of
 
 TEXT = "Some words that may well be said in four seconds."
 
@@ -32,7 +32,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("TTS_CACHE", str(tmp_path / "cache"))
 
     def made(application="tts", **fields):
-        return VoiceStore(VoicesConfig(path=str(tmp_path / "voices"), **fields), application)
+        return Coordinator(VoicesConfig(path=str(tmp_path / "voices"), **fields), application)
 
     return made
 
@@ -106,11 +106,11 @@ async def answer(value):
 
 
 async def test_what_the_store_refuses_is_raised_with_its_code():
-    assert await _stored(answer(5)) == 5
+    assert await _answer_of(answer(5)) == 5
     with pytest.raises(VoiceConflictError, match="taken"):
-        await _stored(answer(VoiceRefusal("taken", "VOICE_CONFLICT")))
+        await _answer_of(answer(VoiceRefusal("taken", "VOICE_CONFLICT")))
     with pytest.raises(TtsUnavailableError):
-        await _stored(answer(ActorUnavailableError("gone", None)))
+        await _answer_of(answer(ActorUnavailableError("gone", None)))
 
 
 async def test_a_store_that_is_nowhere_to_be_found_for_a_moment_is_no_error_of_this_service(monkeypatch):
@@ -123,14 +123,14 @@ async def test_a_store_that_is_nowhere_to_be_found_for_a_moment_is_no_error_of_t
                 raise ActorDiedError
 
     def looked_up(*_):
-        raise ValueError("Failed to look up actor with name 'voice_store'")
+        raise ValueError("Failed to look up actor with name 'coordinator'")
 
     options = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=looked_up))
-    monkeypatch.setattr(voice_store.ray, "remote", lambda _: options)
-    client = voice_store.VoiceStoreClient("tts", VoicesConfig())
+    monkeypatch.setattr(coordinator.ray, "remote", lambda _: options)
+    client = coordinator.CoordinatorClient("tts", VoicesConfig())
     client._actor = Gone
     with pytest.raises(TtsUnavailableError) as refused:
-        await _stored(client.add(*upload()))
+        await _answer_of(client.add(*upload()))
     assert refused.value.http_status == 503
 
 
