@@ -20,8 +20,8 @@ import serve_app.model  # noqa: F401 - before torch, so that its threads wait fo
 import torch
 from torch import Tensor, nn
 
+from serve_app.model.backends.torch.torch_linear import can_pack
 from serve_app.model.codec import Codec
-from serve_app.model.linear import can_pack
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 from serve_app.model.upstream import import_qwen_tts
 

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from serve_app.model.attention import StackShape
+from serve_app.model.backends.cpu.compiled_frame import CompiledFrame
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack
+from serve_app.model.backends.cpu.draws import can_draw
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.torch.torch_kernels import make_draw
+from serve_app.model.backends.torch.torch_linear import PlainLinear, WeightFormat, make_linear
+from serve_app.model.backends.torch.torch_stack import make_stack
 from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.compiled.draws import can_draw
-from serve_app.model.compiled.frame import CompiledFrame
-from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import PlainLinear, WeightFormat, make_linear
 from serve_app.model.sampling import DrawRows
-from serve_app.model.transformer import make_stack
 from serve_app.model.upstream import Upstream
 
 

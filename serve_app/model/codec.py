@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from serve_app.model.codec_layers import (
+from serve_app.model.backends.torch.torch_codec import (
     Builder,
     CompiledStages,
     Conv,
@@ -29,7 +29,7 @@ from serve_app.model.codec_layers import (
     UpsamplingBlock,
     WaveHead,
 )
-from serve_app.model.codec_transformer import Transformer
+from serve_app.model.backends.torch.torch_transformer import Transformer
 from serve_app.model.upstream import Upstream
 
 # Frames times rows that pass through the layers at once: enough to amortize reading the wide layers' weights, but few

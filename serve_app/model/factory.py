@@ -17,11 +17,11 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model import memory
+from serve_app.model.backends.cpu.instructions import this_cpus, vector_units
+from serve_app.model.backends.cuda.requirements import what_is_missing
+from serve_app.model.backends.torch.torch_linear import WeightFormat
 from serve_app.model.checkpoint import Checkpoint, load_checkpoint
-from serve_app.model.compiled.instructions import this_cpus, vector_units
-from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
-from serve_app.model.linear import WeightFormat
 from serve_app.model.locate import CheckpointError
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice

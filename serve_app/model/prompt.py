@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.model.backends.torch.torch_linear import WeightFormat, make_linear
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.linear import WeightFormat, make_linear
 from serve_app.model.upstream import Upstream
 from serve_app.voices.voice import VoicePrompt
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from serve_app.config import EngineConfig
 from serve_app.engine.runner import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
+from serve_app.model.backends.torch.torch_linear import WeightFormat
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec, CodecState
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.kv_cache import as_rows
-from serve_app.model.linear import WeightFormat
 from serve_app.model.prompt import PromptBuilder, PromptTokens
 from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps

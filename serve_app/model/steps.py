@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.model.backends.torch.torch_kernels import make_draw
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec
-from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import Rows
 from serve_app.model.prompt import PromptBuilder
 from serve_app.model.sampling import DrawRows, penalise, uniforms

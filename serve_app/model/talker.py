@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from serve_app.model.attention import StackShape
+from serve_app.model.backends.torch.torch_linear import WeightFormat, make_linear
+from serve_app.model.backends.torch.torch_stack import make_stack
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import WeightFormat, make_linear
-from serve_app.model.transformer import make_stack
 from serve_app.model.upstream import Upstream
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.masking_utils import create_sliding_window_causal_mask
 
+from serve_app.model.backends.torch.torch_transformer import sliding_mask
 from serve_app.model.codec import Codec
-from serve_app.model.codec_transformer import sliding_mask
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 from serve_app.model.upstream import import_qwen_tts
 

@@ -6,9 +6,13 @@ from precision import assert_within_ulps
 from reference_stack import normal
 from test_codec import CPU, build, codes_of, states
 
-from serve_app.model import codec_layers
-from serve_app.model.codec import Codec
-from serve_app.model.codec_layers import (
+from serve_app.model.backends.cpu import compiled_codec, compiled_transformer, cpu_kernels, windows
+from serve_app.model.backends.cpu.codec_plan import CompiledLayer, Depthwise, Wave, lay_out, rooms_of
+from serve_app.model.backends.cpu.compiled_codec import CompiledLayers
+from serve_app.model.backends.cpu.parts import gelu, standardise
+from serve_app.model.backends.cpu.windows import WindowLinear
+from serve_app.model.backends.torch import torch_codec
+from serve_app.model.backends.torch.torch_codec import (
     Builder,
     CompiledStages,
     ConvWeights,
@@ -18,14 +22,9 @@ from serve_app.model.codec_layers import (
     UpsamplingBlock,
     WaveHead,
 )
-from serve_app.model.codec_transformer import Transformer
-from serve_app.model.compiled import codec_layers as compiled_layers
-from serve_app.model.compiled import codec_transformer, cpu_kernels, windows
-from serve_app.model.compiled.codec_layers import CompiledLayers
-from serve_app.model.compiled.codec_plan import CompiledLayer, Depthwise, Wave, lay_out, rooms_of
-from serve_app.model.compiled.parts import gelu, standardise
-from serve_app.model.compiled.windows import WindowLinear
-from serve_app.model.kernels import torch_snake
+from serve_app.model.backends.torch.torch_kernels import torch_snake
+from serve_app.model.backends.torch.torch_transformer import Transformer
+from serve_app.model.codec import Codec
 
 
 class TorchBuilder(Builder):
@@ -40,7 +39,7 @@ def decoder(request):
 
 
 def use_threads(monkeypatch, count):
-    for module in (compiled_layers, codec_transformer, cpu_kernels, windows):
+    for module in (compiled_codec, compiled_transformer, cpu_kernels, windows):
         monkeypatch.setattr(module, "threads", lambda: count)
 
 
@@ -133,7 +132,7 @@ def columns_and_state(case, width):
 @pytest.mark.parametrize("partly", [False, True])
 def test_compiled_layers_are_those_of_float64(decoder, case, partly, threads, monkeypatch):
     make, _, streams, frames, *_ = case
-    monkeypatch.setattr(codec_layers, "make_snake", lambda _dtype, _device: torch_snake)
+    monkeypatch.setattr(torch_codec, "make_snake", lambda _dtype, _device: torch_snake)
     torchs, width = made_of(case, TorchBuilder(torch.float64, CPU), decoder)
     compiled, same_width = made_of(case, Builder(torch.float32, CPU), decoder)
     assert width == same_width

@@ -10,10 +10,10 @@ from precision import assert_within_ulps
 from torch.nn import functional
 
 from serve_app.model.attention import Aligned, Rotary, StackShape, Staggered
-from serve_app.model.compiled import cpu_kernels, parts
-from serve_app.model.compiled.cpu_kernels import CpuKernels, snake
-from serve_app.model.compiled.parts import kernel
-from serve_app.model.kernels import TorchKernels, make_kernels, make_snake, torch_snake
+from serve_app.model.backends.cpu import cpu_kernels, parts
+from serve_app.model.backends.cpu.cpu_kernels import CpuKernels, snake
+from serve_app.model.backends.cpu.parts import kernel
+from serve_app.model.backends.torch.torch_kernels import TorchKernels, make_kernels, make_snake, torch_snake
 from serve_app.model.kv_cache import as_rows, runs
 
 CPU = torch.device("cpu")
@@ -197,7 +197,7 @@ def test_a_kept_kernel_calls_its_own_parts_and_not_those_of_another_process(tmp_
         """
 import sys
 import numpy as np
-from serve_app.model.compiled.parts import kernel, part
+from serve_app.model.backends.cpu.parts import kernel, part
 
 def adding(number):
     @part()
@@ -251,7 +251,7 @@ def test_kernels_are_kept_apart_for_each_kind_of_cpu(tmp_path, monkeypatch):
 
 def test_what_a_team_runs_is_compiled_by_the_first_process_alone(tmp_path):
     program = (
-        "from serve_app.model.compiled import parts, tiled_linear\n"
+        "from serve_app.model.backends.cpu import parts, tiled_linear\n"
         "print(parts.entry_point(tiled_linear._multiply_rows).cache_hits)\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -13,11 +13,11 @@ from test_runner import (
 )
 
 from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
+from serve_app.model.backends.torch.torch_stack import LinearStack
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.codec import Codec
 from serve_app.model.factory import load_speaker
 from serve_app.model.runner import TorchRunner
-from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")

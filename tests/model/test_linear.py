@@ -9,15 +9,15 @@ from precision import assert_within_ulps
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model import factory
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cuda import requirements
+from serve_app.model.backends.torch.torch_linear import PackedLinear, PlainLinear, can_pack, make_linear
+from serve_app.model.backends.torch.torch_stack import LinearStack
 from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.code_predictor import CodePredictor
-from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.tiled_linear import TiledLinear
 from serve_app.model.factory import choose_weight_format
-from serve_app.model.fused import requirements
-from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
 from serve_app.model.runner import TorchRunner
-from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling, SpeechRequest
 
 CPU = torch.device("cpu")

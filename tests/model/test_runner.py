@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
-from serve_app.model.compiled import frame as frame_module
-from serve_app.model.compiled.draws import draw
+from serve_app.model.backends.cpu import compiled_frame as frame_module
+from serve_app.model.backends.cpu.draws import draw
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.codec_plan import (
+from serve_app.model.backends.cpu.codec_plan import (
     Activation,
     CompiledLayer,
     Depthwise,
@@ -24,9 +24,9 @@ from serve_app.model.compiled.codec_plan import (
     columns_of,
     lay_out,
 )
-from serve_app.model.compiled.cpu_kernels import wave
-from serve_app.model.compiled.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise
-from serve_app.model.compiled.team import (
+from serve_app.model.backends.cpu.cpu_kernels import wave
+from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise
+from serve_app.model.backends.cpu.team import (
     TeamFunction,
     job_of,
     jobs_at,
@@ -36,8 +36,8 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
-from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
+from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.upstream import Upstream
 
 

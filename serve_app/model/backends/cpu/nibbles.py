@@ -10,7 +10,7 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import (
+from serve_app.model.backends.cpu.instructions import (
     ADD_PRODUCTS,
     LANES,
     LONG,
@@ -25,8 +25,8 @@ from serve_app.model.compiled.instructions import (
     multiply_add,
     splat,
 )
-from serve_app.model.compiled.parts import Function
-from serve_app.model.compiled.strands import STRANDS
+from serve_app.model.backends.cpu.parts import Function
+from serve_app.model.backends.cpu.strands import STRANDS
 from serve_app.model.upstream import Upstream
 
 GROUP = 64

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
-from serve_app.model.fused.language import kernel, part, to_bfloat16
+from serve_app.model.backends.cuda.language import kernel, part, to_bfloat16
 from serve_app.model.kv_cache import Rows
 from serve_app.model.upstream import Upstream
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from serve_app.model.fused.language import INTERPRETED, kernel, multiply_add, to_bfloat16
+from serve_app.model.backends.cuda.language import INTERPRETED, kernel, multiply_add, to_bfloat16
 from serve_app.model.upstream import Upstream
 
 ROWS = 16

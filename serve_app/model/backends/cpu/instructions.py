@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from serve_app.model.compiled.parts import Function, config, part
+from serve_app.model.backends.cpu.parts import Function, config, part
 from serve_app.model.upstream import Upstream
 
 LANES = 16

@@ -23,7 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import (
+from serve_app.model.backends.cpu.instructions import (
     ADD_PRODUCTS,
     LANES,
     LONG,
@@ -41,11 +41,11 @@ from serve_app.model.compiled.instructions import (
     splat,
     this_cpus,
 )
-from serve_app.model.compiled.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
-from serve_app.model.compiled.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
-from serve_app.model.compiled.strands import STRANDS, deal
-from serve_app.model.compiled.team import claim, team_size
-from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, go_on
+from serve_app.model.backends.cpu.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
+from serve_app.model.backends.cpu.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.backends.cpu.strands import STRANDS, deal
+from serve_app.model.backends.cpu.team import claim, team_size
+from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4

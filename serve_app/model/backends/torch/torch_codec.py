@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.compiled.codec_layers import CompiledLayers
-from serve_app.model.compiled.codec_plan import Activation, CompiledLayer, Depthwise, Wave
-from serve_app.model.compiled.windows import WindowLinear
-from serve_app.model.kernels import make_snake
-from serve_app.model.linear import Linear, PackedLinear, PlainLinear, can_pack
+from serve_app.model.backends.cpu.codec_plan import Activation, CompiledLayer, Depthwise, Wave
+from serve_app.model.backends.cpu.compiled_codec import CompiledLayers
+from serve_app.model.backends.cpu.windows import WindowLinear
+from serve_app.model.backends.torch.torch_kernels import make_snake
+from serve_app.model.backends.torch.torch_linear import Linear, PackedLinear, PlainLinear, can_pack
 from serve_app.model.upstream import Upstream
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import TileForm
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cpu.tiles import TileForm
 from serve_app.model.upstream import Upstream
 
 WeightFormat = Literal["plain", "packed", "int8", "int4", "fused"]
@@ -74,7 +74,7 @@ def make_linear(weight: Tensor, weight_format: WeightFormat) -> Linear:
     drawn from its outputs.
     """
     if weight_format == "fused":
-        from serve_app.model.fused.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
+        from serve_app.model.backends.cuda.fused_linear import FusedLinear  # noqa: PLC0415 - torch's CPU wheels have no Triton
 
         return FusedLinear(weight)
     if weight_format in ("int8", "int4"):

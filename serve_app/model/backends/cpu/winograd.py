@@ -23,9 +23,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import LONG, at, by_number, multiply_add
-from serve_app.model.compiled.parts import REAL, Function, part
-from serve_app.model.compiled.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
+from serve_app.model.backends.cpu.instructions import LONG, at, by_number, multiply_add
+from serve_app.model.backends.cpu.parts import REAL, Function, part
+from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
 from serve_app.model.upstream import Upstream
 
 TAPS = 7
@@ -245,7 +245,7 @@ def multiply_units(job: Upstream, me: int, team: int) -> None:
     """Compute one thread's share of a convolution: some units, or some outputs of all of them.
 
     Args:
-        job: one of :data:`serve_app.model.compiled.window_tiles.WINDOW_PRODUCT`.
+        job: one of :data:`serve_app.model.backends.cpu.window_tiles.WINDOW_PRODUCT`.
         me: number of this thread.
         team: number of threads.
     """

@@ -28,7 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from serve_app.model.compiled.parts import Function, array_at, entry_point, int64_at, part
+from serve_app.model.backends.cpu.parts import Function, array_at, entry_point, int64_at, part
 from serve_app.model.upstream import Upstream
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.parts import REAL, part
-from serve_app.model.compiled.team import TeamFunction, team_size, tell, thread_number, threads
-from serve_app.model.compiled.window_tiles import (
+from serve_app.model.backends.cpu.parts import REAL, part
+from serve_app.model.backends.cpu.team import TeamFunction, team_size, tell, thread_number, threads
+from serve_app.model.backends.cpu.window_tiles import (
     OUTPUTS,
     ROWS,
     WINDOW_PRODUCT,
@@ -22,7 +22,7 @@ from serve_app.model.compiled.window_tiles import (
     put_outputs,
     window_products_at,
 )
-from serve_app.model.compiled.winograd import TAPS, UNITS, blended_weights, multiply_units, units_of
+from serve_app.model.backends.cpu.winograd import TAPS, UNITS, blended_weights, multiply_units, units_of
 from serve_app.model.upstream import Upstream
 
 _SEGMENT = 256

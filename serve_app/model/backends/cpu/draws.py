@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model import sampling
-from serve_app.model.compiled.parts import Row, float32_at, int64_at, kernel, part, read
+from serve_app.model.backends.cpu.parts import Row, float32_at, int64_at, kernel, part, read
 from serve_app.model.sampling import DrawRows
 
 _MANY_CODES = 256

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.parts import (
+from serve_app.model.backends.cpu.parts import (
     REAL,
     Row,
     copy,
@@ -26,7 +26,7 @@ from serve_app.model.compiled.parts import (
     rotate,
     softmax,
 )
-from serve_app.model.compiled.team import (
+from serve_app.model.backends.cpu.team import (
     TeamFunction,
     job_of,
     jobs_at,
@@ -36,8 +36,8 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.window_tiles import window_products_at
-from serve_app.model.compiled.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.backends.cpu.window_tiles import window_products_at
+from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.upstream import Upstream
 
 _PASS = job_of(

@@ -10,12 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.compiled.draws import draw_row
-from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import float32_at, int64_at, read, round_to, write
-from serve_app.model.compiled.stack import CompiledStack, cache_fields, finish, passes_at, products_at, run_layers
-from serve_app.model.compiled.team import (
+from serve_app.model.backends.cpu.compiled_stack import (
+    CompiledStack,
+    cache_fields,
+    finish,
+    passes_at,
+    products_at,
+    run_layers,
+)
+from serve_app.model.backends.cpu.draws import draw_row
+from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
+from serve_app.model.backends.cpu.parts import float32_at, int64_at, read, round_to, write
+from serve_app.model.backends.cpu.team import (
     TeamFunction,
     job_of,
     jobs_at,
@@ -25,8 +31,9 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import PRODUCT, STORE, multiply, take
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cpu.tiles import PRODUCT, STORE, multiply, take
+from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.sampling import DrawRows
 
@@ -81,9 +88,9 @@ class CompiledFrame:
     """A code predictor's steps over a compiled stack; not safe for concurrent calls.
 
     Attributes:
-        heads: [steps] :data:`serve_app.model.compiled.tiles.PRODUCT`.
-        passes: [steps] :data:`serve_app.model.compiled.stack.PASS`, parameters of the last call; the addresses of rows
-            and workspace in them are no longer valid.
+        heads: [steps] :data:`serve_app.model.backends.cpu.tiles.PRODUCT`.
+        passes: [steps] :data:`serve_app.model.backends.cpu.compiled_stack.PASS`, parameters of the last call; the
+            addresses of rows and workspace in them are no longer valid.
     """
 
     def __init__(

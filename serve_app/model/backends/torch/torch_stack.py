@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
-from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.kernels import make_kernels
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack
+from serve_app.model.backends.torch.torch_kernels import make_kernels
+from serve_app.model.backends.torch.torch_linear import PlainLinear, WeightFormat, exact_form
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights, take_layer
-from serve_app.model.linear import PlainLinear, WeightFormat, exact_form
 from serve_app.model.upstream import Upstream
 
 
@@ -134,7 +134,7 @@ def make_stack(module: Upstream, shape: StackShape, positions: int, weight_forma
     """
     norm: Tensor = module.norm.weight.detach()
     if weight_format == "fused":
-        from serve_app.model.fused.stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
+        from serve_app.model.backends.cuda.fused_stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
 
         return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
     if weight_format == "plain":

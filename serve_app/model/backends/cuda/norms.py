@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from serve_app.model.fused.language import kernel, to_bfloat16
+from serve_app.model.backends.cuda.language import kernel, to_bfloat16
 from serve_app.model.upstream import Upstream
 
 

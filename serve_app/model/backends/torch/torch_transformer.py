@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.codec_layers import Builder, Step, compiled_products
-from serve_app.model.compiled.codec_transformer import AttentionLayer, CompiledTransformer
+from serve_app.model.backends.cpu.compiled_transformer import AttentionLayer, CompiledTransformer
+from serve_app.model.backends.torch.torch_codec import Builder, Step, compiled_products
 from serve_app.model.upstream import Upstream
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import Span, StackShape
-from serve_app.model.compiled.parts import (
+from serve_app.model.backends.cpu.parts import (
     HALF,
     ROUNDER,
     Row,
@@ -29,7 +29,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
+from serve_app.model.backends.cpu.team import NO_TEAM, TeamFunction, job_of, jobs_at, team_size, thread_number, threads
 
 _FEW_POSITIONS = 64
 """Up to this many cache positions, one thread attends faster than torch's attention starts."""
@@ -221,7 +221,7 @@ def snake(x: Tensor, alpha: Tensor, inverse_beta: Tensor, out: Tensor) -> None:
 
 
 class CpuKernels:
-    """:class:`serve_app.model.kernels.Kernels` for float32 and bfloat16 on a CPU."""
+    """:class:`serve_app.model.backends.torch.torch_kernels.Kernels` for float32 and bfloat16 on a CPU."""
 
     def __init__(self, shape: StackShape, positions: int) -> None:
         """Use the head sizes of ``shape``, for a cache whose slots hold ``positions``."""

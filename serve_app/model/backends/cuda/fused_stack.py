@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from serve_app.model.attention import StackShape
-from serve_app.model.fused import edges
-from serve_app.model.fused.attention import Attention, Places
-from serve_app.model.fused.products import Product, aligned, pair
+from serve_app.model.backends.cuda import norms
+from serve_app.model.backends.cuda.fused_attention import Attention, Places
+from serve_app.model.backends.cuda.products import Product, aligned, pair
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 
@@ -48,7 +48,7 @@ def _fuse(layer: LayerWeights, eps: float) -> FusedLayer:
 
 
 class FusedStack:
-    """:class:`serve_app.model.transformer.Stack` over bfloat16 keys and values."""
+    """:class:`serve_app.model.backends.torch.torch_stack.Stack` over bfloat16 keys and values."""
 
     def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
         """Lay out the weights.
@@ -95,7 +95,7 @@ class FusedStack:
         fused = x.new_empty(rows, first.qkv.outputs, dtype=torch.float32)
         gated = x.new_empty(rows, first.gate_up.outputs // 2)
         rounded = torch.empty_like(given)
-        edges.begin(given, stream, squares)
+        norms.begin(given, stream, squares)
         for layer, *cached in zip(self._layers, cache.keys.unbind(), cache.values.unbind(), strict=True):
             layer.qkv.run(given, fused, squares=squares)
             attended = self._attention.run(fused, layer.norm_qk, (cached[0], cached[1]), places, new)
@@ -103,4 +103,4 @@ class FusedStack:
             layer.gate_up.run(rounded, gated, squares=squares)
             layer.down.run(gated, rounded, stream, squares)
             given = rounded
-        return edges.finish(stream, self._norm, self._shape.rms_eps).view(batch, new, hidden)
+        return norms.finish(stream, self._norm, self._shape.rms_eps).view(batch, new, hidden)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.compiled.parts import REAL
-from serve_app.model.compiled.window_tiles import OUTPUTS
-from serve_app.model.compiled.windows import WindowLinear
+from serve_app.model.backends.cpu.parts import REAL
+from serve_app.model.backends.cpu.window_tiles import OUTPUTS
+from serve_app.model.backends.cpu.windows import WindowLinear
 
 
 class Activation(IntEnum):

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import array_at, float32_at, read
-from serve_app.model.compiled.team import NO_TEAM, TeamFunction, job_of, jobs_at, thread_number, threads
-from serve_app.model.compiled.tiles import (
+from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
+from serve_app.model.backends.cpu.parts import array_at, float32_at, read
+from serve_app.model.backends.cpu.team import NO_TEAM, TeamFunction, job_of, jobs_at, thread_number, threads
+from serve_app.model.backends.cpu.tiles import (
     PRODUCT,
     PRODUCTS,
     STORE,
@@ -40,7 +40,7 @@ _MULTIPLY_ROWS = TeamFunction(_multiply_rows)
 
 
 class TiledLinear:
-    """:class:`serve_app.model.linear.Linear` on a CPU; activations are float32, or bfloat16 with other weight formats.
+    """A linear layer on a CPU; activations are float32, or bfloat16 with other weight formats.
 
     Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
 

@@ -15,8 +15,8 @@ from numba.extending import overload
 from torch import Tensor
 
 from serve_app.model.attention import Rotary, StackShape
-from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import (
+from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
+from serve_app.model.backends.cpu.parts import (
     HALF,
     REAL,
     Function,
@@ -32,7 +32,7 @@ from serve_app.model.compiled.parts import (
     softmax,
     write,
 )
-from serve_app.model.compiled.team import (
+from serve_app.model.backends.cpu.team import (
     TeamFunction,
     job_of,
     jobs_at,
@@ -42,7 +42,7 @@ from serve_app.model.compiled.team import (
     thread_number,
     threads,
 )
-from serve_app.model.compiled.tiles import (
+from serve_app.model.backends.cpu.tiles import (
     ADD,
     GATE,
     PRODUCT,
@@ -255,7 +255,7 @@ _RUN_STACK = TeamFunction(_run_stack)
 
 
 class CompiledStack:
-    """:class:`serve_app.model.transformer.Stack` on a CPU; not safe for concurrent calls.
+    """:class:`serve_app.model.backends.torch.torch_stack.Stack` on a CPU; not safe for concurrent calls.
 
     Activations, keys and values are float32 if the weights are, and bfloat16 otherwise.
 

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from serve_app.model import sampling
 from serve_app.model.attention import Span, StackShape
-from serve_app.model.compiled import cpu_kernels, draws
-from serve_app.model.compiled.cpu_kernels import CpuKernels
+from serve_app.model.backends.cpu import cpu_kernels, draws
+from serve_app.model.backends.cpu.cpu_kernels import CpuKernels
 from serve_app.model.sampling import DrawRows
 
 _COMPILED = {torch.float32, torch.bfloat16}

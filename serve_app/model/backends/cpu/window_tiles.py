@@ -11,9 +11,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from serve_app.model.compiled.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
-from serve_app.model.compiled.parts import REAL, Function, float32_at, part
-from serve_app.model.compiled.team import job_of, jobs_at
+from serve_app.model.backends.cpu.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
+from serve_app.model.backends.cpu.parts import REAL, Function, float32_at, part
+from serve_app.model.backends.cpu.team import job_of, jobs_at
 from serve_app.model.upstream import Upstream
 
 _LANES, ROWS = (16, 8) if WIDE else (8, 6)

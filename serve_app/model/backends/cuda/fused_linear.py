@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from serve_app.model.fused.products import Product, aligned
+from serve_app.model.backends.cuda.products import Product, aligned
 
 
 class FusedLinear:
-    """:class:`serve_app.model.linear.Linear` for bfloat16 activations on a GPU.
+    """A linear layer for bfloat16 activations on a GPU.
 
     Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
     """
