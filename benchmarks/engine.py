@@ -37,7 +37,6 @@ from serve_app.model.backends.cpu.tiles import PRODUCTS as PRODUCT_KIND
 from serve_app.model.backends.cpu.tiles import STORE, multiply
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import multiply_windows
-from serve_app.model.backends.torch.torch_kernels import make_draw
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.sampling import uniforms
@@ -500,7 +499,7 @@ def sampling_ms(loaded: LoadedModel, count: int) -> float:
     for slot in range(count):
         slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
     logits = torch.randn(count, loaded.runner.predictor.vocabulary)
-    draw = make_draw(logits.device)
+    draw = loaded.backend.draw
     seconds = []
     with torch.inference_mode():
         for frame in range(9):

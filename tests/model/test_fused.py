@@ -9,7 +9,7 @@ import torch
 from reference_stack import ReferenceStack, normal, product
 from torch.nn import functional
 
-from serve_app.model.attention import StackShape
+from serve_app.model.stack_shape import StackShape
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("torch's CPU wheels come without Triton", allow_module_level=True)

@@ -7,7 +7,6 @@ from precision import assert_within_ulps
 from reference_stack import ReferenceStack, normal
 from torch.nn import functional
 
-from serve_app.model.attention import StackShape
 from serve_app.model.backends.cpu import compiled_stack as stack_module
 from serve_app.model.backends.cpu import team
 from serve_app.model.backends.cpu.compiled_stack import CompiledStack, products_at
@@ -27,6 +26,7 @@ from serve_app.model.backends.cpu.tiles import (
     quantise,
     take,
 )
+from serve_app.model.stack_shape import StackShape
 
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=44, hidden=72, rms_eps=1e-6, rope_theta=1e4)
 GATED = 301  # no width here fills its last tile, and this is the widest input of a product

@@ -1,8 +1,7 @@
-"""Describes the codec's layers, and where their columns are in a workspace; never how they are computed."""
+"""Describes the codec's compiled layers, and where their columns are in a workspace; never how they are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import accumulate
 
 import numpy as np
@@ -12,58 +11,7 @@ from torch import Tensor
 from serve_app.model.backends.cpu.parts import REAL
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS
 from serve_app.model.backends.cpu.windows import WindowLinear
-
-
-class Activation(IntEnum):
-    """What is applied to columns before they enter a layer's windows."""
-
-    NONE = 0
-    SNAKE = 1
-    GELU = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """A convolution that is not a matmul.
-
-    Attributes:
-        taps: [taps, C] float32, the oldest first.
-        bias: [outputs] float32.
-    """
-
-    taps: Tensor
-    bias: Tensor
-
-    @property
-    def history(self) -> int:
-        """Columns of a window before the new ones."""
-        return len(self.taps) - 1
-
-    @property
-    def channels(self) -> int:
-        """Values per input column."""
-        return self.taps.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """Values per output column."""
-        return len(self.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Depthwise(_Taps):
-    """A convolution of each channel by itself; its output columns are normalised to mean 0 and variance 1.
-
-    Attributes:
-        eps: added to the variance.
-    """
-
-    eps: float
-
-
-@dataclass(frozen=True, slots=True)
-class Wave(_Taps):
-    """A convolution to one channel, clipped to [-1, 1]."""
+from serve_app.model.codec_weights import Activation, Depthwise, Wave
 
 
 @dataclass(frozen=True, slots=True)

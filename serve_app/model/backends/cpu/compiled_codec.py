@@ -15,17 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.backends.cpu.codec_plan import (
-    Activation,
-    CompiledLayer,
-    Depthwise,
-    Layout,
-    Wave,
-    columns_of,
-    lay_out,
-)
-from serve_app.model.backends.cpu.cpu_kernels import wave
-from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise
+from serve_app.model.backends.cpu.codec_plan import CompiledLayer, Layout, columns_of, lay_out
+from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise, wave
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
     job_of,
@@ -38,6 +29,7 @@ from serve_app.model.backends.cpu.team import (
 )
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.codec_weights import Activation, Depthwise, Wave
 from serve_app.model.upstream import Upstream
 
 

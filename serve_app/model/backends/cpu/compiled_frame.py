@@ -18,7 +18,7 @@ from serve_app.model.backends.cpu.compiled_stack import (
     products_at,
     run_layers,
 )
-from serve_app.model.backends.cpu.draws import draw_row
+from serve_app.model.backends.cpu.draws import can_draw, draw_row
 from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
 from serve_app.model.backends.cpu.parts import float32_at, int64_at, read, round_to, write
 from serve_app.model.backends.cpu.team import (
@@ -107,6 +107,10 @@ class CompiledFrame:
         head = heads[0].weight
         assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs must fit where a layer's inputs are"
         self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
+
+    def can_draw(self, keep: int | None) -> bool:
+        """Whether few enough codes are kept to draw them here."""
+        return can_draw(keep)
 
     def draw(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None

@@ -14,7 +14,6 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from serve_app.model.attention import Rotary, StackShape
 from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
 from serve_app.model.backends.cpu.parts import (
     HALF,
@@ -49,13 +48,14 @@ from serve_app.model.backends.cpu.tiles import (
     PRODUCTS,
     STORE,
     TiledWeight,
-    TileForm,
     multiply,
     pair_up,
     take,
 )
+from serve_app.model.backends.weight_format import WeightFormat
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.stack_shape import Rotary, StackShape
 from serve_app.model.upstream import Upstream
 
 PASS = job_of(
@@ -255,7 +255,7 @@ _RUN_STACK = TeamFunction(_run_stack)
 
 
 class CompiledStack:
-    """:class:`serve_app.model.backends.torch.torch_stack.Stack` on a CPU; not safe for concurrent calls.
+    """:class:`serve_app.model.backends.protocol.Stack` on a CPU; not safe for concurrent calls.
 
     Activations, keys and values are float32 if the weights are, and bfloat16 otherwise.
 
@@ -266,7 +266,7 @@ class CompiledStack:
     """
 
     def __init__(
-        self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int, form: TileForm
+        self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int, form: WeightFormat
     ) -> None:
         """Lay out copies of the weights.
 
@@ -289,7 +289,7 @@ class CompiledStack:
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._positions = positions
-        self._dtype = torch.float32 if form == "float32" else torch.bfloat16
+        self._dtype = torch.float32 if form == WeightFormat.FLOAT32 else torch.bfloat16
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))

@@ -12,10 +12,10 @@ from serve_app.model.backends.cpu.tiles import (
     PRODUCTS,
     STORE,
     TiledWeight,
-    TileForm,
     multiply,
     take,
 )
+from serve_app.model.backends.weight_format import WeightFormat
 
 _LINEAR = job_of("product", "given", "size", "rows", "columns", "out", "taken", "factors", "sums")
 _products_at = array_at(PRODUCTS)
@@ -40,7 +40,7 @@ _MULTIPLY_ROWS = TeamFunction(_multiply_rows)
 
 
 class TiledLinear:
-    """A linear layer on a CPU; activations are float32, or bfloat16 with other weight formats.
+    """:class:`serve_app.model.backends.protocol.Linear` on a CPU; activations are float32 or bfloat16.
 
     Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
 
@@ -50,12 +50,12 @@ class TiledLinear:
         nbytes: bytes that one matmul reads.
     """
 
-    def __init__(self, weight: Tensor, form: TileForm) -> None:
+    def __init__(self, weight: Tensor, form: WeightFormat) -> None:
         """Lay out a copy of ``weight`` [N, K]."""
         self.weight = TiledWeight.of(weight, form)
         self.outputs, self._columns = weight.shape
         self._product = np.array([self.weight.fields()], PRODUCT)
-        self._dtype = torch.float32 if form == "float32" else torch.bfloat16
+        self._dtype = torch.float32 if form == WeightFormat.FLOAT32 else torch.bfloat16
         self.nbytes = self.weight.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

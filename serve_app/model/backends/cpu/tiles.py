@@ -46,6 +46,7 @@ from serve_app.model.backends.cpu.parts import REAL, ROUNDER, Function, Row, exp
 from serve_app.model.backends.cpu.strands import STRANDS, deal
 from serve_app.model.backends.cpu.team import claim, team_size
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, go_on
+from serve_app.model.backends.weight_format import WeightFormat
 from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4
@@ -59,9 +60,8 @@ _MOST = 127.0
 _ROUNDED = 0x4B400000
 """The bits of :data:`ROUNDER`."""
 
-TileForm = Literal["float32", "bfloat16", "int8", "int4"]
-_FORMS: dict[TileForm, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
-_FLOAT32, _BFLOAT16, _INT8, _INT4 = (_FORMS[form] for form in ("float32", "bfloat16", "int8", "int4"))
+_FORMS = {form: number for number, form in enumerate(WeightFormat)}
+_FLOAT32, _BFLOAT16, _INT8, _INT4 = _FORMS.values()
 
 _How = Flavour | Literal["float32", "bfloat16"]
 """How a tile's products are computed and summed."""
@@ -88,24 +88,24 @@ class TiledWeight:
         added: for int8: [tiles * TILE] int32, what the rows' offset adds to a sum.
     """
 
-    form: TileForm
+    form: WeightFormat
     packed: Tensor
     scales: Tensor
     added: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, form: TileForm) -> "TiledWeight":
+    def of(cls, weight: Tensor, form: WeightFormat) -> "TiledWeight":
         """Lay out a copy of ``weight``; int8 is quantised per output, scaled by its largest magnitude."""
-        if form == "int4":
+        if form == WeightFormat.INT4:
             return cls(form, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
         filled_rows = -(-rows // TILE) * TILE
-        if form == "bfloat16":
+        if form == WeightFormat.BFLOAT16:
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
             packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2)
             return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
-        if form == "float32":
+        if form == WeightFormat.FLOAT32:
             exact = torch.zeros(filled_rows, columns)
             exact[:rows] = weight
             packed = exact.view(-1, TILE, columns).transpose(1, 2)
@@ -130,7 +130,7 @@ class TiledWeight:
 
     @property
     def _steps(self) -> int:
-        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.form == "int4" else 1)
+        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.form == WeightFormat.INT4 else 1)
 
     @property
     def nbytes(self) -> int:

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from serve_app.model.attention import Rotary, StackShape
 from serve_app.model.backends.cuda.language import kernel, part, to_bfloat16
 from serve_app.model.kv_cache import Rows
+from serve_app.model.stack_shape import Rotary, StackShape
 from serve_app.model.upstream import Upstream
 
 

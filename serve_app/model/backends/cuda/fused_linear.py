@@ -7,7 +7,7 @@ from serve_app.model.backends.cuda.products import Product, aligned
 
 
 class FusedLinear:
-    """A linear layer for bfloat16 activations on a GPU.
+    """:class:`serve_app.model.backends.protocol.Linear` for bfloat16 activations on a GPU.
 
     Streams do not affect each other: a row of a batch equals the row alone, to the last bit.
     """

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from serve_app.model.attention import StackShape
 from serve_app.model.backends.cuda import norms
 from serve_app.model.backends.cuda.fused_attention import Attention, Places
 from serve_app.model.backends.cuda.products import Product, aligned, pair
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.stack_shape import StackShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _fuse(layer: LayerWeights, eps: float) -> FusedLayer:
 
 
 class FusedStack:
-    """:class:`serve_app.model.backends.torch.torch_stack.Stack` over bfloat16 keys and values."""
+    """:class:`serve_app.model.backends.protocol.Stack` over bfloat16 keys and values."""
 
     def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
         """Lay out the weights.

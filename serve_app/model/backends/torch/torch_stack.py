@@ -1,65 +1,17 @@
-"""The Qwen3 decoder stack of talker and code predictor, over static keys and values.
+"""The decoder stack of talker and code predictor, operation by operation, with torch's own matmuls on any device."""
 
-It copies its weights from the upstream module once and never calls the module. On a CPU every small operation costs a
-few microseconds, and a frame has 103 layers.
-"""
-
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from serve_app.model.attention import Aligned, Rotary, Span, StackShape, Staggered
-from serve_app.model.backends.cpu.compiled_stack import CompiledStack
-from serve_app.model.backends.torch.torch_kernels import make_kernels
-from serve_app.model.backends.torch.torch_linear import PlainLinear, WeightFormat, exact_form
+from serve_app.model.backends.torch.torch_attention import Aligned, Span, Staggered
+from serve_app.model.backends.torch.torch_kernels import TorchKernels
+from serve_app.model.backends.torch.torch_linear import PlainLinear
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.layer_weights import LayerWeights, take_layer
-from serve_app.model.upstream import Upstream
-
-
-class Stack(Protocol):
-    """Decoder layers and their final norm."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that one pass reads, for any batch size."""
-        ...
-
-    @property
-    def reads_length(self) -> bool:
-        """Whether ``run_staggered`` reads all ``length`` positions, or only each slot's own."""
-        ...
-
-    def run_aligned(self, x: Tensor, cache: KvCache, rows: slice, start: int) -> Tensor:
-        """Run T new positions of consecutive slots that are all at the same position.
-
-        Args:
-            x: [B, T, H], inputs of positions ``start`` to ``start + T - 1``.
-            cache: written in place.
-            rows: the B slots.
-            start: first new position; the slots hold all positions before it.
-
-        Returns:
-            [B, T, H], after the final norm.
-        """
-        ...
-
-    def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own position.
-
-        Args:
-            x: [B, 1, H].
-            cache: written in place at (rows, positions).
-            rows: the B slots.
-            positions: [B] int64, each slot's new position; the slot holds all positions before it.
-            length: positions of the cache to read; more than any of ``positions``.
-
-        Returns:
-            [B, 1, H], after the final norm.
-        """
-        ...
+from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.stack_shape import Rotary, StackShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +25,22 @@ class Layer:
     norm_qk: Tensor
 
 
-class LinearStack:
-    """Runs layers operation by operation, with torch's own matmuls, on any device."""
+class TorchStack:
+    """Runs layers operation by operation, over static keys and values."""
 
-    def __init__(self, module: Upstream, shape: StackShape, positions: int) -> None:
-        """See :func:`make_stack`."""
-        self._layers = [_make_layer(take_layer(layer, shape)) for layer in module.layers]
-        self._norm: Tensor = module.norm.weight.detach()
-        self._kernels = make_kernels(shape, positions, self._norm.dtype, self._norm.device)
-        self._rotary = Rotary(shape, positions, self._norm.dtype, self._norm.device)
+    def __init__(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> None:
+        """Keep the weights.
+
+        Args:
+            layers: the layers' weights.
+            norm: [H], weight of the final norm.
+            shape: the stack's sizes.
+            positions: most positions that a slot of its cache holds.
+        """
+        self._layers = [_make_layer(layer) for layer in layers]
+        self._norm = norm
+        self._kernels = TorchKernels(shape, norm.device)
+        self._rotary = Rotary(shape, positions, norm.dtype, norm.device)
 
     @property
     def weight_bytes(self) -> int:
@@ -121,23 +80,3 @@ def _make_layer(weights: LayerWeights) -> Layer:
         down=PlainLinear(weights.down),
         norm_qk=weights.norm_qk,
     )
-
-
-def make_stack(module: Upstream, shape: StackShape, positions: int, weight_format: WeightFormat) -> Stack:
-    """Build a stack from the weights of an upstream model with ``layers`` and ``norm``.
-
-    Args:
-        module: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
-        shape: its sizes.
-        positions: most positions that a slot will hold.
-        weight_format: weight format.
-    """
-    norm: Tensor = module.norm.weight.detach()
-    if weight_format == "fused":
-        from serve_app.model.backends.cuda.fused_stack import FusedStack  # noqa: PLC0415 - torch's CPU wheels come without Triton
-
-        return FusedStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions)
-    if weight_format == "plain":
-        return LinearStack(module, shape, positions)
-    tiled = exact_form(norm) if weight_format == "packed" else weight_format
-    return CompiledStack((take_layer(layer, shape) for layer in module.layers), norm, shape, positions, tiled)
