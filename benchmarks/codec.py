@@ -1,10 +1,10 @@
-"""Measures the cost of decoding a frame here and in qwen-tts, in one run, as ratios; the language model does not run.
+"""Measures the cost of decoding a frame on a CPU, here and in qwen-tts, in one run, as ratios; both in float32.
 
-The decoder has the released shapes, and random weights that keep the signal's variance.
+The language model does not run. The decoder has the released shapes, and random weights that keep the signal's
+variance.
 """
 
 import argparse
-import gc
 import importlib
 import json
 import time
@@ -20,12 +20,12 @@ import serve_app.model  # noqa: F401 - before torch, so that its threads wait fo
 import torch
 from torch import Tensor, nn
 
+from serve_app.model.backends.cpu.cpu_backend import CpuBackend
+from serve_app.model.backends.weight_format import WeightFormat
 from serve_app.model.codec import Codec
-from serve_app.model.linear import can_pack
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 from serve_app.model.upstream import import_qwen_tts
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CODEBOOK_SIZE = 2048
 # (streams in the batch, frames in the audio chunk)
 SHAPES = ((1, 1), (1, 2), (1, 4), (1, 8), (4, 1), (4, 4), (10, 1), (10, 4))
@@ -36,11 +36,10 @@ class Timing:
     """Time of one way of decoding, per frame of audio of one stream.
 
     Attributes:
-        ratio: relative to upstream's decode of all frames at once, in the same dtype and run.
+        ratio: relative to upstream's decode of all frames at once, in the same run.
     """
 
     name: str
-    dtype: str
     ms_per_frame: float
     ratio: float
 
@@ -118,13 +117,18 @@ class Plan:
         return 1e3 * (self.clock_s() - start_s)
 
 
-def time_dtype(decoder: nn.Module, dtype: str, plan: Plan) -> list[Timing]:
-    """Time upstream and each of our shapes in one dtype."""
-    codec = Codec(decoder, rows=10, dtype=DTYPES[dtype], device=torch.device("cpu"))
-    upstream = decoder.to(DTYPES[dtype])
+def make_codec(decoder: nn.Module, rows: int) -> Codec:
+    """Make our codec, for some streams."""
+    backend = CpuBackend(WeightFormat.FLOAT32)
+    return Codec(decoder, backend, rows=rows, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def time_decoders(decoder: nn.Module, plan: Plan) -> list[Timing]:
+    """Time upstream and each of our shapes."""
+    codec = make_codec(decoder, rows=10)
     whole_codes = codes_of(1, plan.frames)
     runs: list[tuple[str, int, Callable[[], object]]] = [
-        (f"qwen-tts, whole decode of {plan.frames}", plan.frames, lambda: whole(upstream, whole_codes))
+        (f"qwen-tts, whole decode of {plan.frames}", plan.frames, lambda: whole(decoder, whole_codes))
     ]
     for batch, size in SHAPES:
         codes, calls = codes_of(batch, size), max(1, 8 // (batch * size))
@@ -142,23 +146,18 @@ def time_dtype(decoder: nn.Module, dtype: str, plan: Plan) -> list[Timing]:
         for times, (_, n_frames, run) in zip(spent, runs, strict=True):
             times.append(plan.elapsed_ms(run) / n_frames)
     best = [min(times) for times in spent]
-    return [Timing(name, dtype, ms, ms / best[0]) for (name, _, _), ms in zip(runs, best, strict=True)]
+    return [Timing(name, ms, ms / best[0]) for (name, _, _), ms in zip(runs, best, strict=True)]
 
 
-def measure_accuracy(decoder: nn.Module, frames: int, dtypes: list[str]) -> list[Accuracy]:
-    """Compare all ways of decoding with upstream's float32 decode; may leave the decoder in bfloat16."""
+def measure_accuracy(decoder: nn.Module, frames: int) -> list[Accuracy]:
+    """Compare our decode of codes that are split in several ways with upstream's decode."""
     codes = codes_of(1, frames)
     golden = whole(decoder, codes)
-    exact = Codec(decoder, rows=1, dtype=torch.float32, device=torch.device("cpu"))
+    codec = make_codec(decoder, rows=1)
     results = {
-        f"ours, float32, cut into {sizes}": in_chunks(exact, codes, sizes)
+        f"ours, cut into {sizes}": in_chunks(codec, codes, sizes)
         for sizes in ([frames], [1], [4], [1, 2, 3, 5, 8, 13, 21, 34])
     }
-    if "bfloat16" in dtypes:
-        rounded = Codec(decoder, rows=1, dtype=torch.bfloat16, device=torch.device("cpu"))
-        for sizes in ([frames], [1], [4]):
-            results[f"ours, bfloat16, cut into {sizes}"] = in_chunks(rounded, codes, sizes)
-        results["qwen-tts, bfloat16, whole"] = whole(decoder.to(torch.bfloat16), codes)
     return [_accuracy(name, samples, golden) for name, samples in results.items()]
 
 
@@ -175,29 +174,19 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48, help="frames of upstream's decode")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--exact-frames", type=int, default=120, help="frames to compare; 0 compares nothing")
-    parser.add_argument("--dtype", choices=[*DTYPES, "both"], default="both")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time; for a loaded host, with --threads 1")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report: dict[str, object] = {"threads": args.threads, "torch": torch.__version__}
     plan = Plan(args.frames, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
-    timings: list[Timing] = []
-    dtypes = [*DTYPES] if args.dtype == "both" else [args.dtype]
-    if args.dtype == "both" and not can_pack(torch.bfloat16, torch.device("cpu")):
-        print("only float32: this CPU multiplies bfloat16 a hundred times slower (--dtype bfloat16 takes an hour)")
-        dtypes = ["float32"]
-    for dtype in dtypes:
-        timings += time_dtype(build_decoder(), dtype, plan)
-        gc.collect()
-    for timing in timings:
-        print(f"{timing.dtype:9} {timing.name:34} {timing.ms_per_frame:8.2f} ms a frame  x{timing.ratio:.2f}")
     decoder = build_decoder()
-    for dtype, kind in DTYPES.items():
-        state_bytes = Codec(decoder, rows=1, dtype=kind, device=torch.device("cpu")).state_bytes_per_row
-        print(f"{dtype:9} state of a row: {state_bytes:,} bytes")
-        report[f"state_bytes_per_row_{dtype}"] = state_bytes
-    accuracies = measure_accuracy(decoder, args.exact_frames, dtypes) if args.exact_frames else []
+    timings = time_decoders(decoder, plan)
+    for timing in timings:
+        print(f"{timing.name:34} {timing.ms_per_frame:8.2f} ms a frame  x{timing.ratio:.2f}")
+    report["state_bytes_per_row"] = make_codec(decoder, rows=1).state_bytes_per_row
+    print(f"state of a row: {report['state_bytes_per_row']:,} bytes")
+    accuracies = measure_accuracy(decoder, args.exact_frames) if args.exact_frames else []
     for accuracy in accuracies:
         print(f"{accuracy.name:48} max difference {accuracy.max_difference:.2e}  SNR {accuracy.snr_db:6.1f} dB")
     report |= {"timings": [asdict(t) for t in timings], "accuracies": [asdict(a) for a in accuracies]}

@@ -28,18 +28,17 @@ import torch
 from numpy.typing import NDArray
 
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, ModelConfig
+from serve_app.model.backends.cpu import compiled_codec, compiled_transformer, team
+from serve_app.model.backends.cpu.compiled_stack import PASS, CompiledStack, attend
+from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
+from serve_app.model.backends.cpu.parts import array_at, float32_at
+from serve_app.model.backends.cpu.team import TeamFunction
+from serve_app.model.backends.cpu.tiles import PRODUCTS as PRODUCT_KIND
+from serve_app.model.backends.cpu.tiles import STORE, multiply
+from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
+from serve_app.model.backends.cpu.windows import multiply_windows
 from serve_app.model.checkpoint import Checkpoint
-from serve_app.model.compiled import codec_layers, codec_transformer, team
-from serve_app.model.compiled.instructions import TILE, TILE_ROWS
-from serve_app.model.compiled.parts import array_at, float32_at
-from serve_app.model.compiled.stack import PASS, CompiledStack, attend
-from serve_app.model.compiled.team import TeamFunction
-from serve_app.model.compiled.tiles import PRODUCTS as PRODUCT_KIND
-from serve_app.model.compiled.tiles import STORE, multiply
-from serve_app.model.compiled.window_tiles import WINDOW_PRODUCT, window_products_at
-from serve_app.model.compiled.windows import multiply_windows
 from serve_app.model.factory import LoadedModel, load_speaker
-from serve_app.model.kernels import make_draw
 from serve_app.model.sampling import uniforms
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
@@ -358,9 +357,9 @@ def compiled_functions_seen() -> Generator[list[NDArray[Any]]]:
     def recorded(function: TeamFunction, job: NDArray[Any], threads: int) -> None:
         with torch.profiler.record_function(f"compiled {function.name}"):
             run(function, job, threads)
-        if function is codec_transformer.RUN_CODEC_TRANSFORMER:
+        if function is compiled_transformer.RUN_CODEC_TRANSFORMER:
             windows.append(window_products(job, 4 * int(job["layers"][0])))
-        elif function is codec_layers.RUN_CODEC_LAYERS:
+        elif function is compiled_codec.RUN_CODEC_LAYERS:
             count, wide = int(job["count"][0]), int(job["wide"][0])
             narrow = np.tile(np.arange(wide, count), int(job["streams"][0] * job["frames"][0]))  # frame by frame
             made = window_products(job, count)[[*range(wide), *narrow]]
@@ -500,7 +499,7 @@ def sampling_ms(loaded: LoadedModel, count: int) -> float:
     for slot in range(count):
         slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
     logits = torch.randn(count, loaded.runner.predictor.vocabulary)
-    draw = make_draw(logits.device)
+    draw = loaded.backend.draw
     seconds = []
     with torch.inference_mode():
         for frame in range(9):

@@ -42,7 +42,7 @@ python() {
     # Numba keeps compiled kernels until the modification time of their source changes. With a constant time, images of
     # the same sources share the kernels in the volume `cache`. With the build's time, each image would compile them
     # again.
-    find /opt/tts/lib -path '*/serve_app/model/compiled/*.py' -exec touch --date=@0 {} +
+    find /opt/tts/lib -path '*/serve_app/model/backends/cpu/*.py' -exec touch --date=@0 {} +
     install -d /opt/tts/share
     cp -r configs voices /opt/tts/share/
 }

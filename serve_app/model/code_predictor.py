@@ -5,31 +5,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from serve_app.model.attention import StackShape
+from serve_app.model.backends.protocol import Backend, PredictorWeights
 from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.compiled.draws import can_draw
-from serve_app.model.compiled.frame import CompiledFrame
-from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import PlainLinear, WeightFormat, make_linear
+from serve_app.model.layer_weights import take_layers
 from serve_app.model.sampling import DrawRows
-from serve_app.model.transformer import make_stack
+from serve_app.model.stack_shape import StackShape
 from serve_app.model.upstream import Upstream
 
 
 class CodePredictor:
     """The 5-layer stack with a head and an embedding per codebook; its keys and values last for one frame."""
 
-    def __init__(self, module: Upstream, embedding: CodeEmbedding, *, slots: int, weight_format: WeightFormat) -> None:
+    def __init__(self, module: Upstream, embedding: CodeEmbedding, backend: Backend, *, slots: int) -> None:
         """Take the weights of upstream's code predictor.
 
         Args:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
             embedding: embeddings of all codebooks; not copied.
+            backend: computes.
             slots: most rows of a pass.
-            weight_format: weight format.
         """
         config = module.config
         self.steps = config.num_code_groups - 1
@@ -42,13 +37,10 @@ class CodePredictor:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, self.steps + 1, weight_format)
-        self._heads = [make_linear(head.weight.detach(), weight_format) for head in module.lm_head]
-        self._project = _projection(module.small_to_mtp_projection, weight_format)
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self._embedding = embedding
-        self._draw_codes = make_draw(weight.device)
+        self._draw_codes = backend.draw
         self.cache = KvCache(
             layers=shape.layers,
             slots=slots,
@@ -58,7 +50,11 @@ class CodePredictor:
             dtype=weight.dtype,
             device=weight.device,
         )
-        self.frame = self._compile_frame(module)
+        layers, norm = take_layers(module.model, shape)
+        heads = [head.weight.detach() for head in module.lm_head]
+        weights = PredictorWeights(layers, norm, heads, _projection(module.small_to_mtp_projection))
+        made = backend.predictor(weights, shape, embedding, self.cache)
+        self.stack, self.frame, self._heads, self._project = made.stack, made.frame, made.heads, made.project
 
     @property
     def weight_bytes(self) -> int:
@@ -81,7 +77,7 @@ class CodePredictor:
         Returns:
             [B, 16] int64, including codebook 0.
         """
-        if self.frame is not None and can_draw(keep):
+        if self.frame is not None and self.frame.can_draw(keep):
             return self.frame.draw(hidden, first, uniform, draws, rows, keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
@@ -106,28 +102,15 @@ class CodePredictor:
         x = torch.stack((hidden, embed(0, first)), dim=1)  # [B, 2, H]
         position = 0
         for codebook in range(1, self.steps + 1):
-            state = self.stack.run_aligned(self._project(x), self.cache, rows, position)[:, -1]
+            given = x if self._project is None else self._project(x)
+            state = self.stack.run_aligned(given, self.cache, rows, position)[:, -1]
             codes.append(choose(codebook, self._heads[codebook - 1](state).float()))
             position += x.shape[1]
             if codebook < self.steps:
                 x = embed(codebook, codes[-1])[:, None]
         return torch.stack(codes, dim=1)
 
-    def _compile_frame(self, module: Upstream) -> CompiledFrame | None:
-        """All steps as one call, if the stack and everything between its passes are compiled."""
-        heads = [head for head in self._heads if isinstance(head, TiledLinear)]
-        as_wide = isinstance(module.small_to_mtp_projection, nn.Identity)
-        if not (as_wide and isinstance(self.stack, CompiledStack) and len(heads) == self.steps):
-            return None
-        return CompiledFrame(self.stack, heads, self._embedding, self.cache)
 
-
-def _projection(module: Upstream, weight_format: WeightFormat) -> Callable[[Tensor], Tensor]:
-    """Make the projection of a wider talker's states to the predictor's width; in 0.6B both have the same width."""
-    if isinstance(module, nn.Identity):
-        return lambda x: x
-    weight, bias = module.weight.detach(), module.bias.detach()
-    if weight_format == "plain":
-        return PlainLinear(weight, bias)
-    linear = make_linear(weight, weight_format)
-    return lambda x: linear(x, bias.expand(*x.shape[:-1], -1))
+def _projection(module: Upstream) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of the projection of a wider talker's states; in 0.6B both have the same width."""
+    return None if isinstance(module, nn.Identity) else (module.weight.detach(), module.bias.detach())

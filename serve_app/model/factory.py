@@ -17,11 +17,14 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import SpeechError, error_of_code
 from serve_app.model import memory
+from serve_app.model.backends.cpu.cpu_backend import CpuBackend
+from serve_app.model.backends.cpu.instructions import this_cpus, vector_units
+from serve_app.model.backends.cuda.requirements import what_is_missing
+from serve_app.model.backends.protocol import Backend
+from serve_app.model.backends.torch.torch_backend import TorchBackend
+from serve_app.model.backends.weight_format import WeightFormat, lossless
 from serve_app.model.checkpoint import Checkpoint, load_checkpoint
-from serve_app.model.compiled.instructions import this_cpus, vector_units
-from serve_app.model.fused.requirements import what_is_missing
 from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
-from serve_app.model.linear import WeightFormat
 from serve_app.model.locate import CheckpointError
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import Choice
@@ -39,7 +42,7 @@ class LoadedModel:
     engine: Engine
     runner: TorchRunner
     checkpoint: Checkpoint
-    weight_format: WeightFormat
+    backend: Backend
 
     @property
     def random_weights(self) -> bool:
@@ -50,13 +53,13 @@ class LoadedModel:
     def description(self) -> str:
         """A description of the checkpoint and its weight format, for people."""
         graphs = "; without CUDA graphs, whose results differ" if self.runner.graph_fallbacks else ""
-        return f"{self.checkpoint.description[:-1]}; {self.weight_format} weights{graphs})"
+        return f"{self.checkpoint.description[:-1]}; {self.backend.label} weights{graphs})"
 
     @property
     def labels(self) -> dict[str, str]:
         """Device and weight format, for :data:`serve_app.observability.metrics.MODEL_INFO`."""
         kind, dtype = self.checkpoint.device.type, str(self.checkpoint.dtype).removeprefix("torch.")
-        return {"device": kind, "dtype": dtype, "weights": self.weight_format}
+        return {"device": kind, "dtype": dtype, "weights": self.backend.label}
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +71,7 @@ class LoadedModel:
         """Equal on replicas that compute the same samples for the same request; see :class:`AudioChunk`."""
         graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
         codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
-        return f"{self.fingerprint} {self.weight_format}, codec {codec}, {self._processor}{graphs}"
+        return f"{self.fingerprint} {self.backend.label}, codec {codec}, {self._processor}{graphs}"
 
     @property
     def _processor(self) -> str:
@@ -141,49 +144,52 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)
-    weight_format = choose_weight_format(config, checkpoint)
-    how = f", multiplied by {this_cpus()}" if weight_format in ("int8", "int4") else ""
-    log.info("weight format of talker and code predictor: %s%s", weight_format, how)
-    runner = TorchRunner(checkpoint, settings, weight_format)
+    backend = choose_backend(config, checkpoint)
+    log.info("weight format of talker and code predictor: %s", backend.label)
+    runner = TorchRunner(checkpoint, settings, backend)
     if not keep_upstream:
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, CudaGraphs())
-    return LoadedModel(Engine(runner, settings), runner, checkpoint, weight_format)
+    return LoadedModel(Engine(runner, settings), runner, checkpoint, backend)
 
 
-def choose_weight_format(config: AppConfig, checkpoint: Checkpoint) -> WeightFormat:
-    """The weight format of talker and code predictor for this configuration and device.
+def choose_backend(config: AppConfig, checkpoint: Checkpoint) -> Backend:
+    """Choose what computes talker, code predictor and codec, once for a replica.
 
-    One format serves all batch sizes, since a stream's codes must not depend on the other streams in the batch. The
-    choice does not measure anything, since codes must not depend on the replica.
+    One choice serves all batch sizes, since a stream's codes must not depend on the other streams in the batch. It does
+    not measure anything, since codes must not depend on the replica.
 
     Raises:
-        CheckpointError: int8 or int4 is configured, but not supported here.
+        CheckpointError: int8 or int4 is configured, but not supported here; or a bfloat16 codec on a CPU.
     """
-    wanted = config.model.weights
-    if wanted == "torch":
-        return "plain"
-    on_cpu = checkpoint.device.type == "cpu"
+    wanted, on_cpu = config.model.weights, checkpoint.device.type == "cpu"
     bfloat16 = checkpoint.dtype == torch.bfloat16
+    if on_cpu and checkpoint.codec_dtype != torch.float32:
+        raise CheckpointError("model.codec_dtype is 'bfloat16', which needs a GPU; allowed on a CPU: 'auto', 'float32'")
+    if wanted == "torch":
+        return TorchBackend()
     if wanted == "plain":
         if on_cpu:
-            return "packed"
-        return _format_on_gpu(checkpoint.device) if bfloat16 else "plain"
+            return CpuBackend(lossless(checkpoint.dtype))
+        return _gpu_backend(checkpoint.device) if bfloat16 else TorchBackend()
     if not (on_cpu and bfloat16):
         raise CheckpointError(
             f"model.weights is {wanted!r}, which needs a CPU and bfloat16; this is {checkpoint.description}"
         )
-    return wanted
+    log.info("rounded weights are multiplied by %s", this_cpus())
+    return CpuBackend(WeightFormat(wanted))
 
 
-def _format_on_gpu(device: torch.device) -> WeightFormat:
-    """The format for bfloat16: our own kernels if they can be compiled."""
+def _gpu_backend(device: torch.device) -> Backend:
+    """The backend for bfloat16 on a GPU: our own kernels if they can be compiled."""
     missing = what_is_missing(device)
     if missing is None:
-        return "fused"
+        from serve_app.model.backends.cuda.cuda_backend import CudaBackend  # noqa: PLC0415 - CPU wheels have no Triton
+
+        return CudaBackend()
     log.warning("slower and not batch-invariant: kernels cannot be compiled, because %s", missing)
-    return "plain"
+    return TorchBackend()
 
 
 @torch.inference_mode()

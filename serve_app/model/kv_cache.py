@@ -1,8 +1,5 @@
 """Static keys and values for a pool of slots, written in place; the caller keeps track of each slot's length."""
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -50,12 +47,3 @@ def as_rows(slots: list[int], device: torch.device) -> Rows:
     if slots == list(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return torch.tensor(slots, device=device)
-
-
-def runs(slots: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Split slots into runs of consecutive ones: for each run, its places in ``slots`` and the slots themselves."""
-    ends = [place for place in range(1, len(slots)) if slots[place] != slots[place - 1] + 1]
-    return [
-        (slice(begin, end), slice(slots[begin], slots[begin] + end - begin))
-        for begin, end in pairwise([0, *ends, len(slots)])
-    ]

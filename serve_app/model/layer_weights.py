@@ -1,15 +1,16 @@
-"""Extracts a decoder layer's weights from the upstream module, once; how they are multiplied is decided elsewhere.
+"""Extracts decoder layers' weights from the upstream module, once; a backend decides how they are multiplied.
 
 Query, key and value share one matmul. Each norm's weight is folded into the matmul after it. Query and key are normed
 and rotated as one tensor.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from serve_app.model.attention import StackShape
+from serve_app.model.stack_shape import StackShape
 from serve_app.model.upstream import Upstream
 
 
@@ -34,7 +35,17 @@ class LayerWeights:
     norm_qk: Tensor
 
 
-def take_layer(layer: Upstream, shape: StackShape) -> LayerWeights:
+def take_layers(model: Upstream, shape: StackShape) -> tuple[Iterator[LayerWeights], Tensor]:
+    """The layers' weights, one at a time, and the final norm's [H].
+
+    Args:
+        model: Qwen3TTSTalkerModel or Qwen3TTSTalkerCodePredictorModel.
+        shape: its sizes.
+    """
+    return (_take_layer(layer, shape) for layer in model.layers), model.norm.weight.detach()
+
+
+def _take_layer(layer: Upstream, shape: StackShape) -> LayerWeights:
     """Extract the weights of a Qwen3TTSTalkerDecoderLayer or Qwen3TTSDecoderLayer."""
     attention, mlp = layer.self_attn, layer.mlp
     qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])

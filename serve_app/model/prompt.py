@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
-from serve_app.model.linear import WeightFormat, make_linear
 from serve_app.model.upstream import Upstream
 from serve_app.voices.voice import VoicePrompt
 
@@ -44,13 +44,13 @@ class PromptTokens:
 class PromptBuilder:
     """Tokenises texts and embeds prompts with a checkpoint's tables."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
-        """Copy the text tables and the codec's tables of a checkpoint; the format is that of the talker's weights."""
+    def __init__(self, checkpoint: Checkpoint, backend: Backend) -> None:
+        """Copy the text tables and the codec's tables of a checkpoint."""
         model = checkpoint.model
         self._config = model.config
         self._talker_config: Upstream = model.config.talker_config
         self._text_table = model.talker.model.text_embedding
-        self._project_text = _text_projection(model.talker.text_projection, weight_format)
+        self._project_text = _text_projection(model.talker.text_projection, backend)
         tokenizer = checkpoint.upstream.processor.tokenizer
         self._encode = tokenizer.backend_tokenizer.encode
         special = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
@@ -166,22 +166,15 @@ class PromptBuilder:
         return self.codes.table[torch.tensor(ids, device=self._device)]
 
 
-def _text_projection(module: Upstream, weight_format: WeightFormat) -> Callable[[Tensor], Tensor]:
+def _text_projection(module: Upstream, backend: Backend) -> Callable[[Tensor], Tensor]:
     """Make the two matmuls that project text embeddings to the talker's width, [M, 2 * H] -> [M, H].
 
-    On a CPU they use tiles of the unchanged weights, whatever the talker's weight format. Torch's own bfloat16 matmuls
-    took 80 of the 190 ms of a prefill on a CPU without bfloat16 instructions (measured).
+    They use the unchanged weights, whatever the talker's weight format. Torch's own bfloat16 matmuls took 80 of the
+    190 ms of a prefill on a CPU without bfloat16 instructions (measured).
     """
-    if weight_format in ("plain", "fused"):
-        return module
-    first, second = (make_linear(each.weight.detach(), "packed") for each in (module.linear_fc1, module.linear_fc2))
-    biases: list[Tensor] = [each.bias.detach() for each in (module.linear_fc1, module.linear_fc2)]
-
-    def project(x: Tensor) -> Tensor:
-        hidden = module.act_fn(first(x, biases[0].expand(len(x), -1)))
-        return second(hidden, biases[1].expand(len(x), -1))
-
-    return project
+    layers = module.linear_fc1, module.linear_fc2
+    first, second = (backend.linear(each.weight.detach(), each.bias.detach(), exact=True) for each in layers)
+    return lambda x: second(module.act_fn(first(x)))
 
 
 def join_texts(first: str, second: str) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 from serve_app.config import EngineConfig
 from serve_app.engine.runner import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
+from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec, CodecState
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.kv_cache import as_rows
-from serve_app.model.linear import WeightFormat
 from serve_app.model.prompt import PromptBuilder, PromptTokens
 from serve_app.model.sampling import Draw
 from serve_app.model.steps import Choice, SlotTensors, Steps
@@ -79,13 +79,13 @@ class VoiceState:
 class TorchRunner:
     """Slots of a real model."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, weight_format: WeightFormat) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, backend: Backend) -> None:
         """Allocate all slots and copy the weights out of a checkpoint.
 
         Args:
             checkpoint: loaded; its language model may be dropped afterwards, but its encoder is still needed.
             settings: the engine's configuration.
-            weight_format: weight format of talker and code predictor.
+            backend: computes talker, code predictor and codec.
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
@@ -93,15 +93,11 @@ class TorchRunner:
         self._settings = settings
         self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
         self._device = device
-        self.prompts = PromptBuilder(checkpoint, weight_format)
-        # Only the code predictor uses int4, since its weights are read fifteen times per frame.
-        talker_format = "int8" if weight_format == "int4" else weight_format
-        self.talker = Talker(talker, slots=rows, positions=settings.max_positions, weight_format=talker_format)
-        self.predictor = CodePredictor(
-            talker.code_predictor, self.prompts.codes, slots=slots, weight_format=weight_format
-        )
+        self.prompts = PromptBuilder(checkpoint, backend)
+        self.talker = Talker(talker, backend, slots=rows, positions=settings.max_positions)
+        self.predictor = CodePredictor(talker.code_predictor, self.prompts.codes, backend, slots=slots)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
-        self.codec = Codec(decoder, rows=rows, dtype=checkpoint.codec_dtype, device=device)
+        self.codec = Codec(decoder, backend, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
         self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
@@ -109,7 +105,7 @@ class TorchRunner:
         """By voice, language and length: the talker's keys and values for the constant part of a prompt."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
-        self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, self._eos)
+        self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, backend, self._eos)
         self._graphs: GraphedSteps | None = None
         self._copying: torch.cuda.Stream | None = None
         self.graph_fallbacks = 0

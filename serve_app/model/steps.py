@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.model.backends.protocol import Backend
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec
-from serve_app.model.kernels import make_draw
 from serve_app.model.kv_cache import Rows
 from serve_app.model.prompt import PromptBuilder
 from serve_app.model.sampling import DrawRows, penalise, uniforms
@@ -83,6 +83,7 @@ class Steps:
         codec: Codec,
         prompts: PromptBuilder,
         slots: SlotTensors,
+        backend: Backend,
         eos: int,
     ) -> None:
         """Work on ``slots`` in place; ``eos`` is the talker's code that ends a stream."""
@@ -98,7 +99,7 @@ class Steps:
         self._suppressed = suppressed  # [V] bool
         self._true = torch.ones((), dtype=torch.bool, device=device)
         self._all_rows = torch.arange(len(slots.hidden), device=device)
-        self._draw_codes = make_draw(device)
+        self._draw_codes = backend.draw
         self.device = device
         self.reads_length = talker.reads_length
         self.talker_vocabulary = talker.vocabulary

@@ -2,24 +2,24 @@
 
 from torch import Tensor
 
-from serve_app.model.attention import StackShape
+from serve_app.model.backends.protocol import Backend
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.linear import WeightFormat, make_linear
-from serve_app.model.transformer import make_stack
+from serve_app.model.layer_weights import take_layers
+from serve_app.model.stack_shape import StackShape
 from serve_app.model.upstream import Upstream
 
 
 class Talker:
     """The 28-layer stack with its head and its static keys and values."""
 
-    def __init__(self, module: Upstream, *, slots: int, positions: int, weight_format: WeightFormat) -> None:
+    def __init__(self, module: Upstream, backend: Backend, *, slots: int, positions: int) -> None:
         """Copy the weights of upstream's talker.
 
         Args:
             module: Qwen3TTSTalkerForConditionalGeneration.
+            backend: computes.
             slots: streams held at once.
             positions: most positions of a slot.
-            weight_format: weight format.
         """
         config = module.config
         shape = StackShape(
@@ -31,9 +31,10 @@ class Talker:
             rms_eps=config.rms_norm_eps,
             rope_theta=config.rope_theta,
         )
-        self.stack = make_stack(module.model, shape, positions, weight_format)
+        layers, norm = take_layers(module.model, shape)
+        self.stack = backend.stack(layers, norm, shape, positions)
         weight: Tensor = module.codec_head.weight.detach()
-        self._head = make_linear(weight, weight_format)
+        self._head = backend.linear(weight)
         self.vocabulary = weight.shape[0]
         self.cache = KvCache(
             layers=shape.layers,

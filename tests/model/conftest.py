@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from named_backends import make_backend
 
 from serve_app.config import EngineConfig, ModelConfig
 from serve_app.model.checkpoint import load_checkpoint
@@ -66,13 +67,13 @@ def voices(checkpoint):
 
 @pytest.fixture(scope="session")
 def runner(checkpoint):
-    return TorchRunner(checkpoint, EngineConfig(slots=10), "packed")
+    return TorchRunner(checkpoint, EngineConfig(slots=10), make_backend("packed"))
 
 
 @pytest.fixture(scope="session")
 def plain_runner(checkpoint):
     """One with torch's own products, as in float32 on a GPU."""
-    return TorchRunner(checkpoint, EngineConfig(slots=10), "plain")
+    return TorchRunner(checkpoint, EngineConfig(slots=10), make_backend("plain"))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +86,7 @@ def exact_runner(checkpoint, bfloat16_checkpoint, request):
     """One whose streams' codes depend on nobody else, to the last bit."""
     form = "int8" if request.param == "int8" else "packed"
     taken = checkpoint if request.param == "float32" else bfloat16_checkpoint
-    return TorchRunner(taken, EngineConfig(slots=10), form)
+    return TorchRunner(taken, EngineConfig(slots=10), make_backend(form, taken.dtype))
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from serve_app.model.attention import StackShape
 from serve_app.model.kv_cache import KvCache
 from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.stack_shape import StackShape
 
 
 def normal(*shape, seed=0, size=1.0):

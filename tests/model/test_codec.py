@@ -7,10 +7,11 @@ import torch
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from named_backends import make_backend
 from transformers.masking_utils import create_sliding_window_causal_mask
 
+from serve_app.model.backends.torch.torch_transformer import sliding_mask
 from serve_app.model.codec import Codec
-from serve_app.model.codec_transformer import sliding_mask
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 from serve_app.model.upstream import import_qwen_tts
 
@@ -91,7 +92,7 @@ def golden(decoder, codes):
 
 @pytest.fixture(scope="module")
 def pool(decoder):
-    return Codec(decoder, rows=4, dtype=torch.float32, device=CPU)
+    return Codec(decoder, make_backend("packed"), rows=4, dtype=torch.float32, device=CPU)
 
 
 @pytest.fixture
@@ -225,19 +226,19 @@ def test_primed_frames_leave_the_state_of_decoded_ones(codec, codes, golden, fra
 
 def test_reset_row_is_that_of_a_fresh_stream(codec, decoder):
     codec.reset(2)
-    fresh = Codec(decoder, rows=1, dtype=torch.float32, device=CPU)
+    fresh = Codec(decoder, make_backend("packed"), rows=1, dtype=torch.float32, device=CPU)
     assert identical(codec.snapshot(2), fresh.snapshot(0))
 
 
 def test_fewer_key_heads_than_query_heads_equal_the_whole_decode():
     grouped = build(num_key_value_heads=1)
     codes = codes_of(1, 90)
-    codec = Codec(grouped, rows=1, dtype=torch.float32, device=CPU)
+    codec = Codec(grouped, make_backend("packed"), rows=1, dtype=torch.float32, device=CPU)
     assert_same(codec.decode(codes, slice(0, 1)), whole(grouped, codes))
 
 
 def test_bfloat16_is_as_near_to_float32_as_upstreams_own(decoder, codes, golden):
-    codec = Codec(decoder, rows=1, dtype=torch.bfloat16, device=CPU)
+    codec = Codec(decoder, make_backend("plain"), rows=1, dtype=torch.bfloat16, device=CPU)
     frames, golden = 64, golden[:, : 64 * 1920]
     ours = torch.cat([codec.decode(codes[:, i : i + 8], slice(0, 1)) for i in range(0, frames, 8)], dim=1)
     upstreams = whole(build().to(torch.bfloat16), codes[:, :frames])
@@ -278,10 +279,10 @@ def test_projection_behind_a_codebook_is_not_lost():
     torch.manual_seed(0)
     projecting.quantizer.rvq_rest.vq.layers[1].project_out = torch.nn.Linear(16, 16)
     codes = codes_of(1, 5)
-    codec = Codec(projecting, rows=1, dtype=torch.float32, device=CPU)
+    codec = Codec(projecting, make_backend("packed"), rows=1, dtype=torch.float32, device=CPU)
     assert_same(codec.decode(codes, slice(0, 1)), whole(projecting, codes))
 
 
 def test_unsupported_configuration_is_refused():
     with pytest.raises(ValueError, match="attention_bias=True"):
-        Codec(build(attention_bias=True), rows=1, dtype=torch.float32, device=CPU)
+        Codec(build(attention_bias=True), make_backend("packed"), rows=1, dtype=torch.float32, device=CPU)

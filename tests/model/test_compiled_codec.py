@@ -2,36 +2,52 @@
 
 import pytest
 import torch
+from named_backends import make_backend
 from precision import assert_within_ulps
 from reference_stack import normal
 from test_codec import CPU, build, codes_of, states
 
-from serve_app.model import codec_layers
+from serve_app.model.backends.cpu import compiled_codec, compiled_transformer, windows
+from serve_app.model.backends.cpu.codec_plan import CompiledLayer, lay_out, rooms_of
+from serve_app.model.backends.cpu.compiled_codec import CompiledLayers
+from serve_app.model.backends.cpu.cpu_codec import CpuStages, CpuTransformer, compiled
+from serve_app.model.backends.cpu.parts import gelu, standardise, wave
+from serve_app.model.backends.cpu.windows import WindowLinear
+from serve_app.model.backends.protocol import Step
+from serve_app.model.backends.torch.torch_codec import TorchStage
+from serve_app.model.backends.torch.torch_transformer import TorchTransformer
 from serve_app.model.codec import Codec
-from serve_app.model.codec_layers import (
-    Builder,
-    CompiledStages,
+from serve_app.model.codec_weights import (
     ConvWeights,
-    FirstConv,
-    Step,
-    Upsampling,
-    UpsamplingBlock,
-    WaveHead,
+    Depthwise,
+    StateLayout,
+    Wave,
+    convolution,
+    transformer_weights,
+    upsampling,
+    upsampling_block,
+    wave_head,
 )
-from serve_app.model.codec_transformer import Transformer
-from serve_app.model.compiled import codec_layers as compiled_layers
-from serve_app.model.compiled import codec_transformer, cpu_kernels, windows
-from serve_app.model.compiled.codec_layers import CompiledLayers
-from serve_app.model.compiled.codec_plan import CompiledLayer, Depthwise, Wave, lay_out, rooms_of
-from serve_app.model.compiled.parts import gelu, standardise
-from serve_app.model.compiled.windows import WindowLinear
-from serve_app.model.kernels import torch_snake
 
 
-class TorchBuilder(Builder):
-    def __init__(self, dtype, device):
-        super().__init__(dtype, device)
-        self.compiled = False
+class TorchLayers:
+    """Makes layers with torch's operations, in float64."""
+
+    def stages(self, wide, narrow=()):
+        return TorchStage([layer for stage in (*wide, *narrow) for layer in stage], torch.float64, CPU)
+
+    def transformer(self, weights):
+        return TorchTransformer(weights, torch.float64, CPU)
+
+
+class OurLayers:
+    """Makes compiled layers."""
+
+    def stages(self, wide, narrow=()):
+        return CpuStages(*[[compiled(layer) for stage in stages for layer in stage] for stages in (wide, narrow)])
+
+    def transformer(self, weights):
+        return CpuTransformer(weights)
 
 
 @pytest.fixture(scope="module", params=[2, 1], ids=["heads alike", "fewer key heads"])
@@ -40,7 +56,7 @@ def decoder(request):
 
 
 def use_threads(monkeypatch, count):
-    for module in (compiled_layers, codec_transformer, cpu_kernels, windows):
+    for module in (compiled_codec, compiled_transformer, windows):
         monkeypatch.setattr(module, "threads", lambda: count)
 
 
@@ -49,39 +65,29 @@ def threads(request, monkeypatch):
     use_threads(monkeypatch, request.param)
 
 
-def make_block(builder, decoder, number):
-    block = UpsamplingBlock(builder, decoder.decoder[number])
-    return CompiledStages([block]) if builder.compiled else block
+def make_block(layers, layout, decoder, number):
+    return layers.stages([upsampling_block(layout, decoder.decoder[number])])
 
 
-def make_upsampling(builder, decoder, number):
+def make_upsampling(layers, layout, decoder, number):
     conv, block = decoder.upsample[number]
-    stage = Upsampling(builder, ConvWeights.of(conv.conv), block)
-    return CompiledStages([stage]) if builder.compiled else stage
+    return layers.stages([upsampling(layout, ConvWeights.of(conv.conv), block)])
 
 
-def make_first(builder, decoder, number):
-    stage = FirstConv(builder, ConvWeights.of(decoder.decoder[number].conv))
-    return CompiledStages([stage]) if builder.compiled else stage
+def make_first(layers, layout, decoder, number):
+    return layers.stages([[convolution(layout, ConvWeights.of(decoder.decoder[number].conv))]])
 
 
-def make_end(builder, decoder, number):
+def make_end(layers, layout, decoder, number):
     *blocks, snake, head = decoder.decoder[number:]
-    stages = [*(UpsamplingBlock(builder, block) for block in blocks), WaveHead(builder, snake, head.conv)]
-    if builder.compiled:
-        return CompiledStages(stages[: 3 - number], stages[3 - number :]) if number < 3 else CompiledStages([], stages)
-
-    def plainly(step, x):
-        for stage in stages:
-            x = stage(step, x)
-        return x
-
-    return plainly
+    stages = [*(upsampling_block(layout, block) for block in blocks), [wave_head(layout, snake, head.conv)]]
+    wide = max(3 - number, 0)
+    return layers.stages(stages[:wide], stages[wide:])
 
 
-def make_transformer(builder, decoder, _number):
-    layers = Transformer(builder, decoder.pre_transformer, decoder.config)
-    return lambda step, x, positions: layers(step, positions, x)
+def make_transformer(layers, layout, decoder, _number):
+    made = layers.transformer(transformer_weights(layout, decoder.pre_transformer, decoder.config))
+    return lambda step, x, positions: made(step, positions, x)
 
 
 POSITIONS = torch.tensor([0, 40, 300])
@@ -113,13 +119,15 @@ CASES = [
 ]
 
 
-def made_of(case, builder, decoder):
+def made_of(case, layers, decoder):
     """Layers, and the width of a state in which they are not the first."""
     make, number, *_ = case
-    builder.history(3, 5)
-    layers = make(builder, decoder, number)
-    builder.history(2, 7)
-    return layers, builder.width
+    layout = StateLayout()
+    layout.history(3, 5)
+    with torch.inference_mode():
+        made = make(layers, layout, decoder, number)
+    layout.history(2, 7)
+    return made, layout.width
 
 
 def columns_and_state(case, width):
@@ -131,17 +139,16 @@ def columns_and_state(case, width):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("partly", [False, True])
-def test_compiled_layers_are_those_of_float64(decoder, case, partly, threads, monkeypatch):
+def test_compiled_layers_are_those_of_float64(decoder, case, partly, threads):
     make, _, streams, frames, *_ = case
-    monkeypatch.setattr(codec_layers, "make_snake", lambda _dtype, _device: torch_snake)
-    torchs, width = made_of(case, TorchBuilder(torch.float64, CPU), decoder)
-    compiled, same_width = made_of(case, Builder(torch.float32, CPU), decoder)
+    torchs, width = made_of(case, TorchLayers(), decoder)
+    ours, same_width = made_of(case, OurLayers(), decoder)
     assert width == same_width
     x, state = columns_and_state(case, width)
     exact_state = state.double()
     real = torch.tensor([frames // 2, 9, frames, 9, 0, 9])[::2][:streams] if partly else None
     exact = run(torchs, make, exact_state, x.double(), frames, real)
-    found = run(compiled, make, state, x, frames, real)
+    found = run(ours, make, state, x, frames, real)
     if make is make_end and partly:  # what stands for other frames depends on how those are cut
         wanted = torch.arange(frames) < real[:, None]
         found, exact = [each.unflatten(1, (frames, -1))[wanted] for each in (found, exact)]
@@ -153,7 +160,7 @@ def test_compiled_layers_are_those_of_float64(decoder, case, partly, threads, mo
 @pytest.mark.parametrize("partly", [False, True])
 def test_a_stream_is_the_same_in_any_company_to_the_last_bit(decoder, case, partly, threads):
     make, _, streams, frames, *_ = case
-    layers, width = made_of(case, Builder(torch.float32, CPU), decoder)
+    layers, width = made_of(case, OurLayers(), decoder)
     x, state = columns_and_state(case, width)
     real = torch.tensor([frames // 2, frames, 0])[:streams] if partly else None
     alone = state.clone()
@@ -169,7 +176,7 @@ def test_a_codec_is_the_same_on_any_number_of_threads_to_the_last_bit(decoder, m
     seen = []
     for count in (1, 2, 5):
         use_threads(monkeypatch, count)
-        codec = Codec(decoder, rows=4, dtype=torch.float32, device=CPU)
+        codec = Codec(decoder, make_backend("packed"), rows=4, dtype=torch.float32, device=CPU)
         samples = [codec.decode(codes, slice(0, 3)), codec.decode(codes, torch.tensor([2, 0, 1]), n_frames)]
         codec.prime(codes_of(1, 90)[0], 3)
         seen.append([*samples, *[state.history for state in states(codec)]])
@@ -180,7 +187,7 @@ def test_a_codec_is_the_same_on_any_number_of_threads_to_the_last_bit(decoder, m
 @pytest.mark.parametrize("case", [CASES[1], CASES[5]])
 def test_what_would_be_misread_is_refused(decoder, case):
     make, _, streams, frames, _, _ = case
-    layers, width = made_of(case, Builder(torch.float32, CPU), decoder)
+    layers, width = made_of(case, OurLayers(), decoder)
     x, state = columns_and_state(case, width)
     for message, other_x, other_state, real in (
         ("compiled code reads", x.double(), state, None),
@@ -267,6 +274,18 @@ def test_gelu_is_within_four_units_of_its_input():
     out = torch.empty_like(x)
     gelu(x.numpy(), out.numpy())
     assert_within_ulps(out, x.double() * torch.erfc(-x.double() / 2**0.5) / 2, 4, of=x.double())
+
+
+@pytest.mark.parametrize("channels", [1, 96, 100])
+def test_a_snake_is_that_of_float64(channels):
+    x = normal(20, channels, size=30.0)
+    alpha, inverse_beta = (normal(channels, seed=seed).exp() for seed in (1, 2))
+    out = torch.empty_like(x)
+    for column, written in zip(x, out, strict=True):
+        wave(column.numpy(), alpha.numpy(), inverse_beta.numpy(), written.numpy())
+    # The angle is rounded to float32 before its sine is taken.
+    exact = x.double() + (x * alpha).double().sin().square() * inverse_beta.double()
+    assert_within_ulps(out, exact, 8, of=x.double().abs() + inverse_beta.double())
 
 
 def test_a_row_is_standardised_as_by_layer_norm():

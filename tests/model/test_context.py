@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from named_backends import make_backend
 from test_runner import GREEDY, LONG, prepare, speak, whole_decode
 
 from serve_app.config import EngineConfig
@@ -118,7 +119,7 @@ def test_a_stream_with_a_context_resumes_at_any_frame(runner, voices, contexts, 
 def test_what_is_kept_of_a_voice_is_the_same_with_contexts_and_without(checkpoint, voices, contexts, voice):
     def spoken(*orders):
         """A fresh runner says the same text with these contexts, one after the other; the last, and all it kept."""
-        fresh = TorchRunner(checkpoint, EngineConfig(slots=2, max_positions=512), "plain")
+        fresh = TorchRunner(checkpoint, EngineConfig(slots=2, max_positions=512), make_backend("plain"))
         for context in orders:
             job = prepare(fresh, voices, "Where was I?", "english", voice, context=context)
             ((codes, pcm),) = speak(fresh, [job], frames=6)
@@ -160,7 +161,9 @@ def test_a_context_that_changes_the_transcripts_last_token_leaves_the_voices_pre
 @pytest.mark.parametrize("frames", [1, 8, 30])
 def test_a_context_never_takes_positions_from_the_budget_of_a_text(checkpoint, voices, contexts, frames, caplog):
     caplog.set_level("INFO")
-    small = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=3 + 4 + 2 + 1 + 38 + 75 + 8), "plain")
+    small = TorchRunner(
+        checkpoint, EngineConfig(slots=1, max_positions=3 + 4 + 2 + 1 + 38 + 75 + 8), make_backend("plain")
+    )
     assert len(voices["short"].codes) == 38
     context = SpokenContext(FOX, contexts["usual"].codes[:frames])
     without = prepare(small, voices, "Hello there.", "english", "short")
@@ -189,7 +192,7 @@ def test_special_tokens_in_a_context_are_not_taken_as_marks(runner, voices, cont
 
 
 def test_a_text_of_more_tokens_than_a_slot_has_positions_is_spoken(checkpoint, voices, contexts):
-    small = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=300), "plain")
+    small = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=300), make_backend("plain"))
     context = SpokenContext("ab" * 400, contexts["usual"].codes)
     ((codes, _),) = speak(small, [prepare(small, voices, "Hi.", "english", "austen", context=context)], frames=3)
     assert len(codes) == 3

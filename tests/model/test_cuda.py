@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from named_backends import make_backend
 from test_runner import (
     COMBINATIONS,
     GREEDY,
@@ -13,11 +14,11 @@ from test_runner import (
 )
 
 from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
+from serve_app.model.backends.torch.torch_stack import TorchStack
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.codec import Codec
 from serve_app.model.factory import load_speaker
 from serve_app.model.runner import TorchRunner
-from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -42,7 +43,7 @@ def speaker():
 @pytest.fixture(scope="module")
 def plain():
     checkpoint = load_checkpoint(ModelConfig(source="tiny", device="cuda", dtype="float32"))
-    return TorchRunner(checkpoint, EngineConfig(slots=10, max_positions=512), "plain")
+    return TorchRunner(checkpoint, EngineConfig(slots=10, max_positions=512), make_backend("plain"))
 
 
 def test_graphs_are_kept_and_the_memory_is_limited(speaker):
@@ -86,7 +87,7 @@ def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(speaker, voic
 
 def test_any_cut_of_a_code_sequence_gives_the_samples_of_one_whole_decode(checkpoint):
     decoder = checkpoint.model.speech_tokenizer.model.decoder
-    codec = Codec(decoder, rows=3, dtype=torch.float32, device=torch.device("cuda"))
+    codec = Codec(decoder, make_backend("plain"), rows=3, dtype=torch.float32, device=torch.device("cuda"))
     codes = torch.randint(0, decoder.config.codebook_size, (2, 320, 16), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = decoder(codes.transpose(1, 2))[:, 0]
@@ -100,8 +101,8 @@ def test_any_cut_of_a_code_sequence_gives_the_samples_of_one_whole_decode(checkp
 
 def test_graphs_are_kept_with_torchs_products_of_bfloat16():
     speaker = load("bfloat16", weights="torch")
-    assert speaker.weight_format == "plain"
-    assert isinstance(speaker.runner.talker.stack, LinearStack)
+    assert speaker.backend.label == "plain"
+    assert isinstance(speaker.runner.talker.stack, TorchStack)
     assert speaker.runner.graph_fallbacks == 0
 
 
@@ -111,7 +112,7 @@ def fused():
 
 
 def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
-    assert fused.weight_format == "fused"
+    assert fused.backend.label == "fused"
     assert fused.runner.graph_fallbacks == 0
     talks = [shape for shape in fused.runner._graphs._captured if shape[0] == "talk"]
     assert len(talks) == fused.runner.slots
@@ -136,11 +137,13 @@ def test_graphs_change_no_code_of_a_bfloat16_stream(fused, voices):
 def test_our_own_kernels_are_no_farther_from_float32_than_torchs(checkpoint):
     """The same prompt through three talkers; the bound on each is of sharp random weights."""
     x = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
-    exact = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), "plain").talker.prefill(x.float(), 0)
+    exact = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), make_backend("plain")).talker.prefill(
+        x.float(), 0
+    )
     source = load_checkpoint(ModelConfig(source="tiny", device="cuda", dtype="bfloat16"))
     moved = {}
     for form in ("plain", "fused"):
-        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form).talker
+        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form)).talker
         given = talker.prefill(x.cuda(), 0)
         moved[form] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
     assert max(moved["fused"]) < 0.05

@@ -9,17 +9,17 @@ import torch
 from reference_stack import ReferenceStack, normal, product
 from torch.nn import functional
 
-from serve_app.model.attention import StackShape
+from serve_app.model.stack_shape import StackShape
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("torch's CPU wheels come without Triton", allow_module_level=True)
 
-from serve_app.model.fused import products
-from serve_app.model.fused.attention import Attention
-from serve_app.model.fused.fused_linear import FusedLinear
-from serve_app.model.fused.language import INTERPRETED
-from serve_app.model.fused.products import Product, columns_of, pair, stages_of
-from serve_app.model.fused.stack import FusedStack
+from serve_app.model.backends.cuda import products
+from serve_app.model.backends.cuda.fused_attention import Attention
+from serve_app.model.backends.cuda.fused_linear import FusedLinear
+from serve_app.model.backends.cuda.fused_stack import FusedStack
+from serve_app.model.backends.cuda.language import INTERPRETED
+from serve_app.model.backends.cuda.products import Product, columns_of, pair, stages_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = StackShape(layers=2, heads=4, kv_heads=2, head_dim=24, hidden=40, rms_eps=1e-6, rope_theta=1e4)

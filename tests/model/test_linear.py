@@ -5,23 +5,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from named_backends import make_backend
 from precision import assert_within_ulps
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.model import factory
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cuda import requirements
+from serve_app.model.backends.torch.torch_linear import PlainLinear
+from serve_app.model.backends.torch.torch_stack import TorchStack
 from serve_app.model.checkpoint import CheckpointError
 from serve_app.model.code_predictor import CodePredictor
-from serve_app.model.compiled.stack import CompiledStack
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.factory import choose_weight_format
-from serve_app.model.fused import requirements
-from serve_app.model.linear import PackedLinear, PlainLinear, can_pack, make_linear
+from serve_app.model.factory import choose_backend
 from serve_app.model.runner import TorchRunner
-from serve_app.model.transformer import LinearStack
 from serve_app.speech import Sampling, SpeechRequest
 
-CPU = torch.device("cpu")
-needs_packing = pytest.mark.skipif(not can_pack(torch.bfloat16, CPU), reason="oneDNN packs no bfloat16 on this CPU")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="torch's CPU wheels come without Triton"
+)
 
 
 def matrices(rows, dtype, seed=0):
@@ -32,15 +34,14 @@ def matrices(rows, dtype, seed=0):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10, 100])
-@needs_packing
-def test_a_packed_weight_multiplies_like_a_plain_one(rows):
+def test_a_plain_weight_is_multiplied_within_a_rounding(rows):
     weight, x, residual = matrices(rows, torch.bfloat16)
     exact = x.double() @ weight.double().T
-    for linear in (PackedLinear(weight), PlainLinear(weight)):
-        assert_within_ulps(linear(x), exact, 1, of=exact.abs().max())
-        total = exact + residual.double()  # rounded twice
-        assert_within_ulps(linear(x, residual), total, 2, of=total.abs().max())
-    assert PackedLinear(weight).nbytes == weight.nbytes
+    linear = PlainLinear(weight)
+    assert_within_ulps(linear(x), exact, 1, of=exact.abs().max())
+    total = exact + residual.double()  # rounded twice
+    assert_within_ulps(linear(x, residual), total, 2, of=total.abs().max())
+    assert linear.nbytes == weight.nbytes
 
 
 @pytest.mark.parametrize("rows", [1, 10])
@@ -75,7 +76,7 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
         ("bfloat16", "packed", bfloat16_checkpoint),
         ("int8", "int8", bfloat16_checkpoint),
     ):
-        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form)
+        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form, source.dtype))
         request = SpeechRequest("Hello there.", "austen", "english", sampling=Sampling(temperature=0))
         runner.prefill(0, runner.prepare(request, voices["austen"]))
         logits[name] = runner.slot_tensors.logits[0]
@@ -90,7 +91,10 @@ def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat
     forms = {"plain": checkpoint, "packed": bfloat16_checkpoint, "int8": bfloat16_checkpoint}
     logits = {}
     for form, source in {**forms, "int4": bfloat16_checkpoint}.items():
-        runner, seen = TorchRunner(source, EngineConfig(slots=1, max_positions=512), form), []
+        runner, seen = (
+            TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form, source.dtype)),
+            [],
+        )
 
         def choose(codebook, row, seen=seen):
             seen.append(row[0])
@@ -109,23 +113,24 @@ def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat
 
 @pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
 def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
-    assert choose_weight_format(config(weights), bfloat16_checkpoint) == form
+    assert choose_backend(config(weights), bfloat16_checkpoint).label == form
 
 
+@needs_triton
 def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_checkpoint, monkeypatch, caplog):
     on_gpu = dataclasses.replace(bfloat16_checkpoint, device=torch.device("cuda"))
     monkeypatch.setattr(factory, "what_is_missing", lambda device: None)
-    assert choose_weight_format(config("plain"), on_gpu) == "fused"
-    assert choose_weight_format(config("torch"), on_gpu) == "plain"
-    assert choose_weight_format(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)) == "plain"
+    assert choose_backend(config("plain"), on_gpu).label == "fused"
+    assert choose_backend(config("torch"), on_gpu).label == "plain"
+    assert choose_backend(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)).label == "plain"
     assert not caplog.text
     monkeypatch.setattr(factory, "what_is_missing", lambda device: "there is no Triton")
-    assert choose_weight_format(config("plain"), on_gpu) == "plain"
+    assert choose_backend(config("plain"), on_gpu).label == "plain"
     assert "there is no Triton" in caplog.text
 
 
 def test_torchs_products_are_taken_where_they_are_asked_for(bfloat16_checkpoint):
-    assert choose_weight_format(config("torch"), bfloat16_checkpoint) == "plain"
+    assert choose_backend(config("torch"), bfloat16_checkpoint).label == "plain"
 
 
 def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_path):
@@ -159,7 +164,7 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
     torch.nn.init.normal_(module.small_to_mtp_projection.bias)
     states, embedded = torch.randn(2, 3, talker.hidden_size).bfloat16()
     embedding = SimpleNamespace(of_codebook=lambda _codebook, codes: embedded[codes % 3])
-    predictor = CodePredictor(module, embedding, slots=3, weight_format=form)
+    predictor = CodePredictor(module, embedding, make_backend(form, torch.bfloat16), slots=3)
     assert predictor.frame is None
 
     def logits_of(rows):
@@ -184,39 +189,59 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_rounded_weights_are_refused_where_they_cannot_be_computed(checkpoint, weights):
     with pytest.raises(CheckpointError, match=f"'{weights}', which needs a CPU and bfloat16"):
-        choose_weight_format(config(weights), checkpoint)
+        choose_backend(config(weights), checkpoint)
 
 
-def test_make_linear_knows_every_form():
-    weight = torch.randn(8, 8)
-    assert isinstance(make_linear(weight, "plain"), PlainLinear)
-    assert isinstance(make_linear(weight, "packed"), TiledLinear)
-    assert isinstance(make_linear(weight.bfloat16(), "packed"), TiledLinear)
-    assert isinstance(make_linear(weight.bfloat16(), "int8"), TiledLinear)
+def test_each_backend_has_matmuls_of_its_own():
+    weight, bias, x = torch.randn(8, 8), torch.randn(8), torch.randn(3, 8)
+    assert isinstance(make_backend("plain").linear(weight), PlainLinear)
+    assert isinstance(make_backend("packed").linear(weight), TiledLinear)
+    assert isinstance(make_backend("int8").linear(weight.bfloat16()), TiledLinear)
+    for name in ("plain", "packed"):
+        exact = x.double() @ weight.double().T + bias.double()
+        assert_within_ulps(make_backend(name).linear(weight, bias)(x), exact, 8, of=exact.abs().max())
+
+
+def test_an_exact_matmul_keeps_its_weight_beside_rounded_ones():
+    weight, x, _ = matrices(3, torch.bfloat16)
+    exact = x.double() @ weight.double().T
+    for name in ("plain", "packed", "int8", "int4"):
+        linear = make_backend(name, torch.bfloat16).linear(weight, exact=True)
+        assert_within_ulps(linear(x), exact, 1, of=exact.abs().max())
+
+
+@pytest.mark.parametrize("weights", ["plain", "int8", "torch"])
+def test_a_bfloat16_codec_is_refused_on_a_cpu(bfloat16_checkpoint, weights):
+    rounded = dataclasses.replace(bfloat16_checkpoint, codec_dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match="codec_dtype is 'bfloat16', which needs a GPU; allowed on a CPU: 'auto'"):
+        choose_backend(config(weights), rounded)
+    assert choose_backend(config("torch"), dataclasses.replace(rounded, device=torch.device("cuda"))).label == "plain"
 
 
 @pytest.mark.parametrize(
     ("form", "stack"),
-    [("plain", LinearStack), ("packed", CompiledStack), ("int8", CompiledStack), ("int4", CompiledStack)],
+    [("plain", TorchStack), ("packed", CompiledStack), ("int8", CompiledStack), ("int4", CompiledStack)],
 )
 def test_a_stack_on_a_cpu_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
-    runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), form)
+    runner = TorchRunner(
+        bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), make_backend(form, torch.bfloat16)
+    )
     assert isinstance(runner.talker.stack, stack)
     assert isinstance(runner.predictor.stack, stack)
 
 
 def test_a_float32_stack_is_compiled_too(checkpoint):
     runner = TorchRunner(
-        checkpoint, EngineConfig(slots=1, max_positions=512), choose_weight_format(config("plain"), checkpoint)
+        checkpoint, EngineConfig(slots=1, max_positions=512), choose_backend(config("plain"), checkpoint)
     )
     assert isinstance(runner.talker.stack, CompiledStack)
     assert isinstance(runner.predictor.stack, CompiledStack)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch's CPU wheels come without Triton")
+@needs_triton
 def test_a_fused_runner_has_fused_stacks_and_heads(bfloat16_checkpoint):
-    runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), "fused")
-    plain = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), "plain")
+    runner = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), make_backend("fused"))
+    plain = TorchRunner(bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), make_backend("plain"))
     for ours, torchs in ((runner.talker, plain.talker), (runner.predictor, plain.predictor)):
         assert type(ours.stack).__name__ == "FusedStack"
         assert ours.weight_bytes == torchs.weight_bytes

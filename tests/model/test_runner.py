@@ -7,12 +7,13 @@ import torch
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from named_backends import make_backend
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
-from serve_app.model.compiled import frame as frame_module
-from serve_app.model.compiled.draws import draw
+from serve_app.model.backends.cpu import compiled_frame as frame_module
+from serve_app.model.backends.cpu.draws import draw
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner
@@ -224,7 +225,7 @@ def counting_capture(step):
 
 def test_graphs_that_agree_with_the_plain_steps_are_kept(checkpoint, caplog):
     caplog.set_level("INFO")
-    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), "plain")
+    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), make_backend("plain"))
     use_graphs(small, checkpoint, EngineConfig(slots=3, max_positions=400), counting_capture)
     assert small.graph_fallbacks == 0
     assert "captured" in caplog.text
@@ -235,7 +236,7 @@ def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
         step()
         return lambda: step() * 0
 
-    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), "plain")
+    small = TorchRunner(checkpoint, EngineConfig(slots=3, max_positions=400), make_backend("plain"))
     use_graphs(small, checkpoint, EngineConfig(slots=3, max_positions=400), wrong)
     assert small.graph_fallbacks == 1
     assert "CUDA graphs are off" in caplog.text
@@ -296,7 +297,9 @@ def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
 ):
     monkeypatch.setattr(frame_module, "threads", lambda: threads)
     source = checkpoint if dtype == "float32" else bfloat16_checkpoint
-    predictor = TorchRunner(source, EngineConfig(slots=5, max_positions=512), form).predictor
+    predictor = TorchRunner(
+        source, EngineConfig(slots=5, max_positions=512), make_backend(form, source.dtype)
+    ).predictor
     draws = DrawRows(5, torch.device("cpu"))
     for slot, each in enumerate((Draw(0.9, 50, 1.0), Draw(0.0, 50, 1.0), Draw(1.2, 7, 0.8), Draw(0.7, 1, 0.5))):
         draws.set(slot, each)  # the last is greedy, as all are to begin with

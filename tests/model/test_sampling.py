@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation import logits_process as upstream
 
-from serve_app.model.compiled.draws import draw as draw_on_cpu
+from serve_app.model.backends.cpu.draws import draw as draw_on_cpu
 from serve_app.model.sampling import Draw, DrawRows, draw, penalise, uniforms
 
 DEVICE = torch.device("cpu")

@@ -7,17 +7,26 @@ from precision import assert_within_ulps
 from reference_stack import ReferenceStack, normal
 from torch.nn import functional
 
-from serve_app.model.attention import StackShape
-from serve_app.model.compiled import stack as stack_module
-from serve_app.model.compiled import team
-from serve_app.model.compiled.instructions import TILE, TILE_ROWS, this_cpus
-from serve_app.model.compiled.nibbles import GROUP_WORDS, make_int4_tiles, pack
-from serve_app.model.compiled.parts import float32_at, int64_at, kernel
-from serve_app.model.compiled.stack import CompiledStack, products_at
-from serve_app.model.compiled.strands import STRANDS, deal
-from serve_app.model.compiled.team import TeamFunction, claim, job_of, jobs_at, meet, team_size, thread_number
-from serve_app.model.compiled.tiled_linear import TiledLinear
-from serve_app.model.compiled.tiles import PRODUCT, STORE, TiledWeight, make_tiles, multiply, pair_up, quantise, take
+from serve_app.model.backends.cpu import compiled_stack as stack_module
+from serve_app.model.backends.cpu import team
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack, products_at
+from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS, this_cpus
+from serve_app.model.backends.cpu.nibbles import GROUP_WORDS, make_int4_tiles, pack
+from serve_app.model.backends.cpu.parts import float32_at, int64_at, kernel
+from serve_app.model.backends.cpu.strands import STRANDS, deal
+from serve_app.model.backends.cpu.team import TeamFunction, claim, job_of, jobs_at, meet, team_size, thread_number
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cpu.tiles import (
+    PRODUCT,
+    STORE,
+    TiledWeight,
+    make_tiles,
+    multiply,
+    pair_up,
+    quantise,
+    take,
+)
+from serve_app.model.stack_shape import StackShape
 
 SHAPE = StackShape(layers=3, heads=6, kv_heads=2, head_dim=44, hidden=72, rms_eps=1e-6, rope_theta=1e4)
 GATED = 301  # no width here fills its last tile, and this is the widest input of a product

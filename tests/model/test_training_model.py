@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from named_backends import make_backend
 from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
 from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
 
@@ -163,7 +164,7 @@ def test_the_engine_speaks_eight_codes_a_frame_as_upstream_does(assembled):
     pcm = np.random.default_rng(0).standard_normal(24000).astype(np.float32) * 0.1
     voice = assembled.encode(Reference("noise", pcm, 24000, "Hiss.", "noise"))
     assert voice.codes.shape == (13, shapes.GROUPS)
-    runner = TorchRunner(assembled, EngineConfig(slots=1), "packed")
+    runner = TorchRunner(assembled, EngineConfig(slots=1), make_backend("packed"))
     greedy = Sampling(temperature=0.0)
     runner.prefill(0, runner.prepare(SpeechRequest("The mat.", "noise", "english", sampling=greedy), voice))
     ours = []

@@ -9,7 +9,7 @@ import pytest
 def spins_of(**given):
     asked = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     environment = {name: value for name, value in os.environ.items() if name not in asked}
-    program = "import serve_app.model.linear"
+    program = "import serve_app.model.backends.torch.torch_linear"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**environment, "OMP_DISPLAY_ENV": "verbose", **given},

@@ -8,8 +8,8 @@ import torch
 from precision import assert_within_ulps
 from reference_stack import normal
 
-from serve_app.model.compiled import windows
-from serve_app.model.compiled.windows import WindowLinear
+from serve_app.model.backends.cpu import windows
+from serve_app.model.backends.cpu.windows import WindowLinear
 
 
 def expected(window, weight, bias, taps, dilation):
@@ -133,7 +133,7 @@ def test_windows_that_would_be_misread_are_refused():
 def test_a_cpu_without_fused_multiply_add_multiplies_and_adds(tmp_path):
     program = (
         "import torch\n"
-        "from serve_app.model.compiled import windows\n"
+        "from serve_app.model.backends.cpu import windows\n"
         "weight, x = torch.full((5, 40), 0.5), torch.ones(1, 3, 40)\n"
         "assert windows.WindowLinear(weight, None)(x).eq(20).all()\n"
         "print(windows._MULTIPLY_WINDOWS._compiled._library.get_asm_str())\n"

@@ -1,0 +1,64 @@
+"""Our own compiled code for a CPU."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from serve_app.model.backends.biased_linear import BiasedLinear
+from serve_app.model.backends.cpu import draws
+from serve_app.model.backends.cpu.compiled_frame import CompiledFrame
+from serve_app.model.backends.cpu.compiled_stack import CompiledStack
+from serve_app.model.backends.cpu.cpu_codec import CpuCodec
+from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.protocol import Linear, PredictorLayers, PredictorWeights
+from serve_app.model.backends.weight_format import WeightFormat, lossless
+from serve_app.model.code_embedding import CodeEmbedding
+from serve_app.model.codec_weights import CodecWeights
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.sampling import DrawRows
+from serve_app.model.stack_shape import StackShape
+
+
+class CpuBackend:
+    """:class:`serve_app.model.backends.protocol.Backend` on a CPU; batch-invariant."""
+
+    def __init__(self, weights: WeightFormat) -> None:
+        """Read ``weights``: that of the checkpoint's own entries, or int8 or int4 for a bfloat16 checkpoint.
+
+        Only the code predictor's layers use int4, since they are read fifteen times per frame. Everything else is int8
+        then, in particular each head: it is a small part of what is read, and codes are drawn from its outputs.
+        """
+        rounded = weights in {WeightFormat.INT8, WeightFormat.INT4}
+        self.label = weights.value if rounded else "packed"
+        self._weights = WeightFormat.INT8 if rounded else weights
+        self._predictor_weights = weights
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> Linear:
+        """Lay out a copy of a weight in tiles."""
+        linear = TiledLinear(weight, lossless(weight.dtype) if exact else self._weights)
+        return linear if bias is None else BiasedLinear(linear, bias)
+
+    def stack(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> CompiledStack:
+        """Make decoder layers that are one compiled call."""
+        return CompiledStack(layers, norm, shape, positions, self._weights)
+
+    def predictor(
+        self, weights: PredictorWeights, shape: StackShape, embedding: CodeEmbedding, cache: KvCache
+    ) -> PredictorLayers:
+        """Make the code predictor's layers; all steps are one call, unless the talker is wider."""
+        stack = CompiledStack(weights.layers, weights.norm, shape, cache.positions, self._predictor_weights)
+        heads = [TiledLinear(head, self._weights) for head in weights.heads]
+        if weights.projection is not None:
+            return PredictorLayers(stack, heads, project=self.linear(*weights.projection))
+        return PredictorLayers(stack, heads, frame=CompiledFrame(stack, heads, embedding, cache))
+
+    def draw(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
+        """Draw one code per row."""
+        return draws.draw(logits, uniform, rows, indices, keep)
+
+    def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> CpuCodec:
+        """Make the codec's layers, which only compute in float32 on a CPU."""
+        assert (dtype, device.type) == (torch.float32, "cpu"), "the compiled codec computes in float32 on a CPU"
+        return CpuCodec(weights)

@@ -1,0 +1,49 @@
+"""Torch's own operations, on any device: on a GPU for which our kernels cannot be compiled, and for comparison."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from serve_app.model import sampling
+from serve_app.model.backends.protocol import PredictorLayers, PredictorWeights
+from serve_app.model.backends.stepwise import stepwise
+from serve_app.model.backends.torch.torch_codec import TorchCodec
+from serve_app.model.backends.torch.torch_linear import PlainLinear
+from serve_app.model.backends.torch.torch_stack import TorchStack
+from serve_app.model.code_embedding import CodeEmbedding
+from serve_app.model.codec_weights import CodecWeights
+from serve_app.model.kv_cache import KvCache, Rows
+from serve_app.model.layer_weights import LayerWeights
+from serve_app.model.sampling import DrawRows
+from serve_app.model.stack_shape import StackShape
+
+
+class TorchBackend:
+    """:class:`serve_app.model.backends.protocol.Backend` with torch's matmuls, which are not batch-invariant."""
+
+    label = "plain"
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> PlainLinear:
+        """Keep a weight as it is."""
+        del exact  # every weight is
+        return PlainLinear(weight, bias)
+
+    def stack(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> TorchStack:
+        """Make decoder layers."""
+        return TorchStack(layers, norm, shape, positions)
+
+    def predictor(
+        self, weights: PredictorWeights, shape: StackShape, embedding: CodeEmbedding, cache: KvCache
+    ) -> PredictorLayers:
+        """Make the code predictor's layers, which run one step after the other."""
+        del embedding
+        return stepwise(self, weights, shape, cache.positions)
+
+    def draw(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
+        """Draw one code per row."""
+        return sampling.draw(logits, uniform, rows, indices, keep)
+
+    def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> TorchCodec:
+        """Make the codec's layers."""
+        return TorchCodec(weights, dtype, device)
