@@ -4,7 +4,8 @@ A classifier of 512 codes needs many examples until it notices that near codes s
 further from the truth than the mean of all that are possible. So the sound codes are trained by regression. The first
 numbers of the predictor's output are the components of a sound. The weights of an output layer are set, not trained:
 its logits are the squared distances of its codebook's vectors to these numbers, so the nearest code is the likeliest.
-The embeddings that are read begin with the same components.
+The embeddings that are read are set as well: the same components, and a mark of the codebook. The predictor begins by
+seeing the mark alone, since a code that it has drawn itself tells it nothing new.
 """
 
 import torch
@@ -24,7 +25,7 @@ _READ_SIZE = 0.3  # deviation of embeddings
 
 @torch.no_grad()
 def set_weights(talker: nn.Module, sounds: Tensor) -> None:
-    """Set output layers and embeddings of the sound codes; the output layers will not be trained.
+    """Set output layers and embeddings of the sound codes, which will not be trained.
 
     Args:
         talker: of upstream's class; its code predictor is changed.
@@ -34,11 +35,14 @@ def set_weights(talker: nn.Module, sounds: Tensor) -> None:
     tables, heads = predictor.model.codec_embedding[1:], predictor.lm_head[1:]
     width = tables[0].weight.shape[1]
     size = deviations(sounds)
-    directions = torch.linalg.qr(torch.randn(width, SOUND_DIMS))[0].T
+    directions, marks = torch.linalg.qr(torch.randn(width, SOUND_DIMS + len(PARTS)))[0].T.split(SOUND_DIMS)
     # The root keeps loud components from covering the others.
     read = directions * (_READ_SIZE * (width / size.sum()) ** 0.5 / size.sqrt())[:, None]
-    for part, book, table, head in zip(PARTS, sounds, tables, heads, strict=True):
-        table.weight[: len(book)] = book @ read
+    weights = predictor.small_to_mtp_projection.weight
+    weights -= weights @ directions.T @ directions
+    for part, book, mark, table, head in zip(PARTS, sounds, marks, tables, heads, strict=True):
+        table.weight[: len(book)] = book @ read + mark * (_READ_SIZE * width**0.5)
+        table.weight.requires_grad_(requires_grad=False)
         softness = _SOFTNESS * size[part].square().mean()
         head.weight.zero_()
         head.weight[: len(book), part] = 2 * book[:, part] * size[part] / softness
@@ -69,7 +73,7 @@ def losses(talker: nn.Module, hidden: Tensor, coded: Tensor, sounds: Tensor) -> 
         hidden, coded = hidden[some], coded[some]
     predictor = talker.code_predictor
     tables = [talker.model.codec_embedding, *predictor.model.codec_embedding[:-1]]
-    # What it has drawn itself tells it nothing new, unlike the teacher's codes: it must not learn to count on them.
+    # Unlike the predictor's own codes, the teacher's would tell it more than it knows.
     read = torch.cat([coded[:, :2], coded[torch.randperm(len(coded), device=coded.device), 2:]], 1)
     columns = [hidden, *(table(read[:, number]) for number, table in enumerate(tables))]
     inputs = predictor.small_to_mtp_projection(torch.stack(columns, 1))
