@@ -1,4 +1,4 @@
-"""Codebook 0: the phonemes of the three units of a frame. This module is pure."""
+"""Codebook 0: the phonemes of three units. This module is pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 UNITS = 3
 """Units in a frame; durations of phonemes are whole numbers of them."""
+
+LEAD = 2
+"""Units by which the phonemes of a frame come before its sound, which depends on the phoneme that follows."""
 
 PAUSE = "_"
 _STRESS = "ˈˌ"
@@ -28,8 +31,8 @@ def sounds(phonemes: str) -> str:
 
 
 def spoken_at(durations: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
-    """Index of the phoneme in each unit of each frame, [frames, UNITS]; past the end, the last phoneme."""
-    units = np.arange(frames * UNITS).reshape(frames, UNITS)
+    """Index of the phoneme in each unit, ``LEAD`` after those of the frame, [frames, UNITS]; at the end, the last."""
+    units = np.arange(frames * UNITS).reshape(frames, UNITS) + LEAD
     return np.minimum(np.searchsorted(np.cumsum(durations), units, side="right"), len(durations) - 1)
 
 

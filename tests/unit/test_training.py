@@ -97,7 +97,7 @@ def test_a_stress_mark_is_the_phoneme_behind_it_and_punctuation_a_pause():
 
 
 def test_a_frame_has_the_phonemes_of_its_three_units():
-    at = phones.spoken_at(np.array([1, 1, 2, 3]), 3)
+    at = phones.spoken_at(np.array([1 + phones.LEAD, 1, 2, 3]), 3)
     assert at.tolist() == [[0, 1, 2], [2, 3, 3], [3, 3, 3]]
     assert phones.triples("_ab_", at) == [("_", "a", "b"), ("b", "_", "_"), ("_", "_", "_")]
 
