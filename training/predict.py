@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training import codes, phones, predictor, prompt_layout, reading, shards, talker
+from training.alignment import UNKNOWN
 from training.codes import Codebooks
 from training.loop import device
 from training.prompt_layout import Marks
@@ -43,7 +44,8 @@ def main() -> None:
         for spoken, coded in codes.read_coded(codebooks, path):
             kept = reading.silent_ends(phones.triples(spoken.phonemes, phones.spoken_at(spoken.durations, len(coded))))
             tokens = np.array(tokenizer.encode(spoken.text, add_special_tokens=False).ids)
-            readings.append(Reading(tokens, coded[kept], np.zeros(0), spoken.voice, spoken.text))
+            unknown = np.full(len(coded[kept]), UNKNOWN)
+            readings.append(Reading(tokens, coded[kept], unknown, spoken.voice, spoken.text))
             places.append(slice(start + kept.start, start + kept.start + len(readings[-1].codes)))
             whole.append(coded)
             start += len(coded)

@@ -19,6 +19,7 @@ from training import (
     checkpoint,
     codes,
     decoder,
+    predict,
     predictor,
     prompt_layout,
     reading,
@@ -280,3 +281,21 @@ def test_the_code_predictor_learns_sounds_by_regression():
         optimizer.step()
         seen.append(float(found["sound"].detach()))
     assert seen[-1] < 0.5 * seen[0]
+
+
+def test_predicted_codes_keep_phonemes_and_pitch_and_do_not_depend_on_the_batch(prepared):
+    _, marks = prepared
+    module = talker.build(0)
+    predictor.set_weights(module, torch.from_numpy(books().sounds))
+    rng = np.random.default_rng(0)
+
+    def a_reading(frames):
+        coded = rng.integers(0, 400, (frames, shapes.GROUPS))
+        return reading.Reading(rng.integers(0, 300, 4), coded, np.full(frames, reading.UNKNOWN), Voice(), "")
+
+    long, short = a_reading(9), a_reading(5)
+    found = predict.predicted(module, [long, short], marks)
+    for given, made in zip([long, short], found, strict=True):
+        assert np.array_equal(made[:, :2], given.codes[:, :2])
+        assert (made[:, 2:] != given.codes[:, 2:]).any()
+        assert np.array_equal(made, predict.predicted(module, [given], marks)[0])

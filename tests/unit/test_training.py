@@ -10,7 +10,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import alignment, codes, features, loop, phase, phones, reading, scores, shapes, shards
+from training import alignment, codes, features, loop, phase, phones, reading, recordings, scores, shapes, shards
 from training.phones import TripleTable
 from training.shards import Spoken
 from training.voice import Voice, envelope, random_voice, stretched
@@ -202,6 +202,24 @@ def test_codebooks_are_kept(tmp_path, monkeypatch):
     books = codes.fit([utterance], 0)
     books.save(tmp_path / "books.npz")
     assert np.array_equal(codes.Codebooks.load(tmp_path / "books.npz").encode(utterance), books.encode(utterance))
+
+
+def test_utterances_with_predicted_codes_come_before_the_others_and_never_held_out_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "CODES", 4)
+    monkeypatch.setattr(recordings, "HELD", 1)
+    rng = np.random.default_rng(0)
+    said = [spoken(rng, 20, "one"), spoken(rng, 15, "two"), spoken(rng, 25, "held")]
+    books = codes.fit(said, 0)
+    path = tmp_path / "data" / "shard-0000"
+    path.parent.mkdir()
+    shards.write(path, said, np.arange(60 * 1920).astype(np.int16))
+    assert recordings.Recordings(tmp_path, books, predicted=True).texts == ["one", "two", "held"]
+    np.save(codes.predicted_path(path), np.zeros((60, shapes.GROUPS), np.int16))
+    found = recordings.Recordings(tmp_path, books, predicted=True)
+    assert found.texts == ["one", "two", "one", "two", "held"]
+    assert [len(coded) for coded in found.codes] == [20, 15, 20, 15, 25]
+    assert [bool(coded.any()) for coded in found.codes] == [False, False, True, True, True]
+    assert torch.equal(found.samples(1), found.samples(3))
 
 
 def test_each_frame_speaks_a_token_of_its_word():

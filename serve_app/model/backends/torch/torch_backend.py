@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model import sampling
-from serve_app.model.backends.protocol import PredictorLayers, PredictorWeights
+from serve_app.model.backends.protocol import Linear, PredictorLayers, PredictorWeights, Stack
 from serve_app.model.backends.stepwise import stepwise
 from serve_app.model.backends.torch.torch_codec import TorchCodec
 from serve_app.model.backends.torch.torch_linear import PlainLinear
@@ -24,12 +24,12 @@ class TorchBackend:
 
     label = "plain"
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> PlainLinear:
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> Linear:
         """Keep a weight as it is."""
         del exact  # every weight is
         return PlainLinear(weight, bias)
 
-    def stack(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> TorchStack:
+    def stack(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> Stack:
         """Make decoder layers."""
         return TorchStack(layers, norm, shape, positions)
 
