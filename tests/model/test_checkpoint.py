@@ -27,8 +27,7 @@ def test_a_prompt_is_what_upstream_makes_of_the_clip(checkpoint, voices):
     assert voices["xvector"].codes is None
 
 
-def test_a_hub_id_that_cannot_be_had_names_the_choices(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_a_hub_id_that_cannot_be_had_names_the_choices(offline):
     with pytest.raises(NotYetError) as refused:
         load_checkpoint(ModelConfig(source="nobody/has-this-model"))
     for word in ("nobody/has-this-model", "Qwen/Qwen3-TTS-12Hz-0.6B-Base", "local directory", "'tiny'"):

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-from huggingface_hub import configure_http_backend
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -290,16 +289,6 @@ def test_a_hub_that_nobody_listens_at_is_waited_for(monkeypatch, tmp_path):
     monkeypatch.setattr(module.constants, "ENDPOINT", endpoint)
     with pytest.raises(NotYetError, match="the hub does not answer"):
         locate(ModelConfig(source="some/model"))
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """As with ``HF_HUB_OFFLINE=1``; connections of earlier tests know nothing of it."""
-    monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", True)
-    configure_http_backend()
-    yield
-    monkeypatch.undo()
-    configure_http_backend()
 
 
 def test_a_cache_that_is_filled_by_another_process_is_waited_for(offline, monkeypatch, tmp_path):

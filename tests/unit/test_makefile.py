@@ -52,7 +52,7 @@ def test_make_docs_checks_the_references_and_builds_the_site():
     ],
 )
 def test_make_test_all_and_make_check_run_everything(target, programs):
-    printed = recipe(target)
+    printed = recipe(target, "WORKERS=2")
     assert all(f".venv/bin/{program}\n" in printed for program in programs)
 
 
