@@ -1,7 +1,7 @@
 """Rooms and microphones: simulates the effect of a recording on a voice. This module is pure.
 
 An encoder that is trained only on the teacher does not recognise reference clips: these have echo, noise, a
-microphone's sound, and other phases.
+microphone's sound, and other phases. Many hold nothing above some frequency, since they were stored at a lower rate.
 """
 
 import numpy as np
@@ -14,7 +14,9 @@ _DEVIATION_DB = 4.0
 _LONGEST_DELAY_S = 0.003
 _ECHO_DB = (-30.0, -8.0)
 _DECAY_S = (0.02, 0.12)
-_NOISE_DB = (-55.0, -15.0)
+_NOISE_DB = (-80.0, -15.0)
+_LOW_RATE = 0.5  # share of rows
+_HIGHEST_HZ = (3400.0, 11_500.0)
 _UNTOUCHED = 0.25  # share of rows
 _TAIL = 12_000  # samples, longer than an echo
 
@@ -30,7 +32,16 @@ def recorded(samples: Tensor, rng: np.random.Generator) -> Tensor:
     level = torch.from_numpy(10 ** (rng.uniform(*_NOISE_DB, (rows, 1)) / 20)).to(samples)
     noise = torch.from_numpy(np.stack([_noise(length, rng) for _ in range(rows)])).to(samples)
     touched = torch.from_numpy(rng.random((rows, 1)) >= _UNTOUCHED).to(samples.device)
-    return torch.where(touched, heard + level * loudness * noise, samples)
+    return torch.where(touched, _limited(heard + level * loudness * noise, rng), samples)
+
+
+def _limited(samples: Tensor, rng: np.random.Generator) -> Tensor:
+    """[B, N] -> [B, N]: some rows without anything above a frequency, as after resampling from a lower rate."""
+    rows, length = samples.shape
+    hz = torch.fft.rfftfreq(length, 1 / _RATE_HZ)
+    highest = np.where(rng.random(rows) < _LOW_RATE, rng.uniform(*_HIGHEST_HZ, rows), _RATE_HZ)
+    kept = hz <= torch.from_numpy(highest)[:, None]
+    return torch.fft.irfft(torch.fft.rfft(samples) * kept.to(samples.device), length)
 
 
 def _filter(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -250,6 +250,14 @@ def test_rooms_leave_loudness_and_pitch_about_as_they_were():
         assert float(spectrum[[150 * number for number in range(1, 20)]].square().sum() / spectrum.square().sum()) > 0.6
 
 
+def test_some_recordings_hold_nothing_above_a_frequency():
+    heard = rooms.recorded(torch.randn(32, 24000, generator=torch.Generator().manual_seed(0)), np.random.default_rng(0))
+    spectrum = torch.fft.rfft(heard).abs().square()
+    high = spectrum[:, 11_500:].sum(1) / spectrum.sum(1)
+    assert 6 <= (high < 1e-6).sum() <= 18
+    assert all(row.square().sum() > 0 for row in heard)
+
+
 def test_the_code_predictor_is_built_around_the_codebooks_of_sound():
     """Its output layers take the code nearest to the coordinates in its output, and its embeddings keep distances."""
     module = talker.build(0)
