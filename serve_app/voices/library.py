@@ -327,7 +327,7 @@ class VoiceLibrary:
         return reference
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
-        """Keep a prompt that a model has made; if the voice was removed meanwhile, only for utterances that use it."""
+        """Keep a prompt that a model has made; if the voice has been removed, only for utterances that use it."""
         self.serve(fingerprint)
         key = (fingerprint, prompt.digest)
         self._leases.pop(key, None)

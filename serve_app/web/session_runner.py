@@ -360,7 +360,7 @@ class SessionRunner:
 
 
 async def _finish(consumer: asyncio.Task[None]) -> None:
-    """Wait until a task has ended; if the caller is cancelled meanwhile, cancel the task and wait for its end."""
+    """Wait until a task has ended; if the caller is cancelled first, cancel the task and wait for its end."""
     try:
         await asyncio.wait([consumer])
     finally:
