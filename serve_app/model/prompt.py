@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.errors import UnsupportedLanguageError
 from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_embedding import CodeEmbedding
@@ -148,7 +149,13 @@ class PromptBuilder:
         return torch.cat([head, over + reference]), text[len(reference) :]
 
     def _language_id(self, language: str) -> int | None:
-        return None if language == "auto" else self._talker_config.codec_language_id[language]
+        if language == "auto":
+            return None
+        ids: dict[str, int] = self._talker_config.codec_language_id
+        if language not in ids:
+            spoken = ", ".join(sorted(ids))
+            raise UnsupportedLanguageError(f"the loaded model does not speak {language!r}; allowed: {spoken}, auto")
+        return ids[language]
 
     def _reference_ids(self, said: str) -> list[int]:
         return self._ids(f"<|im_start|>assistant\n{said}<|im_end|>\n")[_ROLE_TOKENS:-_REFERENCE_TAIL_TOKENS]

@@ -124,6 +124,7 @@ class TorchRunner:
 
         Raises:
             TextTooLongError: text, voice and the minimum frame budget do not fit into a slot.
+            UnsupportedLanguageError: the checkpoint was not trained on the language.
         """
         settings = self._settings
         if len(request.text) > settings.max_chunk_characters:

@@ -11,7 +11,7 @@ from named_backends import make_backend
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.errors import TextTooLongError
+from serve_app.errors import TextTooLongError, UnsupportedLanguageError
 from serve_app.model.backends.cpu import compiled_frame as frame_module
 from serve_app.model.backends.cpu.draws import draw
 from serve_app.model.factory import use_graphs
@@ -253,6 +253,14 @@ def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):
 def test_a_text_longer_than_a_stream_takes_is_refused(runner, voices):
     with pytest.raises(TextTooLongError, match="600 characters"):
         prepare(runner, voices, "a" * 601, "english", "austen")
+
+
+def test_a_language_that_the_checkpoint_does_not_speak_is_refused(runner, voices, monkeypatch):
+    monkeypatch.setattr(runner.prompts._talker_config, "codec_language_id", {"english": 1031})
+    assert prepare(runner, voices, "Hello.", "english", "austen").max_frames
+    assert prepare(runner, voices, "Hello.", "auto", "austen").max_frames
+    with pytest.raises(UnsupportedLanguageError, match="'german'; allowed: english, auto"):
+        prepare(runner, voices, "Guten Tag!", "german", "austen")
 
 
 def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
