@@ -1,4 +1,4 @@
-# make run      install once, build the offline checkpoint once, serve configs/local.yaml until Ctrl-C
+# make run      install once, serve configs/local.yaml until Ctrl-C
 # make run CONFIG=configs/cpu.yaml PORT=8080
 # make say TEXT="It is alive."   speak to the running service; writes speech.wav
 # make test     the short run: every part, a few minutes        make check   all linters
@@ -17,11 +17,10 @@ USABLE = import sys, venv, ensurepip; sys.version_info[:2] in ((3, 11), (3, 12))
 PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(name) -c '$(USABLE)' 2>/dev/null)))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-CHECKPOINT := .venv/.checkpoint
 
 .PHONY: run say test test-all bench check docs clean install clients
 
-run: $(CHECKPOINT)
+run: $(INSTALLED)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 say: $(INSTALLED)
@@ -80,11 +79,6 @@ ifeq ($(PYTHON),)
 endif
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
-
-# The random checkpoint of configs/local.yaml, in the user's cache; seconds, and no network.
-$(CHECKPOINT): $(INSTALLED) $(wildcard serve_app/model/random_*.py) serve_app/model/shapes.json
-	$(BIN)/tts-checkpoint tiny
 	@touch $@
 
 clean:

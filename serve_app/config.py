@@ -41,13 +41,16 @@ class ModelConfig(Settings):
 
     source: str = Field(
         default="tiny",
-        description="Hub id, local directory, or `tiny` or `full-random` (random weights).",
+        description=(
+            "Hub id, local directory, `demo` (a small English voice in the package), or `tiny` or `full-random`"
+            " (random weights)."
+        ),
     )
     revision: str | None = Field(default=None, description="Commit or tag of a hub id; null: its main branch.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` uses CUDA if it is available.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Number format of talker and code predictor. `auto`: bfloat16, or float32 for `tiny`.",
+        description="Number format of talker and code predictor. `auto`: bfloat16, or float32 for `demo` and `tiny`.",
     )
     weights: Literal["plain", "int8", "int4", "torch"] = Field(
         default="plain",

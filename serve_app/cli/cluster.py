@@ -30,6 +30,7 @@ from serve_app.config import AppConfig
 from serve_app.deployments import ray_internals
 from serve_app.deployments.coordinator import ACTOR_NAME, namespace_of
 from serve_app.hosts import PROXY_HOST
+from serve_app.weights import NOTICES
 
 _OBJECT_STORE_BYTES = 128 << 20
 """Audio travels by gRPC and voice prompts by value, so Ray's object store stays nearly empty."""
@@ -210,11 +211,8 @@ def announce(site: Site, status: GeneratorStatus, took_s: float) -> None:
         f"  metrics    http://{_metrics_address()}/metrics",
         f"  Ray        {context.gcs_address}, its logs in {context.get_temp_dir()}/session_latest/logs",
     ]
-    if status.random_weights:
-        lines += [
-            "",
-            "The weights are random: the output is noise, not speech. configs/cpu.yaml loads the real model.",
-        ]
+    if notice := NOTICES[status.weights]:
+        lines += ["", notice]
     lines += ["", "Ctrl-C stops everything."]
     print("\n".join(lines), flush=True)
 

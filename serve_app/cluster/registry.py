@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from serve_app.cluster.admission import Backlog
+from serve_app.weights import Weights
 
 S = TypeVar("S")
 
@@ -25,13 +26,13 @@ class Readiness:
     Attributes:
         ready: a generator has spoken its warm-up sentence.
         model: description of the loaded model.
-        random_weights: the checkpoint's weights are random, so the audio is noise and not speech.
+        weights: where the model's weights come from.
         detail: why the service is not ready; empty if it is.
     """
 
     ready: bool
     model: str
-    random_weights: bool
+    weights: Weights
     detail: str
 
 
@@ -45,7 +46,7 @@ class GeneratorStatus:
         detail: what it is doing or waiting for, or why it failed; empty if ready.
         model: description of the loaded model.
         fingerprint: identity of the model as far as voice prompts depend on it; empty until it is loaded.
-        random_weights: the checkpoint's weights are random.
+        weights: where the model's weights come from.
         slots: streams that it can run at a time.
         running: streams in slots.
         waiting: streams that wait for a slot.
@@ -56,7 +57,7 @@ class GeneratorStatus:
     detail: str = ""
     model: str = ""
     fingerprint: str = ""
-    random_weights: bool = False
+    weights: Weights = "trained"
     slots: int = 0
     running: int = 0
     waiting: int = 0
@@ -175,11 +176,11 @@ class Fleet:
         statuses = self.generators(now_s)
         for status in statuses:
             if status.state == "ready":
-                return Readiness(ready=True, model=status.model, random_weights=status.random_weights, detail="")
+                return Readiness(ready=True, model=status.model, weights=status.weights, detail="")
         if not statuses:
-            return Readiness(ready=False, model="", random_weights=False, detail="no generator has started yet")
+            return Readiness(ready=False, model="", weights="trained", detail="no generator has started yet")
         last = statuses[-1]
-        return Readiness(ready=False, model=last.model, random_weights=last.random_weights, detail=last.detail)
+        return Readiness(ready=False, model=last.model, weights=last.weights, detail=last.detail)
 
 
 def _lately(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:

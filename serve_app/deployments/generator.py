@@ -312,7 +312,7 @@ class Generator:
             "ready",
             model=self._model.description,
             fingerprint=fingerprint,
-            random_weights=self._model.random_weights,
+            weights=self._model.weights,
             slots=self._config.engine.slots,
         )
 

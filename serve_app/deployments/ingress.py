@@ -210,7 +210,7 @@ class RayBackend:
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:
-            return Readiness(ready=False, model="", random_weights=False, detail=error.message)
+            return Readiness(ready=False, model="", weights="trained", detail=error.message)
 
     async def _first(self, response: DeploymentResponseGenerator[SpeechEvent], deadline_s: float) -> SpeechEvent:
         """Wait for a stream to start.

@@ -17,14 +17,20 @@ import torch
 
 from serve_app.config import SAMPLE_RATE_HZ, ModelConfig
 from serve_app.model import random_checkpoint
-from serve_app.model.locate import CheckpointError, locate
+from serve_app.model.locate import DEMO, CheckpointError, locate
 from serve_app.model.sampling import Draw
 from serve_app.model.upstream import Upstream, import_qwen_tts
 from serve_app.voices.voice import Reference, VoicePrompt
+from serve_app.weights import NOTICES, Weights
 
 log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WORDS: dict[Weights, str] = {
+    "random": "random weights: noise, not speech",
+    "demo": "a small demonstration voice",
+    "trained": "trained weights",
+}
 
 
 @dataclass(slots=True)
@@ -36,7 +42,7 @@ class Checkpoint:
         device: device of the weights.
         dtype: dtype of talker and code predictor.
         codec_dtype: dtype of the codec decoder.
-        random_weights: whether it was built here from random numbers, so that its output is noise.
+        weights: where the weights come from.
         description: a description for people.
         fingerprint: changes with everything that a voice prompt depends on.
         talker_draw: the checkpoint's sampling defaults for codebook 0.
@@ -47,7 +53,7 @@ class Checkpoint:
     device: torch.device
     dtype: torch.dtype
     codec_dtype: torch.dtype
-    random_weights: bool
+    weights: Weights
     description: str
     fingerprint: str
     talker_draw: Draw
@@ -107,8 +113,8 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
     if directory is None:
         directory = random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
     device = _device(config)
-    random_weights = random_checkpoint.is_random(directory)
-    small = random_weights and config.source == "tiny"
+    weights = _origin(directory)
+    small = weights == "demo" or (weights == "random" and config.source == "tiny")
     dtype = _DTYPES["float32" if small else "bfloat16"] if config.dtype == "auto" else _DTYPES[config.dtype]
     codec_dtype = _DTYPES.get(config.codec_dtype, torch.float32 if device.type == "cpu" else dtype)
     flash = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
@@ -128,21 +134,28 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint in {directory} cannot be loaded: {error}") from error
     talker_draw, predictor_draw = _draws(upstream.model.generate_config)
-    weights = "random weights: noise, not speech" if random_weights else "trained weights"
     number_format = str(dtype).removeprefix("torch.")
-    description = f"{config.source} ({weights}; {device}, {number_format})"
+    description = f"{config.source} ({_WORDS[weights]}; {device}, {number_format})"
     log.info("loaded %s", description)
+    if NOTICES[weights]:
+        log.info("%s", NOTICES[weights])
     return Checkpoint(
         upstream=upstream,
         device=device,
         dtype=dtype,
         codec_dtype=codec_dtype,
-        random_weights=random_weights,
+        weights=weights,
         description=description,
         fingerprint=_fingerprint(directory, dtype),
         talker_draw=talker_draw,
         predictor_draw=predictor_draw,
     )
+
+
+def _origin(directory: Path) -> Weights:
+    if random_checkpoint.is_random(directory):
+        return "random"
+    return "demo" if directory.resolve() == DEMO.resolve() else "trained"
 
 
 def _device(config: ModelConfig) -> torch.device:

@@ -31,6 +31,7 @@ from serve_app.model.steps import Choice
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.startup import NotYetError, Verdict
 from serve_app.voices.voice import Reference, VoicePrompt
+from serve_app.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,9 @@ class LoadedModel:
     backend: Backend
 
     @property
-    def random_weights(self) -> bool:
-        """Whether the output is noise, because the weights are random."""
-        return self.checkpoint.random_weights
+    def weights(self) -> Weights:
+        """Where the weights come from."""
+        return self.checkpoint.weights
 
     @property
     def description(self) -> str:
@@ -140,7 +141,7 @@ def _load_speaker(config: AppConfig, directory: Path | None, *, keep_upstream: b
     torch.set_num_threads(config.model.threads or len(os.sched_getaffinity(0)))
     checkpoint = load_checkpoint(config.model, directory)
     settings = config.engine
-    if checkpoint.random_weights:
+    if checkpoint.weights == "random":
         settings = settings.model_copy(update={"stall_guard_s": None})
     if checkpoint.device.type == "cuda" and 0 < config.generator.num_gpus < 1:
         torch.cuda.set_per_process_memory_fraction(config.generator.num_gpus)

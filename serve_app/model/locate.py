@@ -21,9 +21,13 @@ from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
 RANDOM = ("tiny", "full-random")
 """Sources that are built locally."""
 
+DEMO = Path(__file__).with_name("demo")
+"""The checkpoint of the demonstration voice, in the package: the source ``demo``. docs/demo_voice.md describes it."""
+
 _CHOICES = (
     "Set model.source to a hub id that this machine can fetch or has in its cache (Qwen/Qwen3-TTS-12Hz-0.6B-Base), to a"
-    " local directory with such a checkpoint, or to 'tiny' for random weights that work offline."
+    " local directory with such a checkpoint, to 'demo' for a small English voice that works offline, or to 'tiny' for"
+    " random weights that work offline."
 )
 
 _NEEDED = (
@@ -71,6 +75,8 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
     """
     if config.source in RANDOM:
         return None
+    if config.source == "demo":
+        return _packaged(DEMO)
     directory = Path(config.source).expanduser()
     look_again_s = LOOK_AGAIN_S
     if not is_local(config.source):
@@ -179,6 +185,14 @@ def judge_fetch(error: BaseException, source: str) -> Verdict:
     if disk and not isinstance(error, ConnectionError | TimeoutError):
         return Verdict("never", f"{source!r} cannot be stored in {constants.HF_HUB_CACHE} ({error})")
     return Verdict("wait", f"the hub does not answer ({status or reason[0]})")
+
+
+def _packaged(directory: Path) -> Path:
+    """A checkpoint that the package contains; nothing that is missing from an installation can still arrive."""
+    verdict = judge(look(directory))
+    if verdict != READY:
+        raise CheckpointError(f"this installation has no complete demonstration voice: {verdict.why}. {_CHOICES}")
+    return directory
 
 
 def _fetched(config: ModelConfig, look_again_s: float) -> Path:

@@ -33,10 +33,9 @@ from serve_app.web.openai import OpenAISpeech
 from serve_app.web.tts import BufferedSpeech
 from serve_app.web.voices import VoiceRoutes
 from serve_app.web.websocket import Sockets
+from serve_app.weights import NOTICES
 
 log = logging.getLogger(__name__)
-
-NOISE = "The model's weights are random: what you hear is noise, not speech."
 
 PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -139,12 +138,13 @@ class _Probes:
             state = await self._context.backend.readiness()
         except Exception:
             log.exception("the readiness could not be determined")
-            state = Readiness(ready=False, model="", random_weights=False, detail="the generators do not answer")
+            state = Readiness(ready=False, model="", weights="trained", detail="the generators do not answer")
         body = {
             "ready": state.ready,
             "model": state.model,
-            "random_weights": state.random_weights,
-            "notice": NOISE if state.random_weights else "",
+            "weights": state.weights,
+            "random_weights": state.weights == "random",
+            "notice": NOTICES[state.weights],
             "detail": state.detail,
         }
         return JSONResponse(body, status_code=200 if state.ready else 503, headers={"cache-control": "no-store"})

@@ -41,7 +41,7 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu():
 
 
 def test_the_description_says_that_weights_are_random(checkpoint):
-    assert checkpoint.random_weights
+    assert checkpoint.weights == "random"
     assert "noise, not speech" in checkpoint.description
 
 

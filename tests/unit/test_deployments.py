@@ -95,7 +95,7 @@ class Store:
         return Room(20 if self._ready else 0, frozenset({"generator-1"}))
 
     async def readiness(self):
-        return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
+        return Readiness(ready=self._ready, model="tiny", weights="random", detail="" if self._ready else "loading")
 
 
 def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -> RayBackend:

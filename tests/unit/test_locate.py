@@ -173,6 +173,19 @@ def test_random_weights_are_not_looked_for(source):
     assert locate(ModelConfig(source=source)) is None
 
 
+def test_the_demonstration_voice_is_in_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "DEMO", write(tmp_path / "demo", FILES))
+    assert locate(ModelConfig(source="demo")) == tmp_path / "demo"
+
+
+@pytest.mark.parametrize("lacking", ["model.safetensors", None], ids=["a file", "everything"])
+def test_an_installation_without_the_demonstration_voice_says_so_at_once(monkeypatch, tmp_path, lacking):
+    files = {name: content for name, content in FILES.items() if lacking and name != lacking}
+    monkeypatch.setattr(module, "DEMO", write(tmp_path / "demo", files))
+    with pytest.raises(CheckpointError, match=f"no complete demonstration voice: .*{lacking or 'demo'}.*'tiny'"):
+        locate(ModelConfig(source="demo"))
+
+
 def answer(status: int, kind: type = HfHubHTTPError) -> Exception:
     return kind(f"{status} for url", response=SimpleNamespace(status_code=status, headers={}, request=None, url=""))
 

@@ -16,10 +16,10 @@ def test_what_a_replica_is_doing_is_the_reason_for_not_being_ready():
 
 def test_one_ready_replica_is_enough():
     fleet = Fleet()
-    fleet.report(GeneratorStatus("a", "ready", model="tiny", random_weights=True), 0.0)
+    fleet.report(GeneratorStatus("a", "ready", model="tiny", weights="random"), 0.0)
     fleet.report(GeneratorStatus("b", "failed", "out of memory"), 0.0)
     readiness = fleet.readiness(1.0)
-    assert (readiness.ready, readiness.model, readiness.random_weights) == (True, "tiny", True)
+    assert (readiness.ready, readiness.model, readiness.weights) == (True, "tiny", "random")
 
 
 def test_a_silent_replica_no_longer_counts():

@@ -51,7 +51,7 @@ class LibraryBackend:
         return 100
 
     async def readiness(self):
-        return Readiness(ready=True, model="none", random_weights=True, detail="")
+        return Readiness(ready=True, model="none", weights="random", detail="")
 
     async def voices(self):
         return self.library.voices()

@@ -51,7 +51,7 @@ class KnownBackend:
         self.raises = None
         self.room = 1000
         self.uploaded = []
-        self.ready = Readiness(ready=True, model="tiny", random_weights=True, detail="")
+        self.ready = Readiness(ready=True, model="tiny", weights="random", detail="")
         self.requests = []
         self.closed = []
         self.running = 0
@@ -475,9 +475,13 @@ async def test_probes_and_voices(host, backend):
     async with httpx.AsyncClient(base_url=f"http://{host}") as client:
         assert (await client.get("/health")).json()["status"] == "ok"
         ready = await client.get("/ready")
-        assert (ready.status_code, ready.json()["random_weights"]) == (200, True)
+        assert (ready.status_code, ready.json()["weights"], ready.json()["random_weights"]) == (200, "random", True)
         assert "noise, not speech" in ready.json()["notice"]
-        backend.ready = Readiness(ready=False, model="tiny", random_weights=False, detail="loading")
+        backend.ready = Readiness(ready=True, model="demo", weights="demo", detail="")
+        ready = (await client.get("/ready")).json()
+        assert (ready["weights"], ready["random_weights"]) == ("demo", False)
+        assert "demonstration voice" in ready["notice"]
+        backend.ready = Readiness(ready=False, model="tiny", weights="trained", detail="loading")
         ready = await client.get("/ready")
         assert (ready.status_code, ready.json()["detail"], ready.json()["notice"]) == (503, "loading", "")
         voices = (await client.get("/v1/audio/voices")).json()
