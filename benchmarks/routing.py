@@ -72,6 +72,7 @@ async def load(service: Service, coming: list[tuple[float, str]]) -> list[Heard]
 def measure(name: str, seconds: float, rate_hz: float, folder: Path) -> dict[str, Any]:
     """Measure one router, in its own service."""
     overrides = {
+        "model": {"source": "tiny"},
         "engine": {"voice_cache_bytes": CACHE_BYTES, "slots": 4},
         "generator": {"min_replicas": 3, "max_replicas": 3, "num_cpus": 0.3},
         "voices": {"path": str(folder), "default": "voice00"},

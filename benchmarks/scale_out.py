@@ -28,6 +28,7 @@ TEXT = "It is good to hear you, and to speak to you again after such a long time
 QUICK = {"look_back_s": 20, "react_s": 6, "cold_start_s": 20, "downscale_delay_s": 25, "headroom": 3.0}
 """Settings that shorten a run from an hour to minutes, and one for what two cores can do while a replica starts."""
 OVERRIDES = {
+    "model": {"source": "tiny"},
     # With a lead of 5 s, most listeners play through a replica's start, which takes one of two cores for 15 s.
     "engine": {"slots": 2, "budget_frames_per_character": 1.0, "budget_min_frames": 2, "max_lead_s": 5.0},
     "generator": {"min_replicas": 1, "max_replicas": 4, "num_cpus": 0, "num_gpus": 0.25},

@@ -4,7 +4,7 @@
     python benchmarks/sockets.py first-audio cancels          # some of it
     python benchmarks/sockets.py --url 127.0.0.1:8000         # a service that is already running
 
-Starts ``configs/local.yaml`` on a free port: the tiny checkpoint, a proxy, an ingress and a generator, all on this
+Starts ``configs/local.yaml`` on a free port: the checkpoint ``tiny``, a proxy, an ingress and a generator, all on this
 machine next to the clients. Random weights never draw an end of speech, so a text gets one frame per character, which
 is about the length of real speech. Prints the results and, with ``--json FILE``, writes them. Timings on a shared
 machine are noisy; the two sides of a comparison take turns.
@@ -43,7 +43,7 @@ def main() -> None:
     if arguments.url:
         figures = asyncio.run(measure(Service(arguments.url.removeprefix("ws://").rstrip("/")), arguments))
     else:
-        with started(arguments.config, OVERRIDES) as service:
+        with started(arguments.config, {"model": {"source": arguments.model}, **OVERRIDES}) as service:
             figures = asyncio.run(measure(service, arguments))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--url", help="host and port of a running service, instead of starting one")
     parser.add_argument("--config", type=Path, default=Path("configs/local.yaml"))
+    parser.add_argument("--model", default="tiny", help="checkpoint, in place of the model.source of --config")
     parser.add_argument("--utterances", type=int, default=60, help="utterances per result of first-audio")
     parser.add_argument("--idle", type=int, default=100, help="idle sockets of first-audio")
     parser.add_argument("--sockets", type=int, default=50, help="sockets of crowd that speak concurrently")

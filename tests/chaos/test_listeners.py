@@ -48,6 +48,7 @@ TEXTS = [
     "Bring the boxes to the second floor, please, and leave the door open.",
 ]
 OVERRIDES = {
+    "model": {"source": "tiny"},
     "engine": {"budget_frames_per_character": 1.0, "budget_min_frames": 2},
     "generator": {"min_replicas": GENERATORS, "max_replicas": GENERATORS, "num_cpus": 0, "num_gpus": 0.5},
     "ingress": {"replicas": 2},

@@ -46,7 +46,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
-    """Start a launcher on ``configs/local.yaml`` with some of its ``args`` replaced; ended with the session."""
+    """Start a launcher on ``configs/local.yaml`` with some of its ``args`` replaced; ended with the session.
+
+    Its weights are random unless ``model`` says otherwise: most tests need any text to be spoken, not understood.
+    """
     all_launched: list[Launched] = []
 
     def start(port: int, import_path: str | None = None, route_prefix: str = "/", **args: dict) -> Launched:
@@ -54,7 +57,8 @@ def launch(tmp_path_factory):
         document = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
         # Nobody plays what these tests are sent: a text of minutes need not take minutes.
         uploads = {"uploads": str(folder / "uploads")}
-        for section, values in {"session": {"max_lead_s": 3600}, "voices": uploads, **args}.items():
+        defaults = {"model": {"source": "tiny"}, "session": {"max_lead_s": 3600}, "voices": uploads}
+        for section, values in {**defaults, **args}.items():
             document["applications"][0]["args"].setdefault(section, {}).update(values)
         if document["applications"][0]["args"]["logs"]["format"] == "json":
             document["logging_config"] = {"encoding": "JSON"}
