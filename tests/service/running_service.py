@@ -4,10 +4,12 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,6 +110,25 @@ class Service:
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray::{name}".encode()):
                     found.append(pid)
         return found
+
+    def redeploy(self, **changes) -> None:
+        """What ``serve deploy`` does with a changed file: sections of ``args``, and ``deployments``."""
+        commands = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(self.launched.process.pid))
+        (cluster,) = [command for command in commands if b"serve_app.cli.cluster" in command]
+        (address,) = [line.split()[1].rstrip(",") for line in self.launched.printed.splitlines() if "Ray  " in line]
+        own = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.launched.token,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+        here = Path(__file__).parent
+        path = cluster.split(b"\0")[-2].decode()
+        subprocess.run(
+            [sys.executable, "-W", "ignore", here / "redeploy.py", address, path, json.dumps(changes)],
+            env={**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT), str(here)])},
+            check=True,
+            timeout=60,
+        )
 
     def printed_by_generators(self, words: str) -> int:
         """Lines of the generators' logs with some words in them."""

@@ -3,33 +3,10 @@
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from running_service import READY, ROOT, Service, free_port, speak
+from running_service import READY, Service, free_port, speak
 from websockets.exceptions import ConnectionClosed
-
-from serve_app.cli.processes import descendants
-
-REDEPLOY = Path(__file__).with_name("redeploy.py")
-
-
-def redeploy(service) -> None:
-    """What ``serve deploy`` does with a file of which one argument has changed."""
-    commands = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(service.launched.process.pid))
-    (cluster,) = [command for command in commands if b"serve_app.cli.cluster" in command]
-    (address,) = [line.split()[1].rstrip(",") for line in service.launched.printed.splitlines() if "Ray  " in line]
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": service.launched.token, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    subprocess.run(
-        [sys.executable, "-W", "ignore", REDEPLOY, address, cluster.split(b"\0")[-2].decode(), "33"],
-        env={**os.environ, **own, "PYTHONPATH": paths},
-        check=True,
-        timeout=60,
-    )
 
 
 async def told(connection) -> tuple[dict, int, str]:
@@ -66,7 +43,7 @@ async def test_a_redeploy_tells_idle_sockets_and_lets_those_that_speak_finish(pa
         begun = {"utterance_id": "a", "final": False}
         speeches = [asyncio.create_task(speak(one, "Hello. ", patience_s=250, **begun)) for one in speaking]
         await asyncio.sleep(0.5)
-        await asyncio.to_thread(redeploy, pair)
+        await asyncio.to_thread(pair.redeploy, engine={"max_waiting_streams": 33})
         async with asyncio.timeout(150):  # new ingresses take most of it, where other work is going on
             for last, code, reason in await asyncio.gather(*map(told, idle)):
                 assert last["code"] == "SERVICE_RESTART"

@@ -1,0 +1,116 @@
+"""A listener for tests: a speech recogniser, word errors, the pitch of a voice, and the limits for all of them."""
+
+import io
+from collections.abc import Sequence
+
+import av
+import numpy as np
+import soundfile
+
+from serve_app.text.numbers.normalize import spell
+from training.scores import distance, plain
+
+MOST_WORD_ERRORS = 0.25
+"""Largest word error rate of a test's texts. docs/demo_voice.md has the rate of a hundred sentences."""
+
+MOST_PITCH_DIFFERENCE = 0.2
+"""Largest difference between the median pitch of what is said and that of its reference clip."""
+
+MOST_RATE_DIFFERENCE = 0.1
+"""Largest difference between the speaking rates at the beginning and at the end of a long text."""
+
+_LOWEST_HZ, _HIGHEST_HZ = 60, 400
+_VOICED_RMS = 0.02
+_VOICED_CORRELATION = 0.5
+
+
+class Recogniser:
+    """The recogniser in moonshine-voice's package, which needs no download."""
+
+    def __init__(self) -> None:
+        import moonshine_voice  # noqa: PLC0415 - not installed everywhere
+        from moonshine_voice.utils import get_model_path  # noqa: PLC0415
+
+        self._transcriber = moonshine_voice.Transcriber(str(get_model_path("tiny-en")), moonshine_voice.ModelArch.TINY)
+
+    def words(self, samples: np.ndarray, rate_hz: int) -> list[str]:
+        """Recognise the words in [N] float samples."""
+        transcript = self._transcriber.transcribe_without_streaming(samples.astype(np.float32).tolist(), rate_hz)
+        return words(" ".join(line.text for line in transcript.lines))
+
+
+def words(text: str) -> list[str]:
+    """Split a text into lower-case words without punctuation. Numbers become words: a recogniser writes either."""
+    return plain(spell(text, "english")).split()
+
+
+def word_errors(pairs: Sequence[tuple[str, list[str]]]) -> float:
+    """Return the word error rate of some texts together, each with the words that were recognised."""
+    return sum(distance(words(said), heard) for said, heard in pairs) / sum(len(words(said)) for said, _ in pairs)
+
+
+def prefix_errors(said: str, heard: list[str]) -> tuple[int, float]:
+    """Compare what was heard with the best-fitting beginning of a text.
+
+    Returns:
+        The number of words of this beginning, and its word error rate.
+    """
+    wanted = words(said)
+    count = min(range(1, len(wanted) + 1), key=lambda length: distance(wanted[:length], heard))
+    return count, distance(wanted[:count], heard) / count
+
+
+def recognised(wanted: Sequence[str], heard: Sequence[str]) -> list[bool]:
+    """Tell for each wanted word whether it was heard in its place, by the shortest edit of one text into the other."""
+    costs = np.zeros((len(wanted) + 1, len(heard) + 1), int)
+    costs[:, 0], costs[0] = np.arange(len(wanted) + 1), np.arange(len(heard) + 1)
+    for i, word in enumerate(wanted, 1):
+        for j, found in enumerate(heard, 1):
+            costs[i, j] = min(costs[i - 1, j] + 1, costs[i, j - 1] + 1, costs[i - 1, j - 1] + (word != found))
+    hits = [False] * len(wanted)
+    i, j = len(wanted), len(heard)
+    while i and j:
+        if costs[i, j] == costs[i - 1, j - 1] + (wanted[i - 1] != heard[j - 1]):
+            i, j = i - 1, j - 1
+            hits[i] = wanted[i] == heard[j]
+        elif costs[i, j] == costs[i - 1, j] + 1:
+            i -= 1
+        else:
+            j -= 1
+    return hits
+
+
+def median_pitch_hz(samples: np.ndarray, rate_hz: int) -> float:
+    """Return the median pitch of the voiced frames in [N] float samples, found by autocorrelation."""
+    length, step = int(0.08 * rate_hz), int(0.02 * rate_hz)
+    shortest, longest = rate_hz // _HIGHEST_HZ, rate_hz // _LOWEST_HZ
+    found = []
+    for at in range(0, len(samples) - length, step):
+        frame = samples[at : at + length] - samples[at : at + length].mean()
+        if np.sqrt((frame**2).mean()) < _VOICED_RMS:
+            continue
+        power = np.abs(np.fft.rfft(frame * np.hanning(length), 4 * length)) ** 2
+        correlation = np.fft.irfft(power)[:length]
+        period = shortest + int(np.argmax(correlation[shortest:longest]))
+        if correlation[period] > _VOICED_CORRELATION * correlation[0]:
+            found.append(rate_hz / period)
+    return float(np.median(found))
+
+
+def pcm16(payload: bytes) -> np.ndarray:
+    """[N] float samples of signed 16-bit little-endian PCM."""
+    return np.frombuffer(payload, "<i2") / 32768
+
+
+def mulaw(payload: bytes, rate_hz: int) -> np.ndarray:
+    """[N] float samples of G.711 mu-law."""
+    return soundfile.read(io.BytesIO(payload), channels=1, samplerate=rate_hz, format="RAW", subtype="ULAW")[0]
+
+
+def file_samples(content: bytes, container: str, rate_hz: int) -> np.ndarray:
+    """[N] float samples of an audio file, at a sample rate."""
+    with av.open(io.BytesIO(content), format=container) as file:
+        resampler = av.AudioResampler("flt", "mono", rate_hz)
+        frames = [each for frame in file.decode(audio=0) for each in resampler.resample(frame)]
+        frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray().ravel() for frame in frames])

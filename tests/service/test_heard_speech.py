@@ -1,0 +1,347 @@
+"""What is said is understood: the demonstration voice through every dialect and encoding, heard by a recogniser."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import signal
+from itertools import accumulate
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile
+from hearing import (
+    MOST_PITCH_DIFFERENCE,
+    MOST_RATE_DIFFERENCE,
+    MOST_WORD_ERRORS,
+    Recogniser,
+    file_samples,
+    median_pitch_hz,
+    mulaw,
+    pcm16,
+    prefix_errors,
+    recognised,
+    word_errors,
+    words,
+)
+from running_service import READY, ROOT, Service, Spoken, free_port, speak, wait_until
+
+pytest.importorskip("moonshine_voice", reason="moonshine-voice is not installed, so no test listens to what is said")
+
+TEXT = (
+    "The bus was late again this morning. Please put the kettle on. They walked along the river until it began to rain."
+)
+PRICES = "It weighs 12 kg and costs $3."
+PRICES_SAID = "It weighs twelve kilograms and costs three dollars."
+# fmt: off
+TEN = (
+    "The door is open.", "She lives in a small house.", "We had soup for dinner.", "He never reads the paper.",
+    "The water is very cold.", "My brother has a new car.", "They went home by train.", "Please close the window.",
+    "I will call you tomorrow.", "The garden is full of flowers.",
+)
+FORTY = (
+    "It rained all night.", "The dog sleeps under the table.", "You can sit over there.", "Our school is on a hill.",
+    "He bought a pair of shoes.", "The film was too long.", "I cannot find my keys.", "She plays the piano well.",
+    "The train leaves at seven.", "We need more bread and milk.", "The old man smiled.", "Summer is almost over.",
+    "This coffee is too hot.", "They painted the kitchen white.", "A bird sat on the fence.", "He works in a bank.",
+    "The story has a happy end.", "Her hair is long and dark.", "Nobody answered the phone.", "The road is long.",
+    "I saw him last week.", "The children played outside.", "That box is very heavy.", "She forgot her umbrella.",
+    "We waited for an hour.", "The market opens early.", "His answer was wrong.", "The baby is asleep now.",
+    "You should see a doctor.", "The boat came back empty.", "I like this song.", "The snow was deep and soft.",
+    "They sold the farm.", "My room has two windows.", "He cut the apple in half.", "The light went out.",
+    "We met them at the station.", "She wrote a long letter.", "The shop is on the corner.", "It was a good idea.",
+)
+# fmt: on
+SIXTY = (*TEN, *FORTY, *TEN)
+"""The last ten are the first ten again, so that their lengths can be compared."""
+
+SPEED_AND_PITCH = (1.0, 1.25, 1.55)
+"""Three reference clips: the one of the shipped voice, and the same played faster."""
+
+GENERATOR = "ServeReplica:tts:Generator"
+FIELDS = {"voice": "austen", "language": "english", "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def recogniser():
+    return Recogniser()
+
+
+@pytest.fixture(scope="module")
+def speaking(launch, recogniser):
+    """Two generators with the demonstration voice, which are not slowed down to the speed of listeners."""
+    port = free_port()
+    launched = launch(
+        port,
+        model={"source": "demo"},
+        engine={"max_lead_s": 60},
+        admission={"stall_timeout_s": 70},
+        generator={"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5},
+    )
+    launched.wait_for(READY)
+    service = Service(f"127.0.0.1:{port}", launched)
+    wait_until(lambda: service.printed_by_generators("warm-up") == 2, 120, "both generators speak")
+    yield service
+    launched.stop()
+
+
+async def say(service: Service, text: str, **fields) -> Spoken:
+    async with service.connect(ping_timeout=None) as connection:
+        return await speak(connection, text, patience_s=200, **{**FIELDS, **fields})
+
+
+def words_of(spoken: Spoken, recogniser: Recogniser) -> list[str]:
+    """What is heard of an utterance in PCM, which has to be complete."""
+    assert (spoken.end["type"], spoken.end["finish_reason"]) == ("complete", "eos")
+    return recogniser.words(pcm16(spoken.pcm), 24_000)
+
+
+def test_page_log_and_launcher_say_that_the_voice_is_for_trying(speaking):
+    ready = json.loads(speaking.get("/ready")[1])
+    assert (ready["weights"], ready["random_weights"]) == ("demo", False)
+    for told in (ready["notice"], speaking.launched.printed):
+        assert "small demonstration voice" in told
+        assert "configs/cpu.yaml" in told
+    assert speaking.printed_by_generators(ready["notice"]) == 2
+
+
+async def test_a_language_that_it_does_not_speak_is_refused(speaking):
+    spoken = await say(speaking, "Guten Tag!", language="german")
+    assert spoken.end["code"] == "UNSUPPORTED_LANGUAGE"
+    assert "english" in spoken.end["message"]
+
+
+async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking, recogniser):
+    used_s = {pid: processor_s(pid) for pid in speaking.pids_of(GENERATOR)}
+    async with speaking.connect(ping_timeout=None) as connection:
+        await connection.send(
+            json.dumps({"type": "speak", "text": TEXT, **FIELDS, "utterance_id": "a", "final": False})
+        )
+        while not isinstance(first := await asyncio.wait_for(connection.recv(), 60), bytes):
+            pass
+        os.kill(max(used_s, key=lambda pid: processor_s(pid) - used_s[pid]), signal.SIGKILL)
+        spoken = await speak(connection, f" {TEXT}", utterance_id="a", patience_s=200)
+    heard = recogniser.words(pcm16(first + spoken.pcm), 24_000)
+    assert spoken.end["finish_reason"] == "eos"
+    assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MOST_WORD_ERRORS
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def dialect_b(service: Service) -> np.ndarray:
+    return pcm16((await say(service, TEXT)).pcm)
+
+
+async def base64_transport(service: Service) -> np.ndarray:
+    return pcm16((await say(service, TEXT, transport="base64")).pcm)
+
+
+async def telephone(service: Service) -> np.ndarray:
+    return mulaw((await say(service, TEXT, encoding="mulaw", sample_rate=8000)).pcm)
+
+
+async def opus_stream(service: Service) -> np.ndarray:
+    return file_samples((await say(service, TEXT, encoding="opus")).pcm, "ogg", 24_000)
+
+
+async def single_characters(service: Service) -> np.ndarray:
+    async with service.connect(ping_timeout=None) as connection:
+        for character in TEXT[:-1]:
+            piece = {"type": "speak", "text": character, "utterance_id": "a", "final": False, **FIELDS}
+            await connection.send(json.dumps(piece))
+        spoken = await speak(connection, TEXT[-1], utterance_id="a", patience_s=200)
+    assert sum(message["type"] == "segment" for message in spoken.messages) >= 2
+    return pcm16(spoken.pcm)
+
+
+async def dialect_a(service: Service) -> np.ndarray:
+    pcm = b""
+    async with service.connect("/ws/tts", ping_timeout=None) as connection:
+        await connection.send(json.dumps({"type": "synthesize", "text": TEXT, "seed": 1}))
+        while (message := json.loads(await asyncio.wait_for(connection.recv(), 200)))["type"] == "audio":
+            pcm += base64.b64decode(message["data"])
+    assert message["type"] == "complete"
+    return pcm16(pcm)
+
+
+async def raw_framing(service: Service) -> np.ndarray:
+    pcm = b""
+    async with service.connect("/api/v1/speak?framing=raw", ping_timeout=None) as connection:
+        await connection.send(json.dumps({"type": "speak", "text": TEXT, "seed": 1}))
+        while isinstance(message := await asyncio.wait_for(connection.recv(), 200), bytes):
+            pcm += message
+    assert json.loads(message)["type"] == "audio_end"
+    return pcm16(pcm)
+
+
+async def posted(service: Service, path: str, **body) -> bytes:
+    async with httpx.AsyncClient(timeout=200) as client:
+        answer = await client.post(f"http://{service.address}{path}", json={"voice": "austen", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+async def post_of_the_research_contract(service: Service) -> np.ndarray:
+    return file_samples(await posted(service, "/api/tts", text=TEXT), "wav", 24_000)
+
+
+def openai_route(encoding: str, container: str | None):
+    async def ask(service: Service) -> np.ndarray:
+        content = await posted(service, "/v1/audio/speech", input=TEXT, response_format=encoding, seed=1)
+        return pcm16(content) if container is None else file_samples(content, container, 24_000)
+
+    return ask
+
+
+WAYS = {
+    "dialect A": (dialect_a, 24_000),
+    "dialect A, POST": (post_of_the_research_contract, 24_000),
+    "dialect B": (dialect_b, 24_000),
+    "dialect B, base64": (base64_transport, 24_000),
+    "dialect B, Opus": (opus_stream, 24_000),
+    "dialect B, telephone": (telephone, 8000),
+    "dialect B, character by character": (single_characters, 24_000),
+    "raw framing": (raw_framing, 24_000),
+    "OpenAI, MP3": (openai_route("mp3", "mp3"), 24_000),
+    "OpenAI, Opus": (openai_route("opus", "ogg"), 24_000),
+    "OpenAI, PCM": (openai_route("pcm", None), 24_000),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def together(speaking):
+    """One text in every way and a long one, all at the same time: samples by way, and the long utterance."""
+    long = asyncio.create_task(say(speaking, " ".join(SIXTY)))
+    found = await asyncio.gather(*(way(speaking) for way, _ in WAYS.values()), return_exceptions=True)
+    return dict(zip(WAYS, found, strict=True)), await long
+
+
+@pytest.fixture(scope="module")
+def long(together, recogniser):
+    """The sixty sentences in one utterance, and the words that are heard."""
+    spoken = together[1]
+    return spoken, words_of(spoken, recogniser)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_dialect_and_encoding_says_the_text(together, recogniser, way):
+    samples = together[0][way]
+    if isinstance(samples, BaseException):
+        raise samples
+    assert word_errors([(TEXT, recogniser.words(samples, WAYS[way][1]))]) <= MOST_WORD_ERRORS
+
+
+def test_a_long_text_is_said_completely(long):
+    assert word_errors([(" ".join(SIXTY), long[1])]) <= MOST_WORD_ERRORS
+
+
+def test_a_long_text_keeps_its_speaking_rate(long):
+    spoken, _ = long
+    text, segments = " ".join(SIXTY), segments_of(spoken)
+    starts, at = [], 0
+    for segment in segments:
+        starts.append(text.index(segment["text"], at))
+        at = starts[-1] + len(segment["text"])
+    assert at == len(text)
+    times_ms = [segment["start_ms"] for segment in segments]
+    end_ms, of_ten = spoken.end["duration_ms"], len(" ".join(TEN))
+    first_ms, last_ms = np.interp([of_ten, len(text) - of_ten], [*starts, len(text)], [*times_ms, end_ms])
+    assert (end_ms - last_ms) / first_ms == pytest.approx(1, abs=MOST_RATE_DIFFERENCE)
+
+
+def test_words_at_the_borders_of_text_chunks_are_whole(long):
+    spoken, heard = long
+    hits = recognised(words(" ".join(SIXTY)), heard)
+    ends = list(accumulate(len(words(segment["text"])) for segment in segments_of(spoken)))
+    assert ends[-1] == len(hits)
+    beside = [hit for end in ends[:-1] for hit in hits[end - 1 : end + 1]]
+    assert len(beside) >= 12
+    assert beside.count(False) <= MOST_WORD_ERRORS * len(beside)
+
+
+def segments_of(spoken: Spoken) -> list[dict]:
+    return [message for message in spoken.messages if message["type"] == "segment"]
+
+
+async def test_numbers_are_said_as_words(speaking, recogniser):
+    spoken = await say(speaking, PRICES, normalize=True)
+    assert word_errors([(PRICES_SAID, words_of(spoken, recogniser))]) <= MOST_WORD_ERRORS
+
+
+async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speaking, recogniser):
+    pcm, cancelled = b"", False
+    async with speaking.connect(ping_timeout=None) as connection:
+        await connection.send(json.dumps({"type": "speak", "text": " ".join(SIXTY), **FIELDS}))
+        while isinstance(message := await asyncio.wait_for(connection.recv(), 60), bytes) or (
+            (last := json.loads(message))["type"] in ("segment", "audio_chunk")
+        ):
+            pcm += message if isinstance(message, bytes) else b""
+            if len(pcm) > 2 * 24_000 * 4 and not cancelled:
+                cancelled = True
+                await connection.send(json.dumps({"type": "cancel"}))
+    assert last["type"] == "cancelled"
+    count, errors = prefix_errors(" ".join(SIXTY), recogniser.words(pcm16(pcm), 24_000))
+    assert 6 <= count < 200
+    assert errors <= MOST_WORD_ERRORS
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cloned(speaking):
+    """(pitch of the clip, pitch of what is said) by the clip's speed, with and without its transcript."""
+    samples, rate_hz = soundfile.read(ROOT / "voices" / "austen" / "reference.wav")
+    transcript = json.loads((ROOT / "voices" / "austen" / "manifest.json").read_text())["transcript"]
+
+    async def clone(speed: float, **fields: str) -> tuple[float, float]:
+        faster_hz, file = round(rate_hz * speed), io.BytesIO()
+        soundfile.write(file, samples, faster_hz, format="WAV")
+        clip = base64.b64encode(file.getvalue()).decode()
+        async with speaking.connect(ping_timeout=None) as connection:
+            await connection.send(json.dumps({"type": "start", "voice_audio": clip, **fields}))
+            ready = json.loads(await asyncio.wait_for(connection.recv(), 60))
+            assert ready["type"] == "ready", ready
+            spoken = await speak(connection, TEXT, seed=1, language="english", patience_s=200)
+        assert spoken.end["finish_reason"] == "eos"
+        return median_pitch_hz(samples, faster_hz), median_pitch_hz(pcm16(spoken.pcm), 24_000)
+
+    modes = {"with a transcript": {"voice_transcript": transcript}, "without": {}}
+    asked = {(mode, speed): fields for mode, fields in modes.items() for speed in SPEED_AND_PITCH}
+    found = await asyncio.gather(*(clone(speed, **fields) for (_, speed), fields in asked.items()))
+    return dict(zip(asked, found, strict=True))
+
+
+@pytest.mark.parametrize("speed", SPEED_AND_PITCH)
+@pytest.mark.parametrize("mode", ["with a transcript", "without"])
+def test_a_cloned_voice_has_the_pitch_of_its_clip(cloned, mode, speed):
+    clip_hz, said_hz = cloned[mode, speed]
+    assert said_hz / clip_hz == pytest.approx(1, abs=MOST_PITCH_DIFFERENCE)
+
+
+async def test_a_scale_in_costs_no_word(speaking, recogniser):
+    await asyncio.to_thread(
+        wait_until, lambda: speaking.printed_by_generators("warm-up") == 3, 120, "the killed one is replaced"
+    )
+    gone = asyncio.Event()
+
+    async def keep_speaking() -> list[Spoken]:
+        spoken = []
+        while not gone.is_set():
+            spoken.append(await say(speaking, TEXT))
+        return spoken
+
+    used_s = {pid: processor_s(pid) for pid in speaking.pids_of(GENERATOR)}
+    sessions = [asyncio.create_task(keep_speaking()) for _ in range(4)]
+    await asyncio.sleep(1)
+    assert all(processor_s(pid) > before for pid, before in used_s.items())  # each of the two speaks
+    await asyncio.to_thread(speaking.redeploy, deployments=[{"name": "Generator", "num_replicas": 1}])
+    await asyncio.to_thread(wait_until, lambda: len(speaking.pids_of(GENERATOR)) == 1, 120, "one generator leaves")
+    gone.set()
+    said = [spoken for of_session in await asyncio.gather(*sessions) for spoken in of_session[-2:]]
+    assert word_errors([(TEXT, words_of(spoken, recogniser)) for spoken in said]) <= MOST_WORD_ERRORS
