@@ -113,7 +113,7 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
     if directory is None:
         directory = random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
     device = _device(config)
-    weights = _origin(directory)
+    weights = origin(directory)
     small = weights == "demo" or (weights == "random" and config.source == "tiny")
     dtype = _DTYPES["float32" if small else "bfloat16"] if config.dtype == "auto" else _DTYPES[config.dtype]
     codec_dtype = _DTYPES.get(config.codec_dtype, torch.float32 if device.type == "cpu" else dtype)
@@ -152,7 +152,8 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
     )
 
 
-def _origin(directory: Path) -> Weights:
+def origin(directory: Path) -> Weights:
+    """Where the weights of a checkpoint come from."""
     if random_checkpoint.is_random(directory):
         return "random"
     return "demo" if directory.resolve() == DEMO.resolve() else "trained"

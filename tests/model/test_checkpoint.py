@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ import torch
 from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
 from serve_app.errors import SpeechError
 from serve_app.model import factory, memory
-from serve_app.model.checkpoint import load_checkpoint
+from serve_app.model.checkpoint import load_checkpoint, origin
 from serve_app.model.factory import LoadedModel, load_speaker
-from serve_app.model.locate import CheckpointError
+from serve_app.model.locate import DEMO, CheckpointError
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import SpeechEnd, SpeechRequest
 from serve_app.startup import NotYetError
@@ -43,6 +44,11 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu():
 def test_the_description_says_that_weights_are_random(checkpoint):
     assert checkpoint.weights == "random"
     assert "noise, not speech" in checkpoint.description
+
+
+def test_the_demonstration_voice_is_known_by_its_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(DEMO.parent)
+    assert [origin(path) for path in (DEMO, Path("demo"), tmp_path)] == ["demo", "demo", "trained"]
 
 
 def test_upstreams_own_sampling_defaults_are_taken(checkpoint):
