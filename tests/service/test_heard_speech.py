@@ -79,7 +79,7 @@ def speaking(launch, recogniser):
         port,
         model={"source": "demo"},
         engine={"max_lead_s": 60},
-        admission={"stall_timeout_s": 70},
+        admission={"stall_timeout_s": 70, "start_deadline_s": 120, "resume_deadline_s": 200},
         generator={"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5},
     )
     launched.wait_for(READY)
@@ -136,20 +136,26 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def payload(service: Service, **fields) -> bytes:
+    spoken = await say(service, TEXT, **fields)
+    assert spoken.end["type"] == "complete", spoken.end
+    return spoken.pcm
+
+
 async def dialect_b(service: Service) -> np.ndarray:
-    return pcm16((await say(service, TEXT)).pcm)
+    return pcm16(await payload(service))
 
 
 async def base64_transport(service: Service) -> np.ndarray:
-    return pcm16((await say(service, TEXT, transport="base64")).pcm)
+    return pcm16(await payload(service, transport="base64"))
 
 
 async def telephone(service: Service) -> np.ndarray:
-    return mulaw((await say(service, TEXT, encoding="mulaw", sample_rate=8000)).pcm)
+    return mulaw(await payload(service, encoding="mulaw", sample_rate=8000), 8000)
 
 
 async def opus_stream(service: Service) -> np.ndarray:
-    return file_samples((await say(service, TEXT, encoding="opus")).pcm, "ogg", 24_000)
+    return file_samples(await payload(service, encoding="opus"), "ogg", 24_000)
 
 
 async def single_characters(service: Service) -> np.ndarray:
