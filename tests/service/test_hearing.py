@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hearing import median_pitch_hz, prefix_errors, recognised, word_errors, words
 from hypothesis import given
 from hypothesis import strategies as st
+
+from training.hearing import median_pitch_hz, prefix_errors, recognised, word_errors, words
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=12)
 

@@ -1,4 +1,4 @@
-"""A listener for tests: a speech recogniser, word errors, the pitch of a voice, and the limits for all of them."""
+"""A listener: a speech recogniser, word errors, and the pitch of a voice."""
 
 import io
 from collections.abc import Sequence
@@ -9,15 +9,6 @@ import soundfile
 
 from serve_app.text.numbers.normalize import spell
 from training.scores import distance, plain
-
-MOST_WORD_ERRORS = 0.25
-"""Largest word error rate of a test's texts. docs/demo_voice.md has the rate of a hundred sentences."""
-
-MOST_PITCH_DIFFERENCE = 0.2
-"""Largest difference between the median pitch of what is said and that of its reference clip."""
-
-MOST_RATE_DIFFERENCE = 0.1
-"""Largest difference between the speaking rates at the beginning and at the end of a long text."""
 
 _LOWEST_HZ, _HIGHEST_HZ = 60, 400
 _VOICED_RMS = 0.02
