@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
-from serve_app.deployments.generator import Generator, be_nice
+from serve_app.deployments.generator import Generator, lower_priority
 from serve_app.engine.engine import Stream
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.observability.generator_metrics import GeneratorMetrics
@@ -74,7 +74,7 @@ def main() -> None:
     for name, pool in [
         ("no encoding", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
-        ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
+        ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=lower_priority)),
     ]:
         if not arguments.seconds:
             break

@@ -62,11 +62,11 @@ class Resumption:
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
 
-    def is_otherwise(self, chunk: AudioChunk) -> bool:
+    def has_other_rendering(self, chunk: AudioChunk) -> bool:
         """Return whether a chunk has another rendering, so that its samples need not fit those delivered before."""
         return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
-    def broke_off(self) -> float | None:
+    def count_interruption(self) -> float | None:
         """Count one interrupted stream.
 
         The first retry is immediate. Later ones wait longer and longer, and the waits differ between streams, so that a

@@ -113,7 +113,7 @@ async def test_what_the_store_refuses_is_raised_with_its_code():
         await _answer_of(answer(ActorUnavailableError("gone", None)))
 
 
-async def test_a_store_that_is_nowhere_to_be_found_for_a_moment_is_no_error_of_this_service(monkeypatch):
+async def test_a_coordinator_that_is_missing_for_a_moment_is_not_an_error_of_this_service(monkeypatch):
     """Ray says so with a plain ValueError, when an actor's name is taken or freed between two looks at it."""
 
     class Gone:

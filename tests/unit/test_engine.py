@@ -37,7 +37,7 @@ def test_a_stream_says_its_whole_text_and_frees_its_slot():
     ),
     st.integers(1, 6),
 )
-def test_a_stream_says_the_same_whoever_shares_the_engine(jobs, slots):
+def test_a_stream_says_the_same_whatever_shares_the_engine(jobs, slots):
     sim = Simulation(SimulatedRunner(slots=slots), max_waiting_streams=100)
     sim.run([(at_s, chr(97 + n) * frames) for n, (at_s, frames, _) in enumerate(jobs)])
     assert len(sim.listeners) == len(jobs)

@@ -92,7 +92,7 @@ def test_the_port_given_overrides_the_files(tmp_path):
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, 99_999])
-def test_a_number_that_is_no_port_is_refused(tmp_path, port):
+def test_a_number_that_is_not_a_port_is_refused(tmp_path, port):
     with pytest.raises(serve.StartError, match="allowed: 1 to 65535"):
         serve.read_config(LOCAL, port)
     path = tmp_path / "service.yaml"
@@ -132,7 +132,7 @@ def test_every_descendant_ends_the_grandchildren_too():
     script = (
         "import subprocess, sys, time\n"
         "from serve_app.cli import processes\n"
-        "processes.adopt_orphans()\n"
+        "processes.become_subreaper()\n"
         "sleeper = 'import time; time.sleep(600)'\n"
         "middle = f'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", {sleeper!r}])'\n"
         "subprocess.run([sys.executable, '-c', middle], check=True)\n"

@@ -80,7 +80,7 @@ async def test_nobody_waits_for_those_before():
     assert [one.at_s for one in utterances] == [0.0, 0.02, 0.04, 0.06]
 
 
-async def test_who_comes_beyond_the_bound_is_counted_and_not_sent():
+async def test_an_arrival_beyond_the_bound_is_counted_and_not_sent():
     asked, released = [], asyncio.Event()
 
     async def answer(socket, message):

@@ -120,7 +120,7 @@ def test_a_directory_that_has_nowhere_to_appear_is_refused(tmp_path):
         locate(ModelConfig(source=str(path)))
 
 
-def test_a_file_is_no_directory(tmp_path):
+def test_a_file_is_not_a_directory(tmp_path):
     assert verdict(write(tmp_path, {"model": b""}) / "model").state == "never"
 
 

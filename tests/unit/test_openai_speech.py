@@ -229,7 +229,7 @@ async def test_a_client_that_does_not_read_stalls_its_own_stream(backend):
 
 
 async def test_a_full_server_is_told_in_openais_shape(backend):
-    backend.frame_delay_s, backend.frames, backend.room = 0.02, 50, 1
+    backend.frame_delay_s, backend.frames, backend.capacity = 0.02, 50, 1
     config = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=0))
     async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
         first = asyncio.create_task(speech(http, response_format="pcm"))

@@ -20,7 +20,7 @@ def test_a_replica_that_was_not_heard_of_lately_may_have_room():
     assert ranks("ours", [Candidate("a", None, 10, ()), Candidate("b", 10, 10, ())]) == [["a"], ["b"]]
 
 
-def test_who_is_silent_is_asked_last():
+def test_a_silent_replica_is_asked_last():
     silent = Candidate("silent", 0, 10, {"ours"}, silent=True)
     full = Candidate("full", 10, 10, ())
     assert ranks("ours", [silent, full]) == [["full"], ["silent"]]
@@ -47,7 +47,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["a", "b", "c"]))
-def test_somebody_is_always_asked_and_nobody_twice(candidates, voice):
+def test_every_replica_is_asked_once(candidates, voice):
     chosen = ranks(voice, candidates)
     names = [name for rank in chosen for name in rank]
     assert len(names) == len(set(names))

@@ -19,11 +19,11 @@ from serve_app.model.backends.cpu.codec_plan import CompiledLayer, Layout, colum
 from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise, wave
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
@@ -154,7 +154,7 @@ def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
         layer = layers[number]
         if layer.window:
             _fill(layer, job, cut.given if number == begin else layer.x, cut)
-            meet(job.team)
+            barrier(job.team)
             _remember(layer, job, cut)
         if layer.kind == _PRODUCT:
             multiply_windows(products[number], cut.me, cut.team)
@@ -162,7 +162,7 @@ def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
             _multiply_each(layer, cut)
         else:
             _sum_up(layer, cut)
-        meet(job.team)
+        barrier(job.team)
 
 
 def _run_codec_layers(address: int) -> None:
@@ -196,13 +196,13 @@ class _Shaped:
     layout: Layout
     columns: int
 
-    def stand(self, given: int, room: int) -> None:
+    def place(self, given: int, workspace: int) -> None:
         """Set the addresses of the first layer's columns and of the workspace."""
         places = self.layout.windows, self.layout.given, self.layout.made, self.layout.added
-        windows, x, made, added = [np.where(each < 0, 0, each + room) for each in places]
+        windows, x, made, added = [np.where(each < 0, 0, each + workspace) for each in places]
         x[0] = given
-        tell(self.layers, x=x, window=windows, out=made)
-        tell(self.products, x=np.where(windows, windows, x), out=made, residual=added)
+        set_fields(self.layers, x=x, window=windows, out=made)
+        set_fields(self.products, x=np.where(windows, windows, x), out=made, residual=added)
 
 
 class CompiledLayers:
@@ -218,7 +218,7 @@ class CompiledLayers:
         assert waves == [False] * (len(waves) - 1) + [bool(narrow)], "only the last narrow layer makes samples"
         assert not narrow or narrow[0].has_window, "the first narrow layer's input moves from frame to frame"
         self._width = max(layer.width for layer in self._layers)
-        self._room = torch.empty(0)  # the workspace; kept at its largest size, since new memory costs page faults
+        self._workspace = torch.empty(0)  # kept at its largest size, since new memory costs page faults
         self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
         """By streams, frames, columns of a frame, and threads."""
 
@@ -243,12 +243,12 @@ class CompiledLayers:
         if shape not in self._shaped:
             self._shaped[shape] = self._of_shape(*shape)
         shaped = self._shaped[shape]
-        if len(self._room) < shaped.layout.size:
-            self._room = torch.empty(shaped.layout.size)
-        shaped.stand(x.data_ptr(), self._room.data_ptr())
+        if len(self._workspace) < shaped.layout.size:
+            self._workspace = torch.empty(shaped.layout.size)
+        shaped.place(x.data_ptr(), self._workspace.data_ptr())
         samples = x.new_empty(streams, frames * shaped.columns) if self._narrow else None
         job = np.zeros(1, _PASS)
-        tell(
+        set_fields(
             job,
             streams=streams,
             frames=frames,
@@ -263,32 +263,33 @@ class CompiledLayers:
         if samples is not None:
             first = shaped.layers[len(self._wide)]
             job["given_bytes"] = REAL * first["columns"] * first["channels"]
-            tell(job, samples=samples.data_ptr(), sample_bytes=REAL * shaped.columns)
+            set_fields(job, samples=samples.data_ptr(), sample_bytes=REAL * shaped.columns)
         RUN_CODEC_LAYERS.run(job, team)
         if samples is not None:
             return samples
         values = shaped.columns * self._layers[-1].product.outputs // self._layers[-1].rate
         begin = shaped.layout.made[-1] // REAL
-        return self._room[begin : begin + streams * frames * values].clone().view(streams, frames * shaped.columns, -1)
+        made = self._workspace[begin : begin + streams * frames * values].clone()
+        return made.view(streams, frames * shaped.columns, -1)
 
     def _of_shape(self, streams: int, frames: int, columns: int, team: int) -> _Shaped:
         layers, products = np.zeros(len(self._layers), _LAYER), np.zeros(len(self._layers), WINDOW_PRODUCT)
         *given, last = columns_of(self._layers, columns)
         for number, (layer, of_frame) in enumerate(zip(self._layers, given, strict=True)):
-            tell(layers[number : number + 1], **_told(layer), columns=of_frame)
+            set_fields(layers[number : number + 1], **_fields_of(layer), columns=of_frame)
             if isinstance(layer.product, WindowLinear):
                 of_all = (streams, of_frame * frames) if number < len(self._wide) else (1, of_frame)
                 products[number] = layer.product.product(*of_all, team)[0]
         return _Shaped(layers, products, lay_out(self._wide, self._narrow, streams, frames, columns), last)
 
 
-def _told(layer: CompiledLayer) -> dict[str, int | float]:
+def _fields_of(layer: CompiledLayer) -> dict[str, int | float]:
     """A layer's parameters for compiled code, except addresses."""
-    product, told = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
-    told |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
+    product, fields = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
+    fields |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
     if layer.snake is not None:
-        told |= {"alpha": layer.snake[0].data_ptr(), "inverse_beta": layer.snake[1].data_ptr()}
+        fields |= {"alpha": layer.snake[0].data_ptr(), "inverse_beta": layer.snake[1].data_ptr()}
     if not isinstance(product, WindowLinear):
         kind = _Kind.DEPTHWISE if isinstance(product, Depthwise) else _Kind.WAVE
-        told |= {"kind": int(kind), "weights": product.taps.data_ptr(), "bias": product.bias.data_ptr()}
-    return told | ({"eps": product.eps} if isinstance(product, Depthwise) else {})
+        fields |= {"kind": int(kind), "weights": product.taps.data_ptr(), "bias": product.bias.data_ptr()}
+    return fields | ({"eps": product.eps} if isinstance(product, Depthwise) else {})

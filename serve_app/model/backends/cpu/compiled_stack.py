@@ -33,11 +33,11 @@ from serve_app.model.backends.cpu.parts import (
 )
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
@@ -212,24 +212,24 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
         read(job.given, r * job.hidden, job.size, row)
         write(job.x, r * job.x_width, REAL, row, job.hidden)
     products = products_at(job.products, 4 * job.layers)
-    meet(team_of)
+    barrier(team_of)
     for layer in range(job.layers):
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
         multiply(qkv, team_of, taken, factors, sums, job.fused, job.fused_width, STORE)
-        meet(team_of)
+        barrier(team_of)
         attend(job, layer, me, team)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
         multiply(out, team_of, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
         multiply(gate_up, team_of, taken, factors, sums, job.gated, job.gated_width, GATE)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
         multiply(down, team_of, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(team_of)
+        barrier(team_of)
 
 
 @part("contract")
@@ -266,7 +266,12 @@ class CompiledStack:
     """
 
     def __init__(
-        self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int, form: WeightFormat
+        self,
+        layers: Iterable[LayerWeights],
+        norm: Tensor,
+        shape: StackShape,
+        positions: int,
+        weight_format: WeightFormat,
     ) -> None:
         """Lay out copies of the weights.
 
@@ -275,13 +280,13 @@ class CompiledStack:
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
             positions: most positions that a slot of its cache holds.
-            form: format of the weights' entries.
+            weight_format: format of the weights' entries.
         """
         self._weights: list[TiledWeight] = []
         norms, gates = list[Tensor](), 0
         for layer in layers:
             matrices = layer.qkv, layer.out, pair_up(layer.gate, layer.up), layer.down
-            self._weights += [TiledWeight.of(matrix, form) for matrix in matrices]
+            self._weights += [TiledWeight.of(matrix, weight_format) for matrix in matrices]
             norms.append(layer.norm_qk.float())
             gates = len(layer.gate)
         self.products = np.array([weight.fields() for weight in self._weights], PRODUCT)
@@ -289,12 +294,12 @@ class CompiledStack:
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._positions = positions
-        self._dtype = torch.float32 if form == WeightFormat.FLOAT32 else torch.bfloat16
+        self._dtype = torch.float32 if weight_format == WeightFormat.FLOAT32 else torch.bfloat16
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
         self.last_pass = np.zeros(1, PASS)
-        tell(
+        set_fields(
             self.last_pass,
             products=self.products.ctypes.data,
             layers=shape.layers,
@@ -344,14 +349,14 @@ class CompiledStack:
         x = x.contiguous()
         batch, new, _ = x.shape
         result, team = torch.empty_like(x), threads()
-        room = self.make_room(batch * new, team)
-        addresses = {name: each.data_ptr() for name, each in room.items()}
-        tell(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
-        tell(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
+        workspace = self.workspace(batch * new, team)
+        addresses = {name: each.data_ptr() for name, each in workspace.items()}
+        set_fields(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
+        set_fields(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
         _RUN_STACK.run(self.last_pass, team)
         return result
 
-    def make_room(self, rows: int, team: int) -> dict[str, Tensor]:
+    def workspace(self, rows: int, team: int) -> dict[str, Tensor]:
         """Allocate the workspace of a pass with at most ``rows`` rows, by the names of :data:`PASS`."""
         names = ("x", "fused", "attended", "gated")
         return {

@@ -28,11 +28,11 @@ from serve_app.model.backends.cpu.parts import (
 )
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
@@ -133,21 +133,21 @@ def _run_codec_transformer(address: int) -> None:
     products = window_products_at(job.products, 4 * job.layers)
     for layer in range(job.layers):
         _normalise_all(job, job.x if layer else job.given, job.normed, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer], me, team)
-        meet(job.team)
+        barrier(job.team)
         _attend(job, layer, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 1], me, team)
-        meet(job.team)
+        barrier(job.team)
         _normalise_all(job, job.x, job.normed, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 2], me, team)
-        meet(job.team)
+        barrier(job.team)
         _gate(job, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 3], me, team)
-        meet(job.team)
+        barrier(job.team)
     _normalise_all(job, job.x, job.result, me, team)
 
 
@@ -193,7 +193,7 @@ class CompiledTransformer:
             "activated": self._gates,
         }
         self._pass = np.zeros(1, _PASS)
-        tell(
+        set_fields(
             self._pass,
             layers=len(layers),
             remembered=self._remembered.ctypes.data,
@@ -236,22 +236,22 @@ class CompiledTransformer:
         assert positions.shape == (batch,), "each stream needs a position"
         rows, team = batch * new, threads()
         inputs = [x.contiguous(), positions.contiguous(), cosine.contiguous(), sine.contiguous()]
-        room = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
+        workspace = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
         result = torch.empty_like(inputs[0])
-        at = {name: each.data_ptr() for name, each in room.items()}
+        at = {name: each.data_ptr() for name, each in workspace.items()}
         given, at_positions, at_cosine, at_sine = [each.data_ptr() for each in inputs]
         layers, products = len(self._remembered), self._of_shape(rows, team)
-        tell(
+        set_fields(
             products,
             x=[at["normed"], at["attended"], at["normed"], at["activated"]] * layers,
             out=[at["fused"], at["x"], at["gated"], at["x"]] * layers,
             residual=[0, given, 0, at["x"], *[0, at["x"]] * (2 * layers - 2)],
         )
-        tell(
+        set_fields(
             self._pass, **at, given=given, result=result.data_ptr(), batch=batch, new=new, products=products.ctypes.data
         )
-        tell(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
-        tell(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
+        set_fields(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
+        set_fields(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
         RUN_CODEC_TRANSFORMER.run(self._pass, team)
         return result
 

@@ -61,7 +61,7 @@ def jobs_at(job: np.dtype[Any]) -> Function:
     return array_at(numba.from_dtype(job))
 
 
-def tell(jobs: NDArray[Any], /, **fields: object) -> None:
+def set_fields(jobs: NDArray[Any], /, **fields: object) -> None:
     """Set fields of one or several jobs, each to one number for all jobs or to one per job."""
     for field, value in fields.items():
         jobs[field] = value
@@ -175,7 +175,7 @@ def claim(team: Upstream, turn: int, units: int) -> int:
 
 
 @part()
-def meet(team: Upstream) -> None:
+def barrier(team: Upstream) -> None:
     """Barrier: wait for all threads of the team, and see everything that they wrote. Resets all claims."""
     if not team.meeting:
         int64_at(team.claims, 1)[0] = 0

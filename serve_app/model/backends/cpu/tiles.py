@@ -60,8 +60,8 @@ _MOST = 127.0
 _ROUNDED = 0x4B400000
 """The bits of :data:`ROUNDER`."""
 
-_FORMS = {form: number for number, form in enumerate(WeightFormat)}
-_FLOAT32, _BFLOAT16, _INT8, _INT4 = _FORMS.values()
+_FORMATS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
+_FLOAT32, _BFLOAT16, _INT8, _INT4 = _FORMATS.values()
 
 _How = Flavour | Literal["float32", "bfloat16"]
 """How a tile's products are computed and summed."""
@@ -79,7 +79,7 @@ class TiledWeight:
     """A weight [N, K] in tiles; zeros fill the last tile.
 
     Attributes:
-        form: format of its entries.
+        weight_format: format of its entries.
         packed: [STRANDS, tiles, steps / STRANDS, ...], steps distributed by ``strands.deal``. A step of float32 is
             [TILE] of one input. A step of bfloat16 is [TILE / 32, 16, 2]: of one input, the outputs 0 and 16, 1 and 17
             and so on up to 15 and 31, then 32 and 48 and so on. A step of int8 is [TILE, 4]: four inputs of each
@@ -88,35 +88,35 @@ class TiledWeight:
         added: for int8: [tiles * TILE] int32, what the rows' offset adds to a sum.
     """
 
-    form: WeightFormat
+    weight_format: WeightFormat
     packed: Tensor
     scales: Tensor
     added: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, form: WeightFormat) -> "TiledWeight":
+    def of(cls, weight: Tensor, weight_format: WeightFormat) -> "TiledWeight":
         """Lay out a copy of ``weight``; int8 is quantised per output, scaled by its largest magnitude."""
-        if form == WeightFormat.INT4:
-            return cls(form, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
+        if weight_format == WeightFormat.INT4:
+            return cls(weight_format, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
         filled_rows = -(-rows // TILE) * TILE
-        if form == WeightFormat.BFLOAT16:
+        if weight_format == WeightFormat.BFLOAT16:
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
             packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2)
-            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
-        if form == WeightFormat.FLOAT32:
+            return cls(weight_format, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
+        if weight_format == WeightFormat.FLOAT32:
             exact = torch.zeros(filled_rows, columns)
             exact[:rows] = weight
             packed = exact.view(-1, TILE, columns).transpose(1, 2)
-            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
+            return cls(weight_format, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
         codes[:rows, :columns] = (weight.float() / scale[:, None]).round().clamp(-_MOST, _MOST).to(torch.int8)
         scales = torch.zeros(filled_rows)
         scales[:rows] = scale / _MOST
         packed = codes.view(-1, TILE, codes.shape[1] // _INT8_STEP, _INT8_STEP).transpose(1, 2)
-        return cls(form, deal(packed), scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
+        return cls(weight_format, deal(packed), scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
 
     @property
     def outputs(self) -> int:
@@ -130,7 +130,7 @@ class TiledWeight:
 
     @property
     def _steps(self) -> int:
-        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.form == WeightFormat.INT4 else 1)
+        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.weight_format == WeightFormat.INT4 else 1)
 
     @property
     def nbytes(self) -> int:
@@ -141,10 +141,10 @@ class TiledWeight:
         """Values of the fields of :data:`PRODUCT`."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
         strand = self.packed[0]
-        return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMS[self.form]
+        return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMATS[self.weight_format]
 
 
-_FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "form"
+_FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "weight_format"
 PRODUCT = np.dtype([(field, np.int64) for field in _FIELDS])
 """A :class:`TiledWeight` for compiled code. A step is four bytes of a row: one input, four of int8, or a sum of these.
 ``tile_bytes`` is the size of a tile in one strand."""
@@ -286,7 +286,7 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
     for first in range(0, product.steps, _CHUNK):
         count = min(_CHUNK, product.steps - first)
         here = weights + step_bytes * first // STRANDS
-        if product.form == _FLOAT32:
+        if product.weight_format == _FLOAT32:
             _unpack_float32(here, product.strand_bytes, count, panels.ctypes.data)
         else:
             _unpack_bfloat16(here, product.strand_bytes, count, panels.ctypes.data)
@@ -329,9 +329,9 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
     Returns:
         Factor of the row's sums.
     """
-    if product.form == _INT8:
+    if product.weight_format == _INT8:
         return quantise(row, taken)
-    if product.form == _INT4:
+    if product.weight_format == _INT4:
         return quantise_groups(row, product.steps // GROUP_WORDS, taken) / np.float32(_MOST)
     copied = float32_at(taken, product.steps)
     for i in range(row.size):
@@ -407,20 +407,20 @@ def _multiply_tile(
     for each in range(parts):
         first, end = rows * each // parts, rows * (each + 1) // parts
         given = taken + first * stride
-        if product.form == _INT8:
+        if product.weight_format == _INT8:
             _int8_tiles(end - first, weights, apart, given, stride, product.steps, sums)
-        elif product.form == _INT4:
+        elif product.weight_format == _INT4:
             _int4_tiles(end - first, weights, apart, given, stride, product.steps // GROUP_WORDS, sums)
-        elif product.form == _FLOAT32:
+        elif product.weight_format == _FLOAT32:
             _float32_tiles(end - first, weights, apart, given, stride, product.steps, sums)
         else:
             _bfloat16_tiles(end - first, weights, apart, given, stride, product.steps, sums)
         for row in range(first, end):
             place = sums + 4 * TILE * (row - first)
-            if product.form == _INT8:
+            if product.weight_format == _INT8:
                 _scale(product, tile, place, factors[row], values)
                 _settle(values, out, row, width, tile, kind)
-            elif product.form == _INT4:
+            elif product.weight_format == _INT4:
                 found = float32_at(place, TILE)
                 for i in range(TILE):
                     values[i] = found[i] * factors[row]
@@ -445,9 +445,9 @@ def _multiply_few(
 @part("contract")
 def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out: int, width: int, kind: int) -> None:
     """:func:`multiply` with float32 or bfloat16 weights, unpacked once for all rows; needs some rows to pay off."""
-    room = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
-    skipped = OUTPUTS - room.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
-    panels = room[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
+    scratch = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
+    skipped = OUTPUTS - scratch.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
+    panels = scratch[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
     starts = np.empty(rows, np.int64)
     sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
     for turn in range(team_size(team)):
@@ -478,7 +478,7 @@ def multiply(
         width: distance between rows of ``out``.
         kind: what to do with the result.
     """
-    if factors.size > 2 * TILE_ROWS and product.form in (_FLOAT32, _BFLOAT16):
+    if factors.size > 2 * TILE_ROWS and product.weight_format in (_FLOAT32, _BFLOAT16):
         _multiply_many(product, team, taken, factors.size, out, width, kind)
     else:
         _multiply_few(product, team, taken, factors, sums, out, width, kind)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.backends.cpu.parts import REAL, part
-from serve_app.model.backends.cpu.team import TeamFunction, team_size, tell, thread_number, threads
+from serve_app.model.backends.cpu.team import TeamFunction, set_fields, team_size, thread_number, threads
 from serve_app.model.backends.cpu.window_tiles import (
     OUTPUTS,
     ROWS,
@@ -130,8 +130,8 @@ class WindowLinear:
             self._bias[: self.outputs] = bias
         self._nothing = torch.zeros(self.channels)
         self._job = np.zeros(1, WINDOW_PRODUCT)
-        tell(self._job, column_bytes=REAL * self.channels, bias=self._bias.data_ptr(), tiles=tiles)
-        tell(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
+        set_fields(self._job, column_bytes=REAL * self.channels, bias=self._bias.data_ptr(), tiles=tiles)
+        set_fields(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
         if winograd:
             assert taps == TAPS, "the Winograd method needs this number of taps"
             segments, segment_bytes, length = 1, 0, self.channels
@@ -144,8 +144,8 @@ class WindowLinear:
             filled = torch.zeros(tiles * OUTPUTS, inputs)
             filled[: self.outputs] = weight
             self._packed = filled.view(tiles, OUTPUTS, inputs).transpose(1, 2).contiguous()
-        tell(self._job, segments=segments, segment_bytes=segment_bytes, length=length)
-        tell(self._job, weights=self._packed.data_ptr(), tile_bytes=REAL * OUTPUTS * segments * length)
+        set_fields(self._job, segments=segments, segment_bytes=segment_bytes, length=length)
+        set_fields(self._job, weights=self._packed.data_ptr(), tile_bytes=REAL * OUTPUTS * segments * length)
         self.nbytes = self._packed.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -27,7 +27,7 @@ _WIDTH = 64
 
 _STEP = _WARPS * _WIDTH
 
-Form = Literal["store", "gate", "add"]
+Epilogue = Literal["store", "gate", "add"]
 """What to do with the result: store it, turn pairs of outputs into silu(first) * second, or add it to the stream."""
 
 
@@ -45,7 +45,7 @@ def _multiply(
     columns: tl.constexpr,
     parts: tl.constexpr,
     width: tl.constexpr,
-    form: tl.constexpr,
+    epilogue: tl.constexpr,
     normed: tl.constexpr,
     shares: tl.constexpr,
     most_shares: tl.constexpr,
@@ -61,7 +61,7 @@ def _multiply(
     place = row[:, None] * outputs + column[None, :]
     kept = here & (column < outputs)[None, :]
     # Read before the loop and used after it, so that its latency overlaps with that of the first weights.
-    before = tl.load(stream + place, mask=kept, other=0.0) if form == "add" else 0.0
+    before = tl.load(stream + place, mask=kept, other=0.0) if epilogue == "add" else 0.0
     if normed:
         share = tl.arange(0, most_shares)
         square = tl.load(squares + row[:, None] * shares + share[None, :], mask=here & (share < shares), other=0.0)
@@ -78,7 +78,7 @@ def _multiply(
             weights = tl.load(w + begin, mask=inside[:, :, None] & (column < outputs)[None, None, :], other=0.0)
         sums = multiply_add(taken, weights, sums)
     total = tl.sum(sums, axis=0)
-    if form == "add":
+    if epilogue == "add":
         total += before
         tl.store(stream + place, total, mask=kept)
         tl.store(out + place, to_bfloat16(total), mask=kept)
@@ -86,7 +86,7 @@ def _multiply(
     else:
         if normed:
             total *= tl.rsqrt(tl.sum(square, axis=1) / inputs + eps)[:, None]
-        if form == "gate":
+        if epilogue == "gate":
             gate, up = tl.split(tl.reshape(total, [tile_rows, columns // 2, 2]))
             total = gate / (1.0 + tl.exp(-gate)) * up
             half: tl.constexpr = columns // 2
@@ -107,12 +107,12 @@ class Product:
         blocks: programs that share a row's outputs.
     """
 
-    def __init__(self, weight: Tensor, form: Form = "store", *, eps: float = 0.0, shares: int = 0) -> None:
+    def __init__(self, weight: Tensor, epilogue: Epilogue = "store", *, eps: float = 0.0, shares: int = 0) -> None:
         """Keep ``weight`` [N, K] bfloat16, without a copy if it is contiguous.
 
         Args:
             weight: for "gate", in the layout of :func:`pair`.
-            form: what to do with the result.
+            epilogue: what to do with the result.
             eps: epsilon of the norm before the matmul.
             shares: number of parts of a row's sum of squares, for the norm before the matmul; 0 for no norm.
         """
@@ -129,9 +129,9 @@ class Product:
             "columns": columns,
             "parts": _WARPS,
             "width": _WIDTH,
-            "form": form,
+            "epilogue": epilogue,
             "normed": shares > 0,
-            "shares": self.blocks if form == "add" else shares,
+            "shares": self.blocks if epilogue == "add" else shares,
             "most_shares": triton.next_power_of_2(max(shares, 1)),
             "eps": eps,
             "num_warps": _WARPS,
