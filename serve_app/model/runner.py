@@ -1,6 +1,6 @@
 """The model behind the engine: talker, code predictor and codec over one pool of slots.
 
-It implements :class:`serve_app.engine.runner.Runner`. The engine decides when each step runs.
+It implements :class:`serve_app.engine.interface.Runner`. The engine decides when each step runs.
 """
 
 import logging
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.config import EngineConfig
-from serve_app.engine.runner import Frames, Prepared
+from serve_app.engine.interface import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
