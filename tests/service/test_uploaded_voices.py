@@ -14,21 +14,10 @@ import pytest
 from clips import ffmpeg, wav
 from running_service import speak, wait_until
 
-from serve_app.cli.address import address_of
-from serve_app.cli.voices import Service as Voices
 from serve_app.cli.voices import VoicesError
 
 TEXT = "Some words that may well be said in four seconds."
 SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
-
-
-@pytest.fixture
-def voices(service):
-    made = Voices(address_of(f"http://{service.address}"), 30.0)
-    yield made
-    for voice in made.list():
-        if voice["uploaded"]:
-            made.remove(voice["id"])
 
 
 def state(voices, voice):
