@@ -27,7 +27,7 @@ def admitted(made, now_s=0.0):
     return [each.number for each in made.admit(now_s)]
 
 
-def test_as_many_start_as_there_is_room_for():
+def test_as_many_start_as_the_capacity_allows():
     made = admission(2)
     for number in (1, 2, 3):
         made.ask(ticket(number), 0.0)
@@ -88,7 +88,7 @@ def test_a_text_that_would_not_start_in_time_is_refused_at_once_with_a_retry_tim
     made.ask(ticket(5, asked_s=6.0, priority=-1), 6.0)  # needed before all who wait
 
 
-def test_nobody_is_refused_for_an_estimate_before_anything_is_known():
+def test_no_text_is_refused_for_an_estimate_before_anything_is_known():
     made = admission(1, start_deadline_s=1)
     for number in range(100):
         made.ask(ticket(number), 0.0)
@@ -174,7 +174,7 @@ def test_no_text_starves_and_the_capacity_is_never_exceeded(arrivals, capacity):
                 assert other_s >= mine_s
 
 
-def test_the_refused_are_among_those_who_asked():
+def test_refused_texts_count_as_requested():
     made = admission(1, max_waiting=0)
     made.ask(ticket(1), 0.0)
     made.admit(0.0)

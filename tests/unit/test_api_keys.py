@@ -48,7 +48,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch):
         assert len(compared) == 5
 
 
-def test_an_empty_file_lets_nobody_in():
+def test_an_empty_file_admits_no_client():
     assert read_keys("# nobody yet\n").find("x") is None
 
 

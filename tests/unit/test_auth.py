@@ -92,7 +92,7 @@ async def test_without_a_key_of_the_file_nothing_is_spoken_or_listed(backend, tm
     assert backend.requests == []
 
 
-async def test_a_browser_is_told_by_a_close_code(backend, tmp_path):
+async def test_a_browser_gets_the_error_as_a_close_code(backend, tmp_path):
     path = write(tmp_path / "keys", good={"max_sessions": 1})
     async with served(backend, guarded(path)) as host:
         origin = f"http://{host}"

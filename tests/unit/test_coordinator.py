@@ -73,7 +73,7 @@ def test_an_applications_directory_is_its_own_and_below_the_uploads(one, other):
         assert (directory_of(one) == directory_of(other)) == (one == other)
 
 
-def test_a_replica_that_has_time_is_told_of_a_voice_that_waits_and_two_are_not_given_it(store):
+def test_an_idle_replica_gets_a_pending_voice_and_only_one_gets_it(store):
     made = store()
     before = made.report(ready("a"))
     assert before.encode is None

@@ -103,7 +103,7 @@ def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -
     return RayBackend(config, Handle(list(responses)), Store(ready=ready), "ingress-1", Recorded())
 
 
-async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
+async def test_the_quota_is_the_fleets_or_one_replicas_while_none_is_ready():
     assert await backend(Response([])).share_load(Backlog(2, 1, 0.5)) == 20
     assert await backend(Response([]), ready=False).share_load(Backlog(0, 1, 0.0)) == 3
 
@@ -204,7 +204,7 @@ async def test_a_stream_that_is_resumed_by_another_model_is_counted_as_such():
     assert recorded.counters == {"streams_resumed resumed_otherwise": 1}
 
 
-async def test_a_stream_that_broke_off_and_finds_no_other_is_counted_as_given_up():
+async def test_an_interrupted_stream_that_finds_no_other_is_counted_as_given_up():
     refusal = SpeechEnd("error", 0, SynthesisError.code, "no")
     recorded = Recorded()
     handle = Handle([Response([chunk(0), gone()]), Response([refusal])])
@@ -237,7 +237,7 @@ async def test_a_failure_of_the_generators_own_code_is_not_tried_again():
         await everything(backend(Response([chunk(0), failed])).speak(REQUEST))
 
 
-async def test_a_question_is_asked_once_for_all_who_wait():
+async def test_a_question_is_asked_once_for_all_callers():
     asked = []
 
     async def ask() -> int:

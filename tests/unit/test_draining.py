@@ -30,7 +30,7 @@ class Noted:
         self.drains.append(drain)
 
 
-def test_every_session_is_told_once_and_those_that_begin_later_at_once():
+def test_every_session_is_drained_once_and_later_ones_at_once():
     now_s = 100.0
     replica = Draining(GRACE_S, lambda: now_s)
     gone, here, late = Noted(), Noted(), Noted()
@@ -46,7 +46,7 @@ def test_every_session_is_told_once_and_those_that_begin_later_at_once():
     assert (here.drains[0].from_s, late.drains[0].from_s) == (102.0, 132.0)
 
 
-def test_clients_are_told_to_come_back_one_after_the_other():
+def test_clients_get_retry_times_that_are_spread():
     replica = Draining(GRACE_S, lambda: 0.0)
     replica.begin()
     sessions = [Noted() for _ in range(50)]

@@ -173,7 +173,7 @@ def test_a_stream_whose_caller_takes_nothing_pauses_and_goes_on_when_it_does():
     assert listener.end.finish_reason == "eos"
 
 
-def test_nobody_listening_is_served_as_fast_as_there_is_room():
+def test_without_a_listener_audio_is_made_as_fast_as_capacity_allows():
     sim = Simulation(max_lead_s=1.0)
     listener = sim.speak("a" * 100, listening=False)
     sim.run()

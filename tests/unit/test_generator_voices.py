@@ -191,7 +191,7 @@ async def test_a_clip_that_the_encoder_fails_on_is_one_streams_error_and_another
     assert made._fetching == {}
 
 
-async def test_the_encoding_goes_on_when_those_who_asked_have_gone():
+async def test_the_encoding_goes_on_after_its_callers_have_gone():
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly(reference):

@@ -185,7 +185,7 @@ async def half_open(port, count):
         writer.close()
 
 
-async def test_half_open_requests_keep_nobody_out_for_longer_than_a_head_may_take(rendered, tmp_path):
+async def test_half_open_requests_block_others_no_longer_than_a_head_may_take(rendered, tmp_path):
     async with (
         served(KnownBackend(), AppConfig()) as server,
         running(rendered, tmp_path, server=server) as port,
@@ -251,7 +251,7 @@ async def test_one_address_has_no_more_connections_than_it_may(rendered, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["bare", "routed"])
-async def test_nobody_to_serve_is_503_with_a_time_to_try_again(rendered, tmp_path, name):
+async def test_no_server_is_503_with_a_retry_time(rendered, tmp_path, name):
     (nothing,) = free_ports(1)
     async with running(rendered, tmp_path, name, server=f"127.0.0.1:{nothing}") as port:
         status, headers, body = await asyncio.to_thread(get, port, "/api/v1/speak", 10)

@@ -80,7 +80,7 @@ def test_ports_are_found_whatever_the_kernel_hands_out(tmp_path, monkeypatch, ke
     assert len(set(dataclasses.astuple(environment.free_ports()))) == 4
 
 
-def test_the_proxy_cuts_who_does_not_read_and_nobody_who_answers_pings(tmp_path):
+def test_the_proxy_cuts_clients_that_do_not_read_and_none_that_answer_pings(tmp_path):
     values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096, IngressConfig())
     pinged_and_given_up_s = 20 + 20  # uvicorn's own figures
     assert pinged_and_given_up_s < int(values["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 120

@@ -64,7 +64,7 @@ async def test_what_came_is_measured():
     assert (asked[0]["type"], asked[0]["text"], asked[0]["seed"]) == ("speak", "text 0", 0)
 
 
-async def test_nobody_waits_for_those_before():
+async def test_no_arrival_waits_for_earlier_ones():
     sockets, all_are_here = [], asyncio.Event()
 
     async def answer(socket, _):

@@ -2,7 +2,7 @@ from serve_app.cluster.admission import Backlog
 from serve_app.cluster.registry import GONE_AFTER_S, Fleet, GeneratorStatus, IngressStatus
 
 
-def test_nobody_is_ready_before_anybody_has_reported():
+def test_the_service_is_not_ready_before_the_first_report():
     readiness = Fleet().readiness(0.0)
     assert not readiness.ready
     assert readiness.detail == "no generator has started yet"

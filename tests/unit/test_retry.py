@@ -45,7 +45,7 @@ def test_what_follows_is_spoken_with_the_clip_that_it_was_begun_with():
     assert later.request.voice_digest == "d1"
 
 
-def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
+def test_the_next_stream_knows_the_rendering_of_the_codes_that_it_resumes():
     held = Resumption(SpeechRequest("Hello.", "austen"))
     assert held.request.rendering == ""
     held.add(replace(chunk(0), rendering="m1 packed"))
@@ -55,7 +55,7 @@ def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
     assert others == [False, True, False]
 
 
-def test_attempts_in_vain_are_bounded_and_come_later_and_later():
+def test_failed_attempts_are_bounded_and_back_off():
     never_spoke = waits(Resumption(SpeechRequest("Hello.", "austen", seed=5)))
     assert len(never_spoke) == VAIN_ATTEMPTS
     held = Resumption(SpeechRequest("Hello.", "austen", seed=5))

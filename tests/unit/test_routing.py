@@ -26,7 +26,7 @@ def test_a_silent_replica_is_asked_last():
     assert ranks("ours", [silent, full]) == [["full"], ["silent"]]
 
 
-def test_voices_that_nobody_holds_spread_over_equals():
+def test_voices_that_no_replica_holds_spread_over_equals():
     candidates = [Candidate(str(number), 0, 10, ()) for number in range(4)]
     firsts = [ranks(f"voice{number}", candidates)[0][0] for number in range(100)]
     assert all(firsts.count(candidate.name) > 10 for candidate in candidates)

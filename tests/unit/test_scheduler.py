@@ -73,7 +73,7 @@ def test_the_oldest_new_request_is_served_first():
     assert decide(young, old) == Step("decode", (1,), 1)
 
 
-def test_a_burst_is_prefilled_together_as_long_as_nobody_waits_too_long():
+def test_a_burst_is_prefilled_together_as_long_as_no_listener_waits_too_long():
     assert decide(view(0, "predict", heard_until_s=None, arrived_s=98.5), waiting_since_s=98.5).stage == "prefill"
     assert decide(view(0, "predict", heard_until_s=None, arrived_s=97.5), waiting_since_s=98.5).stage == "predict"
 
@@ -136,14 +136,14 @@ def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_s
             assert by_slot[slot].stage == action.stage
 
 
-def test_a_burst_of_new_requests_does_not_starve_those_who_listen():
+def test_a_burst_of_new_requests_does_not_starve_listeners():
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.25)))
     sim.run([(0.0, "a" * 150), (0.0, "b" * 150)] + [(3.0, chr(99 + n) * 60) for n in range(8)])
     assert [listener.underruns for listener in sim.listeners[:2]] == [0, 0]
     assert max(listener.ttfa_s for listener in sim.listeners[2:]) < 8 * 0.25 + 1.5
 
 
-def test_a_long_prefill_waits_until_those_who_listen_can_afford_it():
+def test_a_long_prefill_waits_until_listeners_can_afford_it():
     context = SpokenContext("before", np.zeros((100, 16), np.int16))
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.1, context_frame_s=0.01)))
     sim.speak("w" * 5, context=context)  # the first one is where its cost is learnt

@@ -560,7 +560,7 @@ def test_a_cancel_ends_a_pause_and_says_how_much_of_it_was_sent():
     assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=2000)]
 
 
-def test_pauses_are_part_of_whole_audio_and_of_its_bound():
+def test_pauses_are_part_of_buffered_audio_and_of_its_bound():
     bench = Bench().say(SpeakBuffered(text="One.|~36000|Two.")).audio(2).end().audio(1).end()
     audio, done = bench.send()
     assert (audio.duration_ms, done.duration_ms) == (1740, 1740)
@@ -675,7 +675,7 @@ def test_a_session_that_speaks_is_not_idle():
 RESTARTED = Close(1012, "SERVICE_RESTART")
 
 
-def test_an_idle_session_of_a_replica_that_leaves_is_told_and_closed():
+def test_an_idle_session_of_a_draining_replica_gets_an_error_and_is_closed():
     bench = Bench().drain()
     assert bench.send() == []
     assert bench.session.next_deadline_s == 2.0
@@ -743,7 +743,7 @@ def test_a_client_that_reads_slowly_but_steadily_stays():
     assert bench.session.close is None
 
 
-def test_answers_that_nobody_reads_are_bounded():
+def test_messages_that_the_client_does_not_read_are_bounded():
     bench = Bench()
     for _ in range(10_000):
         bench.say(Refusal(InvalidMessageError("x")))
@@ -800,7 +800,7 @@ def test_a_new_utterance_begins_at_once_however_much_there_is_to_play():
     assert bench.call.request.text == "Two."
 
 
-def test_nobody_waits_for_a_listener_of_whole_audio():
+def test_buffered_audio_does_not_wait_for_a_listener():
     bench = Bench().say(SpeakBuffered(text="One.|Two.")).audio(500).end()
     assert bench.call.request.text == "Two."
 
@@ -1059,7 +1059,7 @@ def test_an_utterance_beyond_the_rate_is_refused_up_to_its_last_text_and_the_ses
 NAMED = VoicesConfig(default="makima", aliases={"nova": "new"})
 
 
-def test_a_voice_is_named_in_any_way_and_told_by_its_id():
+def test_a_voice_is_named_in_any_way_and_reported_by_its_id():
     bench = Bench(naming=NAMED).say(Start(voice="NOVA"), Speak(text="One.", voice="Alloy"), Speak(text="Two."))
     bench.speak_all()
     sent = bench.send()

@@ -145,7 +145,7 @@ def test_nothing_is_kept_of_an_utterance_that_has_ended(metrics):
     assert metrics._playing == {}
 
 
-def test_a_session_that_fails_of_itself_is_an_error_of_ours(metrics, recorded):
+def test_a_session_that_fails_internally_counts_as_an_error(metrics, recorded):
     metrics.called(call(), 0.0)
     metrics.closed(1011)
     assert recorded.counters["errors SYNTHESIS_ERROR"] == 1

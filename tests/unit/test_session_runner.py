@@ -123,7 +123,7 @@ class Speaker:
     ],
     ids=["complete", "broken", "refused"],
 )
-async def test_one_observer_is_told_each_event_of_a_session_once(backend, events):
+async def test_one_observer_gets_each_event_of_a_session_once(backend, events):
     observer = RecordingObserver()
     setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
     service = Service(backend, AdmissionQueue(Admission(AdmissionConfig(), capacity=1), time.monotonic), time.monotonic)

@@ -158,7 +158,7 @@ async def say(ws, **message):
     await ws.send(json.dumps(message))
 
 
-async def hear(ws, until=("complete",), timeout_s=5.0):
+async def hear(ws, until=("complete",), timeout_s=20.0):
     """Messages and payloads up to one of a type; payloads are put into their message as ``pcm``."""
     heard = []
     async with asyncio.timeout(timeout_s):
