@@ -99,7 +99,7 @@ class Steps:
         self._suppressed = suppressed  # [V] bool
         self._true = torch.ones((), dtype=torch.bool, device=device)
         self._all_rows = torch.arange(len(slots.hidden), device=device)
-        self._sample_codes = backend.sample_frame
+        self._sample_codes = backend.sample
         self.device = device
         self.reads_length = talker.reads_length
         self.talker_vocabulary = talker.vocabulary

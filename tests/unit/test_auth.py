@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
-from test_web import KnownBackend, hear, no_sessions, say, served, socket_to
+from test_web import KnownBackend, hear, say, served, socket_to, until_sessions
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.cli.keys import line_of
@@ -122,7 +122,7 @@ async def test_a_key_has_so_many_sessions_at_a_time(backend, tmp_path):
             async with httpx.AsyncClient(base_url=f"http://{host}") as client:
                 assert (await client.get("/v1/audio/voices", headers=headers)).status_code == 200
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:
-            await no_sessions(client)
+            await until_sessions(client, 1)
             assert (await post(client)).status_code == 200
 
 

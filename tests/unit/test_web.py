@@ -464,10 +464,10 @@ async def test_a_post_whose_client_goes_frees_its_stream(host, backend):
     await idle(backend)
 
 
-async def no_sessions(client):
-    """Wait until the server has no open session: it learns a little later than the client that a socket is closed."""
-    async with asyncio.timeout(5):
-        while (await client.get("/health")).json()["sessions"]:  # noqa: ASYNC110 - asked over HTTP
+async def until_sessions(client, count):
+    """Wait until so many sessions are open: the server learns later than the client that a socket is closed."""
+    async with asyncio.timeout(20):
+        while (await client.get("/health")).json()["sessions"] != count:  # noqa: ASYNC110 - asked over HTTP
             await asyncio.sleep(0.01)
 
 
@@ -475,7 +475,7 @@ async def test_health_counts_the_sessions_that_are_open(backend):
     async with served(backend, AppConfig()) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
         async with socket_to(host, "/api/v1/speak"), socket_to(host, "/ws/tts"):
             assert (await client.get("/health")).json() == {"status": "ok", "sessions": 2}
-        await no_sessions(client)
+        await until_sessions(client, 0)
 
 
 async def test_probes_and_voices(host, backend):
@@ -554,7 +554,7 @@ async def test_a_full_server_says_when_to_try_again(backend):
             assert refused.value.response.headers["retry-after"] == "5"
             assert json.loads(refused.value.response.body)["code"] == "CAPACITY"
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:
-            await no_sessions(client)
+            await until_sessions(client, 0)
         async with socket_to(host, "/api/v1/speak"):
             pass
 
