@@ -8,7 +8,7 @@ one frame of one stream at a time, which stays in the caches.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.backends.cpu.codec_plan import CompiledLayer, Layout, columns_of, lay_out
-from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise, wave
+from serve_app.model.backends.cpu.parts import (
+    REAL,
+    Record,
+    copy,
+    dot,
+    float32_at,
+    gelu,
+    int64_at,
+    part,
+    standardise,
+    wave,
+)
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
     barrier,
@@ -30,7 +41,6 @@ from serve_app.model.backends.cpu.team import (
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.codec_weights import Activation, Depthwise, Wave
-from serve_app.model.upstream import Upstream
 
 
 class _Kind(IntEnum):
@@ -86,7 +96,7 @@ class _Cut(NamedTuple):
 
 
 @part()
-def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
+def _fill(layer: Record, job: Record, x: int, cut: _Cut) -> None:
     """Write one thread's share of windows of the columns at ``x``: some streams' history, and some new columns."""
     n, past, new = layer.channels, layer.history * layer.channels, layer.columns * cut.frames
     window_bytes = REAL * (past + new * n)
@@ -107,7 +117,7 @@ def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
 
 
 @part()
-def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
+def _remember(layer: Record, job: Record, cut: _Cut) -> None:
     """Save the last real columns of some streams' windows as history."""
     n, past = layer.channels, layer.history * layer.channels
     for b in range(cut.me, cut.streams, cut.team):
@@ -120,7 +130,7 @@ def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
 
 
 @part("contract")
-def _multiply_each(layer: Upstream, cut: _Cut) -> None:
+def _multiply_each(layer: Record, cut: _Cut) -> None:
     """Convolve each channel with its own taps and normalise the columns: one thread's share."""
     n, new = layer.channels, layer.columns * cut.frames
     window_bytes, columns = REAL * n * (layer.history + new), cut.streams * new
@@ -136,7 +146,7 @@ def _multiply_each(layer: Upstream, cut: _Cut) -> None:
 
 
 @part()
-def _sum_up(layer: Upstream, cut: _Cut) -> None:
+def _sum_up(layer: Record, cut: _Cut) -> None:
     """Compute one thread's share of the samples of one stream's window, clipped to [-1, 1]; a sample is one sum."""
     reads, columns = layer.channels * (layer.history + 1), layer.columns * cut.frames
     weights, bias = float32_at(layer.weights, reads), float32_at(layer.bias, 1)[0]
@@ -147,7 +157,7 @@ def _sum_up(layer: Upstream, cut: _Cut) -> None:
 
 
 @part()
-def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
+def _run(job: Record, begin: int, end: int, cut: _Cut) -> None:
     """Run layers ``begin`` to ``end``."""
     layers, products = _layers_at(job.layers, job.count), window_products_at(job.products, job.count)
     for number in range(begin, end):
@@ -191,8 +201,8 @@ class _Shaped:
         columns: columns per frame that the last layer outputs.
     """
 
-    layers: NDArray[Any]
-    products: NDArray[Any]
+    layers: NDArray[np.void]
+    products: NDArray[np.void]
     layout: Layout
     columns: int
 

@@ -20,7 +20,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
 from torch import Tensor
 
 from serve_app.model.backends.cpu.instructions import (
@@ -41,13 +41,26 @@ from serve_app.model.backends.cpu.instructions import (
     splat,
     this_cpus,
 )
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
 from serve_app.model.backends.cpu.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
-from serve_app.model.backends.cpu.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.backends.cpu.parts import (
+    REAL,
+    ROUNDER,
+    Addresses,
+    Function,
+    Reals,
+    Record,
+    Row,
+    exp,
+    float32_at,
+    int32_at,
+    part,
+    uint8_at,
+)
 from serve_app.model.backends.cpu.strands import STRANDS, deal
 from serve_app.model.backends.cpu.team import claim, team_size
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.backends.weight_format import WeightFormat
-from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4
 """Bytes of a row that are multiplied with a tile's weights at a time."""
@@ -149,16 +162,16 @@ PRODUCT = np.dtype([(field, np.int64) for field in _FIELDS])
 """A :class:`TiledWeight` for compiled code. A step is four bytes of a row: one input, four of int8, or a sum of these.
 ``tile_bytes`` is the size of a tile in one strand."""
 
-PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
+PRODUCTS: types.Type = numba.from_dtype(PRODUCT)
 """The same type for compiled code."""
 
 
-def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstream]:
+def _read_weights(builder: Builder, address: Value, how: _How) -> list[Value]:
     """One step's weights as vectors of sixteen outputs, ready to multiply."""
     if how != "bfloat16":
         kind = REALS if how == "float32" else SUMS
         return [builder.load(at(builder, kind, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
-    registers: list[Upstream] = []
+    registers: list[Value] = []
     for pair in range(TILE // (2 * LANES)):
         pairs = builder.load(at(builder, SUMS, address, LONG(64 * pair)), align=64)
         low, high = builder.shl(pairs, splat(16)), builder.and_(pairs, splat(0xFFFF0000))
@@ -166,7 +179,7 @@ def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstr
     return registers
 
 
-def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> None:
+def _emit_tile(builder: Builder, arguments: Values, rows: int, how: _How) -> None:
     """Write the loop over steps, one step per strand in turn: the weights of all outputs, four bytes of each row."""
     weights, apart, inputs, stride, steps, sums = arguments
     vector, bytes_a_step = SUMS if how in ADD_PRODUCTS else REALS, _BYTES_A_STEP.get(how, _INT8_STEP * TILE)
@@ -177,7 +190,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> 
     builder.position_at_end(loop)
     step, place = builder.phi(LONG), builder.phi(LONG)
     running = [builder.phi(vector) for _ in range(rows * vectors)]
-    totals = running
+    totals: Values = running
     for strand in range(STRANDS):
         address = builder.add(place, builder.mul(apart, LONG(strand)))
         read = _read_weights(builder, address, how)
@@ -204,7 +217,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> 
         builder.store(total, at(builder, vector, sums, LONG(64 * number)), align=4)
 
 
-def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
+def _add_products(builder: Builder, how: _How, sums: Value, inputs: Value, weights: Value) -> Value:
     if how in ("float32", "bfloat16"):
         return multiply_add(builder, inputs, weights, sums)
     if how == "avx2":
@@ -240,7 +253,7 @@ def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
     same number in each strand; address of the panels.
     """
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         weights, apart, steps, panels = arguments
         with cgutils.for_range(builder, builder.udiv(steps, LONG(STRANDS))) as loop:
             place = builder.add(weights, builder.mul(loop.index, LONG(_BYTES_A_STEP[how])))
@@ -255,19 +268,18 @@ def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
         return context.get_dummy_value()
 
     def unpack(
-        _context: Upstream, _weights: Upstream, _apart: Upstream, _steps: Upstream, _panels: Upstream
-    ) -> Upstream:
+        _context: object, _weights: types.Type, _apart: types.Type, _steps: types.Type, _panels: types.Type
+    ) -> Typed:
         return types.void(*[types.int64] * 4), generate
 
-    made: Upstream = intrinsic(unpack)
-    return made
+    return intrinsic(unpack)
 
 
 _unpack_float32, _unpack_bfloat16 = _unpack_of("float32"), _unpack_of("bfloat16")
 
 
 @part()
-def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, panels: Upstream, sums: Upstream) -> None:
+def _sum_many(product: Record, weights: int, taken: int, starts: Addresses, panels: Reals, sums: Reals) -> None:
     """A tile's float32 sums of many rows, in the same order as for each row alone.
 
     Args:
@@ -318,7 +330,7 @@ values that they gate, write silu(gate) * value."""
 
 
 @part()
-def take(row: Row, product: Upstream, taken: int) -> np.float32:
+def take(row: Row, product: Record, taken: int) -> np.float32:
     """Convert a row of inputs to the form that a matmul reads.
 
     Args:
@@ -399,7 +411,7 @@ def _round(row: Row) -> np.float32:
 
 @part("contract")
 def _multiply_tile(
-    product: Upstream, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
+    product: Record, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
 ) -> None:
     """One tile of a matmul that reads the weights again for every ``TILE_ROWS`` rows; ``values`` [TILE] is scratch."""
     rows, stride, apart = factors.size, _STEP_BYTES * product.steps, product.strand_bytes
@@ -431,7 +443,7 @@ def _multiply_tile(
 
 @part("contract")
 def _multiply_few(
-    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+    product: Record, team: Record, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """:func:`multiply` for few rows, or for integer weights."""
     values = np.empty(TILE, np.float32)
@@ -443,7 +455,7 @@ def _multiply_few(
 
 
 @part("contract")
-def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out: int, width: int, kind: int) -> None:
+def _multiply_many(product: Record, team: Record, taken: int, rows: int, out: int, width: int, kind: int) -> None:
     """:func:`multiply` with float32 or bfloat16 weights, unpacked once for all rows; needs some rows to pay off."""
     scratch = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
     skipped = OUTPUTS - scratch.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
@@ -463,7 +475,7 @@ def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out
 
 @part("contract")
 def multiply(
-    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+    product: Record, team: Record, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """One thread's part of a matmul: its own share, and what remains of the others'.
 
@@ -485,7 +497,7 @@ def multiply(
 
 
 @part()
-def _scale(product: Upstream, tile: int, sums: int, most: np.float32, values: Row) -> None:
+def _scale(product: Record, tile: int, sums: int, most: np.float32, values: Row) -> None:
     """Multiply sums of int8 products by their scales."""
     scales = float32_at(product.scales + 4 * TILE * tile, TILE)
     added = int32_at(product.added + 4 * TILE * tile, TILE)

@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.backends.cuda.language import INTERPRETED, kernel, multiply_add, to_bfloat16
-from serve_app.model.upstream import Upstream
 
 ROWS = 16
 """Rows of one program, and of a tensor core's bfloat16 matmul."""
@@ -33,11 +32,11 @@ Epilogue = Literal["store", "gate", "add"]
 
 @kernel("rows")
 def _multiply(
-    given: "Upstream",
-    weight: "Upstream",
-    out: "Upstream",
-    stream: "Upstream",
-    squares: "Upstream",
+    given: "tl.tensor",
+    weight: "tl.tensor",
+    out: "tl.tensor",
+    stream: "tl.tensor",
+    squares: "tl.tensor",
     rows: int,
     outputs: tl.constexpr,
     inputs: tl.constexpr,
@@ -77,11 +76,11 @@ def _multiply(
             taken = tl.load(x + begin, mask=here[None, :, :] & inside[:, None, :], other=0.0)
             weights = tl.load(w + begin, mask=inside[:, :, None] & (column < outputs)[None, None, :], other=0.0)
         sums = multiply_add(taken, weights, sums)
-    total = tl.sum(sums, axis=0)
+    total = tl.sum(sums, axis=0)  # a tensor: only tl.reduce over several makes a tuple
     if epilogue == "add":
         total += before
         tl.store(stream + place, total, mask=kept)
-        tl.store(out + place, to_bfloat16(total), mask=kept)
+        tl.store(out + place, to_bfloat16(total), mask=kept)  # pyright: ignore[reportArgumentType]
         tl.store(squares + row * shares + block, tl.sum(total * total, axis=1), mask=row < rows)
     else:
         if normed:
@@ -93,8 +92,8 @@ def _multiply(
             column = block * half + tl.arange(0, half)
             place = row[:, None] * (outputs // 2) + column[None, :]
             kept = here & (column < outputs // 2)[None, :]
-        if out.dtype.element_ty == tl.bfloat16:
-            total = to_bfloat16(total)
+        if out.dtype.element_ty == tl.bfloat16:  # pyright: ignore[reportAttributeAccessIssue]  # a pointer's
+            total = to_bfloat16(total)  # pyright: ignore[reportArgumentType]
         tl.store(out + place, total, mask=kept)
 
 
