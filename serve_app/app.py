@@ -16,7 +16,8 @@ from serve_app.deployments.ingress import Ingress
 from serve_app.paths import found
 
 _MANY = 100_000
-"""High enough that Serve's own limit is never reached: Serve rejects with a bare 500, our sessions with a reason."""
+"""High enough that Serve's own limit is never reached: Serve rejects a request with a bare 500, and our sessions give a
+reason."""
 
 _METRICS_INTERVAL_S = 1.0
 """Age of the load that scaling decides on; Serve's default of ten seconds is longer than many texts."""
@@ -107,6 +108,6 @@ def ingress_options(config: AppConfig) -> dict[str, Any]:
         "ray_actor_options": actor,
         "graceful_shutdown_timeout_s": config.ingress.graceful_shutdown_timeout_s,
         # A redeploy starts the new replicas before the old ones stop accepting sockets. Serve's default order is the
-        # reverse: with a single ingress, no client could connect meanwhile.
+        # reverse, so with a single ingress no client could connect in the meantime.
         "max_surge_percent": 100,
     }

@@ -54,12 +54,12 @@ class ModelConfig(Settings):
         description="Weight format of talker and code predictor. `plain`: as `dtype`. `int8`: on a CPU, weights and"
         " inputs are rounded to 8 bits, which was faster at one to ten streams. `int4`: as `int8`, but the code"
         " predictor's layers are rounded to 4 bits. Neither was checked by listening with the released weights."
-        " `torch`: plain, but with torch's own operations only, the codec's too, for comparison. A stream's codes"
-        " depend on this choice.",
+        " `torch`: as `plain`, but only with torch's own operations, also in the codec; for comparison. A stream's"
+        " codes depend on this choice.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Number format of the codec decoder. `auto`: float32 on a CPU, which computes no other;"
+        description="Number format of the codec decoder. `auto`: float32 on a CPU, the only format there;"
         " otherwise as `dtype`.",
     )
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(

@@ -1,8 +1,8 @@
 """Decides which ``Host`` headers are served. Web pages must not reach a service that listens on loopback.
 
-A page whose DNS name was rebound to 127.0.0.1 sends its own name in both ``Host`` and ``Origin``. The two are equal,
-so comparing them does not help; only the name itself reveals the attack. These are pure functions that know nothing
-about sockets and resolve no names.
+A page whose DNS name was rebound to 127.0.0.1 sends its own name in both ``Host`` and ``Origin``. The two are equal, so
+comparing them does not help; only the name itself reveals the attack. These are pure functions: they do not use sockets
+and do not resolve names.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Decides what a starting generator waits for and how long; does no I/O and reads no clock.
 
-Serve gives up an application after three failed starts. So a generator waits for things that may still arrive: weights
-that are being downloaded, a hub that does not answer, memory that another replica is about to free. It fails only if
-waiting cannot help.
+Serve gives up an application after three failed starts. A generator therefore waits for things that may still arrive:
+weights that are being downloaded, a hub that does not answer, memory that another replica is about to free. It fails
+only if waiting cannot help.
 """
 
 from dataclasses import dataclass

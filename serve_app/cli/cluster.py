@@ -147,7 +147,7 @@ def deploy(document: ServeDeploySchema) -> None:
 
 
 def wait_until_ready(site: Site) -> GeneratorStatus:
-    """Wait until a generator is ready and the page answers; print meanwhile what is missing.
+    """Wait until a generator is ready and the page answers; in the meantime, print what is missing.
 
     Raises:
         DeployError: a generator or the application has failed.

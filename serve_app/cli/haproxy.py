@@ -47,7 +47,7 @@ class Corrections:
     Attributes:
         host: address for clients; None to keep Serve's.
         metrics_host: address of the Prometheus exporter; None to keep Serve's.
-        connections_per_address: most connections per source address; None for no limit.
+        connections_per_address: maximum number of connections per source address; None for no limit.
     """
 
     host: str | None = None

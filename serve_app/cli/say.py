@@ -34,7 +34,7 @@ from serve_app.protocol.messages import ENCODINGS, SAMPLE_RATES_HZ
 
 UTTERANCE_ID = "say"
 PIECE_BYTES = 4096
-"""Largest part of standard input in one message."""
+"""Maximum number of bytes of standard input in one message."""
 PLAYERS = {"ffplay": ["-loglevel", "error", "-nodisp", "-autoexit", "-"], "aplay": ["-q", "-"]}
 """Programs that play a WAV file from standard input, in order of preference."""
 LOST = {1001, 1006, 1012}

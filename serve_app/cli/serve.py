@@ -102,7 +102,7 @@ def started(start: Callable[[], int], tries: int = _TRIES) -> int:
 
     Args:
         start: runs the cluster to its end, and returns its exit status.
-        tries: most calls of ``start``.
+        tries: maximum number of calls of ``start``.
 
     Returns:
         The last exit status.

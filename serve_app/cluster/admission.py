@@ -1,8 +1,9 @@
 """Decides which text chunks may start a stream, which wait, and which are refused at once. No I/O, no clock.
 
-An ingress asks here before it calls a generator. The order is *earliest deadline first*: a new text is needed
+An ingress asks this module before it calls a generator. The order is *earliest deadline first*: a new text is needed
 immediately, and a later text chunk when its listener's audio runs out. A priority shifts that moment by a fixed number
-of seconds, so no text waits forever. A session never has more than one stream at a time; an API key may have a limit.
+of seconds, so no text waits forever. A session never has more than one stream at a time. The configuration may limit
+the streams of an API key.
 """
 
 import heapq
@@ -17,7 +18,7 @@ RETRY_MIN_S = 0.5
 """Shortest time after which a client is told to retry."""
 
 _OVERDUE_SHARE = 0.1
-"""A stream that already runs longer than the mean is expected to need this share of the mean."""
+"""A stream that has run for longer than the mean is expected to run for this share of the mean from now on."""
 
 _LATEST_WEIGHT = 0.1
 """Weight of the latest stream in the mean duration of streams."""
@@ -127,7 +128,7 @@ class Admission:
             self._stream_s += (now_s - started[1] - self._stream_s) * weight
 
     def deadline_s(self, ticket: Ticket) -> float:
-        """Return when a waiting ticket is given up."""
+        """Return the time at which a waiting ticket is refused."""
         return ticket.needed_by_s + self._config.patience_s(begun=ticket.begun)
 
     def refusal(self, ticket: Ticket, reason: str, now_s: float) -> CapacityError:
@@ -136,7 +137,7 @@ class Admission:
         return CapacityError(reason, retry_after_ms=round(1000 * max(RETRY_MIN_S, wait_s)))
 
     def expected_start_s(self, ticket: Ticket, now_s: float) -> float:
-        """Estimate when a ticket would start without new requests; ``now_s`` at the earliest or if nothing is known."""
+        """Estimate when a ticket would start if no new request arrived; ``now_s`` if no stream has ended yet."""
         overdue_s = now_s + _OVERDUE_SHARE * self._stream_s
         ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
         order = self._order(ticket)

@@ -1,14 +1,14 @@
-"""Decides how many generator replicas there should be: a pure function of the load, the configuration and a memory.
+"""Decides how many generator replicas there should be: a pure function of load, configuration and previous state.
 
 It computes several needs and takes the largest. The decision says which one it was:
 
 1. the streams of the last minute, with a headroom that grows with their square root, because their number varies;
 2. the streams of the last seconds, and the work that waits;
 3. the rate of new texts, extrapolated to the time at which a replica ordered now would serve;
-4. listeners close to an underrun, which means that the replicas cannot carry as many streams as they have slots.
+4. listeners close to an underrun, which show that the replicas cannot sustain as many streams as they have slots.
 
 Scaling up is immediate. Scaling down waits for a delay, and keeps the largest need during that delay. The state between
-two calls is a value that is passed in and returned. No Ray, no clock, no torch.
+two calls is a value that is passed in and returned. This module does not import Ray or torch, and has no clock.
 """
 
 import math
@@ -33,8 +33,8 @@ _MOST_STRAIN = 4.0
 """Listeners close to an underrun raise the need to at most this multiple."""
 
 _STRAIN_MEMORY_S = 3600.0
-"""Time constant for forgetting that replicas carry fewer streams than they have slots. Without this memory, the extra
-replicas would be removed as soon as the listeners recover, and needed again at once."""
+"""Time constant with which the strain decays. Without this memory, the extra replicas would be removed as soon as the
+listeners recover, and would be needed again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class Memory:
         arrivals_hz: arrivals, averaged over ``look_back_s``.
         arrivals_lately_hz: the same, averaged over ``react_s``.
         late: share of late listeners, averaged over ``react_s``.
-        strain: factor on the need of slots because of late listeners; 1 if there are none.
+        strain: factor by which late listeners increase the need; 1 without late listeners.
         strained_s: when ``strain`` was last raised.
-        less_since_s: since when fewer replicas would suffice; None if they would not.
+        less_since_s: time since which fewer replicas would have sufficed; None if all are needed.
         less: the largest need since then.
     """
 
@@ -193,7 +193,7 @@ def _backlog_s(load: Load) -> float:
 
 
 def _need_of_streams(load: Load, config: ScalingConfig, memory: Memory) -> _Need:
-    """Return the largest need, assuming that every slot can carry a stream."""
+    """Return the largest of the first three needs, assuming that every slot can sustain a stream."""
     mean = _in_full_replicas(memory.streams, load, config)
     lately = _in_full_replicas(memory.streams_lately, load, config)
     now_hz, coming_hz = memory.arrivals_lately_hz, _arrivals_to_come_hz(config, memory)
@@ -228,10 +228,10 @@ def _arrivals_to_come_hz(config: ScalingConfig, memory: Memory) -> float:
 
 
 def _with_strain(averaged: Memory, load: Load, config: ScalingConfig, now_s: float, passed_s: float) -> Memory:
-    """Raise the strain if too many listeners are close to an underrun.
+    """Raise the strain, the factor on the need, if too many listeners are close to an underrun.
 
-    If a share of the listeners is late, half that share is added to the replicas. The strain is raised again only after
-    the new replicas serve and had time to take effect.
+    If a share of the listeners is late, half that share is added to the replicas. The strain is raised again only when
+    the new replicas serve and have had time to take effect.
     """
     strain = 1.0 + (averaged.strain - 1.0) * math.exp(-passed_s / _STRAIN_MEMORY_S)
     ordered_s = averaged.strained_s
@@ -245,9 +245,10 @@ def _with_strain(averaged: Memory, load: Load, config: ScalingConfig, now_s: flo
 
 
 def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -> Decision:
-    """Scale up at once; scale down after a whole delay with less need, and not below the largest need during it.
+    """Scale up at once, and down only if fewer replicas have sufficed for the whole delay.
 
-    The last replica has its own delay, and it also stays until it is ready.
+    Scaling down keeps the largest number that was needed in that time. The last replica has its own delay, and it
+    also stays until it is ready.
     """
     present, memory = load.ready + load.starting, wanted.memory
     if wanted.replicas < present and _backlog_s(load) > _FELT_WAIT_S * load.ready * load.slots:

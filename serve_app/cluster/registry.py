@@ -1,7 +1,7 @@
 """The registry of replicas: the latest status of every generator and ingress.
 
-Replicas report every second. A replica that was silent for some seconds counts as gone. The registry knows nothing
-about Ray or clocks.
+Replicas report every second. A replica that has not reported for some seconds counts as gone. The registry does not
+know Ray and has no clock.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ REPORT_PERIOD_S = 1.0
 """Interval between two reports of a replica."""
 
 GONE_AFTER_S = 5.0
-"""A replica counts as gone after this silence; on a loaded host, one or two reports may be late."""
+"""A replica counts as gone if it has not reported for this long; on a loaded host, one or two reports may be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Readiness:
 
     Attributes:
         ready: a generator has spoken its warm-up sentence.
-        model: the loaded model, in words.
+        model: description of the loaded model.
         random_weights: the checkpoint's weights are random, so the audio is noise and not speech.
         detail: why the service is not ready; empty if it is.
     """
@@ -43,7 +43,7 @@ class GeneratorStatus:
         replica: its id.
         state: ``loading`` until it has spoken its warm-up sentence; if ``failed``, ``detail`` says why.
         detail: what it is doing or waiting for, or why it failed; empty if ready.
-        model: the loaded model, in words.
+        model: description of the loaded model.
         fingerprint: identity of the model as far as voice prompts depend on it; empty until it is loaded.
         random_weights: the checkpoint's weights are random.
         slots: streams that it can run at a time.
@@ -96,8 +96,10 @@ class HeartbeatReply:
 
     Attributes:
         demand: the demand of all ingresses.
-        voices: version of the voices; it changes whenever an id gets another clip or none, and caches by id are stale.
-        encode: a voice that has to be encoded and that no replica is encoding; None if there is none.
+        voices: version of the voices; it changes when the clip of an id is replaced or removed, which makes caches by
+            id stale.
+        encode: a voice that the generator should encode, because no replica is encoding it; None if there is no such
+            voice.
     """
 
     demand: Demand = Demand()
@@ -169,7 +171,7 @@ class Fleet:
         return max(0, status.backlog.asked - before.backlog.asked) / passed_s
 
     def readiness(self, now_s: float) -> Readiness:
-        """Return ready if any replica is; otherwise the detail of the latest replica."""
+        """Return that the service is ready if any generator is; otherwise return the detail of the newest generator."""
         statuses = self.generators(now_s)
         for status in statuses:
             if status.state == "ready":

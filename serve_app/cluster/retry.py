@@ -1,4 +1,4 @@
-"""Resumes an interrupted stream on another replica and limits the retries. No I/O, no clock.
+"""Builds the requests that resume an interrupted stream on another replica, and limits the retries. No I/O, no clock.
 
 An interrupted stream is requested again with the codes that were delivered. The next replica forces these codes in one
 prefill and continues at the next frame, so the listener loses time but no sample. A text that crashes its replica each
@@ -30,7 +30,7 @@ class Resumption:
     """
 
     def __init__(self, request: SpeechRequest) -> None:
-        """Start with the codes that were delivered according to the request."""
+        """Start with the request's ``delivered_codes``."""
         self._request = request
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
         self._voice_digest = request.voice_digest
@@ -63,14 +63,14 @@ class Resumption:
         self._vain = 0
 
     def has_other_rendering(self, chunk: AudioChunk) -> bool:
-        """Return whether a chunk has another rendering, so that its samples need not fit those delivered before."""
+        """Return whether a chunk comes from another model, number format or processor; its samples may not match."""
         return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
     def count_interruption(self) -> float | None:
         """Count one interrupted stream.
 
-        The first retry is immediate. Later ones wait longer and longer, and the waits differ between streams, so that a
-        stream that crashes its replicas is not batched with the same streams again.
+        The first retry is immediate. The waits before later retries grow and differ between streams, so that a stream
+        that crashes its replicas does not meet the same streams in a batch again.
 
         Returns:
             Seconds to wait before the next attempt; None if there are no more attempts.

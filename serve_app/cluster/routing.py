@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 FANOUT = 3
-"""Number of replicas of one rank that are asked. Asking all replicas of a large cluster is not worth its cost."""
+"""Maximum number of replicas of one rank that are asked; asking all replicas of a large cluster costs too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ def ranks(voice: str, candidates: Sequence[Candidate]) -> list[list[str]]:
     The ranks are: replicas with a free slot and the voice, replicas with a free slot, full replicas (which may have a
     free slot by now), and silent replicas. Within a rank, the least loaded replica comes first. Among equally loaded
     ones, each voice has its own order, which is the same for every ingress; this spreads new voices over the cluster.
-    So the text chunks of a session stay with the replicas that hold its voice, until they are full and the voice
-    spreads.
+    The text chunks of a session therefore stay with the replicas that hold its voice. Other replicas get the voice when
+    these are full.
     """
 
     def rank(candidate: Candidate) -> int:

@@ -1,8 +1,8 @@
 """The autoscaling policy that Ray Serve calls for the generators.
 
 It reads the load, asks :mod:`serve_app.cluster.autoscaling` for a decision, and logs it. Serve calls it in its
-controller ten times a second, so nothing here may block, and the module imports nothing heavy. Serve's own delays and
-factors are configured to have no effect; its bounds on the number of replicas apply.
+controller ten times a second, so nothing here may block, and the module imports no heavy package. Serve's own delays
+and factors are configured to have no effect; its bounds on the number of replicas apply.
 """
 
 import json
@@ -35,7 +35,7 @@ class ReplicaStats:
         waiting: streams that wait for a slot.
         stream_s: recent average of the seconds that a stream holds its slot.
         listeners: listeners past the first seconds of playback.
-        late: how many of them are close to an underrun.
+        late: number of these listeners that are close to an underrun.
         slack_s: the smallest slack among them.
         waiting_before: text chunks that wait at the ingresses, in total.
         waiting_before_s: seconds of slot time that these text chunks will take.

@@ -43,7 +43,7 @@ def namespace_of(application: str) -> str:
 
 
 def directory_of(application: str) -> str:
-    """Name of an application's directory: its own name, with characters escaped that a directory name cannot have."""
+    """Directory of an application: its name, with characters escaped that a directory name cannot contain."""
     return quote(application, safe="").replace(".", "%2E") or "default"
 
 
@@ -51,9 +51,9 @@ class Coordinator:
     """The actor."""
 
     def __init__(self, config: VoicesConfig, application: str, logs: LogsConfig | None = None) -> None:
-        """Read the voices. Also runs, with the same configuration, each time the actor is restarted.
+        """Read the voices. Ray calls this again, with the same configuration, each time it restarts the actor.
 
-        An application's uploads are in a directory with the application's name, apart from those of others.
+        Each application's uploads are in a directory with the application's name.
         """
         if logs is not None:
             join_serve_log(logs, application=application, component="coordinator")
@@ -109,7 +109,7 @@ class Coordinator:
         return self._library.wav(voice)
 
     def report(self, status: GeneratorStatus) -> HeartbeatReply:
-        """Record a generator's status; the reply says what waits for all generators and which voices changed."""
+        """Record a generator's status; return the demand, the version of the voices and a voice to encode."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
         self._library.refresh(now_s)

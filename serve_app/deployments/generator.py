@@ -1,4 +1,4 @@
-"""The generator deployment: each replica has one engine, and passes events from its thread to the event loop.
+"""The generator deployment: each replica has one engine, and passes events from the engine's thread to the event loop.
 
 It translates between Serve's streaming calls and the engine. The engine decides what runs when. Only the constructor
 imports torch, and not on the event loop.
@@ -48,7 +48,8 @@ T = TypeVar("T")
 
 
 MOST_ROUTED_VOICES = 100
-"""Most voices, the most recently used ones, that a replica reports to the routers every two seconds."""
+"""Maximum number of voices that a replica reports to the routers every two seconds; it reports the most recently used
+ones."""
 
 
 TRY_AGAIN_S = 30.0
@@ -61,7 +62,7 @@ ASK_AGAIN_S = 0.1
 class EventQueue:
     """Events of one stream on their way from the engine's thread to the event loop.
 
-    The engine pauses a stream whose audio is not consumed, so the queue stays bounded. If it overflows all the same,
+    The engine pauses a stream whose audio is not consumed, so the queue stays bounded. If it overflows nevertheless,
     the stream ends with an error.
     """
 
@@ -89,9 +90,9 @@ class EventQueue:
 
 
 def max_queued_events(engine: EngineConfig) -> int:
-    """Most events that an engine can deliver before it pauses a stream: in the worst case one per frame, and the end.
+    """Maximum number of events that an engine can deliver before it pauses a stream.
 
-    A paused stream still decodes the frames that it had already drawn.
+    That is at most one per frame, and the end. A paused stream still decodes the frames that it has already sampled.
     """
     return math.ceil((engine.max_lead_s + RIDE_ALONG_S) / FRAME_S) + 2 * engine.audio_chunk_max_frames + 1
 
@@ -106,9 +107,9 @@ class Generator:
     async def __init__(self, config: AppConfig) -> None:
         """Load the model, encode pending voices and speak a warm-up sentence; then the replica is ready.
 
-        If something is missing, it waits up to ``generator.startup_wait_s``. Serve sets no time limit for a
-        constructor and can stop a replica while it waits, but gives up an application whose replicas fail to start
-        three times.
+        If something is missing, it waits up to ``generator.startup_wait_s``. Serve does not limit the time of a
+        constructor, and can stop a replica while its constructor waits. It gives up an application whose replicas fail
+        to start three times.
 
         Raises:
             RuntimeError: the checkpoint or a voice is not available; the message says what to do.
@@ -126,9 +127,9 @@ class Generator:
         self._prompts: BoundedCache[str, VoicePrompt] = BoundedCache(
             config.engine.voice_cache_bytes, lambda prompt: prompt.nbytes, min(config.voices.ttl_s, REMOVED_KEPT_S)
         )
-        """By the clip's digest: prompts of the library's voices, also of earlier clips, and of inline clips."""
+        """Prompts by the clip's digest: those of the library's voices, including earlier clips, and of inline clips."""
         self._digests: dict[str, str] = {}
-        """The digest of the clip that a voice id stands for, until the voices change."""
+        """The digest of each voice id's current clip; cleared when the voices change."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", lower_priority)
@@ -251,10 +252,10 @@ class Generator:
         ).numbers(self._scaling)
 
     async def _when_there(self, patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Retry until nothing is missing, and log meanwhile what is.
+        """Retry until nothing is missing; in the meantime, log what is missing.
 
         Raises:
-            RuntimeError: the wait took too long, or ``attempt`` found a problem that waiting cannot solve.
+            RuntimeError: the wait exceeded its limit, or ``attempt`` found a problem that waiting cannot solve.
         """
         while True:
             try:
@@ -283,7 +284,8 @@ class Generator:
         refused: dict[str, str] = {}
         statuses = await self._coordinator.voices()
         for status in sorted(statuses, key=_is_uploaded):
-            # There may be a thousand uploaded voices, and none is encoded for a new model: they are encoded later.
+            # There may be a thousand uploaded voices, and none of them is encoded for a new model, so they are encoded
+            # later.
             if status.state == "unavailable" or (ready and _is_uploaded(status)):
                 continue
             self._state = GeneratorStatus(self._replica, "loading", "encoding voices")
@@ -366,7 +368,7 @@ class Generator:
                 break
             await asyncio.sleep(ASK_AGAIN_S)
         self._prompts.put(prompt.digest, prompt, time.monotonic())
-        if not digest and voices == self._voices:  # else the id may stand for another clip by now
+        if not digest and voices == self._voices:  # otherwise the id may have another clip by now
             self._digests[voice] = prompt.digest
         return prompt
 
@@ -411,7 +413,7 @@ class Generator:
         if reply.voices != self._voices:
             self._voices = reply.voices
             self._digests.clear()
-        self._prompts.expire(time.monotonic())  # among them may be prompts of removed voices, which nothing looks up
+        self._prompts.expire(time.monotonic())  # some may be prompts of removed voices, which nothing looks up any more
         waiting = reply.encode
         if waiting is not None and not self._fetching:
             # No caller waits for it here, so a failure is only logged.
@@ -463,12 +465,14 @@ def lower_priority() -> None:
 
 
 def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float = LOOK_AGAIN_S) -> RuntimeError:
-    """The error of a generator that has no voice: waits for the directory, fails if its parent does not exist.
+    """Return the error of a generator that has no voice.
+
+    The generator waits for voices, unless the parent of the voice directory does not exist.
 
     Args:
         path: the directory of voices.
         reasons: why each existing voice cannot be used, by id.
-        look_again_s: pause before the next look.
+        look_again_s: seconds until the next attempt.
     """
     try:
         why = "no directory in it has a manifest.json" if any(path.iterdir()) else "it is empty"

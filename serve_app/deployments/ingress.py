@@ -51,16 +51,17 @@ _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _COORDINATOR_TIMEOUT_S = 2.0
 _COORDINATOR_CHANGE_TIMEOUT_S = 20.0
-"""Longer than for a read, since the coordinator writes a voice to disk, which may be a network disk."""
+"""Longer than the timeout of a read, because the coordinator writes a voice to disk, which may be a network disk."""
 
 _ATTEMPTS = 2
-"""Streams to start within a text's patience: the first generator may be stalled without anyone having noticed."""
+"""Number of attempts to start a stream before a text's deadline: the first generator may have stalled without being
+noticed."""
 
 V = TypeVar("V")
 
 
 class CachedAnswer(Generic[V]):
-    """Caches the answer to a question for a second; concurrent callers share one question."""
+    """Caches the result of a call for a second; concurrent callers share one call."""
 
     def __init__(self, ask: Callable[[], Awaitable[V]]) -> None:
         self._ask = ask
@@ -69,10 +70,10 @@ class CachedAnswer(Generic[V]):
         self._asked_s = 0.0
 
     async def get(self) -> V:
-        """The answer; the previous one if a new one is not available now.
+        """Return the result; return the previous one if the call fails now.
 
         Raises:
-            TtsUnavailableError: there is no answer now, and there is no previous one.
+            TtsUnavailableError: the call fails, and there is no previous result.
         """
         async with self._asking:
             if self._answer is None or time.monotonic() - self._asked_s > _STATUS_TTL_S:
@@ -169,14 +170,16 @@ class RayBackend:
                 if not begun or time.monotonic() + wait_s >= until_s:
                     raise
             finally:
-                # Only this stops the remote generator: a response that is merely dropped keeps its slot to the end.
+                # Only this stops the remote generator: a response that is merely dropped keeps its slot until the
+                # stream ends.
                 response.cancel()
             await asyncio.sleep(wait_s)
 
     async def share_load(self, backlog: Backlog) -> int:
         """Report this replica's load to the cluster; return how many streams it may run at a time.
 
-        While no generator is ready, the streams of one replica are let through: their calls make Serve start one.
+        While no generator is ready, the limit is the slots of one replica: the calls of these streams make Serve start
+        a generator.
         """
         quota = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
         self._generators = quota.generators
@@ -203,7 +206,7 @@ class RayBackend:
         return await _answer_of(self._coordinator.wav(voice))
 
     async def readiness(self) -> Readiness:
-        """Return the present state; it is up to a second old, and asking does not use a slot."""
+        """Return the present state, which may be a second old; this does not use a slot."""
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:

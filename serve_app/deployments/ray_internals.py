@@ -1,6 +1,6 @@
 """Everything that the service uses of Ray beyond its public API, in one place.
 
-Written for Ray 2.60.0 (:data:`RAY_VERSION`). Ray may change any of it without notice. On another version, check:
+Written for Ray 2.60.0 (:data:`RAY_VERSION`). Ray may change any of it without notice. For another version, check:
 
 - the imports of this module, and the attributes and parameters that ``tests/unit/test_ray_internals.py`` lists;
 - HAProxy's file, which Serve writes and :mod:`serve_app.cli.haproxy` corrects (``tests/unit/test_haproxy.py``);
@@ -47,7 +47,8 @@ DRAIN_GRACE_S = RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S
 """How long an ingress replica that is being replaced keeps its sockets."""
 
 SHARES_SERVES_LOOP = not RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
-"""Whether our code runs on the same event loop as Serve's: only with ``RAY_SERVE_THROUGHPUT_OPTIMIZED=1``."""
+"""Whether our code and Serve's run on the same event loop, as they do only with
+``RAY_SERVE_THROUGHPUT_OPTIMIZED=1``."""
 
 STREAM_BY_VALUE: dict[str, Any] = {"stream": True, "_by_reference": False}
 """Options of a handle whose responses are streams by gRPC.
@@ -56,7 +57,7 @@ A reference would cost two round trips, and the producer would see no backpressu
 """
 
 MAX_INBOUND_MESSAGES = 16
-"""Messages of one connection that may wait for the application; while so many wait, its socket is not read."""
+"""Maximum number of a connection's messages that wait for the application; at this number, its socket is not read."""
 
 LOOPBACK_HOOK = "serve_app.deployments.ray_internals.bind_to_loopback"
 """Ray's ``worker_process_setup_hook`` that calls :func:`bind_to_loopback`."""
@@ -66,7 +67,7 @@ class BoundedInbound:
     """ASGI middleware that bounds the queue behind ``receive``, so that the task that fills it and the client wait.
 
     Serve (``ASGIDIReceiveProxy``) reads a client's messages into an unbounded queue, even if the application does not
-    receive them. So a flood would fill the replica's memory, although the server below would apply backpressure.
+    receive them. A flood would therefore fill the replica's memory, although the server below would apply backpressure.
 
     This works only if :data:`SHARES_SERVES_LOOP`. On another loop the task that fills the queue would not wait, and
     messages that a full queue refuses would be lost.

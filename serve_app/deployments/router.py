@@ -1,6 +1,6 @@
 """Serve's request router for the generators: ranks replicas with :mod:`serve_app.cluster.routing`.
 
-Serve loads this module by name in every process with a handle of the generators, so it imports nothing heavy.
+Serve loads this module by name in every process with a handle of the generators, so it imports no heavy package.
 """
 
 from collections.abc import Collection

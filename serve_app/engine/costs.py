@@ -65,7 +65,7 @@ class Costs:
     def of_gathered(self, size: int) -> float | None:
         """Lowest expected seconds per frame when an audio chunk has several frames; None until one was decoded.
 
-        Uses the nearest number of streams that has been measured, so each number of streams is tried at least once.
+        If this number of streams has not been measured, the nearest measured number stands in for it.
         """
         known = {key: seconds for key, seconds in self._seconds["decode"].items() if key[1] > 1}
         if not known:

@@ -35,7 +35,7 @@ _NEAR_UNDERRUN_S = 0.25
 """A settled listener with less slack than this is late; a stream that keeps up has about a second by then."""
 
 _STEPS_KEPT = 8192
-"""Most steps kept until metrics collect them, once a second; no device runs this many in a second."""
+"""Maximum number of steps kept until metrics collect them, once a second; no device runs this many in a second."""
 
 _STREAM_WEIGHT = 0.05
 """Weight of the latest stream in the mean slot time; the mean covers about the last forty streams."""
@@ -56,7 +56,7 @@ class EngineLoad:
 
 @dataclass(frozen=True, slots=True)
 class PlaybackStats:
-    """Playback state of an engine's listeners.
+    """How far the listeners of an engine are from an underrun.
 
     Attributes:
         listeners: listeners past the first seconds of playback.
@@ -98,11 +98,11 @@ class Stream:
     slot: int = -1
     stage: Stage | None = "predict"
     frames: int = 0
-    """Frames drawn, including frames that the caller already held."""
+    """Frames sampled, including frames that the caller already held."""
     delivered: int = 0
     """Frames delivered, including frames that the caller already held."""
     codes: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
-    """Codes of frames that are drawn but not yet decoded."""
+    """Codes of frames that are sampled but not yet decoded."""
     heard_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
@@ -236,7 +236,7 @@ class Engine:
             self._end(stream, "cancelled")
 
     def step(self) -> bool:
-        """Drop cancelled streams, then run the next planned step. The engine's thread only calls this.
+        """Drop cancelled streams, then run the next planned step. The engine's thread calls this in a loop.
 
         Returns:
             False if there was nothing to do.

@@ -39,7 +39,7 @@ class Frames:
 
     Attributes:
         codes: [B, 16] int16; undefined where ``ended``.
-        ended: [B] bool; True where the talker drew its end-of-speech token instead of a frame.
+        ended: [B] bool; True where the talker sampled its end-of-speech token instead of a frame.
     """
 
     codes: NDArray[np.int16]
@@ -67,7 +67,7 @@ class Runner(Protocol):
         ...
 
     def predict(self, slots: Sequence[int]) -> Frames:
-        """Draw the next frame of each slot: codebook 0 from the talker's logits, the others with the code predictor.
+        """Sample the next frame of each slot: codebook 0 from the talker's logits, the others with the code predictor.
 
         A slot that did not end has one more frame to decode, and needs ``talk`` next.
         """

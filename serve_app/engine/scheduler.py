@@ -2,15 +2,14 @@
 
 Streams are served in this order:
 
-1. A listener who avoids an underrun only if the stream is served now.
-2. New requests. Requests that wait for a slot are prefilled first, so that a burst of them starts together. A request
-   that has a slot and has waited too long for its first frame goes before them. Rule 1 protects listeners who are
-   already playing.
+1. Streams whose listener avoids an underrun only if they are served now.
+2. New requests. Requests that wait for a slot are prefilled first, so that a burst of them starts together. If a
+   request with a slot has waited too long for its first frame, it goes before them.
 3. All other streams; frames that are due for the codec come first.
 
-A listener who already has an underrun falls under rule 3. At saturation, all streams therefore advance together in
-large batches, and between two prefills each stream gets a frame. A step includes every stream that needs the same
-stage, and never waits for a batch to fill.
+A stream whose listener already has an underrun falls under rule 3. At saturation, all streams therefore advance
+together in large batches, and each stream gets a frame between two prefills. A step includes every stream that needs
+the same stage, and never waits for a batch to fill.
 """
 
 import math
@@ -27,14 +26,15 @@ _SAFETY = 1.5
 
 
 _OVERDUE = 2.0
-"""A request that has waited for a slot for this many times the patience goes before listeners who barely keep up."""
+"""A request that has waited for a slot for this many times ``new_request_patience_s`` goes before urgent streams."""
 
 _CLEAR_GAIN = 0.1
 """Decoding several frames at once must save this share of a frame's cost to justify longer pauses."""
 
 RIDE_ALONG_S = 0.5
-"""A stream that has reached its lead still joins steps that run for others, up to this much further ahead. Otherwise
-streams that pause one by one would also resume one by one, and a batch costs hardly more than a single stream."""
+"""A stream that is ``max_lead_s`` ahead of its listener still joins steps that run for others, up to this much further
+ahead. Otherwise streams that pause one by one would also resume one by one, and a batch costs hardly more than a single
+stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class SlotView:
 
     Attributes:
         slot: index of the slot.
-        stage: the language model's next stage: ``predict`` draws a frame, ``talk`` feeds it to the talker; None after
+        stage: the language model's next stage: ``predict`` samples a frame, ``talk`` feeds it to the talker; None after
             the last frame.
-        undecoded: frames drawn but not yet decoded.
+        undecoded: frames sampled but not yet decoded.
         heard_until_s: clock time at which a listener without a buffer has played all delivered audio; None before
             the first audio.
         listening: whether a listener plays the audio as it arrives.
@@ -69,7 +69,7 @@ class State:
     Attributes:
         slots: streams in slots.
         waiting_since_s: when the first waiting request arrived; None if no request waits or no slot is free.
-        frame_since_prefill: whether a playing stream has drawn a frame since the last prefill.
+        frame_since_prefill: whether a stream with a playing listener has sampled a frame since the last prefill.
         costs: measured step durations.
         settings: the engine's configuration.
         waiting_positions: positions that the prefill of the first waiting request computes.
@@ -92,8 +92,8 @@ class State:
     def gains_by_gathering(self) -> bool:
         """Whether to wait for full audio chunks; the same for all streams.
 
-        True if frame-by-frame decoding is slower than real time and decoding several frames at once costs clearly
-        less per frame.
+        True if decoding frame by frame is slower than real time, and decoding several frames at once costs clearly less
+        per frame.
         """
         batch = max(1, len(self.slots))
         single_s = self.costs.of("decode", batch)
@@ -157,7 +157,7 @@ def plan(state: State, now_s: float) -> Step | Sleep:
 
 
 def _advance_all(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
-    """Decode frames that are due; otherwise run the next stage of streams below their lead, and any that can join."""
+    """Decode frames that are due; otherwise run the next stage of all streams, if any of them is not too far ahead."""
     due = [view for view in runnable if _due(view, state, now_s)]
     if due:
         return _decode(max(due, key=lambda view: view.undecoded), runnable, state.settings)
@@ -248,7 +248,7 @@ def _gathers(view: SlotView, state: State) -> bool:
 
 
 def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
-    """Whether a stream is too far ahead to draw more frames; frames already drawn are still decoded."""
+    """Whether a stream is too far ahead to sample more frames; frames already sampled are still decoded."""
     if view.undecoded:
         return False
     if view.unconsumed_frames * FRAME_S > lead_s:
@@ -257,7 +257,7 @@ def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
 
 
 def _wake_s(state: State, now_s: float) -> float | None:
-    """When the first paused stream falls below the lead; None if all of them wait for their callers."""
+    """When the first paused stream is no longer ``max_lead_s`` ahead; None if all of them wait for their callers."""
     ends = [
         view.heard_until_s - state.settings.max_lead_s
         for view in state.slots

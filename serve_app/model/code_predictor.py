@@ -24,7 +24,7 @@ class CodePredictor:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
             embedding: embeddings of all codebooks; not copied.
             backend: computes.
-            slots: most rows of a pass.
+            slots: maximum number of rows of a pass.
         """
         config = module.config
         self.steps = config.num_code_groups - 1
@@ -64,7 +64,7 @@ class CodePredictor:
     def sample_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15 of one frame of several streams.
+        """Sample codes 1 to 15 of one frame of several streams.
 
         Args:
             hidden: [B, H], the talker's last state.
@@ -72,7 +72,7 @@ class CodePredictor:
             uniform: [B, 16] float32 in [0, 1), one number per codebook.
             draws: sampling parameters of every slot.
             rows: the B slots.
-            keep: most codes that any of them may choose from; None if all are greedy.
+            keep: maximum number of codes that any of them may choose from; None if all are greedy.
 
         Returns:
             [B, 16] int64, including codebook 0.
@@ -86,7 +86,7 @@ class CodePredictor:
         return self.step_through(hidden, first, choose)
 
     def step_through(self, hidden: Tensor, first: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Draw the same codes one codebook at a time.
+        """Sample the same codes one codebook at a time.
 
         Args:
             hidden: [B, H], the talker's last state.

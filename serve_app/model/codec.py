@@ -16,7 +16,7 @@ from serve_app.model.backends.protocol import Backend, Step
 from serve_app.model.codec_weights import CodecWeights
 
 _ABSORBED_FRAMES = 64
-"""Frames that the transformer takes at once if they are only absorbed: its own matmuls are small."""
+"""Frames that the transformer processes at once in :meth:`prime`; its own matmuls are small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class Codec:
     def prime(self, codes: Tensor, row: int) -> None:
         """Advance a row's state past some frames as :meth:`decode` does, without computing their samples.
 
-        Only the transformer looks far back. Each of the convolutions after it, which are nearly all of the cost, runs
-        only over the last frames that it and later convolutions keep in their histories.
+        Only the transformer depends on frames far back. The convolutions after it are nearly all of the cost, and each
+        of them runs only over the last frames that it and later convolutions keep in their histories.
 
         Args:
             codes: [T, Q] int64; Q = ``num_quantizers``.
@@ -182,6 +182,6 @@ class Codec:
 
     @torch.inference_mode()
     def restore(self, row: int, state: CodecState) -> None:
-        """Write a copied state into a row, which continues like the row that it was copied from."""
+        """Write a copied state into a row, which then continues like the row from which it was copied."""
         self._pool[row] = state.history
         self._position[row] = state.position

@@ -1,4 +1,4 @@
-"""Reads the 12 Hz decoder's weights, and lays out what its layers keep of a stream; never how they are computed.
+"""Reads the 12 Hz decoder's weights, and lays out the state that its layers keep of a stream; it does not compute them.
 
 Layers that are linear one after the other are folded into one. Activations are [B, T, C], so every convolution is one
 matmul over a window of columns. A convolution of k taps reads k columns. A transposed convolution of kernel m * stride
@@ -57,7 +57,7 @@ class StateLayout:
 
 
 class Activation(IntEnum):
-    """What is applied to columns before they enter a layer's windows."""
+    """The function applied to columns before they enter a layer's windows."""
 
     NONE = 0
     SNAKE = 1
@@ -170,14 +170,14 @@ class Wave(_Taps):
 
 @dataclass(frozen=True, slots=True)
 class CodecLayer:
-    """One layer: windows of activated columns, and what is computed from them.
+    """One layer: windows of activated columns, and the computation on them.
 
     Attributes:
         weights: computes from the windows.
         history: the windows' history.
         activation: applied to the columns.
         snake: alpha and inverse beta [C] float32, if the activation is a snake: x + sin(alpha * x)^2 / beta.
-        residual: how many layers back the input is that is added to the output; 0 adds nothing.
+        residual: the input of the layer this many layers back is added to the output; 0 adds nothing.
     """
 
     weights: ConvWeights | Depthwise | Wave
@@ -189,7 +189,7 @@ class CodecLayer:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers between two places at which the codec may drop columns.
+    """A group of layers; between two groups, the codec may drop columns.
 
     Attributes:
         layers: run one after the other.
@@ -372,7 +372,7 @@ def wave_head(layout: StateLayout, snake: Upstream, conv: Upstream) -> CodecLaye
 def transformer_weights(layout: StateLayout, transformer: Upstream, config: Upstream) -> TransformerWeights:
     """The decoder's transformer."""
     head_dim = transformer.layers[0].self_attn.head_dim
-    # From the configuration: a module that was moved to bfloat16 has rounded its own copy.
+    # Taken from the configuration, because a module that was moved to bfloat16 has rounded its own copy.
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     return TransformerWeights(
         layers=[_attention(layout, layer, config) for layer in transformer.layers],

@@ -102,7 +102,7 @@ class TorchRunner:
         self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """By voice, language and length: the talker's keys and values for the constant part of a prompt."""
+        """The talker's keys and values for the constant part of a prompt, by voice, language and length."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, backend, self._eos)
@@ -163,7 +163,7 @@ class TorchRunner:
         assert isinstance(source, ModelInput), "prepared by another runner"
         try:
             self._prefill(slot, prepared, source)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator only differs by message
+        except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU allocator's message
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise CapacityError("the device has no memory left for this text and voice", retry_after_ms=2000) from error
@@ -223,7 +223,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> Frames:
-        """Draw the next frame of each slot; the only step in which the host waits for codes."""
+        """Sample the next frame of each slot; this is the only step in which the host waits for codes."""
         numbers = list(slots)
         talker, predictor = self.slot_tensors.talker_draws, self.slot_tensors.predictor_draws
         choice = Choice(
@@ -260,7 +260,7 @@ class TorchRunner:
         return self._to_host(pcm)
 
     def _to_host(self, pcm: Tensor) -> NDArray[np.float32]:
-        """Copy samples to the host; from a GPU into pinned memory, on another CUDA stream than the computation."""
+        """Copy samples to the host; from a GPU into pinned memory, on a CUDA stream of its own."""
         if not pcm.is_cuda:
             return pcm.numpy()
         if self._copying is None:
@@ -326,7 +326,7 @@ def _context_within(request: SpeechRequest, positions: int) -> tuple[str | None,
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:
-    """Merge a request's parameters into the checkpoint's; temperature 0 makes the code predictor greedy too."""
+    """Override the checkpoint's parameters with a request's; temperature 0 makes the code predictor greedy too."""
     temperature = talker.temperature if sampling.temperature is None else sampling.temperature
     top_p = talker.top_p if sampling.top_p is None else sampling.top_p
     penalty = talker.repetition_penalty if sampling.repetition_penalty is None else sampling.repetition_penalty

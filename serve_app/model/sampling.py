@@ -1,6 +1,6 @@
-"""Draws codes from logits: upstream's order of filters, with counter-based random numbers.
+"""Samples codes from logits: upstream's order of filters, with counter-based random numbers.
 
-The uniform number of a draw is a hash of only (seed, frame, codebook). Codes therefore do not depend on the other
+The uniform number of a sample is a hash of only (seed, frame, codebook). Codes therefore do not depend on the other
 streams in the batch or on the replica.
 """
 
@@ -105,7 +105,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
-    """Draw one code per row: temperature, then top-k, then top-p, in upstream's order.
+    """Sample one code per row: temperature, then top-k, then top-p, in upstream's order.
 
     Args:
         logits: [B, V] float32, with penalties and suppressions already applied.
@@ -118,8 +118,8 @@ def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Ten
         [B] int64.
 
     Torch's matmul kernels round differently for different batch sizes, by about 1e-6 of a float32 logit. To change as
-    few draws as possible (counted once: one of 13,664), probabilities are summed in float64 and in the order of the
-    codes. In descending order, two nearly equal probabilities can swap (seen: one changed draw among about 4,000).
+    few codes as possible (one of 13,664 in a single count), probabilities are summed in float64 and in the order of the
+    codes. In descending order, two nearly equal probabilities can swap (one changed code among about 4,000).
 
     Source: transformers 4.57.3, generation/logits_process.py, TemperatureLogitsWarper, TopKLogitsWarper,
         TopPLogitsWarper.

@@ -24,15 +24,15 @@ _RESERVED_CODES = 1024
 """Codes at the end of the talker's vocabulary that are tags, not sounds; upstream suppresses all of them but EOS."""
 
 CODE_RING_FRAMES = 64
-"""Most frames of a slot kept on the device until they are decoded; an audio chunk has at most 25."""
+"""Maximum number of a slot's frames kept on the device until they are decoded; an audio chunk has at most 25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many codes a draw must consider; known on the host, and part of a graph's shape.
+    """How many codes sampling must consider; known on the host, and part of a graph's shape.
 
     Attributes:
-        talker_keep: most codes that any slot's talker may choose from; None if every slot is greedy.
+        talker_keep: maximum number of codes that any slot's talker may choose from; None if every slot is greedy.
         predictor_keep: the same for the code predictor.
     """
 
@@ -50,7 +50,7 @@ class SlotTensors:
             rows: number of slots, including a spare one.
             prompts: gives width, dtype and device.
             talker: gives the vocabulary.
-            positions: most positions of a slot.
+            positions: maximum number of positions of a slot.
         """
         table, vocabulary = prompts.codes.table, talker.vocabulary
         device, dtype, width = table.device, table.dtype, table.shape[1]
@@ -74,7 +74,7 @@ class SlotTensors:
 
 
 class Steps:
-    """The three steps of a frame: draw its codes, feed them to the talker, decode them."""
+    """The three steps of a frame: sample its codes, feed them to the talker, decode them."""
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class Steps:
             counter[row] = 0
 
     def sample_frame(self, rows: Rows, choice: Choice) -> Tensor:
-        """Draw the next frame of some slots and write it into their rings.
+        """Sample the next frame of some slots and write it into their ring buffers.
 
         Args:
             rows: the B slots; advances their frame counters.
-            choice: how many codes the draws consider.
+            choice: how many codes sampling considers.
 
         Returns:
             [B, Q] int64; codebook 0 is the end-of-speech code where a stream ends.

@@ -19,7 +19,7 @@ class Talker:
             module: Qwen3TTSTalkerForConditionalGeneration.
             backend: computes.
             slots: streams held at once.
-            positions: most positions of a slot.
+            positions: maximum number of positions of a slot.
         """
         config = module.config
         shape = StackShape(

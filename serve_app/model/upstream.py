@@ -44,7 +44,7 @@ class _AbsentSox(ModuleType):
     """
 
     class Transformer:
-        """Raises an error, since only the SoX program could do this."""
+        """Raise an error, since only the SoX program could do this."""
 
         def __init__(self) -> None:
             msg = "the 25 Hz tokenizer of qwen-tts needs the SoX program, which is not installed"

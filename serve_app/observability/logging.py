@@ -37,7 +37,7 @@ _TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def bind(trace: Trace | None) -> None:
-    """Set the ids for all later log lines of the running task, and of the tasks and threads that it starts."""
+    """Set the ids for all later log lines of the running task and of the tasks and threads that it starts."""
     _TRACE.set(trace)
 
 

@@ -233,4 +233,4 @@ DECISIONS = Metric(
 )
 
 TABLE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-"""All of them, in this file's order."""
+"""All metrics, in this file's order."""

@@ -25,11 +25,11 @@ from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest, Trace, Trace
 log = logging.getLogger(__name__)
 
 MAX_AUDIO_EVENTS = 16
-"""Most audio chunks of a stream that become events of its span; its end has the totals."""
+"""Maximum number of a stream's audio chunks that become events of its span; the span's end has the totals."""
 
 
 class SessionObserver:
-    """Told about one session by its runner, on the runner's event loop."""
+    """The observer of one session; its runner calls it on the runner's event loop."""
 
     def __init__(self, metrics: SessionMetrics, spans: "SessionSpans", clock: Callable[[], float]) -> None:
         """Pass each event to the metrics and the spans of the same new session."""
@@ -81,7 +81,7 @@ class SessionObserver:
         _log_end(item.message)
 
     def closed(self, last: Close, *, gone: bool) -> None:
-        """The session is over; ``gone``: its client left before it."""
+        """The session is over; ``gone`` if its client disconnected first."""
         self._metrics.closed(None if gone else last.code)
         self._spans.close(last)
         log.info("closed: %s", last.reason, extra={"dialect": self._metrics.dialect, "close_code": last.code})
@@ -202,7 +202,7 @@ class SessionSpans:
 
 
 class StreamObserver:
-    """Told about one stream by its generator."""
+    """The observer of one stream; its generator calls it."""
 
     def __init__(
         self, metrics: GeneratorMetrics, tracer: Tracer, request: SpeechRequest, clock: Callable[[], float]
@@ -270,7 +270,7 @@ class StreamObserver:
             log.info("stream refused: %s", end.code, extra=figures)
 
     def _stages(self, timings_s: dict[str, float]) -> None:
-        """Spans for the stages before the first audio. Between two of them, other streams were served.
+        """Spans for the stages before the first audio. Between two stages, the engine may serve other streams.
 
         The prefill follows the wait for a slot; the first decode is the last stage, with the first predict before it.
         """

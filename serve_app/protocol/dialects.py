@@ -107,7 +107,7 @@ class RawDialect:
     """``framing=raw``: bare PCM16 frames, and ``audio_end`` after the last frame of each ``speak``.
 
     The exact field names of its client are unconfirmed. Every ``speak`` ends with exactly one ``audio_end`` or one
-    error; a cancelled one also ends with ``audio_end``. So a client can count them.
+    error; a cancelled one also ends with ``audio_end``. A client can therefore count the ends.
     """
 
     name = "raw"

@@ -271,8 +271,8 @@ class SpeechBody(ClientFields):
     """``POST /v1/audio/speech``: OpenAI's fields, other servers' fields for a reference, and some of our own.
 
     Unknown fields are ignored, because clients send many. ``model`` and ``instructions`` are accepted without effect:
-    there is one model, and it takes no instructions. A field that would mean another voice than the one in the response
-    is refused.
+    there is one model, and it takes no instructions. A field that asks for a voice in a way that the service does not
+    support is refused.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)

@@ -22,7 +22,7 @@ class Send:
         encoding: the encoding of ``payload``.
         owner: number of the utterance whose cancel revokes this message; 0 if the message is always sent.
         samples: number of PCM samples in ``payload``.
-        ends: number of the utterance that this message ends; 0 if it ends none.
+        ends: number of the utterance that this message ends; 0 if it does not end one.
     """
 
     message: ServerMessage

@@ -1,6 +1,6 @@
 """Keeps the text and the codes of a text chunk as context for the next one of its utterance.
 
-It knows nothing about sessions, which decide when chunks are spoken, or about models, which use the context.
+This module does not know when chunks are spoken, or how a model uses the context.
 """
 
 import numpy as np

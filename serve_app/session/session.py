@@ -59,7 +59,7 @@ from serve_app.text.characters import shown
 from serve_app.voices.voice import VoiceStatus, resolve_voice
 
 MAX_WAITING_MESSAGES = 4096
-"""Maximum number of messages that wait for a client that does not read."""
+"""Maximum number of unsent messages of a client that does not read."""
 
 MAX_RETIRED_IDS = 64
 """Number of remembered ids of utterances that ended before their last ``speak``."""
@@ -110,14 +110,15 @@ class SessionSetup:
         session_id: its id in logs and in ``ready``.
         options: the default speech options, until a ``start`` changes them.
         limits: its limits.
-        voices: the voices by id, which the caller may keep current. Empty means unknown: then the generator decides.
+        voices: the voices by id; the caller may update the mapping. If it is empty, the voices are unknown, and the
+            generator checks a request's voice.
         naming: aliases of voices, and the default voice.
         new_seed: see :data:`serve_app.session.utterance.SeedSource`.
         text: how text is cleaned and cut.
         errors_in_order: whether an error about a refused utterance waits for the utterance's turn; for dialects whose
             answers carry no id.
-        spend: counts one utterance of the caller at a time in seconds; raises a :class:`SpeechError` if the caller is
-            over a limit.
+        spend: called with the time in seconds for each new utterance, to count it against the client's rate limits;
+            raises a :class:`SpeechError` if it exceeds one.
     """
 
     session_id: str
@@ -136,8 +137,8 @@ class Drain:
     """How a session ends when its replica is being replaced.
 
     Attributes:
-        from_s: from this time on, the session ends as soon as it is idle; before it, a first message of the client may
-            still be under way.
+        from_s: from this time on, the session ends as soon as it is idle; until then, the client's first message may
+            still be in transit.
         until_s: at this time the session ends in any case.
         retry_after_ms: when the client should connect again.
     """
@@ -166,7 +167,7 @@ class InlineVoice:
 
 @dataclass(slots=True)
 class _Running:
-    """The call in flight. ``utterance`` is None if the rest of the call is not wanted any more."""
+    """The call in flight. ``utterance`` is None if the rest of the call is no longer needed."""
 
     call_id: int
     utterance: Utterance | None
@@ -257,7 +258,7 @@ class Session:
         return self._settled()
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Do what is due: end a session that is idle, does not read or is drained, or start the next call."""
+        """Do what is due: end an idle or drained session or one whose client does not read, or start the next call."""
         self._now_s = now_s
         limits = self.setup.limits
         if now_s >= self._slow_at_s:

@@ -47,7 +47,7 @@ class SpeechOptions:
         seed: None chooses a new seed for each utterance.
         sampling: overrides of the checkpoint's defaults.
         priority: priority among the streams that wait for a slot.
-        normalize: whether numbers, dates and amounts are put into words for the model.
+        normalize: whether numbers, dates and amounts are written as words for the model.
     """
 
     voice: str
@@ -146,7 +146,7 @@ class Utterance:
         open: more text may follow.
         failed: it ended with an error.
         timeline: the audio that was generated so far.
-        sent_samples: the audio that was sent so far, including the message under way.
+        sent_samples: the audio that was sent so far, including the message that is being sent.
     """
 
     def __init__(
@@ -334,7 +334,7 @@ class Utterance:
 def chunk_seed(seed: int, index: int) -> int:
     """Return the seed of an utterance's text chunk ``index``; the first chunk uses the utterance's seed.
 
-    So a text of one chunk sounds like the same request made to a generator directly.
+    A text of one chunk therefore gets the same audio as the same request made directly to a generator.
     """
     if index == 0:
         return seed

@@ -45,8 +45,8 @@ class Check(Settings):
         name: the name of the check; ends with the unit of ``measured``, if it has one.
         verdict: the result.
         measured: the measured value; None if there was nothing to measure.
-        limit: the accepted values, in words.
-        advice: what to do about it; empty if the clip is accepted.
+        limit: description of the accepted values.
+        advice: how to correct the clip; empty if the clip is accepted.
         over: whether ``measured`` is only a lower bound.
     """
 
@@ -202,8 +202,8 @@ def clipping(share: float) -> Check:
 def signal_to_noise(levels: NDArray[np.float32]) -> Check:
     """Estimate the distance between the pauses (the quietest tenth of all frames) and the speech (the loudest tenth).
 
-    Speech has pauses and stops in every second. A clip without any is noise or music, or noise or music covers the
-    speech.
+    Speech has pauses and stops in every second. A clip without pauses is noise or music, or its speech is covered by
+    noise or music.
     """
     quiet = float(np.percentile(levels, 10)) if len(levels) else LOWEST_DBFS
     measured, limit = round(_loud(levels) - quiet, 1), "15 dB or more"

@@ -1,8 +1,8 @@
 """Decodes a clip's bytes to mono samples at the model's rate, within bounds; knows nothing about speech or voices.
 
 There are two decoders: libsndfile comes first, and FFmpeg (PyAV) reads the formats that libsndfile does not. Both are
-native code that reads untrusted bytes. So :func:`decode_apart` runs them in a separate process with limits on memory,
-time and files. The worst that a clip can cause is a refusal.
+native code that reads untrusted bytes. :func:`decode_apart` therefore runs them in a separate process with limits on
+memory, time and files. A malicious clip can cause nothing worse than a refusal.
 """
 
 import io
@@ -32,10 +32,11 @@ MAX_CLIP_BYTES = 20 << 20
 """Maximum size of an encoded clip; 30 s of stereo float at 48 kHz are 11 MB."""
 
 MAX_DECODED_S = 40.0
-"""Samples up to here are kept; a clip of 30 s may have silence around it."""
+"""Samples are kept up to this time; a clip of 30 s may have silence around it."""
 
 MAX_COUNTED_S = 600.0
-"""Decoding stops here. Samples after :data:`MAX_DECODED_S` are only counted, to report the length of the clip."""
+"""Decoding stops at this time. Samples after :data:`MAX_DECODED_S` are only counted, to report the length of the
+clip."""
 
 FORMATS = "wav, flac, ogg, opus, mp3, m4a, aac, webm"
 """The accepted formats, for error messages."""
@@ -190,7 +191,7 @@ def _gather(blocks: Iterator[Block]) -> Clip:
 def loud_percentile(frames: int) -> float:
     """Return the percentile above which frames of 20 ms count as loud: a tenth of all, but at most half a second.
 
-    The limit is there because a long clip may contain only a short passage of speech.
+    The limit of half a second exists because a long clip may contain only a short passage of speech.
     """
     return 100 - min(10, 100 * _MOST_LOUD_FRAMES / max(frames, 1))
 

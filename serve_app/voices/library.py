@@ -1,7 +1,8 @@
 """Keeps the voices and their prompts: in memory up to a limit, and on disk permanently.
 
 The library reads the directory of the voices that come with the service. It owns the directory of uploaded voices, and
-one directory of encoded prompts for each kind. It knows nothing about models, Ray or clocks; the time is an argument.
+two directories of encoded prompts: one for these voices and one for the others. It knows nothing about models, Ray or
+clocks; the time is an argument.
 """
 
 import contextlib
@@ -203,7 +204,7 @@ class VoiceLibrary:
         self._removed: BoundedCache[tuple[str, str], VoicePrompt] = BoundedCache(
             REMOVED_MAX_BYTES, lambda prompt: prompt.nbytes, REMOVED_KEPT_S
         )
-        """Never read with :meth:`BoundedCache.get`, because a use would prolong their time."""
+        """Never read with :meth:`BoundedCache.get`, because each use would extend their time in the cache."""
         self._stored: set[tuple[str, str]] = set()
         self._leases: dict[tuple[str, str], tuple[str, float]] = {}
         self._failed: set[tuple[str, str]] = set()
@@ -279,7 +280,7 @@ class VoiceLibrary:
         return [status.voice for status in self.voices() if status.state == "pending"]
 
     def serve(self, fingerprint: str) -> None:
-        """Remember which model is served."""
+        """Store which model the generators run."""
         self._fingerprint = fingerprint
 
     def unassigned(self, fingerprint: str, now_s: float) -> str | None:
@@ -326,7 +327,7 @@ class VoiceLibrary:
         return reference
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
-        """Keep a prompt that a model has made; if the voice was removed meanwhile, only for utterances that use it."""
+        """Keep a prompt that a model has made; if the voice has been removed, only for utterances that use it."""
         self.serve(fingerprint)
         key = (fingerprint, prompt.digest)
         self._leases.pop(key, None)

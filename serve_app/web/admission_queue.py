@@ -15,7 +15,7 @@ class Permit:
     """The right to run one generator call.
 
     Attributes:
-        spoken: the holder sets it if the stream ran to its end.
+        spoken: True if the stream ran to its end; the holder sets it.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class AdmissionQueue:
         """Wait until a call may start, and count it as running while the context manager is open.
 
         Raises:
-            CapacityError: the call cannot start before its deadline, or did not.
+            CapacityError: the call cannot start, or did not start, before its deadline.
         """
         now_s = self._clock()
         self._asked += 1

@@ -25,7 +25,7 @@ Scope = Literal["speak", "voices"]
 SCOPES: tuple[Scope, ...] = ("speak", "voices")
 
 KEY_PREFIX = "tts_"
-"""Makes a key recognizable if it appears in a place where it should not be."""
+"""Makes a leaked key recognizable."""
 
 KEY_BYTES = 32
 
@@ -36,13 +36,13 @@ KEY_SUBPROTOCOL = "tts-key."
 
 MAX_KEY_CHARACTERS = 512
 MAX_KEYS = 1000
-"""Every request is compared with all keys; this many take a tenth of a millisecond."""
+"""Every request's key is compared with all keys; with this many, that takes a tenth of a millisecond."""
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Key(Settings):
-    """One entry of the file of keys; it does not have the key itself."""
+    """One entry of the file of keys; it does not contain the key itself."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the key's owner; appears in logs.")
     sha256: Digest = Field(description="SHA-256 of the key's UTF-8, in hexadecimal; `tts-keys` prints it.")
@@ -76,7 +76,7 @@ class KeyTable:
         return found
 
     def holds(self, key: Key) -> bool:
-        """Return whether a key that was found earlier still has its name; its limits may have changed."""
+        """Return whether the file still has a key that was found earlier; the key's limits may have changed."""
         now = self._keys.get(key.name)
         return now is not None and hmac.compare_digest(now.sha256, key.sha256)
 

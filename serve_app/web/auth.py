@@ -1,7 +1,7 @@
 """Authenticates callers by API key and enforces the limits of each key, in one ingress replica.
 
-:mod:`serve_app.web.api_keys` decides what a key may do; this module has the file, the clock and the counts. The keys
-themselves stay in this module and the request: other modules know callers by name.
+:mod:`serve_app.web.api_keys` decides what a key may do; this module reads the file and the clock, and keeps the counts.
+The keys themselves stay in this module and the request; other modules know callers by name.
 """
 
 import hashlib
@@ -41,7 +41,8 @@ class Caller:
 
     Attributes:
         name: identifies the caller when streams are counted; empty without a key.
-        spend: counts one request at a time in seconds; raises a :class:`SpeechError` if the caller is over a limit.
+        spend: called with the time in seconds to count one request; raises a :class:`SpeechError` if the caller is over
+            a limit.
         max_sessions: maximum number of concurrent sessions; None for no limit.
         scopes: the key's scopes; all of them if the service requires no keys.
     """
@@ -127,7 +128,7 @@ class Authenticator:
         return key
 
     def _spend(self, key: Key, now_s: float) -> None:
-        """Count one request; the key's present state in the file applies."""
+        """Count one request against the key's current limits in the file."""
         table = self._current()
         present = table.named(key.name)
         if present is None or not table.holds(key):

@@ -21,11 +21,11 @@ class Backend(Protocol):
 
         Closing the generator (``aclose``) cancels the stream and frees its slot; the caller always closes it.
 
-        If a replica is lost, the stream continues on another one: its audio comes later, but complete.
+        If a replica is lost, the stream continues on another one: its audio is delayed but complete.
 
         Raises:
-            SpeechError: while iterating: no capacity, no generator, an unknown voice, or replicas that are lost again
-                and again. A failure in the generator after the first audio is a :class:`SpeechEnd` with
+            SpeechError: while iterating: no capacity, no generator, an unknown voice, or too many lost replicas in a
+                row. A failure in the generator after the first audio is a :class:`SpeechEnd` with
                 ``finish_reason="error"``.
         """
         ...

@@ -15,7 +15,7 @@ from serve_app.voices.decoding import decode_apart
 from serve_app.voices.voice import Reference, digest_of, make_reference
 
 MAX_CLIPS = 8
-"""Maximum number of clips that are being read, decoded or waiting for it."""
+"""Maximum number of clips that are being read or decoded, or that wait to be decoded."""
 
 _RETRY_MS = 2000
 
@@ -32,7 +32,7 @@ class Clips:
 
     @contextmanager
     def coming(self) -> Generator[None]:
-        """Count one clip from before its bytes are read until it is decoded.
+        """Count one clip while the context manager is open: from before its bytes are read until it is decoded.
 
         Raises:
             CapacityError: too many clips are being read.

@@ -45,13 +45,14 @@ VOICES_REFRESH_S = 5.0
 """Interval between two fetches of the voices while there are sessions."""
 
 VOICES_REFETCH_S = 0.25
-"""Minimum interval between two fetches because of unknown voices, so that clients cannot cause more of them."""
+"""Minimum interval between two fetches because of unknown voices; it limits the fetches that clients can cause."""
 
 VOICES_TIMEOUT_S = 2.0
 """How long a new session waits for the list of voices; without the list, the generator checks the voice."""
 
 LOAD_REPORT_S = 1.0
-"""How often, while there are sessions, this replica reports its load and learns how many streams it may run."""
+"""Interval between two reports of this replica's load while there are sessions; each reply says how many streams it may
+run."""
 
 RECORD_PERIOD_S = 1.0
 """How often unchanged gauges are recorded again."""
@@ -80,7 +81,7 @@ class IngressContext:
         self.config = config
         self.clock = clock
         self.sessions = 0
-        # The slots of one generator until the generators are known; Serve starts one for the first request.
+        # Until the generators are known, the queue admits the slots of one; Serve starts one for the first request.
         self._queue = AdmissionQueue(Admission(config.admission, config.engine.slots), clock)
         self.clips = Clips(config.voices)
         self._tracer = tracer or NoTracer()
@@ -133,7 +134,7 @@ class IngressContext:
         return ask
 
     def check_capacity(self) -> None:
-        """Raise :class:`CapacityError` if this replica has its maximum number of sessions."""
+        """Raise :class:`CapacityError` if this replica already has its maximum number of sessions."""
         limit = self.config.ingress.max_sessions
         if self.sessions >= limit:
             raise CapacityError(f"all {limit} sessions of this server are in use", retry_after_ms=FULL_RETRY_MS)
@@ -179,7 +180,7 @@ class IngressContext:
             caller: who it is.
             headers: of the request; they may carry a trace context.
             dialect: the client's dialect, for logs and metrics.
-            encoding: encoding of the audio sent, for metrics; None: the session's.
+            encoding: encoding of the audio sent, for metrics; None for the session's encoding.
             errors_in_order: see :class:`SessionSetup`.
         """
         await self.current_voices()
@@ -201,7 +202,7 @@ class IngressContext:
         return SessionRunner(session, connection, self._service, observer, key=caller.name)
 
     async def voice(self, given: str | None) -> str:
-        """Return the id of the voice that a request names; an unknown name stays as it is after another fetch."""
+        """Return the id of the voice that a request names, or the name if it is unknown even after another fetch."""
         name = given or self.config.voices.default
         await self.current_voices()
         if resolve_voice(name, self._voices, self.config.voices) is None:
@@ -229,20 +230,20 @@ class IngressContext:
             await asyncio.sleep(LOAD_REPORT_S)
 
     async def keep_recording(self) -> None:
-        """Record the gauges again and again, as long as the replica runs."""
+        """Record the gauges periodically, as long as the replica runs."""
         while True:
             self.metrics.now(self._queue.backlog)
             await asyncio.sleep(RECORD_PERIOD_S)
 
     async def refetch_voices(self) -> None:
-        """Fetch the voices because of an unknown one, unless another request has just done so."""
+        """Fetch the voices because a request names an unknown one, unless another request has just done so."""
         async with self._refetching:
             if self.clock() - self._refetched_at_s >= VOICES_REFETCH_S:
                 await self.refresh_voices()
                 self._refetched_at_s = self.clock()
 
     async def refresh_voices(self) -> None:
-        """Fetch the voices. Sessions share the mapping and see the new ones. If the fetch fails, the old ones stay."""
+        """Fetch the voices into the mapping that all sessions share; if the fetch fails, the old voices stay."""
         try:
             async with asyncio.timeout(VOICES_TIMEOUT_S):
                 voices = await self.backend.voices()

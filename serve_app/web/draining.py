@@ -2,8 +2,8 @@
 
 Serve (2.60, ``replica.py``, ``_perform_graceful_shutdown``) does not notify user code before its destructor. In HAProxy
 mode the replica waits for ``RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S``; then uvicorn closes every WebSocket with
-1012 and without a reason, in the middle of a word. Only health checks see the drain at once: ``/-/healthz`` on the
-replica's own port answers 503, ``DRAINING``. So the replica polls its own health check.
+1012 and without a reason, even in the middle of a word. Only the health check reports the drain at once: ``/-/healthz``
+on the replica's own port answers 503, ``DRAINING``. The replica therefore polls its own health check.
 """
 
 import asyncio
@@ -27,13 +27,14 @@ POLL_PERIOD_S = 1.0
 POLL_TIMEOUT_S = 2.0
 HEALTH_PATH = "/-/healthz"
 DRAINING = b"DRAINING"
-"""The body of Serve's answer while it drains; an unhealthy replica has another one."""
+"""The body of Serve's response while the replica drains; an unhealthy replica's response has another body."""
 
 LISTENING = "0A"
 """The kernel's code for a listening socket."""
 
 SETTLE_S = 2.0
-"""How long an idle socket stays open. Then HAProxy knows the new replicas, so clients do not return to this one."""
+"""How long an idle socket stays open. After this time HAProxy knows the new replicas, so clients do not reconnect to
+this one."""
 
 RETRY_JITTER_MS = 1500
 """The retry times of clients are spread over this period, so that they do not all reconnect at once."""
@@ -41,7 +42,8 @@ RETRY_JITTER_MS = 1500
 RETRY_MIN_MS = 250
 
 CLOSE_MARGIN_S = 5.0
-"""Sessions that still speak end this long before Serve cuts their sockets: time to read the reason, and one period."""
+"""Sessions that are still speaking end this long before Serve cuts their sockets: one polling period, and time for
+clients to read the reason."""
 
 
 class Drainable(Protocol):
@@ -53,7 +55,7 @@ class Drainable(Protocol):
 
 
 class Draining:
-    """Whether this replica is being replaced; used on its event loop.
+    """Knows whether this replica is being replaced, and drains its sessions; used on its event loop.
 
     Attributes:
         began_s: when the drain was noticed; None before that.
@@ -68,7 +70,7 @@ class Draining:
 
     @contextmanager
     def registered(self, session: Drainable) -> Generator[None]:
-        """Register a session for the drain; on a replica that is already draining, it is drained at once."""
+        """Register a session while the context manager is open; drain it at once if the replica is already draining."""
         self._sessions.add(session)
         if self.began_s is not None:
             session.drain(self._drain(self.began_s))
@@ -93,8 +95,8 @@ class Draining:
 class HealthWatch:
     """ASGI middleware that polls the replica's health check while there are connections, and begins the drain.
 
-    Serve does not tell user code its port. Connections do not show it either: until HAProxy knows the replica, they
-    come through Serve's own proxy. So the port is looked up among those on which this process listens.
+    Serve does not tell user code its port. Connections do not show it either, because they come through Serve's own
+    proxy until HAProxy knows the replica. This class therefore searches the ports on which this process listens.
     """
 
     def __init__(self, app: ASGIApp, draining: Draining, ports: range) -> None:
@@ -144,14 +146,15 @@ def is_draining(host: str, port: int) -> bool:
             connection.request("GET", HEALTH_PATH)
             answer = connection.getresponse()
             return answer.status == 503 and answer.read(64) == DRAINING
-        except (OSError, HTTPException):  # too loaded to answer now; the next poll will tell
+        except (OSError, HTTPException):  # too loaded to answer now; the next poll asks again
             return False
 
 
 def listening(ports: range) -> tuple[str, int] | None:
     """Return the address on which this process listens with one of ``ports``; None if there is none. Linux only.
 
-    Source: proc(5), /proc/pid/net/tcp and tcp6: hexadecimal, addresses in words of four bytes, least byte first.
+    Source: proc(5), /proc/pid/net/tcp and tcp6: hexadecimal, addresses in words of four bytes, least significant byte
+        first.
     """
     inodes = set[str]()
     for handle in Path("/proc/self/fd").iterdir():

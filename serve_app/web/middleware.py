@@ -23,10 +23,11 @@ BODY_TIMEOUT_S = 10.0
 """Time for a request's body, in addition to the time for its bytes."""
 
 LEAST_BYTES_PER_S = 8192
-"""A body that arrives more slowly is given up. An upload of a voice also has a limit of its own."""
+"""A request whose body arrives more slowly is refused. An upload of a voice also has a limit of its own."""
 
 LINGER_S = 10.0
-"""How long the rest of a body is read and dropped after the response; a client that is cut off would not read it."""
+"""How long the rest of a body is read and dropped after the response; a client whose connection is reset would not read
+it."""
 
 HTTP10 = "1.0"
 """The version of HTTP/1.0 in an ASGI scope."""
@@ -38,10 +39,8 @@ _WITHOUT_BODY = frozenset({204, 304})
 class TrailingSlash:
     """Treats a path with a trailing slash like the path without it, on every route and for every method.
 
-    A redirect would not work for every client's POST.
-
-    The page is the exception, because its relative addresses need the slash. Under a prefix, a request without the
-    slash is redirected.
+    A redirect would not work for every client's POST. The page is the exception, because its relative addresses need
+    the slash. Under a prefix, a request without the slash is redirected.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,9 +102,9 @@ class BodyTimeout:
     """Answers 408 if a request's body does not arrive in time.
 
     No layer below does this: uvicorn waits forever. HAProxy's timeout covers only the head of a request, because it
-    would have to buffer bodies to wait for them. A response before the end of the body closes the connection, because
-    the rest of the body could hold it open. It closes ``LINGER_S`` later, so that a client that sends its whole body
-    first can read the response.
+    would have to buffer bodies to wait for them. A response that is sent before the end of the body closes the
+    connection, because the rest of the body could hold it open. The connection closes ``LINGER_S`` later, so that a
+    client that sends its whole body first can read the response.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
@@ -113,7 +112,7 @@ class BodyTimeout:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; to the application, a body that was given up looks like a disconnected client."""
+        """Serve one connection; if the body is late, the application sees a disconnected client."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

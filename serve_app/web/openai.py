@@ -1,7 +1,7 @@
 """Dialect C: ``POST /v1/audio/speech`` and ``GET /v1/models``, compatible with OpenAI's clients.
 
 A request is a session with one utterance, which runs like that of a WebSocket. The response is encoded while it is
-sent, so a client that disconnects or reads slowly has the same effect as on a WebSocket.
+sent. A client that disconnects or reads slowly is therefore handled as on a WebSocket.
 """
 
 import base64
@@ -51,8 +51,8 @@ FRAME_MS = 80
 class SpeechResponse:
     """The connection of one HTTP request, whose response is encoded audio.
 
-    The status is sent with the first bytes of audio, so an error before them has a status of its own. After them, a
-    stream of events ends with the error, and a stream of audio is cut off, which the client can detect.
+    The status is sent with the first bytes of audio, so an earlier error gets its own status. After a later error, a
+    stream of events ends with that error, and a stream of audio is cut off, which the client can detect.
 
     Attributes:
         sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
@@ -93,7 +93,7 @@ class SpeechResponse:
                     pass
 
     async def _send_audio(self, data: bytes) -> None:
-        """Send encoded audio; nothing if the encoder held it back."""
+        """Send encoded audio, unless the encoder held it back."""
         if data and self._events:
             data = _event(SpeechAudioDelta(audio=base64.b64encode(data).decode("ascii")))
         if data:
@@ -178,7 +178,7 @@ class OpenAISpeech:
     async def _opening(
         self, asked: SpeechBody, *, whole: bool
     ) -> AsyncGenerator[tuple[str, list[FullMessage | InlineVoice]]]:
-        """Return the id of the response's voice and the session's messages; a reference is held until the end.
+        """Return the id of the response's voice and the session's messages; hold a reference clip until the exit.
 
         Raises:
             SpeechError: the reference is refused.

@@ -1,7 +1,8 @@
 """Runs one session: reads and answers its connection, makes its generator calls and watches its clock.
 
-:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It knows neither frames nor dialects: a
-connection gives it a client's messages, and iterates over the answers. So WebSockets and HTTP requests share it.
+:mod:`serve_app.session.session` makes all decisions; this module adds asyncio. It does not know frames or dialects: a
+connection provides the client's messages and iterates over the answers. WebSockets and HTTP requests therefore share
+it.
 """
 
 import asyncio
@@ -39,7 +40,8 @@ LONGEST_WAIT_S = 3600.0
 
 
 GONE_S = 0.05
-"""How long a cancelled session waits for the notice that its client went away; if it did, the notice is queued."""
+"""How long a cancelled session waits for the notice that its client disconnected; if the client did, the notice is
+already queued."""
 
 MOST_UNREAD = 64
 """Maximum number of queued messages to skip in search of that notice."""
@@ -127,7 +129,7 @@ class SessionRunner:
             session: a new session.
             connection: the client's connection; :meth:`run` closes it.
             service: what all runners share.
-            observer: told what happens.
+            observer: is called for each event of the session.
             key: the caller's API key, hashed; empty without one.
         """
         self._session = session
@@ -187,7 +189,7 @@ class SessionRunner:
             await self._close(self._last)
 
     async def _is_gone(self) -> bool:
-        """Return whether the client went away: Serve cancels the request then, just as when it stops."""
+        """Return whether the client disconnected. Serve cancels the request in that case, but also when it stops."""
         # In a separate task, because Python 3.11.2 treats a timeout in a cancelled task as another cancellation.
         reading = asyncio.create_task(self._read_on())
         await asyncio.wait([reading], timeout=GONE_S)
@@ -200,7 +202,7 @@ class SessionRunner:
             await self._connection.receive()
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
-        """Return how to close the connection, judging by the tasks that ended first."""
+        """Return how to close the connection, depending on which tasks ended first."""
         for task in done:
             error = task.exception()
             if isinstance(error, ConnectionLostError):
@@ -239,7 +241,7 @@ class SessionRunner:
             await self._refetch_voices()
 
     async def _read_inline_voice(self, start: Start) -> InlineVoice | Refusal:
-        """Decode and check the inline voice of a ``start``; later messages wait meanwhile."""
+        """Decode and check the inline voice of a ``start``; later messages wait until this is done."""
         try:
             clip = await self._clips.own(start)
         except SpeechError as error:
@@ -291,7 +293,7 @@ class SessionRunner:
     # Shared by the tasks.
 
     def _apply(self, effects: list[Effect]) -> None:
-        """Perform the effects of a step of the session, and wake the tasks that its new state concerns."""
+        """Perform the effects of a step of the session, and wake the tasks that depend on its new state."""
         for effect in effects:
             match effect:
                 case Call():
@@ -358,7 +360,7 @@ class SessionRunner:
 
 
 async def _finish(consumer: asyncio.Task[None]) -> None:
-    """Wait until a task has ended; if the caller is cancelled meanwhile, cancel the task and wait for its end."""
+    """Wait until a task has ended; if the caller is cancelled first, cancel the task and wait for its end."""
     try:
         await asyncio.wait([consumer])
     finally:

@@ -30,7 +30,7 @@ class BufferedResponse:
 
     Attributes:
         sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
-        pcm16: the complete audio; None before it was made.
+        pcm16: the complete audio; None until it is generated.
         error: why there is no audio.
     """
 

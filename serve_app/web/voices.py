@@ -41,7 +41,7 @@ READ_TIMEOUT_S = 120.0
 """Time limit for the whole body of an upload."""
 
 AUDIO_FIELDS = ("audio", "audio_sample")
-"""Names of the form's part with the clip; clients of other services use the second."""
+"""Names of the form's field that contains the clip; clients of other services use the second name."""
 
 _SAME = {"ref_text": "transcript"}
 _NO_STORE = {"cache-control": "no-store"}
@@ -161,7 +161,7 @@ class VoiceRoutes:
 
 
 def _description_for(request: Request) -> Callable[[VoiceStatus], dict[str, object]]:
-    """Return how voices are described to a caller; without the scope `voices`, nothing about the speaker is shown."""
+    """Return the function that describes a voice to this caller; data about the speaker need the scope `voices`."""
     caller: Caller = request.state.caller
     return described if "voices" in caller.scopes else named
 

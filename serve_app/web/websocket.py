@@ -140,8 +140,8 @@ async def _accept(socket: WebSocket) -> None:
 async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None:
     """Refuse a socket, if possible with an HTTP status before accept.
 
-    A browser does not show a page why a handshake was refused. So a browser's socket is accepted, gets the error and is
-    closed.
+    A browser does not show a page why a handshake was refused. A browser's socket is therefore accepted, gets the error
+    and is closed.
     """
     message = error_message(error, fatal=True)
     if "websocket.http.response" in socket.scope.get("extensions", {}) and "origin" not in socket.headers:

@@ -1,8 +1,7 @@
 """Words for numbers, months and currencies in ten languages; knows nothing about the text around them.
 
-The words are CLDR's: unicode-rbnf supplies the number words, and Babel the names and plural forms. Importing them
-takes 50 ms, and the first number of a language 15 to 60 ms. So import this module only when numbers have to be
-normalized.
+The words are CLDR's: unicode-rbnf supplies the number words, and Babel the names and plural forms. Importing them takes
+50 ms, and the first number of a language 15 to 60 ms. Import this module only when numbers have to be normalized.
 """
 
 import re
