@@ -15,7 +15,7 @@ from training.codes import Codebooks
 from training.phones import PAUSE
 from training.voice import Voice
 
-_LEADING, _TRAILING = 1, 3  # silent frames to keep
+_LEADING, _BETWEEN, _TRAILING = 4, 1, 3  # silent frames to keep: at the beginning, before a next text, at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Reading:
         spoken: [T], the token of each frame, or ``UNKNOWN``.
         voice: the voice that speaks.
         text: the text of the tokens.
+        silent: silent frames before its speech.
     """
 
     tokens: NDArray[np.int64]
@@ -35,14 +36,22 @@ class Reading:
     spoken: NDArray[np.int64]
     voice: Voice
     text: str
+    silent: int = 0
 
 
 def silent_ends(said: Sequence[phones.Triple]) -> slice:
-    """Frames to keep: speech, with one silent frame before it and three after it."""
-    sounding = [number for number, triple in enumerate(said) if set(triple) != {PAUSE}]
+    """Frames to keep: speech, with four silent frames before it and three after it.
+
+    Text comes one token a frame, so a talker that begins with silence knows the next words when it speaks the first.
+    """
+    sounding = _sounding(said)
     if not sounding:
         return slice(0, len(said))
     return slice(max(0, sounding[0] - _LEADING), sounding[-1] + 1 + _TRAILING)
+
+
+def _sounding(said: Sequence[phones.Triple]) -> list[int]:
+    return [number for number, triple in enumerate(said) if set(triple) != {PAUSE}]
 
 
 class Library:
@@ -70,27 +79,36 @@ class Library:
 
     def _reading(self, spoken: shards.Spoken, coded: NDArray[np.int64]) -> Reading:
         at = phones.spoken_at(spoken.durations, spoken.frames)
-        kept = silent_ends(phones.triples(spoken.phonemes, at))
+        said = phones.triples(spoken.phonemes, at)
+        kept = silent_ends(said)
         encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
         frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at[:, 1])
-        return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text)
+        silent = next(iter(_sounding(said)), 0) - kept.start
+        return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text, silent)
 
 
 def joined(parts: Sequence[Reading], space: NDArray[np.int64]) -> Reading:
-    """Concatenate readings, with ``space`` tokens between their texts; the voice is the first one's."""
+    """Concatenate readings, with ``space`` tokens between their texts; the voice is the first one's.
+
+    Of the silence before a text that is not the first, one frame is kept.
+    """
     tokens: list[NDArray[np.int64]] = []
+    codes_of: list[NDArray[np.int64]] = []
     spoken: list[NDArray[np.int64]] = []
     before = 0
     for number, part in enumerate(parts):
         if number:
             tokens.append(space)
             before += len(space)
-        spoken.append(np.where(part.spoken == UNKNOWN, UNKNOWN, part.spoken + before))
+        left_out = max(0, part.silent - _BETWEEN) if number else 0
+        codes_of.append(part.codes[left_out:])
+        spoken.append(np.where(part.spoken == UNKNOWN, UNKNOWN, part.spoken + before)[left_out:])
         tokens.append(part.tokens)
         before += len(part.tokens)
-    codes_of = np.concatenate([part.codes for part in parts])
     text = " ".join(part.text for part in parts)
-    return Reading(np.concatenate(tokens), codes_of, np.concatenate(spoken), parts[0].voice, text)
+    return Reading(
+        np.concatenate(tokens), np.concatenate(codes_of), np.concatenate(spoken), parts[0].voice, text, parts[0].silent
+    )
 
 
 def batches(readings: Sequence[Reading], frames: int, rng: random.Random) -> Iterator[list[Reading]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from serve_app.config import EngineConfig
 from serve_app.engine.costs import Costs, Stage
-from serve_app.engine.runner import Prepared, Runner
+from serve_app.engine.interface import Prepared, Runner
 from serve_app.engine.scheduler import SlotView, State, Step, plan
 from serve_app.engine.stall import StallGuard
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError

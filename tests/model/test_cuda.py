@@ -7,7 +7,7 @@ from named_backends import make_backend
 from test_runner import (
     COMBINATIONS,
     GREEDY,
-    check_that_company_and_resumption_change_no_code,
+    check_that_batching_and_resumption_change_no_code,
     prepare,
     speak,
     whole_decode,
@@ -118,8 +118,8 @@ def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
     assert len(talks) == fused.runner.slots
 
 
-def test_in_bfloat16_company_and_resumption_change_no_code(fused, voices):
-    check_that_company_and_resumption_change_no_code(fused.runner, voices)
+def test_in_bfloat16_batching_and_resumption_change_no_code(fused, voices):
+    check_that_batching_and_resumption_change_no_code(fused.runner, voices)
 
 
 def test_graphs_change_no_code_of_a_bfloat16_stream(fused, voices):
@@ -142,9 +142,9 @@ def test_our_own_kernels_are_no_farther_from_float32_than_torchs(checkpoint):
     )
     source = load_checkpoint(ModelConfig(source="tiny", device="cuda", dtype="bfloat16"))
     moved = {}
-    for form in ("plain", "fused"):
-        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form)).talker
+    for backend in ("plain", "fused"):
+        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(backend)).talker
         given = talker.prefill(x.cuda(), 0)
-        moved[form] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
+        moved[backend] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
     assert max(moved["fused"]) < 0.05
     assert all(ours < 1.2 * torchs for ours, torchs in zip(moved["fused"], moved["plain"], strict=True))

@@ -138,7 +138,7 @@ def test_no_cut_of_a_prompt_changes_a_bit(reference, stack):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_row_in_company_is_the_row_alone_to_the_last_bit(reference, stack, apart):
+def test_a_batched_row_is_the_row_alone_to_the_last_bit(reference, stack, apart):
     together, alone = reference.empty_cache(DEVICE), reference.empty_cache(DEVICE)
     starts = STARTS[reference]
     count = len(starts)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -248,7 +249,15 @@ def test_joined_readings_go_on_behind_one_another():
 
 def test_silence_at_the_ends_is_cut_to_what_a_listener_expects():
     said = [("_", "_")] * 5 + [("_", "a"), ("a", "b")] + [("_", "_")] * 9
-    assert range(len(said))[reading.silent_ends(said)] == range(4, 10)
+    assert range(len(said))[reading.silent_ends(said)] == range(1, 10)
+
+
+def test_of_the_silence_before_a_later_text_one_frame_is_kept():
+    first, second = (replace(a_reading(6, 3), silent=silent) for silent in (2, 4))
+    both = reading.joined([first, second], np.array([9]))
+    np.testing.assert_array_equal(both.codes, np.concatenate([first.codes, second.codes[3:]]))
+    assert both.spoken.tolist() == [0, 0, 1, 1, 2, 2, 5, 6, 6]
+    assert both.silent == 2
 
 
 def test_batches_hold_every_reading_and_stay_small():
