@@ -28,7 +28,7 @@ GENERATION = {
     "top_p": 1.0,
     "repetition_penalty": 1.0,  # a sustained sound repeats its code
     "subtalker_dosample": True,
-    "subtalker_temperature": 0.5,
+    "subtalker_temperature": 0.1,  # the likeliest sound is the mean of what is possible
     "subtalker_top_k": 50,
     "subtalker_top_p": 1.0,
     "max_new_tokens": 2048,
