@@ -45,7 +45,10 @@ class Labeller(nn.Module):
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T * 1920] -> semantic and acoustic vectors [B, T, CODE_DIM], which upstream looks up in its codebooks."""
         upstream_encoder = self.encoder
-        hidden = upstream_encoder.encoder(samples[:, None])
+        # torch 2.14.1 on a CPU with AMX computes the second of these convolutions (16 channels, stride 4) wrongly in
+        # bfloat16: its result differs by 111 % from the one in float32.
+        with torch.autocast(samples.device.type, enabled=False):
+            hidden = upstream_encoder.encoder(samples[:, None])
         hidden = upstream_encoder.encoder_transformer(hidden.transpose(1, 2), use_cache=False)[0].transpose(1, 2)
         hidden = upstream_encoder.downsample(hidden)
         quantizer = upstream_encoder.quantizer

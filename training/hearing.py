@@ -7,7 +7,7 @@ import av
 import numpy as np
 import soundfile
 
-from serve_app.text.numbers.normalize import spell
+from serve_app.text.numbers.normalize import normalize
 from training.scores import distance, plain
 
 _LOWEST_HZ, _HIGHEST_HZ = 60, 400
@@ -32,7 +32,7 @@ class Recogniser:
 
 def words(text: str) -> list[str]:
     """Split a text into lower-case words without punctuation. Numbers become words: a recogniser writes either."""
-    return plain(spell(text, "english")).split()
+    return plain(normalize(text, "english")).split()
 
 
 def word_errors(pairs: Sequence[tuple[str, list[str]]]) -> float:
