@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.config import EngineConfig
+from serve_app.audio.silence import SilenceFilter
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig
 from serve_app.engine.costs import Costs, Stage
 from serve_app.engine.runner import Prepared, Runner
 from serve_app.engine.scheduler import SlotView, State, Step, plan
@@ -103,6 +104,9 @@ class Stream:
     """Frames delivered, including frames that the caller already held."""
     codes: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
     """Codes of frames that are sampled but not yet decoded."""
+    silence: SilenceFilter | None = None
+    held: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
+    """Codes of frames that are decoded but not delivered, because their samples are silence that is held back."""
     heard_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
@@ -313,6 +317,8 @@ class Engine:
             stream.guard = StallGuard(max(1, round(self._settings.stall_guard_s / FRAME_S)))
             if stream.prepared.request.delivered_codes is not None:
                 stream.guard.recall(stream.prepared.request.delivered_codes)
+        if (silence := stream.prepared.request.silence) is not None:
+            stream.silence = SilenceFilter(silence, resumed=stream.delivered > 0)
         try:
             self._runner.prefill(stream.slot, stream.prepared)
         except SpeechError as refusal:
@@ -383,21 +389,39 @@ class Engine:
             assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame has 1920 samples"
             codes = np.stack(stream.codes[:frames])
             del stream.codes[:frames]
-            before_s: dict[str, float] = {}
+            stream.held.append(codes)
             if stream.heard_until_s is None:
-                stream.timings_s["codec"] = now_s - began_s
-                stream.timings_s["first_audio"] = now_s - stream.arrived_s
-                stream.heard_until_s = now_s
-                before_s = _before_first_audio_s(stream)
-            stream.heard_until_s = max(stream.heard_until_s, now_s) + frames * FRAME_S
-            stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s))
-            stream.delivered += frames
-            if stream.prepared.request.listening and stream.heard_until_s - now_s > self._settings.max_lead_s:
+                stream.timings_s["codec"] = stream.timings_s.get("codec", 0.0) + now_s - began_s
+            sound = pcm if stream.silence is None else stream.silence.push(pcm)
+            if len(sound):
+                self._deliver(stream, sound, now_s)
+            if (
+                stream.prepared.request.listening
+                and stream.heard_until_s is not None
+                and stream.heard_until_s - now_s > self._settings.max_lead_s
+            ):
                 stream.paused_since_s = now_s
             if stream.guard is not None and stream.guard.observe(codes, pcm):
                 self._end(stream, "stalled")
             elif stream.stage is None and not stream.codes:
                 self._end(stream, stream.finish_reason)
+
+    def _deliver(self, stream: Stream, pcm: NDArray[np.float32], now_s: float) -> None:
+        """Deliver an audio chunk: the samples, and the codes of all frames whose samples are no longer held back."""
+        before_s: dict[str, float] = {}
+        if stream.heard_until_s is None:
+            stream.timings_s["first_audio"] = now_s - stream.arrived_s
+            stream.heard_until_s = now_s
+            before_s = _before_first_audio_s(stream)
+        stream.heard_until_s = max(stream.heard_until_s, now_s) + len(pcm) / SAMPLE_RATE_HZ
+        codes = np.concatenate(stream.held)
+        stream.held.clear()
+        silent = 0
+        if stream.silence is not None:
+            silent, held = stream.silence.silent_samples, stream.silence.held_frames
+            codes, stream.held = codes[: len(codes) - held], [codes[len(codes) - held :]]
+        stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s, silent_samples=silent))
+        stream.delivered += len(codes)
 
     def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
         """End the streams of a step that raised; the other streams continue."""
@@ -413,6 +437,8 @@ class Engine:
         if stream.ended:
             return
         stream.ended = True
+        if stream.silence is not None and sum(map(len, stream.held)) and error is None and reason != "cancelled":
+            self._deliver(stream, stream.silence.end(), self._clock())
         with self._changed:
             if stream in self._waiting:
                 self._waiting.remove(stream)

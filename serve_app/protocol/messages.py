@@ -426,13 +426,18 @@ class AudioMessage(ServerMessage):
 
 
 class Complete(ServerMessage):
-    """An utterance was spoken to its end."""
+    """An utterance was spoken to its end.
+
+    ``ttfa_ms`` is the time until its first samples were sent, and ``audible_ms`` until a client that plays them at once
+    hears the first sound; absent if nothing was audible.
+    """
 
     type: Literal["complete"] = "complete"
     utterance_id: str
     duration_ms: int
     finish_reason: str
     ttfa_ms: int
+    audible_ms: int | None = None
     rtf: float
     characters: int
     seed: int

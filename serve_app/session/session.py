@@ -378,7 +378,7 @@ class Session:
             options,
             self.setup.text.open(options.language),
             whole=isinstance(message, SpeakBuffered),
-            context_frames=self.setup.limits.context_frames,
+            limits=self.setup.limits,
         )
         self._take_text(utterance, message)
         self.setup.spend(self._now_s)

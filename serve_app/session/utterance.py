@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from serve_app.audio.encoders import encoder_for
 from serve_app.audio.pcm import Timeline, seconds
-from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, TextConfig
+from serve_app.audio.silence import leading_silence
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, SessionConfig, TextConfig
 from serve_app.protocol.messages import (
     MAX_SEED,
     AudioMessage,
@@ -23,7 +24,15 @@ from serve_app.protocol.messages import (
 )
 from serve_app.protocol.outbox import Send
 from serve_app.session.continuity import Continuity
-from serve_app.speech import AudioChunk, FinishReason, Sampling, SpeechEnd, SpeechRequest
+from serve_app.speech import (
+    UNLIMITED_SAMPLES,
+    AudioChunk,
+    FinishReason,
+    Sampling,
+    SilenceLimits,
+    SpeechEnd,
+    SpeechRequest,
+)
 from serve_app.text.chunker import Chunker, ChunkLimits
 from serve_app.text.cleaning import Cleaner, TextCleaning
 from serve_app.text.tags import Pause
@@ -157,9 +166,9 @@ class Utterance:
         text: OpenText,
         *,
         whole: bool,
-        context_frames: int = 0,
+        limits: SessionConfig,
     ) -> None:
-        """Begin without text; a text chunk of up to ``context_frames`` frames becomes the next one's context."""
+        """Begin without text; ``limits`` has what its audio is limited to."""
         assert options.seed is not None, "the session has chosen a seed"
         self.number = number
         self.utterance_id = utterance_id
@@ -177,7 +186,10 @@ class Utterance:
         self._silent_samples = 0
         self._index = -1
         self._chunk = ""
-        self._continuity = Continuity(context_frames)
+        self._limits = limits
+        self._continuity = Continuity(limits.context_frames)
+        self._silence: SilenceLimits | None = None
+        self._trailing_samples = 0
         self._voice_digest = ""
         self._segment_due = False
         self._seq = 0
@@ -186,6 +198,7 @@ class Utterance:
         self._finish_reason: FinishReason = "eos"
         self._generation_s = 0.0
         self._first_audio_s: float | None = None
+        self._audible_s: float | None = None
 
     def add(self, text: str) -> None:
         """Append text."""
@@ -230,6 +243,7 @@ class Utterance:
         self._chunk = chunk
         self._index += 1
         self._segment_due = True
+        self._silence = silence_limits(self._limits, self._index, self._trailing_samples)
         spoken = text.request_text(self._chunk, self.options)
         return SpeechRequest(
             text=spoken,
@@ -242,14 +256,17 @@ class Utterance:
             begun=begun,
             context=self._continuity.begin(spoken),
             voice_digest=self._voice_digest,
+            silence=self._silence,
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
         """Return the messages for one audio chunk; at the beginning of a text chunk, ``segment`` comes first."""
-        if self._first_audio_s is None:
-            self._first_audio_s = now_s
         self._continuity.add(chunk.codes)
         self._voice_digest = chunk.voice_digest or self._voice_digest
+        self._trailing_samples = chunk.silent_samples
+        if not len(chunk.pcm):
+            return []
+        self._note_first(chunk.pcm, now_s)
         sends: list[Send] = []
         if self._segment_due and not self.whole:
             segment = Segment(
@@ -266,10 +283,20 @@ class Utterance:
         samples = min(pause.samples, SILENT_PIECE_SAMPLES)
         if samples < pause.samples:
             self._parts.appendleft(Pause(pause.samples - samples))
+        pcm = np.zeros(samples, dtype=np.float32)
+        self._note_first(pcm, now_s)
+        self._silent_samples += samples
+        return self._sound(pcm), samples
+
+    def _note_first(self, pcm: NDArray[np.float32], now_s: float) -> None:
+        """Note when the first samples are sent, and when the first sound is heard if they are played at once."""
         if self._first_audio_s is None:
             self._first_audio_s = now_s
-        self._silent_samples += samples
-        return self._sound(np.zeros(samples, dtype=np.float32)), samples
+        if self._audible_s is None:
+            silent = leading_silence(pcm, self._limits.silence_level)
+            if silent < len(pcm):
+                plays_s = max(now_s, self._first_audio_s + seconds(self.timeline.samples))
+                self._audible_s = plays_s + seconds(silent)
 
     def _sound(self, pcm: NDArray[np.float32]) -> list[Send]:
         payload = self._encoder.push(pcm)
@@ -310,6 +337,7 @@ class Utterance:
             duration_ms=self.timeline.now_ms,
             finish_reason=self._finish_reason,
             ttfa_ms=round((first_audio_s - asked_s) * 1000),
+            audible_ms=None if self._audible_s is None else round((self._audible_s - asked_s) * 1000),
             rtf=round(self._generation_s / seconds(spoken), 3) if spoken else 0.0,
             characters=self.characters,
             seed=self.seed,
@@ -329,6 +357,27 @@ class Utterance:
         self._seq += 1
         options = self.options
         return Send(message, payload, options.transport, self.number, samples, encoding=options.encoding)
+
+
+def silence_limits(limits: SessionConfig, index: int, trailing_samples: int) -> SilenceLimits | None:
+    """Return how much silence the stream of a text chunk delivers; None if silence is not limited.
+
+    Args:
+        limits: the configuration.
+        index: index of the text chunk in its utterance.
+        trailing_samples: silence at the end of the audio of the text chunk before it.
+    """
+    kept = round(limits.leading_silence_kept_s * SAMPLE_RATE_HZ)
+    between = limits.pause_between_chunks_s
+    trailing = UNLIMITED_SAMPLES if between is None else round(between * SAMPLE_RATE_HZ)
+    if index == 0:
+        left_out = round(limits.leading_silence_limit_s * SAMPLE_RATE_HZ)
+        if not left_out and between is None:
+            return None
+        return SilenceLimits(limits.silence_level, kept, left_out, trailing)
+    if between is None:
+        return None
+    return SilenceLimits(limits.silence_level, max(kept, trailing - trailing_samples), trailing_samples=trailing)
 
 
 def chunk_seed(seed: int, index: int) -> int:

@@ -8,7 +8,7 @@ from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine, Stream
 from serve_app.engine.runner import Frames, Prepared
 from serve_app.engine.scheduler import Sleep, plan
-from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechRequest
+from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechRequest
 
 QUIET_VOICE = "v"
 
@@ -101,7 +101,9 @@ def codes_of(text: str, frame: int) -> np.ndarray:
 
 
 def pcm_of(text: str, begin: int, frames: int) -> np.ndarray:
-    values = [codes_of(text, frame)[0] / 2048 + 0.01 for frame in range(begin, begin + frames)]
+    """A frame has a value of its own; an underscore is silence."""
+    frames = range(begin, begin + frames)
+    values = [0.0 if text[frame] == "_" else codes_of(text, frame)[0] / 2048 + 0.01 for frame in frames]
     return np.repeat(np.array(values, dtype=np.float32), SAMPLES_PER_FRAME)
 
 
@@ -129,7 +131,7 @@ class Listener:
             self.first_audio_s = self.heard_until_s = now_s
         elif now_s > self.heard_until_s + 1e-9:
             self.underruns += 1
-        self.heard_until_s = max(self.heard_until_s, now_s) + len(event.codes) * FRAME_S
+        self.heard_until_s = max(self.heard_until_s, now_s) + len(event.pcm) / 24_000
         self.chunks.append(event)
         self.stream.consumed(len(event.codes))
 
@@ -156,11 +158,9 @@ class Simulation:
         self.engine = Engine(self.runner, self.settings, clock=lambda: self.runner.now_s)
         self.listeners: list[Listener] = []
 
-    def speak(self, text: str, *, listening: bool = True, delivered=None, priority: int = 0, context=None) -> Listener:
-        """Submit a stream now."""
-        request = SpeechRequest(
-            text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority, context=context
-        )
+    def speak(self, text: str, *, listening: bool = True, delivered=None, **fields) -> Listener:
+        """Submit a stream now; ``fields`` are those of its request."""
+        request = SpeechRequest(text, QUIET_VOICE, listening=listening, delivered_codes=delivered, **fields)
         listener = Listener(text, self.runner.now_s, listening)
         self.listeners.append(listener)
         listener.stream = self.engine.submit(
