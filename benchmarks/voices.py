@@ -19,6 +19,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -28,6 +29,7 @@ import numpy as np
 from serve_app.config import AppConfig, EngineConfig, ModelConfig
 from serve_app.deployments.generator import Generator, be_nice
 from serve_app.engine.engine import Stream
+from serve_app.engine.runner import Prepared
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.metrics import NoRecorder
@@ -109,7 +111,7 @@ def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, f
             runner._prefixes.drop(key)  # noqa: SLF001
         for taken_ms in took_ms.values():
             began_s = time.perf_counter()
-            runner.prefill(0, prepared)
+            runner.prefill([0], [prepared])
             taken_ms.append(1e3 * (time.perf_counter() - began_s))
             runner.release(0)
     computed, reused = (float(np.median(taken_ms[2:])) for taken_ms in took_ms.values())
@@ -131,9 +133,9 @@ async def before_prefill(config: AppConfig, loaded: LoadedModel, voice: VoicePro
     began: list[float] = []
     prefill = loaded.runner.prefill
 
-    def noted(slot: int, prepared: object) -> None:
+    def noted(slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
         began.append(time.perf_counter())
-        prefill(slot, prepared)  # pyright: ignore[reportArgumentType]
+        prefill(slots, prepared)
 
     loaded.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
     waits_ms: list[float] = []

@@ -251,7 +251,7 @@ class Engine:
             return False
         self._step_began_s = self._clock()
         if action.stage == "prefill":
-            self._prefill()
+            self._prefill(action.requests)
         else:
             self._run(action)
         self._step_began_s = None
@@ -296,22 +296,47 @@ class Engine:
             )
             for slot, stream in self._running.items()
         ]
-        waiting_since_s = self._waiting[0].arrived_s if self._waiting and self._free else None
-        positions = self._waiting[0].prepared.prefill_positions if self._waiting else 0
+        waiting = self._waiting[: len(self._free)]
+        waiting_since_s = waiting[0].arrived_s if waiting else None
+        positions = [stream.prepared.prefill_positions for stream in waiting]
         return State(views, waiting_since_s, self._frame_since_prefill, self._costs, self._settings, positions)
 
     def _drop_cancelled(self) -> None:
         for stream in [stream for stream in (*self._running.values(), *self._waiting) if stream.cancelled]:
             self._end(stream, "cancelled")
 
-    def _prefill(self) -> None:
+    def _prefill(self, requests: int) -> None:
+        """Give the first waiting streams slots, and prefill them together."""
         with self._changed:
-            stream = self._waiting.pop(0)
-            stream.slot = self._free.pop()
-            self._running[stream.slot] = stream
+            streams, self._waiting = self._waiting[:requests], self._waiting[requests:]
+            for stream in streams:
+                stream.slot = self._free.pop()
+                self._running[stream.slot] = stream
         self._frame_since_prefill = False
+        now_s = self._clock()
+        for stream in streams:
+            self._begin(stream, now_s)
+        self._fill(streams)
+
+    def _fill(self, streams: list[Stream]) -> None:
+        """Prefill some streams together; if that fails, one by one, so that only the one that causes it ends."""
         began_s = self._clock()
-        stream.timings_s["queue"] = began_s - stream.arrived_s
+        try:
+            self._runner.prefill([stream.slot for stream in streams], [stream.prepared for stream in streams])
+        except Exception as error:  # noqa: BLE001 - an error in the model ends this stream, not the engine
+            if len(streams) > 1:
+                for stream in streams:
+                    self._fill([stream])
+            elif isinstance(error, SpeechError):
+                self._end(streams[0], "error", error)
+            else:
+                self._failed(streams, "prefill", error)
+        else:
+            self._filled(streams, self._clock() - began_s)
+
+    def _begin(self, stream: Stream, now_s: float) -> None:
+        """Set what a stream starts with when it gets its slot."""
+        stream.timings_s["queue"] = now_s - stream.arrived_s
         stream.frames = stream.delivered = _delivered_before(stream)
         if self._settings.stall_guard_s is not None:
             stream.guard = StallGuard(max(1, round(self._settings.stall_guard_s / FRAME_S)))
@@ -319,20 +344,17 @@ class Engine:
                 stream.guard.recall(stream.prepared.request.delivered_codes)
         if (silence := stream.prepared.request.silence) is not None:
             stream.silence = SilenceFilter(silence, resumed=stream.delivered > 0)
-        try:
-            self._runner.prefill(stream.slot, stream.prepared)
-        except SpeechError as refusal:
-            self._end(stream, "error", refusal)
-            return
-        except Exception as error:  # noqa: BLE001 - an error in the model ends this stream, not the engine
-            self._failed([stream], "prefill", error)
-            return
+
+    def _filled(self, streams: list[Stream], took_s: float) -> None:
+        """Record a prefill that succeeded."""
         self._failed_steps["prefill"] = 0
-        stream.timings_s["prefill"] = self._clock() - began_s
-        self._costs.observe("prefill", stream.prepared.prefill_positions, stream.timings_s["prefill"])
-        self._steps_seen.append(StepSeen("prefill", 1, stream.timings_s["prefill"]))
-        if stream.frames >= stream.prepared.max_frames:
-            self._end(stream, "length")
+        positions = len(streams) * max(stream.prepared.prefill_positions for stream in streams)
+        self._costs.observe("prefill", positions, took_s)
+        self._steps_seen.append(StepSeen("prefill", len(streams), took_s))
+        for stream in streams:
+            stream.timings_s["prefill"] = took_s
+            if stream.frames >= stream.prepared.max_frames:
+                self._end(stream, "length")
 
     def _run(self, step: Step) -> None:
         streams = [self._running[slot] for slot in step.slots]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from serve_app.config import EngineConfig
 from serve_app.engine.runner import Frames, Prepared
@@ -153,23 +154,48 @@ class TorchRunner:
         )
 
     @torch.inference_mode()
-    def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot in one talker call, forcing the frames of a context and delivered frames.
+    def prefill(self, slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
+        """Fill free slots in one talker call, forcing the frames of contexts and delivered frames.
 
         Raises:
-            CapacityError: the device has no memory left for this prompt; the slot stays free.
+            CapacityError: the device has no memory left for these prompts; the slots stay free.
         """
-        source = prepared.model_input
-        assert isinstance(source, ModelInput), "prepared by another runner"
         try:
-            self._prefill(slot, prepared, source)
+            self._prefill(list(slots), prepared)
         except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU allocator's message
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise CapacityError("the device has no memory left for this text and voice", retry_after_ms=2000) from error
 
-    def _prefill(self, slot: int, prepared: Prepared, source: ModelInput) -> None:
-        request = prepared.request
+    def _prefill(self, slots: list[int], prepared: Sequence[Prepared]) -> None:
+        filled = [self._fill(slot, each) for slot, each in zip(slots, prepared, strict=True)]
+        starts = [start for _, start in filled]
+        prompts = pad_sequence([prompt for prompt, _ in filled], batch_first=True)
+        lengths = [len(prompt) for prompt, _ in filled]
+        if max(starts) + prompts.shape[1] > self._settings.max_positions:  # padding would not fit
+            for slot, (prompt, start) in zip(slots, filled, strict=True):
+                self._run_prompts([slot], prompt[None], [start], [len(prompt)])
+        else:
+            self._run_prompts(slots, prompts, starts, lengths)
+
+    def _run_prompts(self, slots: list[int], prompts: Tensor, starts: list[int], lengths: list[int]) -> None:
+        """Run the talker on prompts [B, T, H] of these lengths, in slots that hold ``starts`` positions."""
+        if self._graphs is None:
+            places, rows = torch.tensor([starts, lengths], device=self._device), as_rows(slots, self._device)
+            self.steps.prefill(prompts, rows, *places, max(starts) + prompts.shape[1])
+        else:
+            self._graphs.prefill(slots, prompts, starts, lengths)
+        for slot, start, length in zip(slots, starts, lengths, strict=True):
+            self._filled[slot] = start + length
+
+    def _fill(self, slot: int, prepared: Prepared) -> tuple[Tensor, int]:
+        """Set all of a slot's state that needs no talker, except for the talker's constant part of the prompt.
+
+        Returns:
+            The rest of the prompt, [L, H], and the position at which it begins.
+        """
+        source, request = prepared.model_input, prepared.request
+        assert isinstance(source, ModelInput), "prepared by another runner"
         state = self.slot_tensors
         voice = self._voice_state(source.voice)
         context, delivered = self._on_device(source.context), self._on_device(request.delivered_codes)
@@ -185,13 +211,12 @@ class TorchRunner:
             x = torch.cat([x, self.prompts.codes.of_frames(delivered) + state.text[slot, : len(delivered)]])
             state.seen[slot, delivered[:, 0]] = True
         self._fill_codec(slot, voice, torch.cat([context, delivered]))
-        hidden, logits = self._fill_talker(slot, source, request.language, x)
-        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
         state.seeds[slot] = request.seed
         state.talker_draws.set(slot, source.talker_draw)
         state.predictor_draws.set(slot, source.predictor_draw)
-        state.positions[slot] = self._filled[slot] = len(x)
         state.frames[slot] = state.decoded[slot] = len(delivered)
+        self._fill_constant(slot, source, request.language, x)
+        return x[source.constant_positions :], source.constant_positions
 
     def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
         """Advance a slot's codec past the voice's reference and the frames ``heard`` [F, 16]."""
@@ -202,18 +227,20 @@ class TorchRunner:
         if len(heard):
             self.codec.prime(heard, slot)
 
-    def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a prompt [L, H]; returns hidden [1, H] and logits [1, V] of its last position."""
+    def _fill_constant(self, slot: int, source: ModelInput, language: str, x: Tensor) -> None:
+        """Fill a slot with the constant part of a prompt [L, H]: from the cache, or computed now.
+
+        It is a call of its own the first time too, so that the result equals that of later prefills.
+        """
         constant = source.constant_positions
         key = (source.voice.digest, language, constant)
         prefix = self._prefixes.get(key, time.monotonic())
-        if prefix is None:  # two calls the first time too, so that the result equals that of later prefills
-            self.talker.prefill(x[None, :constant], slot)
+        if prefix is None:
+            self._run_prompts([slot], x[None, :constant], [0], [constant])
             prefix = self.talker.cache.copy_out(slot, constant)
             self._prefixes.put(key, prefix, time.monotonic())
         else:
             self.talker.cache.copy_in(slot, prefix)
-        return self.talker.prefill(x[None, constant:], slot, constant)
 
     def _on_device(self, codes: NDArray[np.int16] | None) -> Tensor:
         """Codes [F, 16] as int64 on the device; empty for None."""

@@ -78,7 +78,7 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
     ):
         runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form, source.dtype))
         request = SpeechRequest("Hello there.", "austen", "english", sampling=Sampling(temperature=0))
-        runner.prefill(0, runner.prepare(request, voices["austen"]))
+        runner.prefill([0], [runner.prepare(request, voices["austen"])])
         logits[name] = runner.slot_tensors.logits[0]
     spread = logits["float32"].std()
     moved = {name: ((logits[name] - logits["float32"]).std() / spread).item() for name in ("bfloat16", "int8")}

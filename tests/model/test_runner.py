@@ -52,7 +52,7 @@ def speak(runner, jobs, stagger=0, chunk=3, frames=FRAMES):
             job, prepared = waiting.pop(0)
             slot_of[job] = free.pop(0)
             undecoded[job] = 0
-            runner.prefill(slot_of[job], prepared)
+            runner.prefill([slot_of[job]], [prepared])
         frame += 1
         if not slot_of:
             continue
@@ -242,6 +242,48 @@ def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
     assert "CUDA graphs are off" in caplog.text
     ((codes, _),) = speak(small, [prepare(small, voices, "Hello there.", "english", "austen")], frames=4)
     assert codes.any()
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_prompts_that_are_filled_together_equal_each_filled_alone(request, voices, form, graphed):
+    """Of several lengths: padding is overwritten before it is read."""
+    runner = request.getfixturevalue(FIXTURES[form])
+    delivered = np.random.default_rng(0).integers(0, 60, (20, 16)).astype(np.int16)
+    given = [COMBINATIONS[0], COMBINATIONS[1], COMBINATIONS[2], COMBINATIONS[-1]]
+    jobs = [
+        prepare(runner, voices, *each, delivered_codes=None if n != 1 else delivered) for n, each in enumerate(given)
+    ]
+    alone = [speak(runner, [job], frames=8)[0][0] for job in jobs]
+    if graphed:
+        runner.use_graphs(GraphedSteps(runner.steps, runner.slots, 1024, lambda step: step))
+    try:
+        slots = [3, 0, 2, 1]
+        runner.prefill(slots, jobs)
+        frames = []
+        for _ in range(8):
+            frames.append(runner.predict(slots).codes)
+            runner.talk(slots)
+    finally:
+        runner.use_graphs(None)
+        for slot in slots:
+            runner.release(slot)
+    for together, codes in zip(np.stack(frames, axis=1), alone, strict=True):
+        np.testing.assert_array_equal(together[: len(codes)], codes)
+
+
+def test_prompts_whose_padding_does_not_fit_are_filled_one_by_one(runner, voices):
+    near_the_end = np.random.default_rng(0).integers(0, 60, (900, 16)).astype(np.int16)
+    jobs = [
+        prepare(runner, voices, "a" * 600, "auto", "xvector", delivered_codes=near_the_end),
+        prepare(runner, voices, "Hello there.", "english", "austen"),
+    ]
+    alone = [speak(runner, [job], frames=3)[0][0] for job in jobs]
+    runner.prefill([0, 1], jobs)
+    together = runner.predict([0, 1]).codes
+    for slot in (0, 1):
+        runner.release(slot)
+    np.testing.assert_array_equal(together, [codes[0] for codes in alone])
 
 
 def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):

@@ -42,7 +42,7 @@ class SimulatedRunner:
         self.waiting_for_talk: set[int] = set()
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.broken: set[str] = set()
-        self.batches: dict[str, list[int]] = {"predict": [], "talk": [], "decode": []}
+        self.batches: dict[str, list[int]] = {"prefill": [], "predict": [], "talk": [], "decode": []}
 
     def prepare(self, request: SpeechRequest, voice: object = None) -> Prepared:
         delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
@@ -57,14 +57,16 @@ class SimulatedRunner:
         if stage in self.batches:
             self.batches[stage].append(len(slots))
 
-    def prefill(self, slot: int, prepared: Prepared) -> None:
-        assert slot not in self.texts, "the slot is taken"
-        delivered, context = prepared.request.delivered_codes, prepared.request.context
-        context_s = 0.0 if context is None else self.costs.context_frame_s * len(context.codes)
-        self._spend("prefill", (slot,), self.costs.prefill_s + context_s)
-        self.texts[slot] = prepared.request.text
-        self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
-        self.waiting_for_talk.discard(slot)
+    def prefill(self, slots, prepared) -> None:
+        assert not set(slots) & set(self.texts), "a slot is taken"
+        contexts = [each.request.context for each in prepared]
+        frames = sum(len(context.codes) for context in contexts if context is not None)
+        self._spend("prefill", tuple(slots), self.costs.prefill_s + self.costs.context_frame_s * frames)
+        for slot, each in zip(slots, prepared, strict=True):
+            delivered = each.request.delivered_codes
+            self.texts[slot] = each.request.text
+            self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
+            self.waiting_for_talk.discard(slot)
 
     def predict(self, slots) -> Frames:
         assert not self.waiting_for_talk & set(slots), "a frame before the talker has digested the last one"

@@ -235,17 +235,28 @@ def test_an_engine_whose_own_code_fails_ends_its_streams_and_takes_no_more(monke
 
 def test_a_prefill_that_refuses_harms_that_stream_alone():
     class Full(SimulatedRunner):
-        def prefill(self, slot, prepared):
-            if prepared.request.text == "big":
+        def prefill(self, slots, prepared):
+            if any(each.request.text == "big" for each in prepared):
                 raise CapacityError("no memory", retry_after_ms=5)
-            super().prefill(slot, prepared)
+            super().prefill(slots, prepared)
 
     sim = Simulation(Full())
     small, big = sim.speak("a" * 20), sim.speak("big")
     sim.run()
     assert (big.end.code, big.end.retry_after_ms) == ("CAPACITY", 5)
     assert small.end.finish_reason == "eos"
+    np.testing.assert_array_equal(small.codes, expected_codes("a" * 20))
     assert sim.engine.healthy
+
+
+def test_requests_that_arrive_together_are_prefilled_together():
+    sim = Simulation()
+    listeners = [sim.speak(chr(97 + number) * 20) for number in range(12)]
+    sim.run()
+    assert sim.runner.batches["prefill"][0] == 10
+    assert max(listener.ttfa_s for listener in listeners[:10]) < 0.5
+    for listener in listeners:
+        np.testing.assert_array_equal(listener.codes, expected_codes(listener.text))
 
 
 def test_a_stream_that_stopped_saying_anything_is_ended_as_stalled():
@@ -296,8 +307,8 @@ def test_the_thread_serves_submissions_from_other_threads_and_stops():
 
 def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
     class Stuck(SimulatedRunner):
-        def prefill(self, slot, prepared):
-            super().prefill(slot, prepared)
+        def prefill(self, slots, prepared):
+            super().prefill(slots, prepared)
             entered.set()
             assert leave.wait(10)
 
