@@ -26,6 +26,9 @@ Language = Literal[
 ]
 """What a client may request: one of ten languages, or ``auto``."""
 
+PromptLayout = Literal["streaming", "whole"]
+"""Where the talker gets a text: along with its frames, one token each, or all of it before the first frame."""
+
 SAMPLE_RATE_HZ = 24_000
 """Sample rate of the model's input and output."""
 
@@ -200,6 +203,12 @@ class TextConfig(Settings):
     normalize: bool = Field(
         default=False,
         description="Turn numbers, dates, times and amounts into words, for clients that do not choose.",
+    )
+
+    prompt: PromptLayout = Field(
+        default="streaming",
+        description="Where the talker gets the text, for clients and voices that do not choose. `streaming`: one token"
+        " with each frame, so that the first audio comes early. `whole`: all of it before the first frame.",
     )
 
     @model_validator(mode="after")

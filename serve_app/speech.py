@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.config import PromptLayout
+
 SAMPLES_PER_FRAME = 1920
 """PCM samples of one frame: 80 ms at 24 kHz."""
 
@@ -143,6 +145,7 @@ class SpeechRequest:
         voice_digest: digest of the clip that spoke the earlier audio of the utterance. The stream uses the same clip,
             even if ``voice`` has changed since. Empty uses the current clip.
         rendering: the rendering of ``delivered_codes``, see :class:`AudioChunk`; empty without delivered codes.
+        prompt: where the talker gets the text: with the frames, or all of it before them.
         silence: how much silence to deliver; None delivers all.
         trace: for the generator's log lines and spans; None if there is no trace.
         generators: ids of the generators that reported recently to the ingress; the router prefers them. None if they
@@ -162,6 +165,7 @@ class SpeechRequest:
     clip: VoiceClip | None = None
     voice_digest: str = ""
     rendering: str = ""
+    prompt: PromptLayout = "streaming"
     silence: SilenceLimits | None = None
     trace: Trace | None = None
     generators: frozenset[str] | None = None

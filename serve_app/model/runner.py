@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from serve_app.config import EngineConfig
+from serve_app.config import EngineConfig, PromptLayout
 from serve_app.engine.runner import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.model.backends.protocol import Backend
@@ -100,10 +100,10 @@ class TorchRunner:
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, backend, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
-        self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
+        self._prefixes = BoundedCache[tuple[str, str, PromptLayout, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """The talker's keys and values for the constant part of a prompt, by voice, language and length."""
+        """The talker's keys and values for the constant part of a prompt, by voice, language, layout and length."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, backend, self._eos)
@@ -131,7 +131,8 @@ class TorchRunner:
             raise TextTooLongError(
                 f"the limit is {settings.max_chunk_characters} characters per stream; the text has {len(request.text)}"
             )
-        positions = self.prompts.positions(voice, request.language)
+        tokens = self.prompts.tokenize(request.text, voice.transcript)
+        positions = self.prompts.positions(tokens, voice, request.language, request.prompt)
         budget = max(
             settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character)
         )
@@ -141,9 +142,16 @@ class TorchRunner:
                 f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves fewer"
                 f" than the {settings.budget_min_frames} frames that a text may need"
             )
-        said, context = _context_within(request, room - budget)
-        tokens = self.prompts.tokenize(request.text, voice.transcript, said)
-        constant = self.prompts.constant_positions(tokens, voice, request.language)
+        context = None
+        if request.context is not None:
+            longer = self.prompts.tokenize(request.text, voice.transcript, request.context.text)
+            taken = self.prompts.positions(longer, voice, request.language, request.prompt)
+            if taken + len(request.context.codes) + budget <= settings.max_positions:
+                tokens, positions, context = longer, taken, request.context.codes
+            else:
+                frames = len(request.context.codes)
+                log.info("leaving out a context of %d frames: the text may need its positions", frames)
+        constant = self.prompts.constant_positions(tokens, voice, request.language, request.prompt)
         forced = sum(len(codes) for codes in (context, request.delivered_codes) if codes is not None)
         talker_draw, predictor_draw = _resolve(request.sampling, *self._checkpoint_draws)
         return Prepared(
@@ -202,7 +210,7 @@ class TorchRunner:
         reference = voice.reference
         if len(context):
             reference = self.prompts.embed_reference(context, before=reference)
-        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference)
+        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference, request.prompt)
         text = text[: state.text.shape[1]]  # tokens beyond the slot's frames would never be read
         state.text[slot] = self.prompts.text_pad
         state.text[slot, : len(text)] = text
@@ -215,7 +223,7 @@ class TorchRunner:
         state.talker_draws.set(slot, source.talker_draw)
         state.predictor_draws.set(slot, source.predictor_draw)
         state.frames[slot] = state.decoded[slot] = len(delivered)
-        self._fill_constant(slot, source, request.language, x)
+        self._fill_constant(slot, prepared, x)
         return x[source.constant_positions :], source.constant_positions
 
     def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
@@ -227,13 +235,15 @@ class TorchRunner:
         if len(heard):
             self.codec.prime(heard, slot)
 
-    def _fill_constant(self, slot: int, source: ModelInput, language: str, x: Tensor) -> None:
+    def _fill_constant(self, slot: int, prepared: Prepared, x: Tensor) -> None:
         """Fill a slot with the constant part of a prompt [L, H]: from the cache, or computed now.
 
         It is a call of its own the first time too, so that the result equals that of later prefills.
         """
+        source, request = prepared.model_input, prepared.request
+        assert isinstance(source, ModelInput), "prepared by another runner"
         constant = source.constant_positions
-        key = (source.voice.digest, language, constant)
+        key = (source.voice.digest, request.language, request.prompt, constant)
         prefix = self._prefixes.get(key, time.monotonic())
         if prefix is None:
             self._run_prompts([slot], x[None, :constant], [0], [constant])
@@ -339,17 +349,6 @@ class TorchRunner:
             self.voice_states.put(key, state, now_s)
             log.info("voice %s: computed its state in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
         return state
-
-
-def _context_within(request: SpeechRequest, positions: int) -> tuple[str | None, NDArray[np.int16] | None]:
-    """Text and codes of a request's context; None for both if its frames do not fit into ``positions``."""
-    context = request.context
-    if context is None:
-        return None, None
-    if len(context.codes) > positions:
-        log.info("leaving out a context of %d frames: the text may need its positions", len(context.codes))
-        return None, None
-    return context.text, context.codes
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.config import SAMPLE_RATE_HZ
+from serve_app.config import SAMPLE_RATE_HZ, PromptLayout
 from serve_app.errors import (
     InvalidMessageError,
     SpeechError,
@@ -204,6 +204,7 @@ class SpeechFields(ClientMessage):
     )
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
+    prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
 
 
 class Start(SpeechFields):
@@ -314,6 +315,7 @@ class SpeechBody(ClientFields):
     )
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
+    prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
 
     def reference(self) -> Start | None:
         """Return the inline voice of the request, if there is one."""
@@ -340,6 +342,7 @@ class SpeechBody(ClientFields):
             sampling=self.sampling,
             priority=self.priority,
             normalize=self.normalize,
+            prompt=self.prompt,
         )
 
 
@@ -400,6 +403,7 @@ class Ready(ServerMessage):
     sample_rate: int
     transport: Transport
     normalize: bool
+    prompt: PromptLayout | None = None
     limits: Limits
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from serve_app.audio.encoders import encoder_for
 from serve_app.audio.pcm import Timeline, seconds
 from serve_app.audio.silence import leading_silence
-from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, SessionConfig, TextConfig
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, PromptLayout, SessionConfig, TextConfig
 from serve_app.protocol.messages import (
     MAX_SEED,
     AudioMessage,
@@ -57,6 +57,7 @@ class SpeechOptions:
         sampling: overrides of the checkpoint's defaults.
         priority: priority among the streams that wait for a slot.
         normalize: whether numbers, dates and amounts are written as words for the model.
+        prompt: where the talker gets the text; None leaves it to the voice and the configuration.
     """
 
     voice: str
@@ -68,10 +69,11 @@ class SpeechOptions:
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = "normal"
     normalize: bool = False
+    prompt: PromptLayout | None = None
 
     def with_fields(self, fields: SpeechFields) -> "SpeechOptions":
         """Return a copy with the fields that a message gives; ``sampling`` is merged name by name."""
-        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize")
+        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize", "prompt")
         given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
         return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
 
@@ -88,11 +90,13 @@ class TextPipeline:
         cleaning: what is removed.
         limits: lengths of the text chunks.
         max_request_characters: the longest text that one stream of the engine accepts.
+        prompt: where the talker gets the text, unless the client or the voice chooses.
     """
 
     cleaning: TextCleaning = field(default_factory=TextCleaning)
     limits: ChunkLimits = field(default_factory=ChunkLimits)
     max_request_characters: int = EngineConfig().max_chunk_characters
+    prompt: PromptLayout = "streaming"
 
     @classmethod
     def configured(cls, config: TextConfig, max_request_characters: int) -> "TextPipeline":
@@ -101,7 +105,7 @@ class TextPipeline:
             config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
         )
         cleaning = TextCleaning(config.markdown, config.emoji, config.tags, config.reasoning)
-        return cls(cleaning, limits, max_request_characters)
+        return cls(cleaning, limits, max_request_characters, config.prompt)
 
     def open(self, language: str) -> "OpenText":
         """Return a new pipeline for one utterance."""
@@ -256,6 +260,7 @@ class Utterance:
             begun=begun,
             context=self._continuity.begin(spoken),
             voice_digest=self._voice_digest,
+            prompt=self.options.prompt or text.prompt,
             silence=self._silence,
         )
 

@@ -91,12 +91,12 @@ def exact_runner(checkpoint, bfloat16_checkpoint, request):
 
 @pytest.fixture(scope="session")
 def upstream_codes(checkpoint):
-    """``(text, language, voice, frames) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
+    """``(text, language, voice, frames, layout) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
     item_of = import_qwen_tts().VoiceClonePromptItem
     known = {}
 
-    def generate(text, language, voice, frames):
-        key = (text, language, voice.voice, frames)
+    def generate(text, language, voice, frames, layout="streaming"):
+        key = (text, language, voice.voice, frames, layout)
         if key not in known:
             item = item_of(
                 ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
@@ -114,6 +114,7 @@ def upstream_codes(checkpoint):
                 ref_ids=reference,
                 voice_clone_prompt=upstream._prompt_items_to_voice_clone_prompt([item]),
                 languages=[language],
+                non_streaming_mode=layout == "whole",
                 do_sample=False,
                 subtalker_dosample=False,
                 repetition_penalty=1.05,

@@ -101,6 +101,37 @@ def test_greedy_codes_and_audio_equal_upstreams(runner, checkpoint, voices, upst
     np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], expected), atol=1e-4)
 
 
+@pytest.mark.parametrize(("text", "language", "voice"), COMBINATIONS)
+def test_a_text_before_its_frames_equals_upstreams_other_mode(
+    runner, checkpoint, voices, upstream_codes, text, language, voice
+):
+    expected = upstream_codes(text, language, voices[voice], FRAMES, "whole")
+    job = prepare(runner, voices, text, language, voice, prompt="whole")
+    for _ in range(2):  # the second time with the cached prefix
+        ((codes, pcm),) = speak(runner, [job])
+        np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], expected), atol=1e-4)
+
+
+def test_the_two_layouts_share_a_batch(runner, voices, upstream_codes):
+    layouts = ["streaming", "whole", "whole", "streaming"]
+    given = COMBINATIONS[:4]
+    jobs = [prepare(runner, voices, *each, prompt=layout) for each, layout in zip(given, layouts, strict=True)]
+    for (text, language, voice), layout, (codes, _) in zip(given, layouts, speak(runner, jobs, 2), strict=True):
+        np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES, layout))
+
+
+def test_a_whole_prompt_counts_its_text_as_positions(runner, voices):
+    streaming, whole = (
+        prepare(runner, voices, "Hello there.", "english", "austen", prompt=layout) for layout in ("streaming", "whole")
+    )
+    tokens, frames = whole.model_input.tokens, len(voices["austen"].codes)
+    assert whole.prefill_positions == len(tokens.text) + 1 + 1 + frames
+    over_codes = min(len(tokens.reference), frames)
+    before = streaming.model_input.constant_positions - over_codes
+    assert whole.model_input.constant_positions == before + len(tokens.reference)
+
+
 @pytest.mark.parametrize("stagger", [0, 2, 7])
 @pytest.mark.parametrize("form", ["packed", "plain"])
 def test_streams_that_shared_a_batch_equal_upstream_alone(request, checkpoint, voices, upstream_codes, form, stagger):
@@ -157,12 +188,13 @@ def test_different_seeds_give_different_codes(runner, voices):
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling()], ids=["greedy", "seeded"])
 @pytest.mark.parametrize("voice", ["austen", "xvector"])
-def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voices, voice, sampling):
-    whole = prepare(runner, voices, "Where was I?", "english", voice, seed=5, sampling=sampling)
+@pytest.mark.parametrize("layout", ["streaming", "whole"])
+def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voices, layout, voice, sampling):
+    given = {"seed": 5, "sampling": sampling, "prompt": layout}
+    whole = prepare(runner, voices, "Where was I?", "english", voice, **given)
     ((codes, pcm),) = speak(runner, [whole], frames=14)
     for cut in range(1, len(codes)):
-        fields = {"seed": 5, "sampling": sampling, "delivered_codes": codes[:cut]}
-        resumed = prepare(runner, voices, "Where was I?", "english", voice, **fields)
+        resumed = prepare(runner, voices, "Where was I?", "english", voice, **given, delivered_codes=codes[:cut])
         assert resumed.max_frames == whole.max_frames
         ((rest, rest_pcm),) = speak(runner, [resumed], frames=len(codes) - cut)
         np.testing.assert_array_equal(rest, codes[cut:])

@@ -36,7 +36,7 @@ from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
 from serve_app.speech import UNLIMITED_SAMPLES, AudioChunk, SpeechEnd, VoiceClip
 from serve_app.text.cleaning import TextCleaning
 from serve_app.text.tags import Pause
-from serve_app.voices.voice import VoiceStatus
+from serve_app.voices.voice import VoiceManifest, VoiceStatus
 
 VOICES = {
     "makima": VoiceStatus("makima", "ready", "", None),
@@ -1135,3 +1135,30 @@ def test_complete_says_when_the_first_sound_is_heard():
 def test_complete_of_silence_does_not_say_when_it_is_heard():
     bench = Bench().say(Speak(text="One")).event(silent_chunk(np.zeros(1920)))
     assert only(bench.end().send(), Complete)[0].audible_ms is None
+
+
+def test_a_request_chooses_where_its_text_goes_then_the_voice_then_the_configuration():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    of_whole = VoiceStatus("whole", "ready", "", VoiceManifest(**named, prompt="whole"))
+    of_none = VoiceStatus("plain", "ready", "", VoiceManifest(**named))
+    bench = Bench(voices={"whole": of_whole, "plain": of_none, "makima": VOICES["makima"]})
+    bench.say(
+        Speak(text="A", voice="plain"),
+        Speak(text="B|C", voice="whole"),
+        Speak(text="D", voice="whole", prompt="streaming"),
+        Start(prompt="whole"),
+        Speak(text="E", voice="plain"),
+    ).speak_all()
+    assert [call.request.prompt for call in bench.calls] == ["streaming", "whole", "whole", "streaming", "whole"]
+    assert only(bench.send(), Ready)[0].prompt == "whole"
+    configured = Bench(text=BarPipeline(prompt="whole")).say(Speak(text="A"))
+    assert configured.call.request.prompt == "whole"
+
+
+def test_an_utterance_keeps_its_layout_if_the_voice_changes_meanwhile():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    voices = {"v": VoiceStatus("v", "ready", "", VoiceManifest(**named, prompt="whole"))}
+    bench = Bench(voices=voices).say(Speak(text="A|B", voice="v"))
+    voices["v"] = VoiceStatus("v", "ready", "", VoiceManifest(**named, prompt="streaming"))
+    bench.audio(1).end()
+    assert bench.call.request.prompt == "whole"
