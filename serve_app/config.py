@@ -44,7 +44,8 @@ class ModelConfig(Settings):
 
     source: str = Field(
         default="tiny",
-        description="Hub id, local directory, or `tiny` or `full-random` (random weights).",
+        description="Hub id, local directory, or `tiny`, `tiny-1.7b`, `full-random` or `full-random-1.7b` (random"
+        " weights).",
     )
     revision: str | None = Field(default=None, description="Commit or tag of a hub id; null: its main branch.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` uses CUDA if it is available.")

@@ -276,6 +276,16 @@ def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
     assert codes.any()
 
 
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_codes_of_a_wider_talker_equal_upstreams(wide_checkpoint, wide_voices, wide_upstream_codes, form):
+    runner = TorchRunner(wide_checkpoint, EngineConfig(slots=4, max_positions=512), make_backend(form))
+    assert (runner.predictor.frame is not None) == (form == "packed")
+    given = [("Hello there.", "english", voice) for voice in ("austen", "xvector")] + [("x", "auto", "short")]
+    spoken = speak(runner, [prepare(runner, wide_voices, *each) for each in given], stagger=2)
+    for (text, language, voice), (codes, _) in zip(given, spoken, strict=True):
+        np.testing.assert_array_equal(codes, wide_upstream_codes(text, language, wide_voices[voice], FRAMES))
+
+
 @pytest.mark.parametrize("graphed", [False, True])
 @pytest.mark.parametrize("form", ["packed", "plain"])
 def test_prompts_that_are_filled_together_equal_each_filled_alone(request, voices, form, graphed):

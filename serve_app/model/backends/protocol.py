@@ -86,7 +86,10 @@ class FrameSampler(Protocol):
     def draw(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
+        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`.
+
+        ``hidden`` [B, H] has the code predictor's width.
+        """
         ...
 
 
