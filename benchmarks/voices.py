@@ -122,7 +122,8 @@ def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int, layout: Prompt
     ratios = np.array(took_ms["computed"][2:]) / np.array(took_ms["reused"][2:])
     print(
         f"layout {layout}: prefill of {constant} constant positions and {prepared.prefill_positions} more:"
-        f" median {computed:.2f} ms computed, {reused:.2f} ms with the prefix reused; ratio {np.median(ratios):.2f} (median of {rounds} pairs)"
+        f" median {computed:.2f} ms computed, {reused:.2f} ms with the prefix reused; ratio {np.median(ratios):.2f}"
+        f" (median of {rounds} pairs)"
     )
     return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
