@@ -391,7 +391,7 @@ def multiply_all(address: int) -> None:
         product, factors = products[each], float32_at(job.factors, rows)
         sums, out = job.sums + 4 * TILE_ROWS * TILE * me, job.out + job.out_bytes * me
         multiply(product, job.team, job.taken, factors, sums, out, product.tiles * TILE, STORE)
-        team.meet(job.team)
+        team.barrier(job.team)
 
 
 def attend_all(address: int) -> None:
@@ -499,14 +499,14 @@ def sampling_ms(loaded: LoadedModel, count: int) -> float:
     for slot in range(count):
         slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
     logits = torch.randn(count, loaded.runner.predictor.vocabulary)
-    draw = loaded.backend.draw
+    sample = loaded.backend.sample
     seconds = []
     with torch.inference_mode():
         for frame in range(9):
             began_s = time.perf_counter()
             uniform = uniforms(slots.seeds[rows], torch.full((count,), frame), groups)
             for codebook in range(groups):
-                draw(logits, uniform[:, codebook], slots.predictor_draws, rows, keep)
+                sample(logits, uniform[:, codebook], slots.predictor_draws, rows, keep)
             seconds.append(time.perf_counter() - began_s)
     return 1e3 * float(np.median(seconds))
 

@@ -55,12 +55,12 @@ class Worker:
         from serve_app.session.session import Call  # noqa: PLC0415
         from serve_app.speech import SpeechRequest  # noqa: PLC0415
 
-        meter = SessionMetrics(IngressMetrics(RayRecorder()), "full")
-        meter.called(Call(1, SpeechRequest("Hello.", "austen"), "u", 0.0, 0.0), 0.0)
+        metrics = SessionMetrics(IngressMetrics(RayRecorder()), "full")
+        metrics.called(Call(1, SpeechRequest("Hello.", "austen"), "u", 0.0, 0.0), 0.0)
         message = AudioMessage(utterance_id="u", seq=0, start_ms=0, duration_ms=80, final=False)
         item = Send(message, bytes(3840), samples=1920, owner=1, encoding="pcm16")
         sent_bytes = 2 + len(item.payload or b"")
-        return _median_us(lambda: meter.sent(item, sent_bytes, 1.0))
+        return _median_us(lambda: metrics.sent(item, sent_bytes, 1.0))
 
 
 def _median_us(call) -> float:  # noqa: ANN001 - anything that is called

@@ -49,7 +49,7 @@ def main() -> None:
         directory = Path(tempfile.mkdtemp(prefix="tts-"))
         os.environ.update(environment(directory, arguments.config))
         os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - ourselves
-    processes.adopt_orphans()
+    processes.become_subreaper()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:

@@ -391,12 +391,12 @@ async def cancel_often(service: Service, arguments: argparse.Namespace) -> Figur
 async def streams_gone(service: Service) -> float:
     """Seconds until three consecutive reports of the generators show no stream; they report every second."""
     assert service.observer is not None
-    began_s, quiet = time.perf_counter(), 0
-    while quiet < 3:
+    began_s, idle = time.perf_counter(), 0
+    while idle < 3:
         if time.perf_counter() - began_s > 60:
             raise SystemExit("streams are still running a minute after their cancel")
-        quiet = quiet + 1 if await asyncio.to_thread(service.observer.streams) == 0 else 0
-        if quiet == 1:
+        idle = idle + 1 if await asyncio.to_thread(service.observer.streams) == 0 else 0
+        if idle == 1:
             gone_s = round(time.perf_counter() - began_s, 1)
         await asyncio.sleep(1)
     return gone_s

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.config import AppConfig, EngineConfig, ModelConfig, PromptLayout
-from serve_app.deployments.generator import Generator, be_nice
+from serve_app.deployments.generator import Generator, lower_priority
 from serve_app.engine.engine import Stream
-from serve_app.engine.runner import Prepared
+from serve_app.engine.interface import Prepared
 from serve_app.model.factory import LoadedModel, load_speaker
 from serve_app.model.runner import ModelInput
 from serve_app.observability.generator_metrics import GeneratorMetrics
@@ -59,18 +59,18 @@ def main() -> None:
     loaded.runner.preload(dataclasses.replace(voice, digest="warm"))
     began_s = time.perf_counter()
     loaded.runner.preload(voice)
-    learn_s = time.perf_counter() - began_s
+    state_s = time.perf_counter() - began_s
     figures: dict[str, object] = {
         "model": arguments.model,
         "clip_s": len(reference.pcm) / reference.sample_rate_hz,
         "prompt_bytes": voice.nbytes,
         "first_encode_s": first_s,
         "encode_s": encode_s,
-        "learn_s": learn_s,
+        "state_s": state_s,
     }
     print(f"{loaded.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
-    print(f"its state on the device, computed by the first prefill that needs it: {1e3 * learn_s:.0f} ms")
+    print(f"its state on the device, computed by the first prefill that needs it: {1e3 * state_s:.0f} ms")
     figures["prefill"] = prefill(loaded, voice, arguments.rounds, "streaming")
     figures["prefill_whole"] = prefill(loaded, voice, arguments.rounds, "whole")
     loaded.engine.start()
@@ -78,7 +78,7 @@ def main() -> None:
     for name, pool in [
         ("no encoding", None),
         ("encoding, same priority", ThreadPoolExecutor(1)),
-        ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=be_nice)),
+        ("encoding, lowest priority", ThreadPoolExecutor(1, initializer=lower_priority)),
     ]:
         if not arguments.seconds:
             break

@@ -56,9 +56,10 @@ class ModelConfig(Settings):
     weights: Literal["plain", "int8", "int4", "torch"] = Field(
         default="plain",
         description="Weight format of talker and code predictor. `plain`: as `dtype`. `int8`: on a CPU, weights and"
-        " inputs are rounded to 8 bits. `int4`: the code predictor's layers are rounded to 4 bits; not"
-        " checked by listening yet. `torch`: as `plain`, but only with torch's own operations, also in the codec; for"
-        " comparison. A stream's codes depend on this choice.",
+        " inputs are rounded to 8 bits, which was faster at one to ten streams. `int4`: as `int8`, but the code"
+        " predictor's layers are rounded to 4 bits. Neither was checked by listening with the released weights."
+        " `torch`: as `plain`, but only with torch's own operations, also in the codec; for comparison. A stream's"
+        " codes depend on this choice.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -77,7 +78,7 @@ class ModelConfig(Settings):
             raise PydanticCustomError(
                 "weights_are_chosen_once",
                 "'auto' was removed: each replica chose for itself, but one that resumes another's stream must compute"
-                " in the same way; allowed: 'plain' (exact), 'int8' (faster on a CPU at few streams), 'int4', 'torch'",
+                " in the same way; allowed: 'plain' (exact), 'int8' or 'int4' (faster, on a CPU), 'torch'",
             )
         return weights
 

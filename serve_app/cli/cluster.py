@@ -99,9 +99,9 @@ def _clean_up_after_launcher(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         os._exit(1)
 
-    processes.adopt_orphans()
+    processes.become_subreaper()
     signal.signal(signal.SIGUSR1, clean_up)
-    processes.tell_of_parents_death(signal.SIGUSR1)
+    processes.signal_on_parent_death(signal.SIGUSR1)
 
 
 def site_of(document: ServeDeploySchema) -> Site:

@@ -14,12 +14,12 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def adopt_orphans() -> None:
+def become_subreaper() -> None:
     """Become the parent of every descendant whose own parent dies, so that :func:`descendants` still finds it."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def tell_of_parents_death(number: signal.Signals) -> None:
+def signal_on_parent_death(number: signal.Signals) -> None:
     """Ask the kernel to send this process a signal when its parent dies."""
     _prctl(_PR_SET_PDEATHSIG, number)
 

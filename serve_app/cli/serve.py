@@ -51,7 +51,7 @@ def main() -> None:
     """Run the command."""
     arguments = _parse()
     _handle_interrupts()
-    processes.adopt_orphans()
+    processes.become_subreaper()
     try:
         sys.exit(run(arguments.config, arguments.port, arguments.metrics_port, arguments.host))
     except StartError as error:
@@ -152,7 +152,7 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
     try:
         (application,) = document["applications"]
         config = AppConfig.model_validate(application.get("args") or {})
-        _wait_for_nothing(application)
+        _report_missing_files(application)
         if config.access.keys_file is not None:
             read_keys_file(found(config.access.keys_file, Path.cwd()))
     except KeysFileError as error:
@@ -173,7 +173,7 @@ def read_config(path: Path, port: int | None, host: str | None = None) -> dict[s
     return document
 
 
-def _wait_for_nothing(application: dict[str, Any]) -> None:
+def _report_missing_files(application: dict[str, Any]) -> None:
     """Report missing files at once, since the user waits for this command, unless the file sets a startup wait."""
     args = application["args"] = application.get("args") or {}
     args["generator"] = {"startup_wait_s": 0, **(args.get("generator") or {})}

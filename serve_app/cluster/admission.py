@@ -66,12 +66,12 @@ class Admission:
     """The admission queue of one ingress replica.
 
     Attributes:
-        room: number of streams that may run at a time; if it shrinks, running streams continue.
+        capacity: number of streams that may run at a time; if it shrinks, running streams continue.
     """
 
-    def __init__(self, config: AdmissionConfig, room: int) -> None:
+    def __init__(self, config: AdmissionConfig, capacity: int) -> None:
         """Start with an empty queue."""
-        self.room = room
+        self.capacity = capacity
         self._config = config
         self._waiting: dict[int, Ticket] = {}
         self._running: dict[int, tuple[Ticket, float]] = {}
@@ -93,7 +93,7 @@ class Admission:
         """
         self._asked += 1
         most = self._config.max_waiting
-        if not ticket.begun and len(self._waiting) >= most + max(0, self.room - len(self._running)):
+        if not ticket.begun and len(self._waiting) >= most + max(0, self.capacity - len(self._running)):
             raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; the limit is {most}", now_s)
         wait_s = self.expected_start_s(ticket, now_s) - now_s
         if not ticket.begun and wait_s > self._config.start_deadline_s:
@@ -105,7 +105,7 @@ class Admission:
         """Return the tickets that may start now, in order; they count as running until :meth:`leave`."""
         admitted: list[Ticket] = []
         for ticket in sorted(self._waiting.values(), key=self._order):
-            if len(self._running) >= self.room:
+            if len(self._running) >= self.capacity:
                 break
             if not self._key_is_full(ticket.key):
                 del self._waiting[ticket.number]
@@ -142,7 +142,7 @@ class Admission:
         ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
         order = self._order(ticket)
         ahead = sum(self._order(other) < order for other in self._waiting.values())
-        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self.room, now_s))
+        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self.capacity, now_s))
 
     def _order(self, ticket: Ticket) -> tuple[float, int]:
         return ticket.needed_by_s + ticket.priority * self._config.priority_step_s, ticket.number
@@ -154,20 +154,20 @@ class Admission:
         return sum(ticket.key == key for ticket, _ in self._running.values()) >= limit
 
 
-def next_free_s(ends_s: Iterable[float], ahead_s: Sequence[float], room: int, now_s: float) -> float:
-    """Return when one of ``room`` slots is free for a new request at the end of the queue.
+def next_free_s(ends_s: Iterable[float], ahead_s: Sequence[float], slots: int, now_s: float) -> float:
+    """Return when one of ``slots`` slots is free for a new request at the end of the queue.
 
     Args:
         ends_s: when the running streams end; there may be more of them than slots.
         ahead_s: the duration in seconds of each request ahead in the queue, in order.
-        room: number of slots.
+        slots: number of slots.
         now_s: unoccupied slots are free from this time on.
     """
-    if room <= 0:
+    if slots <= 0:
         return float("inf")
     free_s = sorted(ends_s)
-    surplus = max(0, len(free_s) - room)
-    slots_s = list(chain(free_s[surplus:], [now_s] * (room - len(free_s))))
+    surplus = max(0, len(free_s) - slots)
+    slots_s = list(chain(free_s[surplus:], [now_s] * (slots - len(free_s))))
     heapq.heapify(slots_s)
     for seconds in ahead_s:
         heapq.heapreplace(slots_s, slots_s[0] + seconds)

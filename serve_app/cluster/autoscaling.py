@@ -145,12 +145,12 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
         now_s: the time in seconds; the interval between calls may vary.
     """
     passed_s = 0.0 if memory.at_s is None else now_s - memory.at_s
-    learnt = _with_strain(_with_averages(memory, load, config, now_s), load, config, now_s, passed_s)
-    need = _need_of_streams(load, config, learnt)
-    wanted = math.ceil(need.replicas * learnt.strain - _SLACK_REPLICAS)
+    averaged = _with_strain(_with_averages(memory, load, config, now_s), load, config, now_s, passed_s)
+    need = _need_of_streams(load, config, averaged)
+    wanted = math.ceil(need.replicas * averaged.strain - _SLACK_REPLICAS)
     cause, reason = need.cause, need.reason
-    if learnt.strain >= 1.01:
-        cause, reason = "late_listeners", f"{need.reason}, times {learnt.strain:.2f} for late listeners"
+    if averaged.strain >= 1.01:
+        cause, reason = "late_listeners", f"{need.reason}, times {averaged.strain:.2f} for late listeners"
     if load.running or load.waiting:
         wanted = max(1, wanted)
     if memory.at_s is None and load.ready + load.starting == 0:
@@ -159,7 +159,7 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
     within = bounds.hold(wanted)
     if within != wanted:
         reason = f"{reason}: {wanted}, and {bounds.min_replicas} to {bounds.max_replicas} are allowed"
-    settled = _settle(Decision(within, cause, reason, learnt), load, config, now_s)
+    settled = _settle(Decision(within, cause, reason, averaged), load, config, now_s)
     return replace(settled, replicas=bounds.hold(settled.replicas))
 
 
@@ -227,21 +227,21 @@ def _arrivals_to_come_hz(config: ScalingConfig, memory: Memory) -> float:
     return min(lately_hz + rise_hz * ahead, _MOST_GROWTH * lately_hz)
 
 
-def _with_strain(learnt: Memory, load: Load, config: ScalingConfig, now_s: float, passed_s: float) -> Memory:
+def _with_strain(averaged: Memory, load: Load, config: ScalingConfig, now_s: float, passed_s: float) -> Memory:
     """Raise the strain, the factor on the need, if too many listeners are close to an underrun.
 
     If a share of the listeners is late, half that share is added to the replicas. The strain is raised again only when
     the new replicas serve and have had time to take effect.
     """
-    strain = 1.0 + (learnt.strain - 1.0) * math.exp(-passed_s / _STRAIN_MEMORY_S)
-    ordered_s = learnt.strained_s
+    strain = 1.0 + (averaged.strain - 1.0) * math.exp(-passed_s / _STRAIN_MEMORY_S)
+    ordered_s = averaged.strained_s
     seen = load.starting == 0 and (ordered_s is None or now_s - ordered_s > config.cold_start_s + 2 * config.react_s)
-    if learnt.late <= config.late_share or not seen:
-        return replace(learnt, strain=strain)
-    need = _need_of_streams(load, config, learnt).replicas
-    wanted = load.ready * (1.0 + learnt.late / 2)
+    if averaged.late <= config.late_share or not seen:
+        return replace(averaged, strain=strain)
+    need = _need_of_streams(load, config, averaged).replicas
+    wanted = load.ready * (1.0 + averaged.late / 2)
     strain = max(strain, min(wanted / need, _MOST_STRAIN)) if need > 0 else strain
-    return replace(learnt, strain=strain, strained_s=now_s)
+    return replace(averaged, strain=strain, strained_s=now_s)
 
 
 def _settle(wanted: Decision, load: Load, config: ScalingConfig, now_s: float) -> Decision:

@@ -108,7 +108,7 @@ class HeartbeatReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Quota:
     """The capacity that one ingress may use.
 
     Attributes:
@@ -138,20 +138,20 @@ class Fleet:
 
     def generators(self, now_s: float) -> list[GeneratorStatus]:
         """Return the generators that reported recently, oldest first."""
-        return _lately(self._generators, now_s)
+        return _recent(self._generators, now_s)
 
     def ingresses(self, now_s: float) -> list[IngressStatus]:
         """Return the ingresses with sessions that reported recently, oldest first."""
-        return _lately(self._ingresses, now_s)
+        return _recent(self._ingresses, now_s)
 
-    def room(self, ingress: str, now_s: float) -> Room:
+    def quota(self, ingress: str, now_s: float) -> Quota:
         """Return how many streams one ingress may run: what the others leave, but at least its equal share."""
         generators = self.generators(now_s)
         slots = sum(status.slots for status in generators if status.state == "ready")
         ingresses = self.ingresses(now_s)
         elsewhere = sum(status.backlog.running for status in ingresses if status.replica != ingress)
         streams = max(slots - elsewhere, -(-slots // max(1, len(ingresses))))
-        return Room(streams, frozenset(status.replica for status in generators))
+        return Quota(streams, frozenset(status.replica for status in generators))
 
     def demand(self, now_s: float) -> Demand:
         """Return the demand of all ingresses; generators pass it on to the autoscaling policy."""
@@ -182,7 +182,7 @@ class Fleet:
         return Readiness(ready=False, model=last.model, random_weights=last.random_weights, detail=last.detail)
 
 
-def _lately(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:
+def _recent(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:
     """Return the recent reports and forget the others."""
     for replica in [replica for replica, (_, said_s) in reports.items() if now_s - said_s > GONE_AFTER_S]:
         del reports[replica]

@@ -66,11 +66,11 @@ class Resumption:
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0
 
-    def is_otherwise(self, chunk: AudioChunk) -> bool:
+    def has_other_rendering(self, chunk: AudioChunk) -> bool:
         """Return whether a chunk comes from another model, number format or processor; its samples may not match."""
         return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
-    def broke_off(self) -> float | None:
+    def count_interruption(self) -> float | None:
         """Count one interrupted stream.
 
         The first retry is immediate. The waits before later retries grow and differ between streams, so that a stream

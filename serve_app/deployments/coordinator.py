@@ -18,7 +18,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RaySystemError
 
-from serve_app.cluster.registry import Demand, Fleet, GeneratorStatus, HeartbeatReply, IngressStatus, Readiness, Room
+from serve_app.cluster.registry import Demand, Fleet, GeneratorStatus, HeartbeatReply, IngressStatus, Quota, Readiness
 from serve_app.config import LogsConfig, VoicesConfig
 from serve_app.deployments.ray_metrics import RayRecorder
 from serve_app.observability import metrics
@@ -129,11 +129,11 @@ class Coordinator:
             self._recorder.set(metrics.VOICES, states[state], state=state)
         self._recorder.set(metrics.VOICE_STORE_BYTES, self._library.prompt_bytes)
 
-    def share_load(self, status: IngressStatus) -> Room:
+    def share_load(self, status: IngressStatus) -> Quota:
         """Record an ingress's status; the reply says how many streams it may run, and which generators exist."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
-        return self._fleet.room(status.replica, now_s)
+        return self._fleet.quota(status.replica, now_s)
 
     def demand(self) -> Demand:
         """The demand of all ingresses."""
@@ -215,7 +215,7 @@ class CoordinatorClient:
         """Report a generator's status; the reply says what waits and which voices changed."""
         return await self._ask(lambda actor: actor.report.remote(status))
 
-    async def share_load(self, status: IngressStatus) -> Room:
+    async def share_load(self, status: IngressStatus) -> Quota:
         """Report an ingress's status; the reply says how many streams it may run."""
         return await self._ask(lambda actor: actor.share_load.remote(status))
 

@@ -132,7 +132,7 @@ class Generator:
         """The digest of each voice id's current clip; cleared when the voices change."""
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
-        self._background = ThreadPoolExecutor(1, "background", be_nice)
+        self._background = ThreadPoolExecutor(1, "background", lower_priority)
         self._state = GeneratorStatus(self._replica, "loading", "looking for the model's files")
         self._coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
         await self._coordinator.connect()
@@ -455,7 +455,7 @@ def _is_uploaded(status: VoiceStatus) -> bool:
     return status.manifest is not None and status.manifest.upload is not None
 
 
-def be_nice() -> None:
+def lower_priority() -> None:
     """Give the calling thread, and threads that it starts, the lowest priority; Linux has a priority per thread.
 
     Ray's workers run at niceness 15, so this thread still gets about a third of a core next to a loaded engine.

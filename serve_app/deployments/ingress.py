@@ -60,7 +60,7 @@ noticed."""
 V = TypeVar("V")
 
 
-class Recent(Generic[V]):
+class CachedAnswer(Generic[V]):
     """Caches the result of a call for a second; concurrent callers share one call."""
 
     def __init__(self, ask: Callable[[], Awaitable[V]]) -> None:
@@ -105,7 +105,7 @@ class RayBackend:
         self._replica = replica
         self._coordinator = coordinator
         self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
-        self._readiness = Recent(coordinator.readiness)
+        self._readiness = CachedAnswer(coordinator.readiness)
         self._generators: frozenset[str] | None = None
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
@@ -118,14 +118,14 @@ class RayBackend:
                     async for event in events:
                         if broken:
                             broken = False
-                            otherwise = isinstance(event, AudioChunk) and held.is_otherwise(event)
+                            otherwise = isinstance(event, AudioChunk) and held.has_other_rendering(event)
                             outcome = "resumed_otherwise" if otherwise else "resumed"
                             self._recorder.add(metrics.STREAMS_RESUMED, outcome=outcome)
                         if isinstance(event, AudioChunk):
                             held.add(event)
                         yield event
             except _StreamLostError as lost:
-                broken, wait_s = True, held.broke_off()
+                broken, wait_s = True, held.count_interruption()
                 if wait_s is None:
                     self._recorder.add(metrics.STREAMS_RESUMED, outcome="given_up")
                     log.warning("a stream was interrupted again after %d frames, giving up: %s", held.frames, lost)
@@ -181,9 +181,9 @@ class RayBackend:
         While no generator is ready, the limit is the slots of one replica: the calls of these streams make Serve start
         a generator.
         """
-        room = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
-        self._generators = room.generators
-        return room.streams or self._config.engine.slots
+        quota = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
+        self._generators = quota.generators
+        return quota.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
         """Return all voices; unavailable ones have a reason."""
@@ -328,16 +328,16 @@ class Ingress:
                 DRAIN_GRACE_S,
                 self._config.ingress.graceful_shutdown_timeout_s,
             )
-        leaving = Draining(DRAIN_GRACE_S, time.monotonic)
+        draining = Draining(DRAIN_GRACE_S, time.monotonic)
         web = build_web(
             self._backend,
             self._config,
             recorder=self._recorder,
             tracer=self._tracer,
             listening=self._listening,
-            leaving=leaving,
+            draining=draining,
         )
-        web.add_middleware(HealthWatch, leaving=leaving, ports=INGRESS_PORTS)
+        web.add_middleware(HealthWatch, draining=draining, ports=INGRESS_PORTS)
         if SHARES_SERVES_LOOP:
             web.add_middleware(BoundedInbound)
         else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from serve_app.audio.silence import SilenceFilter
 from serve_app.config import SAMPLE_RATE_HZ, EngineConfig
 from serve_app.engine.costs import Costs, Stage
-from serve_app.engine.runner import Prepared, Runner
+from serve_app.engine.interface import Prepared, Runner
 from serve_app.engine.scheduler import SlotView, State, Step, plan
 from serve_app.engine.stall import StallGuard
 from serve_app.errors import CapacityError, SpeechError, SynthesisError, TtsUnavailableError

@@ -40,7 +40,7 @@ class CodePredictor:
         weight: Tensor = module.lm_head[0].weight
         self.vocabulary = weight.shape[0]
         self._embedding = embedding
-        self._draw_codes = backend.draw
+        self._sample_codes = backend.sample
         self.cache = KvCache(
             layers=shape.layers,
             slots=slots,
@@ -61,7 +61,7 @@ class CodePredictor:
         """Bytes of weights that one frame reads, without the projection for a wider talker."""
         return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
-    def draw_frame(
+    def sample_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
         """Sample codes 1 to 15 of one frame of several streams.
@@ -77,12 +77,12 @@ class CodePredictor:
         Returns:
             [B, 16] int64, including codebook 0.
         """
-        if self.frame is not None and self.frame.can_draw(keep):
+        if self.frame is not None and self.frame.can_sample(keep):
             narrow = hidden if self._project is None else self._project(hidden)
-            return self.frame.draw(narrow, first, uniform, draws, rows, keep)
+            return self.frame.sample_frame(narrow, first, uniform, draws, rows, keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
-            return self._draw_codes(logits, uniform[:, codebook], draws, rows, keep)
+            return self._sample_codes(logits, uniform[:, codebook], draws, rows, keep)
 
         return self.step_through(hidden, first, choose)
 

@@ -104,7 +104,7 @@ class GraphedSteps:
             self._buffers[batch, padded] = PromptBuffers(like.new_zeros(batch, padded, like.shape[2]), *numbers)
         return self._buffers[batch, padded]
 
-    def draw(self, slots: list[int], choice: Choice) -> Tensor:
+    def sample_frame(self, slots: list[int], choice: Choice) -> Tensor:
         """Draw the next frame of some slots: [B, 16] int64, overwritten by the next step."""
         shape = Choice(
             talker_keep=_SMALL_KEEP if (choice.talker_keep or 1) <= _SMALL_KEEP else self._steps.talker_vocabulary,
@@ -112,17 +112,17 @@ class GraphedSteps:
                 _SMALL_KEEP if (choice.predictor_keep or 1) <= _SMALL_KEEP else self._steps.predictor_vocabulary
             ),
         )
-        return self._run(("draw", len(slots), shape), slots, lambda rows: self._steps.draw(rows, shape))
+        return self._run(("sample_frame", len(slots), shape), slots, lambda rows: self._steps.sample_frame(rows, shape))
 
-    def talk(self, slots: list[int], length: int) -> None:
+    def talker_step(self, slots: list[int], length: int) -> None:
         """Run the talker over the newest frame of some slots."""
         bucket = next(most for most in self._lengths if most >= length)
 
         def step(rows: Tensor) -> Tensor:
-            self._steps.talk(rows, bucket)
+            self._steps.talker_step(rows, bucket)
             return rows
 
-        self._run(("talk", len(slots), bucket), slots, step)
+        self._run(("talker_step", len(slots), bucket), slots, step)
 
     def decode(self, slots: list[int], frames: int) -> Tensor:
         """Decode frames of some slots: [B, frames * 1920] float32, overwritten by the next step."""
@@ -136,9 +136,9 @@ class GraphedSteps:
                 self.prefill([self._slots] * batch, prompts, [0] * batch, [length] * batch)
         for batch in range(1, self._slots + 1):
             spare = [self._slots] * batch
-            self.draw(spare, choice)
+            self.sample_frame(spare, choice)
             for length in self._lengths:
-                self.talk(spare, length)
+                self.talker_step(spare, length)
             for frames in range(1, most_frames + 1):
                 self.decode(spare, frames)
         return len(self._captured)

@@ -1,6 +1,6 @@
 """The model behind the engine: talker, code predictor and codec over one pool of slots.
 
-It implements :class:`serve_app.engine.runner.Runner`. The engine decides when each step runs.
+It implements :class:`serve_app.engine.interface.Runner`. The engine decides when each step runs.
 """
 
 import logging
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from serve_app.config import EngineConfig, PromptLayout
-from serve_app.engine.runner import Frames, Prepared
+from serve_app.engine.interface import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
@@ -136,8 +136,8 @@ class TorchRunner:
         budget = max(
             settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character)
         )
-        room = settings.max_positions - positions
-        if room < settings.budget_min_frames:
+        left = settings.max_positions - positions
+        if left < settings.budget_min_frames:
             raise TextTooLongError(
                 f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves fewer"
                 f" than the {settings.budget_min_frames} frames that a text may need"
@@ -157,7 +157,7 @@ class TorchRunner:
         return Prepared(
             request=request,
             prefill_positions=positions - constant + forced,
-            max_frames=min(budget, room),
+            max_frames=min(budget, left),
             model_input=ModelInput(tokens, voice, context, constant, talker_draw, predictor_draw),
         )
 
@@ -268,9 +268,9 @@ class TorchRunner:
             predictor_keep=predictor.most_kept(numbers, self.predictor.vocabulary),
         )
         if self._graphs is None:
-            codes = self.steps.draw(as_rows(numbers, self._device), choice)
+            codes = self.steps.sample_frame(as_rows(numbers, self._device), choice)
         else:
-            codes = self._graphs.draw(numbers, choice)
+            codes = self._graphs.sample_frame(numbers, choice)
         drawn = codes.to(torch.int16).cpu().numpy()
         return Frames(drawn, drawn[:, 0] == self._eos)
 
@@ -280,9 +280,9 @@ class TorchRunner:
         numbers = list(slots)
         length = 1 + max(self._filled[slot] for slot in numbers)
         if self._graphs is None:
-            self.steps.talk(as_rows(numbers, self._device), length)
+            self.steps.talker_step(as_rows(numbers, self._device), length)
         else:
-            self._graphs.talk(numbers, length)
+            self._graphs.talker_step(numbers, length)
         for slot in numbers:
             self._filled[slot] += 1
 

@@ -99,7 +99,7 @@ class Steps:
         self._suppressed = suppressed  # [V] bool
         self._true = torch.ones((), dtype=torch.bool, device=device)
         self._all_rows = torch.arange(len(slots.hidden), device=device)
-        self._draw_codes = backend.draw
+        self._sample_codes = backend.sample
         self.device = device
         self.reads_length = talker.reads_length
         self.talker_vocabulary = talker.vocabulary
@@ -128,7 +128,7 @@ class Steps:
         slots.hidden[rows], slots.logits[rows] = self._talker.prefill(x, rows, starts, lengths, length)
         slots.positions[rows] = starts + lengths
 
-    def draw(self, rows: Rows, choice: Choice) -> Tensor:
+    def sample_frame(self, rows: Rows, choice: Choice) -> Tensor:
         """Sample the next frame of some slots and write it into their ring buffers.
 
         Args:
@@ -144,8 +144,8 @@ class Steps:
         logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
         logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = self._draw_codes(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
-        codes = self._predictor.draw_frame(
+        first = self._sample_codes(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
+        codes = self._predictor.sample_frame(
             slots.hidden[rows], first, uniform, slots.predictor_draws, rows, choice.predictor_keep
         )
         indices = self._all_rows[rows]
@@ -154,7 +154,7 @@ class Steps:
         slots.frames[rows] = frames + 1
         return codes
 
-    def talk(self, rows: Rows, length: int) -> None:
+    def talker_step(self, rows: Rows, length: int) -> None:
         """Run the talker on the newest frame of some slots, which gives the logits of the frame after it.
 
         Args:

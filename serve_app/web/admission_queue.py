@@ -36,9 +36,9 @@ class AdmissionQueue:
         """The current load."""
         return self._admission.backlog
 
-    def resize(self, room: int) -> None:
-        """Allow ``room`` concurrent streams from now on."""
-        self._admission.room = room
+    def resize(self, capacity: int) -> None:
+        """Allow ``capacity`` concurrent streams from now on."""
+        self._admission.capacity = capacity
         self._wake()
 
     @asynccontextmanager

@@ -23,13 +23,13 @@ from serve_app.cluster.registry import Readiness
 from serve_app.config import AppConfig
 from serve_app.observability.metrics import Recorder
 from serve_app.observability.tracing import Tracer
-from serve_app.web.answers import VOICE_HEADER, openai_error_response
-from serve_app.web.auth import HiddenKeys
+from serve_app.web.auth import RedactedKeys
 from serve_app.web.backend import Backend
 from serve_app.web.context import IngressContext
 from serve_app.web.draining import Draining
-from serve_app.web.middleware import KnownHosts, TimelyBody, TrailingSlash, WholeForHttp10
+from serve_app.web.middleware import AllowedHosts, BodyTimeout, BufferedForHttp10, TrailingSlash
 from serve_app.web.openai import OpenAISpeech
+from serve_app.web.responses import VOICE_HEADER, openai_error_response
 from serve_app.web.tts import BufferedSpeech
 from serve_app.web.voices import VoiceRoutes
 from serve_app.web.websocket import Sockets
@@ -59,15 +59,15 @@ def build_web(
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
     listening: str | None = None,
-    leaving: Draining | None = None,
+    draining: Draining | None = None,
 ) -> Starlette:
     """Build the application of one ingress replica.
 
-    Without ``recorder`` there are no metrics, without ``tracer`` no traces, and without ``leaving`` sessions are not
+    Without ``recorder`` there are no metrics, without ``tracer`` no traces, and without ``draining`` sessions are not
     drained when the replica is being replaced. ``listening`` is the address that the service listens on, see
     :func:`serve_app.hosts.is_served`.
     """
-    context = IngressContext(backend, config, clock, recorder, tracer, leaving)
+    context = IngressContext(backend, config, clock, recorder, tracer, draining)
     sockets = Sockets(context)
     pages = _Pages()
     probes = _Probes(context)
@@ -82,11 +82,11 @@ def build_web(
     return Starlette(
         lifespan=lifespan,
         middleware=[
-            Middleware(HiddenKeys),  # first, because the server logs the scope object that this middleware receives
+            Middleware(RedactedKeys),  # first, because the server logs the scope object that this middleware receives
             Middleware(TrailingSlash),
-            Middleware(KnownHosts, config=config, listening=listening, refused=context.metrics.refused),
-            Middleware(TimelyBody, clock=clock),
-            Middleware(WholeForHttp10),
+            Middleware(AllowedHosts, config=config, listening=listening, refused=context.metrics.refused),
+            Middleware(BodyTimeout, clock=clock),
+            Middleware(BufferedForHttp10),
             *_cross_origin(config.ingress.allowed_origins),
         ],
         routes=[

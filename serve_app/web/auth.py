@@ -156,7 +156,7 @@ class Authenticator:
         return self._table
 
 
-class HiddenKeys:
+class RedactedKeys:
     """ASGI middleware that removes the key from the query, so that it cannot reach a log."""
 
     def __init__(self, app: ASGIApp) -> None:

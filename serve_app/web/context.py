@@ -28,12 +28,12 @@ from serve_app.session.utterance import SpeechOptions, TextPipeline
 from serve_app.speech import TraceContext
 from serve_app.voices.voice import VoiceStatus, resolve_voice
 from serve_app.web.admission_queue import AdmissionQueue
-from serve_app.web.answers import error_response
 from serve_app.web.api_keys import Scope
 from serve_app.web.auth import Authenticator, Caller
 from serve_app.web.backend import Backend
 from serve_app.web.clips import Clips
 from serve_app.web.draining import Draining
+from serve_app.web.responses import error_response
 from serve_app.web.session_runner import Connection, Service, SessionRunner
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ _TRACESTATE = re.compile(r"[\x20-\x7e\t]{1,512}")
 VOICES_REFRESH_S = 5.0
 """Interval between two fetches of the voices while there are sessions."""
 
-VOICES_LEARN_S = 0.25
+VOICES_REFETCH_S = 0.25
 """Minimum interval between two fetches because of unknown voices; it limits the fetches that clients can cause."""
 
 VOICES_TIMEOUT_S = 2.0
 """How long a new session waits for the list of voices; without the list, the generator checks the voice."""
 
-ROOM_REFRESH_S = 1.0
+LOAD_REPORT_S = 1.0
 """Interval between two reports of this replica's load while there are sessions; each reply says how many streams it may
 run."""
 
@@ -74,7 +74,7 @@ class IngressContext:
         clock: Callable[[], float],
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
-        leaving: Draining | None = None,
+        draining: Draining | None = None,
     ) -> None:
         self.metrics = IngressMetrics(recorder or NoRecorder())
         self.backend = backend
@@ -90,19 +90,19 @@ class IngressContext:
             self._queue,
             clock,
             self.clips,
-            self.learn_voices,
-            leaving or Draining(math.inf, clock),
+            self.refetch_voices,
+            draining or Draining(math.inf, clock),
         )
         self._authenticator = Authenticator(config.access, clock)
         self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
-        self._learning = asyncio.Lock()
-        self._learnt_at_s = -math.inf
+        self._refetching = asyncio.Lock()
+        self._refetched_at_s = -math.inf
         self._refreshers: list[asyncio.Task[None]] = []
         self._warned: set[str] = set()
 
-    def allows(self, headers: Headers) -> bool:
+    def allows_origin(self, headers: Headers) -> bool:
         """Return whether the request's origin is allowed; only browsers send an origin."""
         origin = headers.get("origin")
         if origin is None:
@@ -122,8 +122,8 @@ class IngressContext:
         """
 
         async def ask(request: Request) -> Response:
-            if not self.allows(request.headers):
-                return foreign_page()
+            if not self.allows_origin(request.headers):
+                return forbidden_origin()
             try:
                 request.state.caller = self._authenticator.check(request, scope)
                 return await answer(request)
@@ -133,26 +133,26 @@ class IngressContext:
 
         return ask
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raise :class:`CapacityError` if this replica already has its maximum number of sessions."""
         limit = self.config.ingress.max_sessions
         if self.sessions >= limit:
             raise CapacityError(f"all {limit} sessions of this server are in use", retry_after_ms=FULL_RETRY_MS)
 
     @contextmanager
-    def room(self) -> Generator[None]:
+    def count_session(self) -> Generator[None]:
         """Count one session while the context manager is open.
 
         Raises:
-            CapacityError: see :meth:`check_room`.
+            CapacityError: see :meth:`check_capacity`.
         """
-        self.check_room()
+        self.check_capacity()
         self.sessions += 1
         if not self._refreshers:
             self._refreshers = [
                 # An empty context, because these tasks do not belong to the session that starts them.
                 asyncio.create_task(keep(), context=Context())
-                for keep in (self._keep_voices_fresh, self._keep_room_fresh)
+                for keep in (self._keep_voices_fresh, self._keep_reporting_load)
             ]
         try:
             yield
@@ -183,7 +183,7 @@ class IngressContext:
             encoding: encoding of the audio sent, for metrics; None for the session's encoding.
             errors_in_order: see :class:`SessionSetup`.
         """
-        await self.know_voices()
+        await self.current_voices()
         setup = SessionSetup(
             session_id=uuid.uuid4().hex,
             options=SpeechOptions(voice=self.config.voices.default, normalize=self.config.text.normalize),
@@ -204,12 +204,12 @@ class IngressContext:
     async def voice(self, given: str | None) -> str:
         """Return the id of the voice that a request names, or the name if it is unknown even after another fetch."""
         name = given or self.config.voices.default
-        await self.know_voices()
+        await self.current_voices()
         if resolve_voice(name, self._voices, self.config.voices) is None:
-            await self.learn_voices()
+            await self.refetch_voices()
         return resolve_voice(name, self._voices, self.config.voices) or name
 
-    async def know_voices(self) -> dict[str, VoiceStatus]:
+    async def current_voices(self) -> dict[str, VoiceStatus]:
         """Return the voices by id; fetch them again if they are old. Empty if no fetch has succeeded yet."""
         if self._voices_at_s is None or self.clock() - self._voices_at_s >= VOICES_REFRESH_S:
             await self.refresh_voices()
@@ -220,14 +220,14 @@ class IngressContext:
             await asyncio.sleep(VOICES_REFRESH_S)
             await self.refresh_voices()
 
-    async def _keep_room_fresh(self) -> None:
+    async def _keep_reporting_load(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(VOICES_TIMEOUT_S):
                     self._queue.resize(await self.backend.share_load(self._queue.backlog))
             except Exception:
                 log.exception("the load could not be reported; the number of streams that may run stays as it is")
-            await asyncio.sleep(ROOM_REFRESH_S)
+            await asyncio.sleep(LOAD_REPORT_S)
 
     async def keep_recording(self) -> None:
         """Record the gauges periodically, as long as the replica runs."""
@@ -235,12 +235,12 @@ class IngressContext:
             self.metrics.now(self._queue.backlog)
             await asyncio.sleep(RECORD_PERIOD_S)
 
-    async def learn_voices(self) -> None:
+    async def refetch_voices(self) -> None:
         """Fetch the voices because a request names an unknown one, unless another request has just done so."""
-        async with self._learning:
-            if self.clock() - self._learnt_at_s >= VOICES_LEARN_S:
+        async with self._refetching:
+            if self.clock() - self._refetched_at_s >= VOICES_REFETCH_S:
                 await self.refresh_voices()
-                self._learnt_at_s = self.clock()
+                self._refetched_at_s = self.clock()
 
     async def refresh_voices(self) -> None:
         """Fetch the voices into the mapping that all sessions share; if the fetch fails, the old voices stay."""
@@ -263,7 +263,7 @@ class IngressContext:
                 log.warning("voices.aliases: %r means the voice %r, which does not exist", alias, voice)
 
 
-def foreign_page() -> Response:
+def forbidden_origin() -> Response:
     """Return the response to a page of an origin that is not allowed."""
     return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
 

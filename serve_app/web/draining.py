@@ -23,8 +23,8 @@ from serve_app.session.session import Drain
 
 log = logging.getLogger(__name__)
 
-ASK_PERIOD_S = 1.0
-ASK_TIMEOUT_S = 2.0
+POLL_PERIOD_S = 1.0
+POLL_TIMEOUT_S = 2.0
 HEALTH_PATH = "/-/healthz"
 DRAINING = b"DRAINING"
 """The body of Serve's response while the replica drains; an unhealthy replica's response has another body."""
@@ -36,17 +36,17 @@ SETTLE_S = 2.0
 """How long an idle socket stays open. After this time HAProxy knows the new replicas, so clients do not reconnect to
 this one."""
 
-SPREAD_MS = 1500
+RETRY_JITTER_MS = 1500
 """The retry times of clients are spread over this period, so that they do not all reconnect at once."""
 
-LEAST_WAIT_MS = 250
+RETRY_MIN_MS = 250
 
-FAREWELL_S = 5.0
+CLOSE_MARGIN_S = 5.0
 """Sessions that are still speaking end this long before Serve cuts their sockets: one polling period, and time for
 clients to read the reason."""
 
 
-class Drained(Protocol):
+class Drainable(Protocol):
     """A running session."""
 
     def drain(self, drain: Drain) -> None:
@@ -66,10 +66,10 @@ class Draining:
         self.began_s: float | None = None
         self._grace_s = grace_s
         self._clock = clock
-        self._sessions: set[Drained] = set()
+        self._sessions: set[Drainable] = set()
 
     @contextmanager
-    def told(self, session: Drained) -> Generator[None]:
+    def registered(self, session: Drainable) -> Generator[None]:
         """Register a session while the context manager is open; drain it at once if the replica is already draining."""
         self._sessions.add(session)
         if self.began_s is not None:
@@ -87,9 +87,9 @@ class Draining:
             session.drain(self._drain(self.began_s))
 
     def _drain(self, began_s: float) -> Drain:
-        until_s = began_s + max(0.0, self._grace_s - FAREWELL_S)
+        until_s = began_s + max(0.0, self._grace_s - CLOSE_MARGIN_S)
         from_s = min(self._clock() + SETTLE_S, until_s)
-        return Drain(from_s, until_s, LEAST_WAIT_MS + secrets.randbelow(SPREAD_MS))
+        return Drain(from_s, until_s, RETRY_MIN_MS + secrets.randbelow(RETRY_JITTER_MS))
 
 
 class HealthWatch:
@@ -99,14 +99,14 @@ class HealthWatch:
     proxy until HAProxy knows the replica. This class therefore searches the ports on which this process listens.
     """
 
-    def __init__(self, app: ASGIApp, leaving: Draining, ports: range) -> None:
+    def __init__(self, app: ASGIApp, draining: Draining, ports: range) -> None:
         """Wrap ``app``; each ingress replica listens on one of ``ports``."""
         self._app = app
-        self._leaving = leaving
+        self._draining = draining
         self._ports = ports
         self._address: tuple[str, int] | None = None
         self._connections = 0
-        self._asking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -114,24 +114,24 @@ class HealthWatch:
             await self._app(scope, receive, send)
             return
         self._connections += 1
-        if self._asking is None and self._leaving.began_s is None:
-            self._asking = asyncio.create_task(self._ask())
+        if self._polling is None and self._draining.began_s is None:
+            self._polling = asyncio.create_task(self._poll())
         try:
             await self._app(scope, receive, send)
         finally:
             self._connections -= 1
-            if self._connections == 0 and self._asking is not None:
-                self._asking.cancel()
-                self._asking = None
+            if self._connections == 0 and self._polling is not None:
+                self._polling.cancel()
+                self._polling = None
 
-    async def _ask(self) -> None:
-        while self._leaving.began_s is None:
+    async def _poll(self) -> None:
+        while self._draining.began_s is None:
             try:
                 if await asyncio.to_thread(self._is_draining):
-                    self._leaving.begin()
+                    self._draining.begin()
             except Exception:
                 log.exception("this replica could not check its own health; it will try again")
-            await asyncio.sleep(ASK_PERIOD_S)
+            await asyncio.sleep(POLL_PERIOD_S)
 
     def _is_draining(self) -> bool:
         if self._address is None:
@@ -141,7 +141,7 @@ class HealthWatch:
 
 def is_draining(host: str, port: int) -> bool:
     """Return whether the replica at this address says that it is draining; blocks for at most two seconds."""
-    with closing(HTTPConnection(host, port, timeout=ASK_TIMEOUT_S)) as connection:
+    with closing(HTTPConnection(host, port, timeout=POLL_TIMEOUT_S)) as connection:
         try:
             connection.request("GET", HEALTH_PATH)
             answer = connection.getresponse()

@@ -17,9 +17,9 @@ from starlette.websockets import WebSocket
 from serve_app.config import AppConfig
 from serve_app.errors import HostNotAllowedError, InvalidMessageError, SpeechError
 from serve_app.hosts import is_served
-from serve_app.web.answers import error_response
+from serve_app.web.responses import error_response
 
-BODY_PATIENCE_S = 10.0
+BODY_TIMEOUT_S = 10.0
 """Time for a request's body, in addition to the time for its bytes."""
 
 LEAST_BYTES_PER_S = 8192
@@ -62,7 +62,7 @@ class TrailingSlash:
         await self._app(scope, receive, send)
 
 
-class KnownHosts:
+class AllowedHosts:
     """Refuses requests with a ``Host`` that :mod:`serve_app.hosts` does not allow, on every route."""
 
     def __init__(
@@ -98,7 +98,7 @@ class KnownHosts:
             await WebSocket(scope, receive, send).close()  # before accept: a plain 403
 
 
-class TimelyBody:
+class BodyTimeout:
     """Answers 408 if a request's body does not arrive in time.
 
     No layer below does this: uvicorn waits forever. HAProxy's timeout covers only the head of a request, because it
@@ -128,7 +128,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._clock = clock
-        self._left_s = BODY_PATIENCE_S
+        self._left_s = BODY_TIMEOUT_S
         self._unread = _has_body(scope)
         self._answered = False
         self._given_up = False
@@ -178,12 +178,12 @@ def _has_body(scope: Scope) -> bool:
 
 
 async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:
-    said = f"the body did not arrive in time; allowed: {BODY_PATIENCE_S:g} s, and 1 s more for each 8 KiB"
+    said = f"the body did not arrive in time; allowed: {BODY_TIMEOUT_S:g} s, and 1 s more for each 8 KiB"
     body = {"code": InvalidMessageError.code, "message": said}
     await JSONResponse(body, status_code=408, headers={"connection": "close"})(scope, receive, send)
 
 
-class WholeForHttp10:
+class BufferedForHttp10:
     """Buffers responses to HTTP/1.0 and sends them with their length; the application limits their size.
 
     uvicorn sends a response without a length in chunks, for any version of the request, and HAProxy passes them on. A

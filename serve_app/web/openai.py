@@ -37,10 +37,10 @@ from serve_app.protocol.messages import (
 from serve_app.protocol.outbox import Close
 from serve_app.protocol.outbox import Send as SendItem
 from serve_app.session.session import INLINE_VOICE, InlineVoice
-from serve_app.web.answers import openai_error_response, voice_header
 from serve_app.web.auth import Caller
-from serve_app.web.context import IngressContext, foreign_page
+from serve_app.web.context import IngressContext, forbidden_origin
 from serve_app.web.middleware import HTTP10
+from serve_app.web.responses import openai_error_response, voice_header
 from serve_app.web.tts import bounded_body, until_disconnected
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 FRAME_MS = 80
 
 
-class SpeechAnswer:
+class SpeechResponse:
     """The connection of one HTTP request, whose response is encoded audio.
 
     The status is sent with the first bytes of audio, so an earlier error gets its own status. After a later error, a
@@ -148,10 +148,10 @@ class OpenAISpeech:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/audio/speech``."""
         request = Request(scope, receive)
-        refusal = foreign_page() if not self._context.allows(request.headers) else None
+        refusal = forbidden_origin() if not self._context.allows_origin(request.headers) else None
         try:
             if refusal is None:
-                with self._context.admit(request) as caller, self._context.room():
+                with self._context.admit(request) as caller, self._context.count_session():
                     await self._speak(request, send, caller)
         except SpeechError as error:
             self._context.metrics.refused(error)
@@ -168,7 +168,7 @@ class OpenAISpeech:
             raise asked.error
         whole = request.scope["http_version"] == HTTP10
         async with self._opening(asked, whole=whole) as (voice, opening):
-            answer = SpeechAnswer(asked, voice, request.receive, send)
+            answer = SpeechResponse(asked, voice, request.receive, send)
             runner = await self._context.runner(
                 answer, caller, request.headers, dialect="openai", encoding=asked.response_format
             )

@@ -86,7 +86,7 @@ class Connection(Protocol):
         ...
 
 
-async def _nothing_new() -> None:
+async def _no_refetch() -> None:
     pass
 
 
@@ -99,16 +99,16 @@ class Service:
         queue: admits the calls.
         clock: the clock of all sessions and of the queue.
         clips: decodes inline voices.
-        learn_voices: fetches the voices again; sessions see the new ones when it returns.
-        leaving: tells sessions when the replica is being replaced.
+        refetch_voices: fetches the voices again; sessions see the new ones when it returns.
+        draining: tells sessions when the replica is being replaced.
     """
 
     backend: Backend
     queue: AdmissionQueue
     clock: Callable[[], float]
     clips: Clips = field(default_factory=lambda: Clips(VoicesConfig()))
-    learn_voices: Callable[[], Awaitable[None]] = _nothing_new
-    leaving: Draining = field(default_factory=lambda: Draining(math.inf, time.monotonic))
+    refetch_voices: Callable[[], Awaitable[None]] = _no_refetch
+    draining: Draining = field(default_factory=lambda: Draining(math.inf, time.monotonic))
 
 
 class SessionRunner:
@@ -143,10 +143,10 @@ class SessionRunner:
         self._cancelled: set[int] = set()
         self._consumer: tuple[int, asyncio.Task[None]] | None = None
         self._outbox_changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._resumed = asyncio.Event()
         self._clips = service.clips
-        self._learn_voices = service.learn_voices
-        self._leaving = service.leaving
+        self._refetch_voices = service.refetch_voices
+        self._draining = service.draining
         self._held: list[VoiceClip] = []
         self._last = _STOPPED
         self._deadline_moved = asyncio.Event()
@@ -160,7 +160,7 @@ class SessionRunner:
         """
         self._observer.opened()
         try:
-            with self._leaving.told(self):
+            with self._draining.registered(self):
                 await self._run(opening)
         finally:
             for clip in self._held:
@@ -238,7 +238,7 @@ class SessionRunner:
         setup = self._session.setup
         known = voice in (None, INLINE_VOICE) or resolve_voice(voice, setup.voices, setup.naming) is not None
         if not known:
-            await self._learn_voices()
+            await self._refetch_voices()
 
     async def _read_inline_voice(self, start: Start) -> InlineVoice | Refusal:
         """Decode and check the inline voice of a ``start``; later messages wait until this is done."""
@@ -303,7 +303,7 @@ class SessionRunner:
                     self._cancel(effect.call_id)
         self._outbox_changed.set()
         if not self._session.paused:
-            self._room.set()
+            self._resumed.set()
         if self._session.close is not None or self._session.next_deadline_s < self._deadline_s:
             self._deadline_moved.set()
 
@@ -348,8 +348,8 @@ class SessionRunner:
             self._observer.heard(call, event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
-                self._room.clear()
-                await self._room.wait()
+                self._resumed.clear()
+                await self._resumed.wait()
 
     async def _close_stream(self, stream: AsyncGenerator[SpeechEvent, None]) -> None:
         try:

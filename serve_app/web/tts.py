@@ -19,13 +19,13 @@ from serve_app.protocol.messages import (
     read_research,
 )
 from serve_app.protocol.outbox import Close, Send
-from serve_app.web.answers import error_response, voice_header
 from serve_app.web.auth import Caller
-from serve_app.web.context import IngressContext, foreign_page
+from serve_app.web.context import IngressContext, forbidden_origin
+from serve_app.web.responses import error_response, voice_header
 from serve_app.web.session_runner import ConnectionLostError
 
 
-class BufferedAnswer:
+class BufferedResponse:
     """The connection of one HTTP request: the audio is buffered for the response.
 
     Attributes:
@@ -79,10 +79,10 @@ class BufferedSpeech:
 
     async def post(self, request: Request) -> Response:
         """Return a WAV file, or an error's status with its code and message as JSON."""
-        if not self._context.allows(request.headers):
-            return foreign_page()
+        if not self._context.allows_origin(request.headers):
+            return forbidden_origin()
         try:
-            with self._context.admit(request) as caller, self._context.room():
+            with self._context.admit(request) as caller, self._context.count_session():
                 return await self._speak(request, caller)
         except SpeechError as error:
             self._context.metrics.refused(error)
@@ -96,7 +96,7 @@ class BufferedSpeech:
         if isinstance(asked, Refusal):
             raise asked.error
         voice = await self._context.voice(asked.voice)
-        answer = BufferedAnswer(request, voice)
+        answer = BufferedResponse(request, voice)
         runner = await self._context.runner(answer, caller, request.headers, dialect="http", encoding="wav")
         speak = SpeakBuffered(text=asked.text, voice=voice, language=asked.language)
         await runner.run([speak, Stop()])

@@ -27,10 +27,10 @@ from serve_app.errors import (
 )
 from serve_app.voices.decoding import MAX_CLIP_BYTES, check_size
 from serve_app.voices.voice import UploadRecord, VoiceStatus, VoiceUpload, digest_of, voice_named
-from serve_app.web.answers import error_response
 from serve_app.web.auth import Caller
 from serve_app.web.clips import Clips
 from serve_app.web.context import IngressContext
+from serve_app.web.responses import error_response
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class VoiceRoutes:
     async def all(self, request: Request) -> Response:
         """Return all voices with their states, the aliases and the default voice."""
         describe = _description_for(request)
-        voices = await self._context.know_voices()
+        voices = await self._context.current_voices()
         config = self._context.config.voices
         listed = [describe(each) for each in voices.values()]
         body = {"default": config.default, "aliases": config.aliases, "voices": listed}
@@ -143,7 +143,7 @@ class VoiceRoutes:
     async def _remove(self, request: Request) -> Response:
         # Aliases are not accepted: their meaning may change, and a client must not remove another voice by mistake.
         given = request.path_params["voice"]
-        voice = voice_named(given, await self._context.know_voices()) or given
+        voice = voice_named(given, await self._context.current_voices()) or given
         await self._context.backend.remove_voice(voice)
         await self._context.refresh_voices()
         log.info("voice %s was removed", voice)
@@ -151,10 +151,10 @@ class VoiceRoutes:
 
     async def _known(self, given: str) -> VoiceStatus:
         voice = await self._context.voice(given)
-        status = (await self._context.know_voices()).get(voice)
+        status = (await self._context.current_voices()).get(voice)
         if status is None or status.state == "pending":
             await self._context.refresh_voices()  # another replica may have added it, or a generator encoded it
-            status = (await self._context.know_voices()).get(voice)
+            status = (await self._context.current_voices()).get(voice)
         if status is None:
             raise VoiceNotFoundError(f"there is no voice {given[:80]!r}")
         return status

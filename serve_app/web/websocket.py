@@ -10,10 +10,10 @@ from serve_app.errors import InvalidMessageError, SpeechError
 from serve_app.protocol.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
 from serve_app.protocol.messages import FullMessage, Refusal, error_message, read_presets
 from serve_app.protocol.outbox import Close, Send
-from serve_app.web.answers import error_response
 from serve_app.web.api_keys import SUBPROTOCOL, subprotocols
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext
+from serve_app.web.responses import error_response
 from serve_app.web.session_runner import ConnectionLostError
 
 log = logging.getLogger(__name__)
@@ -105,12 +105,12 @@ class Sockets:
         await self._serve(socket, RawDialect() if framing == "raw" else FullDialect(), opening)
 
     async def _serve(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal] = ()) -> None:
-        if not self._context.allows(socket.headers):
+        if not self._context.allows_origin(socket.headers):
             # A close before accept becomes a plain 403.
             await socket.close()
             return
         try:
-            with self._context.admit(socket) as caller, self._context.room():
+            with self._context.admit(socket) as caller, self._context.count_session():
                 await self._drive(socket, dialect, opening, caller)
         except SpeechError as error:
             self._context.metrics.refused(error)

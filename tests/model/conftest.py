@@ -104,9 +104,9 @@ def bfloat16_checkpoint():
 @pytest.fixture(scope="session", params=["float32", "bfloat16", "int8"])
 def exact_runner(checkpoint, bfloat16_checkpoint, request):
     """One whose streams' codes depend on nobody else, to the last bit."""
-    form = "int8" if request.param == "int8" else "packed"
+    backend = "int8" if request.param == "int8" else "packed"
     taken = checkpoint if request.param == "float32" else bfloat16_checkpoint
-    return TorchRunner(taken, EngineConfig(slots=10), make_backend(form, taken.dtype))
+    return TorchRunner(taken, EngineConfig(slots=10), make_backend(backend, taken.dtype))
 
 
 @pytest.fixture(scope="session")

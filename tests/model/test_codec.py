@@ -116,7 +116,7 @@ def identical(one, other):
     return torch.equal(one.history, other.history) and torch.equal(one.position, other.position)
 
 
-def test_golden_audio_is_no_silence(golden):
+def test_golden_audio_is_not_silence(golden):
     assert 0.05 < golden.square().mean().sqrt() < 0.5
     assert golden.abs().max() < 1.0
 

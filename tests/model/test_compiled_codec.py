@@ -8,7 +8,7 @@ from reference_stack import normal
 from test_codec import CPU, build, codes_of, states
 
 from serve_app.model.backends.cpu import compiled_codec, compiled_transformer, windows
-from serve_app.model.backends.cpu.codec_plan import CompiledLayer, lay_out, rooms_of
+from serve_app.model.backends.cpu.codec_plan import CompiledLayer, buffers_of, lay_out
 from serve_app.model.backends.cpu.compiled_codec import CompiledLayers
 from serve_app.model.backends.cpu.cpu_codec import CpuStages, CpuTransformer, compiled
 from serve_app.model.backends.cpu.parts import gelu, standardise, wave
@@ -158,7 +158,7 @@ def test_compiled_layers_are_those_of_float64(decoder, case, partly, threads):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[2] > 1])
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_stream_is_the_same_in_any_company_to_the_last_bit(decoder, case, partly, threads):
+def test_a_stream_is_batch_invariant_to_the_last_bit(decoder, case, partly, threads):
     make, _, streams, frames, *_ = case
     layers, width = made_of(case, OurLayers(), decoder)
     x, state = columns_and_state(case, width)
@@ -226,8 +226,8 @@ WAVE = CompiledLayer(Wave(torch.ones(3, 4), torch.zeros(1)))
     ],
 )
 def test_nothing_is_overwritten_while_it_is_wanted(layers):
-    found = {-1: 0}  # whose columns are in which room; the first layer's are their own
-    places = [-1, *rooms_of(layers)]
+    found = {-1: 0}  # whose columns are in which buffer; the first layer's are their own
+    places = [-1, *buffers_of(layers)]
     for number, layer in enumerate(layers):
         assert found[places[number]] == number
         if layer.residual:
@@ -238,14 +238,15 @@ def test_nothing_is_overwritten_while_it_is_wanted(layers):
         found[places[number + 1]] = number + 1
 
 
-def test_rooms_do_not_overlap():
+def test_buffers_do_not_overlap():
     wide, narrow = [plain(), each_alone(), plain(residual=1)], [each_alone(), plain(residual=0), WAVE]
     layout = lay_out(wide, narrow, streams=2, frames=5, columns=3)
     assert layout.given[0] == layout.made[-1] == -1
     assert list(layout.given[1:]) == list(layout.made[:-1])
     assert layout.added[2] == layout.given[1] == layout.made[2]
     begins = sorted({*layout.windows, *layout.made} - {-1})
-    # [2, 15] columns of 4 in two rooms and a window of two more, a frame of one stream in a window and one room or two
+    # [2, 15] columns of 4 in two buffers and a window of two more; a frame of one stream in a window and one buffer
+    # or two
     needed = {layout.windows[1]: 2 * 17 * 4, layout.made[0]: 120, layout.made[1]: 120, layout.windows[3]: 5 * 4}
     needed |= {layout.made[3]: 12, layout.made[4]: 12}
     assert set(begins) == set(needed)
@@ -259,7 +260,7 @@ def test_layers_that_compiled_code_would_misread_are_refused():
     with pytest.raises(AssertionError, match="only plain matmuls"):
         CompiledLayer(WindowLinear(torch.zeros(4, 28), None, 7, winograd=True), residual=1)
     with pytest.raises(AssertionError, match="must not write"):
-        rooms_of([plain(), plain(residual=1)])
+        buffers_of([plain(), plain(residual=1)])
     for wide, narrow in (([WAVE], []), ([], [WAVE, plain()]), ([], [each_alone()])):
         with pytest.raises(AssertionError, match="last narrow layer makes"):
             CompiledLayers(wide, narrow)

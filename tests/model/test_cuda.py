@@ -7,7 +7,7 @@ from named_backends import make_backend
 from test_runner import (
     COMBINATIONS,
     GREEDY,
-    check_that_company_and_resumption_change_no_code,
+    check_that_batching_and_resumption_change_no_code,
     prepare,
     speak,
     whole_decode,
@@ -118,8 +118,8 @@ def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
     assert len(talks) == fused.runner.slots
 
 
-def test_in_bfloat16_company_and_resumption_change_no_code(fused, voices):
-    check_that_company_and_resumption_change_no_code(fused.runner, voices)
+def test_in_bfloat16_batching_and_resumption_change_no_code(fused, voices):
+    check_that_batching_and_resumption_change_no_code(fused.runner, voices)
 
 
 def test_graphs_change_no_code_of_a_bfloat16_stream(fused, voices):

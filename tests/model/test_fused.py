@@ -139,7 +139,7 @@ def test_no_cut_of_a_prompt_changes_a_bit(reference, stack):
 
 @pytest.mark.parametrize("new", [1, 3])
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_row_in_company_is_the_row_alone_to_the_last_bit(reference, stack, apart, new):
+def test_a_batched_row_is_the_row_alone_to_the_last_bit(reference, stack, apart, new):
     together, alone = reference.empty_cache(DEVICE), reference.empty_cache(DEVICE)
     starts = [min(start, reference.positions - new) for start in STARTS[reference]]
     count = len(starts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numba
 import torch
 
-from serve_app.model.backends.cpu import draws, parts
+from serve_app.model.backends.cpu import cpu_sampling, parts
 from serve_app.model.backends.cpu.parts import kernel
 from serve_app.model.sampling import DrawRows
 
@@ -16,8 +16,8 @@ from serve_app.model.sampling import DrawRows
 def test_a_kernel_is_compiled_once_for_all_shapes():
     rows = DrawRows(10, torch.device("cpu"))
     for batch in (1, 10):
-        draws.draw(torch.randn(batch, 64), torch.rand(batch), rows, slice(0, batch), 5)
-    assert len(draws._draw.signatures) == 1
+        cpu_sampling.sample(torch.randn(batch, 64), torch.rand(batch), rows, slice(0, batch), 5)
+    assert len(cpu_sampling._sample.signatures) == 1
 
 
 def test_without_a_place_to_keep_them_kernels_are_compiled_anew(monkeypatch):

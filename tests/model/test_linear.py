@@ -57,7 +57,7 @@ def test_an_int8_weight_is_off_by_its_steps_alone(rows):
     assert weight.numel() < TiledLinear(weight, "int8").nbytes < 2 * weight.numel()
 
 
-def test_an_int8_row_does_not_depend_on_its_company():
+def test_an_int8_row_does_not_depend_on_its_batch():
     weight, x, residual = matrices(10, torch.bfloat16)
     x[3] *= 1000  # a scale of the batch would crush the others
     together = TiledLinear(weight, "int8")(x, residual)
@@ -73,12 +73,12 @@ def config(weights, slots=4):
 def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_checkpoint, voices):
     """The bound is this checkpoint's: sharp random weights magnify every rounding, trained ones are smoother."""
     logits = {}
-    for name, form, source in (
+    for name, backend, source in (
         ("float32", "plain", checkpoint),
         ("bfloat16", "packed", bfloat16_checkpoint),
         ("int8", "int8", bfloat16_checkpoint),
     ):
-        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form, source.dtype))
+        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(backend, source.dtype))
         request = SpeechRequest("Hello there.", "austen", "english", sampling=Sampling(temperature=0))
         runner.prefill([0], [runner.prepare(request, voices["austen"])])
         logits[name] = runner.slot_tensors.logits[0]
@@ -90,13 +90,11 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
 
 def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat16_checkpoint):
     """Of all fifteen codebooks, the same codes forced; the bounds are this checkpoint's, see above."""
-    forms = {"plain": checkpoint, "packed": bfloat16_checkpoint, "int8": bfloat16_checkpoint}
+    sources = {"plain": checkpoint, **dict.fromkeys(("packed", "int8", "int4"), bfloat16_checkpoint)}
     logits = {}
-    for form, source in {**forms, "int4": bfloat16_checkpoint}.items():
-        runner, seen = (
-            TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form, source.dtype)),
-            [],
-        )
+    for backend, source in sources.items():
+        seen = []
+        runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(backend, source.dtype))
 
         def choose(codebook, row, seen=seen):
             seen.append(row[0])
@@ -106,16 +104,17 @@ def test_int8_and_int4_move_the_code_predictors_logits_so_far(checkpoint, bfloat
         hidden = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).to(source.dtype)
         with torch.inference_mode():
             runner.predictor.step_through(hidden, torch.tensor([5]), choose)
-        logits[form] = torch.stack(seen)
-    moved = {form: ((rows - logits["plain"]).std() / logits["plain"].std()).item() for form, rows in logits.items()}
+        logits[backend] = torch.stack(seen)
+    plain = logits["plain"]
+    moved = {backend: ((rows - plain).std() / plain.std()).item() for backend, rows in logits.items()}
     assert moved["packed"] < moved["int8"] < moved["int4"]
     assert moved["int8"] < 0.1
     assert moved["int4"] < 0.5
 
 
-@pytest.mark.parametrize(("weights", "form"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
-def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, form):
-    assert choose_backend(config(weights), bfloat16_checkpoint).label == form
+@pytest.mark.parametrize(("weights", "backend"), [("plain", "packed"), ("int8", "int8"), ("int4", "int4")])
+def test_the_configured_form_is_taken(bfloat16_checkpoint, weights, backend):
+    assert choose_backend(config(weights), bfloat16_checkpoint).label == backend
 
 
 @needs_triton
@@ -156,8 +155,8 @@ def test_what_kernels_need_is_asked_for_one_after_the_other(monkeypatch, tmp_pat
     assert requirements.what_is_missing(gpu) is None
 
 
-@pytest.mark.parametrize("form", ["packed", "int8"])
-def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_company(bfloat16_checkpoint, form):
+@pytest.mark.parametrize("backend", ["packed", "int8"])
+def test_states_of_a_wider_talker_are_projected_to_the_predictors_width_in_any_batch(bfloat16_checkpoint, backend):
     upstream = bfloat16_checkpoint.model.talker.code_predictor
     talker = copy.deepcopy(bfloat16_checkpoint.model.talker.config)
     talker.hidden_size = 2 * upstream.config.hidden_size
@@ -168,7 +167,7 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
     first = torch.nn.Embedding(8, talker.hidden_size).bfloat16()
     embedding = CodeEmbedding(SimpleNamespace(model=SimpleNamespace(codec_embedding=first), code_predictor=module))
     embedding.table[:3] = embedded
-    predictor = CodePredictor(module, embedding, make_backend(form, torch.bfloat16), slots=3)
+    predictor = CodePredictor(module, embedding, make_backend(backend, torch.bfloat16), slots=3)
 
     def logits_of(rows):
         seen = []
@@ -186,11 +185,11 @@ def test_states_of_a_wider_talker_are_brought_to_the_predictors_width_in_any_com
         assert torch.equal(logits_of(slice(row, row + 1))[:, 0], together[:, row])
     stepped = predictor.step_through(states, torch.arange(3), lambda _codebook, logits: logits.argmax(-1))
     greedy = DrawRows(3, torch.device("cpu"))
-    in_one_call = predictor.draw_frame(states, torch.arange(3), torch.zeros(3, 16), greedy, slice(0, 3), None)
+    in_one_call = predictor.sample_frame(states, torch.arange(3), torch.zeros(3, 16), greedy, slice(0, 3), None)
     assert torch.equal(in_one_call, stepped)
     inputs = module.small_to_mtp_projection(torch.stack((states, embedded), dim=1))
     expected = module.lm_head[0](module.model(inputs_embeds=inputs).last_hidden_state[:, -1]).float()
-    assert (together[0] - expected).std() / expected.std() < (0.02 if form == "packed" else 0.1)
+    assert (together[0] - expected).std() / expected.std() < (0.02 if backend == "packed" else 0.1)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
@@ -226,12 +225,12 @@ def test_a_bfloat16_codec_is_refused_on_a_cpu(bfloat16_checkpoint, weights):
 
 
 @pytest.mark.parametrize(
-    ("form", "stack"),
+    ("backend", "stack"),
     [("plain", TorchStack), ("packed", CompiledStack), ("int8", CompiledStack), ("int4", CompiledStack)],
 )
-def test_a_stack_on_a_cpu_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, form, stack):
+def test_a_stack_on_a_cpu_is_compiled_unless_its_weights_stay_as_they_are(bfloat16_checkpoint, backend, stack):
     runner = TorchRunner(
-        bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), make_backend(form, torch.bfloat16)
+        bfloat16_checkpoint, EngineConfig(slots=1, max_positions=512), make_backend(backend, torch.bfloat16)
     )
     assert isinstance(runner.talker.stack, stack)
     assert isinstance(runner.predictor.stack, stack)

@@ -13,7 +13,7 @@ from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
 from serve_app.errors import TextTooLongError
 from serve_app.model.backends.cpu import compiled_frame as frame_module
-from serve_app.model.backends.cpu.draws import draw
+from serve_app.model.backends.cpu.cpu_sampling import sample
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner
@@ -133,9 +133,11 @@ def test_a_whole_prompt_counts_its_text_as_positions(runner, voices):
 
 
 @pytest.mark.parametrize("stagger", [0, 2, 7])
-@pytest.mark.parametrize("form", ["packed", "plain"])
-def test_streams_that_shared_a_batch_equal_upstream_alone(request, checkpoint, voices, upstream_codes, form, stagger):
-    runner = request.getfixturevalue(FIXTURES[form])
+@pytest.mark.parametrize("backend", ["packed", "plain"])
+def test_streams_that_shared_a_batch_equal_upstream_alone(
+    request, checkpoint, voices, upstream_codes, backend, stagger
+):
+    runner = request.getfixturevalue(FIXTURES[backend])
     spoken = speak(runner, [prepare(runner, voices, *combination) for combination in COMBINATIONS], stagger)
     for (text, language, voice), (codes, pcm) in zip(COMBINATIONS, spoken, strict=True):
         np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES))
@@ -163,7 +165,7 @@ def test_codes_depend_on_text_language_and_voice(voices, upstream_codes):
         assert np.mean(one[:shared] == other[:shared]) < 0.5
 
 
-def test_the_same_seed_gives_the_same_codes_alone_and_in_company(runner, voices):
+def test_the_same_seed_gives_the_same_codes_alone_and_batched(runner, voices):
     jobs = [
         prepare(
             runner, voices, *combination, seed=seed, sampling=Sampling(temperature=0.8 + 0.05 * seed, top_k=40 + seed)
@@ -201,7 +203,7 @@ def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voice
         np.testing.assert_allclose(rest_pcm, pcm[cut * 1920 :], atol=1e-5)
 
 
-def check_that_company_and_resumption_change_no_code(runner, voices):
+def check_that_batching_and_resumption_change_no_code(runner, voices):
     jobs = [
         prepare(runner, voices, "Where was I?", "english", voice, seed=seed, sampling=Sampling())
         for seed, voice in enumerate(["austen", "xvector", "short"] * 3)
@@ -218,9 +220,9 @@ def check_that_company_and_resumption_change_no_code(runner, voices):
         np.testing.assert_array_equal(rest, codes[cut:])
 
 
-def test_streams_of_compiled_stacks_are_exact_in_company_and_resumed(exact_runner, voices):
+def test_streams_of_compiled_stacks_are_exact_batched_and_resumed(exact_runner, voices):
     """In bfloat16 too, where torch's products round differently for another number of rows."""
-    check_that_company_and_resumption_change_no_code(exact_runner, voices)
+    check_that_batching_and_resumption_change_no_code(exact_runner, voices)
 
 
 @examples(8)
@@ -350,9 +352,9 @@ def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
 @pytest.mark.parametrize(
     "sampling", [GREEDY, Sampling(), Sampling(top_k=0)], ids=["greedy", "seeded", "whole-vocabulary"]
 )
-@pytest.mark.parametrize("form", ["packed", "plain"])
-def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, form, sampling):
-    runner = request.getfixturevalue(FIXTURES[form])
+@pytest.mark.parametrize("backend", ["packed", "plain"])
+def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, backend, sampling):
+    runner = request.getfixturevalue(FIXTURES[backend])
     jobs = [prepare(runner, voices, *combination, seed=3, sampling=sampling) for combination in COMBINATIONS[:6]]
     plain = speak(runner, jobs, stagger=2)
     replays = []
@@ -375,14 +377,14 @@ def test_steps_in_fixed_shapes_give_the_same_codes_and_audio(request, voices, fo
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 5), torch.tensor([4, 0, 2])])
-@pytest.mark.parametrize(("dtype", "form"), [("float32", "packed"), ("bfloat16", "packed"), ("bfloat16", "int4")])
+@pytest.mark.parametrize(("dtype", "backend"), [("float32", "packed"), ("bfloat16", "packed"), ("bfloat16", "int4")])
 def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
-    checkpoint, bfloat16_checkpoint, dtype, form, rows, threads, monkeypatch
+    checkpoint, bfloat16_checkpoint, dtype, backend, rows, threads, monkeypatch
 ):
     monkeypatch.setattr(frame_module, "threads", lambda: threads)
     source = checkpoint if dtype == "float32" else bfloat16_checkpoint
     predictor = TorchRunner(
-        source, EngineConfig(slots=5, max_positions=512), make_backend(form, source.dtype)
+        source, EngineConfig(slots=5, max_positions=512), make_backend(backend, source.dtype)
     ).predictor
     draws = DrawRows(5, torch.device("cpu"))
     for slot, each in enumerate((Draw(0.9, 50, 1.0), Draw(0.0, 50, 1.0), Draw(1.2, 7, 0.8), Draw(0.7, 1, 0.5))):
@@ -394,11 +396,12 @@ def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
     uniform, first = torch.rand(batch, 16, generator=generator), torch.arange(batch)
 
     def choose(codebook, logits):
-        return draw(logits, uniform[:, codebook], draws, rows, 50)
+        return sample(logits, uniform[:, codebook], draws, rows, 50)
 
     with torch.inference_mode():
         stepped = predictor.step_through(hidden, first, choose)
-        assert torch.equal(predictor.draw_frame(hidden, first, uniform, draws, rows, 50), stepped)
+        assert torch.equal(predictor.sample_frame(hidden, first, uniform, draws, rows, 50), stepped)
         greedy = predictor.step_through(hidden, first, lambda _codebook, logits: logits.argmax(dim=-1))
-        assert torch.equal(predictor.draw_frame(hidden, first, uniform, DrawRows(5, hidden.device), rows, None), greedy)
+        all_greedy = DrawRows(5, hidden.device)
+        assert torch.equal(predictor.sample_frame(hidden, first, uniform, all_greedy, rows, None), greedy)
     assert not torch.equal(stepped, greedy) or batch == 1

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation import logits_process as upstream
 
-from serve_app.model.backends.cpu.draws import draw as draw_on_cpu
-from serve_app.model.sampling import Draw, DrawRows, draw, penalise, uniforms
+from serve_app.model.backends.cpu.cpu_sampling import sample as sample_on_cpu
+from serve_app.model.sampling import Draw, DrawRows, penalise, sample, uniforms
 
 DEVICE = torch.device("cpu")
 VOCABULARY = 64
@@ -19,12 +19,12 @@ def rows_of(*draws):
     return rows
 
 
-def draw_rows(logits, uniform, *draws):
+def sample_rows(logits, uniform, *draws):
     rows = rows_of(*draws)
     slots = list(range(len(draws)))
     keep = rows.most_kept(slots, logits.shape[1]) or 1
-    codes = draw(logits, uniform, rows, slice(0, len(draws)), keep)
-    assert torch.equal(codes, draw_on_cpu(logits, uniform, rows, torch.tensor(slots), keep))
+    codes = sample(logits, uniform, rows, slice(0, len(draws)), keep)
+    assert torch.equal(codes, sample_on_cpu(logits, uniform, rows, torch.tensor(slots), keep))
     return codes
 
 
@@ -49,24 +49,24 @@ draws = st.builds(
 def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
     grid = (torch.arange(2000) + 0.5) / 2000
-    codes = draw_rows(logits.expand(2000, -1), grid, *[each] * 2000)
+    codes = sample_rows(logits.expand(2000, -1), grid, *[each] * 2000)
     shares = torch.bincount(codes, minlength=VOCABULARY) / 2000
     assert (shares - upstream_probabilities(logits, each)).abs().max() < 2e-3
 
 
 @given(st.lists(draws | st.just(Draw(0.0, 50, 1.0)), min_size=1, max_size=10), st.integers(0, 2**31))
-def test_a_row_draws_the_same_alone_and_in_company(each, seed):
+def test_a_row_samples_the_same_alone_and_batched(each, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(each), VOCABULARY, generator=generator) * 3
     uniform = torch.rand(len(each), generator=generator)
-    together = draw_rows(logits, uniform, *each)
-    alone = [draw_rows(logits[n : n + 1], uniform[n : n + 1], each[n])[0] for n in range(len(each))]
+    together = sample_rows(logits, uniform, *each)
+    alone = [sample_rows(logits[n : n + 1], uniform[n : n + 1], each[n])[0] for n in range(len(each))]
     assert together.tolist() == torch.stack(alone).tolist()
 
 
 def test_temperature_zero_takes_the_largest():
     logits = torch.randn(5, VOCABULARY)
-    assert draw_rows(logits, torch.rand(5), *[Draw(0.0, 50, 1.0)] * 5).tolist() == logits.argmax(-1).tolist()
+    assert sample_rows(logits, torch.rand(5), *[Draw(0.0, 50, 1.0)] * 5).tolist() == logits.argmax(-1).tolist()
 
 
 def test_two_codes_of_nearly_equal_weight_do_not_change_places():
@@ -75,7 +75,7 @@ def test_two_codes_of_nearly_equal_weight_do_not_change_places():
     nudged[0, 7] += 1e-6
     for number in torch.linspace(0.01, 0.99, 50):
         each = (torch.tensor([number + 0.003]), Draw(1.0, VOCABULARY, 1.0))
-        assert draw_rows(logits, *each).tolist() == draw_rows(nudged, *each).tolist()
+        assert sample_rows(logits, *each).tolist() == sample_rows(nudged, *each).tolist()
 
 
 @given(st.floats(0.5, 2.0), st.integers(0, 2**31))
@@ -102,7 +102,7 @@ def test_uniforms_are_uniform_and_depend_on_seed_frame_and_codebook():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62, -(2**62)])
-def test_uniforms_of_a_row_do_not_depend_on_its_company(seed):
+def test_uniforms_of_a_row_do_not_depend_on_its_batch(seed):
     alone = uniforms(torch.tensor([seed]), torch.tensor([5]), 16)
     together = uniforms(torch.tensor([7, seed, 9]), torch.tensor([1, 5, 2]), 16)
     assert torch.equal(alone[0], together[1])
@@ -111,7 +111,7 @@ def test_uniforms_of_a_row_do_not_depend_on_its_company(seed):
 def test_suppressed_codes_are_never_drawn_however_many_are_kept():
     logits = torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(0))
     logits[:, 5:] = float("-inf")
-    codes = draw_rows(logits, torch.linspace(0, 1 - 2**-24, 50), *[Draw(5.0, 50, 1.0)] * 50)
+    codes = sample_rows(logits, torch.linspace(0, 1 - 2**-24, 50), *[Draw(5.0, 50, 1.0)] * 50)
     assert set(codes.tolist()) == {0, 1, 2, 3, 4}
 
 
@@ -123,5 +123,5 @@ def test_rows_apart_take_their_own_parameters():
         logits = 3 * torch.randn(3, 300, generator=generator)
         uniform = torch.rand(3, 4, generator=generator)[:, 1]
         for keep in (50, 300):
-            expected = draw(logits, uniform, rows, slots, keep)
-            assert torch.equal(draw_on_cpu(logits, uniform, rows, slots, keep), expected)
+            expected = sample(logits, uniform, rows, slots, keep)
+            assert torch.equal(sample_on_cpu(logits, uniform, rows, slots, keep), expected)

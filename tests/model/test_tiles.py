@@ -14,7 +14,7 @@ from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS, this_cpus
 from serve_app.model.backends.cpu.nibbles import GROUP_WORDS, make_int4_tiles, pack
 from serve_app.model.backends.cpu.parts import float32_at, int64_at, kernel
 from serve_app.model.backends.cpu.strands import STRANDS, deal
-from serve_app.model.backends.cpu.team import TeamFunction, claim, job_of, jobs_at, meet, team_size, thread_number
+from serve_app.model.backends.cpu.team import TeamFunction, barrier, claim, job_of, jobs_at, team_size, thread_number
 from serve_app.model.backends.cpu.tiled_linear import TiledLinear
 from serve_app.model.backends.cpu.tiles import (
     PRODUCT,
@@ -109,7 +109,7 @@ def test_quantising_is_torchs_to_the_last_bit():
         assert torch.equal((codes - offset).view(torch.int8).to(torch.int16), rounded)
 
 
-FORMS = ["float32", "bfloat16", "int8", "int4"]
+FORMATS = ["float32", "bfloat16", "int8", "int4"]
 
 
 def assert_rounded(given, exact, terms):
@@ -121,15 +121,15 @@ def assert_rounded(given, exact, terms):
         assert_within_ulps(given, exact, 1, of=exact.abs() + 4 * float32 * terms)
 
 
-def dtype_of(form):
-    return torch.float32 if form == "float32" else torch.bfloat16
+def dtype_of(weight_format):
+    return torch.float32 if weight_format == "float32" else torch.bfloat16
 
 
-def product(x, weight, form):
+def product(x, weight, weight_format):
     """[..., K] by [N, K] in float64; for int8 and int4 both rounded before, as float32 rounds them."""
-    if form in ("float32", "bfloat16"):
+    if weight_format in ("float32", "bfloat16"):
         return x.double() @ weight.double().T
-    if form == "int4":
+    if weight_format == "int4":
         groups = functional.pad(weight.float(), (0, -weight.shape[1] % 64)).unflatten(1, (-1, 64))
         scales = (groups.abs().amax(dim=2, keepdim=True) / 7).clamp(min=1e-8).bfloat16().float()
         rounded = ((groups / scales).round().clamp(-7, 7) * scales).flatten(1)[:, : weight.shape[1]]
@@ -142,54 +142,54 @@ def product(x, weight, form):
     return (x_codes.double() @ codes.double().T) * x_most.double() * most[:, 0].double() / 127**2
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 9, 30])
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 64), (128, 70), (1, 4), (130, 1025)])
-def test_a_product_is_exact_but_for_the_rounding_of_its_form(form, rows, outputs, inputs):
-    dtype = dtype_of(form)
+def test_a_product_is_exact_but_for_the_rounding_of_its_format(weight_format, rows, outputs, inputs):
+    dtype = dtype_of(weight_format)
     weight, x = normal(outputs, inputs).to(dtype), normal(rows, 1, inputs, seed=1).to(dtype)
-    linear, exact = TiledLinear(weight, form), product(x.double(), weight, form)
+    linear, exact = TiledLinear(weight, weight_format), product(x.double(), weight, weight_format)
     assert linear(x).dtype == dtype
     assert linear(x).is_contiguous()
-    terms = product(x.abs(), weight.abs(), form)
+    terms = product(x.abs(), weight.abs(), weight_format)
     assert_rounded(linear(x), exact, terms)
     residual = normal(rows, 1, outputs, seed=2).to(dtype)
     assert_rounded(linear(x, residual), exact + residual, terms + residual.abs())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_inputs_that_would_be_misread_are_refused(form):
-    linear, dtype = TiledLinear(normal(48, 64).to(dtype_of(form)), form), dtype_of(form)
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_inputs_that_would_be_misread_are_refused(weight_format):
+    linear, dtype = TiledLinear(normal(48, 64).to(dtype_of(weight_format)), weight_format), dtype_of(weight_format)
     with pytest.raises(AssertionError, match="another dtype"):
         linear(normal(1, 64).to(torch.bfloat16 if dtype == torch.float32 else torch.float32))
     with pytest.raises(AssertionError, match="another width"):
         linear(normal(1, 128).to(dtype))
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def form(request):
+@pytest.fixture(scope="module", params=FORMATS)
+def weight_format(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def reference(form):
-    return ReferenceStack(SHAPE, GATED, POSITIONS, slots=12, dtype=dtype_of(form))
+def reference(weight_format):
+    return ReferenceStack(SHAPE, GATED, POSITIONS, slots=12, dtype=dtype_of(weight_format))
 
 
 @pytest.fixture(scope="module")
-def stack(form, reference):
-    return CompiledStack(reference.layers(), reference.norm, SHAPE, POSITIONS, form)
+def stack(weight_format, reference):
+    return CompiledStack(reference.layers(), reference.norm, SHAPE, POSITIONS, weight_format)
 
 
-def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack, reference, form):
+def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack, reference, weight_format):
     """Unless a rounding to int8 falls to the other side: what follows moves by a step. Not in all of five prompts."""
     means = []
     for seed in range(7, 12):
         x = normal(1, 20, SHAPE.hidden, seed=seed).to(reference.dtype)
         given = stack.run_aligned(x, reference.empty_cache(), slice(3, 4), 0)[0].double()
-        expected = reference.expected(x[0].double(), functools.partial(product, form=form))
+        expected = reference.expected(x[0].double(), functools.partial(product, weight_format=weight_format))
         means.append((given - expected).abs().mean().item())
-    assert min(means) < (3e-6 if form == "float32" else 0.002)
+    assert min(means) < (3e-6 if weight_format == "float32" else 0.002)
     assert max(means) < 0.03
 
 
@@ -211,7 +211,7 @@ def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, refere
 @pytest.mark.parametrize("new", [1, 5])
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("slots", [list(range(10)), [11, 3, 4, 5, 0, 1, 9, 10, 2, 7]], ids=["neighbours", "apart"])
-def test_a_row_in_company_is_the_row_alone_to_the_last_bit(stack, reference, threads, slots, new):
+def test_a_batched_row_is_the_row_alone_to_the_last_bit(stack, reference, threads, slots, new):
     together, alone = reference.empty_cache(), reference.empty_cache()
     starts = [3, 17, 1, 2, 30, 9, 9, 4, 25, 6]
     for cache in (together, alone):
@@ -275,20 +275,21 @@ def _take_and_multiply(address):
     multiply(of, job.team, job.taken, factors, job.sums, job.out, TILE, STORE)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("rows", [1, 2 * TILE_ROWS + 1])
-def test_what_fills_the_last_steps_adds_nothing(form, rows):
-    weight, x = normal(TILE, 65).to(dtype_of(form)), normal(rows, 65, seed=1)  # 65 inputs fill no strand of any form
-    tiled, given = TiledWeight.of(weight, form), x.clone()
+def test_what_fills_the_last_steps_adds_nothing(weight_format, rows):
+    # 65 inputs do not fill a strand in any format.
+    weight, x = normal(TILE, 65).to(dtype_of(weight_format)), normal(rows, 65, seed=1)
+    tiled, given = TiledWeight.of(weight, weight_format), x.clone()
     products = np.array([tiled.fields()], PRODUCT)
     taken = torch.full((rows, tiled.row_bytes), 0xFF, dtype=torch.uint8)  # as float32 that is no number
     factors, sums, out = torch.empty(rows), torch.empty(TILE_ROWS, TILE), torch.empty(rows, TILE)
     job = np.zeros(1, FILLED)
-    team.tell(job, product=products.ctypes.data, columns=65, rows=rows, row_bytes=tiled.row_bytes)
-    team.tell(job, given=given.data_ptr(), taken=taken.data_ptr(), factors=factors.data_ptr())
-    team.tell(job, sums=sums.data_ptr(), out=out.data_ptr())
+    team.set_fields(job, product=products.ctypes.data, columns=65, rows=rows, row_bytes=tiled.row_bytes)
+    team.set_fields(job, given=given.data_ptr(), taken=taken.data_ptr(), factors=factors.data_ptr())
+    team.set_fields(job, sums=sums.data_ptr(), out=out.data_ptr())
     TeamFunction(_take_and_multiply).run(job, 1)
-    assert_within_ulps(out, product(x, weight, form), 4, of=product(x.abs(), weight.abs(), form))
+    assert_within_ulps(out, product(x, weight, weight_format), 4, of=product(x.abs(), weight.abs(), weight_format))
 
 
 ROLL = job_of("here", "sums", real=("factor",))
@@ -302,7 +303,7 @@ def _call_the_roll(address):
     me, total = thread_number(job.team), 0.0
     here = int64_at(job.here, 8)
     here[me] = me + 1
-    meet(job.team)
+    barrier(job.team)
     for i in range(8):
         total += here[i] * job.factor
     float32_at(job.sums, 8)[me] = total + 100 * team_size(job.team)
@@ -329,10 +330,10 @@ def _call_the_roll_again_and_again(address):
     here, missed = int64_at(job.here, 8), 0
     for number in range(1, ROUNDS + 1):
         here[me] = number
-        meet(job.team)
+        barrier(job.team)
         for i in range(size):
             missed += here[i] != number
-        meet(job.team)
+        barrier(job.team)
     float32_at(job.sums, 8)[me] = missed
 
 
@@ -367,13 +368,13 @@ def _make_shares(address):
                     team._ask(job.team.give_way)
                     made, asked = team._look(job.made), asked + 1
                 unit = claim(job.team, turn, UNITS)
-        meet(job.team)
+        barrier(job.team)
 
 
 @pytest.mark.parametrize("crew", [1, 2, 3, 7])
-def test_who_is_through_with_its_share_helps_with_the_others_and_nothing_is_made_twice(crew):
+def test_a_thread_that_finishes_its_share_helps_the_others_and_nothing_is_made_twice(crew):
     makers, made, job = np.zeros((CLAIMING_ROUNDS, UNITS), np.int64), np.zeros(1, np.int64), np.zeros(1, SHARES)
-    team.tell(job, makers=makers.ctypes.data, made=made.ctypes.data, rounds=CLAIMING_ROUNDS)
+    team.set_fields(job, makers=makers.ctypes.data, made=made.ctypes.data, rounds=CLAIMING_ROUNDS)
     TeamFunction(_make_shares).run(job, crew)
     assert made[0] == CLAIMING_ROUNDS * UNITS
     assert makers.min() >= 1  # so that none was made twice

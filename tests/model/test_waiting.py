@@ -23,7 +23,7 @@ def spins_of(**given):
     return int(found[1])
 
 
-def test_threads_wait_actively_for_a_short_time_unless_somebody_says_how():
+def test_threads_wait_actively_for_a_short_time_unless_configured():
     assert spins_of() == 3000
     assert spins_of(GOMP_SPINCOUNT="17") == 17
     assert spins_of(OMP_WAIT_POLICY="passive") == 0

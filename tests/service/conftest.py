@@ -20,7 +20,9 @@ from playwright.async_api import async_playwright
 from running_service import READY, ROOT, Launched, Service, free_port
 from service_keys import APP, SPEAKER, UPLOADER
 
+from serve_app.cli.address import address_of
 from serve_app.cli.keys import line_of
+from serve_app.cli.voices import Service as Voices
 from serve_app.web.api_keys import Key, digest_of
 
 PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -92,6 +94,16 @@ def service(launch, collector):
     launched = launch(port, logs={"format": "json"}, tracing={"endpoint": collector.endpoint})
     launched.wait_for(READY)
     return Service(f"127.0.0.1:{port}", launched)
+
+
+@pytest.fixture
+def voices(service):
+    """The voices of the service; uploaded ones are removed after the test."""
+    made = Voices(address_of(f"http://{service.address}"), 30.0)
+    yield made
+    for voice in made.list():
+        if voice["uploaded"]:
+            made.remove(voice["id"])
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def end(status: int) -> None:
     os._exit(status)
 
 
-processes.adopt_orphans()
+processes.become_subreaper()
 signal.signal(signal.SIGALRM, lambda _number, _frame: end(1))
 signal.alarm(PATIENCE_S)
 config = AppConfig.model_validate(yaml.safe_load(Path(configuration).read_text())["applications"][0]["args"])

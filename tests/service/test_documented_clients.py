@@ -1,6 +1,5 @@
 """The examples of docs/clients.md and the client in README.md run as they stand; only the address is replaced."""
 
-import asyncio
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
-from running_service import ROOT
+from running_service import ROOT, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -82,20 +81,9 @@ def environment(service, tmp_path):
 
 
 async def run(command, folder, environment):
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        printed, _ = await asyncio.wait_for(process.communicate(), 60)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode == 0, printed.decode()
-    return printed.decode()
+    status, printed = await run_command(*command, cwd=folder, environment=environment, timeout_s=60)
+    assert status == 0, printed
+    return printed
 
 
 def duration_s(path: Path) -> float:

@@ -6,9 +6,6 @@ import pytest
 from clips import ffmpeg
 from pages import documented_blocks, workplace
 
-from serve_app.cli.address import address_of
-from serve_app.cli.voices import Service as Voices
-
 pytestmark = pytest.mark.slow
 
 HOST = "127.0.0.1:8000"
@@ -16,17 +13,12 @@ BLOCKS = [pytest.param(block, id=block.name) for block in documented_blocks() if
 
 
 @pytest.fixture
-def environment(service, tmp_path):
-    """This project's commands, told where the service is, and the clip that the pages upload."""
+def environment(service, voices, tmp_path):
+    """This project's commands with the service's address, and the clip that the pages upload."""
     (tmp_path / "clip.m4a").write_bytes(ffmpeg("ipod", "aac"))
-    made = workplace(
+    return workplace(
         tmp_path, tts_say=f"--url ws://{service.address}/api/v1/speak", tts_voices=f"--url http://{service.address}"
     )
-    yield made
-    voices = Voices(address_of(f"http://{service.address}"), 30.0)
-    for voice in voices.list():
-        if voice["uploaded"]:
-            voices.remove(voice["id"])
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -171,7 +171,7 @@ def wire_garbage(dice):
     )
 
 
-async def test_what_is_no_websocket_leaves_nothing_behind(service, running):
+async def test_what_is_not_a_websocket_leaves_nothing_behind(service, running):
     dice, log = random.Random(1), Log(service)
     await settled(service, running)
     for number in range(100):

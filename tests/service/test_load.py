@@ -1,6 +1,5 @@
 """The load tool and the k6 script against the real service."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -8,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_service import ROOT
+from running_service import ROOT, run_command
 
 pytestmark = pytest.mark.slow
 
@@ -63,20 +62,8 @@ console.log(JSON.stringify({ measured, options }));
 
 
 async def run(*command, cwd, **environment):
-    """A command to its end; its status and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        printed, _ = await asyncio.wait_for(process.communicate(), 120)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    return process.returncode, printed.decode()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return await run_command(*command, cwd=cwd, environment=environment, timeout_s=120)
 
 
 async def load(service, folder, *options):

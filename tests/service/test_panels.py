@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -16,9 +17,6 @@ import pytest
 import yaml
 from clips import wav
 from running_service import ROOT, free_port, speak, wait_until
-
-from serve_app.cli.address import address_of
-from serve_app.cli.voices import Service as Voices
 
 pytestmark = pytest.mark.slow
 
@@ -121,24 +119,17 @@ async def talk(service) -> None:
             assert (await speak(speaking, LONG_ENOUGH)).end["type"] == "complete"
 
 
-async def bring_voices(service) -> None:
-    """Bring a voice every other second, until cancelled; all of them are removed."""
-    voices = Voices(address_of(f"http://{service.address}"), 30.0)
+async def upload_voices(voices) -> None:
+    """Upload a voice every other second, until cancelled."""
     said = {"transcript": "Some words that may well be said in four seconds.", "language": "english", "consent": "Yes."}
-    brought = []
-    try:
-        while True:
-            clip = wav(hz=200.0 + 5 * len(brought))
-            brought.append((await asyncio.to_thread(voices.add, clip, {"name": f"Seen {len(brought)}", **said}))["id"])
-            await asyncio.sleep(2)
-    finally:
-        for voice in brought:
-            voices.remove(voice)
+    for number in itertools.count():
+        await asyncio.to_thread(voices.add, wav(hz=200.0 + 5 * number), {"name": f"Seen {number}", **said})
+        await asyncio.sleep(2)
 
 
-async def test_every_panel_shows_something(service, prometheus):
+async def test_every_panel_shows_something(service, voices, prometheus):
     talking = [asyncio.create_task(talk(service)) for _ in range(3)]
-    talking.append(asyncio.create_task(bring_voices(service)))
+    talking.append(asyncio.create_task(upload_voices(voices)))
     try:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (found := await asyncio.to_thread(prometheus.query, "group by (replica) (ray_tts_engine_up)")):
@@ -166,7 +157,7 @@ def alerts_of(prometheus, name) -> list:
     return [alert for group in groups for rule in group["rules"] if rule["name"] == name for alert in rule["alerts"]]
 
 
-async def test_every_rule_is_evaluated_and_a_service_that_speaks_is_no_emergency(service, prometheus):
+async def test_every_rule_is_evaluated_and_a_service_that_speaks_fires_no_alert(service, prometheus):
     groups = prometheus.get("/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) > 30

@@ -24,9 +24,6 @@ from browser_page import (
 )
 from playwright.async_api import expect
 
-from serve_app.cli.address import address_of
-from serve_app.cli.voices import Service as Voices
-
 if CHROMIUM is None:
     pytest.skip(NO_CHROMIUM, allow_module_level=True)
 
@@ -184,16 +181,7 @@ async def test_every_field_has_a_label(page):
         assert await fields.nth(number).evaluate("field => field.labels.length") == 1
 
 
-@pytest.fixture
-def uploads(service):
-    made = Voices(address_of(f"http://{service.address}"), 30.0)
-    yield made
-    for voice in made.list():
-        if voice["uploaded"]:
-            made.remove(voice["id"])
-
-
-async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, uploads):
+async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, voices):
     await page.set_input_files("#clip", CLIP)
     await describe(page, "From a file")
     consent = await page.input_value("#consent")
@@ -204,10 +192,10 @@ async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, upl
     await page.locator("#add").click()
     await speaks_with(page, "from-a-file")
     assert "duration_s" in await shown(page, "report")
-    assert uploads.show("from-a-file")["consent"] == consent
+    assert voices.show("from-a-file")["consent"] == consent
 
 
-async def test_the_microphone_is_recorded_checked_and_spoken_with(page, uploads):
+async def test_the_microphone_is_recorded_checked_and_spoken_with(page, voices):
     await page.locator("#record").click()
     await expect(page.locator("#record")).to_contain_text(re.compile(r"Stop \([5-9]\.\d s\)"), timeout=PATIENCE_MS)
     await page.locator("#record").click()

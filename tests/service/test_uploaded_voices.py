@@ -14,21 +14,10 @@ import pytest
 from clips import ffmpeg, wav
 from running_service import speak, wait_until
 
-from serve_app.cli.address import address_of
-from serve_app.cli.voices import Service as Voices
 from serve_app.cli.voices import VoicesError
 
 TEXT = "Some words that may well be said in four seconds."
 SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
-
-
-@pytest.fixture
-def voices(service):
-    made = Voices(address_of(f"http://{service.address}"), 30.0)
-    yield made
-    for voice in made.list():
-        if voice["uploaded"]:
-            made.remove(voice["id"])
 
 
 def state(voices, voice):
@@ -95,7 +84,7 @@ async def test_voices_survive_their_store_and_streams_do_not_notice(service, voi
 
 
 @pytest.mark.slow
-async def test_a_removed_voice_is_finished_by_who_speaks_with_it_and_refused_then(service, voices):
+async def test_a_removed_voice_finishes_its_utterances_and_is_refused_then(service, voices):
     voices.add(wav(hz=280.0), {"name": "Gone", **SAID})
     await spoken(service, voice="gone")
     async with service.connect() as connection:
@@ -172,7 +161,7 @@ def test_a_large_clip_arrives_whole_and_one_of_its_equal_channels_is_used(servic
     assert voices.audio("large")[:4] == b"RIFF"
 
 
-async def test_a_session_speaks_with_a_voice_of_its_own(service, voices):
+async def test_a_session_speaks_with_its_inline_voice(service, voices):
     """Nearly as long as may be: every request carries 1.4 MB of it."""
     audio = base64.b64encode(ffmpeg("mp3", "libmp3lame", seconds=29.0)).decode()
     async with service.connect() as connection:

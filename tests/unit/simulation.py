@@ -6,7 +6,7 @@ import numpy as np
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine, Stream
-from serve_app.engine.runner import Frames, Prepared
+from serve_app.engine.interface import Frames, Prepared
 from serve_app.engine.scheduler import Sleep, plan
 from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechRequest
 

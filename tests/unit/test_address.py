@@ -66,7 +66,7 @@ def test_a_host_without_a_scheme_is_taken_as_http(given_url, url):
         ("http://me:secret@127.0.0.1", "--api-key"),
     ],
 )
-def test_what_is_no_address_is_refused_with_what_is_allowed(wrong, reason):
+def test_what_is_not_an_address_is_refused_with_what_is_allowed(wrong, reason):
     with pytest.raises(AddressError, match=reason) as refused:
         address_of(wrong)
     assert "http" in str(refused.value) or "--api-key" in str(refused.value)

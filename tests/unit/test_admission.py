@@ -12,9 +12,9 @@ def ticket(number, needed_by_s=None, *, asked_s=0.0, key="", priority=0, begun=F
     return Ticket(number, key, priority, asked_s, needed_by_s, begun)
 
 
-def admission(room, *, stream_s=None, **settings):
+def admission(capacity, *, stream_s=None, **settings):
     """An admission that has learnt how long a stream takes."""
-    made = Admission(AdmissionConfig(**settings), room)
+    made = Admission(AdmissionConfig(**settings), capacity)
     if stream_s is not None:
         taught = ticket(0)
         made.ask(taught, 0.0)
@@ -27,7 +27,7 @@ def admitted(made, now_s=0.0):
     return [each.number for each in made.admit(now_s)]
 
 
-def test_as_many_start_as_there_is_room_for():
+def test_as_many_start_as_the_capacity_allows():
     made = admission(2)
     for number in (1, 2, 3):
         made.ask(ticket(number), 0.0)
@@ -37,7 +37,7 @@ def test_as_many_start_as_there_is_room_for():
     assert admitted(made) == [3]
 
 
-def test_who_still_has_audio_to_play_lets_a_new_request_pass():
+def test_a_listener_with_audio_to_play_lets_a_new_request_pass():
     made = admission(1)
     made.ask(ticket(1, 5.0, begun=True), 0.0)
     made.ask(ticket(2, asked_s=1.0), 1.0)
@@ -76,7 +76,7 @@ def test_more_than_may_wait_are_refused_at_once():
     made.ask(ticket(5, 3.0, begun=True), 0.0)  # his listener hears the beginning already
 
 
-def test_who_would_not_start_in_time_is_refused_at_once_and_told_when_to_come_again():
+def test_a_text_that_would_not_start_in_time_is_refused_at_once_with_a_retry_time():
     made = admission(1, stream_s=10.0, start_deadline_s=15)
     for number in (1, 2):
         made.ask(ticket(number), 0.0)
@@ -88,7 +88,7 @@ def test_who_would_not_start_in_time_is_refused_at_once_and_told_when_to_come_ag
     made.ask(ticket(5, asked_s=6.0, priority=-1), 6.0)  # needed before all who wait
 
 
-def test_nobody_is_refused_for_an_estimate_before_anything_is_known():
+def test_no_text_is_refused_for_an_estimate_before_anything_is_known():
     made = admission(1, start_deadline_s=1)
     for number in range(100):
         made.ask(ticket(number), 0.0)
@@ -105,12 +105,12 @@ def test_a_stream_that_was_cut_short_teaches_nothing():
     assert made.backlog.waiting_s == 0.0
 
 
-def test_a_room_that_shrinks_lets_its_streams_end():
+def test_a_capacity_that_shrinks_lets_its_streams_end():
     made = admission(2, stream_s=10.0)
     for number in (1, 2, 3):
         made.ask(ticket(number), 0.0)
     made.admit(0.0)
-    made.room = 1
+    made.capacity = 1
     made.leave(ticket(1), 4.0)
     assert admitted(made, 4.0) == []
     assert made.expected_start_s(ticket(3), 4.0) == pytest.approx(10.0)
@@ -125,7 +125,7 @@ def test_the_deadline_counts_from_when_the_audio_runs_out():
 
 
 @pytest.mark.parametrize(
-    ("ends_s", "ahead_s", "room", "free_s"),
+    ("ends_s", "ahead_s", "slots", "free_s"),
     [
         ([], [], 1, 10.0),
         ([12.0], [], 1, 12.0),
@@ -136,8 +136,8 @@ def test_the_deadline_counts_from_when_the_audio_runs_out():
         ([], [], 0, float("inf")),
     ],
 )
-def test_when_a_slot_is_free(ends_s, ahead_s, room, free_s):
-    assert next_free_s(ends_s, ahead_s, room, 10.0) == free_s
+def test_when_a_slot_is_free(ends_s, ahead_s, slots, free_s):
+    assert next_free_s(ends_s, ahead_s, slots, 10.0) == free_s
 
 
 ARRIVALS = st.lists(
@@ -146,9 +146,9 @@ ARRIVALS = st.lists(
 
 
 @given(ARRIVALS, st.integers(1, 4))
-def test_nobody_starves_and_the_room_is_never_exceeded(arrivals, room):
+def test_no_text_starves_and_the_capacity_is_never_exceeded(arrivals, capacity):
     """Everybody starts; nobody is overtaken by one who came later than his priority and his lead are worth."""
-    made = Admission(AdmissionConfig(priority_step_s=5, start_deadline_s=1e9), room)
+    made = Admission(AdmissionConfig(priority_step_s=5, start_deadline_s=1e9), capacity)
     coming = [
         (ticket(number, asked_s + lead_s, asked_s=asked_s, priority=priority), holds_s)
         for number, (asked_s, lead_s, priority, holds_s) in enumerate(sorted(arrivals))
@@ -165,8 +165,8 @@ def test_nobody_starves_and_the_room_is_never_exceeded(arrivals, room):
         for each in made.admit(now_s):
             started[each.number] = (now_s, each)
             running[each.number] = (now_s + holds[each.number], each)
-        assert len(running) <= room
-        assert made.backlog.waiting == 0 or len(running) == room
+        assert len(running) <= capacity
+        assert made.backlog.waiting == 0 or len(running) == capacity
     assert len(started) == len(holds)
     for mine_s, mine in started.values():
         for other_s, other in started.values():
@@ -174,7 +174,7 @@ def test_nobody_starves_and_the_room_is_never_exceeded(arrivals, room):
                 assert other_s >= mine_s
 
 
-def test_the_refused_are_among_those_who_asked():
+def test_refused_texts_count_as_requested():
     made = admission(1, max_waiting=0)
     made.ask(ticket(1), 0.0)
     made.admit(0.0)

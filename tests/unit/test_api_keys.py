@@ -48,7 +48,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch):
         assert len(compared) == 5
 
 
-def test_an_empty_file_lets_nobody_in():
+def test_an_empty_file_admits_no_client():
     assert read_keys("# nobody yet\n").find("x") is None
 
 
@@ -137,7 +137,7 @@ def test_a_key_never_gets_more_than_its_rate_and_a_burst(per_minute, pauses_s):
 
 
 @given(st.floats(0.5, 10_000))
-def test_who_waits_as_long_as_he_is_told_is_served(per_minute):
+def test_a_client_that_waits_as_long_as_the_error_says_is_served(per_minute):
     bucket, now_s = None, 5.0
     for _ in range(2000):
         try:

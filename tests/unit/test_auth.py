@@ -1,6 +1,5 @@
 """API keys over a real server: every way to give one, every limit, and that none is ever logged."""
 
-import asyncio
 import json
 import logging
 import time
@@ -8,7 +7,7 @@ import time
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
-from test_web import KnownBackend, hear, say, served, socket_to
+from test_web import KnownBackend, hear, say, served, socket_to, until_sessions
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.cli.keys import line_of
@@ -51,7 +50,7 @@ async def refused_with(host, path="/api/v1/speak", **options):
     return refused.value.response
 
 
-async def test_every_way_to_give_a_key_opens_the_door(backend, tmp_path):
+async def test_every_way_to_give_a_key_is_accepted(backend, tmp_path):
     async with served(backend, guarded(write(tmp_path / "keys", good={}))) as host:
         for headers in ({"authorization": f"Bearer {GOOD}"}, {"x-api-key": GOOD}):
             async with socket_to(host, "/api/v1/speak", additional_headers=headers) as ws:
@@ -93,7 +92,7 @@ async def test_without_a_key_of_the_file_nothing_is_spoken_or_listed(backend, tm
     assert backend.requests == []
 
 
-async def test_a_browser_is_told_by_a_close_code(backend, tmp_path):
+async def test_a_browser_gets_the_error_as_a_close_code(backend, tmp_path):
     path = write(tmp_path / "keys", good={"max_sessions": 1})
     async with served(backend, guarded(path)) as host:
         origin = f"http://{host}"
@@ -122,8 +121,8 @@ async def test_a_key_has_so_many_sessions_at_a_time(backend, tmp_path):
                 pass
             async with httpx.AsyncClient(base_url=f"http://{host}") as client:
                 assert (await client.get("/v1/audio/voices", headers=headers)).status_code == 200
-        await asyncio.sleep(0.05)
         async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+            await until_sessions(client, 1)
             assert (await post(client)).status_code == 200
 
 
@@ -173,22 +172,26 @@ def test_changes_of_voices_need_their_scope_and_are_counted(tmp_path):
 async def test_a_changed_file_counts_without_a_restart(backend, tmp_path, caplog):
     caplog.set_level("INFO", "serve_app")
     path = write(tmp_path / "keys", good={})
-    async with served(backend, guarded(path)) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+    now_s = 0.0
+    async with (
+        served(backend, guarded(path, reload_s=1.0), clock=lambda: now_s) as host,
+        httpx.AsyncClient(base_url=f"http://{host}") as client,
+    ):
         async with socket_to(host, "/api/v1/speak", additional_headers={"x-api-key": GOOD}) as ws:
             await say(ws, type="speak", text="Hello.")
             await hear(ws)
             write(path, new={})
-            await asyncio.sleep(0.01)
+            now_s += 1.0
             assert (await post(client, "tts_new-and-secret")).status_code == 200
             assert (await post(client)).status_code == 401
             await say(ws, type="speak", text="Hello.")
             (error,) = await hear(ws, until=("error",))
             assert error["code"] == "UNAUTHORIZED"
         path.write_text("- {broken")
-        await asyncio.sleep(0.01)
+        now_s += 1.0
         assert (await post(client, "tts_new-and-secret")).status_code == 200
         path.unlink()
-        await asyncio.sleep(0.01)
+        now_s += 1.0
         assert (await post(client, "tts_new-and-secret")).status_code == 200
     assert "were not reloaded" in caplog.text
 

@@ -149,7 +149,7 @@ def test_waiting_texts_are_answered_at_once_and_a_dip_is_not():
     assert min(fleet.live(fleet.config.downscale_delay_s - 1, running=2, stream_s=4.0, arrivals_hz=0.5)) == grown
 
 
-def test_nobody_is_sent_away_while_texts_wait():
+def test_no_replica_is_stopped_while_texts_wait():
     fleet = Fleet(ready=3, downscale_delay_s=10)
     assert min(fleet.live(60, running=4, waiting=12, stream_s=2.0)) == 3
     assert fleet.live(60, running=4, stream_s=2.0)[-1] < 3
@@ -172,7 +172,7 @@ def test_what_arrivals_vary_by_alone_orders_nothing():
     assert max(fleet.live(10, running=25, stream_s=4.0, arrivals_hz=7.0)) == settled
 
 
-def test_refused_texts_count_though_nobody_waits():
+def test_refused_texts_count_even_if_no_text_waits():
     fleet = Fleet(ready=2)
     fleet.live(60, running=20, stream_s=4.0, arrivals_hz=20.0)
     assert fleet.replicas >= 8
@@ -203,7 +203,7 @@ def test_idle_sockets_hold_no_replica_and_one_that_speaks_does():
     assert fleet.live(60)[-1] == 0
 
 
-def test_from_zero_who_waits_brings_the_first():
+def test_from_zero_a_waiting_text_starts_the_first_replica():
     fleet = Fleet(ready=1, downscale_to_zero_delay_s=0, downscale_delay_s=0)
     fleet.live(1200)
     assert fleet.replicas == 0
@@ -251,6 +251,6 @@ def test_the_reason_says_what_the_bounds_cut():
     assert "1 to 4 are allowed" in decision.reason
 
 
-def test_averages_are_told_apart_by_the_configuration():
+def test_averages_depend_on_the_configuration():
     with pytest.raises(ValueError, match="react_s"):
         ScalingConfig(look_back_s=20, react_s=10)

@@ -91,7 +91,7 @@ def test_serve_keeps_the_memory_between_two_questions():
     assert decisions[30] == 1
 
 
-def test_serves_own_queue_counts_where_nobody_reports():
+def test_serves_own_queue_counts_if_no_replica_reports():
     replicas, state = policy(downscale_to_zero_delay_s=0)(context([], target=1))
     assert replicas == 1, "the first is waited for"
     assert policy()(context([], target=0, queued=3.0, state=state, now_s=1.0))[0] == 1

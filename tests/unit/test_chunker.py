@@ -287,7 +287,7 @@ def test_paragraph_ends_a_chunk_however_short():
         ("!" * 700 + " Hello there.", ["Hello there."]),
     ],
 )
-def test_what_has_nothing_to_pronounce_is_no_chunk(text, chunks):
+def test_what_has_nothing_to_pronounce_is_not_a_chunk(text, chunks):
     assert chunks_of([text]) == chunks
     assert chunks_of(list(text)) == chunks
 

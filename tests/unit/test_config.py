@@ -110,7 +110,7 @@ def test_weights_that_each_replica_would_choose_for_itself_are_refused_and_the_o
         assert word in error["msg"]
 
 
-def test_a_generator_waits_for_an_hour_and_may_be_told_not_to():
+def test_a_generator_waits_for_an_hour_unless_configured():
     assert AppConfig().generator.startup_wait_s == 3600
     assert _read("generator: {startup_wait_s: 0}").generator.startup_wait_s == 0
     assert _refusal("generator: {startup_wait_s: -1}")["type"] == "greater_than_equal"

@@ -127,7 +127,7 @@ def test_an_utterance_starts_without_the_one_before_it():
     assert_context(bench.context, "Two.", codes_of(3) + 2)
 
 
-def test_a_text_chunk_that_was_cut_short_or_too_long_is_no_context():
+def test_a_text_chunk_that_was_cut_short_or_too_long_is_not_a_context():
     bench = Teller(limits=ON).say(Speak(text="One.|Two.|Three.|Four."))
     bench.audio(3).end("length")
     assert bench.context is None

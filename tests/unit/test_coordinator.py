@@ -73,7 +73,7 @@ def test_an_applications_directory_is_its_own_and_below_the_uploads(one, other):
         assert (directory_of(one) == directory_of(other)) == (one == other)
 
 
-def test_a_replica_that_has_time_is_told_of_a_voice_that_waits_and_two_are_not_given_it(store):
+def test_an_idle_replica_gets_a_pending_voice_and_only_one_gets_it(store):
     made = store()
     before = made.report(ready("a"))
     assert before.encode is None
@@ -113,7 +113,7 @@ async def test_what_the_store_refuses_is_raised_with_its_code():
         await _answer_of(answer(ActorUnavailableError("gone", None)))
 
 
-async def test_a_store_that_is_nowhere_to_be_found_for_a_moment_is_no_error_of_this_service(monkeypatch):
+async def test_a_coordinator_that_is_missing_for_a_moment_is_not_an_error_of_this_service(monkeypatch):
     """Ray says so with a plain ValueError, when an actor's name is taken or freed between two looks at it."""
 
     class Gone:

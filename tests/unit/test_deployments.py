@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from recorded import Recorded
 
 from serve_app.cluster.admission import Backlog
-from serve_app.cluster.registry import Demand, Readiness, Room
+from serve_app.cluster.registry import Demand, Quota, Readiness
 from serve_app.config import (
     AccessConfig,
     AdmissionConfig,
@@ -36,7 +36,7 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
     from serve_app import app
     from serve_app.deployments import ingress
     from serve_app.deployments.generator import EventQueue, Generator, max_queued_events
-    from serve_app.deployments.ingress import RayBackend, Recent
+    from serve_app.deployments.ingress import CachedAnswer, RayBackend
     from serve_app.deployments.router import VOICES, VoiceRouter
 
 REQUEST = SpeechRequest("Hello.", "austen")
@@ -92,7 +92,7 @@ class Store:
 
     async def share_load(self, status):
         assert status.replica == "ingress-1"
-        return Room(20 if self._ready else 0, frozenset({"generator-1"}))
+        return Quota(20 if self._ready else 0, frozenset({"generator-1"}))
 
     async def readiness(self):
         return Readiness(ready=self._ready, model="tiny", random_weights=True, detail="" if self._ready else "loading")
@@ -103,7 +103,7 @@ def backend(*responses: Response, deadline_s: float = 5.0, ready: bool = True) -
     return RayBackend(config, Handle(list(responses)), Store(ready=ready), "ingress-1", Recorded())
 
 
-async def test_the_room_is_the_fleets_or_one_replicas_while_nobody_is_ready():
+async def test_the_quota_is_the_fleets_or_one_replicas_while_none_is_ready():
     assert await backend(Response([])).share_load(Backlog(2, 1, 0.5)) == 20
     assert await backend(Response([]), ready=False).share_load(Backlog(0, 1, 0.0)) == 3
 
@@ -204,7 +204,7 @@ async def test_a_stream_that_is_resumed_by_another_model_is_counted_as_such():
     assert recorded.counters == {"streams_resumed resumed_otherwise": 1}
 
 
-async def test_a_stream_that_broke_off_and_finds_no_other_is_counted_as_given_up():
+async def test_an_interrupted_stream_that_finds_no_other_is_counted_as_given_up():
     refusal = SpeechEnd("error", 0, SynthesisError.code, "no")
     recorded = Recorded()
     handle = Handle([Response([chunk(0), gone()]), Response([refusal])])
@@ -214,8 +214,15 @@ async def test_a_stream_that_broke_off_and_finds_no_other_is_counted_as_given_up
 
 
 async def test_a_text_that_ends_its_replica_each_time_fails_alone(monkeypatch):
-    waits = []
-    monkeypatch.setattr("serve_app.deployments.ingress.asyncio.sleep", lambda wait_s: took(waits, wait_s))
+    waits, sleep, this_test = [], asyncio.sleep, asyncio.current_task()
+
+    async def note(wait_s):  # a server of another test may sleep on the same event loop
+        if asyncio.current_task() is this_test:
+            waits.append(wait_s)
+        else:
+            await sleep(wait_s)
+
+    monkeypatch.setattr("serve_app.deployments.ingress.asyncio.sleep", note)
     lost = [Response([gone()]) for _ in range(9)]
     with pytest.raises(SynthesisError, match="was lost"):
         await everything(backend(*lost).speak(REQUEST))
@@ -224,17 +231,13 @@ async def test_a_text_that_ends_its_replica_each_time_fails_alone(monkeypatch):
     assert len(waits) == 2
 
 
-async def took(waits: list[float], wait_s: float) -> None:
-    waits.append(wait_s)
-
-
 async def test_a_failure_of_the_generators_own_code_is_not_tried_again():
     failed = RayTaskError("speak", "traceback", ValueError("no"))
     with pytest.raises(SynthesisError, match="failed"):
         await everything(backend(Response([chunk(0), failed])).speak(REQUEST))
 
 
-async def test_a_question_is_asked_once_for_all_who_wait():
+async def test_a_question_is_asked_once_for_all_callers():
     asked = []
 
     async def ask() -> int:
@@ -242,7 +245,7 @@ async def test_a_question_is_asked_once_for_all_who_wait():
         await asyncio.sleep(0.01)
         return 42
 
-    recent = Recent(ask)
+    recent = CachedAnswer(ask)
     assert await asyncio.gather(*(recent.get() for _ in range(10))) == [42] * 10
     assert len(asked) == 1
 
@@ -257,7 +260,7 @@ async def test_an_old_answer_is_better_than_none(monkeypatch):
             raise answer
         return answer
 
-    recent = Recent(ask)
+    recent = CachedAnswer(ask)
     assert [await recent.get(), await recent.get()] == [42, 42]
 
 
@@ -320,12 +323,14 @@ def test_a_relative_file_of_keys_is_found_and_keeps_its_links(tmp_path):
 
 
 class OneEvent:
-    """A stream whose event comes when it is told to."""
+    """A stream whose event comes when the test sets it."""
 
     def __init__(self):
+        self.asked = asyncio.Event()
         self.came = asyncio.get_running_loop().create_future()
 
     async def __anext__(self):
+        self.asked.set()
         return await self.came
 
 
@@ -333,7 +338,7 @@ class OneEvent:
 async def test_a_cancellation_that_comes_together_with_the_first_event_is_not_lost(turns):
     response = OneEvent()
     waiting = asyncio.create_task(backend()._first(response, 60))
-    await asyncio.sleep(0.01)
+    await response.asked.wait()
     response.came.set_result(chunk(0))
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -1,6 +1,5 @@
 """A replica that Serve is replacing, as its health says, and what its clients are told."""
 
-import asyncio
 import contextlib
 import json
 import socket
@@ -10,50 +9,51 @@ from threading import Thread
 
 import pytest
 from test_web import KnownBackend, hear, say, served_by, socket_to
+from until import until
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.config import AppConfig
 from serve_app.web import draining
 from serve_app.web.app import build_web
-from serve_app.web.draining import FAREWELL_S, Draining, HealthWatch, is_draining, listening
+from serve_app.web.draining import CLOSE_MARGIN_S, Draining, HealthWatch, is_draining, listening
 
 GRACE_S = 60.0
 
 
 class Noted:
-    """A session that keeps what it is told."""
+    """A session that records its drains."""
 
     def __init__(self):
-        self.told = []
+        self.drains = []
 
     def drain(self, drain):
-        self.told.append(drain)
+        self.drains.append(drain)
 
 
-def test_every_session_is_told_once_and_those_that_begin_later_at_once():
+def test_every_session_is_drained_once_and_later_ones_at_once():
     now_s = 100.0
     replica = Draining(GRACE_S, lambda: now_s)
     gone, here, late = Noted(), Noted(), Noted()
-    with replica.told(gone):
+    with replica.registered(gone):
         pass
-    with replica.told(here):
+    with replica.registered(here):
         replica.begin()
         now_s = 130.0
-        with replica.told(late):
+        with replica.registered(late):
             pass
-    assert [len(one.told) for one in (gone, here, late)] == [0, 1, 1]
-    assert {drain.until_s for one in (here, late) for drain in one.told} == {100 + GRACE_S - FAREWELL_S}
-    assert (here.told[0].from_s, late.told[0].from_s) == (102.0, 132.0)
+    assert [len(one.drains) for one in (gone, here, late)] == [0, 1, 1]
+    assert {drain.until_s for one in (here, late) for drain in one.drains} == {100 + GRACE_S - CLOSE_MARGIN_S}
+    assert (here.drains[0].from_s, late.drains[0].from_s) == (102.0, 132.0)
 
 
-def test_clients_are_told_to_come_back_one_after_the_other():
+def test_clients_get_retry_times_that_are_spread():
     replica = Draining(GRACE_S, lambda: 0.0)
     replica.begin()
     sessions = [Noted() for _ in range(50)]
     for session in sessions:
-        with replica.told(session):
+        with replica.registered(session):
             pass
-    waits_ms = [session.told[0].retry_after_ms for session in sessions]
+    waits_ms = [session.drains[0].retry_after_ms for session in sessions]
     assert min(waits_ms) > 0
     assert len(set(waits_ms)) > 20
 
@@ -111,34 +111,34 @@ def test_a_process_finds_where_it_listens(bound, reached):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "fields"),
     [
         ("/api/v1/speak", {"fatal", "retry_after_ms"}),
         ("/api/v1/speak?framing=raw", {"fatal", "retry_after_ms"}),
         ("/ws/tts", set()),
     ],
 )
-async def test_idle_sockets_are_told_and_closed_and_a_text_is_spoken_first(replica, monkeypatch, path, told):
-    monkeypatch.setattr(draining, "ASK_PERIOD_S", 0.02)
+async def test_idle_sockets_get_an_error_and_are_closed_and_a_text_is_spoken_first(replica, monkeypatch, path, fields):
+    monkeypatch.setattr(draining, "POLL_PERIOD_S", 0.02)
     monkeypatch.setattr(draining, "SETTLE_S", 0.05)
     backend = KnownBackend()
     backend.frame_delay_s = 0.05
     known = Draining(GRACE_S, time.monotonic)
     port = replica.server_address[1]
-    web = HealthWatch(build_web(backend, AppConfig(), leaving=known), known, range(port, port + 1))
+    web = HealthWatch(build_web(backend, AppConfig(), draining=known), known, range(port, port + 1))
     async with (
         served_by(web) as host,
         socket_to(host, path) as idle,
         socket_to(host, path) as speaking,
     ):
         await say(speaking, type="synthesize" if path == "/ws/tts" else "speak", text="Hello there.")
-        await asyncio.sleep(0.1)
+        await until(lambda: backend.requests)
         replica.says = (503, b"DRAINING")
         began_s = time.monotonic()
         (message,) = await hear(idle, until=("error",))
         assert time.monotonic() - began_s < 2
         assert message["code"] == "SERVICE_RESTART"
-        assert told <= message.keys()
+        assert fields <= message.keys()
         for one in (idle, speaking):
             frames = []
             with contextlib.suppress(ConnectionClosed):

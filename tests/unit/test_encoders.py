@@ -163,7 +163,7 @@ def test_a_streamed_wav_is_read_by_others(rate_hz):
 
 
 @pytest.mark.parametrize("encoding", EVERYTHING)
-def test_no_audio_is_no_fault(encoding):
+def test_no_audio_is_not_an_error(encoding):
     data = encoded(encoder_for(encoding, 8000), tone(0))
     assert data == (data[:44] if encoding == "wav" else b"")
 

@@ -38,7 +38,7 @@ def test_a_stream_says_its_whole_text_and_frees_its_slot():
     ),
     st.integers(1, 6),
 )
-def test_a_stream_says_the_same_whoever_shares_the_engine(jobs, slots):
+def test_a_stream_says_the_same_whatever_shares_the_engine(jobs, slots):
     sim = Simulation(SimulatedRunner(slots=slots), max_waiting_streams=100)
     sim.run([(at_s, chr(97 + n) * frames) for n, (at_s, frames, _) in enumerate(jobs)])
     assert len(sim.listeners) == len(jobs)
@@ -174,7 +174,7 @@ def test_a_stream_whose_caller_takes_nothing_pauses_and_goes_on_when_it_does():
     assert listener.end.finish_reason == "eos"
 
 
-def test_nobody_listening_is_served_as_fast_as_there_is_room():
+def test_without_a_listener_audio_is_made_as_fast_as_capacity_allows():
     sim = Simulation(max_lead_s=1.0)
     listener = sim.speak("a" * 100, listening=False)
     sim.run()

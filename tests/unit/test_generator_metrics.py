@@ -24,13 +24,13 @@ def speak(engine, runner, text="Hello."):
 
 def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
     runner, recorded = SimulatedRunner(slots=2), Recorded()
-    engine, meter = engine_of(runner), GeneratorMetrics(recorded, slots=2)
-    meter.loaded(MODEL, 3.0)
+    engine, metrics = engine_of(runner), GeneratorMetrics(recorded, slots=2)
+    metrics.loaded(MODEL, 3.0)
     for _ in range(2):
         before = len(runner.log)
         speak(engine, runner)
         recorded.histograms.clear()
-        meter.engine(engine, graph_fallbacks=0)
+        metrics.engine(engine, graph_fallbacks=0)
         taken = [stage for stage, _ in runner.log[before:]]
         for stage in ("prefill", "predict", "talk", "decode"):
             assert len(recorded.histograms[f"step_seconds {stage}"]) == taken.count(stage) > 0
@@ -43,11 +43,11 @@ def test_every_step_is_recorded_once_with_its_stage_and_its_streams():
 
 def test_a_step_that_raised_is_counted_as_such():
     runner, recorded = SimulatedRunner(), Recorded()
-    engine, meter = engine_of(runner), GeneratorMetrics(recorded, slots=10)
-    meter.loaded(MODEL, 3.0)
+    engine, metrics = engine_of(runner), GeneratorMetrics(recorded, slots=10)
+    metrics.loaded(MODEL, 3.0)
     runner.broken.add("predict")
     speak(engine, runner)
-    meter.engine(engine, graph_fallbacks=0)
+    metrics.engine(engine, graph_fallbacks=0)
     assert recorded.counters["steps_failed predict"] == 1
     assert "step_seconds predict" not in recorded.histograms
 
@@ -65,13 +65,13 @@ def test_first_audio_says_what_came_before_it_and_later_audio_nothing():
 
 def test_counts_of_caches_go_on_where_they_were():
     recorded, cache = Recorded(), BoundedCache[str, str](1000, len)
-    meter = GeneratorMetrics(recorded, slots=1)
+    metrics = GeneratorMetrics(recorded, slots=1)
     cache.get("a", 0.0)
-    meter.caches({"prompt": cache})
+    metrics.caches({"prompt": cache})
     cache.put("a", "voice", 0.0)
     for _ in range(3):
         cache.get("a", 0.0)
-    meter.caches({"prompt": cache})
-    meter.caches({"prompt": cache})
+    metrics.caches({"prompt": cache})
+    metrics.caches({"prompt": cache})
     assert recorded.counters == {"voice_misses prompt": 1, "voice_hits prompt": 3}
     assert recorded.gauges == {"voice_cache_bytes prompt": 5}

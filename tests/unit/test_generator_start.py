@@ -58,7 +58,7 @@ async def test_what_never_comes_ends_the_start_after_the_configured_time(monkeyp
         raise missing("absent")
 
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(RuntimeError, match=r"absent \(waited 30 s, generator.startup_wait_s\)"):
         await starting()._when_there(Patience(30, 0), attempt)
 
@@ -72,11 +72,14 @@ async def test_what_can_never_work_is_not_waited_for():
 
 
 async def test_a_replica_that_waits_is_ended_at_once():
+    attempted = asyncio.Event()
+
     async def attempt():
+        attempted.set()
         raise NotYetError("the weights in /w", "absent", look_again_s=3600)
 
     waiting = asyncio.create_task(starting()._when_there(Patience(1e6, asyncio.get_running_loop().time()), attempt))
-    await asyncio.sleep(0.01)
+    await attempted.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 1)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from recorded import Recorded
+from until import until
 
 from serve_app.config import AppConfig
 from serve_app.errors import SynthesisError, VoiceNotFoundError
@@ -23,7 +24,7 @@ from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app.cluster.registry import Demand, HeartbeatReply
     from serve_app.deployments import generator as module
-    from serve_app.deployments.generator import Generator, be_nice
+    from serve_app.deployments.generator import Generator, lower_priority
     from serve_app.deployments.router import _voice_of
 
 REFERENCE = Reference("woolf", np.zeros(72_000, np.float32), 24_000, "Words.", "d1")
@@ -60,7 +61,7 @@ def generator(*answers, encode=prompt_of):
     made._replica, made._voices, made._demand = "r1", "v1", Demand()
     made._prompts, made._digests = BoundedCache[str, VoicePrompt](1 << 20, lambda prompt: prompt.nbytes), {}
     made._fetching = {}
-    made._background = ThreadPoolExecutor(1, "background", be_nice)
+    made._background = ThreadPoolExecutor(1, "background", lower_priority)
     made._metrics = GeneratorMetrics(Recorded(), slots=1)
     made._coordinator = Store(*answers)
     made.encoded = []
@@ -190,7 +191,7 @@ async def test_a_clip_that_the_encoder_fails_on_is_one_streams_error_and_another
     assert made._fetching == {}
 
 
-async def test_the_encoding_goes_on_when_those_who_asked_have_gone():
+async def test_the_encoding_goes_on_after_its_callers_have_gone():
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly(reference):
@@ -236,7 +237,7 @@ async def test_voices_that_changed_are_asked_for_again_and_clips_of_sessions_sta
 async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
     made = generator(prompt_of(REFERENCE), VoiceRefusal("gone"))
     asking = asyncio.create_task(made._prompt("woolf"))
-    await asyncio.sleep(0.005)
+    await until(lambda: made._coordinator.asked)
     made._apply(HeartbeatReply(Demand(), "v2", None))
     assert (await asking).digest == "d1"
     with pytest.raises(VoiceNotFoundError):

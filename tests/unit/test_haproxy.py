@@ -104,7 +104,7 @@ def test_a_file_of_another_kind_is_refused_and_not_left_as_it_is(rendered, secti
 
 
 @pytest.mark.parametrize("given_most", ["0", "-1", "a", "1.5", "²"])
-def test_a_limit_that_is_no_number_is_refused(given_most):
+def test_a_limit_that_is_not_a_number_is_refused(given_most):
     with pytest.raises(ValueError, match="allowed: a number above zero"):
         Corrections.of_environment({haproxy.CONNECTIONS_PER_ADDRESS: given_most})
 
@@ -185,7 +185,7 @@ async def half_open(port, count):
         writer.close()
 
 
-async def test_half_open_requests_keep_nobody_out_for_longer_than_a_head_may_take(rendered, tmp_path):
+async def test_half_open_requests_block_others_no_longer_than_a_head_may_take(rendered, tmp_path):
     async with (
         served(KnownBackend(), AppConfig()) as server,
         running(rendered, tmp_path, server=server) as port,
@@ -204,7 +204,7 @@ async def test_half_open_requests_keep_nobody_out_for_longer_than_a_head_may_tak
 
 @pytest.mark.parametrize("line", ["POST /api/tts", "POST /health", "GET /health", "POST /-/healthz"])
 async def test_a_body_that_drips_holds_no_connection(rendered, tmp_path, monkeypatch, line):
-    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.3)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.3)
     monkeypatch.setattr(middleware, "LINGER_S", 0.3)
     async with served(KnownBackend(), AppConfig()) as server, running(rendered, tmp_path, server=server) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -251,7 +251,7 @@ async def test_one_address_has_no_more_connections_than_it_may(rendered, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["bare", "routed"])
-async def test_nobody_to_serve_is_503_with_a_time_to_try_again(rendered, tmp_path, name):
+async def test_no_server_is_503_with_a_retry_time(rendered, tmp_path, name):
     (nothing,) = free_ports(1)
     async with running(rendered, tmp_path, name, server=f"127.0.0.1:{nothing}") as port:
         status, headers, body = await asyncio.to_thread(get, port, "/api/v1/speak", 10)

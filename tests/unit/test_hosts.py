@@ -52,7 +52,7 @@ def test_on_loopback_without_keys_only_its_own_names_are_served(listening):
 
 
 @given(st.text(max_size=20), st.sampled_from(["", ":8000"]), st.sampled_from(LOOPBACK))
-def test_nothing_under_somebody_elses_name_is_served_on_loopback(name, port, listening):
+def test_nothing_under_another_hosts_name_is_served_on_loopback(name, port, listening):
     assert not is_served(f"{name}.example{port}", listening, (), keys_required=False)
 
 
@@ -81,7 +81,7 @@ def test_a_probe_asks_for_a_pods_address_where_it_does_not_listen_on_loopback():
 
 
 @pytest.mark.parametrize("name", ["https://a.example", "a.example:80", "a.example/x", "", "a b", "*.example"])
-def test_what_is_no_host_is_refused_in_the_configuration(name):
+def test_what_is_not_a_host_is_refused_in_the_configuration(name):
     with pytest.raises(ValidationError):
         IngressConfig(allowed_hosts=(name,))
 

@@ -71,7 +71,7 @@ def test_any_other_is_refused_with_those_that_are_served(wrong):
 
 
 @pytest.mark.parametrize("wrong", [5, True, ["en"], {"en": 1}])
-def test_what_is_no_text_is_no_language(wrong):
+def test_what_is_not_text_is_not_a_language(wrong):
     with pytest.raises(ValidationError):
         FIELD.validate_python(wrong)
 

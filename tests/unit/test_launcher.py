@@ -80,7 +80,7 @@ def test_ports_are_found_whatever_the_kernel_hands_out(tmp_path, monkeypatch, ke
     assert len(set(dataclasses.astuple(environment.free_ports()))) == 4
 
 
-def test_the_proxy_cuts_who_does_not_read_and_nobody_who_answers_pings(tmp_path):
+def test_the_proxy_cuts_clients_that_do_not_read_and_none_that_answer_pings(tmp_path):
     values = environment.serve_environment(tmp_path, PORTS, tmp_path / "haproxy", 4096, IngressConfig())
     pinged_and_given_up_s = 20 + 20  # uvicorn's own figures
     assert pinged_and_given_up_s < int(values["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"]) <= 120
@@ -92,7 +92,7 @@ def test_the_port_given_overrides_the_files(tmp_path):
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, 99_999])
-def test_a_number_that_is_no_port_is_refused(tmp_path, port):
+def test_a_number_that_is_not_a_port_is_refused(tmp_path, port):
     with pytest.raises(serve.StartError, match="allowed: 1 to 65535"):
         serve.read_config(LOCAL, port)
     path = tmp_path / "service.yaml"
@@ -132,7 +132,7 @@ def test_every_descendant_ends_the_grandchildren_too():
     script = (
         "import subprocess, sys, time\n"
         "from serve_app.cli import processes\n"
-        "processes.adopt_orphans()\n"
+        "processes.become_subreaper()\n"
         "sleeper = 'import time; time.sleep(600)'\n"
         "middle = f'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", {sleeper!r}])'\n"
         "subprocess.run([sys.executable, '-c', middle], check=True)\n"

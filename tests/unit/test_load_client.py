@@ -64,7 +64,7 @@ async def test_what_came_is_measured():
     assert (asked[0]["type"], asked[0]["text"], asked[0]["seed"]) == ("speak", "text 0", 0)
 
 
-async def test_nobody_waits_for_those_before():
+async def test_no_arrival_waits_for_earlier_ones():
     sockets, all_are_here = [], asyncio.Event()
 
     async def answer(socket, _):
@@ -80,7 +80,7 @@ async def test_nobody_waits_for_those_before():
     assert [one.at_s for one in utterances] == [0.0, 0.02, 0.04, 0.06]
 
 
-async def test_who_comes_beyond_the_bound_is_counted_and_not_sent():
+async def test_an_arrival_beyond_the_bound_is_counted_and_not_sent():
     asked, released = [], asyncio.Event()
 
     async def answer(socket, message):

@@ -12,7 +12,7 @@ from serve_app.cli.load.knee import parse_slo
 NOBODY = ("--url", "ws://127.0.0.1:1/")
 
 
-def test_a_load_on_nobody_says_so_and_fails(tmp_path, capsys):
+def test_a_load_without_a_server_says_so_and_fails(tmp_path, capsys):
     out = tmp_path / "load.json"
     assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--json", str(out)]) == 1
     assert "ECONNREFUSED" in capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_a_trace_is_sent(tmp_path, capsys):
     assert "2 arrivals in 1 s" in capsys.readouterr().out
 
 
-def test_an_slo_that_is_violated_is_told_by_the_status(capsys):
+def test_a_violated_slo_shows_in_the_exit_status(capsys):
     assert main([*NOBODY, "--rate", "50", "--seconds", "0.2", "--slo", "errors=0.5"]) == 1
     assert "SLO VIOLATED: errors 1 of 0.5" in capsys.readouterr().out
 

@@ -120,7 +120,7 @@ def test_a_directory_that_has_nowhere_to_appear_is_refused(tmp_path):
         locate(ModelConfig(source=str(path)))
 
 
-def test_a_file_is_no_directory(tmp_path):
+def test_a_file_is_not_a_directory(tmp_path):
     assert verdict(write(tmp_path, {"model": b""}) / "model").state == "never"
 
 
@@ -274,7 +274,7 @@ def hub(status: int, **headers: str):
         (503, {}, NotYetError),
     ],
 )
-def test_the_hubs_own_answers_are_told_apart(monkeypatch, tmp_path, status, headers, error):
+def test_the_hubs_own_responses_are_distinguished(monkeypatch, tmp_path, status, headers, error):
     monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))
     with hub(status, **headers) as endpoint:
         monkeypatch.setattr(module.constants, "ENDPOINT", endpoint)
@@ -282,7 +282,7 @@ def test_the_hubs_own_answers_are_told_apart(monkeypatch, tmp_path, status, head
             locate(ModelConfig(source="some/model"))
 
 
-def test_a_hub_that_nobody_listens_at_is_waited_for(monkeypatch, tmp_path):
+def test_a_hub_that_does_not_listen_is_waited_for(monkeypatch, tmp_path):
     with hub(200) as endpoint:
         pass
     monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path))

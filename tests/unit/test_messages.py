@@ -136,7 +136,7 @@ def test_the_research_dialect_ignores_unknown_fields_and_reads_a_missing_type():
 
 
 @pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00"])
-def test_a_lone_surrogate_is_no_fault_in_any_dialect_and_can_be_encoded(half):
+def test_a_lone_surrogate_is_accepted_in_every_dialect_and_can_be_encoded(half):
     for read, frame in (
         (read_full, f'{{"type": "speak", "text": "Hi {half} you"}}'),
         (read_raw, f'{{"type": "speak", "text": "Hi {half} you"}}'),
@@ -172,7 +172,7 @@ def test_a_lone_surrogate_is_no_fault_in_any_dialect_and_can_be_encoded(half):
         (b"\x00\x01", "binary"),
     ],
 )
-def test_what_is_no_message_says_what_it_is(frame, part):
+def test_what_is_not_a_message_gets_an_error_that_says_what_it_is(frame, part):
     _says(read_full, frame, "INVALID_MESSAGE", part)
 
 
@@ -341,7 +341,7 @@ def test_an_integral_float_is_an_integer(name, number):
 
 @pytest.mark.parametrize("wrong", [5.5, True, False, "5", 1e300, -5.0, 9007199254740992.0])
 @pytest.mark.parametrize("name", ["seed", "sample_rate", "top_k"])
-def test_any_other_number_is_no_integer(name, wrong):
+def test_any_other_number_is_not_an_integer(name, wrong):
     fields = {"sampling": {name: wrong}} if name == "top_k" else {name: wrong}
     for read, least in ((read_full, {"type": "start"}), READERS[SpeechBody]):
         assert isinstance(read(json.dumps(least | fields)), Refusal)

@@ -15,7 +15,7 @@ PART = '--b\r\ncontent-disposition: form-data; name="audio"; filename="a.wav"\r\
 
 @pytest.fixture
 async def host(monkeypatch):
-    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.3)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.3)
     monkeypatch.setattr(middleware, "LEAST_BYTES_PER_S", 100_000)
     async with served(KnownBackend(), AppConfig()) as host:
         yield host

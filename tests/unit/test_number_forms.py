@@ -122,6 +122,6 @@ def test_what_is_written_is_read_as_it_is_said(language, text, spelled):
         "1,2,3", "x_1", "2024-05-03T14:30", "10-5",
     ],
 )  # fmt: skip
-def test_what_is_no_number_is_left_as_it_is_written(language, text):
+def test_what_is_not_a_number_is_left_as_it_is_written(language, text):
     assert normalize(text, language) == text
     assert normalize(f"({text}), x", language) == f"({text}), x"

@@ -152,7 +152,7 @@ async def test_events_carry_the_same_audio_and_an_end(http, backend, encoding):
         ({"sampling": {"top_q": 1}}, 400, "INVALID_MESSAGE", "top_k"),
     ],
 )
-async def test_what_is_wrong_is_told_in_openais_shape(http, body, status, code, part):
+async def test_errors_have_openais_shape(http, body, status, code, part):
     answer = await speech(http, **body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
@@ -228,8 +228,8 @@ async def test_a_client_that_does_not_read_stalls_its_own_stream(backend):
         writer.close()
 
 
-async def test_a_full_server_is_told_in_openais_shape(backend):
-    backend.frame_delay_s, backend.frames, backend.room = 0.02, 50, 1
+async def test_the_error_of_a_full_server_has_openais_shape(backend):
+    backend.frame_delay_s, backend.frames, backend.capacity = 0.02, 50, 1
     config = AppConfig(engine=EngineConfig(slots=1), admission=AdmissionConfig(max_waiting=0))
     async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as http:
         first = asyncio.create_task(speech(http, response_format="pcm"))

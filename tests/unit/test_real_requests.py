@@ -96,7 +96,7 @@ async def test_a_slash_at_the_end_changes_nothing(host, path, slashes):
         assert (slashed.status_code, slashed.content) == (plain.status_code, plain.content) == (200, plain.content)
 
 
-async def test_a_slash_at_the_end_of_a_post_or_a_socket_is_no_redirect(host):
+async def test_a_slash_at_the_end_of_a_post_or_a_socket_is_not_redirected(host):
     async with httpx.AsyncClient(base_url=f"http://{host}") as client:
         answer = await client.post("/v1/audio/speech/", content=BODY)
         assert (answer.status_code, len(answer.content)) == (200, len(TEXT) * 1920 * 2)

@@ -2,7 +2,7 @@ from serve_app.cluster.admission import Backlog
 from serve_app.cluster.registry import GONE_AFTER_S, Fleet, GeneratorStatus, IngressStatus
 
 
-def test_nobody_is_ready_before_anybody_has_reported():
+def test_the_service_is_not_ready_before_the_first_report():
     readiness = Fleet().readiness(0.0)
     assert not readiness.ready
     assert readiness.detail == "no generator has started yet"
@@ -39,18 +39,18 @@ def test_the_latest_word_of_a_replica_counts():
 
 def test_an_ingress_may_run_what_the_others_leave_and_at_least_its_share():
     fleet = Fleet()
-    assert fleet.room("x", 0.0).streams == 0
+    assert fleet.quota("x", 0.0).streams == 0
     for replica in ("a", "b"):
         fleet.report(GeneratorStatus(replica, "ready", slots=10), 0.0)
     fleet.report(GeneratorStatus("c", "loading", slots=10), 0.0)
     fleet.report(IngressStatus("x", Backlog(2, 0, 0.0)), 0.0)
-    assert fleet.room("x", 0.0).streams == 20
-    assert fleet.room("x", 0.0).generators == {"a", "b", "c"}
+    assert fleet.quota("x", 0.0).streams == 20
+    assert fleet.quota("x", 0.0).generators == {"a", "b", "c"}
     fleet.report(IngressStatus("y", Backlog(5, 0, 0.0)), 0.0)
-    assert (fleet.room("x", 0.0).streams, fleet.room("y", 0.0).streams) == (15, 18)
+    assert (fleet.quota("x", 0.0).streams, fleet.quota("y", 0.0).streams) == (15, 18)
     fleet.report(IngressStatus("y", Backlog(20, 9, 30.0)), 1.0)
-    assert fleet.room("x", 1.0).streams == 10
-    assert fleet.room("y", GONE_AFTER_S + 0.5).streams == 0
+    assert fleet.quota("x", 1.0).streams == 10
+    assert fleet.quota("y", GONE_AFTER_S + 0.5).streams == 0
 
 
 def asked(replica: str, number: int, *, waiting: int = 0) -> IngressStatus:
@@ -76,7 +76,7 @@ def test_arrivals_are_counted_between_two_reports():
     assert fleet.demand(2.0).arrivals_hz == 3.0
 
 
-def test_an_ingress_that_was_silent_is_no_rush():
+def test_an_ingress_that_was_silent_reports_no_arrivals():
     fleet = Fleet()
     fleet.report(asked("x", 10), 0.0)
     fleet.report(asked("x", 5000), GONE_AFTER_S + 100)

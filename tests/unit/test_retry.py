@@ -13,7 +13,7 @@ def chunk(first_frame, frames=2):
 
 def waits(held):
     said = []
-    while (wait_s := held.broke_off()) is not None:
+    while (wait_s := held.count_interruption()) is not None:
         said.append(wait_s)
     return said
 
@@ -45,16 +45,17 @@ def test_what_follows_is_spoken_with_the_clip_that_it_was_begun_with():
     assert later.request.voice_digest == "d1"
 
 
-def test_the_next_stream_is_told_what_made_the_codes_that_it_goes_on_from():
+def test_the_next_stream_knows_the_rendering_of_the_codes_that_it_resumes():
     held = Resumption(SpeechRequest("Hello.", "austen"))
     assert held.request.rendering == ""
     held.add(replace(chunk(0), rendering="m1 packed"))
     held.add(chunk(2))
     assert held.request.rendering == "m1 packed"
-    assert [held.is_otherwise(replace(chunk(4), rendering=by)) for by in ("m1 packed", "m2 packed", "")] == [0, 1, 0]
+    others = [held.has_other_rendering(replace(chunk(4), rendering=by)) for by in ("m1 packed", "m2 packed", "")]
+    assert others == [False, True, False]
 
 
-def test_attempts_in_vain_are_bounded_and_come_later_and_later():
+def test_failed_attempts_are_bounded_and_back_off():
     never_spoke = waits(Resumption(SpeechRequest("Hello.", "austen", seed=5)))
     assert len(never_spoke) == VAIN_ATTEMPTS
     held = Resumption(SpeechRequest("Hello.", "austen", seed=5))
@@ -70,7 +71,7 @@ def test_progress_forgives():
     held = Resumption(SpeechRequest("Hello.", "austen"))
     for frame in range(0, 40, 2):
         held.add(chunk(frame))
-        assert held.broke_off() == 0.0
+        assert held.count_interruption() == 0.0
 
 
 def test_two_streams_do_not_come_again_at_the_same_moment():

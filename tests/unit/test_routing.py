@@ -20,13 +20,13 @@ def test_a_replica_that_was_not_heard_of_lately_may_have_room():
     assert ranks("ours", [Candidate("a", None, 10, ()), Candidate("b", 10, 10, ())]) == [["a"], ["b"]]
 
 
-def test_who_is_silent_is_asked_last():
+def test_a_silent_replica_is_asked_last():
     silent = Candidate("silent", 0, 10, {"ours"}, silent=True)
     full = Candidate("full", 10, 10, ())
     assert ranks("ours", [silent, full]) == [["full"], ["silent"]]
 
 
-def test_voices_that_nobody_holds_spread_over_equals():
+def test_voices_that_no_replica_holds_spread_over_equals():
     candidates = [Candidate(str(number), 0, 10, ()) for number in range(4)]
     firsts = [ranks(f"voice{number}", candidates)[0][0] for number in range(100)]
     assert all(firsts.count(candidate.name) > 10 for candidate in candidates)
@@ -47,7 +47,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["a", "b", "c"]))
-def test_somebody_is_always_asked_and_nobody_twice(candidates, voice):
+def test_every_replica_is_asked_once(candidates, voice):
     chosen = ranks(voice, candidates)
     names = [name for rank in chosen for name in rank]
     assert len(names) == len(set(names))

@@ -182,14 +182,14 @@ def test_a_server_that_is_replaced_is_asked_again_when_it_says_so(server, monkey
     ("frames", "part"),
     [([{"type": "error", "code": "TEXT_EMPTY", "message": "nothing"}], "TEXT_EMPTY: nothing"), ([], "1000")],
 )
-def test_a_failure_is_told_and_exits_with_one(server, capsys, frames, part):
+def test_a_failure_is_printed_and_exits_with_one(server, capsys, frames, part):
     url, script, _ = server
     script += frames
     assert main(["x", "--url", url]) == 1
     assert part in capsys.readouterr().err
 
 
-def test_nobody_there_is_told(capsys):
+def test_a_missing_server_is_reported(capsys):
     assert main(["x", "--url", "ws://127.0.0.1:1/"]) == 1
     assert "tts-say: http://127.0.0.1:1: connection refused" in capsys.readouterr().err
 
@@ -252,7 +252,7 @@ def test_a_dash_is_standard_output_and_the_figures_go_elsewhere(server, capfdbin
     assert b"TTFA" in printed.err
 
 
-def test_a_refused_handshake_is_told_in_the_services_words(capsys):
+def test_a_refused_handshake_is_printed_in_the_services_words(capsys):
     body = json.dumps({"code": "UNAUTHORIZED", "message": "no key"})
     refuse = {"process_request": lambda connection, _: connection.respond(HTTPStatus.UNAUTHORIZED, body)}
     with serve(lambda _: None, "127.0.0.1", 0, **refuse) as running:

@@ -33,7 +33,7 @@ def test_urgent_stream_is_served_before_a_new_one():
     assert decide(view(0, "talk", heard_until_s=99.05), view(1, "predict", heard_until_s=None)) == Step("talk", (0,))
 
 
-def test_urgent_stream_is_served_before_somebody_who_waits():
+def test_urgent_stream_is_served_before_a_waiting_one():
     assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=98.9).stage == "talk"
 
 
@@ -86,7 +86,7 @@ def test_between_two_prefills_late_listeners_get_a_frame():
     assert decide(late, waiting_since_s=98.9, frame_since_prefill=False).stage == "talk"
 
 
-def test_somebody_who_waited_far_too_long_goes_before_a_listener_who_barely_keeps_up():
+def test_a_request_that_waited_far_too_long_goes_before_a_listener_who_barely_keeps_up():
     assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=90.0) == Step("prefill")
 
 
@@ -94,7 +94,7 @@ def test_a_new_stream_is_served_before_streams_with_slack():
     assert decide(view(0, "talk"), view(1, "predict", heard_until_s=None)) == Step("predict", (1,))
 
 
-def test_a_new_stream_takes_along_whoever_needs_the_same_stage():
+def test_a_new_stream_is_batched_with_all_that_need_the_same_stage():
     assert decide(view(0, "predict"), view(1, "predict", heard_until_s=None)) == Step("predict", (0, 1))
 
 
@@ -104,7 +104,7 @@ def test_the_oldest_new_request_is_served_first():
     assert decide(young, old) == Step("decode", (1,), 1)
 
 
-def test_a_burst_is_prefilled_together_as_long_as_nobody_waits_too_long():
+def test_a_burst_is_prefilled_together_as_long_as_no_listener_waits_too_long():
     assert decide(view(0, "predict", heard_until_s=None, arrived_s=98.5), waiting_since_s=98.5).stage == "prefill"
     assert decide(view(0, "predict", heard_until_s=None, arrived_s=97.5), waiting_since_s=98.5).stage == "predict"
 
@@ -167,14 +167,14 @@ def test_every_plan_is_one_that_its_slots_can_do(slots, waiting_since_s, frame_s
             assert by_slot[slot].stage == action.stage
 
 
-def test_a_burst_of_new_requests_does_not_starve_those_who_listen():
+def test_a_burst_of_new_requests_does_not_starve_listeners():
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.25)))
     sim.run([(0.0, "a" * 150), (0.0, "b" * 150)] + [(3.0, chr(99 + n) * 60) for n in range(8)])
     assert [listener.underruns for listener in sim.listeners[:2]] == [0, 0]
     assert max(listener.ttfa_s for listener in sim.listeners[2:]) < 8 * 0.25 + 1.5
 
 
-def test_a_long_prefill_waits_until_those_who_listen_can_afford_it():
+def test_a_long_prefill_waits_until_listeners_can_afford_it():
     context = SpokenContext("before", np.zeros((100, 16), np.int16))
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.1, context_frame_s=0.01)))
     sim.speak("w" * 5, context=context)  # the first one is where its cost is learnt
@@ -226,7 +226,7 @@ def listener_of(**of_decoding):
     return listener, sim.runner.now_s - began_s
 
 
-def test_who_ran_dry_is_served_full_audio_chunks_where_they_alone_keep_up():
+def test_a_listener_after_an_underrun_gets_full_audio_chunks_if_only_they_keep_up():
     listener, took_s = listener_of(decode_call_s=0.023, decode_s=0.022)  # alone a frame takes 95 ms, in fours 78 ms
     sizes = [len(chunk.codes) for chunk in listener.chunks]
     assert sizes[:2] == [1, 4]
@@ -235,7 +235,7 @@ def test_who_ran_dry_is_served_full_audio_chunks_where_they_alone_keep_up():
     assert listener.underruns <= 3
 
 
-def test_who_ran_dry_is_served_single_frames_where_gathering_gains_little():
+def test_a_listener_after_an_underrun_gets_single_frames_if_gathering_gains_little():
     listener, _ = listener_of(decode_call_s=0.005, decode_s=0.05)
     assert {len(chunk.codes) for chunk in listener.chunks} == {1}
 
@@ -249,7 +249,7 @@ def test_who_ran_dry_is_served_single_frames_where_gathering_gains_little():
     ],
 )
 @pytest.mark.parametrize("heard_until_s", [98.0, 99.05])
-def test_who_runs_dry_or_soon_will_waits_for_a_full_audio_chunk_only_where_it_pays(
+def test_a_listener_near_an_underrun_waits_for_a_full_audio_chunk_only_if_it_pays(
     predict, single, full, step, heard_until_s
 ):
     known = costs(predict=predict, talk=0.015, decode=single)
@@ -309,7 +309,7 @@ def test_gathering_is_tried_once_for_every_number_of_streams():
     assert known.of_gathered(10) == 0.230
 
 
-def test_one_slow_step_is_no_cost_and_the_first_may_have_compiled():
+def test_one_slow_step_does_not_change_the_cost_and_the_first_may_have_compiled():
     known = Costs()
     known.observe("decode", 1, 0.027, frames=4)
     known.observe("decode", 1, 0.300, frames=4)

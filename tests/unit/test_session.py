@@ -275,10 +275,10 @@ def test_a_later_speak_does_not_change_whether_numbers_are_spelled():
 
 
 def test_a_text_chunk_whose_words_the_engine_does_not_take_is_left_in_digits():
-    manner = SpeechOptions(voice="makima", language="english", normalize=True)
+    options = SpeechOptions(voice="makima", language="english", normalize=True)
     written, spelled = "I have 1000000 cats.", "I have one million cats."
-    assert TextPipeline(max_request_characters=len(spelled)).request_text(written, manner) == spelled
-    assert TextPipeline(max_request_characters=len(spelled) - 1).request_text(written, manner) == written
+    assert TextPipeline(max_request_characters=len(spelled)).request_text(written, options) == spelled
+    assert TextPipeline(max_request_characters=len(spelled) - 1).request_text(written, options) == written
 
 
 def test_text_chunks_are_spoken_one_call_after_the_other():
@@ -565,7 +565,7 @@ def test_a_cancel_ends_a_pause_and_says_how_much_of_it_was_sent():
     assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=2000)]
 
 
-def test_pauses_are_part_of_whole_audio_and_of_its_bound():
+def test_pauses_are_part_of_buffered_audio_and_of_its_bound():
     bench = Bench().say(SpeakBuffered(text="One.|~36000|Two.")).audio(2).end().audio(1).end()
     audio, done = bench.send()
     assert (audio.duration_ms, done.duration_ms) == (1740, 1740)
@@ -574,7 +574,7 @@ def test_pauses_are_part_of_whole_audio_and_of_its_bound():
     assert error_of(bench.send()).code == "TEXT_TOO_LONG"
 
 
-def test_silence_is_no_part_of_the_real_time_factor():
+def test_silence_is_not_part_of_the_real_time_factor():
     bench = Bench().say(Speak(text="One.|~240000"))
     bench.wait(0.08).audio(2).end()
     sent = [message for _ in range(20) for message in bench.wait(1).send()]
@@ -680,7 +680,7 @@ def test_a_session_that_speaks_is_not_idle():
 RESTARTED = Close(1012, "SERVICE_RESTART")
 
 
-def test_an_idle_session_of_a_replica_that_leaves_is_told_and_closed():
+def test_an_idle_session_of_a_draining_replica_gets_an_error_and_is_closed():
     bench = Bench().drain()
     assert bench.send() == []
     assert bench.session.next_deadline_s == 2.0
@@ -748,7 +748,7 @@ def test_a_client_that_reads_slowly_but_steadily_stays():
     assert bench.session.close is None
 
 
-def test_answers_that_nobody_reads_are_bounded():
+def test_messages_that_the_client_does_not_read_are_bounded():
     bench = Bench()
     for _ in range(10_000):
         bench.say(Refusal(InvalidMessageError("x")))
@@ -805,7 +805,7 @@ def test_a_new_utterance_begins_at_once_however_much_there_is_to_play():
     assert bench.call.request.text == "Two."
 
 
-def test_nobody_waits_for_a_listener_of_whole_audio():
+def test_buffered_audio_does_not_wait_for_a_listener():
     bench = Bench().say(SpeakBuffered(text="One.|Two.")).audio(500).end()
     assert bench.call.request.text == "Two."
 
@@ -842,9 +842,9 @@ def test_errors_in_order_are_bounded():
 TALE = "Once there was a fox. It met a hen, and said good morning! Was it polite? Nobody knows; the hen was gone. "
 
 
-def requests_of(texts, **manner):
+def requests_of(texts, **options):
     """Requests made with the real text pipeline for one utterance given in pieces."""
-    setup = SessionSetup("s", SpeechOptions(voice="makima", seed=3, **manner), SessionConfig(), VOICES, lambda: 0)
+    setup = SessionSetup("s", SpeechOptions(voice="makima", seed=3, **options), SessionConfig(), VOICES, lambda: 0)
     session = Session(setup, 0.0)
     requests, effects = [], []
     for number, text in enumerate(texts, 1):
@@ -909,7 +909,7 @@ def _step(bench, step):
         {"audio": bench.audio, "eos": bench.end, "error": lambda: bench.end("error"), "over": bench.over}[step]()
 
 
-def _check_laws(items):
+def _check_invariants(items):
     """Exactly one end for each utterance, nothing of it after; its audio consecutive and without gaps."""
     spoken, samples, current = {}, {}, None
     for item in items:
@@ -959,7 +959,7 @@ def test_a_cancel_after_the_final_audio_has_left_comes_too_late(whole):
 
 @examples(200)
 @given(st.lists(STEPS, max_size=40), st.integers(0, 40))
-def test_a_replica_that_leaves_keeps_the_laws_and_ends_every_session_with_a_word(steps, drained_at):
+def test_a_draining_replica_keeps_the_invariants_and_ends_every_session_with_an_error(steps, drained_at):
     bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
     for step in steps[:drained_at]:
         _step(bench, step)
@@ -971,13 +971,13 @@ def test_a_replica_that_leaves_keeps_the_laws_and_ends_every_session_with_a_word
     bench.wait(100).send()
     assert bench.items[-1] == RESTARTED
     assert bench.items[-2].message.code == "SERVICE_RESTART"
-    left = _check_laws(bench.items[:-1])
+    left = _check_invariants(bench.items[:-1])
     assert all(not chunk.final for chunks in left.values() for chunk in chunks)
 
 
 @examples(300)
 @given(st.lists(STEPS, max_size=40))
-def test_any_sequence_keeps_the_laws(steps):
+def test_any_sequence_keeps_the_invariants(steps):
     bench = Bench(limits=SessionConfig(max_unsent_audio_s=2, max_queued_utterances=4))
     for step in steps:
         _step(bench, step)
@@ -988,7 +988,7 @@ def test_any_sequence_keeps_the_laws(steps):
         bench.wait(1).speak_all()
     bench.send()
     assert bench.items[-1] == Close(1000, "stopped")
-    assert _check_laws(bench.items[:-1]) == {}
+    assert _check_invariants(bench.items[:-1]) == {}
     assert bench.session.close is not None
 
 
@@ -996,7 +996,7 @@ def own_clip(digest="d"):
     return VoiceClip(np.zeros(3, np.int16), None, digest)
 
 
-def test_a_session_speaks_with_the_voice_it_brought_and_with_others():
+def test_a_session_speaks_with_its_inline_voice_and_with_others():
     bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", seed=7), own_clip()), Speak(text="One."))
     assert only(bench.send(), Ready)[0].voice == INLINE_VOICE
     assert (bench.call.request.voice, bench.call.request.clip.digest, bench.call.request.seed) == (INLINE_VOICE, "d", 7)
@@ -1016,13 +1016,13 @@ def test_a_session_brings_one_voice_at_most():
     assert bench.call.request.clip.digest == "d"
 
 
-def test_a_voice_is_named_or_brought_not_both():
+def test_a_voice_is_named_or_inline_not_both():
     bench = Bench().say(InlineVoice(Start(voice_audio="AAAA", voice="makima"), own_clip()), Speak(text="One."))
     assert "one of them" in error_of(bench.send()).message
     assert bench.call.request.clip is None
 
 
-def test_no_session_speaks_with_a_voice_that_another_brought():
+def test_no_session_speaks_with_the_inline_voice_of_another():
     bench = Bench().say(Speak(text="One.", voice=INLINE_VOICE))
     assert error_of(bench.send()).code == "VOICE_NOT_FOUND"
 
@@ -1064,7 +1064,7 @@ def test_an_utterance_beyond_the_rate_is_refused_up_to_its_last_text_and_the_ses
 NAMED = VoicesConfig(default="makima", aliases={"nova": "new"})
 
 
-def test_a_voice_is_named_in_any_way_and_told_by_its_id():
+def test_a_voice_is_named_in_any_way_and_reported_by_its_id():
     bench = Bench(naming=NAMED).say(Start(voice="NOVA"), Speak(text="One.", voice="Alloy"), Speak(text="Two."))
     bench.speak_all()
     sent = bench.send()

@@ -21,7 +21,7 @@ def recorded():
 
 
 @pytest.fixture
-def meter(recorded):
+def metrics(recorded):
     made = SessionMetrics(IngressMetrics(recorded), "full")
     made.opened()
     return made
@@ -31,13 +31,13 @@ def call(number=1, *, listening=True):
     return Call(number, SpeechRequest("Hello.", "austen", listening=listening), "u", 0.0, asked_s=0.0)
 
 
-def audio(meter, now_s):
+def audio(metrics, now_s):
     samples = FRAMES * SAMPLES_PER_FRAME
     item = Send(AUDIO, bytes(2 * samples), samples=samples, owner=1, encoding="pcm16")
-    meter.sent(item, 2 + len(item.payload), now_s)
+    metrics.sent(item, 2 + len(item.payload), now_s)
 
 
-def complete(meter, now_s=10.0, reason="eos"):
+def complete(metrics, now_s=10.0, reason="eos"):
     done = Complete(
         utterance_id="u",
         duration_ms=800,
@@ -49,20 +49,20 @@ def complete(meter, now_s=10.0, reason="eos"):
         seed=1,
         voice="v",
     )
-    meter.sent(Send(done, ends=1), 2, now_s)
+    metrics.sent(Send(done, ends=1), 2, now_s)
 
 
 def first(timings_s):
     return AudioChunk(0, np.zeros((1, 16), np.int16), np.zeros(SAMPLES_PER_FRAME, np.float32), timings_s)
 
 
-def test_the_time_to_first_audio_is_the_sum_of_its_parts(meter, recorded):
-    meter.called(call(), 7.0)
-    meter.started(call(), 7.3)
-    meter.heard(call(), first({"prompt": 0.01, "queue": 0.2, "prefill": 0.1, "predictor": 0.05, "codec": 0.04}))
-    meter.heard(call(), first({}))
-    audio(meter, 8.0)
-    audio(meter, 8.1)
+def test_the_time_to_first_audio_is_the_sum_of_its_parts(metrics, recorded):
+    metrics.called(call(), 7.0)
+    metrics.started(call(), 7.3)
+    metrics.heard(call(), first({"prompt": 0.01, "queue": 0.2, "prefill": 0.1, "predictor": 0.05, "codec": 0.04}))
+    metrics.heard(call(), first({}))
+    audio(metrics, 8.0)
+    audio(metrics, 8.1)
     assert recorded.histograms["ttfa_seconds"] == [1.0]
     parts = {key.split()[1]: values for key, values in recorded.histograms.items() if "part" in key}
     assert parts["queue"] == [pytest.approx(0.5)]
@@ -70,19 +70,19 @@ def test_the_time_to_first_audio_is_the_sum_of_its_parts(meter, recorded):
     assert sum(value for (value,) in parts.values()) == pytest.approx(1.0)
 
 
-def test_who_waits_for_the_whole_has_no_first_audio(meter, recorded):
-    meter.called(call(listening=False), 0.0)
-    audio(meter, 5.0)
+def test_a_client_of_the_complete_audio_has_no_first_audio(metrics, recorded):
+    metrics.called(call(listening=False), 0.0)
+    audio(metrics, 5.0)
     assert "ttfa_seconds" not in recorded.histograms
     assert recorded.counters["audio_seconds pcm16"] == pytest.approx(CHUNK_S)
 
 
-def test_a_listener_who_runs_dry_is_counted_with_his_silence(meter, recorded):
-    meter.called(call(), 0.0)
-    audio(meter, 1.0)
-    audio(meter, 1.5)
-    audio(meter, 3.0)
-    complete(meter)
+def test_an_underrun_is_counted_with_its_silence(metrics, recorded):
+    metrics.called(call(), 0.0)
+    audio(metrics, 1.0)
+    audio(metrics, 1.5)
+    audio(metrics, 3.0)
+    complete(metrics)
     assert recorded.histograms["slack_seconds"] == [pytest.approx(0.3), 0.0]
     assert recorded.counters["underruns"] == 1
     assert recorded.counters["underrun_seconds"] == pytest.approx(3.0 - 1.0 - 2 * CHUNK_S)
@@ -90,32 +90,32 @@ def test_a_listener_who_runs_dry_is_counted_with_his_silence(meter, recorded):
     assert recorded.counters["utterances eos"] == 1
 
 
-def test_silence_for_want_of_text_is_no_underrun(meter, recorded):
-    meter.called(call(), 0.0)
-    audio(meter, 1.0)
-    meter.called(call(2), 4.0)
-    audio(meter, 4.2)
-    complete(meter)
+def test_silence_for_lack_of_text_is_not_an_underrun(metrics, recorded):
+    metrics.called(call(), 0.0)
+    audio(metrics, 1.0)
+    metrics.called(call(2), 4.0)
+    audio(metrics, 4.2)
+    complete(metrics)
     assert recorded.counters["underruns"] == 0
     assert recorded.counters["utterances_underrun"] == 0
 
 
-def test_text_that_came_in_time_and_was_spoken_late_is_one(meter, recorded):
-    meter.called(call(), 0.0)
-    audio(meter, 1.0)
-    meter.called(call(2), 1.5)
-    audio(meter, 4.2)
+def test_text_that_came_in_time_and_was_spoken_late_is_one(metrics, recorded):
+    metrics.called(call(), 0.0)
+    audio(metrics, 1.0)
+    metrics.called(call(2), 1.5)
+    audio(metrics, 4.2)
     assert recorded.counters["underruns"] == 1
 
 
-def test_each_end_of_an_utterance_is_counted_once_by_its_reason(meter, recorded):
-    meter.called(call(), 0.0)
-    meter.sent(Send(Cancelled(utterance_id="u", duration_ms=0)), 2, 1.0)
-    meter.called(call(), 1.0)
-    meter.sent(Send(error_message(SynthesisError("x"), "u"), ends=2), 2, 2.0)
-    meter.sent(Send(error_message(SynthesisError("x"), "u")), 2, 2.0)
-    meter.called(call(), 2.0)
-    meter.closed(None)
+def test_each_end_of_an_utterance_is_counted_once_by_its_reason(metrics, recorded):
+    metrics.called(call(), 0.0)
+    metrics.sent(Send(Cancelled(utterance_id="u", duration_ms=0)), 2, 1.0)
+    metrics.called(call(), 1.0)
+    metrics.sent(Send(error_message(SynthesisError("x"), "u"), ends=2), 2, 2.0)
+    metrics.sent(Send(error_message(SynthesisError("x"), "u")), 2, 2.0)
+    metrics.called(call(), 2.0)
+    metrics.closed(None)
     ends = {key: times for key, times in recorded.counters.items() if key.startswith("utterances ")}
     assert ends == {"utterances cancelled": 1, "utterances error": 1, "utterances disconnected": 1}
     assert recorded.counters["errors SYNTHESIS_ERROR"] == 2
@@ -136,26 +136,26 @@ def test_sessions_are_counted_by_dialect_as_they_come_and_go(recorded):
     assert recorded.counters["sessions_opened full"] == recorded.counters["sessions_closed 1000"] == 3
 
 
-def test_who_is_refused_at_the_door_is_counted_too(recorded):
+def test_a_refused_client_is_counted_too(recorded):
     IngressMetrics(recorded).refused(UnauthorizedError("no key"))
     assert recorded.counters == {"errors UNAUTHORIZED": 1}
 
 
-def test_the_bytes_are_those_that_left(meter, recorded):
-    audio(meter, 1.0)
+def test_the_bytes_are_those_that_left(metrics, recorded):
+    audio(metrics, 1.0)
     assert recorded.counters["audio_bytes pcm16"] == 2 + 2 * FRAMES * SAMPLES_PER_FRAME
 
 
-def test_nothing_is_kept_of_an_utterance_that_has_ended(meter):
+def test_nothing_is_kept_of_an_utterance_that_has_ended(metrics):
     for _ in range(50):
-        meter.called(call(), 0.0)
-        complete(meter)
-    assert meter._playing == {}
+        metrics.called(call(), 0.0)
+        complete(metrics)
+    assert metrics._playing == {}
 
 
-def test_a_session_that_fails_of_itself_is_an_error_of_ours(meter, recorded):
-    meter.called(call(), 0.0)
-    meter.closed(1011)
+def test_a_session_that_fails_internally_counts_as_an_error(metrics, recorded):
+    metrics.called(call(), 0.0)
+    metrics.closed(1011)
     assert recorded.counters["errors SYNTHESIS_ERROR"] == 1
     assert recorded.counters["utterances error"] == 1
     assert recorded.counters["sessions_closed 1011"] == 1

@@ -52,8 +52,10 @@ class LeavingClient(Client):
     def __init__(self):
         super().__init__()
         self.left = False
+        self.reading = asyncio.Event()
 
     async def receive(self):
+        self.reading.set()
         frame = await self.says.get() if not self.left or not self.says.empty() else None
         if frame is None:
             raise ConnectionLostError
@@ -67,7 +69,7 @@ class DeafClient(Client):
         await asyncio.Event().wait()
 
 
-class Told:
+class RecordingObserver:
     """An observer that keeps the names of the events, without ``sent``, which may come at any time between."""
 
     def __init__(self):
@@ -89,7 +91,7 @@ def runner_of(setup, client, service, observer=None):
     return SessionRunner(Session(setup, time.monotonic()), client, service, observer)
 
 
-class NobodyReady:
+class NoGeneratorReady:
     """Answers after a while, as the ingress does when no generator was ready until then."""
 
     async def speak(self, request):
@@ -117,23 +119,23 @@ class Speaker:
     [
         (Speaker(), ["admitted", "heard", "heard", "heard", "heard"]),
         (Speaker(broken=True), ["admitted", "heard", "failed"]),
-        (NobodyReady(), ["admitted", "failed"]),
+        (NoGeneratorReady(), ["admitted", "failed"]),
     ],
     ids=["complete", "broken", "refused"],
 )
-async def test_one_observer_is_told_each_event_of_a_session_once(backend, events):
-    told = Told()
+async def test_one_observer_gets_each_event_of_a_session_once(backend, events):
+    observer = RecordingObserver()
     setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
-    service = Service(backend, AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic)
-    await runner_of(setup, Client(), service, told).run([Speak(text="Hello there."), Stop()])
-    assert told.events == ["opened", "called", "begun", *events, "ended", "closed"]
+    service = Service(backend, AdmissionQueue(Admission(AdmissionConfig(), capacity=1), time.monotonic), time.monotonic)
+    await runner_of(setup, Client(), service, observer).run([Speak(text="Hello there."), Stop()])
+    assert observer.events == ["opened", "called", "begun", *events, "ended", "closed"]
 
 
-async def test_a_refused_call_leaves_the_gate_open_for_the_next():
+async def test_a_refused_call_does_not_hold_up_the_next():
     client = Client()
     setup = SessionSetup("s", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
-    gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
-    service = Service(NobodyReady(), gate, time.monotonic)
+    queue = AdmissionQueue(Admission(AdmissionConfig(), capacity=1), time.monotonic)
+    service = Service(NoGeneratorReady(), queue, time.monotonic)
     running = asyncio.create_task(runner_of(setup, client, service).run())
     for number in range(3):
         client.says.put_nowait(json.dumps({"type": "speak", "text": "Hello there."}))
@@ -149,8 +151,8 @@ async def test_the_log_says_why_a_client_was_closed_that_could_not_be_told(monke
     client = DeafClient()
     client.says.put_nowait('{"type": "start"}')
     setup = SessionSetup("s-1", SpeechOptions(voice="v"), SessionConfig(slow_client_timeout_s=0.05), {}, lambda: 1)
-    gate = AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic)
-    service = Service(NobodyReady(), gate, time.monotonic)
+    queue = AdmissionQueue(Admission(AdmissionConfig(), capacity=1), time.monotonic)
+    service = Service(NoGeneratorReady(), queue, time.monotonic)
     with written() as lines:
         await runner_of(setup, client, service).run()
     assert client.heard == [(1008, "SLOW_CLIENT")]
@@ -165,11 +167,11 @@ async def test_a_session_that_serve_ends_says_whether_its_client_left(left, said
     client = LeavingClient()
     setup = SessionSetup("s-1", SpeechOptions(voice="v"), SessionConfig(), {}, lambda: 1)
     service = Service(
-        NobodyReady(), AdmissionQueue(Admission(AdmissionConfig(), room=1), time.monotonic), time.monotonic
+        NoGeneratorReady(), AdmissionQueue(Admission(AdmissionConfig(), capacity=1), time.monotonic), time.monotonic
     )
     with written() as lines:
         running = asyncio.create_task(runner_of(setup, client, service).run())
-        await asyncio.sleep(0.05)
+        await client.reading.wait()
         client.left = left
         for _ in range(2):
             client.says.put_nowait('{"type": "start"}')

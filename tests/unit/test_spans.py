@@ -130,7 +130,7 @@ async def test_what_a_lost_client_leaves_is_ended_as_cancelled():
             await say(ws, type="speak", text="A text that is spoken for a while, until nobody listens.")
             await hear(ws, until=("audio_chunk",))
             ws.transport.abort()
-        await asyncio.wait_for(backend.quiet.wait(), 5)
+        await asyncio.wait_for(backend.idle.wait(), 5)
         await until(lambda: kept.named("session"))
     reasons = {name: kept.only(name).attributes["tts.finish_reason"] for name in ("text chunk", "utterance")}
     assert set(reasons.values()) == {"cancelled"}
@@ -223,7 +223,7 @@ def test_a_replica_that_leaves_hands_over_what_has_ended():
     made._tracer = NoTracer()
 
 
-def test_without_an_endpoint_there_is_no_tracer():
+def test_without_an_endpoint_there_are_no_traces():
     assert isinstance(tracer_of(TracingConfig(), "Ingress", "r"), NoTracer)
 
 

@@ -188,7 +188,7 @@ def test_any_mix_of_one_voice_over_the_channels_is_that_voice_at_its_level(gains
     assert clip.alike
 
 
-def test_channels_with_something_else_in_them_are_told_apart():
+def test_channels_with_different_sound_are_distinguished():
     other = speechlike(rate_hz=24_000, hz=330.0)
     for beside in (other, np.random.default_rng(4).normal(0, 0.1, len(VOICE))):
         assert not decode(encoded(np.stack([VOICE, beside], axis=1), 24_000)).alike

@@ -214,7 +214,7 @@ def test_a_clip_that_vanished_after_the_scan_is_a_refusal(library, voices):
     assert states(one)["austen"] == "unavailable"
 
 
-def test_no_directory_is_no_voices(tmp_path):
+def test_without_a_directory_there_are_no_voices(tmp_path):
     empty = VoiceLibrary(VoicesConfig(path=str(tmp_path / "nowhere")), PromptFiles(tmp_path))
     assert empty.voices() == []
     assert "nowhere" in empty.get("austen", MODEL, 0.0).message

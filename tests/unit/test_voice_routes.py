@@ -121,9 +121,7 @@ async def add(client, audio=None, **fields):
     return await client.post("/v1/audio/voices", data=form, files={"audio": ("clip.wav", audio or wav())})
 
 
-async def test_a_key_that_may_only_speak_is_told_which_voices_there_are_and_nothing_about_who_they_are(
-    backend, config, tmp_path
-):
+async def test_a_key_that_may_only_speak_sees_the_voices_but_nothing_about_their_speakers(backend, config, tmp_path):
     keys = [{"name": name, "sha256": digest_of(name), "scopes": [name]} for name in ("speak", "voices")]
     (tmp_path / "keys").write_text(json.dumps(keys))
     guarded = config.model_copy(update={"access": AccessConfig(keys_file=str(tmp_path / "keys"))})
@@ -272,7 +270,7 @@ async def test_a_page_of_another_origin_changes_nothing(client, backend):
     assert (await client.post("/v1/audio/voices", files={"audio": wav()}, headers=headers)).status_code == 403
 
 
-async def test_more_uploads_at_a_time_than_may_be_are_told_to_come_again(client, monkeypatch):
+async def test_too_many_concurrent_uploads_get_a_retry_time(client, monkeypatch):
     monkeypatch.setattr(clips, "MAX_CLIPS", 1)
     answers = await asyncio.gather(*(add(client, name=f"voice {n}", audio=wav(hz=200.0 + n)) for n in range(4)))
     codes = sorted(answer.status_code for answer in answers)
@@ -325,7 +323,7 @@ def base64_of(audio):
     return base64.b64encode(audio).decode()
 
 
-async def test_a_session_brings_its_own_voice_and_it_is_nobody_elses(host, backend):
+async def test_an_inline_voice_belongs_to_its_session_only(host, backend):
     audio = base64_of(wav(hz=310.0))
     async with connect(f"ws://{host}/api/v1/speak") as one, connect(f"ws://{host}/api/v1/speak") as other:
         ready = await say(one, type="start", voice_audio=audio, voice_transcript=TEXT, language="english")
@@ -357,7 +355,7 @@ async def test_a_session_brings_its_own_voice_and_it_is_nobody_elses(host, backe
         ({"voice_audio": 5}, "INVALID_MESSAGE", "base64"),
     ],
 )
-async def test_a_session_is_told_what_is_wrong_with_its_voice_and_goes_on(host, fields, code, says):
+async def test_a_wrong_inline_voice_gets_an_error_and_the_session_goes_on(host, fields, code, says):
     async with connect(f"ws://{host}/api/v1/speak") as socket:
         answer = await say(socket, type="start", **fields)
         assert answer["code"] == code, answer

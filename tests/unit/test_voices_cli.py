@@ -170,7 +170,7 @@ def test_a_voice_is_removed_and_its_name_is_quoted(server, run):
     assert server.asked[0][:2] == ("DELETE", "/v1/audio/voices/a%2F..%2Fb")
 
 
-def test_nobody_there_and_an_answer_that_is_no_json_are_said_in_words(server, run):
+def test_a_missing_server_and_a_response_that_is_not_json_are_explained(server, run):
     server.answers.append((502, b"<html>bad gateway</html>"))
     assert "HTTP 502 <html>" in run("list")[2]
     assert voices.main(["--url", "http://127.0.0.1:1", "list"]) == 1

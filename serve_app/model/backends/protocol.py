@@ -79,14 +79,14 @@ class Stack(Protocol):
 class FrameSampler(Protocol):
     """All steps of the code predictor in one call."""
 
-    def can_draw(self, keep: int | None) -> bool:
+    def can_sample(self, keep: int | None) -> bool:
         """Whether it can draw from as many as ``keep`` codes."""
         ...
 
-    def draw(
+    def sample_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`.
+        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`.
 
         ``hidden`` [B, H] has the code predictor's width.
         """
@@ -209,8 +209,8 @@ class Backend(Protocol):
         """Make the code predictor's layers over ``cache``, whose slots hold one frame; ``embedding`` is not copied."""
         ...
 
-    def draw(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
-        """Draw one code per row; see :func:`serve_app.model.sampling.draw`."""
+    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
+        """Draw one code per row; see :func:`serve_app.model.sampling.sample`."""
         ...
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> CodecLayers:

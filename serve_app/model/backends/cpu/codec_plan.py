@@ -50,7 +50,7 @@ class CompiledLayer:
         return self.remembered + self.product.history * self.product.channels
 
 
-def rooms_of(layers: Sequence[CompiledLayer]) -> list[int]:
+def buffers_of(layers: Sequence[CompiledLayer]) -> list[int]:
     """Choose one of a few buffers for each layer's columns, so that none is overwritten while it is still needed.
 
     Returns:
@@ -103,7 +103,7 @@ def lay_out(
 
     All windows use the same place, one after the other. Outputs alternate between a few buffers.
     """
-    layers, rooms = [*wide, *narrow], [*rooms_of(wide), *rooms_of(narrow)]
+    layers, buffers = [*wide, *narrow], [*buffers_of(wide), *buffers_of(narrow)]
     windows: list[tuple[int, int]] = []  # place and size; place 0 means none
     made: list[tuple[int, int]] = []
     for number, (layer, of_frame) in enumerate(zip(layers, columns_of(layers, columns), strict=False)):
@@ -112,7 +112,7 @@ def lay_out(
         window = of_streams * (product.history + new) * product.channels
         windows.append((first_place, window) if layer.has_window else (0, 0))
         out = of_streams * new * product.outputs
-        made.append((0, 0) if isinstance(product, Wave) else (first_place + 1 + rooms[number], out))
+        made.append((0, 0) if isinstance(product, Wave) else (first_place + 1 + buffers[number], out))
     sizes = [
         max([size for other, size in (*windows, *made) if other == place], default=0)
         for place in range(1 + 2 * _PLACES)

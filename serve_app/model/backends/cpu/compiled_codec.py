@@ -8,7 +8,7 @@ one frame of one stream at a time, which stays in the caches.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,21 +16,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.backends.cpu.codec_plan import CompiledLayer, Layout, columns_of, lay_out
-from serve_app.model.backends.cpu.parts import REAL, copy, dot, float32_at, gelu, int64_at, part, standardise, wave
+from serve_app.model.backends.cpu.parts import (
+    REAL,
+    Record,
+    copy,
+    dot,
+    float32_at,
+    gelu,
+    int64_at,
+    part,
+    standardise,
+    wave,
+)
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
 from serve_app.model.codec_weights import Activation, Depthwise, Wave
-from serve_app.model.upstream import Upstream
 
 
 class _Kind(IntEnum):
@@ -86,7 +96,7 @@ class _Cut(NamedTuple):
 
 
 @part()
-def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
+def _fill(layer: Record, job: Record, x: int, cut: _Cut) -> None:
     """Write one thread's share of windows of the columns at ``x``: some streams' history, and some new columns."""
     n, past, new = layer.channels, layer.history * layer.channels, layer.columns * cut.frames
     window_bytes = REAL * (past + new * n)
@@ -107,7 +117,7 @@ def _fill(layer: Upstream, job: Upstream, x: int, cut: _Cut) -> None:
 
 
 @part()
-def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
+def _remember(layer: Record, job: Record, cut: _Cut) -> None:
     """Save the last real columns of some streams' windows as history."""
     n, past = layer.channels, layer.history * layer.channels
     for b in range(cut.me, cut.streams, cut.team):
@@ -120,7 +130,7 @@ def _remember(layer: Upstream, job: Upstream, cut: _Cut) -> None:
 
 
 @part("contract")
-def _multiply_each(layer: Upstream, cut: _Cut) -> None:
+def _multiply_each(layer: Record, cut: _Cut) -> None:
     """Convolve each channel with its own taps and normalise the columns: one thread's share."""
     n, new = layer.channels, layer.columns * cut.frames
     window_bytes, columns = REAL * n * (layer.history + new), cut.streams * new
@@ -136,7 +146,7 @@ def _multiply_each(layer: Upstream, cut: _Cut) -> None:
 
 
 @part()
-def _sum_up(layer: Upstream, cut: _Cut) -> None:
+def _sum_up(layer: Record, cut: _Cut) -> None:
     """Compute one thread's share of the samples of one stream's window, clipped to [-1, 1]; a sample is one sum."""
     reads, columns = layer.channels * (layer.history + 1), layer.columns * cut.frames
     weights, bias = float32_at(layer.weights, reads), float32_at(layer.bias, 1)[0]
@@ -147,14 +157,14 @@ def _sum_up(layer: Upstream, cut: _Cut) -> None:
 
 
 @part()
-def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
+def _run(job: Record, begin: int, end: int, cut: _Cut) -> None:
     """Run layers ``begin`` to ``end``."""
     layers, products = _layers_at(job.layers, job.count), window_products_at(job.products, job.count)
     for number in range(begin, end):
         layer = layers[number]
         if layer.window:
             _fill(layer, job, cut.given if number == begin else layer.x, cut)
-            meet(job.team)
+            barrier(job.team)
             _remember(layer, job, cut)
         if layer.kind == _PRODUCT:
             multiply_windows(products[number], cut.me, cut.team)
@@ -162,7 +172,7 @@ def _run(job: Upstream, begin: int, end: int, cut: _Cut) -> None:
             _multiply_each(layer, cut)
         else:
             _sum_up(layer, cut)
-        meet(job.team)
+        barrier(job.team)
 
 
 def _run_codec_layers(address: int) -> None:
@@ -191,18 +201,18 @@ class _Shaped:
         columns: columns per frame that the last layer outputs.
     """
 
-    layers: NDArray[Any]
-    products: NDArray[Any]
+    layers: NDArray[np.void]
+    products: NDArray[np.void]
     layout: Layout
     columns: int
 
-    def stand(self, given: int, room: int) -> None:
+    def place(self, given: int, workspace: int) -> None:
         """Set the addresses of the first layer's columns and of the workspace."""
         places = self.layout.windows, self.layout.given, self.layout.made, self.layout.added
-        windows, x, made, added = [np.where(each < 0, 0, each + room) for each in places]
+        windows, x, made, added = [np.where(each < 0, 0, each + workspace) for each in places]
         x[0] = given
-        tell(self.layers, x=x, window=windows, out=made)
-        tell(self.products, x=np.where(windows, windows, x), out=made, residual=added)
+        set_fields(self.layers, x=x, window=windows, out=made)
+        set_fields(self.products, x=np.where(windows, windows, x), out=made, residual=added)
 
 
 class CompiledLayers:
@@ -218,7 +228,7 @@ class CompiledLayers:
         assert waves == [False] * (len(waves) - 1) + [bool(narrow)], "only the last narrow layer makes samples"
         assert not narrow or narrow[0].has_window, "the first narrow layer's input moves from frame to frame"
         self._width = max(layer.width for layer in self._layers)
-        self._room = torch.empty(0)  # the workspace; kept at its largest size, since new memory costs page faults
+        self._workspace = torch.empty(0)  # kept at its largest size, since new memory costs page faults
         self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
         """By streams, frames, columns of a frame, and threads."""
 
@@ -243,12 +253,12 @@ class CompiledLayers:
         if shape not in self._shaped:
             self._shaped[shape] = self._of_shape(*shape)
         shaped = self._shaped[shape]
-        if len(self._room) < shaped.layout.size:
-            self._room = torch.empty(shaped.layout.size)
-        shaped.stand(x.data_ptr(), self._room.data_ptr())
+        if len(self._workspace) < shaped.layout.size:
+            self._workspace = torch.empty(shaped.layout.size)
+        shaped.place(x.data_ptr(), self._workspace.data_ptr())
         samples = x.new_empty(streams, frames * shaped.columns) if self._narrow else None
         job = np.zeros(1, _PASS)
-        tell(
+        set_fields(
             job,
             streams=streams,
             frames=frames,
@@ -263,32 +273,33 @@ class CompiledLayers:
         if samples is not None:
             first = shaped.layers[len(self._wide)]
             job["given_bytes"] = REAL * first["columns"] * first["channels"]
-            tell(job, samples=samples.data_ptr(), sample_bytes=REAL * shaped.columns)
+            set_fields(job, samples=samples.data_ptr(), sample_bytes=REAL * shaped.columns)
         RUN_CODEC_LAYERS.run(job, team)
         if samples is not None:
             return samples
         values = shaped.columns * self._layers[-1].product.outputs // self._layers[-1].rate
         begin = shaped.layout.made[-1] // REAL
-        return self._room[begin : begin + streams * frames * values].clone().view(streams, frames * shaped.columns, -1)
+        made = self._workspace[begin : begin + streams * frames * values].clone()
+        return made.view(streams, frames * shaped.columns, -1)
 
     def _of_shape(self, streams: int, frames: int, columns: int, team: int) -> _Shaped:
         layers, products = np.zeros(len(self._layers), _LAYER), np.zeros(len(self._layers), WINDOW_PRODUCT)
         *given, last = columns_of(self._layers, columns)
         for number, (layer, of_frame) in enumerate(zip(self._layers, given, strict=True)):
-            tell(layers[number : number + 1], **_told(layer), columns=of_frame)
+            set_fields(layers[number : number + 1], **_fields_of(layer), columns=of_frame)
             if isinstance(layer.product, WindowLinear):
                 of_all = (streams, of_frame * frames) if number < len(self._wide) else (1, of_frame)
                 products[number] = layer.product.product(*of_all, team)[0]
         return _Shaped(layers, products, lay_out(self._wide, self._narrow, streams, frames, columns), last)
 
 
-def _told(layer: CompiledLayer) -> dict[str, int | float]:
+def _fields_of(layer: CompiledLayer) -> dict[str, int | float]:
     """A layer's parameters for compiled code, except addresses."""
-    product, told = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
-    told |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
+    product, fields = layer.product, {"activation": int(layer.activation), "remembered": REAL * layer.remembered}
+    fields |= {"kind": int(_Kind.PRODUCT), "channels": product.channels, "history": product.history}
     if layer.snake is not None:
-        told |= {"alpha": layer.snake[0].data_ptr(), "inverse_beta": layer.snake[1].data_ptr()}
+        fields |= {"alpha": layer.snake[0].data_ptr(), "inverse_beta": layer.snake[1].data_ptr()}
     if not isinstance(product, WindowLinear):
         kind = _Kind.DEPTHWISE if isinstance(product, Depthwise) else _Kind.WAVE
-        told |= {"kind": int(kind), "weights": product.taps.data_ptr(), "bias": product.bias.data_ptr()}
-    return told | ({"eps": product.eps} if isinstance(product, Depthwise) else {})
+        fields |= {"kind": int(kind), "weights": product.taps.data_ptr(), "bias": product.bias.data_ptr()}
+    return fields | ({"eps": product.eps} if isinstance(product, Depthwise) else {})

@@ -18,16 +18,16 @@ from serve_app.model.backends.cpu.compiled_stack import (
     products_at,
     run_layers,
 )
-from serve_app.model.backends.cpu.draws import can_draw, draw_row
+from serve_app.model.backends.cpu.cpu_sampling import can_sample, sample_row
 from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
 from serve_app.model.backends.cpu.parts import float32_at, int64_at, read, round_to, write
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
@@ -44,7 +44,7 @@ _FRAME = job_of(
 _frames_at = jobs_at(_FRAME)
 
 
-def _draw_frame(address: int) -> None:
+def _sample_frame(address: int) -> None:
     job = _frames_at(address, 1)[0]
     passes, heads = passes_at(job.passes, job.steps), products_at(job.heads, job.steps)
     me, team, batch, groups = thread_number(job.team), team_size(job.team), passes[0].batch, job.steps + 1
@@ -60,13 +60,13 @@ def _draw_frame(address: int) -> None:
             factors[b] = take(row, head, taken + b * 4 * head.steps)
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, job.team, taken, factors, sums, job.logits, job.logits_width, STORE)
-        meet(job.team)
+        barrier(job.team)
         # The thread that draws a row's code also embeds it and begins the next pass with it, without synchronization.
         # Surplus threads draw the same rows and write the same values: a waiting thread would sleep, and wake slowly.
         for b in range(me % batch, batch, team):
             read(job.logits, b * job.logits_width, 4, logits)
             round_to(size, logits)
-            code = draw_row(
+            code = sample_row(
                 logits,
                 float32_at(job.uniform, batch * groups)[b * groups + step + 1],
                 float32_at(job.temperature, batch)[b],
@@ -81,7 +81,7 @@ def _draw_frame(address: int) -> None:
                 write(passes[step + 1].given, b * hidden, size, row, hidden)
 
 
-_DRAW_FRAME = TeamFunction(_draw_frame)
+_SAMPLE_FRAME = TeamFunction(_sample_frame)
 
 
 class CompiledFrame:
@@ -103,19 +103,19 @@ class CompiledFrame:
         assert cache.keys.itemsize == embedding.table.itemsize == self.passes["size"][0], "the item sizes must be equal"
         assert cache.positions == self.passes["capacity"][0] == len(heads) + 1, "the cache belongs to another stack"
         first = np.arange(len(heads)) == 0
-        tell(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
+        set_fields(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
         head = heads[0].weight
         assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs must fit where a layer's inputs are"
         self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
 
-    def can_draw(self, keep: int | None) -> bool:
+    def can_sample(self, keep: int | None) -> bool:
         """Whether few enough codes are kept to draw them here."""
-        return can_draw(keep)
+        return can_sample(keep)
 
-    def draw(
+    def sample_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.draw_frame`."""
+        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`."""
         batch, team, steps = len(first), threads(), len(self.passes)
         x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
         assert x.dtype == self._cache.keys.dtype, "the compiled code reads both as one dtype"
@@ -126,12 +126,12 @@ class CompiledFrame:
         codes[:, 0] = first
         logits, uniform = torch.empty(batch, self._logits_width), uniform.contiguous()
         parameters = [each[rows] for each in (draws.temperature, draws.top_k, draws.top_p)]
-        room = self._stack.make_room(2 * batch, team)
-        addresses = {name: each.data_ptr() for name, each in room.items()}
+        workspace = self._stack.workspace(2 * batch, team)
+        addresses = {name: each.data_ptr() for name, each in workspace.items()}
         given = [x.data_ptr(), *[drawn.data_ptr()] * (steps - 1)]
-        tell(self.passes, **cache_fields(self._cache), **addresses, given=given, batch=batch)
+        set_fields(self.passes, **cache_fields(self._cache), **addresses, given=given, batch=batch)
         job = np.zeros(1, _FRAME)
-        tell(
+        set_fields(
             job,
             passes=self.passes.ctypes.data,
             heads=self.heads.ctypes.data,
@@ -146,5 +146,5 @@ class CompiledFrame:
             keep=keep or 1,
             **{name: each.data_ptr() for name, each in zip(("temperature", "top_k", "top_p"), parameters, strict=True)},
         )
-        _DRAW_FRAME.run(job, team)
+        _SAMPLE_FRAME.run(job, team)
         return codes

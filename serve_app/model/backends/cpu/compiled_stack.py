@@ -7,11 +7,13 @@ row and its slot, to the last bit: not on the batch, on the number of threads, o
 """
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numba import types
 from numba.extending import overload
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.backends.cpu.instructions import TILE, TILE_ROWS
@@ -19,6 +21,7 @@ from serve_app.model.backends.cpu.parts import (
     HALF,
     REAL,
     Function,
+    Record,
     Row,
     array_at,
     bfloat16_at,
@@ -33,11 +36,11 @@ from serve_app.model.backends.cpu.parts import (
 )
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
@@ -56,7 +59,6 @@ from serve_app.model.backends.weight_format import WeightFormat
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.stack_shape import Rotary, StackShape
-from serve_app.model.upstream import Upstream
 
 PASS = job_of(
     # constants
@@ -73,8 +75,12 @@ PASS = job_of(
 """Parameters of a pass for compiled code."""
 
 
+Stored: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
+"""Entries of a cache: float32, or the bits of bfloat16."""
+
+
 @part()
-def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: int, factors: Row) -> None:
+def _digest(x: int, width: int, n: int, eps: float, product: Record, taken: int, factors: Row) -> None:
     """Convert the first ``n`` of rows [rows, width] float32 to a matmul's inputs; normed first unless ``eps`` is 0."""
     row = np.empty(n, np.float32)
     for r in range(factors.size):
@@ -84,20 +90,20 @@ def _digest(x: int, width: int, n: int, eps: float, product: Upstream, taken: in
         factors[r] = take(row, product, taken + r * 4 * product.steps)
 
 
-def _exactly(stored: Upstream) -> Upstream:
+def _exactly(stored: np.float32 | np.uint16) -> np.float32:
     """A float32, or a bfloat16 converted to float32 without loss."""
     raise NotImplementedError(stored)  # only compiled code can call this
 
 
 @overload(_exactly, strict=False)  # strict mode would compare annotations
-def _compile_exactly(stored: Upstream) -> Function:
+def _compile_exactly(stored: types.Type) -> Function:
     if isinstance(stored, types.Float):
         return lambda stored: stored
     return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
 
 @part("reassoc", "contract")
-def _score(query: Row, keys: Upstream, scores: Row) -> None:
+def _score(query: Row, keys: Stored, scores: Row) -> None:
     """Multiply ``query`` [D] by each of ``keys`` [P, D], four at a time: [P]."""
     whole = scores.size // 4 * 4
     for p in range(0, whole, 4):
@@ -116,7 +122,7 @@ def _score(query: Row, keys: Upstream, scores: Row) -> None:
 
 
 @part("contract")
-def _mix(weights: Row, values: Upstream, total: Row) -> None:
+def _mix(weights: Row, values: Stored, total: Row) -> None:
     """Add the weighted ``values`` [P, D] to ``total`` [D], four at a time."""
     total[:] = 0
     whole = weights.size // 4 * 4
@@ -135,7 +141,7 @@ def _mix(weights: Row, values: Upstream, total: Row) -> None:
 
 
 @part()
-def _look_at(keys: Upstream, values: Upstream, query: Row, scores: Row, attended: Row) -> None:
+def _look_at(keys: Stored, values: Stored, query: Row, scores: Row, attended: Row) -> None:
     """Attend with one query [D] to ``keys`` and ``values`` [P, D]; ``scores`` [P] is scratch."""
     _score(query, keys, scores)
     softmax(scores)
@@ -143,7 +149,7 @@ def _look_at(keys: Upstream, values: Upstream, query: Row, scores: Row, attended
 
 
 @part("contract")
-def attend(job: Upstream, layer: int, me: int, team: int) -> None:
+def attend(job: Record, layer: int, me: int, team: int) -> None:
     """Norm, scale and rotate queries and keys, store keys and values, and attend: one thread's share of the heads."""
     dim, group, new, kv_heads = job.dim, job.heads // job.kv_heads, job.new, job.kv_heads
     scale = np.float32(1) / np.sqrt(np.float32(dim))
@@ -196,7 +202,7 @@ passes_at = jobs_at(PASS)
 
 
 @part("contract")
-def run_layers(job: Upstream, team_of: Upstream) -> None:
+def run_layers(job: Record, team_of: Record) -> None:
     """Run rows through all layers.
 
     Args:
@@ -212,28 +218,28 @@ def run_layers(job: Upstream, team_of: Upstream) -> None:
         read(job.given, r * job.hidden, job.size, row)
         write(job.x, r * job.x_width, REAL, row, job.hidden)
     products = products_at(job.products, 4 * job.layers)
-    meet(team_of)
+    barrier(team_of)
     for layer in range(job.layers):
         first = 4 * layer
         qkv, out, gate_up, down = products[first], products[first + 1], products[first + 2], products[first + 3]
         _digest(job.x, job.x_width, job.hidden, job.eps, qkv, taken, factors)
         multiply(qkv, team_of, taken, factors, sums, job.fused, job.fused_width, STORE)
-        meet(team_of)
+        barrier(team_of)
         attend(job, layer, me, team)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.attended, heads_width, heads_width, 0.0, out, taken, factors)
         multiply(out, team_of, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.x, job.x_width, job.hidden, job.eps, gate_up, taken, factors)
         multiply(gate_up, team_of, taken, factors, sums, job.gated, job.gated_width, GATE)
-        meet(team_of)
+        barrier(team_of)
         _digest(job.gated, job.gated_width, job.gates, 0.0, down, taken, factors)
         multiply(down, team_of, taken, factors, sums, job.x, job.x_width, ADD)
-        meet(team_of)
+        barrier(team_of)
 
 
 @part("contract")
-def finish(job: Upstream, r: int, row: Row) -> None:
+def finish(job: Record, r: int, row: Row) -> None:
     """Norm the layers' output for row ``r`` with the final norm, into ``row`` [hidden]."""
     norm = float32_at(job.norm, job.hidden)
     read(job.x, r * job.x_width, REAL, row)
@@ -266,7 +272,12 @@ class CompiledStack:
     """
 
     def __init__(
-        self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int, form: WeightFormat
+        self,
+        layers: Iterable[LayerWeights],
+        norm: Tensor,
+        shape: StackShape,
+        positions: int,
+        weight_format: WeightFormat,
     ) -> None:
         """Lay out copies of the weights.
 
@@ -275,13 +286,13 @@ class CompiledStack:
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
             positions: most positions that a slot of its cache holds.
-            form: format of the weights' entries.
+            weight_format: format of the weights' entries.
         """
         self._weights: list[TiledWeight] = []
         norms, gates = list[Tensor](), 0
         for layer in layers:
             matrices = layer.qkv, layer.out, pair_up(layer.gate, layer.up), layer.down
-            self._weights += [TiledWeight.of(matrix, form) for matrix in matrices]
+            self._weights += [TiledWeight.of(matrix, weight_format) for matrix in matrices]
             norms.append(layer.norm_qk.float())
             gates = len(layer.gate)
         self.products = np.array([weight.fields() for weight in self._weights], PRODUCT)
@@ -289,12 +300,12 @@ class CompiledStack:
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
         self._positions = positions
-        self._dtype = torch.float32 if form == WeightFormat.FLOAT32 else torch.bfloat16
+        self._dtype = torch.float32 if weight_format == WeightFormat.FLOAT32 else torch.bfloat16
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
         self._taken_bytes = max(weight.row_bytes for weight in (qkv, out, gate_up, down))
         self.last_pass = np.zeros(1, PASS)
-        tell(
+        set_fields(
             self.last_pass,
             products=self.products.ctypes.data,
             layers=shape.layers,
@@ -344,14 +355,14 @@ class CompiledStack:
         x = x.contiguous()
         batch, new, _ = x.shape
         result, team = torch.empty_like(x), threads()
-        room = self.make_room(batch * new, team)
-        addresses = {name: each.data_ptr() for name, each in room.items()}
-        tell(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
-        tell(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
+        workspace = self.workspace(batch * new, team)
+        addresses = {name: each.data_ptr() for name, each in workspace.items()}
+        set_fields(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
+        set_fields(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
         _RUN_STACK.run(self.last_pass, team)
         return result
 
-    def make_room(self, rows: int, team: int) -> dict[str, Tensor]:
+    def workspace(self, rows: int, team: int) -> dict[str, Tensor]:
         """Allocate the workspace of a pass with at most ``rows`` rows, by the names of :data:`PASS`."""
         names = ("x", "fused", "attended", "gated")
         return {

@@ -6,7 +6,6 @@ depend only on that stream, to the last bit: neither on its batch nor on the num
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from serve_app.model.backends.cpu.parts import (
     REAL,
+    Record,
     Row,
     copy,
     dot,
@@ -28,17 +28,16 @@ from serve_app.model.backends.cpu.parts import (
 )
 from serve_app.model.backends.cpu.team import (
     TeamFunction,
+    barrier,
     job_of,
     jobs_at,
-    meet,
+    set_fields,
     team_size,
-    tell,
     thread_number,
     threads,
 )
 from serve_app.model.backends.cpu.window_tiles import window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
-from serve_app.model.upstream import Upstream
 
 _PASS = job_of(
     # constants
@@ -53,7 +52,7 @@ _passes_at = jobs_at(_PASS)
 
 
 @part()
-def _normalise_all(job: Upstream, source: int, target: int, me: int, team: int) -> None:
+def _normalise_all(job: Record, source: int, target: int, me: int, team: int) -> None:
     """Norm one thread's share of the columns [batch * new, hidden]."""
     for r in range(me, job.batch * job.new, team):
         place = REAL * r * job.hidden
@@ -62,7 +61,7 @@ def _normalise_all(job: Upstream, source: int, target: int, me: int, team: int) 
 
 
 @part("contract")
-def _gate(job: Upstream, me: int, team: int) -> None:
+def _gate(job: Record, me: int, team: int) -> None:
     """Multiply silu of the first half of one thread's share of the columns by their second half."""
     for r in range(me, job.batch * job.new, team):
         row = float32_at(job.gated + REAL * 2 * r * job.gates, 2 * job.gates)
@@ -78,7 +77,7 @@ def _mix(weight: np.float32, values: Row, total: Row) -> None:
 
 
 @part()
-def _turn(job: Upstream, column: int, head: int, row: Row) -> None:
+def _turn(job: Record, column: int, head: int, row: Row) -> None:
     """Rotate a head of a new column: a query's or a key's."""
     given = job.fused + REAL * job.dim * (column * (job.heads + 2 * job.kv_heads) + head)
     angle = REAL * job.dim * column
@@ -97,7 +96,7 @@ def _look_at(keys: NDArray[np.int64], to_value: int, query: Row, scores: Row, to
 
 
 @part("contract")
-def _attend(job: Upstream, layer: int, me: int, team: int) -> None:
+def _attend(job: Record, layer: int, me: int, team: int) -> None:
     """Rotate queries and keys, attend to the window, and save its end: one thread's share of the heads."""
     dim, group, past, new = job.dim, job.heads // job.kv_heads, job.window - 1, job.new
     to_value = REAL * job.kv_heads * dim  # from key to value, both in the saved history and in the matmul's output
@@ -133,21 +132,21 @@ def _run_codec_transformer(address: int) -> None:
     products = window_products_at(job.products, 4 * job.layers)
     for layer in range(job.layers):
         _normalise_all(job, job.x if layer else job.given, job.normed, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer], me, team)
-        meet(job.team)
+        barrier(job.team)
         _attend(job, layer, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 1], me, team)
-        meet(job.team)
+        barrier(job.team)
         _normalise_all(job, job.x, job.normed, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 2], me, team)
-        meet(job.team)
+        barrier(job.team)
         _gate(job, me, team)
-        meet(job.team)
+        barrier(job.team)
         multiply_windows(products[4 * layer + 3], me, team)
-        meet(job.team)
+        barrier(job.team)
     _normalise_all(job, job.x, job.result, me, team)
 
 
@@ -193,7 +192,7 @@ class CompiledTransformer:
             "activated": self._gates,
         }
         self._pass = np.zeros(1, _PASS)
-        tell(
+        set_fields(
             self._pass,
             layers=len(layers),
             remembered=self._remembered.ctypes.data,
@@ -207,7 +206,7 @@ class CompiledTransformer:
         )
         past = (window - 1) * 2 * kv_heads * (layers[0].output.channels // heads)
         self._width = max(layer.remembered for layer in layers) + past
-        self._shaped: dict[tuple[int, int], NDArray[Any]] = {}
+        self._shaped: dict[tuple[int, int], NDArray[np.void]] = {}
         """By columns and threads: parameters of the last call; the addresses of columns in them are no longer valid."""
 
     def __call__(
@@ -236,26 +235,26 @@ class CompiledTransformer:
         assert positions.shape == (batch,), "each stream needs a position"
         rows, team = batch * new, threads()
         inputs = [x.contiguous(), positions.contiguous(), cosine.contiguous(), sine.contiguous()]
-        room = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
+        workspace = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
         result = torch.empty_like(inputs[0])
-        at = {name: each.data_ptr() for name, each in room.items()}
+        at = {name: each.data_ptr() for name, each in workspace.items()}
         given, at_positions, at_cosine, at_sine = [each.data_ptr() for each in inputs]
         layers, products = len(self._remembered), self._of_shape(rows, team)
-        tell(
+        set_fields(
             products,
             x=[at["normed"], at["attended"], at["normed"], at["activated"]] * layers,
             out=[at["fused"], at["x"], at["gated"], at["x"]] * layers,
             residual=[0, given, 0, at["x"], *[0, at["x"]] * (2 * layers - 2)],
         )
-        tell(
+        set_fields(
             self._pass, **at, given=given, result=result.data_ptr(), batch=batch, new=new, products=products.ctypes.data
         )
-        tell(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
-        tell(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
+        set_fields(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
+        set_fields(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
         RUN_CODEC_TRANSFORMER.run(self._pass, team)
         return result
 
-    def _of_shape(self, rows: int, team: int) -> NDArray[Any]:
+    def _of_shape(self, rows: int, team: int) -> NDArray[np.void]:
         """Parameters of the matmuls for compiled code, except the addresses of their columns."""
         if (rows, team) not in self._shaped:
             self._shaped[rows, team] = np.concatenate([each.product(1, rows, team) for each in self._products])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.backends.biased_linear import BiasedLinear
-from serve_app.model.backends.cpu import draws
+from serve_app.model.backends.cpu import cpu_sampling
 from serve_app.model.backends.cpu.compiled_frame import CompiledFrame
 from serve_app.model.backends.cpu.compiled_stack import CompiledStack
 from serve_app.model.backends.cpu.cpu_codec import CpuCodec
@@ -57,9 +57,9 @@ class CpuBackend:
         narrow = embedding if project is None else embedding.through(project)
         return PredictorLayers(stack, heads, project, CompiledFrame(stack, heads, narrow, cache))
 
-    def draw(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
+    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
         """Draw one code per row."""
-        return draws.draw(logits, uniform, rows, indices, keep)
+        return cpu_sampling.sample(logits, uniform, rows, indices, keep)
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> CpuCodec:
         """Make the codec's layers, which only compute in float32 on a CPU."""

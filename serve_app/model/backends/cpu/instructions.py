@@ -11,10 +11,10 @@ from typing import Literal
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
 
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
 from serve_app.model.backends.cpu.parts import Function, config, part
-from serve_app.model.upstream import Upstream
 
 LANES = 16
 """Outputs whose sums are side by side in a vector."""
@@ -23,7 +23,7 @@ Flavour = Literal["avx512_vnni", "avx_vnni", "avx2", "portable"]
 """How bytes are multiplied and summed."""
 
 
-def _features() -> Upstream:
+def _features() -> Mapping[str, bool]:
     """CPU features that numba compiles for, by LLVM's names."""
     if config.CPU_NAME or config.CPU_FEATURES or not config.ENABLE_AVX:
         return {}  # numba was configured to compile for another CPU
@@ -69,16 +69,19 @@ _HALF_SUMS = ir.VectorType(WORD, LANES // 2)
 _HALF_PAIRS = ir.VectorType(ir.IntType(16), LANES)
 _HALF_BYTES = ir.VectorType(BYTE, 2 * LANES)
 
-AddProducts = Callable[[Upstream, Upstream, Upstream, Upstream], Upstream]
+Emit = Callable[[Builder, Values, int], None]
+"""``(builder, arguments, rows)`` writes the instructions of a function for a number of rows."""
+
+AddProducts = Callable[[Builder, Value, Value, Value], Value]
 """``(builder, sums, unsigned, signed) -> sums``: adds to each lane the four products of its bytes."""
 
 
-def splat(value: int) -> Upstream:
+def splat(value: int) -> Value:
     """An integer in every lane."""
     return ir.Constant(SUMS, [value] * LANES)
 
 
-def at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
+def at(builder: Builder, kind: ir.Type, *addends: Value) -> Value:
     """The sum of some numbers, as the address of a ``kind``."""
     total = addends[0]
     for addend in addends[1:]:
@@ -86,61 +89,61 @@ def at(builder: Upstream, kind: Upstream, *addends: Upstream) -> Upstream:
     return builder.inttoptr(total, kind.as_pointer())
 
 
-def broadcast(builder: Upstream, vector: Upstream, address: Upstream) -> Upstream:
+def broadcast(builder: Builder, vector: ir.VectorType, address: Value) -> Value:
     """Read one value into every lane of a ``vector``."""
     value = builder.load(at(builder, vector.element, address), align=4)
     value = builder.insert_element(ir.Constant(vector, ir.Undefined), value, WORD(0))
     return builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(WORD, vector.count), [0] * vector.count))
 
 
-def fetch(builder: Upstream, address: Upstream) -> None:
+def fetch(builder: Builder, address: Value) -> None:
     """Prefetch the cache line at an address for reading, and keep it near."""
     _call(builder, "llvm.prefetch.p0", ir.VoidType(), at(builder, BYTE, address), WORD(0), WORD(3), WORD(1))
 
 
-def fetch_ahead(builder: Upstream, address: Upstream, count: int) -> None:
+def fetch_ahead(builder: Builder, address: Value, count: int) -> None:
     """Prefetch that many bytes ahead of an address that moves through memory from front to end."""
     for line in range(count // _LINE_BYTES):
         fetch(builder, builder.add(address, LONG(_LINE_BYTES * line + _AHEAD)))
 
 
-def multiply_add(builder: Upstream, one: Upstream, other: Upstream, sums: Upstream) -> Upstream:
+def multiply_add(builder: Builder, one: Value, other: Value, sums: Value) -> Value:
     """One * other + sums for float32 or vectors of it; rounded once, unless that needs a slow call on this CPU."""
     lanes = f"v{sums.type.count}" if isinstance(sums.type, ir.VectorType) else ""
     return _call(builder, f"llvm.fmuladd.{lanes}f32", sums.type, one, other, sums)
 
 
-def _call(builder: Upstream, name: str, result: Upstream, *given: Upstream) -> Upstream:
+def _call(builder: Builder, name: str, result: ir.Type, *given: Value) -> Value:
     function = ir.FunctionType(result, [each.type for each in given])
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), given)
 
 
-def _in_halves(builder: Upstream, of_half: Function, *vectors: Upstream) -> Upstream:
+def _in_halves(builder: Builder, of_half: Function, *vectors: Value) -> Value:
     """Apply ``of_half`` to the lower and to the upper eight lanes of some vectors of sixteen."""
 
-    def lanes(vector: Upstream, first: int) -> Upstream:
+    def lanes(vector: Value, first: int) -> Value:
         indices = ir.Constant(_HALF_SUMS, list(range(first, first + LANES // 2)))
         return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
 
-    halves = [of_half(*[lanes(each, first) for each in vectors]) for first in (0, LANES // 2)]
-    return builder.shuffle_vector(*halves, ir.Constant(SUMS, list(range(LANES))))
+    low, high = [of_half(*[lanes(each, first) for each in vectors]) for first in (0, LANES // 2)]
+    return builder.shuffle_vector(low, high, ir.Constant(SUMS, list(range(LANES))))
 
 
-def _by_vnni(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+def _by_vnni(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:
     return _call(builder, "llvm.x86.avx512.vpdpbusd.512", SUMS, sums, unsigned, signed)
 
 
-def _by_half_vnni(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
-    def of_half(*half: Upstream) -> Upstream:
+def _by_half_vnni(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:
+    def of_half(*half: Value) -> Value:
         return _call(builder, "llvm.x86.avx512.vpdpbusd.256", _HALF_SUMS, *half)
 
     return _in_halves(builder, of_half, sums, unsigned, signed)
 
 
-def _by_avx2(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+def _by_avx2(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:
     """Sums of two products have 16 bits here, so none may exceed 32767."""
 
-    def of_half(sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+    def of_half(sums: Value, unsigned: Value, signed: Value) -> Value:
         given = [builder.bitcast(each, _HALF_BYTES) for each in (unsigned, signed)]
         pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", _HALF_PAIRS, *given)
         ones = ir.Constant(_HALF_PAIRS, [1] * LANES)
@@ -149,7 +152,7 @@ def _by_avx2(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upst
     return _in_halves(builder, of_half, sums, unsigned, signed)
 
 
-def _portably(builder: Upstream, sums: Upstream, unsigned: Upstream, signed: Upstream) -> Upstream:
+def _portably(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:
     for byte in range(4):
         left, right = splat(24 - 8 * byte), splat(24)
         one = builder.lshr(builder.shl(unsigned, left), right)
@@ -166,24 +169,24 @@ ADD_PRODUCTS: Mapping[Flavour, AddProducts] = {
 }
 
 
-def add_signed_products(builder: Upstream, sums: Upstream, one: Upstream, other: Upstream) -> Upstream:
+def add_signed_products(builder: Builder, sums: Value, one: Value, other: Value) -> Value:
     """Add the four products of each lane's bytes with AVX2; both factors are signed and never -128.
 
     The signs of ``one`` are moved to ``other``, so that a sum of two products fits into 16 bits.
     """
 
-    def magnitudes(one: Upstream) -> Upstream:
+    def magnitudes(one: Value) -> Value:
         found = _call(builder, "llvm.abs.v32i8", _HALF_BYTES, builder.bitcast(one, _HALF_BYTES), _BIT(0))
         return builder.bitcast(found, _HALF_SUMS)
 
-    def turned(one: Upstream, other: Upstream) -> Upstream:
+    def turned(one: Value, other: Value) -> Value:
         given = [builder.bitcast(each, _HALF_BYTES) for each in (other, one)]
         return builder.bitcast(_call(builder, "llvm.x86.avx2.psign.b", _HALF_BYTES, *given), _HALF_SUMS)
 
     return _by_avx2(builder, sums, _in_halves(builder, magnitudes, one), _in_halves(builder, turned, one, other))
 
 
-def by_rows(emit: Callable[[Upstream, Upstream, int], None]) -> Function:
+def by_rows(emit: Emit) -> Function:
     """Make ``(rows, weights, apart, inputs, stride, steps, sums)`` from code written for each number of rows.
 
     Args:
@@ -217,21 +220,20 @@ def _either(number: int, this: Function, other: Function) -> Function:
     return chosen
 
 
-def _function_of(emit: Callable[[Upstream, Upstream, int], None], rows: int) -> Function:
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+def _function_of(emit: Emit, rows: int) -> Function:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         emit(builder, arguments, rows)
         return context.get_dummy_value()
 
     def tile(
-        _context: Upstream,
-        _weights: Upstream,
-        _apart: Upstream,
-        _inputs: Upstream,
-        _stride: Upstream,
-        _steps: Upstream,
-        _sums: Upstream,
-    ) -> Upstream:
+        _context: object,
+        _weights: types.Type,
+        _apart: types.Type,
+        _inputs: types.Type,
+        _stride: types.Type,
+        _steps: types.Type,
+        _sums: types.Type,
+    ) -> Typed:
         return types.void(*[types.int64] * 6), generate
 
-    made: Upstream = intrinsic(tile)
-    return made
+    return intrinsic(tile)

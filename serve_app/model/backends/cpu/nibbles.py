@@ -25,9 +25,9 @@ from serve_app.model.backends.cpu.instructions import (
     multiply_add,
     splat,
 )
+from serve_app.model.backends.cpu.llvm import Builder, Value, Values
 from serve_app.model.backends.cpu.parts import Function
 from serve_app.model.backends.cpu.strands import STRANDS
-from serve_app.model.upstream import Upstream
 
 GROUP = 64
 """Inputs that share a scale."""
@@ -64,7 +64,7 @@ def pack(weight: Tensor) -> Tensor:
     return torch.cat([scales.transpose(1, 2).contiguous().view(torch.uint8), bytes_of], dim=2).contiguous()
 
 
-def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavour) -> None:
+def _emit_tile(builder: Builder, arguments: Values, rows: int, flavour: Flavour) -> None:
     """Write the loop over groups, and inside it the loop over eight inputs at a time."""
     weights, apart, inputs, stride, groups, sums = arguments
     add_products, vectors = ADD_PRODUCTS[flavour], range(TILE // LANES)
@@ -92,7 +92,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, flavour: Flavo
     fetch_ahead(builder, codes, _PAIR_BYTES)
     words = [builder.add(begin, builder.mul(pair, LONG(8))) for begin in begins]
     read = [[broadcast(builder, SUMS, builder.add(word, LONG(4 * half))) for half in range(2)] for word in words]
-    totals = list(running)
+    totals: list[Value] = list(running)
     for vector in vectors:
         packed = builder.load(at(builder, SUMS, codes, LONG(64 * vector)), align=64)
         low = builder.and_(packed, splat(0x0F0F0F0F))

@@ -12,29 +12,66 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numba
 import numpy as np
 from numba import types
 from numba.core import config as numba_config
+from numba.core.base import BaseContext
 from numba.core.bytecode import FunctionIdentity
+from numba.core.ccallback import CFunc
+from numba.core.cpu import CPUContext
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.core.typing.templates import Signature
 from numpy.typing import NDArray
 
-from serve_app.model.upstream import Upstream
+from serve_app.model.backends.cpu.llvm import Builder, Function, Typed, Value, Values, intrinsic
 from serve_app.paths import user_cache
 
 Row: TypeAlias = NDArray[np.float32]
-Function: TypeAlias = Callable[..., Any]
+"""[n] float32."""
 
-config: Upstream = numba_config
+Reals: TypeAlias = NDArray[np.float32]
+"""Float32 of any shape."""
 
-_identity: Upstream = FunctionIdentity
+Addresses: TypeAlias = NDArray[np.int64]
+
+Made = TypeVar("Made")
+
+
+class Record(Protocol):
+    """One entry of a structured array as compiled code sees it: every field but these two is an integer."""
+
+    @property
+    def team(self) -> "Record":
+        """The threads that share the work."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Epsilon of a norm."""
+        ...
+
+    def __getattr__(self, field: str) -> int:
+        """A field; most are addresses."""
+        ...
+
+
+class _Config(Protocol):
+    """The part of numba's configuration that is used here."""
+
+    CACHE_DIR: str
+    CPU_NAME: str | None
+    CPU_FEATURES: str | None
+    ENABLE_AVX: bool
+
+
+config = cast("_Config", numba_config)
+
 # In each process, numba numbers functions from 1 and distinguishes functions of the same name only by that number. A
 # cached kernel of another process could therefore be linked to a part of this process, and compute wrong numbers.
-_identity._unique_ids = itertools.count(secrets.randbits(48))  # noqa: SLF001
+FunctionIdentity._unique_ids = itertools.count(secrets.randbits(48))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 _one_folder = Lock()
 """Numba's cache setting is global to all threads."""
@@ -61,13 +98,13 @@ def kernel(*fastmath: str) -> Callable[[Function], Function]:
     return partial(_kept_if_possible, partial(numba.njit, nogil=True, error_model="numpy", fastmath=set(fastmath)))
 
 
-def entry_point(function: Function) -> Function:
+def entry_point(function: Function) -> "CFunc[Function]":
     """Compile a function ``(address)`` for C, immediately; cached on disk if possible."""
     compiler = partial(numba.cfunc, types.void(types.int64), error_model="numpy", fastmath={"contract"})
     return _kept_if_possible(compiler, function)
 
 
-def _kept_if_possible(compiler: Function, function: Function) -> Function:
+def _kept_if_possible(compiler: Callable[..., Callable[[Function], Made]], function: Function) -> Made:
     try:
         with _kept_in(_folder()):
             return compiler(cache=True)(function)
@@ -83,7 +120,7 @@ def _folder() -> Path:
     distinguishes CPUs, but it is read, changed and written back without a lock. Two kinds of machines that start with
     one empty volume could end up with the index of one and the machine code of the other.
     """
-    own: str = config.CACHE_DIR  # NUMBA_CACHE_DIR
+    own = config.CACHE_DIR  # NUMBA_CACHE_DIR
     folder = (Path(own) if own else user_cache() / "kernels") / _state_of(Path(__file__).parent) / _cpu_kind()
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):  # numba would fall back to folders that all versions share
@@ -98,7 +135,7 @@ def _state_of(package: Path) -> str:
 
 def _cpu_kind() -> str:
     """What machine code depends on according to numba: the platform, the CPU's name and its features."""
-    context: Upstream = cpu_target.target_context
+    context: CPUContext = cpu_target.target_context  # pyright: ignore[reportAssignmentType]  # a cached property
     return hashlib.sha256(repr((numba.__version__, context.codegen().magic_tuple())).encode()).hexdigest()[:16]
 
 
@@ -112,20 +149,20 @@ def _kept_in(folder: Path) -> Generator[None]:
             config.CACHE_DIR = before
 
 
-def array_at(kind: Upstream) -> Function:
+def array_at(kind: types.Type) -> Function:
     """Make ``(address, n) -> [n]``: views memory that its owner keeps alive as an array of ``kind``."""
 
-    def pointer(_context: Upstream, _address: Upstream) -> Upstream:
-        def generate(context: Upstream, builder: Upstream, signature: Upstream, arguments: Upstream) -> Upstream:
+    def pointer(_context: object, _address: types.Type) -> Typed:
+        def generate(context: BaseContext, builder: Builder, signature: Signature, arguments: Values) -> Value:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
         return types.CPointer(kind)(types.int64), generate
 
-    pointer_to: Upstream = intrinsic(pointer)
-    carray: Upstream = numba.carray  # pyright: ignore[reportPrivateImportUsage]  # numba documents it under this name
+    pointer_to = intrinsic(pointer)
+    carray: Function = numba.carray  # pyright: ignore[reportPrivateImportUsage]  # numba documents it under this name
 
     @part()
-    def array(address: int, n: int) -> Upstream:
+    def array(address: int, n: int) -> NDArray[Any]:
         return carray(pointer_to(address), n)
 
     return array

@@ -14,10 +14,9 @@ Source: GCC, libgomp's ABI, GOMP_parallel; LLVM's and Intel's OpenMP have it too
 import ctypes
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numba
 import numpy as np
@@ -25,11 +24,12 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
+from numba.core.ccallback import CFunc
 from numpy.typing import NDArray
 
-from serve_app.model.backends.cpu.parts import Function, array_at, entry_point, int64_at, part
-from serve_app.model.upstream import Upstream
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
+from serve_app.model.backends.cpu.parts import Function, Record, array_at, entry_point, int64_at, part
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +50,18 @@ _ASKED = 1000
 """How often a thread checks for the others before it yields its core; some tens of microseconds."""
 
 
-def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[Any]:
+def job_of(*whole: str, real: Sequence[str] = ()) -> np.dtype[np.void]:
     """The dtype of a function's parameters: its team, then integers and reals; most of them are addresses."""
     fields = [*((field, np.int64) for field in whole), *((field, np.float64) for field in real)]
     return np.dtype([("team", _TEAM), *fields])
 
 
-def jobs_at(job: np.dtype[Any]) -> Function:
+def jobs_at(job: np.dtype[np.void]) -> Function:
     """Make ``(address, n) -> [n]``, which views such jobs."""
     return array_at(numba.from_dtype(job))
 
 
-def tell(jobs: NDArray[Any], /, **fields: object) -> None:
+def set_fields(jobs: NDArray[np.void], /, **fields: object) -> None:
     """Set fields of one or several jobs, each to one number for all jobs or to one per job."""
     for field, value in fields.items():
         jobs[field] = value
@@ -71,7 +71,7 @@ def tell(jobs: NDArray[Any], /, **fields: object) -> None:
 class _OpenMP:
     """How to start a team, and addresses of the functions that compiled code calls."""
 
-    start: Upstream
+    start: Callable[[int | None, int, int, int], None]
     number: int
     size: int
     give_way: int
@@ -92,20 +92,20 @@ def _openmp() -> _OpenMP | None:
     return _OpenMP(start, *[ctypes.cast(each, ctypes.c_void_p).value or 0 for each in functions])
 
 
-def _make_ask(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_ask(_context: object, _address: types.Type) -> Typed:
     """Call a C function without arguments that returns an int."""
 
-    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(_context: object, builder: Builder, _signature: object, arguments: Values) -> Value:
         function = ir.FunctionType(ir.IntType(32), []).as_pointer()
         return builder.call(builder.inttoptr(arguments[0], function), [])
 
     return types.int32(types.int64), generate
 
 
-def _make_pause(_context: Upstream) -> Upstream:
+def _make_pause(_context: object) -> Typed:
     """Yield to the core's other hardware thread, if the CPU has an instruction for it."""
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, _arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, _arguments: Values) -> Value:
         if platform.machine() in ("x86_64", "AMD64"):
             function = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
@@ -114,46 +114,46 @@ def _make_pause(_context: Upstream) -> Upstream:
     return types.void(), generate
 
 
-def _make_count(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_count(_context: object, _address: types.Type) -> Typed:
     """Atomically add one to the integer at an address, and return its previous value."""
 
-    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(_context: object, builder: Builder, _signature: object, arguments: Values) -> Value:
         place = builder.inttoptr(arguments[0], _LONG.as_pointer())
         return builder.atomic_rmw("add", place, _LONG(1), "acq_rel")
 
     return types.int64(types.int64), generate
 
 
-def _make_look(_context: Upstream, _address: Upstream) -> Upstream:
+def _make_look(_context: object, _address: types.Type) -> Typed:
     """Read the integer at an address, and acquire everything that was written before another thread incremented it."""
 
-    def generate(_context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(_context: object, builder: Builder, _signature: object, arguments: Values) -> Value:
         place = builder.inttoptr(arguments[0], _LONG.as_pointer())
         return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(types.int64), generate
 
 
-_ask: Upstream = intrinsic(_make_ask)
-_pause: Upstream = intrinsic(_make_pause)
-_count: Upstream = intrinsic(_make_count)
-_look: Upstream = intrinsic(_make_look)
+_ask = intrinsic(_make_ask)
+_pause = intrinsic(_make_pause)
+_count = intrinsic(_make_count)
+_look = intrinsic(_make_look)
 
 
 @part()
-def thread_number(team: Upstream) -> int:
+def thread_number(team: Record) -> int:
     """This thread's number in its team, from 0."""
     return _ask(team.number) if team.number else 0
 
 
 @part()
-def team_size(team: Upstream) -> int:
+def team_size(team: Record) -> int:
     """Number of threads in the team."""
     return _ask(team.size) if team.size else 1
 
 
 @part()
-def claim(team: Upstream, turn: int, units: int) -> int:
+def claim(team: Record, turn: int, units: int) -> int:
     """Claim one unit of some work; no other thread gets the same unit.
 
     A thread begins with its own share, whose units are adjacent in memory. After that, it helps with the shares of
@@ -175,7 +175,7 @@ def claim(team: Upstream, turn: int, units: int) -> int:
 
 
 @part()
-def meet(team: Upstream) -> None:
+def barrier(team: Record) -> None:
     """Barrier: wait for all threads of the team, and see everything that they wrote. Resets all claims."""
     if not team.meeting:
         int64_at(team.claims, 1)[0] = 0
@@ -208,9 +208,9 @@ class TeamFunction:
         """Wrap a module's ``function(address)``, which returns nothing."""
         self.name = function.__name__
         self._function = function
-        self._compiled: Upstream = None
+        self._compiled: CFunc[Function] | None = None
 
-    def run(self, job: NDArray[Any], threads: int) -> None:
+    def run(self, job: NDArray[np.void], threads: int) -> None:
         """Run it on ``threads`` threads and wait for all of them; releases the GIL meanwhile.
 
         Args:

@@ -50,12 +50,12 @@ class TiledLinear:
         nbytes: bytes that one matmul reads.
     """
 
-    def __init__(self, weight: Tensor, form: WeightFormat) -> None:
+    def __init__(self, weight: Tensor, weight_format: WeightFormat) -> None:
         """Lay out a copy of ``weight`` [N, K]."""
-        self.weight = TiledWeight.of(weight, form)
+        self.weight = TiledWeight.of(weight, weight_format)
         self.outputs, self._columns = weight.shape
         self._product = np.array([self.weight.fields()], PRODUCT)
-        self._dtype = torch.float32 if form == WeightFormat.FLOAT32 else torch.bfloat16
+        self._dtype = torch.float32 if weight_format == WeightFormat.FLOAT32 else torch.bfloat16
         self.nbytes = self.weight.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
 from torch import Tensor
 
 from serve_app.model.backends.cpu.instructions import (
@@ -41,13 +41,26 @@ from serve_app.model.backends.cpu.instructions import (
     splat,
     this_cpus,
 )
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
 from serve_app.model.backends.cpu.nibbles import GROUP, GROUP_WORDS, make_int4_tiles, pack
-from serve_app.model.backends.cpu.parts import REAL, ROUNDER, Function, Row, exp, float32_at, int32_at, part, uint8_at
+from serve_app.model.backends.cpu.parts import (
+    REAL,
+    ROUNDER,
+    Addresses,
+    Function,
+    Reals,
+    Record,
+    Row,
+    exp,
+    float32_at,
+    int32_at,
+    part,
+    uint8_at,
+)
 from serve_app.model.backends.cpu.strands import STRANDS, deal
 from serve_app.model.backends.cpu.team import claim, team_size
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, go_on
 from serve_app.model.backends.weight_format import WeightFormat
-from serve_app.model.upstream import Upstream
 
 _STEP_BYTES = 4
 """Bytes of a row that are multiplied with a tile's weights at a time."""
@@ -60,8 +73,8 @@ _MOST = 127.0
 _ROUNDED = 0x4B400000
 """The bits of :data:`ROUNDER`."""
 
-_FORMS = {form: number for number, form in enumerate(WeightFormat)}
-_FLOAT32, _BFLOAT16, _INT8, _INT4 = _FORMS.values()
+_FORMATS = {weight_format: number for number, weight_format in enumerate(WeightFormat)}
+_FLOAT32, _BFLOAT16, _INT8, _INT4 = _FORMATS.values()
 
 _How = Flavour | Literal["float32", "bfloat16"]
 """How a tile's products are computed and summed."""
@@ -79,7 +92,7 @@ class TiledWeight:
     """A weight [N, K] in tiles; zeros fill the last tile.
 
     Attributes:
-        form: format of its entries.
+        weight_format: format of its entries.
         packed: [STRANDS, tiles, steps / STRANDS, ...], steps distributed by ``strands.deal``. A step of float32 is
             [TILE] of one input. A step of bfloat16 is [TILE / 32, 16, 2]: of one input, the outputs 0 and 16, 1 and 17
             and so on up to 15 and 31, then 32 and 48 and so on. A step of int8 is [TILE, 4]: four inputs of each
@@ -88,35 +101,35 @@ class TiledWeight:
         added: for int8: [tiles * TILE] int32, what the rows' offset adds to a sum.
     """
 
-    form: WeightFormat
+    weight_format: WeightFormat
     packed: Tensor
     scales: Tensor
     added: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, form: WeightFormat) -> "TiledWeight":
+    def of(cls, weight: Tensor, weight_format: WeightFormat) -> "TiledWeight":
         """Lay out a copy of ``weight``; int8 is quantised per output, scaled by its largest magnitude."""
-        if form == WeightFormat.INT4:
-            return cls(form, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
+        if weight_format == WeightFormat.INT4:
+            return cls(weight_format, deal(pack(weight)), torch.empty(0), torch.empty(0, dtype=torch.int32))
         rows, columns = weight.shape
         filled_rows = -(-rows // TILE) * TILE
-        if form == WeightFormat.BFLOAT16:
+        if weight_format == WeightFormat.BFLOAT16:
             filled = torch.zeros(filled_rows, columns, dtype=torch.bfloat16)
             filled[:rows] = weight
             packed = filled.view(-1, TILE // (2 * LANES), 2, LANES, columns).permute(0, 4, 1, 3, 2)
-            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
-        if form == WeightFormat.FLOAT32:
+            return cls(weight_format, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
+        if weight_format == WeightFormat.FLOAT32:
             exact = torch.zeros(filled_rows, columns)
             exact[:rows] = weight
             packed = exact.view(-1, TILE, columns).transpose(1, 2)
-            return cls(form, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
+            return cls(weight_format, deal(packed), torch.empty(0), torch.empty(0, dtype=torch.int32))
         scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / _MOST  # [N]
         codes = torch.zeros(filled_rows, -(-columns // _INT8_STEP) * _INT8_STEP, dtype=torch.int8)
         codes[:rows, :columns] = (weight.float() / scale[:, None]).round().clamp(-_MOST, _MOST).to(torch.int8)
         scales = torch.zeros(filled_rows)
         scales[:rows] = scale / _MOST
         packed = codes.view(-1, TILE, codes.shape[1] // _INT8_STEP, _INT8_STEP).transpose(1, 2)
-        return cls(form, deal(packed), scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
+        return cls(weight_format, deal(packed), scales, _OFFSET * codes.sum(dim=1, dtype=torch.int32))
 
     @property
     def outputs(self) -> int:
@@ -130,7 +143,7 @@ class TiledWeight:
 
     @property
     def _steps(self) -> int:
-        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.form == WeightFormat.INT4 else 1)
+        return STRANDS * self.packed.shape[2] * (GROUP_WORDS if self.weight_format == WeightFormat.INT4 else 1)
 
     @property
     def nbytes(self) -> int:
@@ -141,24 +154,24 @@ class TiledWeight:
         """Values of the fields of :data:`PRODUCT`."""
         addresses = (each.data_ptr() for each in (self.packed, self.scales, self.added))
         strand = self.packed[0]
-        return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMS[self.form]
+        return *addresses, len(strand), self._steps, strand[0].nbytes, strand.nbytes, _FORMATS[self.weight_format]
 
 
-_FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "form"
+_FIELDS = "packed", "scales", "added", "tiles", "steps", "tile_bytes", "strand_bytes", "weight_format"
 PRODUCT = np.dtype([(field, np.int64) for field in _FIELDS])
 """A :class:`TiledWeight` for compiled code. A step is four bytes of a row: one input, four of int8, or a sum of these.
 ``tile_bytes`` is the size of a tile in one strand."""
 
-PRODUCTS: Upstream = numba.from_dtype(PRODUCT)
+PRODUCTS: types.Type = numba.from_dtype(PRODUCT)
 """The same type for compiled code."""
 
 
-def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstream]:
+def _read_weights(builder: Builder, address: Value, how: _How) -> list[Value]:
     """One step's weights as vectors of sixteen outputs, ready to multiply."""
     if how != "bfloat16":
         kind = REALS if how == "float32" else SUMS
         return [builder.load(at(builder, kind, address, LONG(64 * each)), align=64) for each in range(TILE // LANES)]
-    registers: list[Upstream] = []
+    registers: list[Value] = []
     for pair in range(TILE // (2 * LANES)):
         pairs = builder.load(at(builder, SUMS, address, LONG(64 * pair)), align=64)
         low, high = builder.shl(pairs, splat(16)), builder.and_(pairs, splat(0xFFFF0000))
@@ -166,7 +179,7 @@ def _read_weights(builder: Upstream, address: Upstream, how: _How) -> list[Upstr
     return registers
 
 
-def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> None:
+def _emit_tile(builder: Builder, arguments: Values, rows: int, how: _How) -> None:
     """Write the loop over steps, one step per strand in turn: the weights of all outputs, four bytes of each row."""
     weights, apart, inputs, stride, steps, sums = arguments
     vector, bytes_a_step = SUMS if how in ADD_PRODUCTS else REALS, _BYTES_A_STEP.get(how, _INT8_STEP * TILE)
@@ -177,7 +190,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> 
     builder.position_at_end(loop)
     step, place = builder.phi(LONG), builder.phi(LONG)
     running = [builder.phi(vector) for _ in range(rows * vectors)]
-    totals = running
+    totals: Values = running
     for strand in range(STRANDS):
         address = builder.add(place, builder.mul(apart, LONG(strand)))
         read = _read_weights(builder, address, how)
@@ -204,7 +217,7 @@ def _emit_tile(builder: Upstream, arguments: Upstream, rows: int, how: _How) -> 
         builder.store(total, at(builder, vector, sums, LONG(64 * number)), align=4)
 
 
-def _add_products(builder: Upstream, how: _How, sums: Upstream, inputs: Upstream, weights: Upstream) -> Upstream:
+def _add_products(builder: Builder, how: _How, sums: Value, inputs: Value, weights: Value) -> Value:
     if how in ("float32", "bfloat16"):
         return multiply_add(builder, inputs, weights, sums)
     if how == "avx2":
@@ -240,7 +253,7 @@ def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
     same number in each strand; address of the panels.
     """
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         weights, apart, steps, panels = arguments
         with cgutils.for_range(builder, builder.udiv(steps, LONG(STRANDS))) as loop:
             place = builder.add(weights, builder.mul(loop.index, LONG(_BYTES_A_STEP[how])))
@@ -255,19 +268,18 @@ def _unpack_of(how: Literal["float32", "bfloat16"]) -> Function:
         return context.get_dummy_value()
 
     def unpack(
-        _context: Upstream, _weights: Upstream, _apart: Upstream, _steps: Upstream, _panels: Upstream
-    ) -> Upstream:
+        _context: object, _weights: types.Type, _apart: types.Type, _steps: types.Type, _panels: types.Type
+    ) -> Typed:
         return types.void(*[types.int64] * 4), generate
 
-    made: Upstream = intrinsic(unpack)
-    return made
+    return intrinsic(unpack)
 
 
 _unpack_float32, _unpack_bfloat16 = _unpack_of("float32"), _unpack_of("bfloat16")
 
 
 @part()
-def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, panels: Upstream, sums: Upstream) -> None:
+def _sum_many(product: Record, weights: int, taken: int, starts: Addresses, panels: Reals, sums: Reals) -> None:
     """A tile's float32 sums of many rows, in the same order as for each row alone.
 
     Args:
@@ -286,7 +298,7 @@ def _sum_many(product: Upstream, weights: int, taken: int, starts: Upstream, pan
     for first in range(0, product.steps, _CHUNK):
         count = min(_CHUNK, product.steps - first)
         here = weights + step_bytes * first // STRANDS
-        if product.form == _FLOAT32:
+        if product.weight_format == _FLOAT32:
             _unpack_float32(here, product.strand_bytes, count, panels.ctypes.data)
         else:
             _unpack_bfloat16(here, product.strand_bytes, count, panels.ctypes.data)
@@ -318,7 +330,7 @@ values that they gate, write silu(gate) * value."""
 
 
 @part()
-def take(row: Row, product: Upstream, taken: int) -> np.float32:
+def take(row: Row, product: Record, taken: int) -> np.float32:
     """Convert a row of inputs to the form that a matmul reads.
 
     Args:
@@ -329,9 +341,9 @@ def take(row: Row, product: Upstream, taken: int) -> np.float32:
     Returns:
         Factor of the row's sums.
     """
-    if product.form == _INT8:
+    if product.weight_format == _INT8:
         return quantise(row, taken)
-    if product.form == _INT4:
+    if product.weight_format == _INT4:
         return quantise_groups(row, product.steps // GROUP_WORDS, taken) / np.float32(_MOST)
     copied = float32_at(taken, product.steps)
     for i in range(row.size):
@@ -399,7 +411,7 @@ def _round(row: Row) -> np.float32:
 
 @part("contract")
 def _multiply_tile(
-    product: Upstream, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
+    product: Record, tile: int, taken: int, factors: Row, sums: int, out: int, width: int, kind: int, values: Row
 ) -> None:
     """One tile of a matmul that reads the weights again for every ``TILE_ROWS`` rows; ``values`` [TILE] is scratch."""
     rows, stride, apart = factors.size, _STEP_BYTES * product.steps, product.strand_bytes
@@ -407,20 +419,20 @@ def _multiply_tile(
     for each in range(parts):
         first, end = rows * each // parts, rows * (each + 1) // parts
         given = taken + first * stride
-        if product.form == _INT8:
+        if product.weight_format == _INT8:
             _int8_tiles(end - first, weights, apart, given, stride, product.steps, sums)
-        elif product.form == _INT4:
+        elif product.weight_format == _INT4:
             _int4_tiles(end - first, weights, apart, given, stride, product.steps // GROUP_WORDS, sums)
-        elif product.form == _FLOAT32:
+        elif product.weight_format == _FLOAT32:
             _float32_tiles(end - first, weights, apart, given, stride, product.steps, sums)
         else:
             _bfloat16_tiles(end - first, weights, apart, given, stride, product.steps, sums)
         for row in range(first, end):
             place = sums + 4 * TILE * (row - first)
-            if product.form == _INT8:
+            if product.weight_format == _INT8:
                 _scale(product, tile, place, factors[row], values)
                 _settle(values, out, row, width, tile, kind)
-            elif product.form == _INT4:
+            elif product.weight_format == _INT4:
                 found = float32_at(place, TILE)
                 for i in range(TILE):
                     values[i] = found[i] * factors[row]
@@ -431,7 +443,7 @@ def _multiply_tile(
 
 @part("contract")
 def _multiply_few(
-    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+    product: Record, team: Record, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """:func:`multiply` for few rows, or for integer weights."""
     values = np.empty(TILE, np.float32)
@@ -443,11 +455,11 @@ def _multiply_few(
 
 
 @part("contract")
-def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out: int, width: int, kind: int) -> None:
+def _multiply_many(product: Record, team: Record, taken: int, rows: int, out: int, width: int, kind: int) -> None:
     """:func:`multiply` with float32 or bfloat16 weights, unpacked once for all rows; needs some rows to pay off."""
-    room = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
-    skipped = OUTPUTS - room.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
-    panels = room[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
+    scratch = np.empty((_PANELS * _CHUNK + 1) * OUTPUTS, np.float32)
+    skipped = OUTPUTS - scratch.ctypes.data // REAL % OUTPUTS  # panels are read in whole registers
+    panels = scratch[skipped : skipped + _PANELS * _CHUNK * OUTPUTS].reshape(_PANELS, _CHUNK, OUTPUTS)
     starts = np.empty(rows, np.int64)
     sums, values = np.empty((_PANELS, rows, OUTPUTS), np.float32), np.empty((_PANELS, OUTPUTS), np.float32)
     for turn in range(team_size(team)):
@@ -463,7 +475,7 @@ def _multiply_many(product: Upstream, team: Upstream, taken: int, rows: int, out
 
 @part("contract")
 def multiply(
-    product: Upstream, team: Upstream, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
+    product: Record, team: Record, taken: int, factors: Row, sums: int, out: int, width: int, kind: int
 ) -> None:
     """One thread's part of a matmul: its own share, and what remains of the others'.
 
@@ -478,14 +490,14 @@ def multiply(
         width: distance between rows of ``out``.
         kind: what to do with the result.
     """
-    if factors.size > 2 * TILE_ROWS and product.form in (_FLOAT32, _BFLOAT16):
+    if factors.size > 2 * TILE_ROWS and product.weight_format in (_FLOAT32, _BFLOAT16):
         _multiply_many(product, team, taken, factors.size, out, width, kind)
     else:
         _multiply_few(product, team, taken, factors, sums, out, width, kind)
 
 
 @part()
-def _scale(product: Upstream, tile: int, sums: int, most: np.float32, values: Row) -> None:
+def _scale(product: Record, tile: int, sums: int, most: np.float32, values: Row) -> None:
     """Multiply sums of int8 products by their scales."""
     scales = float32_at(product.scales + 4 * TILE * tile, TILE)
     added = int32_at(product.added + 4 * TILE * tile, TILE)

@@ -9,12 +9,12 @@ segment of its inputs, then over the segments.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
 
 from serve_app.model.backends.cpu.instructions import LONG, WIDE, at, broadcast, by_number, fetch, multiply_add
-from serve_app.model.backends.cpu.parts import REAL, Function, float32_at, part
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
+from serve_app.model.backends.cpu.parts import REAL, Addresses, Function, Reals, float32_at, part
 from serve_app.model.backends.cpu.team import job_of, jobs_at
-from serve_app.model.upstream import Upstream
 
 _LANES, ROWS = (16, 8) if WIDE else (8, 6)
 """Sums in a register, and columns that share one read of a tile's weights: 16 of 32 registers hold sums, or 12 of 16
@@ -44,28 +44,27 @@ def _tile_of(rows: int, *, going_on: bool) -> Function:
     the existing sums.
     """
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         _emit_tile(builder, rows, arguments, going_on=going_on)
         return context.get_dummy_value()
 
     def tile(
-        _context: Upstream,
-        _weights: Upstream,
-        _starts: Upstream,
-        _segments: Upstream,
-        _stride: Upstream,
-        _length: Upstream,
-        _sums: Upstream,
-        _ahead: Upstream,
-        _pace: Upstream,
-    ) -> Upstream:
+        _context: object,
+        _weights: types.Type,
+        _starts: types.Type,
+        _segments: types.Type,
+        _stride: types.Type,
+        _length: types.Type,
+        _sums: types.Type,
+        _ahead: types.Type,
+        _pace: types.Type,
+    ) -> Typed:
         return types.void(*[types.int64] * 8), generate
 
-    made: Upstream = intrinsic(tile)
-    return made
+    return intrinsic(tile)
 
 
-def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: bool) -> None:
+def _emit_tile(builder: Builder, rows: int, arguments: Values, *, going_on: bool) -> None:
     """Write the loop over the inputs of all segments: for each, the tile's weights and one value of each column."""
     weights, starts, segments, stride, length, sums, ahead, pace = arguments
     begins = [builder.load(at(builder, LONG, starts, LONG(8 * row))) for row in range(rows)]
@@ -89,7 +88,7 @@ def _emit_tile(builder: Upstream, rows: int, arguments: Upstream, *, going_on: b
     read = [builder.load(at(builder, _REALS, weight, LONG(4 * _LANES * half)), align=4 * _LANES) for half in range(2)]
     for line in range(4 * OUTPUTS // _LINE_BYTES):
         fetch(builder, builder.add(wanted, LONG(_LINE_BYTES * line)))
-    totals: list[Upstream] = []
+    totals: list[Value] = []
     for row in range(rows):
         value = broadcast(builder, _REALS, builder.add(addresses[row], builder.mul(step, LONG(4))))
         totals += [multiply_add(builder, value, read[half], running[2 * row + half]) for half in range(2)]
@@ -125,7 +124,7 @@ go_on = by_number([_tile_of(rows, going_on=True) for rows in range(1, ROWS + 1)]
 def _outputs_of(addends: int) -> Function:
     """Make ``(address, ..., out)``: adds vectors of OUTPUTS values at several addresses, and writes the sum."""
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         *given, out = arguments
         for half in range(2):
             offset = LONG(4 * _LANES * half)
@@ -135,14 +134,13 @@ def _outputs_of(addends: int) -> Function:
             builder.store(total, at(builder, _REALS, out, offset), align=4)
         return context.get_dummy_value()
 
-    def copy(_context: Upstream, _one: Upstream, _out: Upstream) -> Upstream:
+    def copy(_context: object, _one: types.Type, _out: types.Type) -> Typed:
         return types.void(*[types.int64] * 2), generate
 
-    def add(_context: Upstream, _one: Upstream, _other: Upstream, _out: Upstream) -> Upstream:
+    def add(_context: object, _one: types.Type, _other: types.Type, _out: types.Type) -> Typed:
         return types.void(*[types.int64] * 3), generate
 
-    made: Upstream = intrinsic(copy if addends == 1 else add)
-    return made
+    return intrinsic(copy if addends == 1 else add)
 
 
 copy_outputs, _add_outputs = _outputs_of(1), _outputs_of(2)
@@ -150,7 +148,7 @@ copy_outputs, _add_outputs = _outputs_of(1), _outputs_of(2)
 
 @part()
 def add_tile(
-    weights: int, segments: int, segment_bytes: int, length: int, starts: Upstream, sums: Upstream, more: int
+    weights: int, segments: int, segment_bytes: int, length: int, starts: Addresses, sums: Reals, more: int
 ) -> None:
     """Add a tile's sums of some columns to the existing ones.
 

@@ -4,15 +4,13 @@ The columns of a window are adjacent in memory, so a convolution reads its input
 module decides how columns and the weight's tiles are shared among the threads.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serve_app.model.backends.cpu.parts import REAL, part
-from serve_app.model.backends.cpu.team import TeamFunction, team_size, tell, thread_number, threads
+from serve_app.model.backends.cpu.parts import REAL, Addresses, Reals, Record, part
+from serve_app.model.backends.cpu.team import TeamFunction, set_fields, team_size, thread_number, threads
 from serve_app.model.backends.cpu.window_tiles import (
     OUTPUTS,
     ROWS,
@@ -23,7 +21,6 @@ from serve_app.model.backends.cpu.window_tiles import (
     window_products_at,
 )
 from serve_app.model.backends.cpu.winograd import TAPS, UNITS, blended_weights, multiply_units, units_of
-from serve_app.model.upstream import Upstream
 
 _SEGMENT = 256
 """Inputs that are summed before their sum is added to the others: shorter sums have smaller rounding errors."""
@@ -36,7 +33,7 @@ _COMMON_BYTES = 2 << 20
 
 
 @part()
-def _find(job: Upstream, first: int, starts: Upstream) -> None:
+def _find(job: Record, first: int, starts: Addresses) -> None:
     """Compute where the inputs of the columns from ``first`` on begin."""
     stream, column = first // job.rows_of_stream, first % job.rows_of_stream
     for i in range(starts.size):
@@ -47,7 +44,7 @@ def _find(job: Upstream, first: int, starts: Upstream) -> None:
 
 
 @part()
-def _multiply_block(job: Upstream, tile: int, first: int, starts: Upstream, sums: Upstream, more: int) -> None:
+def _multiply_block(job: Record, tile: int, first: int, starts: Addresses, sums: Reals, more: int) -> None:
     """One tile's sums of the columns from ``first`` on; ``more``: the tile after it is needed next."""
     rows, place = starts.size, OUTPUTS * tile
     for row in range(rows):
@@ -60,7 +57,7 @@ def _multiply_block(job: Upstream, tile: int, first: int, starts: Upstream, sums
 
 
 @part()
-def multiply_windows(job: Upstream, me: int, team: int) -> None:
+def multiply_windows(job: Record, me: int, team: int) -> None:
     """Multiply one thread's share of windows: some of their columns, or some outputs of all of them.
 
     Args:
@@ -130,8 +127,8 @@ class WindowLinear:
             self._bias[: self.outputs] = bias
         self._nothing = torch.zeros(self.channels)
         self._job = np.zeros(1, WINDOW_PRODUCT)
-        tell(self._job, column_bytes=REAL * self.channels, bias=self._bias.data_ptr(), tiles=tiles)
-        tell(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
+        set_fields(self._job, column_bytes=REAL * self.channels, bias=self._bias.data_ptr(), tiles=tiles)
+        set_fields(self._job, outputs=self.outputs, nothing=self._nothing.data_ptr())
         if winograd:
             assert taps == TAPS, "the Winograd method needs this number of taps"
             segments, segment_bytes, length = 1, 0, self.channels
@@ -144,8 +141,8 @@ class WindowLinear:
             filled = torch.zeros(tiles * OUTPUTS, inputs)
             filled[: self.outputs] = weight
             self._packed = filled.view(tiles, OUTPUTS, inputs).transpose(1, 2).contiguous()
-        tell(self._job, segments=segments, segment_bytes=segment_bytes, length=length)
-        tell(self._job, weights=self._packed.data_ptr(), tile_bytes=REAL * OUTPUTS * segments * length)
+        set_fields(self._job, segments=segments, segment_bytes=segment_bytes, length=length)
+        set_fields(self._job, weights=self._packed.data_ptr(), tile_bytes=REAL * OUTPUTS * segments * length)
         self.nbytes = self._packed.nbytes
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -165,7 +162,7 @@ class WindowLinear:
         _MULTIPLY_WINDOWS.run(job, team)
         return out
 
-    def product(self, batch: int, new: int, team: int) -> NDArray[Any]:
+    def product(self, batch: int, new: int, team: int) -> NDArray[np.void]:
         """Describe the matmul of ``batch`` windows with ``new`` output columns each, for a number of threads.
 
         Returns:

@@ -12,6 +12,8 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016;
 Convolution for DNNs: Beyond Linear Polynomials, 2019; the blends by Toom and Cook's method.
 """
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +21,14 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.base import BaseContext
 from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.model.backends.cpu.instructions import LONG, at, by_number, multiply_add
-from serve_app.model.backends.cpu.parts import REAL, Function, part
+from serve_app.model.backends.cpu.llvm import Builder, Typed, Value, Values, intrinsic
+from serve_app.model.backends.cpu.parts import REAL, Addresses, Function, Reals, Record, part
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, add_tile, put_outputs
-from serve_app.model.upstream import Upstream
 
 TAPS = 7
 
@@ -130,18 +132,28 @@ def units_of(columns: int, dilation: int) -> int:
 _REALS = ir.VectorType(ir.FloatType(), OUTPUTS // 2)
 
 
-def _add(builder: Upstream, total: Upstream, factor: float, value: Upstream) -> Upstream:
-    """Emit total + factor * value, for vectors or numbers; total None means 0."""
+def _sum(builder: Builder, factors: Iterable[float], values: Iterable[Value]) -> Value:
+    """Emit the sum of factor * value, for vectors or numbers; the values are computed one by one."""
+    total: Value | None = None
+    for factor, value in zip(factors, values, strict=True):
+        if total is not None:
+            total = _add(builder, total, factor, value)
+        elif factor != 0:
+            total = value if factor == 1 else builder.fmul(_constant(value.type, factor), value)
+    assert total is not None, "every sum has a factor other than 0"
+    return total
+
+
+def _add(builder: Builder, total: Value, factor: float, value: Value) -> Value:
+    """Emit total + factor * value, for vectors or numbers."""
     if factor == 0:
         return total
-    if total is None:
-        return value if factor == 1 else builder.fmul(_constant(value.type, factor), value)
     if abs(factor) == 1:
         return builder.fadd(total, value) if factor > 0 else builder.fsub(total, value)
     return multiply_add(builder, _constant(value.type, factor), value, total)
 
 
-def _constant(kind: Upstream, value: float) -> Upstream:
+def _constant(kind: ir.Type, value: float) -> Value:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
@@ -152,20 +164,16 @@ def _blend_of(group: _Group) -> Function:
     first blend, and bytes from blend to blend.
     """
 
-    def emit(builder: Upstream, kind: Upstream, columns: list[Upstream], place: Upstream, outs: list[Upstream]) -> None:
-        sums: list[Upstream] = [None] * group.blends.shape[1]
-        for number in range(len(sums)):
-            for each, factor in enumerate(group.factors):
-                address = columns[group.first + number + 2 * each]
-                value = builder.load(at(builder, kind, address, place), align=REAL)
-                sums[number] = _add(builder, sums[number], factor, value)
+    def emit(builder: Builder, kind: ir.Type, columns: list[Value], place: Value, outs: list[Value]) -> None:
+        sums: list[Value] = []
+        for number in range(group.blends.shape[1]):
+            addresses = columns[group.first + number :: 2]
+            values = (builder.load(at(builder, kind, each, place), align=REAL) for each in addresses)
+            sums.append(_sum(builder, group.factors, itertools.islice(values, len(group.factors))))
         for out, factors in zip(outs, group.blends, strict=True):
-            total = None
-            for factor, value in zip(factors, sums, strict=True):
-                total = _add(builder, total, factor, value)
-            builder.store(total, at(builder, kind, out, place), align=REAL)
+            builder.store(_sum(builder, factors, sums), at(builder, kind, out, place), align=REAL)
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         reads, n, blended, apart = arguments
         columns = [builder.load(at(builder, LONG, reads, LONG(8 * read))) for read in range(_READS)]
         outs = [builder.add(blended, builder.mul(LONG(number), apart)) for number in range(len(group.blends))]
@@ -177,25 +185,26 @@ def _blend_of(group: _Group) -> Function:
                 emit(builder, kind, columns, place, outs)
         return context.get_dummy_value()
 
-    def blend(_context: Upstream, _reads: Upstream, _n: Upstream, _blended: Upstream, _apart: Upstream) -> Upstream:
+    def blend(_context: object, _reads: types.Type, _n: types.Type, _blended: types.Type, _apart: types.Type) -> Typed:
         return types.void(*[types.int64] * 4), generate
 
-    made: Upstream = intrinsic(blend)
-    return made
+    return intrinsic(blend)
 
 
 _blend = by_number([_blend_of(group) for group in _GROUPS])
 """``(number, reads, n, blended, apart)``: calls the group with this number, from 1."""
 
 
-def _make_unblend(_context: Upstream, _sums: Upstream, _apart: Upstream, _bias: Upstream, _made: Upstream) -> Upstream:
+def _make_unblend(
+    _context: object, _sums: types.Type, _apart: types.Type, _bias: types.Type, _made: types.Type
+) -> Typed:
     """Make ``(sums, apart, bias, made)``: a unit's output columns of one tile.
 
     Arguments of the made function: address of the first of its sums [OUTPUTS], bytes from sum to sum, address of the
     bias [OUTPUTS], and address of the output columns [COLUMNS, OUTPUTS] float32.
     """
 
-    def generate(context: Upstream, builder: Upstream, _signature: Upstream, arguments: Upstream) -> Upstream:
+    def generate(context: BaseContext, builder: Builder, _signature: object, arguments: Values) -> Value:
         sums, apart, bias, made = arguments
         for half in range(2):
             offset = LONG(REAL * _REALS.count * half)
@@ -212,11 +221,11 @@ def _make_unblend(_context: Upstream, _sums: Upstream, _apart: Upstream, _bias: 
     return types.void(*[types.int64] * 4), generate
 
 
-_unblend: Upstream = intrinsic(_make_unblend)
+_unblend = intrinsic(_make_unblend)
 
 
 @part()
-def _find(job: Upstream, unit: int, reads: Upstream, outs: Upstream) -> None:
+def _find(job: Record, unit: int, reads: Addresses, outs: Addresses) -> None:
     """Compute the addresses of a unit's input and output columns; past the window it reads zeros and drops outputs."""
     stream, each = unit // job.units_of_stream, unit % job.units_of_stream
     column = each // job.dilation * _COLUMNS * job.dilation + each % job.dilation
@@ -230,7 +239,7 @@ def _find(job: Upstream, unit: int, reads: Upstream, outs: Upstream) -> None:
 
 
 @part()
-def _put_tile(job: Upstream, outs: Upstream, tile: int, sums: Upstream, made: Upstream) -> None:
+def _put_tile(job: Record, outs: Addresses, tile: int, sums: Reals, made: Reals) -> None:
     """Write the output columns of some units for one tile, without surplus columns."""
     place = OUTPUTS * tile
     for unit in range(len(outs)):
@@ -241,7 +250,7 @@ def _put_tile(job: Upstream, outs: Upstream, tile: int, sums: Upstream, made: Up
 
 
 @part()
-def multiply_units(job: Upstream, me: int, team: int) -> None:
+def multiply_units(job: Record, me: int, team: int) -> None:
     """Compute one thread's share of a convolution: some units, or some outputs of all of them.
 
     Args:

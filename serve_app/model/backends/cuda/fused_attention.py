@@ -18,19 +18,18 @@ from torch import Tensor
 from serve_app.model.backends.cuda.language import kernel, part, to_bfloat16
 from serve_app.model.kv_cache import Rows
 from serve_app.model.stack_shape import Rotary, StackShape
-from serve_app.model.upstream import Upstream
 
 
 @part
 def _turned(
-    source: "Upstream",
-    scales: "Upstream",
-    cos: "Upstream",
-    sin: "Upstream",
+    source: "tl.tensor",
+    scales: "tl.tensor",
+    cos: "tl.tensor",
+    sin: "tl.tensor",
     dim: tl.constexpr,
     width: tl.constexpr,
     eps: tl.constexpr,
-) -> "Upstream":
+) -> "tl.tensor":
     """Norm, scale and rotate ``source`` [dim]: [width] float32, with zeros after ``dim``."""
     i = tl.arange(0, width)
     inside, partner = i < dim, (i + dim // 2) % dim
@@ -45,15 +44,15 @@ def _turned(
 
 @kernel("slot_step", "first_slot", "position_step", "first_position", "new", "placing", "attending")
 def _attend(
-    fused: "Upstream",
-    scales: "Upstream",
-    cos: "Upstream",
-    sin: "Upstream",
-    keys: "Upstream",
-    values: "Upstream",
-    attended: "Upstream",
-    slots: "Upstream",
-    positions: "Upstream",
+    fused: "tl.tensor",
+    scales: "tl.tensor",
+    cos: "tl.tensor",
+    sin: "tl.tensor",
+    keys: "tl.tensor",
+    values: "tl.tensor",
+    attended: "tl.tensor",
+    slots: "tl.tensor",
+    positions: "tl.tensor",
     slot_step: int,
     first_slot: int,
     position_step: int,

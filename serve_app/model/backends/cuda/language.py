@@ -5,30 +5,38 @@ Triton interprets them on CPU tensors.
 """
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
 
 import triton
 import triton.language as tl
+from triton import knobs
 
-from serve_app.model.upstream import Upstream
+Part = TypeVar("Part", bound=Callable[..., "tl.tensor"])
 
-_triton: Upstream = triton
-
-INTERPRETED = tl.constexpr(_triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 """Whether kernels are interpreted; bfloat16 is then kept as raw 16 bits."""
 
 
-def kernel(*varying: str) -> Callable[[Callable[..., None]], Upstream]:
+class Kernel(Protocol):
+    """A compiled kernel: ``kernel[grid](*arguments)`` starts it."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
+        """The kernel on a grid of programs."""
+        ...
+
+
+def kernel(*varying: str) -> Callable[[Callable[..., None]], Kernel]:
     """Compile a kernel once for all values of the named integers: a specialised one might round differently."""
-    return _triton.jit(do_not_specialize=varying)
+    return triton.jit(do_not_specialize=varying)
 
 
-def part(function: Callable[..., Upstream]) -> Upstream:
+def part(function: Part) -> Part:
     """Compile a function that kernels call."""
-    return _triton.jit(function)
+    return cast("Part", triton.jit(function))
 
 
 @part
-def to_bfloat16(x: "Upstream") -> "Upstream":
+def to_bfloat16(x: "tl.tensor") -> "tl.tensor":
     """Round float32 to the nearest bfloat16, ties to even; the interpreter's own conversion truncates."""
     if INTERPRETED:
         bits = x.to(tl.uint32, bitcast=True)
@@ -40,7 +48,7 @@ def to_bfloat16(x: "Upstream") -> "Upstream":
 
 
 @part
-def multiply_add(a: "Upstream", b: "Upstream", sums: "Upstream") -> "Upstream":
+def multiply_add(a: "tl.tensor", b: "tl.tensor", sums: "tl.tensor") -> "tl.tensor":
     """``sums`` [P, M, N] float32 plus ``a`` [P, M, K] by ``b`` [P, K, N], both bfloat16."""
     if INTERPRETED:
         total = tl.dot(a.to(tl.float32), b.to(tl.float32), sums, input_precision="ieee")

@@ -6,14 +6,13 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.backends.cuda.language import kernel, to_bfloat16
-from serve_app.model.upstream import Upstream
 
 
 @kernel()
 def _begin(
-    given: "Upstream",
-    stream: "Upstream",
-    squares: "Upstream",
+    given: "tl.tensor",
+    stream: "tl.tensor",
+    squares: "tl.tensor",
     hidden: tl.constexpr,
     columns: tl.constexpr,
     shares: tl.constexpr,
@@ -28,9 +27,9 @@ def _begin(
 
 @kernel()
 def _finish(
-    stream: "Upstream",
-    norm: "Upstream",
-    out: "Upstream",
+    stream: "tl.tensor",
+    norm: "tl.tensor",
+    out: "tl.tensor",
     hidden: tl.constexpr,
     most_hidden: tl.constexpr,
     eps: tl.constexpr,

@@ -16,7 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.backends.cuda.language import INTERPRETED, kernel, multiply_add, to_bfloat16
-from serve_app.model.upstream import Upstream
 
 ROWS = 16
 """Rows of one program, and of a tensor core's bfloat16 matmul."""
@@ -27,17 +26,17 @@ _WIDTH = 64
 
 _STEP = _WARPS * _WIDTH
 
-Form = Literal["store", "gate", "add"]
+Epilogue = Literal["store", "gate", "add"]
 """What to do with the result: store it, turn pairs of outputs into silu(first) * second, or add it to the stream."""
 
 
 @kernel("rows")
 def _multiply(
-    given: "Upstream",
-    weight: "Upstream",
-    out: "Upstream",
-    stream: "Upstream",
-    squares: "Upstream",
+    given: "tl.tensor",
+    weight: "tl.tensor",
+    out: "tl.tensor",
+    stream: "tl.tensor",
+    squares: "tl.tensor",
     rows: int,
     outputs: tl.constexpr,
     inputs: tl.constexpr,
@@ -45,7 +44,7 @@ def _multiply(
     columns: tl.constexpr,
     parts: tl.constexpr,
     width: tl.constexpr,
-    form: tl.constexpr,
+    epilogue: tl.constexpr,
     normed: tl.constexpr,
     shares: tl.constexpr,
     most_shares: tl.constexpr,
@@ -61,7 +60,7 @@ def _multiply(
     place = row[:, None] * outputs + column[None, :]
     kept = here & (column < outputs)[None, :]
     # Read before the loop and used after it, so that its latency overlaps with that of the first weights.
-    before = tl.load(stream + place, mask=kept, other=0.0) if form == "add" else 0.0
+    before = tl.load(stream + place, mask=kept, other=0.0) if epilogue == "add" else 0.0
     if normed:
         share = tl.arange(0, most_shares)
         square = tl.load(squares + row[:, None] * shares + share[None, :], mask=here & (share < shares), other=0.0)
@@ -77,24 +76,24 @@ def _multiply(
             taken = tl.load(x + begin, mask=here[None, :, :] & inside[:, None, :], other=0.0)
             weights = tl.load(w + begin, mask=inside[:, :, None] & (column < outputs)[None, None, :], other=0.0)
         sums = multiply_add(taken, weights, sums)
-    total = tl.sum(sums, axis=0)
-    if form == "add":
+    total = tl.sum(sums, axis=0)  # a tensor: only tl.reduce over several makes a tuple
+    if epilogue == "add":
         total += before
         tl.store(stream + place, total, mask=kept)
-        tl.store(out + place, to_bfloat16(total), mask=kept)
+        tl.store(out + place, to_bfloat16(total), mask=kept)  # pyright: ignore[reportArgumentType]
         tl.store(squares + row * shares + block, tl.sum(total * total, axis=1), mask=row < rows)
     else:
         if normed:
             total *= tl.rsqrt(tl.sum(square, axis=1) / inputs + eps)[:, None]
-        if form == "gate":
+        if epilogue == "gate":
             gate, up = tl.split(tl.reshape(total, [tile_rows, columns // 2, 2]))
             total = gate / (1.0 + tl.exp(-gate)) * up
             half: tl.constexpr = columns // 2
             column = block * half + tl.arange(0, half)
             place = row[:, None] * (outputs // 2) + column[None, :]
             kept = here & (column < outputs // 2)[None, :]
-        if out.dtype.element_ty == tl.bfloat16:
-            total = to_bfloat16(total)
+        if out.dtype.element_ty == tl.bfloat16:  # pyright: ignore[reportAttributeAccessIssue]  # a pointer's
+            total = to_bfloat16(total)  # pyright: ignore[reportArgumentType]
         tl.store(out + place, total, mask=kept)
 
 
@@ -107,12 +106,12 @@ class Product:
         blocks: programs that share a row's outputs.
     """
 
-    def __init__(self, weight: Tensor, form: Form = "store", *, eps: float = 0.0, shares: int = 0) -> None:
+    def __init__(self, weight: Tensor, epilogue: Epilogue = "store", *, eps: float = 0.0, shares: int = 0) -> None:
         """Keep ``weight`` [N, K] bfloat16, without a copy if it is contiguous.
 
         Args:
             weight: for "gate", in the layout of :func:`pair`.
-            form: what to do with the result.
+            epilogue: what to do with the result.
             eps: epsilon of the norm before the matmul.
             shares: number of parts of a row's sum of squares, for the norm before the matmul; 0 for no norm.
         """
@@ -129,9 +128,9 @@ class Product:
             "columns": columns,
             "parts": _WARPS,
             "width": _WIDTH,
-            "form": form,
+            "epilogue": epilogue,
             "normed": shares > 0,
-            "shares": self.blocks if form == "add" else shares,
+            "shares": self.blocks if epilogue == "add" else shares,
             "most_shares": triton.next_power_of_2(max(shares, 1)),
             "eps": eps,
             "num_warps": _WARPS,

@@ -40,9 +40,9 @@ class TorchBackend:
         del embedding
         return stepwise(self, weights, shape, cache.positions)
 
-    def draw(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
+    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
         """Draw one code per row."""
-        return sampling.draw(logits, uniform, rows, indices, keep)
+        return sampling.sample(logits, uniform, rows, indices, keep)
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> TorchCodec:
         """Make the codec's layers."""

@@ -14,7 +14,7 @@ _MANY_CODES = 256
 
 
 @part()
-def draw_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: float, keep: int) -> int:
+def sample_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: float, keep: int) -> int:
     """Draw a code.
 
     Args:
@@ -70,7 +70,7 @@ def _first_beyond(weights: NDArray[np.float64], target: float) -> int:
 
 
 @kernel()
-def _draw(
+def _sample(
     logits: int,
     uniform: int,
     temperature: int,
@@ -84,7 +84,7 @@ def _draw(
     row = np.empty(vocabulary, np.float32)
     for b in range(batch):
         read(logits, b * vocabulary, 4, row)
-        int64_at(drawn, batch)[b] = draw_row(
+        int64_at(drawn, batch)[b] = sample_row(
             row,
             float32_at(uniform, batch)[b],
             float32_at(temperature, batch)[b],
@@ -94,17 +94,17 @@ def _draw(
         )
 
 
-def can_draw(keep: int | None) -> bool:
+def can_sample(keep: int | None) -> bool:
     """Whether few enough codes are kept to draw them here."""
     return keep is None or keep <= _MANY_CODES
 
 
-def draw(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
-    """Draw one code per row; calls :func:`serve_app.model.sampling.draw` if too many codes are kept."""
-    if keep is None or not can_draw(keep):
-        return sampling.draw(logits, uniform, rows, indices, keep)
+def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
+    """Draw one code per row; calls :func:`serve_app.model.sampling.sample` if too many codes are kept."""
+    if keep is None or not can_sample(keep):
+        return sampling.sample(logits, uniform, rows, indices, keep)
     logits, uniform = logits.contiguous(), uniform.contiguous()
     parameters = (logits, uniform, rows.temperature[indices], rows.top_k[indices], rows.top_p[indices])
     drawn = torch.empty_like(parameters[3])
-    _draw(*[each.data_ptr() for each in parameters], drawn.data_ptr(), *logits.shape, keep)
+    _sample(*[each.data_ptr() for each in parameters], drawn.data_ptr(), *logits.shape, keep)
     return drawn
