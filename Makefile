@@ -3,6 +3,7 @@
 # make say TEXT="It is alive."   speak to the running service; writes speech.wav
 # make test     the short run: every part, a few minutes        make check   all linters
 # make test-all every test, as in CI                            make bench   the benchmarks
+# make bench-gpu   one GPU: the engine alone, then the service under load
 # make docs     the pages of docs/ as a site, in site/
 # make clients  other projects' clients, which some tests speak with, in an environment of their own
 # make clean    forget what was installed
@@ -18,7 +19,7 @@ PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(nam
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run say test test-all bench check docs clean install clients
+.PHONY: run say test test-all bench bench-gpu check docs clean install clients
 
 run: $(INSTALLED)
 	@exec $(BIN)/tts-serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -56,6 +57,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/encoding.py --json bench-encoding.json
 	$(BIN)/python benchmarks/sockets.py --json bench-sockets.json
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate.py --check

@@ -272,7 +272,7 @@ def where(loaded: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, floa
     runner, device = loaded.runner, loaded.checkpoint.device
     slots = list(range(count))
     for slot in slots:
-        runner.prefill(slot, runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice))
+        runner.prefill([slot], [runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice)])
     steps: dict[str, Callable[[], object]] = {
         "predict": lambda: runner.predict(slots),
         "talk": lambda: runner.talk(slots),

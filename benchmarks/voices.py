@@ -19,16 +19,19 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
 
-from serve_app.config import AppConfig, EngineConfig, ModelConfig
+from serve_app.config import AppConfig, EngineConfig, ModelConfig, PromptLayout
 from serve_app.deployments.generator import Generator, lower_priority
 from serve_app.engine.engine import Stream
+from serve_app.engine.interface import Prepared
 from serve_app.model.factory import LoadedModel, load_speaker
+from serve_app.model.runner import ModelInput
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.metrics import NoRecorder
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest
@@ -68,7 +71,8 @@ def main() -> None:
     print(f"{loaded.description}; a clip of {figures['clip_s']:.1f} s")
     print(f"encoded alone in {encode_s:.2f} s (the first time {first_s:.2f} s) into {voice.nbytes} bytes")
     print(f"its state on the device, computed by the first prefill that needs it: {1e3 * state_s:.0f} ms")
-    figures["prefill"] = prefill(loaded, voice, arguments.rounds)
+    figures["prefill"] = prefill(loaded, voice, arguments.rounds, "streaming")
+    figures["prefill_whole"] = prefill(loaded, voice, arguments.rounds, "whole")
     loaded.engine.start()
     figures["before_prefill"] = asyncio.run(before_prefill(config, loaded, voice, arguments.rounds))
     for name, pool in [
@@ -98,25 +102,28 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int) -> dict[str, float]:
+def prefill(loaded: LoadedModel, voice: VoicePrompt, rounds: int, layout: PromptLayout) -> dict[str, float]:
     """Milliseconds of a prefill without the voice's cached prefix and with it, in turn; the engine does not run yet."""
     runner = loaded.runner
-    prepared = runner.prepare(SpeechRequest("It is alive, and it is well.", voice.voice, "english"), voice)
-    constant = runner.prompts.positions(voice, "english") - prepared.prefill_positions
+    request = SpeechRequest("It is alive, and it is well.", voice.voice, "english", prompt=layout)
+    prepared = runner.prepare(request, voice)
+    assert isinstance(prepared.model_input, ModelInput), "the runner makes it"
+    constant = prepared.model_input.constant_positions
     took_ms: dict[str, list[float]] = {"computed": [], "reused": []}
     for _ in range(rounds + 2):  # the first two warm up
         for key in list(runner._prefixes):  # noqa: SLF001 - there is no other way to compute it again
             runner._prefixes.drop(key)  # noqa: SLF001
         for taken_ms in took_ms.values():
             began_s = time.perf_counter()
-            runner.prefill(0, prepared)
+            runner.prefill([0], [prepared])
             taken_ms.append(1e3 * (time.perf_counter() - began_s))
             runner.release(0)
     computed, reused = (float(np.median(taken_ms[2:])) for taken_ms in took_ms.values())
     ratios = np.array(took_ms["computed"][2:]) / np.array(took_ms["reused"][2:])
     print(
-        f"prefill of {constant} constant positions and {prepared.prefill_positions} more: median {computed:.2f} ms"
-        f" computed, {reused:.2f} ms with the prefix reused; ratio {np.median(ratios):.2f} (median of {rounds} pairs)"
+        f"layout {layout}: prefill of {constant} constant positions and {prepared.prefill_positions} more:"
+        f" median {computed:.2f} ms computed, {reused:.2f} ms with the prefix reused; ratio {np.median(ratios):.2f}"
+        f" (median of {rounds} pairs)"
     )
     return {"computed_ms": computed, "reused_ms": reused, "ratio": float(np.median(ratios))}
 
@@ -131,9 +138,9 @@ async def before_prefill(config: AppConfig, loaded: LoadedModel, voice: VoicePro
     began: list[float] = []
     prefill = loaded.runner.prefill
 
-    def noted(slot: int, prepared: object) -> None:
+    def noted(slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
         began.append(time.perf_counter())
-        prefill(slot, prepared)  # pyright: ignore[reportArgumentType]
+        prefill(slots, prepared)
 
     loaded.runner.prefill = noted  # pyright: ignore[reportAttributeAccessIssue]
     waits_ms: list[float] = []

@@ -26,6 +26,9 @@ Language = Literal[
 ]
 """What a client may request: one of ten languages, or ``auto``."""
 
+PromptLayout = Literal["streaming", "whole"]
+"""Where the talker gets a text: along with its frames, one token each, or all of it before the first frame."""
+
 SAMPLE_RATE_HZ = 24_000
 """Sample rate of the model's input and output."""
 
@@ -42,8 +45,8 @@ class ModelConfig(Settings):
     source: str = Field(
         default="tiny",
         description=(
-            "Hub id, local directory, `demo` (a small English voice in the package), or `tiny` or `full-random`"
-            " (random weights)."
+            "Hub id, local directory, `demo` (a small English voice in the package), or `tiny`, `tiny-1.7b`,"
+            " `full-random` or `full-random-1.7b` (random weights)."
         ),
     )
     revision: str | None = Field(default=None, description="Commit or tag of a hub id; null: its main branch.")
@@ -204,6 +207,12 @@ class TextConfig(Settings):
     normalize: bool = Field(
         default=False,
         description="Turn numbers, dates, times and amounts into words, for clients that do not choose.",
+    )
+
+    prompt: PromptLayout = Field(
+        default="streaming",
+        description="Where the talker gets the text, for clients and voices that do not choose. `streaming`: one token"
+        " with each frame, so that the first audio comes early. `whole`: all of it before the first frame.",
     )
 
     @model_validator(mode="after")
@@ -433,6 +442,29 @@ class SessionConfig(Settings):
         description="A text chunk with more frames (12.5 a second) is not passed on to the next one. The same holds"
         " if it would leave less space in `engine.max_positions` than the next text's budget of frames.",
     )
+    leading_silence_limit_s: float = Field(
+        default=0.5,
+        ge=0,
+        le=5,
+        description="Most silence that is left out at the beginning of an utterance, so that its first word is heard"
+        " sooner; 0 sends all of it.",
+    )
+    leading_silence_kept_s: float = Field(
+        default=0.04, ge=0, le=1, description="Audio before the first sound that is sent, so that its start is soft."
+    )
+    silence_level_dbfs: float = Field(
+        default=-50.0,
+        ge=-96,
+        le=-20,
+        description="Audio is silence while the RMS amplitude of 10 ms is below this level.",
+    )
+    pause_between_chunks_s: float | None = Field(
+        default=0.4,
+        ge=0,
+        le=5,
+        description="Most silence between two text chunks of an utterance: at the end of the first and at the beginning"
+        " of the second together. More is left out; null sends all of it.",
+    )
     max_lead_s: float = Field(
         default=6.0,
         gt=0,
@@ -468,6 +500,11 @@ class SessionConfig(Settings):
     def context_frames(self) -> int:
         """Most frames of a text chunk that are kept for the next one; 0 if continuity is off."""
         return self.continuity_max_frames if self.continuity else 0
+
+    @property
+    def silence_level(self) -> float:
+        """``silence_level_dbfs`` as an RMS amplitude; 1 is full scale."""
+        return 10 ** (self.silence_level_dbfs / 20)
 
 
 class AdmissionConfig(Settings):

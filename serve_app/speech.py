@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.config import PromptLayout
+
 SAMPLES_PER_FRAME = 1920
 """PCM samples of one frame: 80 ms at 24 kHz."""
 
@@ -98,6 +100,29 @@ class Trace:
     context: TraceContext = TraceContext()
 
 
+UNLIMITED_SAMPLES = 1 << 40
+"""More samples than any stream has."""
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceLimits:
+    """How much silence a stream delivers; :mod:`serve_app.audio.silence` applies it. Counts are samples at 24 kHz.
+
+    Attributes:
+        level: RMS amplitude below which 10 ms are silent.
+        leading_samples: silence to keep before the first sound.
+        left_out_samples: most silence to leave out before the first sound.
+        trailing_samples: most silence to deliver at the end.
+        delivered_samples: of a stream that is resumed, the silence at the end of the audio delivered before.
+    """
+
+    level: float
+    leading_samples: int
+    left_out_samples: int = UNLIMITED_SAMPLES
+    trailing_samples: int = UNLIMITED_SAMPLES
+    delivered_samples: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """One text chunk for one stream.
@@ -120,6 +145,8 @@ class SpeechRequest:
         voice_digest: digest of the clip that spoke the earlier audio of the utterance. The stream uses the same clip,
             even if ``voice`` has changed since. Empty uses the current clip.
         rendering: the rendering of ``delivered_codes``, see :class:`AudioChunk`; empty without delivered codes.
+        prompt: where the talker gets the text: with the frames, or all of it before them.
+        silence: how much silence to deliver; None delivers all.
         trace: for the generator's log lines and spans; None if there is no trace.
         generators: ids of the generators that reported recently to the ingress; the router prefers them. None if they
             are not known.
@@ -138,23 +165,26 @@ class SpeechRequest:
     clip: VoiceClip | None = None
     voice_digest: str = ""
     rendering: str = ""
+    prompt: PromptLayout = "streaming"
+    silence: SilenceLimits | None = None
     trace: Trace | None = None
     generators: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """The audio of consecutive frames of a stream.
+    """The audio of consecutive frames of a stream. The last one may be empty: the silence of its frames was left out.
 
     Attributes:
         first_frame: index of its first frame in the stream.
         codes: [T, 16] int16; the caller keeps them, so that another generator can resume the stream.
-        pcm: [T * 1920] float32 in [-1, 1], mono, 24 kHz.
+        pcm: [N] float32 in [-1, 1], mono, 24 kHz: 1920 samples a frame, less the silence that the request leaves out.
         timings_s: in the first audio chunk of a stream, the seconds of each stage before it: ``prompt`` (looking up the
             voice), ``queue`` (waiting for a slot and for the steps of other streams), ``prefill``, ``predictor``,
             ``codec``. Empty in later chunks.
         voice_digest: digest of the clip that it is spoken with; the caller keeps it to continue with the same clip.
             Empty inside the engine, which does not know it.
+        silent_samples: silence at the end of the stream's audio so far; 0 if the request limits no silence.
         rendering: model, number formats and kind of processor. Replicas with the same rendering make the same samples
             for the same request. The caller keeps it to detect a change. Empty inside the engine.
     """
@@ -165,6 +195,7 @@ class AudioChunk:
     timings_s: dict[str, float] = field(default_factory=dict[str, float])
     voice_digest: str = ""
     rendering: str = ""
+    silent_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add(service: Service, arguments: argparse.Namespace) -> None:
-    names = ("name", "id", "transcript", "language", "consent", "speaker", "licence", "source")
+    names = ("name", "id", "transcript", "language", "consent", "speaker", "licence", "source", "prompt")
     voice = service.add(arguments.audio.read_bytes(), {name: getattr(arguments, name) for name in names})
     deadline_s = time.monotonic() + arguments.wait
     while voice["state"] == "pending" and time.monotonic() < deadline_s:
@@ -209,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--speaker", help="the person who speaks")
     add.add_argument("--licence", help="licence of the clip")
     add.add_argument("--source", help="origin of the clip")
+    add.add_argument("--prompt", choices=("streaming", "whole"), help="where the talker gets the texts of this voice")
     add.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait for encoding; default: %(default)s")
     command("list", _list, "list all voices")
     show = command("show", _show, "show a voice and its checks")

@@ -35,6 +35,7 @@ class Resumption:
         self._codes: list[NDArray[np.int16]] = [] if request.delivered_codes is None else [request.delivered_codes]
         self._voice_digest = request.voice_digest
         self._rendering = request.rendering
+        self._silence = request.silence
         self.lost = False
         self._vain = 0
 
@@ -53,11 +54,14 @@ class Resumption:
             delivered_codes=np.concatenate(self._codes),
             voice_digest=self._voice_digest,
             rendering=self._rendering,
+            silence=self._silence,
         )
 
     def add(self, chunk: AudioChunk) -> None:
-        """Keep one audio chunk's codes, its voice digest and its rendering."""
+        """Keep one audio chunk's codes, its voice digest, its rendering and the silence at its end."""
         self._codes.append(chunk.codes)
+        if self._silence is not None:
+            self._silence = replace(self._silence, delivered_samples=chunk.silent_samples)
         self._rendering = chunk.rendering or self._rendering
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._vain = 0

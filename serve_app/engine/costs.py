@@ -3,6 +3,7 @@
 This module has no clock; callers pass durations in.
 """
 
+import math
 from collections import defaultdict
 from typing import Literal
 
@@ -23,8 +24,9 @@ _MOST_RISE = 1.5
 class Costs:
     """Smoothed durations per stage and size; an unseen size takes the estimate of the nearest seen one.
 
-    The size of a prefill is the number of positions that it computes; the size of any other stage is its number of
-    streams. Decode durations are per frame, and are kept separately for each number of frames in an audio chunk.
+    The size of a prefill is the number of positions that it computes, with padding; the size of any other stage is its
+    number of streams. Decode durations are per frame, and are kept separately for each number of frames in an audio
+    chunk.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,15 @@ class Costs:
         if exact is not None:
             return exact
         return known[min(known, key=lambda seen: (abs(seen[0] - key[0]), abs(seen[1] - key[1]), seen))]
+
+    def of_prefills(self, count: int, positions: int) -> float:
+        """Most seconds that ``count`` prefills of as many positions take together.
+
+        That is what they take one by one, or what a prefill of at least this size took.
+        """
+        size = _key("prefill", count * positions, 1)[0]
+        larger = (seconds for key, seconds in self._seconds["prefill"].items() if key[0] >= size)
+        return min(count * self.of("prefill", positions), min(larger, default=math.inf))
 
     def of_gathered(self, size: int) -> float | None:
         """Lowest expected seconds per frame when an audio chunk has several frames; None until one was decoded.

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.config import EngineConfig
+from serve_app.audio.silence import SilenceFilter
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig
 from serve_app.engine.costs import Costs, Stage
 from serve_app.engine.interface import Prepared, Runner
 from serve_app.engine.scheduler import SlotView, State, Step, plan
@@ -103,6 +104,9 @@ class Stream:
     """Frames delivered, including frames that the caller already held."""
     codes: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
     """Codes of frames that are sampled but not yet decoded."""
+    silence: SilenceFilter | None = None
+    held: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
+    """Codes of frames that are decoded but not delivered, because their samples are silence that is held back."""
     heard_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
@@ -247,7 +251,7 @@ class Engine:
             return False
         self._step_began_s = self._clock()
         if action.stage == "prefill":
-            self._prefill()
+            self._prefill(action.requests)
         else:
             self._run(action)
         self._step_began_s = None
@@ -292,41 +296,65 @@ class Engine:
             )
             for slot, stream in self._running.items()
         ]
-        waiting_since_s = self._waiting[0].arrived_s if self._waiting and self._free else None
-        positions = self._waiting[0].prepared.prefill_positions if self._waiting else 0
+        waiting = self._waiting[: len(self._free)]
+        waiting_since_s = waiting[0].arrived_s if waiting else None
+        positions = [stream.prepared.prefill_positions for stream in waiting]
         return State(views, waiting_since_s, self._frame_since_prefill, self._costs, self._settings, positions)
 
     def _drop_cancelled(self) -> None:
         for stream in [stream for stream in (*self._running.values(), *self._waiting) if stream.cancelled]:
             self._end(stream, "cancelled")
 
-    def _prefill(self) -> None:
+    def _prefill(self, requests: int) -> None:
+        """Give the first waiting streams slots, and prefill them together."""
         with self._changed:
-            stream = self._waiting.pop(0)
-            stream.slot = self._free.pop()
-            self._running[stream.slot] = stream
+            streams, self._waiting = self._waiting[:requests], self._waiting[requests:]
+            for stream in streams:
+                stream.slot = self._free.pop()
+                self._running[stream.slot] = stream
         self._frame_since_prefill = False
+        now_s = self._clock()
+        for stream in streams:
+            self._begin(stream, now_s)
+        self._fill(streams)
+
+    def _fill(self, streams: list[Stream]) -> None:
+        """Prefill some streams together; if that fails, one by one, so that only the one that causes it ends."""
         began_s = self._clock()
-        stream.timings_s["queue"] = began_s - stream.arrived_s
+        try:
+            self._runner.prefill([stream.slot for stream in streams], [stream.prepared for stream in streams])
+        except Exception as error:  # noqa: BLE001 - an error in the model ends this stream, not the engine
+            if len(streams) > 1:
+                for stream in streams:
+                    self._fill([stream])
+            elif isinstance(error, SpeechError):
+                self._end(streams[0], "error", error)
+            else:
+                self._failed(streams, "prefill", error)
+        else:
+            self._filled(streams, self._clock() - began_s)
+
+    def _begin(self, stream: Stream, now_s: float) -> None:
+        """Set what a stream starts with when it gets its slot."""
+        stream.timings_s["queue"] = now_s - stream.arrived_s
         stream.frames = stream.delivered = _delivered_before(stream)
         if self._settings.stall_guard_s is not None:
             stream.guard = StallGuard(max(1, round(self._settings.stall_guard_s / FRAME_S)))
             if stream.prepared.request.delivered_codes is not None:
                 stream.guard.recall(stream.prepared.request.delivered_codes)
-        try:
-            self._runner.prefill(stream.slot, stream.prepared)
-        except SpeechError as refusal:
-            self._end(stream, "error", refusal)
-            return
-        except Exception as error:  # noqa: BLE001 - an error in the model ends this stream, not the engine
-            self._failed([stream], "prefill", error)
-            return
+        if (silence := stream.prepared.request.silence) is not None:
+            stream.silence = SilenceFilter(silence, resumed=stream.delivered > 0)
+
+    def _filled(self, streams: list[Stream], took_s: float) -> None:
+        """Record a prefill that succeeded."""
         self._failed_steps["prefill"] = 0
-        stream.timings_s["prefill"] = self._clock() - began_s
-        self._costs.observe("prefill", stream.prepared.prefill_positions, stream.timings_s["prefill"])
-        self._steps_seen.append(StepSeen("prefill", 1, stream.timings_s["prefill"]))
-        if stream.frames >= stream.prepared.max_frames:
-            self._end(stream, "length")
+        positions = len(streams) * max(stream.prepared.prefill_positions for stream in streams)
+        self._costs.observe("prefill", positions, took_s)
+        self._steps_seen.append(StepSeen("prefill", len(streams), took_s))
+        for stream in streams:
+            stream.timings_s["prefill"] = took_s
+            if stream.frames >= stream.prepared.max_frames:
+                self._end(stream, "length")
 
     def _run(self, step: Step) -> None:
         streams = [self._running[slot] for slot in step.slots]
@@ -383,21 +411,39 @@ class Engine:
             assert len(pcm) == frames * SAMPLES_PER_FRAME, "a frame has 1920 samples"
             codes = np.stack(stream.codes[:frames])
             del stream.codes[:frames]
-            before_s: dict[str, float] = {}
+            stream.held.append(codes)
             if stream.heard_until_s is None:
-                stream.timings_s["codec"] = now_s - began_s
-                stream.timings_s["first_audio"] = now_s - stream.arrived_s
-                stream.heard_until_s = now_s
-                before_s = _before_first_audio_s(stream)
-            stream.heard_until_s = max(stream.heard_until_s, now_s) + frames * FRAME_S
-            stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s))
-            stream.delivered += frames
-            if stream.prepared.request.listening and stream.heard_until_s - now_s > self._settings.max_lead_s:
+                stream.timings_s["codec"] = stream.timings_s.get("codec", 0.0) + now_s - began_s
+            sound = pcm if stream.silence is None else stream.silence.push(pcm)
+            if len(sound):
+                self._deliver(stream, sound, now_s)
+            if (
+                stream.prepared.request.listening
+                and stream.heard_until_s is not None
+                and stream.heard_until_s - now_s > self._settings.max_lead_s
+            ):
                 stream.paused_since_s = now_s
             if stream.guard is not None and stream.guard.observe(codes, pcm):
                 self._end(stream, "stalled")
             elif stream.stage is None and not stream.codes:
                 self._end(stream, stream.finish_reason)
+
+    def _deliver(self, stream: Stream, pcm: NDArray[np.float32], now_s: float) -> None:
+        """Deliver an audio chunk: the samples, and the codes of all frames whose samples are no longer held back."""
+        before_s: dict[str, float] = {}
+        if stream.heard_until_s is None:
+            stream.timings_s["first_audio"] = now_s - stream.arrived_s
+            stream.heard_until_s = now_s
+            before_s = _before_first_audio_s(stream)
+        stream.heard_until_s = max(stream.heard_until_s, now_s) + len(pcm) / SAMPLE_RATE_HZ
+        codes = np.concatenate(stream.held)
+        stream.held.clear()
+        silent = 0
+        if stream.silence is not None:
+            silent, held = stream.silence.silent_samples, stream.silence.held_frames
+            codes, stream.held = codes[: len(codes) - held], [codes[len(codes) - held :]]
+        stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s, silent_samples=silent))
+        stream.delivered += len(codes)
 
     def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
         """End the streams of a step that raised; the other streams continue."""
@@ -413,6 +459,8 @@ class Engine:
         if stream.ended:
             return
         stream.ended = True
+        if stream.silence is not None and sum(map(len, stream.held)) and error is None and reason != "cancelled":
+            self._deliver(stream, stream.silence.end(), self._clock())
         with self._changed:
             if stream in self._waiting:
                 self._waiting.remove(stream)

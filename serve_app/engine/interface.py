@@ -62,8 +62,14 @@ class Runner(Protocol):
         """
         ...
 
-    def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot: the talker's state up to the next frame's logits, the codec's state up to that frame."""
+    def prefill(self, slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
+        """Fill free slots together: the talker's state up to the next frame's logits, the codec's up to that frame.
+
+        If it raises, all of these slots stay free.
+
+        Raises:
+            SpeechError: one of the requests is refused.
+        """
         ...
 
     def predict(self, slots: Sequence[int]) -> Frames:

@@ -28,6 +28,12 @@ _SAFETY = 1.5
 _OVERDUE = 2.0
 """A request that has waited for a slot for this many times ``new_request_patience_s`` goes before urgent streams."""
 
+_MOST_POSITIONS = 2048
+"""Most positions of requests that are prefilled together, with padding; limits the memory that a step takes."""
+
+_MOST_PADDING = 1.5
+"""Most positions of requests that are prefilled together, with padding, for each one without."""
+
 _CLEAR_GAIN = 0.1
 """Decoding several frames at once must save this share of a frame's cost to justify longer pauses."""
 
@@ -72,7 +78,7 @@ class State:
         frame_since_prefill: whether a stream with a playing listener has sampled a frame since the last prefill.
         costs: measured step durations.
         settings: the engine's configuration.
-        waiting_positions: positions that the prefill of the first waiting request computes.
+        waiting_positions: positions that the prefill of each waiting request computes that has a free slot, in order.
     """
 
     slots: Sequence[SlotView]
@@ -80,7 +86,7 @@ class State:
     frame_since_prefill: bool
     costs: Costs
     settings: EngineConfig
-    waiting_positions: int = 0
+    waiting_positions: Sequence[int] = ()
 
     @cached_property
     def frame_cost_s(self) -> float:
@@ -109,14 +115,16 @@ class Step:
     """One step to run.
 
     Attributes:
-        stage: what to run; ``prefill`` takes the first waiting request and has no slots.
+        stage: what to run; ``prefill`` takes the first waiting requests and has no slots.
         slots: the slots that take part.
         frames: frames to decode for each slot, if the stage is ``decode``.
+        requests: how many waiting requests to take, if the stage is ``prefill``.
     """
 
     stage: Stage
     slots: tuple[int, ...] = ()
     frames: int = 0
+    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +150,7 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     playing = any(view.heard_until_s is not None for view in runnable)
     may_prefill = state.waiting_since_s is not None and (state.frame_since_prefill or not playing)
     if may_prefill and now_s - (state.waiting_since_s or now_s) > _OVERDUE * patience_s:
-        return Step("prefill")
+        return _prefill(runnable, state, now_s)
     urgent = [view for view in runnable if _can_be_saved(view, state, now_s)]
     if urgent:
         return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state)
@@ -152,8 +160,29 @@ def plan(state: State, now_s: float) -> Step | Sleep:
         return _serve(oldest, runnable, state)
     late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
-        return Step("prefill")
+        return _prefill(runnable, state, now_s)
     return _advance_all(runnable, state, now_s)
+
+
+def _prefill(runnable: Sequence[SlotView], state: State, now_s: float) -> Step:
+    """Prefill the first waiting requests together: as many as the listeners can afford, and at least one.
+
+    Prompts are padded to the longest, so one that is much longer than those before it does not join them.
+    """
+    waiting = state.waiting_positions
+    slacks_s = [slack_s(view, now_s) for view in runnable if view.listening and view.heard_until_s is not None]
+    # A listener who has an underrun already loses no more by waiting for the others.
+    spare_s = min((slack for slack in slacks_s if slack > 0), default=math.inf)
+    spare_s -= max((_need_s(view, state) for view in runnable), default=0.0)
+    requests = 1
+    for count in range(2, len(waiting) + 1):
+        longest = max(waiting[:count])
+        if count * longest > min(_MOST_PADDING * sum(waiting[:count]), _MOST_POSITIONS):
+            break
+        if _SAFETY * state.costs.of_prefills(count, longest) > spare_s:
+            break
+        requests = count
+    return Step("prefill", requests=requests)
 
 
 def _advance_all(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
@@ -219,7 +248,7 @@ def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
     if state.waiting_since_s is None:
         other_s = state.costs.of("predict", max(1, len(state.slots)))
     else:
-        other_s = state.costs.of("prefill", state.waiting_positions)
+        other_s = state.costs.of("prefill", state.waiting_positions[0] if state.waiting_positions else 0)
     return need_s <= slack_s(view, now_s) < _SAFETY * (need_s + other_s)
 
 

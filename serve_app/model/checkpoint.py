@@ -9,7 +9,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import soxr
@@ -111,10 +111,10 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
     """
     directory = directory or locate(config)
     if directory is None:
-        directory = random_checkpoint.ensure("tiny" if config.source == "tiny" else "full-random")
+        directory = random_checkpoint.ensure(cast("random_checkpoint.Name", config.source))
     device = _device(config)
     weights = origin(directory)
-    small = weights == "demo" or (weights == "random" and config.source == "tiny")
+    small = weights == "demo" or (weights == "random" and config.source.startswith("tiny"))
     dtype = _DTYPES["float32" if small else "bfloat16"] if config.dtype == "auto" else _DTYPES[config.dtype]
     codec_dtype = _DTYPES.get(config.codec_dtype, torch.float32 if device.type == "cpu" else dtype)
     flash = device.type == "cuda" and dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None

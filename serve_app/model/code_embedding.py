@@ -1,9 +1,15 @@
 """The embeddings of the codes of all codebooks."""
 
+import copy
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from serve_app.model.upstream import Upstream
+
+_ROWS_AT_ONCE = 1024
+"""Rows of a table that a matmul takes at once; limits its workspace."""
 
 
 class CodeEmbedding:
@@ -23,6 +29,12 @@ class CodeEmbedding:
         self.groups = len(tables)
         self.table = torch.cat([table.detach() for table in tables])
         self.offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self.table.device)
+
+    def through(self, linear: Callable[[Tensor], Tensor]) -> "CodeEmbedding":
+        """Return the embeddings after a matmul, computed once; a batch-invariant matmul gives the same bits later."""
+        mapped = copy.copy(self)
+        mapped.table = torch.cat([linear(some) for some in self.table.split(_ROWS_AT_ONCE)])
+        return mapped
 
     def of_frames(self, codes: Tensor) -> Tensor:
         """Sum the Q embeddings of each frame: [..., Q] int64 into [..., H]."""

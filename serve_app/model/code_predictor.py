@@ -78,7 +78,8 @@ class CodePredictor:
             [B, 16] int64, including codebook 0.
         """
         if self.frame is not None and self.frame.can_sample(keep):
-            return self.frame.sample_frame(hidden, first, uniform, draws, rows, keep)
+            narrow = hidden if self._project is None else self._project(hidden)
+            return self.frame.sample_frame(narrow, first, uniform, draws, rows, keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
             return self._sample_codes(logits, uniform[:, codebook], draws, rows, keep)

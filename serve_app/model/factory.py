@@ -229,7 +229,7 @@ def _probe(runner: TorchRunner) -> tuple[NDArray[np.int16], NDArray[np.float32]]
     codes: list[NDArray[np.int16]] = []
     slots: list[int] = []
     for slot, request in enumerate(requests):
-        runner.prefill(slot, runner.prepare(request, voice))
+        runner.prefill([slot], [runner.prepare(request, voice)])
         slots.append(slot)
         for _ in range(4):
             codes.append(runner.predict(slots).codes.ravel())

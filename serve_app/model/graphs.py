@@ -5,6 +5,7 @@ chooses the shapes; :class:`serve_app.model.steps.Steps` computes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,9 +22,29 @@ _SMALL_KEEP = 64
 _SHORTEST_LENGTH = 256
 """Positions of the smallest talker graph; each further one has twice as many."""
 
+_PROMPT_LENGTHS = (1, 16, 32, 64, 128, 256)
+"""Lengths of prompts that have graphs; longer ones are rare, and launching their kernels takes little of their time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBuffers:
+    """Static inputs of a captured prefill.
+
+    Attributes:
+        prompts: [B, T, H].
+        rows: [B] int64.
+        starts: [B] int64.
+        lengths: [B] int64.
+    """
+
+    prompts: Tensor
+    rows: Tensor
+    starts: Tensor
+    lengths: Tensor
+
 
 class GraphedSteps:
-    """The same three steps as :class:`Steps`, each in one of a few shapes.
+    """The same steps as :class:`Steps`, each in one of a few shapes.
 
     A shape is captured on first use; :meth:`capture_all` captures all of them before the first request.
     """
@@ -39,11 +60,49 @@ class GraphedSteps:
         """
         self._steps = steps
         self._slots = slots
-        self._lengths = _lengths(positions) if steps.reads_length else [positions]
+        self._lengths = _doubling(_SHORTEST_LENGTH, positions) if steps.reads_length else [positions]
         self._capture = capture
         self._captured: dict[tuple[object, ...], Captured] = {}
         device = steps.device
         self._rows = [torch.full((batch,), slots, dtype=torch.int64, device=device) for batch in range(1, slots + 1)]
+        self._batches = _doubling(1, slots)
+        self._positions = positions
+        self._buffers: dict[tuple[int, int], PromptBuffers] = {}
+
+    def prefill(self, slots: list[int], prompts: Tensor, starts: list[int], lengths: list[int]) -> None:
+        """Run prompts [B, T, H] of some slots; see :meth:`Steps.prefill`.
+
+        Prompts are padded to a shape that has a graph, and rows that no stream needs belong to the spare slot.
+        """
+        end = max(starts) + prompts.shape[1]
+        padded = next((most for most in _PROMPT_LENGTHS if most >= prompts.shape[1]), None)
+        if padded is None or max(starts) + padded > self._positions:
+            numbers = torch.tensor([slots, starts, lengths], device=prompts.device)
+            self._steps.prefill(prompts, *numbers, next(most for most in self._lengths if most >= end))
+            return
+        batch = next(most for most in self._batches if most >= len(slots))
+        reach = next(most for most in self._lengths if most >= max(starts) + padded)
+        buffers = self._prompt_buffers(batch, padded, prompts)
+        shape = ("prefill", batch, padded, reach)
+        missing = batch - len(slots)
+        if shape not in self._captured:
+            _fill(buffers, [self._slots] * batch, [0] * batch, [1] * batch)
+
+            def step() -> Tensor:
+                self._steps.prefill(buffers.prompts, buffers.rows, buffers.starts, buffers.lengths, reach)
+                return buffers.rows
+
+            self._captured[shape] = self._capture(step)
+        buffers.prompts[: len(slots), : prompts.shape[1]] = prompts
+        _fill(buffers, slots + [self._slots] * missing, starts + [0] * missing, lengths + [1] * missing)
+        self._captured[shape]()
+
+    def _prompt_buffers(self, batch: int, padded: int, like: Tensor) -> PromptBuffers:
+        """The static inputs for a shape; shapes that only differ in the positions they read share them."""
+        if (batch, padded) not in self._buffers:
+            numbers = torch.zeros(3, batch, dtype=torch.int64, device=like.device)
+            self._buffers[batch, padded] = PromptBuffers(like.new_zeros(batch, padded, like.shape[2]), *numbers)
+        return self._buffers[batch, padded]
 
     def sample_frame(self, slots: list[int], choice: Choice) -> Tensor:
         """Draw the next frame of some slots: [B, 16] int64, overwritten by the next step."""
@@ -71,6 +130,10 @@ class GraphedSteps:
 
     def capture_all(self, choice: Choice, most_frames: int) -> int:
         """Capture every shape that the default sampling needs, on the spare slot; returns the number of shapes."""
+        for batch in self._batches:
+            for length in (most for most in _PROMPT_LENGTHS if most <= self._positions):
+                prompts = self._steps.empty_prompts(batch, length)
+                self.prefill([self._slots] * batch, prompts, [0] * batch, [length] * batch)
         for batch in range(1, self._slots + 1):
             spare = [self._slots] * batch
             self.sample_frame(spare, choice)
@@ -91,14 +154,22 @@ class GraphedSteps:
         return self._captured[shape]()
 
 
-def _lengths(positions: int) -> list[int]:
-    """Lengths of talker graphs, up to ``positions``."""
-    lengths: list[int] = []
-    length = _SHORTEST_LENGTH
-    while length < positions:
-        lengths.append(length)
-        length *= 2
-    return [*lengths, positions]
+def _fill(buffers: PromptBuffers, slots: list[int], starts: list[int], lengths: list[int]) -> None:
+    numbers = torch.tensor([slots, starts, lengths])
+    if buffers.rows.is_cuda:
+        numbers = numbers.pin_memory()
+    for buffer, given in zip((buffers.rows, buffers.starts, buffers.lengths), numbers, strict=True):
+        buffer.copy_(given, non_blocking=True)
+
+
+def _doubling(first: int, last: int) -> list[int]:
+    """``first``, twice as many and so on, and ``last``, which is the largest."""
+    numbers: list[int] = []
+    number = first
+    while number < last:
+        numbers.append(number)
+        number *= 2
+    return [*numbers, last]
 
 
 class CudaGraphs:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from serve_app.config import ModelConfig
 from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
 
-RANDOM = ("tiny", "full-random")
+RANDOM = ("tiny", "full-random", "tiny-1.7b", "full-random-1.7b")
 """Sources that are built locally."""
 
 DEMO = Path(__file__).with_name("demo")

@@ -1,8 +1,9 @@
 """Builds the talker's input: the prompt before the first frame, and the text that is added to the frames.
 
-The layout is upstream's streaming mode: text and codes are summed position by position. The prompt begins with three
-role tokens and the codec's tags. In ICL mode, the reference follows as text over codes, and the new text continues the
-reference's text. Text that does not fit over the reference's codes is added to later frames, one token per frame.
+There are two layouts, upstream's streaming mode and its other one. Both begin with three role tokens and the codec's
+tags, and sum text and codes position by position. In the streaming layout, in ICL mode, the reference follows as text
+over codes, and the new text continues the reference's text. Text that does not fit over the reference's codes is added
+to later frames, one token per frame. In the whole layout, all text comes first, over padding, and then the codes.
 """
 
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from serve_app.config import PromptLayout
 from serve_app.errors import UnsupportedLanguageError
 from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
@@ -84,20 +86,26 @@ class PromptBuilder:
             voice_tokens = voice_tokens if reference[:voice_tokens] == alone else 0
         return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference, voice_tokens)
 
-    def positions(self, voice: VoicePrompt, language: str) -> int:
-        """Talker positions of a prompt, whatever its text; a context adds one per frame."""
-        tags = 3 if self._language_id(language) is None else 4
-        return _ROLE_TOKENS + tags + 2 + (1 if voice.codes is None else 1 + len(voice.codes))
+    def positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str, layout: PromptLayout) -> int:
+        """Talker positions of a prompt without a context's frames; in the streaming layout the same for every text."""
+        reference = 1 if voice.codes is None else 1 + len(voice.codes)
+        text = 0 if layout == "streaming" else len(tokens.reference) + len(tokens.text) + 1
+        return self._head_positions(language) + text + reference
 
-    def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str) -> int:
+    def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str, layout: PromptLayout) -> int:
         """Leading positions of a prompt that are the same for every text and context of a voice and language.
 
         At least one position always remains, since its logits give the first frame: a transcript may have more tokens
-        than its codes have frames.
+        than its codes have frames. In the whole layout the text comes before the codes, so only the transcript counts.
         """
-        tags = 3 if self._language_id(language) is None else 4
-        over_codes = 0 if voice.codes is None else min(tokens.voice_tokens, len(voice.codes))
-        return _ROLE_TOKENS + tags + 2 + over_codes
+        if voice.codes is None:
+            return self._head_positions(language)
+        of_text = tokens.voice_tokens if layout == "whole" else min(tokens.voice_tokens, len(voice.codes))
+        return self._head_positions(language) + of_text
+
+    def _head_positions(self, language: str) -> int:
+        """Role tokens, tags, the speaker and the padding after it."""
+        return _ROLE_TOKENS + (3 if self._language_id(language) is None else 4) + 2
 
     def embed_reference(self, codes: Tensor, before: Tensor | None = None) -> Tensor:
         """The reference's part of an ICL prompt, without its text.
@@ -113,7 +121,7 @@ class PromptBuilder:
         return torch.cat([begun, self.codes.of_frames(codes)])
 
     def build(
-        self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None
+        self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None, layout: PromptLayout
     ) -> tuple[Tensor, Tensor]:
         """Embed a prompt.
 
@@ -122,14 +130,27 @@ class PromptBuilder:
             language: lower case, or ``auto``.
             speaker: [H], the speaker embedding.
             reference: [1 + T, H] from :meth:`embed_reference`; None in x-vector mode.
+            layout: where the text goes.
 
         Returns:
             [L, H], the prompt, and [M, H], the text that is added to frames 0 to M - 1; later frames get
-            :attr:`text_pad`.
+            :attr:`text_pad`. M is 0 in the whole layout.
 
         Source: qwen-tts 0.1.1, Qwen3TTSForConditionalGeneration.generate and generate_icl_prompt with
-            ``non_streaming_mode=False``.
+            ``non_streaming_mode=False`` for the streaming layout and True for the other.
         """
+        head = self._head(tokens, language, speaker)
+        text = torch.cat([self._embed_text(tokens.reference + tokens.text), self._text_eos])
+        codes = self._tag(self._talker_config.codec_bos_id) if reference is None else reference
+        if layout == "whole":
+            over = text + self._tag(self._talker_config.codec_pad_id)
+            return torch.cat([head, over, self.text_pad + codes]), text[:0]
+        missing = max(0, len(codes) - len(text))
+        over = torch.cat([text[: len(codes)], self.text_pad.expand(missing, -1)])
+        return torch.cat([head, over + codes]), text[len(codes) :]
+
+    def _head(self, tokens: PromptTokens, language: str, speaker: Tensor) -> Tensor:
+        """The prompt before its text, [N, H]."""
         config = self._talker_config
         language_id = self._language_id(language)
         think = (
@@ -139,14 +160,7 @@ class PromptBuilder:
         )
         tags = torch.cat([self._tag(*think), speaker[None], self._tag(config.codec_pad_id)])
         over = torch.cat([self.text_pad.expand(len(tags) - 1, -1), self._text_bos])
-        head = torch.cat([self._embed_text(tokens.role), over + tags])
-        if reference is None:
-            text = torch.cat([self._embed_text(tokens.text), self._text_eos])
-            return torch.cat([head, text[:1] + self._tag(config.codec_bos_id)]), text[1:]
-        text = torch.cat([self._embed_text(tokens.reference + tokens.text), self._text_eos])
-        missing = max(0, len(reference) - len(text))
-        over = torch.cat([text[: len(reference)], self.text_pad.expand(missing, -1)])
-        return torch.cat([head, over + reference]), text[len(reference) :]
+        return torch.cat([self._embed_text(tokens.role), over + tags])
 
     def _language_id(self, language: str) -> int | None:
         if language == "auto":

@@ -20,7 +20,7 @@ from serve_app.model import random_tokenizer, random_weights
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.paths import user_cache
 
-Name = Literal["tiny", "full-random"]
+Name = Literal["tiny", "full-random", "tiny-1.7b", "full-random-1.7b"]
 Tree = dict[str, Any]
 
 _SEED = 12
@@ -36,7 +36,7 @@ def ensure(name: Name, cache: Path | None = None) -> Path:
 
     Args:
         name: ``tiny`` is built in seconds and takes 52 MB; ``full-random`` has the shapes of the release, and takes a
-            minute and 2.4 GB.
+            minute and 2.4 GB. Those with ``-1.7b`` have the wider talker of the release's larger model.
         cache: holds one directory per name and recipe; default: ``user_cache()``.
     """
     directory = (cache or user_cache()) / f"{name}-{fingerprint()}"
@@ -158,8 +158,10 @@ def _tensor_shapes(module: str, model: str, configuration: str, config: Tree) ->
 
 def _shapes(name: Name) -> Tree:
     trees: Tree = json.loads(resources.files("serve_app.model").joinpath("shapes.json").read_text(encoding="utf-8"))
-    released = trees["full-random"]
-    return released if name == "full-random" else _merged(released, trees[name])
+    shapes = trees["full-random"]
+    if name.startswith("tiny"):
+        shapes = _merged(shapes, trees["tiny"])
+    return _merged(shapes, trees[name])
 
 
 def _merged(tree: Tree, changes: Tree) -> Tree:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from serve_app.config import EngineConfig
+from serve_app.config import EngineConfig, PromptLayout
 from serve_app.engine.interface import Frames, Prepared
 from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.model.backends.protocol import Backend
@@ -99,10 +100,10 @@ class TorchRunner:
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, backend, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
-        self._prefixes = BoundedCache[tuple[str, str, int], tuple[Tensor, Tensor]](
+        self._prefixes = BoundedCache[tuple[str, str, PromptLayout, int], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """The talker's keys and values for the constant part of a prompt, by voice, language and length."""
+        """The talker's keys and values for the constant part of a prompt, by voice, language, layout and length."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, backend, self._eos)
@@ -131,7 +132,8 @@ class TorchRunner:
             raise TextTooLongError(
                 f"the limit is {settings.max_chunk_characters} characters per stream; the text has {len(request.text)}"
             )
-        positions = self.prompts.positions(voice, request.language)
+        tokens = self.prompts.tokenize(request.text, voice.transcript)
+        positions = self.prompts.positions(tokens, voice, request.language, request.prompt)
         budget = max(
             settings.budget_min_frames, math.ceil(_weight(request.text) * settings.budget_frames_per_character)
         )
@@ -141,9 +143,16 @@ class TorchRunner:
                 f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves fewer"
                 f" than the {settings.budget_min_frames} frames that a text may need"
             )
-        said, context = _context_within(request, left - budget)
-        tokens = self.prompts.tokenize(request.text, voice.transcript, said)
-        constant = self.prompts.constant_positions(tokens, voice, request.language)
+        context = None
+        if request.context is not None:
+            longer = self.prompts.tokenize(request.text, voice.transcript, request.context.text)
+            taken = self.prompts.positions(longer, voice, request.language, request.prompt)
+            if taken + len(request.context.codes) + budget <= settings.max_positions:
+                tokens, positions, context = longer, taken, request.context.codes
+            else:
+                frames = len(request.context.codes)
+                log.info("leaving out a context of %d frames: the text may need its positions", frames)
+        constant = self.prompts.constant_positions(tokens, voice, request.language, request.prompt)
         forced = sum(len(codes) for codes in (context, request.delivered_codes) if codes is not None)
         talker_draw, predictor_draw = _resolve(request.sampling, *self._checkpoint_draws)
         return Prepared(
@@ -154,30 +163,55 @@ class TorchRunner:
         )
 
     @torch.inference_mode()
-    def prefill(self, slot: int, prepared: Prepared) -> None:
-        """Fill a free slot in one talker call, forcing the frames of a context and delivered frames.
+    def prefill(self, slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
+        """Fill free slots in one talker call, forcing the frames of contexts and delivered frames.
 
         Raises:
-            CapacityError: the device has no memory left for this prompt; the slot stays free.
+            CapacityError: the device has no memory left for these prompts; the slots stay free.
         """
-        source = prepared.model_input
-        assert isinstance(source, ModelInput), "prepared by another runner"
         try:
-            self._prefill(slot, prepared, source)
+            self._prefill(list(slots), prepared)
         except RuntimeError as error:  # torch.OutOfMemoryError, or the CPU allocator's message
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise CapacityError("the device has no memory left for this text and voice", retry_after_ms=2000) from error
 
-    def _prefill(self, slot: int, prepared: Prepared, source: ModelInput) -> None:
-        request = prepared.request
+    def _prefill(self, slots: list[int], prepared: Sequence[Prepared]) -> None:
+        filled = [self._fill(slot, each) for slot, each in zip(slots, prepared, strict=True)]
+        starts = [start for _, start in filled]
+        prompts = pad_sequence([prompt for prompt, _ in filled], batch_first=True)
+        lengths = [len(prompt) for prompt, _ in filled]
+        if max(starts) + prompts.shape[1] > self._settings.max_positions:  # padding would not fit
+            for slot, (prompt, start) in zip(slots, filled, strict=True):
+                self._run_prompts([slot], prompt[None], [start], [len(prompt)])
+        else:
+            self._run_prompts(slots, prompts, starts, lengths)
+
+    def _run_prompts(self, slots: list[int], prompts: Tensor, starts: list[int], lengths: list[int]) -> None:
+        """Run the talker on prompts [B, T, H] of these lengths, in slots that hold ``starts`` positions."""
+        if self._graphs is None:
+            places, rows = torch.tensor([starts, lengths], device=self._device), as_rows(slots, self._device)
+            self.steps.prefill(prompts, rows, *places, max(starts) + prompts.shape[1])
+        else:
+            self._graphs.prefill(slots, prompts, starts, lengths)
+        for slot, start, length in zip(slots, starts, lengths, strict=True):
+            self._filled[slot] = start + length
+
+    def _fill(self, slot: int, prepared: Prepared) -> tuple[Tensor, int]:
+        """Set all of a slot's state that needs no talker, except for the talker's constant part of the prompt.
+
+        Returns:
+            The rest of the prompt, [L, H], and the position at which it begins.
+        """
+        source, request = prepared.model_input, prepared.request
+        assert isinstance(source, ModelInput), "prepared by another runner"
         state = self.slot_tensors
         voice = self._voice_state(source.voice)
         context, delivered = self._on_device(source.context), self._on_device(request.delivered_codes)
         reference = voice.reference
         if len(context):
             reference = self.prompts.embed_reference(context, before=reference)
-        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference)
+        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference, request.prompt)
         text = text[: state.text.shape[1]]  # tokens beyond the slot's frames would never be read
         state.text[slot] = self.prompts.text_pad
         state.text[slot, : len(text)] = text
@@ -186,13 +220,12 @@ class TorchRunner:
             x = torch.cat([x, self.prompts.codes.of_frames(delivered) + state.text[slot, : len(delivered)]])
             state.seen[slot, delivered[:, 0]] = True
         self._fill_codec(slot, voice, torch.cat([context, delivered]))
-        hidden, logits = self._fill_talker(slot, source, request.language, x)
-        state.hidden[slot : slot + 1], state.logits[slot : slot + 1] = hidden, logits
         state.seeds[slot] = request.seed
         state.talker_draws.set(slot, source.talker_draw)
         state.predictor_draws.set(slot, source.predictor_draw)
-        state.positions[slot] = self._filled[slot] = len(x)
         state.frames[slot] = state.decoded[slot] = len(delivered)
+        self._fill_constant(slot, prepared, x)
+        return x[source.constant_positions :], source.constant_positions
 
     def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
         """Advance a slot's codec past the voice's reference and the frames ``heard`` [F, 16]."""
@@ -203,18 +236,22 @@ class TorchRunner:
         if len(heard):
             self.codec.prime(heard, slot)
 
-    def _fill_talker(self, slot: int, source: ModelInput, language: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a prompt [L, H]; returns hidden [1, H] and logits [1, V] of its last position."""
+    def _fill_constant(self, slot: int, prepared: Prepared, x: Tensor) -> None:
+        """Fill a slot with the constant part of a prompt [L, H]: from the cache, or computed now.
+
+        It is a call of its own the first time too, so that the result equals that of later prefills.
+        """
+        source, request = prepared.model_input, prepared.request
+        assert isinstance(source, ModelInput), "prepared by another runner"
         constant = source.constant_positions
-        key = (source.voice.digest, language, constant)
+        key = (source.voice.digest, request.language, request.prompt, constant)
         prefix = self._prefixes.get(key, time.monotonic())
-        if prefix is None:  # two calls the first time too, so that the result equals that of later prefills
-            self.talker.prefill(x[None, :constant], slot)
+        if prefix is None:
+            self._run_prompts([slot], x[None, :constant], [0], [constant])
             prefix = self.talker.cache.copy_out(slot, constant)
             self._prefixes.put(key, prefix, time.monotonic())
         else:
             self.talker.cache.copy_in(slot, prefix)
-        return self.talker.prefill(x[None, constant:], slot, constant)
 
     def _on_device(self, codes: NDArray[np.int16] | None) -> Tensor:
         """Codes [F, 16] as int64 on the device; empty for None."""
@@ -313,17 +350,6 @@ class TorchRunner:
             self.voice_states.put(key, state, now_s)
             log.info("voice %s: computed its state in %.0f ms", voice.voice, 1000 * (time.monotonic() - now_s))
         return state
-
-
-def _context_within(request: SpeechRequest, positions: int) -> tuple[str | None, NDArray[np.int16] | None]:
-    """Text and codes of a request's context; None for both if its frames do not fit into ``positions``."""
-    context = request.context
-    if context is None:
-        return None, None
-    if len(context.codes) > positions:
-        log.info("leaving out a context of %d frames: the text may need its positions", len(context.codes))
-        return None, None
-    return context.text, context.codes
 
 
 def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:

@@ -74,7 +74,7 @@ class SlotTensors:
 
 
 class Steps:
-    """The three steps of a frame: sample its codes, feed them to the talker, decode them."""
+    """Prompts, and the three steps of a frame: sample its codes, feed them to the talker, decode them."""
 
     def __init__(
         self,
@@ -109,6 +109,24 @@ class Steps:
         """Reset a slot's counters."""
         for counter in (self._slots.frames, self._slots.decoded, self._slots.positions):
             counter[row] = 0
+
+    def empty_prompts(self, batch: int, length: int) -> Tensor:
+        """Return zeros [batch, length, H] in place of prompts, to capture a prefill."""
+        return self._slots.text.new_zeros(batch, length, self._slots.text.shape[2])
+
+    def prefill(self, x: Tensor, rows: Rows, starts: Tensor, lengths: Tensor, length: int) -> None:
+        """Run prompts, which gives the logits of the frame after each; see :meth:`Talker.prefill`.
+
+        Args:
+            x: [B, T, H].
+            rows: the B slots.
+            starts: [B] int64.
+            lengths: [B] int64.
+            length: at least ``starts + T`` of every slot.
+        """
+        slots = self._slots
+        slots.hidden[rows], slots.logits[rows] = self._talker.prefill(x, rows, starts, lengths, length)
+        slots.positions[rows] = starts + lengths
 
     def sample_frame(self, rows: Rows, choice: Choice) -> Tensor:
         """Sample the next frame of some slots and write it into their ring buffers.

@@ -1,5 +1,6 @@
 """The talker: computes codebook 0 from a voice prompt and text, one position per frame."""
 
+import torch
 from torch import Tensor
 
 from serve_app.model.backends.protocol import Backend
@@ -56,19 +57,24 @@ class Talker:
         """Whether :meth:`step` costs more for a larger ``length``; otherwise one large length serves all cases."""
         return self.stack.reads_length
 
-    def prefill(self, x: Tensor, slot: int, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Fill a slot with a prompt.
+    def prefill(self, x: Tensor, rows: Rows, starts: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Fill slots with prompts.
+
+        What follows a prompt in its row is computed too, and overwritten when the slot goes on.
 
         Args:
-            x: [1, T, H].
-            slot: overwritten from ``start`` to ``start + T``.
-            start: positions that the slot already holds.
+            x: [B, T, H], prompts from the first of T positions on.
+            rows: the B slots; overwritten from ``starts`` to ``starts + T``.
+            starts: [B] int64, positions that each slot already holds.
+            lengths: [B] int64, lengths of the prompts, 1 to T.
+            length: at least ``starts + T`` of every slot.
 
         Returns:
-            hidden [1, H] and float32 logits [1, V] of the last position.
+            hidden [B, H] and float32 logits [B, V] of each prompt's last position.
         """
-        hidden = self.stack.run_aligned(x, self.cache, slice(slot, slot + 1), start)[:, -1]
-        return hidden, self._head(hidden).float()
+        hidden = self.stack.run_staggered(x, self.cache, rows, starts, length)
+        last = hidden[torch.arange(len(lengths), device=x.device), lengths - 1]
+        return last, self._head(last).float()
 
     def step(self, x: Tensor, rows: Rows, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Run one position of several slots.

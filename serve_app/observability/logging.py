@@ -25,6 +25,7 @@ FIGURES = (
     "finish_reason",
     "duration_ms",
     "ttfa_ms",
+    "audible_ms",
     "rtf",
     "characters",
     "frames",

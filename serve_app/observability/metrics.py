@@ -108,6 +108,13 @@ TTFA_SECONDS = Metric(
     "ingress",
     buckets=_LATENCY_S,
 )
+LEADING_SILENCE_SECONDS = Metric(
+    "tts_leading_silence_seconds",
+    "histogram",
+    "Silence that was sent before the first sound of an utterance",
+    "ingress",
+    buckets=_LATENCY_S,
+)
 TTFA_PART_SECONDS = Metric(
     "tts_ttfa_part_seconds",
     "histogram",

@@ -96,6 +96,7 @@ def _log_end(message: ServerMessage) -> None:
                 "finish_reason": done.finish_reason,
                 "duration_ms": done.duration_ms,
                 "ttfa_ms": done.ttfa_ms,
+                "audible_ms": done.audible_ms,
                 "rtf": done.rtf,
                 "characters": done.characters,
             }
@@ -179,6 +180,7 @@ class SessionSpans:
                     characters=done.characters,
                     duration_ms=done.duration_ms,
                     ttfa_ms=done.ttfa_ms,
+                    audible_ms=done.audible_ms,
                     rtf=done.rtf,
                 )
             case Cancelled() as done if done.utterance_id in self._utterances:

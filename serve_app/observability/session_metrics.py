@@ -133,6 +133,8 @@ class SessionMetrics:
                 self._ended(done.utterance_id, done.finish_reason)
                 if done.duration_ms:
                     self._record.observe(metrics.RTF, done.rtf)
+                if done.audible_ms is not None:
+                    self._record.observe(metrics.LEADING_SILENCE_SECONDS, (done.audible_ms - done.ttfa_ms) / 1000)
             case Cancelled() as done:
                 self._ended(done.utterance_id, "cancelled")
             case ErrorMessage() as error:

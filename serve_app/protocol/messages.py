@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.config import SAMPLE_RATE_HZ
+from serve_app.config import SAMPLE_RATE_HZ, PromptLayout
 from serve_app.errors import (
     InvalidMessageError,
     SpeechError,
@@ -204,6 +204,7 @@ class SpeechFields(ClientMessage):
     )
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
+    prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
 
 
 class Start(SpeechFields):
@@ -314,6 +315,7 @@ class SpeechBody(ClientFields):
     )
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
+    prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
 
     def reference(self) -> Start | None:
         """Return the inline voice of the request, if there is one."""
@@ -340,6 +342,7 @@ class SpeechBody(ClientFields):
             sampling=self.sampling,
             priority=self.priority,
             normalize=self.normalize,
+            prompt=self.prompt,
         )
 
 
@@ -400,6 +403,7 @@ class Ready(ServerMessage):
     sample_rate: int
     transport: Transport
     normalize: bool
+    prompt: PromptLayout | None = None
     limits: Limits
 
 
@@ -426,13 +430,18 @@ class AudioMessage(ServerMessage):
 
 
 class Complete(ServerMessage):
-    """An utterance was spoken to its end."""
+    """An utterance was spoken to its end.
+
+    ``ttfa_ms`` is the time until its first samples were sent, and ``audible_ms`` until a client that plays them at once
+    hears the first sound; absent if nothing was audible.
+    """
 
     type: Literal["complete"] = "complete"
     utterance_id: str
     duration_ms: int
     finish_reason: str
     ttfa_ms: int
+    audible_ms: int | None = None
     rtf: float
     characters: int
     seed: int

@@ -337,6 +337,7 @@ class Session:
                 sample_rate=self._options.sample_rate,
                 transport=self._options.transport,
                 normalize=self._options.normalize,
+                prompt=self._options.prompt,
                 limits=Limits(
                     max_text_characters=limits.max_text_characters,
                     max_utterance_characters=limits.max_utterance_characters,
@@ -369,6 +370,10 @@ class Session:
     def _begin(self, message: Speak) -> None:
         self._check_beginning(message)
         options = self._checked(message)
+        if options.prompt is None:
+            status = self.setup.voices.get(options.voice)
+            if status is not None and status.manifest is not None:
+                options = replace(options, prompt=status.manifest.prompt)
         if options.seed is None:
             options = options.with_fields(Start(seed=self.setup.new_seed()))
         number = self._utterances + 1
@@ -378,7 +383,7 @@ class Session:
             options,
             self.setup.text.open(options.language),
             whole=isinstance(message, SpeakBuffered),
-            context_frames=self.setup.limits.context_frames,
+            limits=self.setup.limits,
         )
         self._take_text(utterance, message)
         self.setup.spend(self._now_s)

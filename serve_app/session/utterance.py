@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from serve_app.audio.encoders import encoder_for
 from serve_app.audio.pcm import Timeline, seconds
-from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, TextConfig
+from serve_app.audio.silence import leading_silence
+from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, PromptLayout, SessionConfig, TextConfig
 from serve_app.protocol.messages import (
     MAX_SEED,
     AudioMessage,
@@ -23,7 +24,15 @@ from serve_app.protocol.messages import (
 )
 from serve_app.protocol.outbox import Send
 from serve_app.session.continuity import Continuity
-from serve_app.speech import AudioChunk, FinishReason, Sampling, SpeechEnd, SpeechRequest
+from serve_app.speech import (
+    UNLIMITED_SAMPLES,
+    AudioChunk,
+    FinishReason,
+    Sampling,
+    SilenceLimits,
+    SpeechEnd,
+    SpeechRequest,
+)
 from serve_app.text.chunker import Chunker, ChunkLimits
 from serve_app.text.cleaning import Cleaner, TextCleaning
 from serve_app.text.tags import Pause
@@ -48,6 +57,7 @@ class SpeechOptions:
         sampling: overrides of the checkpoint's defaults.
         priority: priority among the streams that wait for a slot.
         normalize: whether numbers, dates and amounts are written as words for the model.
+        prompt: where the talker gets the text; None leaves it to the voice and the configuration.
     """
 
     voice: str
@@ -59,10 +69,11 @@ class SpeechOptions:
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = "normal"
     normalize: bool = False
+    prompt: PromptLayout | None = None
 
     def with_fields(self, fields: SpeechFields) -> "SpeechOptions":
         """Return a copy with the fields that a message gives; ``sampling`` is merged name by name."""
-        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize")
+        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize", "prompt")
         given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
         return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
 
@@ -79,11 +90,13 @@ class TextPipeline:
         cleaning: what is removed.
         limits: lengths of the text chunks.
         max_request_characters: the longest text that one stream of the engine accepts.
+        prompt: where the talker gets the text, unless the client or the voice chooses.
     """
 
     cleaning: TextCleaning = field(default_factory=TextCleaning)
     limits: ChunkLimits = field(default_factory=ChunkLimits)
     max_request_characters: int = EngineConfig().max_chunk_characters
+    prompt: PromptLayout = "streaming"
 
     @classmethod
     def configured(cls, config: TextConfig, max_request_characters: int) -> "TextPipeline":
@@ -92,7 +105,7 @@ class TextPipeline:
             config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
         )
         cleaning = TextCleaning(config.markdown, config.emoji, config.tags, config.reasoning)
-        return cls(cleaning, limits, max_request_characters)
+        return cls(cleaning, limits, max_request_characters, config.prompt)
 
     def open(self, language: str) -> "OpenText":
         """Return a new pipeline for one utterance."""
@@ -157,9 +170,9 @@ class Utterance:
         text: OpenText,
         *,
         whole: bool,
-        context_frames: int = 0,
+        limits: SessionConfig,
     ) -> None:
-        """Begin without text; a text chunk of up to ``context_frames`` frames becomes the next one's context."""
+        """Begin without text; ``limits`` has what its audio is limited to."""
         assert options.seed is not None, "the session has chosen a seed"
         self.number = number
         self.utterance_id = utterance_id
@@ -177,7 +190,10 @@ class Utterance:
         self._silent_samples = 0
         self._index = -1
         self._chunk = ""
-        self._continuity = Continuity(context_frames)
+        self._limits = limits
+        self._continuity = Continuity(limits.context_frames)
+        self._silence: SilenceLimits | None = None
+        self._trailing_samples = 0
         self._voice_digest = ""
         self._segment_due = False
         self._seq = 0
@@ -186,6 +202,7 @@ class Utterance:
         self._finish_reason: FinishReason = "eos"
         self._generation_s = 0.0
         self._first_audio_s: float | None = None
+        self._audible_s: float | None = None
 
     def add(self, text: str) -> None:
         """Append text."""
@@ -230,6 +247,7 @@ class Utterance:
         self._chunk = chunk
         self._index += 1
         self._segment_due = True
+        self._silence = silence_limits(self._limits, self._index, self._trailing_samples)
         spoken = text.request_text(self._chunk, self.options)
         return SpeechRequest(
             text=spoken,
@@ -242,14 +260,18 @@ class Utterance:
             begun=begun,
             context=self._continuity.begin(spoken),
             voice_digest=self._voice_digest,
+            prompt=self.options.prompt or text.prompt,
+            silence=self._silence,
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
         """Return the messages for one audio chunk; at the beginning of a text chunk, ``segment`` comes first."""
-        if self._first_audio_s is None:
-            self._first_audio_s = now_s
         self._continuity.add(chunk.codes)
         self._voice_digest = chunk.voice_digest or self._voice_digest
+        self._trailing_samples = chunk.silent_samples
+        if not len(chunk.pcm):
+            return []
+        self._note_first(chunk.pcm, now_s)
         sends: list[Send] = []
         if self._segment_due and not self.whole:
             segment = Segment(
@@ -266,10 +288,20 @@ class Utterance:
         samples = min(pause.samples, SILENT_PIECE_SAMPLES)
         if samples < pause.samples:
             self._parts.appendleft(Pause(pause.samples - samples))
+        pcm = np.zeros(samples, dtype=np.float32)
+        self._note_first(pcm, now_s)
+        self._silent_samples += samples
+        return self._sound(pcm), samples
+
+    def _note_first(self, pcm: NDArray[np.float32], now_s: float) -> None:
+        """Note when the first samples are sent, and when the first sound is heard if they are played at once."""
         if self._first_audio_s is None:
             self._first_audio_s = now_s
-        self._silent_samples += samples
-        return self._sound(np.zeros(samples, dtype=np.float32)), samples
+        if self._audible_s is None:
+            silent = leading_silence(pcm, self._limits.silence_level)
+            if silent < len(pcm):
+                plays_s = max(now_s, self._first_audio_s + seconds(self.timeline.samples))
+                self._audible_s = plays_s + seconds(silent)
 
     def _sound(self, pcm: NDArray[np.float32]) -> list[Send]:
         payload = self._encoder.push(pcm)
@@ -310,6 +342,7 @@ class Utterance:
             duration_ms=self.timeline.now_ms,
             finish_reason=self._finish_reason,
             ttfa_ms=round((first_audio_s - asked_s) * 1000),
+            audible_ms=None if self._audible_s is None else round((self._audible_s - asked_s) * 1000),
             rtf=round(self._generation_s / seconds(spoken), 3) if spoken else 0.0,
             characters=self.characters,
             seed=self.seed,
@@ -329,6 +362,27 @@ class Utterance:
         self._seq += 1
         options = self.options
         return Send(message, payload, options.transport, self.number, samples, encoding=options.encoding)
+
+
+def silence_limits(limits: SessionConfig, index: int, trailing_samples: int) -> SilenceLimits | None:
+    """Return how much silence the stream of a text chunk delivers; None if silence is not limited.
+
+    Args:
+        limits: the configuration.
+        index: index of the text chunk in its utterance.
+        trailing_samples: silence at the end of the audio of the text chunk before it.
+    """
+    kept = round(limits.leading_silence_kept_s * SAMPLE_RATE_HZ)
+    between = limits.pause_between_chunks_s
+    trailing = UNLIMITED_SAMPLES if between is None else round(between * SAMPLE_RATE_HZ)
+    if index == 0:
+        left_out = round(limits.leading_silence_limit_s * SAMPLE_RATE_HZ)
+        if not left_out and between is None:
+            return None
+        return SilenceLimits(limits.silence_level, kept, left_out, trailing)
+    if between is None:
+        return None
+    return SilenceLimits(limits.silence_level, max(kept, trailing - trailing_samples), trailing_samples=trailing)
 
 
 def chunk_seed(seed: int, index: int) -> int:

@@ -19,7 +19,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, Settings, VoicesConfig, folded
+from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, PromptLayout, Settings, VoicesConfig, folded
 from serve_app.errors import InvalidMessageError, VoiceInvalidError
 from serve_app.languages import LANGUAGES, NamedLanguage
 from serve_app.voices.checks import Report, examine
@@ -59,6 +59,7 @@ class VoiceManifest(Settings):
     language: NamedLanguage = Field(description="Language of the clip.")
     speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
     licence: str = Field(min_length=1, max_length=500, description="What allows the use of the clip.")
+    prompt: PromptLayout | None = Field(default=None, description="Where its texts go, in place of `text.prompt`.")
     source: str = Field(default="", max_length=1000, description="Where the clip comes from.")
     consent: str = Field(default="", max_length=2000, description="Who agreed to the cloning, when, and to what use.")
     upload: UploadRecord | None = Field(default=None, description="Written by the service; None: part of `path`.")
@@ -79,6 +80,7 @@ class VoiceUpload(Settings):
         default=None, max_length=2000, description="the exact words of the clip, at most 2000 characters; optional"
     )
     language: NamedLanguage = Field(default="auto", description=f"of the clip, one of {', '.join(LANGUAGES)}")
+    prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
     consent: str = Field(
         min_length=1, max_length=2000, description="who agreed to this cloning, when, and to what use; never empty"
     )
@@ -107,6 +109,7 @@ class VoiceUpload(Settings):
             audio=REFERENCE_FILE,
             transcript=self.transcript or None,
             language=self.language,
+            prompt=self.prompt,
             speaker=self.speaker or "Not stated",
             licence=self.licence or "Not stated",
             source=self.source,

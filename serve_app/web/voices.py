@@ -178,6 +178,8 @@ def named(status: VoiceStatus) -> dict[str, object]:
     }
     if manifest is not None:
         body["mode"] = "in_context" if manifest.transcript else "x_vector"
+        if manifest.prompt is not None:
+            body["prompt"] = manifest.prompt
     return body
 
 

@@ -53,6 +53,10 @@ def checkpoint():
 
 @pytest.fixture(scope="session")
 def voices(checkpoint):
+    return voices_of(checkpoint)
+
+
+def voices_of(checkpoint):
     """A voice of each mode, and a second one in context whose clip is a part of the first's."""
     (found,) = [voice for voice in scan(VOICES) if voice.reference is not None]
     # The whole clip as it lies there: what is cut off it before it is encoded is no model's business.
@@ -63,6 +67,22 @@ def voices(checkpoint):
         "short", austen.pcm[: 3 * austen.sample_rate_hz], austen.sample_rate_hz, "Had he married.", "short"
     )
     return {reference.voice: checkpoint.encode(reference) for reference in (austen, alone, short)}
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint():
+    """One whose talker is wider than its code predictor, as in the release's larger model."""
+    return load_checkpoint(ModelConfig(source="tiny-1.7b", device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def wide_voices(wide_checkpoint):
+    return voices_of(wide_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def wide_upstream_codes(wide_checkpoint):
+    return upstream_codes_of(wide_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +111,16 @@ def exact_runner(checkpoint, bfloat16_checkpoint, request):
 
 @pytest.fixture(scope="session")
 def upstream_codes(checkpoint):
-    """``(text, language, voice, frames) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
+    return upstream_codes_of(checkpoint)
+
+
+def upstream_codes_of(checkpoint):
+    """``(text, language, voice, frames, layout) -> [F, 16]``: greedy codes of qwen-tts's own ``generate``, kept."""
     item_of = import_qwen_tts().VoiceClonePromptItem
     known = {}
 
-    def generate(text, language, voice, frames):
-        key = (text, language, voice.voice, frames)
+    def generate(text, language, voice, frames, layout="streaming"):
+        key = (text, language, voice.voice, frames, layout)
         if key not in known:
             item = item_of(
                 ref_code=None if voice.codes is None else torch.from_numpy(voice.codes.astype(np.int64)),
@@ -114,6 +138,7 @@ def upstream_codes(checkpoint):
                 ref_ids=reference,
                 voice_clone_prompt=upstream._prompt_items_to_voice_clone_prompt([item]),
                 languages=[language],
+                non_streaming_mode=layout == "whole",
                 do_sample=False,
                 subtalker_dosample=False,
                 repetition_penalty=1.05,

@@ -80,7 +80,7 @@ def test_the_warm_up_speaks_a_whole_sentence(speaker: LoadedModel, voices, caplo
 
 
 def test_a_failing_warm_up_is_an_error(speaker: LoadedModel, voices, monkeypatch):
-    def broken(slot, prepared):
+    def broken(slots, prepared):
         raise RuntimeError("broken on purpose")
 
     monkeypatch.setattr(speaker.runner, "prefill", broken)

@@ -137,14 +137,20 @@ def test_graphs_change_no_code_of_a_bfloat16_stream(fused, voices):
 def test_our_own_kernels_are_no_farther_from_float32_than_torchs(checkpoint):
     """The same prompt through three talkers; the bound on each is of sharp random weights."""
     x = torch.randn(1, 40, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
-    exact = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), make_backend("plain")).talker.prefill(
-        x.float(), 0
+
+    def prefill(talker, x):
+        return talker.prefill(
+            x, slice(0, 1), torch.tensor([0], device=x.device), torch.tensor([40], device=x.device), 40
+        )
+
+    exact = prefill(
+        TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=512), make_backend("plain")).talker, x.float()
     )
     source = load_checkpoint(ModelConfig(source="tiny", device="cuda", dtype="bfloat16"))
     moved = {}
-    for backend in ("plain", "fused"):
-        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(backend)).talker
-        given = talker.prefill(x.cuda(), 0)
-        moved[backend] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
+    for form in ("plain", "fused"):
+        talker = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(form)).talker
+        given = prefill(talker, x.cuda())
+        moved[form] = [((one.cpu() - two).norm() / two.norm()).item() for one, two in zip(given, exact, strict=True)]
     assert max(moved["fused"]) < 0.05
     assert all(ours < 1.2 * torchs for ours, torchs in zip(moved["fused"], moved["plain"], strict=True))

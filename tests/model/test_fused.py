@@ -137,16 +137,17 @@ def test_no_cut_of_a_prompt_changes_a_bit(reference, stack):
     assert torch.equal(cache.values, whole.values)
 
 
+@pytest.mark.parametrize("new", [1, 3])
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_batched_row_is_the_row_alone_to_the_last_bit(reference, stack, apart):
+def test_a_batched_row_is_the_row_alone_to_the_last_bit(reference, stack, apart, new):
     together, alone = reference.empty_cache(DEVICE), reference.empty_cache(DEVICE)
-    starts = STARTS[reference]
+    starts = [min(start, reference.positions - new) for start in STARTS[reference]]
     count = len(starts)
     slots = [(5 * row + 3) % reference.slots if apart else row + 1 for row in range(count)]
     for cache in (together, alone):
         cache.keys.copy_(on_device(*cache.keys.shape, seed=8))
         cache.values.copy_(on_device(*cache.values.shape, seed=9))
-    x = on_device(count, 1, reference.shape.hidden, seed=50)
+    x = on_device(count, new, reference.shape.hidden, seed=50)
     x[2] *= 1000
     rows = torch.tensor(slots, device=DEVICE) if apart else slice(1, count + 1)
     positions = torch.tensor(starts, device=DEVICE)

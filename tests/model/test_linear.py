@@ -16,9 +16,11 @@ from serve_app.model.backends.cuda import requirements
 from serve_app.model.backends.torch.torch_linear import PlainLinear
 from serve_app.model.backends.torch.torch_stack import TorchStack
 from serve_app.model.checkpoint import CheckpointError
+from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.factory import choose_backend
 from serve_app.model.runner import TorchRunner
+from serve_app.model.sampling import DrawRows
 from serve_app.speech import Sampling, SpeechRequest
 
 needs_triton = pytest.mark.skipif(
@@ -78,7 +80,7 @@ def test_int8_moves_the_logits_little_and_bfloat16_less(checkpoint, bfloat16_che
     ):
         runner = TorchRunner(source, EngineConfig(slots=1, max_positions=512), make_backend(backend, source.dtype))
         request = SpeechRequest("Hello there.", "austen", "english", sampling=Sampling(temperature=0))
-        runner.prefill(0, runner.prepare(request, voices["austen"]))
+        runner.prefill([0], [runner.prepare(request, voices["austen"])])
         logits[name] = runner.slot_tensors.logits[0]
     spread = logits["float32"].std()
     moved = {name: ((logits[name] - logits["float32"]).std() / spread).item() for name in ("bfloat16", "int8")}
@@ -162,9 +164,10 @@ def test_states_of_a_wider_talker_are_projected_to_the_predictors_width_in_any_b
     module = type(upstream)(upstream.config, talker).eval().bfloat16()
     torch.nn.init.normal_(module.small_to_mtp_projection.bias)
     states, embedded = torch.randn(2, 3, talker.hidden_size).bfloat16()
-    embedding = SimpleNamespace(of_codebook=lambda _codebook, codes: embedded[codes % 3])
+    first = torch.nn.Embedding(8, talker.hidden_size).bfloat16()
+    embedding = CodeEmbedding(SimpleNamespace(model=SimpleNamespace(codec_embedding=first), code_predictor=module))
+    embedding.table[:3] = embedded
     predictor = CodePredictor(module, embedding, make_backend(backend, torch.bfloat16), slots=3)
-    assert predictor.frame is None
 
     def logits_of(rows):
         seen = []
@@ -180,6 +183,10 @@ def test_states_of_a_wider_talker_are_projected_to_the_predictors_width_in_any_b
     together = logits_of(slice(0, 3))
     for row in range(3):
         assert torch.equal(logits_of(slice(row, row + 1))[:, 0], together[:, row])
+    stepped = predictor.step_through(states, torch.arange(3), lambda _codebook, logits: logits.argmax(-1))
+    greedy = DrawRows(3, torch.device("cpu"))
+    in_one_call = predictor.sample_frame(states, torch.arange(3), torch.zeros(3, 16), greedy, slice(0, 3), None)
+    assert torch.equal(in_one_call, stepped)
     inputs = module.small_to_mtp_projection(torch.stack((states, embedded), dim=1))
     expected = module.lm_head[0](module.model(inputs_embeds=inputs).last_hidden_state[:, -1]).float()
     assert (together[0] - expected).std() / expected.std() < (0.02 if backend == "packed" else 0.1)

@@ -52,7 +52,7 @@ def speak(runner, jobs, stagger=0, chunk=3, frames=FRAMES):
             job, prepared = waiting.pop(0)
             slot_of[job] = free.pop(0)
             undecoded[job] = 0
-            runner.prefill(slot_of[job], prepared)
+            runner.prefill([slot_of[job]], [prepared])
         frame += 1
         if not slot_of:
             continue
@@ -99,6 +99,37 @@ def test_greedy_codes_and_audio_equal_upstreams(runner, checkpoint, voices, upst
     np.testing.assert_array_equal(codes, expected)
     assert 0.02 < np.sqrt(np.mean(pcm**2)) < 0.5
     np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], expected), atol=1e-4)
+
+
+@pytest.mark.parametrize(("text", "language", "voice"), COMBINATIONS)
+def test_a_text_before_its_frames_equals_upstreams_other_mode(
+    runner, checkpoint, voices, upstream_codes, text, language, voice
+):
+    expected = upstream_codes(text, language, voices[voice], FRAMES, "whole")
+    job = prepare(runner, voices, text, language, voice, prompt="whole")
+    for _ in range(2):  # the second time with the cached prefix
+        ((codes, pcm),) = speak(runner, [job])
+        np.testing.assert_array_equal(codes, expected)
+    np.testing.assert_allclose(pcm, whole_decode(checkpoint, voices[voice], expected), atol=1e-4)
+
+
+def test_the_two_layouts_share_a_batch(runner, voices, upstream_codes):
+    layouts = ["streaming", "whole", "whole", "streaming"]
+    given = COMBINATIONS[:4]
+    jobs = [prepare(runner, voices, *each, prompt=layout) for each, layout in zip(given, layouts, strict=True)]
+    for (text, language, voice), layout, (codes, _) in zip(given, layouts, speak(runner, jobs, 2), strict=True):
+        np.testing.assert_array_equal(codes, upstream_codes(text, language, voices[voice], FRAMES, layout))
+
+
+def test_a_whole_prompt_counts_its_text_as_positions(runner, voices):
+    streaming, whole = (
+        prepare(runner, voices, "Hello there.", "english", "austen", prompt=layout) for layout in ("streaming", "whole")
+    )
+    tokens, frames = whole.model_input.tokens, len(voices["austen"].codes)
+    assert whole.prefill_positions == len(tokens.text) + 1 + 1 + frames
+    over_codes = min(len(tokens.reference), frames)
+    before = streaming.model_input.constant_positions - over_codes
+    assert whole.model_input.constant_positions == before + len(tokens.reference)
 
 
 @pytest.mark.parametrize("stagger", [0, 2, 7])
@@ -159,12 +190,13 @@ def test_different_seeds_give_different_codes(runner, voices):
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling()], ids=["greedy", "seeded"])
 @pytest.mark.parametrize("voice", ["austen", "xvector"])
-def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voices, voice, sampling):
-    whole = prepare(runner, voices, "Where was I?", "english", voice, seed=5, sampling=sampling)
+@pytest.mark.parametrize("layout", ["streaming", "whole"])
+def test_a_stream_resumed_at_any_frame_goes_on_as_if_uninterrupted(runner, voices, layout, voice, sampling):
+    given = {"seed": 5, "sampling": sampling, "prompt": layout}
+    whole = prepare(runner, voices, "Where was I?", "english", voice, **given)
     ((codes, pcm),) = speak(runner, [whole], frames=14)
     for cut in range(1, len(codes)):
-        fields = {"seed": 5, "sampling": sampling, "delivered_codes": codes[:cut]}
-        resumed = prepare(runner, voices, "Where was I?", "english", voice, **fields)
+        resumed = prepare(runner, voices, "Where was I?", "english", voice, **given, delivered_codes=codes[:cut])
         assert resumed.max_frames == whole.max_frames
         ((rest, rest_pcm),) = speak(runner, [resumed], frames=len(codes) - cut)
         np.testing.assert_array_equal(rest, codes[cut:])
@@ -244,6 +276,58 @@ def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
     assert "CUDA graphs are off" in caplog.text
     ((codes, _),) = speak(small, [prepare(small, voices, "Hello there.", "english", "austen")], frames=4)
     assert codes.any()
+
+
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_codes_of_a_wider_talker_equal_upstreams(wide_checkpoint, wide_voices, wide_upstream_codes, form):
+    runner = TorchRunner(wide_checkpoint, EngineConfig(slots=4, max_positions=512), make_backend(form))
+    assert (runner.predictor.frame is not None) == (form == "packed")
+    given = [("Hello there.", "english", voice) for voice in ("austen", "xvector")] + [("x", "auto", "short")]
+    spoken = speak(runner, [prepare(runner, wide_voices, *each) for each in given], stagger=2)
+    for (text, language, voice), (codes, _) in zip(given, spoken, strict=True):
+        np.testing.assert_array_equal(codes, wide_upstream_codes(text, language, wide_voices[voice], FRAMES))
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+@pytest.mark.parametrize("form", ["packed", "plain"])
+def test_prompts_that_are_filled_together_equal_each_filled_alone(request, voices, form, graphed):
+    """Of several lengths: padding is overwritten before it is read."""
+    runner = request.getfixturevalue(FIXTURES[form])
+    delivered = np.random.default_rng(0).integers(0, 60, (20, 16)).astype(np.int16)
+    given = [COMBINATIONS[0], COMBINATIONS[1], COMBINATIONS[2], COMBINATIONS[-1]]
+    jobs = [
+        prepare(runner, voices, *each, delivered_codes=None if n != 1 else delivered) for n, each in enumerate(given)
+    ]
+    alone = [speak(runner, [job], frames=8)[0][0] for job in jobs]
+    if graphed:
+        runner.use_graphs(GraphedSteps(runner.steps, runner.slots, 1024, lambda step: step))
+    try:
+        slots = [3, 0, 2, 1]
+        runner.prefill(slots, jobs)
+        frames = []
+        for _ in range(8):
+            frames.append(runner.predict(slots).codes)
+            runner.talk(slots)
+    finally:
+        runner.use_graphs(None)
+        for slot in slots:
+            runner.release(slot)
+    for together, codes in zip(np.stack(frames, axis=1), alone, strict=True):
+        np.testing.assert_array_equal(together[: len(codes)], codes)
+
+
+def test_prompts_whose_padding_does_not_fit_are_filled_one_by_one(runner, voices):
+    near_the_end = np.random.default_rng(0).integers(0, 60, (900, 16)).astype(np.int16)
+    jobs = [
+        prepare(runner, voices, "a" * 600, "auto", "xvector", delivered_codes=near_the_end),
+        prepare(runner, voices, "Hello there.", "english", "austen"),
+    ]
+    alone = [speak(runner, [job], frames=3)[0][0] for job in jobs]
+    runner.prefill([0, 1], jobs)
+    together = runner.predict([0, 1]).codes
+    for slot in (0, 1):
+        runner.release(slot)
+    np.testing.assert_array_equal(together, [codes[0] for codes in alone])
 
 
 def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):

@@ -208,19 +208,20 @@ def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, refere
     assert torch.equal(cache.values, whole.values)
 
 
+@pytest.mark.parametrize("new", [1, 5])
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("slots", [list(range(10)), [11, 3, 4, 5, 0, 1, 9, 10, 2, 7]], ids=["neighbours", "apart"])
-def test_a_batched_row_is_the_row_alone_to_the_last_bit(stack, reference, threads, slots):
+def test_a_batched_row_is_the_row_alone_to_the_last_bit(stack, reference, threads, slots, new):
     together, alone = reference.empty_cache(), reference.empty_cache()
     starts = [3, 17, 1, 2, 30, 9, 9, 4, 25, 6]
     for cache in (together, alone):
         for slot, start in zip(slots, starts, strict=True):
             prompt = normal(1, start, SHAPE.hidden, seed=slot).to(reference.dtype)
             stack.run_aligned(prompt, cache, slice(slot, slot + 1), 0)
-    x = normal(10, 1, SHAPE.hidden, seed=50).to(reference.dtype)
+    x = normal(10, new, SHAPE.hidden, seed=50).to(reference.dtype)
     x[4] *= 1000  # a scale of the batch would crush the others
     rows = slice(0, 10) if slots == list(range(10)) else torch.tensor(slots)
-    result = stack.run_staggered(x, together, rows, torch.tensor(starts), 31)
+    result = stack.run_staggered(x, together, rows, torch.tensor(starts), 30 + new)
     for row, (slot, start) in enumerate(zip(slots, starts, strict=True)):
         own = stack.run_aligned(x[row : row + 1], alone, slice(slot, slot + 1), start)
         assert torch.equal(own, result[row : row + 1])

@@ -168,7 +168,7 @@ def test_the_engine_speaks_eight_codes_a_frame_as_upstream_does(assembled):
     assert voice.codes.shape == (13, shapes.GROUPS)
     runner = TorchRunner(assembled, EngineConfig(slots=1), make_backend("packed"))
     greedy = Sampling(temperature=0.0)
-    runner.prefill(0, runner.prepare(SpeechRequest("The mat.", "noise", "english", sampling=greedy), voice))
+    runner.prefill([0], [runner.prepare(SpeechRequest("The mat.", "noise", "english", sampling=greedy), voice)])
     ours = []
     for _ in range(6):
         ours.append(runner.predict([0]).codes[0])

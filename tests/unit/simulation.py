@@ -8,7 +8,7 @@ from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine, Stream
 from serve_app.engine.interface import Frames, Prepared
 from serve_app.engine.scheduler import Sleep, plan
-from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechRequest
+from serve_app.speech import SAMPLES_PER_FRAME, AudioChunk, SpeechEnd, SpeechRequest
 
 QUIET_VOICE = "v"
 
@@ -42,7 +42,7 @@ class SimulatedRunner:
         self.waiting_for_talk: set[int] = set()
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.broken: set[str] = set()
-        self.batches: dict[str, list[int]] = {"predict": [], "talk": [], "decode": []}
+        self.batches: dict[str, list[int]] = {"prefill": [], "predict": [], "talk": [], "decode": []}
 
     def prepare(self, request: SpeechRequest, voice: object = None) -> Prepared:
         delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
@@ -57,14 +57,16 @@ class SimulatedRunner:
         if stage in self.batches:
             self.batches[stage].append(len(slots))
 
-    def prefill(self, slot: int, prepared: Prepared) -> None:
-        assert slot not in self.texts, "the slot is taken"
-        delivered, context = prepared.request.delivered_codes, prepared.request.context
-        context_s = 0.0 if context is None else self.costs.context_frame_s * len(context.codes)
-        self._spend("prefill", (slot,), self.costs.prefill_s + context_s)
-        self.texts[slot] = prepared.request.text
-        self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
-        self.waiting_for_talk.discard(slot)
+    def prefill(self, slots, prepared) -> None:
+        assert not set(slots) & set(self.texts), "a slot is taken"
+        contexts = [each.request.context for each in prepared]
+        frames = sum(len(context.codes) for context in contexts if context is not None)
+        self._spend("prefill", tuple(slots), self.costs.prefill_s + self.costs.context_frame_s * frames)
+        for slot, each in zip(slots, prepared, strict=True):
+            delivered = each.request.delivered_codes
+            self.texts[slot] = each.request.text
+            self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
+            self.waiting_for_talk.discard(slot)
 
     def predict(self, slots) -> Frames:
         assert not self.waiting_for_talk & set(slots), "a frame before the talker has digested the last one"
@@ -101,7 +103,9 @@ def codes_of(text: str, frame: int) -> np.ndarray:
 
 
 def pcm_of(text: str, begin: int, frames: int) -> np.ndarray:
-    values = [codes_of(text, frame)[0] / 2048 + 0.01 for frame in range(begin, begin + frames)]
+    """A frame has a value of its own; an underscore is silence."""
+    frames = range(begin, begin + frames)
+    values = [0.0 if text[frame] == "_" else codes_of(text, frame)[0] / 2048 + 0.01 for frame in frames]
     return np.repeat(np.array(values, dtype=np.float32), SAMPLES_PER_FRAME)
 
 
@@ -129,7 +133,7 @@ class Listener:
             self.first_audio_s = self.heard_until_s = now_s
         elif now_s > self.heard_until_s + 1e-9:
             self.underruns += 1
-        self.heard_until_s = max(self.heard_until_s, now_s) + len(event.codes) * FRAME_S
+        self.heard_until_s = max(self.heard_until_s, now_s) + len(event.pcm) / 24_000
         self.chunks.append(event)
         self.stream.consumed(len(event.codes))
 
@@ -156,11 +160,9 @@ class Simulation:
         self.engine = Engine(self.runner, self.settings, clock=lambda: self.runner.now_s)
         self.listeners: list[Listener] = []
 
-    def speak(self, text: str, *, listening: bool = True, delivered=None, priority: int = 0, context=None) -> Listener:
-        """Submit a stream now."""
-        request = SpeechRequest(
-            text, QUIET_VOICE, listening=listening, delivered_codes=delivered, priority=priority, context=context
-        )
+    def speak(self, text: str, *, listening: bool = True, delivered=None, **fields) -> Listener:
+        """Submit a stream now; ``fields`` are those of its request."""
+        request = SpeechRequest(text, QUIET_VOICE, listening=listening, delivered_codes=delivered, **fields)
         listener = Listener(text, self.runner.now_s, listening)
         self.listeners.append(listener)
         listener.stream = self.engine.submit(

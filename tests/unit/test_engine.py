@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from simulation import SimulatedCosts, SimulatedRunner, Simulation, codes_of, pc
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine, EngineLoad, PlaybackStats
 from serve_app.errors import CapacityError, TtsUnavailableError
-from serve_app.speech import SpeechEnd, SpeechRequest
+from serve_app.speech import SAMPLES_PER_FRAME, SilenceLimits, SpeechEnd, SpeechRequest
 
 
 def expected_codes(text):
@@ -234,17 +235,28 @@ def test_an_engine_whose_own_code_fails_ends_its_streams_and_takes_no_more(monke
 
 def test_a_prefill_that_refuses_harms_that_stream_alone():
     class Full(SimulatedRunner):
-        def prefill(self, slot, prepared):
-            if prepared.request.text == "big":
+        def prefill(self, slots, prepared):
+            if any(each.request.text == "big" for each in prepared):
                 raise CapacityError("no memory", retry_after_ms=5)
-            super().prefill(slot, prepared)
+            super().prefill(slots, prepared)
 
     sim = Simulation(Full())
     small, big = sim.speak("a" * 20), sim.speak("big")
     sim.run()
     assert (big.end.code, big.end.retry_after_ms) == ("CAPACITY", 5)
     assert small.end.finish_reason == "eos"
+    np.testing.assert_array_equal(small.codes, expected_codes("a" * 20))
     assert sim.engine.healthy
+
+
+def test_requests_that_arrive_together_are_prefilled_together():
+    sim = Simulation()
+    listeners = [sim.speak(chr(97 + number) * 20) for number in range(12)]
+    sim.run()
+    assert sim.runner.batches["prefill"][0] == 10
+    assert max(listener.ttfa_s for listener in listeners[:10]) < 0.5
+    for listener in listeners:
+        np.testing.assert_array_equal(listener.codes, expected_codes(listener.text))
 
 
 def test_a_stream_that_stopped_saying_anything_is_ended_as_stalled():
@@ -295,8 +307,8 @@ def test_the_thread_serves_submissions_from_other_threads_and_stops():
 
 def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
     class Stuck(SimulatedRunner):
-        def prefill(self, slot, prepared):
-            super().prefill(slot, prepared)
+        def prefill(self, slots, prepared):
+            super().prefill(slots, prepared)
             entered.set()
             assert leave.wait(10)
 
@@ -350,3 +362,54 @@ def test_an_engine_knows_how_long_streams_hold_their_slots():
     sim.run()
     assert sim.engine.stream_s == pytest.approx(took_s, rel=0.01), "the time before the slot does not count"
     assert waiting[-1].end.timings_s["total"] > 2 * took_s
+
+
+SILENCE = SilenceLimits(0.005, leading_samples=960, left_out_samples=6 * SAMPLES_PER_FRAME, trailing_samples=4800)
+"""A frame is 1920 samples: half a frame of a soft start, and two and a half of silence at the end."""
+
+
+def test_silence_before_the_first_sound_and_after_the_last_is_left_out():
+    sim = Simulation()
+    text = "____abcdefgh____ijk_______"
+    listener = sim.speak(text, silence=SILENCE)
+    sim.run()
+    whole = pcm_of(text, 0, len(text))
+    np.testing.assert_array_equal(listener.pcm, whole[4 * 1920 - 960 : 19 * 1920 + 4800])
+    np.testing.assert_array_equal(listener.codes, expected_codes(text))
+    assert (listener.end.finish_reason, listener.end.frames) == ("eos", len(text))
+    assert listener.chunks[-1].silent_samples == 4800
+
+
+def test_the_first_audio_and_the_slack_count_from_the_first_sample_sent():
+    sim = Simulation()
+    listener = sim.speak("____" + "a" * 40, silence=SILENCE)
+    while listener.first_audio_s is None:
+        assert sim.engine.step()
+    assert [stage for stage, _ in sim.runner.log].count("decode") == 5
+    assert listener.chunks[0].timings_s["codec"] == pytest.approx(5 * 0.004)
+    assert sum(listener.chunks[0].timings_s.values()) == pytest.approx(listener.ttfa_s)
+    assert listener.stream.heard_until_s == pytest.approx(listener.first_audio_s + 0.12)
+    sim.run()
+    assert listener.underruns == 0
+    assert listener.end.timings_s["first_audio"] == pytest.approx(listener.ttfa_s)
+
+
+@pytest.mark.parametrize("text", ["___abcd_____efg_____", "abc_________d"])
+def test_a_stream_that_is_resumed_anywhere_leaves_out_the_same_silence(text):
+    sim = Simulation()
+    whole = sim.speak(text, silence=SILENCE)
+    sim.run()
+    for taken in range(1, len(whole.chunks)):
+        had = whole.chunks[:taken]
+        codes = np.concatenate([chunk.codes for chunk in had])
+        silence = replace(SILENCE, delivered_samples=had[-1].silent_samples)
+        rest = sim.speak(text, delivered=codes, silence=silence)
+        sim.run()
+        np.testing.assert_array_equal(np.concatenate([*[chunk.pcm for chunk in had], rest.pcm]), whole.pcm)
+
+
+def test_a_stream_without_any_sound_ends():
+    sim = Simulation()
+    listener = sim.speak("____", silence=SILENCE)
+    sim.run()
+    assert (listener.end.finish_reason, listener.end.frames, len(listener.pcm)) == ("eos", 4, 960)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 
 from serve_app.cluster.retry import VAIN_ATTEMPTS, VAIN_ATTEMPTS_ONCE_SPOKEN, Resumption
-from serve_app.speech import AudioChunk, SpeechRequest
+from serve_app.speech import AudioChunk, SilenceLimits, SpeechRequest
 
 
 def chunk(first_frame, frames=2):
@@ -77,3 +77,9 @@ def test_progress_forgives():
 def test_two_streams_do_not_come_again_at_the_same_moment():
     (_, one), (_, other) = (waits(Resumption(SpeechRequest("Hello.", "austen", seed=seed))) for seed in (1, 500))
     assert one != other
+
+
+def test_the_next_stream_is_told_how_much_silence_was_delivered_last():
+    held = Resumption(SpeechRequest("Hello.", "austen", silence=SilenceLimits(0.01, 960, trailing_samples=9600)))
+    held.add(replace(chunk(0), silent_samples=480))
+    assert held.request.silence == SilenceLimits(0.01, 960, trailing_samples=9600, delivered_samples=480)

@@ -42,8 +42,39 @@ def test_a_listener_is_urgent_earlier_when_a_longer_prefill_waits():
     known.observe("prefill", 300, 1.0)
     listener = view(0, "talk", heard_until_s=99.5)
     for positions, stage in ((20, "prefill"), (310, "talk")):
-        state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=positions)
+        state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=[positions])
         assert plan(state, 99.0).stage == stage
+
+
+@pytest.mark.parametrize(
+    ("positions", "requests"),
+    [
+        ([12], 1),
+        ([12] * 10, 10),
+        ([12, 20, 16, 14], 4),
+        ([12, 12, 300, 12], 2),  # two others would be padded to 300
+        ([300, 12], 1),
+        ([300, 290, 310], 3),
+        ([1000, 1000, 1000], 2),  # no more than 2048 positions at once
+    ],
+)
+def test_requests_of_about_one_length_are_prefilled_together(positions, requests):
+    state = State([], 98.9, True, costs(prefill=0.001), EngineConfig(), waiting_positions=positions)
+    assert plan(state, 99.0) == Step("prefill", requests=requests)
+
+
+def test_no_more_requests_are_prefilled_together_than_the_listeners_can_afford():
+    known = costs(prefill=0.1)
+    listener = view(0, "talk", heard_until_s=99.6)
+    state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=[12] * 8)
+    assert plan(state, 99.0) == Step("prefill", requests=3)  # 1.5 times 0.3 s and a frame
+    known.observe("prefill", 96, 0.15)  # measured: all of them take little longer than one
+    assert plan(state, 99.0) == Step("prefill", requests=8)
+
+
+def test_a_listener_past_saving_does_not_keep_requests_apart():
+    state = State([view(0, "talk", heard_until_s=98.0)], 98.9, True, costs(), EngineConfig(), waiting_positions=[9, 9])
+    assert plan(state, 99.0) == Step("prefill", requests=2)
 
 
 def test_a_listener_past_saving_does_not_keep_new_requests_out():

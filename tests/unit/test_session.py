@@ -33,10 +33,10 @@ from serve_app.protocol.messages import (
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
-from serve_app.speech import AudioChunk, SpeechEnd, VoiceClip
+from serve_app.speech import UNLIMITED_SAMPLES, AudioChunk, SpeechEnd, VoiceClip
 from serve_app.text.cleaning import TextCleaning
 from serve_app.text.tags import Pause
-from serve_app.voices.voice import VoiceStatus
+from serve_app.voices.voice import VoiceManifest, VoiceStatus
 
 VOICES = {
     "makima": VoiceStatus("makima", "ready", "", None),
@@ -127,6 +127,10 @@ class Bench:
         self._perform(self.session.event(self.call.call_id, chunk, self.now_s))
         return self
 
+    def event(self, event):
+        self._perform(self.session.event(self.call.call_id, event, self.now_s))
+        return self
+
     def end(self, reason="eos", **more):
         self._perform(self.session.event(self.call.call_id, SpeechEnd(reason, 1, **more), self.now_s))
         return self.over()
@@ -204,6 +208,7 @@ def test_complete_says_what_was_spoken():
         duration_ms=800,
         finish_reason="length",
         ttfa_ms=500,
+        audible_ms=500,
         rtf=2.5,
         characters=6,
         seed=7,
@@ -1083,3 +1088,77 @@ def test_an_alias_of_no_voice_is_not_found_and_the_default_is_not_taken_for_it()
     (error,) = only(bench.send(), ErrorMessage)
     assert (error.code, "makima" in error.message) == ("VOICE_NOT_FOUND", True)
     assert bench.calls == []
+
+
+def silent_chunk(pcm, silent_samples=0):
+    return AudioChunk(0, np.zeros((1, 16), dtype=np.int16), pcm.astype(np.float32), silent_samples=silent_samples)
+
+
+def test_the_first_text_chunk_keeps_a_soft_start_and_later_ones_what_is_left_of_the_pause():
+    limits = SessionConfig(leading_silence_limit_s=0.3, leading_silence_kept_s=0.02, pause_between_chunks_s=0.25)
+    bench = Bench(limits).say(Speak(text="One|two|three"))
+    first = bench.call.request.silence
+    assert (first.leading_samples, first.left_out_samples, first.trailing_samples) == (480, 7200, 6000)
+    assert first.level == pytest.approx(10**-2.5)
+    bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=4800)).end()
+    second = bench.call.request.silence
+    assert (second.leading_samples, second.left_out_samples) == (1200, UNLIMITED_SAMPLES)
+    bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=6000)).end()
+    assert bench.call.request.silence.leading_samples == 480
+
+
+def test_all_silence_is_sent_if_it_is_not_limited():
+    limits = SessionConfig(leading_silence_limit_s=0, pause_between_chunks_s=None)
+    bench = Bench(limits).say(Speak(text="One|two"))
+    assert bench.call.request.silence is None
+    bench.audio(1).end()
+    assert bench.call.request.silence is None
+
+
+def test_audio_without_samples_makes_no_message():
+    bench = Bench().say(Speak(text="One", utterance_id="a")).audio(1)
+    bench.event(silent_chunk(np.zeros(0), silent_samples=960))
+    messages = bench.end().send()
+    assert [message.duration_ms for message in only(messages, AudioMessage)] == [80, 0]
+
+
+def test_complete_says_when_the_first_sound_is_heard():
+    bench = Bench().say(Speak(text="One"))
+    bench.now_s = 0.2
+    bench.event(silent_chunk(np.zeros(1920)))
+    bench.now_s = 0.25  # is played at 0.28, when the first 80 ms are over
+    bench.event(silent_chunk(np.concatenate([np.zeros(720), np.full(1200, 0.5)])))
+    complete = only(bench.end().send(), Complete)[0]
+    assert (complete.ttfa_ms, complete.audible_ms) == (200, 310)
+
+
+def test_complete_of_silence_does_not_say_when_it_is_heard():
+    bench = Bench().say(Speak(text="One")).event(silent_chunk(np.zeros(1920)))
+    assert only(bench.end().send(), Complete)[0].audible_ms is None
+
+
+def test_a_request_chooses_where_its_text_goes_then_the_voice_then_the_configuration():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    of_whole = VoiceStatus("whole", "ready", "", VoiceManifest(**named, prompt="whole"))
+    of_none = VoiceStatus("plain", "ready", "", VoiceManifest(**named))
+    bench = Bench(voices={"whole": of_whole, "plain": of_none, "makima": VOICES["makima"]})
+    bench.say(
+        Speak(text="A", voice="plain"),
+        Speak(text="B|C", voice="whole"),
+        Speak(text="D", voice="whole", prompt="streaming"),
+        Start(prompt="whole"),
+        Speak(text="E", voice="plain"),
+    ).speak_all()
+    assert [call.request.prompt for call in bench.calls] == ["streaming", "whole", "whole", "streaming", "whole"]
+    assert only(bench.send(), Ready)[0].prompt == "whole"
+    configured = Bench(text=BarPipeline(prompt="whole")).say(Speak(text="A"))
+    assert configured.call.request.prompt == "whole"
+
+
+def test_an_utterance_keeps_its_layout_if_the_voice_changes_meanwhile():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    voices = {"v": VoiceStatus("v", "ready", "", VoiceManifest(**named, prompt="whole"))}
+    bench = Bench(voices=voices).say(Speak(text="A|B", voice="v"))
+    voices["v"] = VoiceStatus("v", "ready", "", VoiceManifest(**named, prompt="streaming"))
+    bench.audio(1).end()
+    assert bench.call.request.prompt == "whole"

@@ -39,7 +39,15 @@ def audio(metrics, now_s):
 
 def complete(metrics, now_s=10.0, reason="eos"):
     done = Complete(
-        utterance_id="u", duration_ms=800, finish_reason=reason, ttfa_ms=1, rtf=0.25, characters=6, seed=1, voice="v"
+        utterance_id="u",
+        duration_ms=800,
+        finish_reason=reason,
+        ttfa_ms=1,
+        audible_ms=41,
+        rtf=0.25,
+        characters=6,
+        seed=1,
+        voice="v",
     )
     metrics.sent(Send(done, ends=1), 2, now_s)
 
@@ -157,3 +165,10 @@ def test_what_alerts_look_at_is_there_before_it_counts(recorded):
     IngressMetrics(recorded)
     assert {"errors CAPACITY", "errors SYNTHESIS_ERROR", "utterances eos", "streams_resumed given_up"} <= recorded.seen
     assert recorded.counters == {}
+
+
+def test_the_silence_before_the_first_sound_is_measured(meter, recorded):
+    meter.called(call(), 0.0)
+    audio(meter, 1.0)
+    complete(meter)
+    assert recorded.histograms["leading_silence_seconds"] == [0.04]

@@ -61,17 +61,17 @@ class Stack(Protocol):
         ...
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own position.
+        """Run T new positions of several slots, each from its own position on.
 
         Args:
-            x: [B, 1, H].
-            cache: written in place at (rows, positions).
+            x: [B, T, H].
+            cache: written in place at ``positions`` to ``positions + T - 1`` of each slot.
             rows: the B slots.
-            positions: [B] int64, each slot's new position; the slot holds all positions before it.
-            length: positions of the cache to read; more than any of ``positions``.
+            positions: [B] int64, each slot's first new position; the slot holds all positions before it.
+            length: positions of the cache to read; at least ``positions + T`` of every slot.
 
         Returns:
-            [B, 1, H], after the final norm.
+            [B, T, H], after the final norm.
         """
         ...
 
@@ -86,7 +86,10 @@ class FrameSampler(Protocol):
     def sample_frame(
         self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`."""
+        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`.
+
+        ``hidden`` [B, H] has the code predictor's width.
+        """
         ...
 
 

@@ -343,7 +343,7 @@ class CompiledStack:
         return self._run(x, cache, first_slot=rows.start, first_position=start, slots=0, positions=0)
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own position."""
+        """Run T new positions of several slots, each from its own position on."""
         assert length <= self._positions, "the new positions would exceed the cache"
         first, slots = (rows.start, 0) if isinstance(rows, slice) else (0, rows.data_ptr())
         return self._run(x, cache, first_slot=first, first_position=0, slots=slots, positions=positions.data_ptr())

@@ -47,12 +47,15 @@ class CpuBackend:
     def predictor(
         self, weights: PredictorWeights, shape: StackShape, embedding: CodeEmbedding, cache: KvCache
     ) -> PredictorLayers:
-        """Make the code predictor's layers; all steps are one call, unless the talker is wider."""
+        """Make the code predictor's layers; all steps are one call.
+
+        Of a wider talker, the embeddings of all codes are brought to the code predictor's width now.
+        """
         stack = CompiledStack(weights.layers, weights.norm, shape, cache.positions, self._predictor_weights)
         heads = [TiledLinear(head, self._weights) for head in weights.heads]
-        if weights.projection is not None:
-            return PredictorLayers(stack, heads, project=self.linear(*weights.projection))
-        return PredictorLayers(stack, heads, frame=CompiledFrame(stack, heads, embedding, cache))
+        project = None if weights.projection is None else self.linear(*weights.projection)
+        narrow = embedding if project is None else embedding.through(project)
+        return PredictorLayers(stack, heads, project, CompiledFrame(stack, heads, narrow, cache))
 
     def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
         """Draw one code per row."""

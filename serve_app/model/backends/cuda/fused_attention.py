@@ -160,7 +160,7 @@ class Attention:
         return Places(self._zero, 0, rows.start, self._zero, 0, start)
 
     def staggered(self, rows: Rows, positions: Tensor) -> Places:
-        """Several slots, each at its own position."""
+        """Several slots, each from its own position on."""
         if isinstance(rows, slice):
             return Places(self._zero, 0, rows.start, positions, 1, 0)
         return Places(rows, 1, 0, positions, 1, 0)

@@ -80,7 +80,7 @@ class FusedStack:
         return self._run(x, cache, self._attention.aligned(rows, start))
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own position."""
+        """Run T new positions of several slots, each from its own position on."""
         assert length <= self._positions, "the new positions would exceed the cache"
         return self._run(x, cache, self._attention.staggered(rows, positions))
 

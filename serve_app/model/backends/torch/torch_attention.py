@@ -63,24 +63,26 @@ class Aligned:
 
 
 class Staggered:
-    """Several slots, each with one new position of its own."""
+    """Several slots, each with T new positions from its own position on."""
 
     def __init__(self, rotary: Rotary, x: Tensor, rows: Rows, positions: Tensor, length: int) -> None:
-        """Use ``positions`` [B] of the B slots, for [B, 1, H]; attention covers the first ``length`` positions."""
-        hidden = torch.arange(length, device=x.device) > positions[:, None]  # [B, length]
+        """Begin at ``positions`` [B] of the B slots, for [B, T, H]; attention covers the first ``length`` positions."""
+        new = positions[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, T]
+        hidden = torch.arange(length, device=x.device) > new[:, :, None]  # [B, T, length]
         mask = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
-        self._mask = mask[:, None, None]
-        self._rows, self._positions, self._length = rows, positions, length
-        self._slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
-        self.cos = rotary.cos[positions][:, None, None]
-        self.sin = rotary.sin[positions][:, None, None]
+        self._mask = mask[:, None]
+        self._rows, self._positions, self._length = rows, new, length
+        slots = torch.arange(rows.start, rows.stop, device=x.device) if isinstance(rows, slice) else rows
+        self._slots = slots[:, None]
+        self.cos = rotary.cos[new][:, :, None]
+        self.sin = rotary.sin[new][:, :, None]
 
     def store(self, cached: Tensor, new: Tensor) -> None:
-        """Write ``new`` [B, 1, KV, D] into one layer's keys or values [slots, KV, P, D]."""
-        cached[self._slots, :, self._positions] = new[:, 0]
+        """Write ``new`` [B, T, KV, D] into one layer's keys or values [slots, KV, P, D]."""
+        cached[self._slots, :, self._positions] = new
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend with [B, 1, heads, D] to one layer's keys and values [slots, KV, P, D]: [B, 1, heads * D]."""
+        """Attend with [B, T, heads, D] to one layer's keys and values [slots, KV, P, D]: [B, T, heads * D]."""
         attended = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys[:, :, : self._length][self._rows],

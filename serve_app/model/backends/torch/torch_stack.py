@@ -59,7 +59,7 @@ class TorchStack:
         return self._run(x, cache, Aligned(self._rotary, x, rows, start))
 
     def run_staggered(self, x: Tensor, cache: KvCache, rows: Rows, positions: Tensor, length: int) -> Tensor:
-        """Run one new position of several slots, each at its own position."""
+        """Run T new positions of several slots, each from its own position on."""
         return self._run(x, cache, Staggered(self._rotary, x, rows, positions, length))
 
     def _run(self, x: Tensor, cache: KvCache, span: Span) -> Tensor:

@@ -1,0 +1,249 @@
+"""Measures one GPU: the engine alone, then the whole service under load, and after the loss of a generator.
+
+    python benchmarks/gpu.py                    # at most 20 minutes; random weights in the shapes of the release
+    python benchmarks/gpu.py --model Qwen/Qwen3-TTS-12Hz-0.6B-Base
+    python benchmarks/gpu.py --try              # the same steps in two minutes, on a CPU too, with tiny random weights
+
+1. The engine alone, 1 to 32 streams: our kernels and torch's, the 0.6B and the 1.7B shapes (``benchmarks/engine.py``).
+2. The service: Ray, an ingress and generators on shares of the GPU. Clients arrive at random (Poisson), at 1 to 40
+   utterances a second, each on its own socket, and speak with a cloned voice whose prompt is cached. The results are
+   the time to the first audible sound, underruns, and audio seconds per second.
+3. The same load while one generator is killed.
+
+Prints tables, and writes ``bench-gpu.json`` and ``bench-gpu.svg`` to ``--out``. The loads come from the same machine as
+the service, so they take a part of its processors.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service import MemoryWatch, Service, started
+
+from serve_app.cli.load.arrivals import Arrival, Speech, poisson
+from serve_app.cli.load.client import Target, load
+from serve_app.cli.load.figures import Summary, summarize
+from serve_app.cli.load.knee import parse_slo
+from serve_app.cli.load.picture import draw_steps
+from serve_app.cli.processes import descendants
+
+ROOT = Path(__file__).parents[1]
+TEXTS = (
+    "It is good to hear you.",
+    "The next train to the coast leaves from platform four in about ten minutes.",
+    "I have found three hotels near the station, and two of them have a free room for tonight.",
+    "Please hold the line while I look up your order.",
+)
+GENERATOR = "ServeReplica:tts:Generator"
+KILL_AFTER = 0.4
+"""Share of the last load after which a generator is killed."""
+
+PUBLISHED = (
+    ("SGLang-Omni, 1.7B Base, cloning, one H100, 20 utterances/s", "103 ms median, 178 ms p95"),
+    ("nari, fixed speaker, 10 utterances/s", "34 ms p95"),
+    ("goal: cloning, 20 utterances/s", "60 ms p95"),
+    ("goal: cloning, 10 utterances/s", "35 ms p95"),
+)
+"""Time to first audio as others publish it, and this project's goals. The machines and the texts differ."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        engines: (model, weight format) of each run of the engine alone.
+        streams: streams of these runs.
+        frames: frames of each stream.
+        model: the model of the service.
+        device: ``cuda`` or ``cpu``.
+        generators: numbers of generators; each is a service of its own.
+        rates_hz: utterances a second.
+        seconds: length of each load.
+    """
+
+    engines: Sequence[tuple[str, str]]
+    streams: str
+    frames: int
+    model: str
+    device: str
+    generators: Sequence[int]
+    rates_hz: Sequence[float]
+    seconds: float
+
+
+WHOLE = Plan(
+    engines=(
+        ("full-random", "plain"),
+        ("full-random", "torch"),
+        ("full-random-1.7b", "plain"),
+        ("full-random-1.7b", "torch"),
+    ),
+    streams="1,2,4,8,16,32",
+    frames=60,
+    model="full-random",
+    device="cuda",
+    generators=(2, 4),
+    rates_hz=(1, 5, 10, 20, 30, 40),
+    seconds=30,
+)
+TRIAL = Plan((("tiny", "plain"), ("tiny-1.7b", "plain")), "1,2", 10, "tiny", "auto", (2,), (1, 2), 5)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--try", dest="trial", action="store_true", help="tiny random weights, on any device")
+    parser.add_argument("--model", help="model of the service; default: random weights in the shapes of the release")
+    parser.add_argument("--voice", default="austen")
+    parser.add_argument("--out", type=Path, default=Path(), help="directory for bench-gpu.json and bench-gpu.svg")
+    options = parser.parse_args()
+    plan = TRIAL if options.trial else WHOLE
+    if options.model is not None:
+        plan = dataclasses.replace(plan, model=options.model)
+    began_s = time.monotonic()
+    figures: dict[str, Any] = {"gpu": gpu(), "engine": [engine(plan, *each) for each in plan.engines], "service": []}
+    for generators in plan.generators:
+        with started(ROOT / "configs" / "gpu.yaml", overrides(plan, generators, options.voice)) as service:
+            figures["service"].append({"generators": generators, **measure(service, plan, options.voice)})
+    figures["minutes"] = round((time.monotonic() - began_s) / 60, 1)
+    report(figures)
+    (options.out / "bench-gpu.json").write_text(json.dumps(figures, indent=2, default=dict) + "\n")
+    steps = [(row["rate_hz"], Summary(**row["summary"])) for row in figures["service"][-1]["loads"]]
+    draw_steps(steps, parse_slo("audible_ttfa_p95_ms=60,underruns=0.01,errors=0.01"), options.out / "bench-gpu.svg")
+
+
+def gpu() -> dict[str, str] | None:
+    """Name, driver and used memory of the first GPU; None without one."""
+    asked = "name", "driver_version", "memory.total", "memory.used"
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - no input
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return dict(zip(asked, (each.strip() for each in answer.split(",")), strict=True))
+
+
+def engine(plan: Plan, model: str, weights: str) -> dict[str, Any]:
+    """Results of the engine alone, measured in a process of its own, whose memory is then free again."""
+    file = Path(f".gpu-engine-{os.getpid()}.json")
+    command = [sys.executable, "benchmarks/engine.py", "--model", model, "--weights", weights, "--json", str(file)]
+    command += ["--streams", plan.streams, "--frames", str(plan.frames), "--device", plan.device]
+    try:
+        subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 - our own script
+        return {"model": model, "weights": weights, **json.loads((ROOT / file).read_text())}
+    finally:
+        (ROOT / file).unlink(missing_ok=True)
+
+
+def overrides(plan: Plan, generators: int, voice: str) -> dict[str, dict[str, Any]]:
+    """Settings that replace those of configs/gpu.yaml: a fixed number of generators on equal shares of the GPU."""
+    on_gpu = plan.device == "cuda"
+    changed: dict[str, dict[str, Any]] = {
+        "model": {"source": plan.model, "device": plan.device, "dtype": "bfloat16" if on_gpu else "auto"},
+        "generator": {
+            "min_replicas": generators,
+            "max_replicas": generators,
+            "num_gpus": 1 / generators if on_gpu else 0,
+            "num_cpus": 1 if on_gpu else 0.5,
+        },
+        "voices": {"default": voice},
+    }
+    if "random" in plan.model or "tiny" in plan.model:  # such weights seldom end a stream by themselves
+        changed["engine"] = {"budget_frames_per_character": 0.8, "budget_min_frames": 10}
+    return changed
+
+
+def measure(service: Service, plan: Plan, voice: str) -> dict[str, Any]:
+    """Results of one service: all loads, and one with the loss of a generator."""
+    assert service.pid is not None
+    target = Target(f"ws://{service.address}/api/v1/speak", "", 1000, 60.0, 0.1)
+    speech = Speech(list(TEXTS), voice, "english")
+    asyncio.run(load(poisson(1.0, 3.0, speech, 0), target))  # the first utterances compute what is cached later
+    with MemoryWatch(service.pid) as memory:
+        loads = [
+            {**one_load(poisson(rate_hz, plan.seconds, speech, 1), target, rate_hz), "gpu": gpu()}
+            for rate_hz in plan.rates_hz
+        ]
+    rate_hz = plan.rates_hz[len(plan.rates_hz) // 2]
+    killer = threading.Timer(KILL_AFTER * plan.seconds, kill_a_generator, [service.pid])
+    killer.start()
+    loss = one_load(poisson(rate_hz, plan.seconds, speech, 2), target, rate_hz)
+    killer.join()
+    return {
+        "loads": loads,
+        "loss": loss,
+        "memory": memory.figures(),
+    }
+
+
+def one_load(arrivals: Sequence[Arrival], target: Target, rate_hz: float) -> dict[str, Any]:
+    """Results of one load."""
+    began_s = time.monotonic()
+    summary = summarize(asyncio.run(load(arrivals, target)))
+    took_s = time.monotonic() - began_s
+    return {"rate_hz": rate_hz, "summary": dataclasses.asdict(summary), "audio_s_per_s": summary.audio_s / took_s}
+
+
+def kill_a_generator(launcher: int) -> None:
+    """Kill the first generator of a service."""
+    os.kill(generators_of(launcher)[0], signal.SIGKILL)
+
+
+def generators_of(launcher: int) -> list[int]:
+    """Process ids of a service's generators."""
+    return [pid for pid in descendants(launcher) if command_of(pid).startswith(GENERATOR)]
+
+
+def command_of(pid: int) -> str:
+    """A process's command line; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Print the tables."""
+    print(f"\nGPU: {figures['gpu'] or 'none'}; {figures['minutes']} minutes\n")
+    print("engine alone         weights  streams  ms/frame  audio s/s  TTFA ms")
+    for run in figures["engine"]:
+        for row in run["engine"]:
+            print(
+                f"{run['model']:20s} {run['weights']:7s}  {row['streams']:7d}  {row['ms_per_frame']:8.1f}"
+                f"  {row['audio_s_per_s']:9.1f}  {1e3 * row['ttfa_s']:7.0f}"
+            )
+    print("\ngenerators  utterances/s   complete  audible TTFA ms: p50  p95  p99  underruns  audio s/s")
+    for service in figures["service"]:
+        for each in service["loads"]:
+            print(load_row(service["generators"], f"{each['rate_hz']:g}", each))
+        print(load_row(service["generators"], f"{service['loss']['rate_hz']:g}, one lost", service["loss"]))
+    print("\nelsewhere, time to first audio:")
+    for name, value in PUBLISHED:
+        print(f"  {name}: {value}")
+
+
+def load_row(generators: int, name: str, result: dict[str, Any]) -> str:
+    """One row of the table of loads."""
+    summary = result["summary"]
+    found: dict[str, float] = summary["figures"]
+    waits = "  ".join(f"{found.get(f'audible_ttfa_{each}_ms', float('nan')):4.0f}" for each in ("p50", "p95", "p99"))
+    complete = f"{summary['complete']}/{summary['arrivals']}"
+    underruns = found.get("underruns", float("nan"))
+    return (
+        f"{generators:10d}  {name:>12s}  {complete:>9s}  {waits:>32s}  {underruns:9.1%}  {result['audio_s_per_s']:9.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
