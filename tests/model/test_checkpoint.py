@@ -7,6 +7,7 @@ import torch
 
 from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConfig
 from serve_app.errors import SpeechError
+from serve_app.model import checkpoint as module
 from serve_app.model import factory, memory
 from serve_app.model.checkpoint import load_checkpoint, origin
 from serve_app.model.factory import LoadedModel, load_speaker
@@ -137,3 +138,17 @@ def test_gpu_memory_that_will_never_be_enough_is_an_error(monkeypatch):
     without_memory(monkeypatch, 90 << 30)
     with pytest.raises(CheckpointError, match=r"generator\.num_gpus"):
         load_speaker(AppConfig(generator=GeneratorConfig(num_gpus=0.02)))
+
+
+def test_a_checkpoint_with_other_weights_anywhere_has_another_fingerprint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = bytearray(8 << 20)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(weights)
+    seen = {module._fingerprint(tmp_path, torch.float32)}
+    for part in range(8):
+        changed = weights.copy()
+        changed[part << 20 : (part + 1) << 20] = b"x" * (1 << 20)
+        file.write_bytes(changed)
+        seen.add(module._fingerprint(tmp_path, torch.float32))
+    assert len(seen) == 9
