@@ -30,6 +30,11 @@ LONG_SENTENCES = 60
 AT_THE_ENDS = 10
 """Sentences at the beginning and at the end of the long text whose speaking rates are compared."""
 
+ALONE = 15
+"""Sentences that are spoken alone, for the times."""
+
+SOCKETS = 4
+
 RATE_HZ = 24_000
 
 
@@ -72,9 +77,9 @@ def judge(options: argparse.Namespace) -> None:
     texts: list[str] = options.texts.read_text(encoding="utf-8").splitlines()
     fields = {"voice": options.voice, "language": "english"}
     # Everything is spoken before anything is recognised: a recogniser that works does not answer the server's pings.
-    said = asyncio.run(speak_all(options.url, texts, fields))
+    alone = asyncio.run(speak_all(options.url, texts[:ALONE], fields))
     sentences = [*texts[: LONG_SENTENCES - AT_THE_ENDS], *texts[:AT_THE_ENDS]]
-    (long,) = asyncio.run(speak_all(options.url, [" ".join(sentences)], fields))
+    said, long = asyncio.run(speak_together(options.url, texts, " ".join(sentences), fields))
     recogniser = Recogniser()
     heard = [recogniser.words(each.samples, RATE_HZ) for each in said]
     if options.details:
@@ -83,9 +88,9 @@ def judge(options: argparse.Namespace) -> None:
     print(f"{len(texts)} sentences: word error rate {word_errors(list(zip(texts, heard, strict=True))):.1%}")
     print(f"without an end, or cut short: {sum(each.end['finish_reason'] != 'eos' for each in said)}")
     for name, unit in (("ttfa_ms", " ms"), ("audible_ms", " ms"), ("rtf", "")):
-        figures = [each.end[name] for each in said if name in each.end]
+        figures = [each.end[name] for each in alone if name in each.end]
         if figures:
-            print(f"{name}: median {statistics.median(figures):g}{unit}, most {max(figures):g}{unit}")
+            print(f"{name} of a stream alone: median {statistics.median(figures):g}{unit}, most {max(figures):g}{unit}")
     report_long(sentences, long, recogniser.words(long.samples, RATE_HZ))
     asyncio.run(clones(options.url, texts[0] + " " + texts[1]))
 
@@ -94,6 +99,13 @@ async def speak_all(url: str, texts: list[str], fields: dict[str, str]) -> list[
     """Speak texts one after the other on one socket."""
     async with open_socket(url) as socket:
         return [await speak(socket, text, seed=seed, **fields) for seed, text in enumerate(texts)]
+
+
+async def speak_together(url: str, texts: list[str], long: str, fields: dict[str, str]) -> tuple[list[Spoken], Spoken]:
+    """Speak texts on several sockets and a long text on another, all at the same time: a session keeps to playback."""
+    shares = [speak_all(url, texts[number::SOCKETS], fields) for number in range(SOCKETS)]
+    *spoken, (of_long,) = await asyncio.gather(*shares, speak_all(url, [long], fields))
+    return [spoken[number % SOCKETS][number // SOCKETS] for number in range(len(texts))], of_long
 
 
 def report_long(sentences: list[str], spoken: Spoken, heard: list[str]) -> None:

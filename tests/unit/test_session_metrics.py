@@ -167,8 +167,8 @@ def test_what_alerts_look_at_is_there_before_it_counts(recorded):
     assert recorded.counters == {}
 
 
-def test_the_silence_before_the_first_sound_is_measured(meter, recorded):
-    meter.called(call(), 0.0)
-    audio(meter, 1.0)
-    complete(meter)
+def test_the_silence_before_the_first_sound_is_measured(metrics, recorded):
+    metrics.called(call(), 0.0)
+    audio(metrics, 1.0)
+    complete(metrics)
     assert recorded.histograms["leading_silence_seconds"] == [0.04]
