@@ -77,8 +77,8 @@ class GraphedSteps:
         end = max(starts) + prompts.shape[1]
         padded = next((most for most in _PROMPT_LENGTHS if most >= prompts.shape[1]), None)
         if padded is None or max(starts) + padded > self._positions:
-            numbers = torch.tensor([slots, starts, lengths], device=prompts.device)
-            self._steps.prefill(prompts, *numbers, next(most for most in self._lengths if most >= end))
+            rows, places, sizes = torch.tensor([slots, starts, lengths], device=prompts.device)
+            self._steps.prefill(prompts, rows, places, sizes, next(most for most in self._lengths if most >= end))
             return
         batch = next(most for most in self._batches if most >= len(slots))
         reach = next(most for most in self._lengths if most >= max(starts) + padded)

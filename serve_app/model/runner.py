@@ -190,8 +190,8 @@ class TorchRunner:
     def _run_prompts(self, slots: list[int], prompts: Tensor, starts: list[int], lengths: list[int]) -> None:
         """Run the talker on prompts [B, T, H] of these lengths, in slots that hold ``starts`` positions."""
         if self._graphs is None:
-            places, rows = torch.tensor([starts, lengths], device=self._device), as_rows(slots, self._device)
-            self.steps.prefill(prompts, rows, *places, max(starts) + prompts.shape[1])
+            places, sizes = torch.tensor([starts, lengths], device=self._device)
+            self.steps.prefill(prompts, as_rows(slots, self._device), places, sizes, max(starts) + prompts.shape[1])
         else:
             self._graphs.prefill(slots, prompts, starts, lengths)
         for slot, start, length in zip(slots, starts, lengths, strict=True):
