@@ -299,7 +299,7 @@ async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speakin
                 last = json.loads(message)
                 continue
             before, pcm = len(pcm), pcm + message
-            if before < 4 * 48_000 <= len(pcm):  # four seconds
+            if before < 10 * 48_000 <= len(pcm):  # ten seconds; fewer words would say little
                 await connection.send(json.dumps({"type": "cancel"}))
     assert last["type"] == "cancelled"
     count, errors = prefix_errors(" ".join(SIXTY), recogniser.words(pcm16(pcm), 24_000))
