@@ -176,10 +176,12 @@ def measure(service: Service, plan: Plan, voice: str) -> dict[str, Any]:
             for rate_hz in plan.rates_hz
         ]
     rate_hz = plan.rates_hz[len(plan.rates_hz) // 2]
-    killer = threading.Timer(KILL_AFTER * plan.seconds, kill_a_generator, [service.pid])
+    (victim, *_) = generators_of(service.pid)
+    killer = threading.Timer(KILL_AFTER * plan.seconds, os.kill, [victim, signal.SIGKILL])
     killer.start()
     loss = one_load(poisson(rate_hz, plan.seconds, speech, 2), target, rate_hz)
     killer.join()
+    assert victim not in generators_of(service.pid), "the generator was not killed"
     return {
         "loads": loads,
         "loss": loss,
@@ -195,14 +197,9 @@ def one_load(arrivals: Sequence[Arrival], target: Target, rate_hz: float) -> dic
     return {"rate_hz": rate_hz, "summary": dataclasses.asdict(summary), "audio_s_per_s": summary.audio_s / took_s}
 
 
-def kill_a_generator(launcher: int) -> None:
-    """Kill the first generator of a service."""
-    os.kill(generators_of(launcher)[0], signal.SIGKILL)
-
-
 def generators_of(launcher: int) -> list[int]:
     """Process ids of a service's generators."""
-    return [pid for pid in descendants(launcher) if command_of(pid).startswith(GENERATOR)]
+    return [pid for pid in descendants(launcher) if GENERATOR in command_of(pid)]
 
 
 def command_of(pid: int) -> str:
