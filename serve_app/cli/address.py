@@ -19,7 +19,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 SPEAK = "/api/v1/speak"
 
-_ROUTES = re.compile(r"/(api/v1/speak|ws/tts|api/tts|v1(/(models|audio|audio/speech|audio/voices))?|health|ready)$")
+_ROUTES = re.compile(
+    r"/(api/v1/speak|ws/tts|api/tts|v1(/(models|audio|audio/speech|audio/speech/batch|audio/voices))?|health|ready)$"
+)
 """Routes of the service at the end of a path; anything before the route is the service's route prefix."""
 
 _BARE_IPV6 = re.compile(r"([A-Za-z]+://)?[^/?#@\[\]]*:[^/?#@\[\]]*:")

@@ -8,6 +8,7 @@ import numpy as np
 import soundfile as sf
 
 from serve_app.audio.encoders import encoder_for
+from serve_app.audio.mark import COMMENT
 from serve_app.audio.pcm import wav_file
 from serve_app.cli.outputs import OutputError, check_writable, write
 
@@ -71,7 +72,9 @@ def file_of(audio: bytes, file: AudioFile) -> bytes:
         samples, _ = sf.read(raw, format="RAW", subtype="ULAW", samplerate=file.sample_rate_hz, channels=1)
     content = io.BytesIO()
     subtype = "ULAW" if file.encoding == "mulaw" else "FLOAT"
-    sf.write(content, samples, file.sample_rate_hz, format="WAV", subtype=subtype)
+    with sf.SoundFile(content, "w", file.sample_rate_hz, 1, subtype, format="WAV") as written:
+        written.comment = COMMENT
+        written.write(samples)
     return content.getvalue()
 
 

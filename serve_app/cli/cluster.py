@@ -122,7 +122,8 @@ def _start_ray(directory: Path, args: AppConfig, metrics_port: int | None) -> No
         ray.init(
             address="local",
             namespace="serve",
-            # Logical CPUs are only a count: a small machine must not wait forever for CPUs that it does not have.
+            # Ray only counts CPUs. With the true number, a small machine would wait forever for CPUs that it does not
+            # have.
             num_cpus=max(os.cpu_count() or 1, wanted),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,

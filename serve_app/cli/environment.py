@@ -45,7 +45,7 @@ exec '{python}' -m serve_app.cli.haproxy "$@"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Ports of one run besides the public one, all on the loopback interface.
+    """Ports of one run except the public one, all on the loopback interface.
 
     Attributes:
         metrics: Prometheus exporter of HAProxy.

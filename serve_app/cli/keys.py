@@ -4,6 +4,7 @@ The key is printed once and not stored; the file has only its hash.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,8 @@ def line_of(key: Key) -> str:
         parts.append(f"per_minute: {key.per_minute:g}")
     if key.max_sessions is not None:
         parts.append(f"max_sessions: {key.max_sessions}")
+    if key.lexicon:
+        parts.append(f"lexicon: {json.dumps(key.lexicon, ensure_ascii=False)}")
     return f"- {{{', '.join([*parts, f'sha256: {key.sha256!r}'])}}}"
 
 

@@ -11,7 +11,7 @@ STDOUT = Path("-")
 
 
 class OutputError(Exception):
-    """A file cannot be written, or not in this format; the message says what is allowed."""
+    """A file cannot be written, or does not support this format; the message says what is allowed."""
 
 
 def check_writable(path: Path) -> None:

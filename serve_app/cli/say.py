@@ -30,7 +30,7 @@ from serve_app.cli.audio_files import ENDINGS, audio_file
 from serve_app.cli.outputs import STDOUT, OutputError
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import ServiceRestartError
-from serve_app.protocol.messages import ENCODINGS, SAMPLE_RATES_HZ
+from serve_app.protocol.messages import ENCODINGS, FASTEST, SAMPLE_RATES_HZ, SLOWEST
 
 UTTERANCE_ID = "say"
 PIECE_BYTES = 4096
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutputError as error:
         parser.error(f"--out {error}")
     speak = {"type": "speak", "utterance_id": UTTERANCE_ID}
-    speak |= {name: getattr(arguments, name) for name in ("voice", "language", "seed", "encoding", "sample_rate")}
+    fields = ("voice", "language", "seed", "encoding", "sample_rate", "speed")
+    speak |= {name: getattr(arguments, name) for name in fields}
     if arguments.text == "-":
         text = Text(ended=False)
         threading.Thread(target=text.read, args=(sys.stdin.buffer,), daemon=True).start()
@@ -186,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--voice", help="id, name or alias of a voice; default: the server's")
     parser.add_argument("--language", help='such as "English"; default: the server\'s')
     parser.add_argument("--seed", type=int, help="the same seed gives the same audio")
+    parser.add_argument("--speed", type=float, help=f"{SLOWEST:g} (slow) to {FASTEST:g} (fast); default: 1")
     parser.add_argument("--encoding", choices=ENCODINGS, help="encoding of the sent audio; default: pcm16")
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
     parser.add_argument("--play", action="store_true", help=f"play pcm16 as it arrives, with {' or '.join(PLAYERS)}")
@@ -241,7 +243,7 @@ def say(server: Server, speak: dict[str, Any], text: Text, play: Callable[[bytes
         except (WebSocketException, OSError) as error:
             if not (progress.sent_s is not None and _is_lost(error)) or attempt == MAX_RECONNECTS:
                 raise SayError(_reason(server.address, error)) from error
-        if speak.get("encoding") == "opus":  # two Ogg streams of the same audio differ and cannot be joined
+        if speak.get("encoding") == "opus":  # Ogg streams of two connections cannot be joined
             progress.audio.clear()
         time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")

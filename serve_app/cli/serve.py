@@ -98,7 +98,7 @@ def run(config: Path, port: int | None, metrics_port: int | None = None, host: s
 
 
 def started(start: Callable[[], int], tries: int = _TRIES) -> int:
-    """Start Ray, and retry up to ``tries`` times in all if it does not come up.
+    """Start Ray, at most ``tries`` times in total if it does not come up.
 
     Args:
         start: runs the cluster to its end, and returns its exit status.

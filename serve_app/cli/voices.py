@@ -1,4 +1,4 @@
-"""``tts-voices add|list|show|remove``: manages the voices of a running service from a terminal.
+"""``tts-voices add|list|show|remove|export|import``: manages the voices of a running service from a terminal.
 
 It is a client of ``/v1/audio/voices`` (docs/voices.md).
 """
@@ -56,11 +56,16 @@ class Service:
         """The voice's clip, as a WAV file."""
         return self._ask("GET", _path(voice) + "/audio")
 
-    def add(self, audio: bytes, fields: Fields) -> Json:
-        """Upload a clip; omits fields that are None."""
+    def file(self, voice: str) -> bytes:
+        """The voice as a file for another service."""
+        return self._ask("GET", _path(voice) + "/file")
+
+    def add(self, content: bytes, fields: Fields, part: str = "audio") -> Json:
+        """Upload a clip, or an exported voice as the part ``voice``; omits fields that are None."""
         boundary = secrets.token_hex(16)
         parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items() if value is not None]
-        parts.append(b'name="audio"; filename="clip"\r\ncontent-type: application/octet-stream\r\n\r\n' + audio)
+        head = f'name="{part}"; filename="{part}"\r\ncontent-type: application/octet-stream\r\n\r\n'
+        parts.append(head.encode() + content)
         lead = f"--{boundary}\r\ncontent-disposition: form-data; ".encode()
         body = b"".join(lead + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
         return self._json("POST", PATH, body, f"multipart/form-data; boundary={boundary}")
@@ -124,8 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add(service: Service, arguments: argparse.Namespace) -> None:
     names = ("name", "id", "transcript", "language", "consent", "speaker", "licence", "source", "prompt")
-    voice = service.add(arguments.audio.read_bytes(), {name: getattr(arguments, name) for name in names})
-    deadline_s = time.monotonic() + arguments.wait
+    fields = {name: getattr(arguments, name) for name in names}
+    voice = service.add(arguments.audio.read_bytes(), fields | {"loudness_lufs": arguments.loudness})
+    _wait_and_print(service, voice, arguments.wait)
+
+
+def _wait_and_print(service: Service, voice: Json, wait_s: float) -> None:
+    deadline_s = time.monotonic() + wait_s
     while voice["state"] == "pending" and time.monotonic() < deadline_s:
         time.sleep(0.5)
         voice = service.show(voice["id"])
@@ -155,6 +165,16 @@ def _remove(service: Service, arguments: argparse.Namespace) -> None:
     print(f"removed {arguments.voice}")
 
 
+def _export(service: Service, arguments: argparse.Namespace) -> None:
+    write(arguments.file, service.file(arguments.voice))
+
+
+def _import(service: Service, arguments: argparse.Namespace) -> None:
+    fields = {name: getattr(arguments, name) for name in ("name", "id", "consent")}
+    voice = service.add(arguments.file.read_bytes(), fields, part="voice")
+    _wait_and_print(service, voice, arguments.wait)
+
+
 def _print(voice: Json, file: TextIO | None = None) -> None:
     for name, value in voice.items():
         if name != "report" and value not in (None, ""):
@@ -181,6 +201,11 @@ def _wav(words: str) -> Path:
     path = Path(words)
     if path.suffix.lower() not in ("", ".wav"):
         raise argparse.ArgumentTypeError(f"{path}: clips are saved as WAV; allowed: .wav, no ending, or -")
+    return _writable(words)
+
+
+def _writable(words: str) -> Path:
+    path = Path(words)
     try:
         check_writable(path)
     except OutputError as error:
@@ -191,7 +216,7 @@ def _wav(words: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tts-voices", description="Manage the voices of a running service.")
     _add_common(parser, again=False)
-    commands = parser.add_subparsers(required=True, metavar="add|list|show|remove")
+    commands = parser.add_subparsers(required=True, metavar="add|list|show|remove|export|import")
 
     def command(name: str, run: Callable[[Service, argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=words, description=words)
@@ -210,13 +235,27 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--licence", help="licence of the clip")
     add.add_argument("--source", help="origin of the clip")
     add.add_argument("--prompt", choices=("streaming", "whole"), help="where the talker gets the texts of this voice")
-    add.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait for encoding; default: %(default)s")
+    add.add_argument("--loudness", metavar="LUFS", help="level of its speech, -40 to -10; default: as configured")
+    _add_wait(add)
     command("list", _list, "list all voices")
     show = command("show", _show, "show a voice and its checks")
     show.add_argument("voice")
     show.add_argument("--out", type=_wav, metavar="FILE", help="save its clip as WAV; - is standard output")
     command("remove", _remove, "remove an uploaded voice").add_argument("voice")
+    export = command("export", _export, "save a voice as a file for another service with the same checkpoint")
+    export.add_argument("voice")
+    export.add_argument("file", type=_writable, help="for example woolf.safetensors; - is standard output")
+    importing = command("import", _import, "add a voice that another service exported")
+    importing.add_argument("file", type=Path)
+    importing.add_argument("--name", help="display name; default: the file's")
+    importing.add_argument("--id", help="default: the file's, or made from --name")
+    importing.add_argument("--consent", help="who agreed to the cloning; default: the file's, which may have none")
+    _add_wait(importing)
     return parser
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", type=float, default=60.0, metavar="S", help="wait for encoding; default: %(default)s")
 
 
 def _add_common(parser: argparse.ArgumentParser, *, again: bool) -> None:

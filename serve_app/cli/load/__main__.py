@@ -34,8 +34,8 @@ from serve_app.cli.outputs import OutputError, check_writable
 TEXT = "It is good to hear you, and to speak to you again after such a long time."
 DEFAULT_SLO = "ttfa_p95_ms=500,underruns=0.01,errors=0.01"
 MAX_FILE_BYTES = 64 << 20
-FEWEST_ARRIVALS = 5
-"""Expected arrivals in a step of the search; fewer would say nothing about its rate."""
+MIN_ARRIVALS = 5
+"""Minimum number of expected arrivals in a step of the search; fewer would say nothing about its rate."""
 
 
 class LoadError(Exception):
@@ -101,7 +101,7 @@ def find_knee(arguments: argparse.Namespace, slo: Slo) -> int:
     """Run loads at different rates to find the highest one that meets the SLO."""
     if arguments.trace is not None:
         raise LoadError("--find-knee must be able to change the rate, so it cannot be used with --trace")
-    lowest_hz = FEWEST_ARRIVALS / arguments.seconds
+    lowest_hz = MIN_ARRIVALS / arguments.seconds
     search = Search(arguments.rate, lowest_hz, max(arguments.max_rate, lowest_hz), arguments.max_steps)
     speech, target = _speech(arguments), _target(arguments)
     deadline_s = time.monotonic() + 60 * arguments.max_minutes
@@ -209,9 +209,7 @@ class _OldName(argparse.Action):
     ) -> None:
         """Store the value, as the new name does."""
         del parser
-        print(
-            f"tts-load: {option_string} is now --{self.dest}; the old name goes with the next release", file=sys.stderr
-        )
+        print(f"tts-load: {option_string} is now --{self.dest}; the next release drops the old name", file=sys.stderr)
         setattr(namespace, self.dest, values)
 
 

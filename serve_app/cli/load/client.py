@@ -22,7 +22,7 @@ from serve_app.cli.load.player import FirstSound, heard_at_s, play
 SAMPLE_BYTES = 2
 MS_SAMPLES = 24
 LOST_AUDIO = "LOST_AUDIO"
-"""The amount of audio that arrived differs from what the service says it sent."""
+"""The amount of audio that arrived differs from what the service reports."""
 TIMEOUT = "TIMEOUT"
 BAD_ANSWER = "BAD_ANSWER"
 """The server that answers is not this service."""
@@ -135,7 +135,7 @@ async def _speak(arrival: Arrival, target: Target, playback: _PlaybackStats) -> 
 
 
 def _code_of_end(complete: dict[str, Any], playback: _PlaybackStats) -> str:
-    """COMPLETE if all audio arrived that the service says it sent."""
+    """COMPLETE if as much audio arrived as the service reports, else LOST_AUDIO."""
     came = sum(samples for _, samples in playback.pieces)
     return COMPLETE if abs(came / MS_SAMPLES - complete["duration_ms"]) <= 1 else LOST_AUDIO
 

@@ -79,7 +79,7 @@ class Search:
         start_hz: the first rate.
         lowest_hz: the lowest rate to try.
         highest_hz: the highest rate to try.
-        max_steps: most rates to try.
+        max_steps: maximum number of rates to try.
         factor: ratio between rates until one has met the SLO and one has violated it.
         precision: the search ends when these two differ by at most this share.
     """

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png")
-MOST_SHOWN = 3
-"""Values above this multiple of the limit, and unknown ones, are drawn here."""
+MAX_SHOWN = 3
+"""Values above this multiple of the limit, and unknown ones, are plotted at this multiple."""
 
 
 class PictureError(ValueError):
@@ -59,10 +59,10 @@ def draw_steps(steps: Sequence[tuple[float, Summary]], slo: Slo, path: Path) -> 
     ordered = sorted(steps, key=lambda step: step[0])
     rates_hz = [rate_hz for rate_hz, _ in ordered]
     for name in slo.limits:
-        used = [min(MOST_SHOWN, slo.used(summary.figures)[name]) for _, summary in ordered]
+        used = [min(MAX_SHOWN, slo.used(summary.figures)[name]) for _, summary in ordered]
         panel.plot(rates_hz, used, ".-", label=name, clip_on=False)
     panel.axhline(1, color="black", linewidth=0.8)
-    panel.set(xlabel="arrivals per second", ylabel=f"share of the limit ({MOST_SHOWN} or more)", ylim=(0, MOST_SHOWN))
+    panel.set(xlabel="arrivals per second", ylabel=f"share of the limit ({MAX_SHOWN} or more)", ylim=(0, MAX_SHOWN))
     panel.set_xticks(rates_hz, [f"{rate_hz:.3g}" for rate_hz in rates_hz])
     _save(figure, path)
 
