@@ -13,16 +13,16 @@ _SMOOTHING = 0.2
 """Weight of the newest measurement; the average covers about the last ten steps."""
 
 _PREFILL_POSITIONS = 32
-"""Prefills are grouped by length in steps of this many positions: a prefill with a context costs several times more
-than one without."""
+"""Prefills are grouped by length in steps of this many positions, because a long prefill costs several times more
+than a short one."""
 
 
-_MOST_RISE = 1.5
+_MAX_RISE = 1.5
 """One measurement counts for at most this many times the current estimate, so that a spike does not distort it."""
 
 
 class Costs:
-    """Smoothed durations per stage and size; an unseen size takes the estimate of the nearest seen one.
+    """Smoothed durations per stage and size; a size that was not measured has the estimate of the nearest measured one.
 
     The size of a prefill is the number of positions that it computes, with padding; the size of any other stage is its
     number of streams. Decode durations are per frame, and are kept separately for each number of frames in an audio
@@ -51,7 +51,7 @@ class Costs:
         if (stage, key) in self._first and seconds < before:  # the first measurement may include compilation
             known[key] = seconds
         else:
-            known[key] = before + _SMOOTHING * (min(seconds, _MOST_RISE * before) - before)
+            known[key] = before + _SMOOTHING * (min(seconds, _MAX_RISE * before) - before)
         self._first.discard((stage, key))
 
     def of(self, stage: Stage, size: int, frames: int = 1) -> float:
@@ -65,9 +65,9 @@ class Costs:
         return known[min(known, key=lambda seen: (abs(seen[0] - key[0]), abs(seen[1] - key[1]), seen))]
 
     def of_prefills(self, count: int, positions: int) -> float:
-        """Most seconds that ``count`` prefills of as many positions take together.
+        """Upper estimate of the seconds that one prefill of ``count`` requests takes, each of ``positions`` positions.
 
-        That is what they take one by one, or what a prefill of at least this size took.
+        It is the time of as many single prefills, or less if a prefill of at least this size was faster.
         """
         size = _key("prefill", count * positions, 1)[0]
         larger = (seconds for key, seconds in self._seconds["prefill"].items() if key[0] >= size)

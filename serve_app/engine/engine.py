@@ -107,7 +107,7 @@ class Stream:
     silence: SilenceFilter | None = None
     held: list[NDArray[np.int16]] = field(default_factory=list[NDArray[np.int16]])
     """Codes of frames that are decoded but not delivered, because their samples are silence that is held back."""
-    heard_until_s: float | None = None
+    plays_until_s: float | None = None
     finish_reason: FinishReason = "eos"
     cancelled: bool = False
     ended: bool = False
@@ -166,18 +166,18 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
-        """Streams in slots and streams that wait, now."""
+        """Number of streams in slots and of waiting streams."""
         return EngineLoad(len(self._running), len(self._waiting))
 
     @property
     def playback(self) -> PlaybackStats:
-        """Playback state of the listeners, now."""
+        """Current playback state of the listeners."""
         now_s = self._clock()
         with self._changed:
             slacks_s = [
-                stream.heard_until_s - now_s
+                stream.plays_until_s - now_s
                 for stream in self._running.values()
-                if stream.heard_until_s is not None
+                if stream.plays_until_s is not None
                 and stream.prepared.request.listening
                 and now_s - stream.arrived_s - stream.timings_s["first_audio"] > _SETTLED_S
             ]
@@ -190,7 +190,7 @@ class Engine:
         return self._stream_s
 
     def steps_seen(self) -> list[StepSeen]:
-        """Steps since the last call. Any thread may call it, but only one caller may use it."""
+        """Return the steps since the last call. Safe on any thread, for a single caller."""
         return [self._steps_seen.popleft() for _ in range(len(self._steps_seen))]
 
     @property
@@ -289,7 +289,7 @@ class Engine:
                 slot=slot,
                 stage=stream.stage,
                 undecoded=len(stream.codes),
-                heard_until_s=stream.heard_until_s,
+                plays_until_s=stream.plays_until_s,
                 listening=stream.prepared.request.listening,
                 unconsumed_frames=stream.delivered - _delivered_before(stream) - stream.consumed_frames,
                 arrived_s=stream.arrived_s,
@@ -319,7 +319,7 @@ class Engine:
         self._fill(streams)
 
     def _fill(self, streams: list[Stream]) -> None:
-        """Prefill some streams together; if that fails, one by one, so that only the one that causes it ends."""
+        """Prefill some streams together; if that fails, one by one, so that only those that fail on their own end."""
         began_s = self._clock()
         try:
             self._runner.prefill([stream.slot for stream in streams], [stream.prepared for stream in streams])
@@ -335,7 +335,7 @@ class Engine:
             self._filled(streams, self._clock() - began_s)
 
     def _begin(self, stream: Stream, now_s: float) -> None:
-        """Set what a stream starts with when it gets its slot."""
+        """Initialize a stream that was given a slot."""
         stream.timings_s["queue"] = now_s - stream.arrived_s
         stream.frames = stream.delivered = _delivered_before(stream)
         if self._settings.stall_guard_s is not None:
@@ -346,7 +346,7 @@ class Engine:
             stream.silence = SilenceFilter(silence, resumed=stream.delivered > 0)
 
     def _filled(self, streams: list[Stream], took_s: float) -> None:
-        """Record a prefill that succeeded."""
+        """Record a successful prefill."""
         self._failed_steps["prefill"] = 0
         positions = len(streams) * max(stream.prepared.prefill_positions for stream in streams)
         self._costs.observe("prefill", positions, took_s)
@@ -361,11 +361,11 @@ class Engine:
         began_s = self._clock()
         try:
             if step.stage == "predict":
-                self._frame_since_prefill |= any(stream.heard_until_s is not None for stream in streams)
+                self._frame_since_prefill |= any(stream.plays_until_s is not None for stream in streams)
                 self._note_pauses(streams, began_s)
-                self._predict(streams, began_s)
+                self._sample_frames(streams, began_s)
             elif step.stage == "talk":
-                self._runner.talk(step.slots)
+                self._runner.talker_step(step.slots)
                 for stream in streams:
                     stream.stage = "predict"
             else:
@@ -380,23 +380,23 @@ class Engine:
         self._steps_seen.append(StepSeen(step.stage, len(streams), per_frame_s))
 
     def _note_pauses(self, streams: list[Stream], now_s: float) -> None:
-        """Add up how long the streams that resume now were paused for their listeners."""
+        """For each stream that resumes now, record how long it was paused because it was far ahead of its listener."""
         for stream in streams:
             if stream.paused_since_s is not None:
                 paused_s = now_s - stream.paused_since_s
                 stream.timings_s["paused"] = stream.timings_s.get("paused", 0.0) + paused_s
                 stream.paused_since_s = None
 
-    def _predict(self, streams: list[Stream], began_s: float) -> None:
-        drawn = self._runner.predict([stream.slot for stream in streams])
+    def _sample_frames(self, streams: list[Stream], began_s: float) -> None:
+        sampled = self._runner.sample_frame([stream.slot for stream in streams])
         took_s = self._clock() - began_s
-        for stream, codes, ended in zip(streams, drawn.codes, drawn.ended.tolist(), strict=True):
+        for stream, codes, ended in zip(streams, sampled.codes, sampled.ended.tolist(), strict=True):
             if ended:
                 stream.stage, stream.finish_reason = None, "eos"
                 if not stream.codes:
                     self._end(stream, "eos")
                 continue
-            if stream.heard_until_s is None:
+            if stream.plays_until_s is None:
                 stream.timings_s["predictor"] = stream.timings_s.get("predictor", 0.0) + took_s
             stream.codes.append(codes)
             stream.frames += 1
@@ -412,15 +412,15 @@ class Engine:
             codes = np.stack(stream.codes[:frames])
             del stream.codes[:frames]
             stream.held.append(codes)
-            if stream.heard_until_s is None:
+            if stream.plays_until_s is None:
                 stream.timings_s["codec"] = stream.timings_s.get("codec", 0.0) + now_s - began_s
             sound = pcm if stream.silence is None else stream.silence.push(pcm)
             if len(sound):
                 self._deliver(stream, sound, now_s)
             if (
                 stream.prepared.request.listening
-                and stream.heard_until_s is not None
-                and stream.heard_until_s - now_s > self._settings.max_lead_s
+                and stream.plays_until_s is not None
+                and stream.plays_until_s - now_s > self._settings.max_lead_s
             ):
                 stream.paused_since_s = now_s
             if stream.guard is not None and stream.guard.observe(codes, pcm):
@@ -431,18 +431,23 @@ class Engine:
     def _deliver(self, stream: Stream, pcm: NDArray[np.float32], now_s: float) -> None:
         """Deliver an audio chunk: the samples, and the codes of all frames whose samples are no longer held back."""
         before_s: dict[str, float] = {}
-        if stream.heard_until_s is None:
+        if stream.plays_until_s is None:
             stream.timings_s["first_audio"] = now_s - stream.arrived_s
-            stream.heard_until_s = now_s
+            stream.plays_until_s = now_s
             before_s = _before_first_audio_s(stream)
-        stream.heard_until_s = max(stream.heard_until_s, now_s) + len(pcm) / SAMPLE_RATE_HZ
+        played_s = len(pcm) / SAMPLE_RATE_HZ / stream.prepared.request.speed
+        stream.plays_until_s = max(stream.plays_until_s, now_s) + played_s
         codes = np.concatenate(stream.held)
         stream.held.clear()
         silent = 0
         if stream.silence is not None:
             silent, held = stream.silence.silent_samples, stream.silence.held_frames
             codes, stream.held = codes[: len(codes) - held], [codes[len(codes) - held :]]
-        stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s, silent_samples=silent))
+        spoken = None
+        if stream.prepared.request.words:
+            frames = range(stream.delivered, stream.delivered + len(codes))
+            spoken = self._runner.spoken(stream.slot, stream.prepared, frames)
+        stream.deliver(AudioChunk(stream.delivered, codes, pcm, before_s, silent_samples=silent, spoken=spoken))
         stream.delivered += len(codes)
 
     def _failed(self, streams: list[Stream], stage: Stage, error: Exception) -> None:
@@ -452,7 +457,7 @@ class Engine:
         message = "a %s step of %d streams failed (%d in a row)"
         log.error(message, stage, len(streams), self._failed_steps[stage], exc_info=error)
         for stream in streams:
-            self._end(stream, "error", SynthesisError(f"the {stage} step failed for this text; other streams continue"))
+            self._end(stream, "error", SynthesisError(f"synthesis failed in stage {stage!r}; other streams continue"))
 
     def _end(self, stream: Stream, reason: FinishReason, error: SpeechError | None = None) -> None:
         """Free the slot or remove the stream from the waiting list, and deliver its end; idempotent."""

@@ -1,7 +1,7 @@
 """The interface between the engine and a model.
 
-The engine decides when a step runs; a runner computes it. Nothing here imports torch, and the tests use a runner of a
-few lines of numpy.
+The engine decides when a step runs; a runner computes it. This module does not import torch, and the tests use a small
+runner in numpy.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Prepared:
 
     Attributes:
         request: the request, unchanged.
-        prefill_positions: talker positions that the prefill computes, including a context and delivered frames, but
-            without the cached prefix of the voice.
+        prefill_positions: talker positions that the prefill computes, including delivered frames, but without the
+            cached prefix of the voice.
         max_frames: frames after which the stream ends with ``length``, including delivered frames.
         model_input: private to the runner; the engine passes it back unchanged.
     """
@@ -63,7 +63,7 @@ class Runner(Protocol):
         ...
 
     def prefill(self, slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
-        """Fill free slots together: the talker's state up to the next frame's logits, the codec's up to that frame.
+        """Fill free slots together, so that each slot is ready to sample its next frame and to decode it.
 
         If it raises, all of these slots stay free.
 
@@ -72,14 +72,14 @@ class Runner(Protocol):
         """
         ...
 
-    def predict(self, slots: Sequence[int]) -> Frames:
+    def sample_frame(self, slots: Sequence[int]) -> Frames:
         """Sample the next frame of each slot: codebook 0 from the talker's logits, the others with the code predictor.
 
-        A slot that did not end has one more frame to decode, and needs ``talk`` next.
+        A stream that did not end has one more frame to decode, and needs ``talker_step`` next.
         """
         ...
 
-    def talk(self, slots: Sequence[int]) -> None:
+    def talker_step(self, slots: Sequence[int]) -> None:
         """Run the talker on each slot's newest frame, which gives the logits of the frame after it."""
         ...
 
@@ -88,6 +88,14 @@ class Runner(Protocol):
 
         Returns:
             [B, frames * 1920] float32 in [-1, 1].
+        """
+        ...
+
+    def spoken(self, slot: int, prepared: Prepared, frames: range) -> NDArray[np.int32] | None:
+        """Say which character of the request's text each of some sampled frames of a slot speaks.
+
+        Returns:
+            [len(frames)] int32, -1 before the text; None if the model cannot tell.
         """
         ...
 

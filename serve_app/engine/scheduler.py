@@ -28,11 +28,11 @@ _SAFETY = 1.5
 _OVERDUE = 2.0
 """A request that has waited for a slot for this many times ``new_request_patience_s`` goes before urgent streams."""
 
-_MOST_POSITIONS = 2048
-"""Most positions of requests that are prefilled together, with padding; limits the memory that a step takes."""
+_MAX_POSITIONS = 2048
+"""Maximum number of positions of one prefill, including padding; limits the memory that a step takes."""
 
-_MOST_PADDING = 1.5
-"""Most positions of requests that are prefilled together, with padding, for each one without."""
+_MAX_PADDING = 1.5
+"""Requests are prefilled together only if their padded prompts have at most this many times the unpadded positions."""
 
 _CLEAR_GAIN = 0.1
 """Decoding several frames at once must save this share of a frame's cost to justify longer pauses."""
@@ -52,7 +52,7 @@ class SlotView:
         stage: the language model's next stage: ``predict`` samples a frame, ``talk`` feeds it to the talker; None after
             the last frame.
         undecoded: frames sampled but not yet decoded.
-        heard_until_s: clock time at which a listener without a buffer has played all delivered audio; None before
+        plays_until_s: clock time at which a listener without a buffer has played all delivered audio; None before
             the first audio.
         listening: whether a listener plays the audio as it arrives.
         unconsumed_frames: delivered frames that the caller has not taken yet.
@@ -62,7 +62,7 @@ class SlotView:
     slot: int
     stage: Stage | None
     undecoded: int
-    heard_until_s: float | None
+    plays_until_s: float | None
     listening: bool
     unconsumed_frames: int
     arrived_s: float
@@ -78,7 +78,8 @@ class State:
         frame_since_prefill: whether a stream with a playing listener has sampled a frame since the last prefill.
         costs: measured step durations.
         settings: the engine's configuration.
-        waiting_positions: positions that the prefill of each waiting request computes that has a free slot, in order.
+        waiting_positions: for each waiting request for which there is a free slot, in order: the positions that its
+            prefill computes.
     """
 
     slots: Sequence[SlotView]
@@ -147,37 +148,37 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     """
     lead_s, patience_s = state.settings.max_lead_s, state.settings.new_request_patience_s
     runnable = [view for view in state.slots if not _ahead(view, lead_s + RIDE_ALONG_S, now_s)]
-    playing = any(view.heard_until_s is not None for view in runnable)
+    playing = any(view.plays_until_s is not None for view in runnable)
     may_prefill = state.waiting_since_s is not None and (state.frame_since_prefill or not playing)
     if may_prefill and now_s - (state.waiting_since_s or now_s) > _OVERDUE * patience_s:
         return _prefill(runnable, state, now_s)
     urgent = [view for view in runnable if _can_be_saved(view, state, now_s)]
     if urgent:
         return _serve(min(urgent, key=lambda view: slack_s(view, now_s)), runnable, state)
-    unheard = [view for view in runnable if view.listening and view.heard_until_s is None]
+    unheard = [view for view in runnable if view.listening and view.plays_until_s is None]
     oldest = min(unheard, key=lambda view: view.arrived_s, default=None)
     if oldest is not None and (state.waiting_since_s is None or now_s - oldest.arrived_s > patience_s):
         return _serve(oldest, runnable, state)
-    late = any(slack_s(view, now_s) <= 0 for view in runnable if view.heard_until_s is not None)
+    late = any(slack_s(view, now_s) <= 0 for view in runnable if view.plays_until_s is not None)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return _prefill(runnable, state, now_s)
     return _advance_all(runnable, state, now_s)
 
 
 def _prefill(runnable: Sequence[SlotView], state: State, now_s: float) -> Step:
-    """Prefill the first waiting requests together: as many as the listeners can afford, and at least one.
+    """Prefill the first waiting requests together: as many as the listeners' slack allows, and at least one.
 
     Prompts are padded to the longest, so one that is much longer than those before it does not join them.
     """
     waiting = state.waiting_positions
-    slacks_s = [slack_s(view, now_s) for view in runnable if view.listening and view.heard_until_s is not None]
-    # A listener who has an underrun already loses no more by waiting for the others.
+    slacks_s = [slack_s(view, now_s) for view in runnable if view.listening and view.plays_until_s is not None]
+    # Listeners who already have an underrun do not count.
     spare_s = min((slack for slack in slacks_s if slack > 0), default=math.inf)
     spare_s -= max((_need_s(view, state) for view in runnable), default=0.0)
     requests = 1
     for count in range(2, len(waiting) + 1):
         longest = max(waiting[:count])
-        if count * longest > min(_MOST_PADDING * sum(waiting[:count]), _MOST_POSITIONS):
+        if count * longest > min(_MAX_PADDING * sum(waiting[:count]), _MAX_POSITIONS):
             break
         if _SAFETY * state.costs.of_prefills(count, longest) > spare_s:
             break
@@ -186,7 +187,7 @@ def _prefill(runnable: Sequence[SlotView], state: State, now_s: float) -> Step:
 
 
 def _advance_all(runnable: Sequence[SlotView], state: State, now_s: float) -> Step | Sleep:
-    """Decode frames that are due; otherwise run the next stage of all streams, if any of them is not too far ahead."""
+    """Decode frames that are due; otherwise run the next stage of all streams, unless all of them are too far ahead."""
     due = [view for view in runnable if _due(view, state, now_s)]
     if due:
         return _decode(max(due, key=lambda view: view.undecoded), runnable, state.settings)
@@ -202,14 +203,14 @@ def slack_s(view: SlotView, now_s: float) -> float:
     """Seconds of delivered audio that the listener still has to play; infinite if there is no listener."""
     if not view.listening:
         return math.inf
-    return 0.0 if view.heard_until_s is None else view.heard_until_s - now_s
+    return 0.0 if view.plays_until_s is None else view.plays_until_s - now_s
 
 
 def _serve(first: SlotView, runnable: Sequence[SlotView], state: State) -> Step:
-    """The next stage of one stream, with every stream that can share it."""
+    """Plan the next stage of one stream, with every stream that can share it."""
     if first.undecoded and not _gathers(first, state):
         return _decode(first, runnable, state.settings)
-    assert first.stage is not None, "a stream in a slot has frames to decode or to draw"
+    assert first.stage is not None, "a stream in a slot has frames to decode or to sample"
     most = state.settings.audio_chunk_max_frames
     rows = [view for view in runnable if view.stage == first.stage and view.undecoded < most]
     return Step(first.stage, tuple(view.slot for view in rows))
@@ -240,9 +241,9 @@ def _need_s(view: SlotView, state: State) -> float:
 def _can_be_saved(view: SlotView, state: State, now_s: float) -> bool:
     """Whether the listener avoids an underrun only if this stream is served before anything else.
 
-    The alternative is one other step, which cannot be interrupted: a prefill if a request waits, else a predict.
+    The alternative is one other step, which cannot be interrupted: a prefill if a request waits, else sampling a frame.
     """
-    if not view.listening or view.heard_until_s is None:
+    if not view.listening or view.plays_until_s is None:
         return False
     need_s = _need_s(view, state)
     if state.waiting_since_s is None:
@@ -262,7 +263,7 @@ def _due(view: SlotView, state: State, now_s: float) -> bool:
         return False
     if view.stage is None or view.undecoded >= state.settings.audio_chunk_max_frames:
         return True
-    if view.listening and view.heard_until_s is None:
+    if view.listening and view.plays_until_s is None:
         return True
     return slack_s(view, now_s) < _SAFETY * (_need_s(view, state) + state.frame_cost_s)
 
@@ -271,7 +272,7 @@ def _gathers(view: SlotView, state: State) -> bool:
     """Whether the stream's next audio chunk waits until it is full, regardless of the listener's slack."""
     if view.stage is None or view.undecoded >= state.settings.audio_chunk_max_frames:
         return False
-    if view.listening and view.heard_until_s is None:
+    if view.listening and view.plays_until_s is None:
         return False
     return state.gains_by_gathering
 
@@ -288,10 +289,10 @@ def _ahead(view: SlotView, lead_s: float, now_s: float) -> bool:
 def _wake_s(state: State, now_s: float) -> float | None:
     """When the first paused stream is no longer ``max_lead_s`` ahead; None if all of them wait for their callers."""
     ends = [
-        view.heard_until_s - state.settings.max_lead_s
+        view.plays_until_s - state.settings.max_lead_s
         for view in state.slots
         if view.listening
-        and view.heard_until_s is not None
+        and view.plays_until_s is not None
         and view.unconsumed_frames * FRAME_S <= state.settings.max_lead_s
     ]
     return max(now_s, min(ends)) if ends else None

@@ -9,14 +9,14 @@ from torch import Tensor
 from serve_app.model.upstream import Upstream
 
 _ROWS_AT_ONCE = 1024
-"""Rows of a table that a matmul takes at once; limits its workspace."""
+"""Rows of a table that one matmul processes; limits its workspace."""
 
 
 class CodeEmbedding:
     """The talker's table for codebook 0 and the code predictor's tables for the others, in one tensor.
 
     Attributes:
-        groups: Q, number of codebooks; 16 in the release.
+        groups: Q, number of codebooks; 16 in the released model.
         table: [V0 + (Q - 1) * V, H].
         offsets: [Q] int64, first row of each codebook in the table.
     """
@@ -31,7 +31,7 @@ class CodeEmbedding:
         self.offsets = torch.tensor([sum(sizes[:n]) for n in range(len(sizes))], device=self.table.device)
 
     def through(self, linear: Callable[[Tensor], Tensor]) -> "CodeEmbedding":
-        """Return the embeddings after a matmul, computed once; a batch-invariant matmul gives the same bits later."""
+        """Return all embeddings after a matmul that is computed now, once, instead of in each step."""
         mapped = copy.copy(self)
         mapped.table = torch.cat([linear(some) for some in self.table.split(_ROWS_AT_ONCE)])
         return mapped

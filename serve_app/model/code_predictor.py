@@ -9,7 +9,7 @@ from serve_app.model.backends.protocol import Backend, PredictorWeights
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import take_layers
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 from serve_app.model.stack_shape import StackShape
 from serve_app.model.upstream import Upstream
 
@@ -18,12 +18,12 @@ class CodePredictor:
     """The 5-layer stack with a head and an embedding per codebook; its keys and values last for one frame."""
 
     def __init__(self, module: Upstream, embedding: CodeEmbedding, backend: Backend, *, slots: int) -> None:
-        """Take the weights of upstream's code predictor.
+        """Use the weights of upstream's code predictor.
 
         Args:
             module: Qwen3TTSTalkerCodePredictorModelForConditionalGeneration.
             embedding: embeddings of all codebooks; not copied.
-            backend: computes.
+            backend: makes the layers.
             slots: maximum number of rows of a pass.
         """
         config = module.config
@@ -62,7 +62,7 @@ class CodePredictor:
         return self.steps * self.stack.weight_bytes + sum(head.nbytes for head in self._heads)
 
     def sample_frame(
-        self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
+        self, hidden: Tensor, first: Tensor, uniform: Tensor, sampling: SamplingTensors, rows: Rows, keep: int | None
     ) -> Tensor:
         """Sample codes 1 to 15 of one frame of several streams.
 
@@ -70,7 +70,7 @@ class CodePredictor:
             hidden: [B, H], the talker's last state.
             first: [B] int64, codebook 0.
             uniform: [B, 16] float32 in [0, 1), one number per codebook.
-            draws: sampling parameters of every slot.
+            sampling: sampling parameters of every slot.
             rows: the B slots.
             keep: maximum number of codes that any of them may choose from; None if all are greedy.
 
@@ -79,10 +79,10 @@ class CodePredictor:
         """
         if self.frame is not None and self.frame.can_sample(keep):
             narrow = hidden if self._project is None else self._project(hidden)
-            return self.frame.sample_frame(narrow, first, uniform, draws, rows, keep)
+            return self.frame.sample_frame(narrow, first, uniform, sampling, rows, keep)
 
         def choose(codebook: int, logits: Tensor) -> Tensor:
-            return self._sample_codes(logits, uniform[:, codebook], draws, rows, keep)
+            return self._sample_codes(logits, uniform[:, codebook], sampling, rows, keep)
 
         return self.step_through(hidden, first, choose)
 

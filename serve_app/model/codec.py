@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from serve_app.model.backends.protocol import Backend, Step
+from serve_app.model.backends.protocol import Backend, CodecStep
 from serve_app.model.codec_weights import CodecWeights
 
-_ABSORBED_FRAMES = 64
-"""Frames that the transformer processes at once in :meth:`prime`; its own matmuls are small."""
+_PRIMED_FRAMES = 64
+"""Frames that the transformer processes at once in :meth:`prime`: many, because its matmuls are small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Codec:
 
     Args:
         decoder: upstream's Qwen3TTSTokenizerV2Decoder, of any dtype; not changed.
-        backend: computes.
+        backend: makes the layers.
         rows: streams that the pool holds; allocated here, never grown.
         dtype: dtype of weights, activations and state; float32 is exact, bfloat16 is as accurate as upstream's own.
         device: device of weights and state.
@@ -120,7 +120,7 @@ class Codec:
         for start in range(0, frames, step_frames):
             part = codes[:, start : start + step_frames]
             real = None if n_frames is None else (n_frames - start).clamp(0, part.shape[1])
-            step = Step(state, part.shape[1], real)
+            step = CodecStep(state, part.shape[1], real)
             samples[:, start : start + step_frames] = self._step(step, position, part).unflatten(1, (part.shape[1], -1))
             position += part.shape[1] if real is None else real
         if isinstance(rows, Tensor):
@@ -143,20 +143,20 @@ class Codec:
             return
         state, position = self._pool[row : row + 1], self._position[row : row + 1]
         parts: list[Tensor] = []
-        for part in codes[None].split(_ABSORBED_FRAMES, dim=1):
-            parts.append(self._attend(Step(state, part.shape[1], None), position, part))
+        for part in codes[None].split(_PRIMED_FRAMES, dim=1):
+            parts.append(self._attend(CodecStep(state, part.shape[1], None), position, part))
             position += part.shape[1]
         x = torch.cat(parts, dim=1)
         for stage, reach_frames in zip(self._layers.stages, self._reach_frames, strict=True):
             rate, frames = x.shape[1] // frames, min(frames, reach_frames)
-            x = stage(Step(state, frames, None), x[:, -frames * rate :])
+            x = stage(CodecStep(state, frames, None), x[:, -frames * rate :])
             # A stage's stale history affects its first frames only; later stages have dropped these by the last frame.
 
-    def _attend(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
+    def _attend(self, step: CodecStep, position: Tensor, codes: Tensor) -> Tensor:
         """The transformer's output, [B, T, Q] -> [B, T, C]; mutates ``step.state``."""
         return self._layers.attend(step, position, self._embed(codes))
 
-    def _step(self, step: Step, position: Tensor, codes: Tensor) -> Tensor:
+    def _step(self, step: CodecStep, position: Tensor, codes: Tensor) -> Tensor:
         """[B, T, Q] -> [B, T * samples_per_frame]; mutates ``step.state``."""
         real = None
         if step.n_frames is not None:

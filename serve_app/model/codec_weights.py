@@ -1,4 +1,4 @@
-"""Reads the 12 Hz decoder's weights, and lays out the state that its layers keep of a stream; it does not compute them.
+"""Reads the 12 Hz decoder's weights, and lays out the state that its layers keep of a stream; it does not run them.
 
 Layers that are linear one after the other are folded into one. Activations are [B, T, C], so every convolution is one
 matmul over a window of columns. A convolution of k taps reads k columns. A transposed convolution of kernel m * stride
@@ -188,12 +188,13 @@ class CodecLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class CodecStage:
     """A group of layers; between two groups, the codec may drop columns.
 
     Attributes:
         layers: run one after the other.
-        reach_frames: frames that this stage and all later ones look back: 10, 7, 5, 4, 1, 1, 1, 1 in the release.
+        reach_frames: frames that this stage and all later ones look back: 10, 7, 5, 4, 1, 1, 1, 1 in the released
+            model.
     """
 
     layers: list[CodecLayer]
@@ -248,11 +249,11 @@ class CodecWeights:
 
     Attributes:
         tables: [codebook_size, dim] float32 of each codebook.
-        semantic: number of codebooks whose vectors are summed apart from the others'.
+        semantic: number of codebooks whose vectors are summed separately from the others.
         first: the convolution before the transformer.
         transformer: the transformer.
         stages: all layers after it.
-        blocks: upsampling blocks, which are the last stages but one.
+        blocks: number of upsampling blocks, which are the stages directly before the last one.
         width: values of a row of state.
         samples_per_frame: samples that a frame becomes.
     """
@@ -261,7 +262,7 @@ class CodecWeights:
     semantic: int
     first: CodecLayer
     transformer: TransformerWeights
-    stages: list[Stage]
+    stages: list[CodecStage]
     blocks: int
     width: int
     samples_per_frame: int
@@ -297,7 +298,7 @@ class CodecWeights:
         )
 
 
-def _stages(layout: StateLayout, source: Upstream) -> list[Stage]:
+def _stages(layout: StateLayout, source: Upstream) -> list[CodecStage]:
     """All layers after the transformer, whose final affine layers are folded into the first convolution."""
     transformer = source.pre_transformer
     ups = [ConvWeights.of(up.conv) for up, _ in source.upsample]
@@ -317,7 +318,7 @@ def _stages(layout: StateLayout, source: Upstream) -> list[Stage]:
         before.append(layout.memory_frames)
         stages.append(make())
     reach = [math.ceil(layout.memory_frames - frames) for frames in before]
-    return [Stage(layers, frames) for layers, frames in zip(stages, reach, strict=True)]
+    return [CodecStage(layers, frames) for layers, frames in zip(stages, reach, strict=True)]
 
 
 def convolution(layout: StateLayout, weights: ConvWeights, snake: Upstream = None, residual: int = 0) -> CodecLayer:

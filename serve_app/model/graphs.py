@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from serve_app.model.steps import Choice, Steps
+from serve_app.model.steps import SamplingShape, Steps
 from serve_app.model.upstream import Upstream
 
 Captured = Callable[[], Tensor]
 """Runs a captured step on the inputs in its static tensors, and returns its static output."""
 
-_SMALL_KEEP = 64
-"""Codes that a graph's draw considers if no slot's top_k is larger; otherwise it considers the whole vocabulary."""
+SMALL_KEEP = 64
+"""Codes that a graph's sampling considers if no slot's top_k is larger; otherwise it considers the whole vocabulary."""
 
 _SHORTEST_LENGTH = 256
 """Positions of the smallest talker graph; each further one has twice as many."""
 
 _PROMPT_LENGTHS = (1, 16, 32, 64, 128, 256)
-"""Lengths of prompts that have graphs; longer ones are rare, and launching their kernels takes little of their time."""
+"""Lengths of prompts that have graphs; longer ones are rare, and launching kernels is a small part of their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class GraphedSteps:
 
         Args:
             steps: computes the steps; it has one spare row after its ``slots``.
-            slots: most slots of a step.
-            positions: most positions of a slot.
+            slots: maximum number of slots of a step.
+            positions: maximum number of positions of a slot.
             capture: captures a step: :class:`CudaGraphs`, or the identity in tests without a GPU.
         """
         self._steps = steps
@@ -72,7 +72,7 @@ class GraphedSteps:
     def prefill(self, slots: list[int], prompts: Tensor, starts: list[int], lengths: list[int]) -> None:
         """Run prompts [B, T, H] of some slots; see :meth:`Steps.prefill`.
 
-        Prompts are padded to a shape that has a graph, and rows that no stream needs belong to the spare slot.
+        Prompts are padded to a shape that has a graph; rows beyond the given slots use the spare slot.
         """
         end = max(starts) + prompts.shape[1]
         padded = next((most for most in _PROMPT_LENGTHS if most >= prompts.shape[1]), None)
@@ -98,18 +98,18 @@ class GraphedSteps:
         self._captured[shape]()
 
     def _prompt_buffers(self, batch: int, padded: int, like: Tensor) -> PromptBuffers:
-        """The static inputs for a shape; shapes that only differ in the positions they read share them."""
+        """Return the static inputs for a number of requests and a padded length."""
         if (batch, padded) not in self._buffers:
             numbers = torch.zeros(3, batch, dtype=torch.int64, device=like.device)
             self._buffers[batch, padded] = PromptBuffers(like.new_zeros(batch, padded, like.shape[2]), *numbers)
         return self._buffers[batch, padded]
 
-    def sample_frame(self, slots: list[int], choice: Choice) -> Tensor:
-        """Draw the next frame of some slots: [B, 16] int64, overwritten by the next step."""
-        shape = Choice(
-            talker_keep=_SMALL_KEEP if (choice.talker_keep or 1) <= _SMALL_KEEP else self._steps.talker_vocabulary,
+    def sample_frame(self, slots: list[int], sampling: SamplingShape) -> Tensor:
+        """Sample the next frame of some slots: [B, 16] int64, overwritten by the next step."""
+        shape = SamplingShape(
+            talker_keep=SMALL_KEEP if (sampling.talker_keep or 1) <= SMALL_KEEP else self._steps.talker_vocabulary,
             predictor_keep=(
-                _SMALL_KEEP if (choice.predictor_keep or 1) <= _SMALL_KEEP else self._steps.predictor_vocabulary
+                SMALL_KEEP if (sampling.predictor_keep or 1) <= SMALL_KEEP else self._steps.predictor_vocabulary
             ),
         )
         return self._run(("sample_frame", len(slots), shape), slots, lambda rows: self._steps.sample_frame(rows, shape))
@@ -128,20 +128,30 @@ class GraphedSteps:
         """Decode frames of some slots: [B, frames * 1920] float32, overwritten by the next step."""
         return self._run(("decode", len(slots), frames), slots, lambda rows: self._steps.decode(rows, frames))
 
-    def capture_all(self, choice: Choice, most_frames: int) -> int:
+    def capture_all(self, sampling: SamplingShape, most_frames: int) -> int:
         """Capture every shape that the default sampling needs, on the spare slot; returns the number of shapes."""
-        for batch in self._batches:
-            for length in (most for most in _PROMPT_LENGTHS if most <= self._positions):
-                prompts = self._steps.empty_prompts(batch, length)
-                self.prefill([self._slots] * batch, prompts, [0] * batch, [length] * batch)
+        for batch, length in self.prompt_shapes:
+            prompts = self._steps.empty_prompts(batch, length)
+            self.prefill([self._slots] * batch, prompts, [0] * batch, [length] * batch)
         for batch in range(1, self._slots + 1):
             spare = [self._slots] * batch
-            self.sample_frame(spare, choice)
+            self.sample_frame(spare, sampling)
             for length in self._lengths:
                 self.talker_step(spare, length)
             for frames in range(1, most_frames + 1):
                 self.decode(spare, frames)
         return len(self._captured)
+
+    @property
+    def prompt_shapes(self) -> list[tuple[int, int]]:
+        """Number of prompts and padded length of each captured prefill."""
+        lengths = [length for length in _PROMPT_LENGTHS if length <= self._positions]
+        return [(batch, length) for batch in self._batches for length in lengths]
+
+    @property
+    def longest_prompt(self) -> int:
+        """Positions of the longest prompt that has a graph, behind the part that a voice's prompts share."""
+        return max(length for _, length in self.prompt_shapes)
 
     def _run(self, shape: tuple[object, ...], slots: list[int], step: Callable[[Tensor], Tensor]) -> Tensor:
         rows = self._rows[len(slots) - 1]
@@ -163,7 +173,7 @@ def _fill(buffers: PromptBuffers, slots: list[int], starts: list[int], lengths: 
 
 
 def _doubling(first: int, last: int) -> list[int]:
-    """``first``, twice as many and so on, and ``last``, which is the largest."""
+    """Return ``first``, doubled until it reaches ``last``, and then ``last`` itself."""
     numbers: list[int] = []
     number = first
     while number < last:
@@ -175,8 +185,8 @@ def _doubling(first: int, last: int) -> list[int]:
 class CudaGraphs:
     """Captures steps as CUDA graphs that share one memory pool.
 
-    The pool is as large as the largest step needs, not as all of them together. A step's result is therefore valid
-    only until the next step runs. Everything else that a step writes is in static tensors.
+    The pool is as large as the largest step needs, because all steps reuse the same memory. A step's result is
+    therefore valid only until the next step runs. Everything else that a step writes is in static tensors.
     """
 
     def __init__(self) -> None:
@@ -184,7 +194,7 @@ class CudaGraphs:
         self._pool: Upstream = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Captured) -> Captured:
-        """Capture a step. The step runs twice before, to warm up libraries; the caller lets it use the spare slot.
+        """Capture a step, after running it twice to warm up libraries; the caller lets it use the spare slot.
 
         Source: torch.cuda.CUDAGraph's documentation: warm-up on a side stream, then capture.
         """

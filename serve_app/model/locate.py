@@ -1,7 +1,8 @@
 """Finds the files of the configured checkpoint, and decides whether missing files may still arrive.
 
 A file that is absent, truncated or unreadable may still arrive, so the generator waits for it. A file that can be read
-but is something else is an error. This module does not import torch: a generator waits before it does.
+but is something else is an error. This module does not import torch, because a generator waits for its files before it
+imports torch.
 """
 
 import json
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
 from serve_app.config import ModelConfig
-from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError, Verdict
+from serve_app.startup import CHECK_AGAIN_S, READY, Availability, NotYetError
 
 RANDOM = ("tiny", "full-random", "tiny-1.7b", "full-random-1.7b")
 """Sources that are built locally."""
@@ -44,12 +45,12 @@ _INDEX = "model.safetensors.index.json"
 _MAY_BE = ("tokenizer.json", "vocab.json", _INDEX, f"speech_tokenizer/{_INDEX}")
 """Checked for completeness if they exist."""
 
-_ASK_HUB_AGAIN_S = 30.0
+_CHECK_HUB_AGAIN_S = 30.0
 _COME_BACK_LATER = (408, 425, 429)
 """HTTP statuses below 500 that describe a temporary condition, not a wrong request."""
 
-_MOST_NAMED = 10
-"""Most directories that an error lists."""
+_MAX_NAMED = 10
+"""Maximum number of directories that an error lists."""
 
 Json = dict[str, Any]
 
@@ -78,13 +79,13 @@ def locate(config: ModelConfig, settle_s: float = 0.0) -> Path | None:
     if config.source == "demo":
         return _packaged(DEMO)
     directory = Path(config.source).expanduser()
-    look_again_s = LOOK_AGAIN_S
+    check_again_s = CHECK_AGAIN_S
     if not is_local(config.source):
-        look_again_s = LOOK_AGAIN_S if constants.HF_HUB_OFFLINE else _ASK_HUB_AGAIN_S
-        directory = _fetched(config, look_again_s)
+        check_again_s = CHECK_AGAIN_S if constants.HF_HUB_OFFLINE else _CHECK_HUB_AGAIN_S
+        directory = _fetched(config, check_again_s)
     what = f"the weights in {directory}"
     try:
-        _settle(judge(look(directory)), what, look_again_s)
+        _settle(judge(look(directory)), what, check_again_s)
         settled = not settle_s or _is_still(directory, settle_s)
     except OSError as error:  # permissions may change, and a file may disappear between two checks
         raise NotYetError(what, f"they cannot be read ({error.filename}: {error.strerror})", _CHOICES) from error
@@ -136,33 +137,33 @@ def look(directory: Path) -> Found:
     return Found(directory, "nowhere")
 
 
-def judge(found: Found) -> Verdict:
+def judge(found: Found) -> Availability:
     """Whether a checkpoint can be loaded from this path: now, perhaps later, or never."""
     path = found.path
     if found.place == "nowhere":
-        return Verdict("never", f"{path} does not exist, and neither does {path.parent}")
+        return Availability("never", f"{path} does not exist, and neither does {path.parent}")
     if found.place == "file":
-        return Verdict("never", f"{path} is a file, but must be a directory")
+        return Availability("never", f"{path} is a file, but must be a directory")
     if found.place == "absent":
-        beside = ", ".join(found.beside[:_MOST_NAMED]) or "nothing"
-        return Verdict("wait", f"there is no such directory ({path.parent} holds {beside})")
+        beside = ", ".join(found.beside[:_MAX_NAMED]) or "nothing"
+        return Availability("wait", f"there is no such directory ({path.parent} holds {beside})")
     if found.config is not None:
         model = found.config.get("model_type")
         kind, codec = found.config.get("tts_model_type"), found.config.get("tokenizer_type")
         if model != "qwen3_tts":
-            return Verdict("never", f"{path} holds a model of type {model!r}; only 'qwen3_tts' can be loaded")
+            return Availability("never", f"{path} holds a model of type {model!r}; only 'qwen3_tts' can be loaded")
         if (kind, codec) != ("base", "qwen3_tts_tokenizer_12hz"):
-            return Verdict(
+            return Availability(
                 "never",
                 f"{path} holds a {kind!r} model with codec {codec!r};"
                 " voice cloning needs a 'base' model with 'qwen3_tts_tokenizer_12hz'",
             )
     lacking = {"missing": found.missing, "cut short": found.cut_short}
     why = "; ".join(f"{state}: {', '.join(names)}" for state, names in lacking.items() if names)
-    return Verdict("wait", why) if why else READY
+    return Availability("wait", why) if why else READY
 
 
-def judge_fetch(error: BaseException, source: str) -> Verdict:
+def judge_fetch(error: BaseException, source: str) -> Availability:
     """Whether a failed download may succeed later.
 
     Args:
@@ -172,43 +173,43 @@ def judge_fetch(error: BaseException, source: str) -> Verdict:
     errors = list(_with_causes(error))
     status = next((code for each in errors if (code := _status(each)) is not None), None)
     if any(isinstance(each, OfflineModeIsEnabled) for each in errors):
-        return Verdict(
+        return Availability(
             "wait", f"they are not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents a download"
         )
     reason = str(errors[-1]).strip().splitlines() or [type(errors[-1]).__name__]
     if status is not None and 400 <= status < 500 and status not in _COME_BACK_LATER:
         words = {401: "not authorized", 403: "forbidden", 404: "no such model or revision"}.get(status, "refused")
-        return Verdict("never", f"the hub refuses {source!r} ({status}, {words}: {reason[0]})")
+        return Availability("never", f"the hub refuses {source!r} ({status}, {words}: {reason[0]})")
     if isinstance(error, HFValidationError):
-        return Verdict("never", f"{source!r} is neither a local directory nor a model id on the hub ({reason[0]})")
+        return Availability("never", f"{source!r} is neither a local directory nor a model id on the hub ({reason[0]})")
     disk = isinstance(error, OSError) and error.errno is not None
     if disk and not isinstance(error, ConnectionError | TimeoutError):
-        return Verdict("never", f"{source!r} cannot be stored in {constants.HF_HUB_CACHE} ({error})")
-    return Verdict("wait", f"the hub does not answer ({status or reason[0]})")
+        return Availability("never", f"{source!r} cannot be stored in {constants.HF_HUB_CACHE} ({error})")
+    return Availability("wait", f"the hub does not answer ({status or reason[0]})")
 
 
 def _packaged(directory: Path) -> Path:
     """A checkpoint that the package contains; nothing that is missing from an installation can still arrive."""
-    verdict = judge(look(directory))
-    if verdict != READY:
-        raise CheckpointError(f"this installation has no complete demonstration voice: {verdict.why}. {_CHOICES}")
+    availability = judge(look(directory))
+    if availability != READY:
+        raise CheckpointError(f"this installation has no complete demonstration voice: {availability.why}. {_CHOICES}")
     return directory
 
 
-def _fetched(config: ModelConfig, look_again_s: float) -> Path:
+def _fetched(config: ModelConfig, check_again_s: float) -> Path:
     try:
         return Path(snapshot_download(config.source, revision=config.revision))
     except (OSError, ValueError, RuntimeError) as error:  # Xet's downloads raise RuntimeError
-        verdict = judge_fetch(error, config.source)
-    _settle(verdict, f"the weights {config.source!r}", look_again_s)
+        availability = judge_fetch(error, config.source)
+    _settle(availability, f"the weights {config.source!r}", check_again_s)
     raise AssertionError("an error is never ready")
 
 
-def _settle(verdict: Verdict, what: str, look_again_s: float) -> None:
-    if verdict.state == "never":
-        raise CheckpointError(f"{verdict.why}. {_CHOICES}")
-    if verdict.state == "wait":
-        raise NotYetError(what, verdict.why, _CHOICES, look_again_s)
+def _settle(availability: Availability, what: str, check_again_s: float) -> None:
+    if availability.state == "never":
+        raise CheckpointError(f"{availability.why}. {_CHOICES}")
+    if availability.state == "wait":
+        raise NotYetError(what, availability.why, _CHOICES, check_again_s)
 
 
 def _missing(directory: Path) -> Iterator[str]:

@@ -1,13 +1,13 @@
 """Builds the talker's input: the prompt before the first frame, and the text that is added to the frames.
 
-There are two layouts, upstream's streaming mode and its other one. Both begin with three role tokens and the codec's
-tags, and sum text and codes position by position. In the streaming layout, in ICL mode, the reference follows as text
-over codes, and the new text continues the reference's text. Text that does not fit over the reference's codes is added
-to later frames, one token per frame. In the whole layout, all text comes first, over padding, and then the codes.
+Both layouts begin with three role tokens and the codec's tags. Every position is the sum of a text embedding and a code
+embedding. In the streaming layout (upstream's streaming mode), the reference's codes follow, if the voice has a
+transcript. The transcript and then the new text are added to them, one token per code frame. Text that is left is added
+to the new frames. In the whole layout (upstream's ``non_streaming_mode``), the text comes first, added to padding
+codes, and the reference's codes follow, added to padding text.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,19 +29,19 @@ _REFERENCE_TAIL_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    r"""A text as token ids, without its wrapping.
+    r"""A text as token ids, without the chat template around it.
 
     Attributes:
         role: ids of ``<|im_start|>assistant\n``.
         text: ids of the text to speak.
-        reference: ids of the reference's transcript, including a context's text; empty if there is neither.
-        voice_tokens: number of first ids in ``reference`` that are the same for every context of the voice.
+        characters: for each of ``text``, the index in the given text of its first character that is not a space.
+        reference: ids of the reference's transcript; empty if there is none.
     """
 
     role: list[int]
     text: list[int]
+    characters: list[int]
     reference: list[int]
-    voice_tokens: int
 
 
 class PromptBuilder:
@@ -63,7 +63,7 @@ class PromptBuilder:
         tags = [self._config.tts_bos_token_id, self._config.tts_eos_token_id, self._config.tts_pad_token_id]
         self._text_bos, self._text_eos, self.text_pad = self._embed_text(tags)[:, None]  # each [1, H]
 
-    def tokenize(self, text: str, transcript: str | None, context: str | None = None) -> PromptTokens:
+    def tokenize(self, text: str, transcript: str | None) -> PromptTokens:
         """Turn texts into ids. Safe on any thread.
 
         Names of the tokenizer's special tokens are removed from the texts: they would act as control tokens.
@@ -71,54 +71,55 @@ class PromptBuilder:
         Args:
             text: the text to speak.
             transcript: transcript of the voice's reference clip; None in x-vector mode.
-            context: what was said after the clip; both are tokenised as one text.
 
         Source: qwen-tts 0.1.1, Qwen3TTSModel._build_assistant_text and _build_ref_text, and the slices that
             Qwen3TTSForConditionalGeneration.generate takes of their ids.
         """
-        ids = self._ids(f"<|im_start|>assistant\n{self._plain(text)}<|im_end|>\n<|im_start|>assistant\n")
+        before = "<|im_start|>assistant\n"
+        encoding = self._encode(f"{before}{self._plain(text)}<|im_end|>\n{before}", add_special_tokens=False)
+        starts = [start - len(before) for start, _ in encoding.offsets[_ROLE_TOKENS:-_TAIL_TOKENS]]
+        characters = self._characters(text, starts)
         said = "" if transcript is None else self._plain(transcript)
         reference = self._reference_ids(said)
-        voice_tokens = len(reference)
-        if context is not None:
-            alone, reference = reference, self._reference_ids(join_texts(said, self._plain(context)))
-            # The end of the transcript and the start of the context may form one token.
-            voice_tokens = voice_tokens if reference[:voice_tokens] == alone else 0
-        return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], reference, voice_tokens)
+        ids: list[int] = encoding.ids
+        return PromptTokens(ids[:_ROLE_TOKENS], ids[_ROLE_TOKENS:-_TAIL_TOKENS], characters, reference)
+
+    def text_position(self, tokens: PromptTokens, language: str) -> int:
+        """Talker position of the first token of the text, in both layouts; the others follow it."""
+        return self._head_positions(language) + len(tokens.reference)
 
     def positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str, layout: PromptLayout) -> int:
-        """Talker positions of a prompt without a context's frames; in the streaming layout the same for every text."""
+        """Talker positions of a prompt; in the streaming layout the same for every text."""
         reference = 1 if voice.codes is None else 1 + len(voice.codes)
         text = 0 if layout == "streaming" else len(tokens.reference) + len(tokens.text) + 1
         return self._head_positions(language) + text + reference
 
     def constant_positions(self, tokens: PromptTokens, voice: VoicePrompt, language: str, layout: PromptLayout) -> int:
-        """Leading positions of a prompt that are the same for every text and context of a voice and language.
+        """Leading positions of a prompt that are the same for every text of a voice and language.
 
-        At least one position always remains, since its logits give the first frame: a transcript may have more tokens
-        than its codes have frames. In the whole layout the text comes before the codes, so only the transcript counts.
+        They never cover the entire prompt, since the logits of its last position give the first frame. In the streaming
+        layout, transcript tokens beyond the clip's frames do not count. In the whole layout the text comes before the
+        codes, so only the transcript counts.
         """
         if voice.codes is None:
             return self._head_positions(language)
-        of_text = tokens.voice_tokens if layout == "whole" else min(tokens.voice_tokens, len(voice.codes))
+        of_text = len(tokens.reference) if layout == "whole" else min(len(tokens.reference), len(voice.codes))
         return self._head_positions(language) + of_text
 
     def _head_positions(self, language: str) -> int:
         """Role tokens, tags, the speaker and the padding after it."""
         return _ROLE_TOKENS + (3 if self._language_id(language) is None else 4) + 2
 
-    def embed_reference(self, codes: Tensor, before: Tensor | None = None) -> Tensor:
+    def embed_reference(self, codes: Tensor) -> Tensor:
         """The reference's part of an ICL prompt, without its text.
 
         Args:
             codes: [T, 16] int64.
-            before: [1 + S, H], a reference that these codes continue; None to start one.
 
         Returns:
-            [1 + S + T, H]; the codec's begin token is first.
+            [1 + T, H]; the codec's begin token is first.
         """
-        begun = self._tag(self._talker_config.codec_bos_id) if before is None else before
-        return torch.cat([begun, self.codes.of_frames(codes)])
+        return torch.cat([self._tag(self._talker_config.codec_bos_id), self.codes.of_frames(codes)])
 
     def build(
         self, tokens: PromptTokens, language: str, speaker: Tensor, reference: Tensor | None, layout: PromptLayout
@@ -130,7 +131,7 @@ class PromptBuilder:
             language: lower case, or ``auto``.
             speaker: [H], the speaker embedding.
             reference: [1 + T, H] from :meth:`embed_reference`; None in x-vector mode.
-            layout: where the text goes.
+            layout: the text layout.
 
         Returns:
             [L, H], the prompt, and [M, H], the text that is added to frames 0 to M - 1; later frames get
@@ -177,6 +178,19 @@ class PromptBuilder:
     def _plain(self, text: str) -> str:
         return text if self._special is None else self._special.sub("", text)
 
+    def _characters(self, text: str, starts: list[int]) -> list[int]:
+        """For each token, the index in ``text`` of the first character from it on that is not a space.
+
+        ``starts`` are the tokens' beginnings in the text without the names of special tokens.
+        """
+        kept = list(range(len(text)))
+        for name in reversed([] if self._special is None else list(self._special.finditer(text))):
+            del kept[name.start() : name.end()]
+        following = [len(text)]
+        for character in reversed(kept):
+            following.append(following[-1] if text[character].isspace() else character)
+        return [following[len(kept) - start] for start in starts]
+
     def _ids(self, text: str) -> list[int]:
         return self._encode(text, add_special_tokens=False).ids
 
@@ -196,11 +210,3 @@ def _text_projection(module: Upstream, backend: Backend) -> Callable[[Tensor], T
     layers = module.linear_fc1, module.linear_fc2
     first, second = (backend.linear(each.weight.detach(), each.bias.detach(), exact=True) for each in layers)
     return lambda x: second(module.act_fn(first(x)))
-
-
-def join_texts(first: str, second: str) -> str:
-    """Join two texts with a space, or without one after Chinese or Japanese, whose characters are wide."""
-    if not first or not second:
-        return first + second
-    wide = unicodedata.east_asian_width(first[-1]) in "WF" and not "\uac00" <= first[-1] <= "\ud7a3"  # Hangul is spaced
-    return first + ("" if wide else " ") + second

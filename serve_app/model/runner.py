@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from serve_app.config import EngineConfig, PromptLayout
 from serve_app.engine.interface import Frames, Prepared
-from serve_app.errors import CapacityError, TextTooLongError
+from serve_app.errors import CapacityError, InvalidMessageError, TextTooLongError
 from serve_app.model.backends.protocol import Backend
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.code_predictor import CodePredictor
@@ -26,8 +26,8 @@ from serve_app.model.codec import Codec, CodecState
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.kv_cache import as_rows
 from serve_app.model.prompt import PromptBuilder, PromptTokens
-from serve_app.model.sampling import Draw
-from serve_app.model.steps import Choice, SlotTensors, Steps
+from serve_app.model.sampling import SamplingParams
+from serve_app.model.steps import SamplingShape, SlotTensors, Steps
 from serve_app.model.talker import Talker
 from serve_app.speech import Sampling, SpeechRequest
 from serve_app.voices.voice import BoundedCache, VoicePrompt
@@ -42,18 +42,20 @@ class ModelInput:
     Attributes:
         tokens: the request's texts as ids.
         voice: the requested voice's prompt.
-        context: [F, 16] int16, frames that continue the voice's reference; None if there are none.
-        constant_positions: prompt positions that are the same for every text and context of the voice and language.
-        talker_draw: sampling parameters of codebook 0.
-        predictor_draw: sampling parameters of codebooks 1 to 15.
+        constant_positions: prompt positions that are the same for every text of the voice and language.
+        text_position: position of the first token of the text to speak.
+        first_frame_position: position whose output is frame 0: the last one of the prompt.
+        talker_sampling: sampling parameters of codebook 0.
+        predictor_sampling: sampling parameters of codebooks 1 to 15.
     """
 
     tokens: PromptTokens
     voice: VoicePrompt
-    context: NDArray[np.int16] | None
     constant_positions: int
-    talker_draw: Draw
-    predictor_draw: Draw
+    text_position: int
+    first_frame_position: int
+    talker_sampling: SamplingParams
+    predictor_sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class VoiceState:
 
 
 class TorchRunner:
-    """Slots of a real model."""
+    """A runner that computes with the weights of a checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, settings: EngineConfig, backend: Backend) -> None:
         """Allocate all slots and copy the weights out of a checkpoint.
@@ -90,20 +92,24 @@ class TorchRunner:
         """
         talker = checkpoint.model.talker
         device, slots = checkpoint.device, settings.slots
-        rows = slots + 1  # the last row belongs to no stream: it decodes voices and captures graphs
+        rows = slots + 1  # no stream uses the last row: it is for decoding voices and capturing graphs
         self._settings = settings
-        self._checkpoint_draws = (checkpoint.talker_draw, checkpoint.predictor_draw)
+        self.layouts = checkpoint.layouts
+        self._alignment = checkpoint.alignment_head
+        self._default_sampling = (checkpoint.talker_sampling, checkpoint.predictor_sampling)
         self._device = device
         self.prompts = PromptBuilder(checkpoint, backend)
-        self.talker = Talker(talker, backend, slots=rows, positions=settings.max_positions)
+        self.talker = Talker(
+            talker, backend, slots=rows, positions=settings.max_positions, watched=checkpoint.alignment_head
+        )
         self.predictor = CodePredictor(talker.code_predictor, self.prompts.codes, backend, slots=slots)
         decoder = checkpoint.model.speech_tokenizer.model.decoder
         self.codec = Codec(decoder, backend, rows=rows, dtype=checkpoint.codec_dtype, device=device)
         self.voice_states = BoundedCache[str, VoiceState](settings.voice_cache_bytes, lambda state: state.nbytes)
-        self._prefixes = BoundedCache[tuple[str, str, PromptLayout, int], tuple[Tensor, Tensor]](
+        self._prefixes = BoundedCache[tuple[str, str, PromptLayout], tuple[Tensor, Tensor]](
             settings.voice_cache_bytes, lambda prefix: prefix[0].nbytes + prefix[1].nbytes
         )
-        """The talker's keys and values for the constant part of a prompt, by voice, language, layout and length."""
+        """The talker's keys and values for the constant part of a prompt, by voice, language and layout."""
         self._eos: int = talker.config.codec_eos_token_id
         self.slot_tensors = SlotTensors(rows, self.prompts, self.talker, settings.max_positions)
         self.steps = Steps(self.talker, self.predictor, self.codec, self.prompts, self.slot_tensors, backend, self._eos)
@@ -111,7 +117,7 @@ class TorchRunner:
         self._copying: torch.cuda.Stream | None = None
         self.graph_fallbacks = 0
         """How often captured graphs differed from the plain steps and were discarded."""
-        self._filled = [0] * slots  # positions in use, the host's copy
+        self._filled = [0] * slots  # positions in use, on the host
 
     @property
     def slots(self) -> int:
@@ -121,13 +127,15 @@ class TorchRunner:
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
         """Check and tokenise a request. Safe on any thread; does not touch a slot.
 
-        A context is left out if it would take positions from the text's frame budget.
-
         Raises:
+            InvalidMessageError: the checkpoint was not trained with the request's text layout.
             TextTooLongError: text, voice and the minimum frame budget do not fit into a slot.
             UnsupportedLanguageError: the checkpoint was not trained on the language.
         """
         settings = self._settings
+        if request.prompt not in self.layouts:
+            known = ", ".join(self.layouts)
+            raise InvalidMessageError(f"the loaded model does not know prompt {request.prompt!r}; allowed: {known}")
         if len(request.text) > settings.max_chunk_characters:
             raise TextTooLongError(
                 f"the limit is {settings.max_chunk_characters} characters per stream; the text has {len(request.text)}"
@@ -143,28 +151,27 @@ class TorchRunner:
                 f"the voice's reference takes {positions} of {settings.max_positions} positions, which leaves fewer"
                 f" than the {settings.budget_min_frames} frames that a text may need"
             )
-        context = None
-        if request.context is not None:
-            longer = self.prompts.tokenize(request.text, voice.transcript, request.context.text)
-            taken = self.prompts.positions(longer, voice, request.language, request.prompt)
-            if taken + len(request.context.codes) + budget <= settings.max_positions:
-                tokens, positions, context = longer, taken, request.context.codes
-            else:
-                frames = len(request.context.codes)
-                log.info("leaving out a context of %d frames: the text may need its positions", frames)
         constant = self.prompts.constant_positions(tokens, voice, request.language, request.prompt)
-        forced = sum(len(codes) for codes in (context, request.delivered_codes) if codes is not None)
-        talker_draw, predictor_draw = _resolve(request.sampling, *self._checkpoint_draws)
+        delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
+        talker_sampling, predictor_sampling = _resolve(request.sampling, *self._default_sampling)
         return Prepared(
             request=request,
-            prefill_positions=positions - constant + forced,
+            prefill_positions=positions - constant + delivered,
             max_frames=min(budget, left),
-            model_input=ModelInput(tokens, voice, context, constant, talker_draw, predictor_draw),
+            model_input=ModelInput(
+                tokens=tokens,
+                voice=voice,
+                constant_positions=constant,
+                text_position=self.prompts.text_position(tokens, request.language),
+                first_frame_position=positions - 1,
+                talker_sampling=talker_sampling,
+                predictor_sampling=predictor_sampling,
+            ),
         )
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], prepared: Sequence[Prepared]) -> None:
-        """Fill free slots in one talker call, forcing the frames of contexts and delivered frames.
+        """Fill free slots in one talker call. Delivered frames are part of the prompts.
 
         Raises:
             CapacityError: the device has no memory left for these prompts; the slots stay free.
@@ -198,20 +205,17 @@ class TorchRunner:
             self._filled[slot] = start + length
 
     def _fill(self, slot: int, prepared: Prepared) -> tuple[Tensor, int]:
-        """Set all of a slot's state that needs no talker, except for the talker's constant part of the prompt.
+        """Set a slot's state, but do not run the talker over the variable part of the prompt; the caller does.
 
         Returns:
-            The rest of the prompt, [L, H], and the position at which it begins.
+            The variable part of the prompt, [L, H], and the position at which it begins.
         """
         source, request = prepared.model_input, prepared.request
         assert isinstance(source, ModelInput), "prepared by another runner"
         state = self.slot_tensors
         voice = self._voice_state(source.voice)
-        context, delivered = self._on_device(source.context), self._on_device(request.delivered_codes)
-        reference = voice.reference
-        if len(context):
-            reference = self.prompts.embed_reference(context, before=reference)
-        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, reference, request.prompt)
+        delivered = self._on_device(request.delivered_codes)
+        x, text = self.prompts.build(source.tokens, request.language, voice.speaker, voice.reference, request.prompt)
         text = text[: state.text.shape[1]]  # tokens beyond the slot's frames would never be read
         state.text[slot] = self.prompts.text_pad
         state.text[slot, : len(text)] = text
@@ -219,32 +223,32 @@ class TorchRunner:
         if len(delivered):
             x = torch.cat([x, self.prompts.codes.of_frames(delivered) + state.text[slot, : len(delivered)]])
             state.seen[slot, delivered[:, 0]] = True
-        self._fill_codec(slot, voice, torch.cat([context, delivered]))
+        self._fill_codec(slot, voice, delivered)
         state.seeds[slot] = request.seed
-        state.talker_draws.set(slot, source.talker_draw)
-        state.predictor_draws.set(slot, source.predictor_draw)
+        state.talker_sampling.set(slot, source.talker_sampling)
+        state.predictor_sampling.set(slot, source.predictor_sampling)
         state.frames[slot] = state.decoded[slot] = len(delivered)
         self._fill_constant(slot, prepared, x)
         return x[source.constant_positions :], source.constant_positions
 
-    def _fill_codec(self, slot: int, voice: VoiceState, heard: Tensor) -> None:
-        """Advance a slot's codec past the voice's reference and the frames ``heard`` [F, 16]."""
+    def _fill_codec(self, slot: int, voice: VoiceState, delivered: Tensor) -> None:
+        """Advance a slot's codec past the voice's reference and the ``delivered`` frames, [F, 16]."""
         if voice.codec is None:
             self.codec.reset(slot)
         else:
             self.codec.restore(slot, voice.codec)
-        if len(heard):
-            self.codec.prime(heard, slot)
+        if len(delivered):
+            self.codec.prime(delivered, slot)
 
     def _fill_constant(self, slot: int, prepared: Prepared, x: Tensor) -> None:
         """Fill a slot with the constant part of a prompt [L, H]: from the cache, or computed now.
 
-        It is a call of its own the first time too, so that the result equals that of later prefills.
+        It is computed in a separate call, so that a prefill gives the same result whether this part was cached or not.
         """
         source, request = prepared.model_input, prepared.request
         assert isinstance(source, ModelInput), "prepared by another runner"
         constant = source.constant_positions
-        key = (source.voice.digest, request.language, request.prompt, constant)
+        key = (source.voice.digest, request.language, request.prompt)
         prefix = self._prefixes.get(key, time.monotonic())
         if prefix is None:
             self._run_prompts([slot], x[None, :constant], [0], [constant])
@@ -260,23 +264,23 @@ class TorchRunner:
         return torch.from_numpy(codes.astype(np.int64)).to(self._device)
 
     @torch.inference_mode()
-    def predict(self, slots: Sequence[int]) -> Frames:
+    def sample_frame(self, slots: Sequence[int]) -> Frames:
         """Sample the next frame of each slot; this is the only step in which the host waits for codes."""
         numbers = list(slots)
-        talker, predictor = self.slot_tensors.talker_draws, self.slot_tensors.predictor_draws
-        choice = Choice(
+        talker, predictor = self.slot_tensors.talker_sampling, self.slot_tensors.predictor_sampling
+        sampling = SamplingShape(
             talker_keep=talker.most_kept(numbers, self.talker.vocabulary),
             predictor_keep=predictor.most_kept(numbers, self.predictor.vocabulary),
         )
         if self._graphs is None:
-            codes = self.steps.sample_frame(as_rows(numbers, self._device), choice)
+            codes = self.steps.sample_frame(as_rows(numbers, self._device), sampling)
         else:
-            codes = self._graphs.sample_frame(numbers, choice)
-        drawn = codes.to(torch.int16).cpu().numpy()
-        return Frames(drawn, drawn[:, 0] == self._eos)
+            codes = self._graphs.sample_frame(numbers, sampling)
+        sampled = codes.to(torch.int16).cpu().numpy()
+        return Frames(sampled, sampled[:, 0] == self._eos)
 
     @torch.inference_mode()
-    def talk(self, slots: Sequence[int]) -> None:
+    def talker_step(self, slots: Sequence[int]) -> None:
         """Run the talker on each slot's newest frame."""
         numbers = list(slots)
         length = 1 + max(self._filled[slot] for slot in numbers)
@@ -297,8 +301,30 @@ class TorchRunner:
             pcm = self._graphs.decode(numbers, frames)
         return self._to_host(pcm)
 
+    @torch.inference_mode()
+    def spoken(self, slot: int, prepared: Prepared, frames: range) -> NDArray[np.int32] | None:
+        """Say which character of the text each of some sampled frames speaks: what the alignment head looks at most.
+
+        The head's query for a frame is that of the position which predicts the frame, or of an earlier one if the head
+        looks ahead. The head may look at the text of the reference too, which counts as before the text.
+
+        Returns:
+            [len(frames)] int32, -1 before the text; None if the checkpoint has no alignment head.
+        """
+        source, cache = prepared.model_input, self.talker.cache
+        assert isinstance(source, ModelInput), "prepared by another runner"
+        if self._alignment is None:
+            return None
+        characters = torch.tensor([-1, *source.tokens.characters], dtype=torch.int32)
+        numbers = torch.arange(frames.start, frames.stop, device=self._device) - self._alignment.frames_ahead
+        positions = source.first_frame_position + numbers.clamp(min=0)
+        begin = source.text_position - 1 - len(source.tokens.reference)
+        looked = cache.looked_at(slot, positions, begin, source.text_position + len(source.tokens.text))
+        after = (looked.cpu() - (source.text_position - 1)).clamp(min=0)
+        return characters[after].numpy()
+
     def _to_host(self, pcm: Tensor) -> NDArray[np.float32]:
-        """Copy samples to the host; from a GPU into pinned memory, on a CUDA stream of its own."""
+        """Copy samples to the host; from a GPU into pinned memory, on a separate CUDA stream."""
         if not pcm.is_cuda:
             return pcm.numpy()
         if self._copying is None:
@@ -311,7 +337,7 @@ class TorchRunner:
         return host.numpy()
 
     def use_graphs(self, graphs: GraphedSteps | None) -> None:
-        """Run steps through captured graphs from now on; None to stop using graphs."""
+        """Run steps through captured graphs from now on; None to run the same steps without graphs."""
         self._graphs = graphs
 
     def release(self, slot: int) -> None:
@@ -322,8 +348,8 @@ class TorchRunner:
     def preload(self, voice: VoicePrompt) -> None:
         """Compute a voice's state before its first stream. Call before the engine starts, or on its thread.
 
-        On two CPU cores with the real shapes this takes 0.1 s for a clip of 6 s and 0.23 s for one of 30 s. Without it,
-        the first prefill of the voice takes that much longer.
+        On two CPU cores, with a checkpoint of the released size, this takes 0.1 s for a clip of 6 s and 0.23 s for one
+        of 30 s. Without it, the first prefill of the voice takes that much longer.
         """
         self._voice_state(voice)
 
@@ -352,7 +378,9 @@ class TorchRunner:
         return state
 
 
-def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, Draw]:
+def _resolve(
+    sampling: Sampling, talker: SamplingParams, predictor: SamplingParams
+) -> tuple[SamplingParams, SamplingParams]:
     """Override the checkpoint's parameters with a request's; temperature 0 makes the code predictor greedy too."""
     temperature = talker.temperature if sampling.temperature is None else sampling.temperature
     top_p = talker.top_p if sampling.top_p is None else sampling.top_p
@@ -360,11 +388,11 @@ def _resolve(sampling: Sampling, talker: Draw, predictor: Draw) -> tuple[Draw, D
     top_k = talker.top_k if sampling.top_k is None else sampling.top_k
     greedy = temperature == 0
     return (
-        Draw(temperature, top_k, top_p, penalty),
-        Draw(0.0 if greedy else predictor.temperature, predictor.top_k, predictor.top_p),
+        SamplingParams(temperature, top_k, top_p, penalty),
+        SamplingParams(0.0 if greedy else predictor.temperature, predictor.top_k, predictor.top_p),
     )
 
 
 def _weight(text: str) -> int:
-    """Length of a text for its frame budget: an ideograph or kana counts as three letters, since it takes as long."""
+    """Length of a text for its frame budget: an ideograph or kana lasts as long as three letters."""
     return sum(3 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

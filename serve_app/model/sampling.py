@@ -15,7 +15,7 @@ _MIX_2 = -0x6B2FB644ECCEEE15
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class SamplingParams:
     """Sampling parameters of one codebook.
 
     Attributes:
@@ -30,9 +30,15 @@ class Draw:
     top_p: float
     repetition_penalty: float = 1.0
 
+    def kept(self, vocabulary: int) -> int | None:
+        """Codes that it may choose from; None if it is greedy."""
+        if self.temperature == 0:
+            return None
+        return min(self.top_k, vocabulary) if self.top_k else vocabulary
 
-class DrawRows:
-    """The :class:`Draw` of every slot, as tensors, so that each row of a batch has its own parameters."""
+
+class SamplingTensors:
+    """The :class:`SamplingParams` of every slot, as tensors, so that each row of a batch has its own parameters."""
 
     def __init__(self, slots: int, device: torch.device) -> None:
         """All slots are greedy at first."""
@@ -40,23 +46,18 @@ class DrawRows:
         self.top_k = torch.zeros(slots, dtype=torch.int64, device=device)
         self.top_p = torch.ones(slots, device=device)
         self.repetition_penalty = torch.ones(slots, device=device)
-        self._host = [Draw(0.0, 0, 1.0)] * slots
+        self._host = [SamplingParams(0.0, 0, 1.0)] * slots
 
-    def set(self, slot: int, draw: Draw) -> None:
+    def set(self, slot: int, parameters: SamplingParams) -> None:
         """Set a slot's parameters."""
-        self._host[slot] = draw
-        for each in fields(Draw):
-            getattr(self, each.name)[slot] = getattr(draw, each.name)
+        self._host[slot] = parameters
+        for each in fields(SamplingParams):
+            getattr(self, each.name)[slot] = getattr(parameters, each.name)
 
     def most_kept(self, slots: list[int], vocabulary: int) -> int | None:
-        """Codes that any of these slots may choose from: the largest top_k, or the whole vocabulary.
-
-        None if all of them are greedy.
-        """
-        kept = [self._host[slot].top_k for slot in slots if self._host[slot].temperature > 0]
-        if not kept:
-            return None
-        return vocabulary if 0 in kept else min(vocabulary, max(kept))
+        """Most codes that any of these slots may choose from; None if all of them are greedy."""
+        kept = (self._host[slot].kept(vocabulary) for slot in slots)
+        return max((each for each in kept if each is not None), default=None)
 
 
 def uniforms(seeds: Tensor, frames: Tensor, codebooks: int) -> Tensor:
@@ -65,7 +66,7 @@ def uniforms(seeds: Tensor, frames: Tensor, codebooks: int) -> Tensor:
     Args:
         seeds: [B] int64.
         frames: [B] int64, index of the frame within its stream.
-        codebooks: Q, draws per frame.
+        codebooks: Q, samples per frame.
 
     Returns:
         [B, Q] float32 in [0, 1).
@@ -104,7 +105,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * rows, logits / rows), logits)
 
 
-def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
+def sample(logits: Tensor, uniform: Tensor, rows: SamplingTensors, indices: slice | Tensor, keep: int | None) -> Tensor:
     """Sample one code per row: temperature, then top-k, then top-p, in upstream's order.
 
     Args:
@@ -112,7 +113,7 @@ def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Ten
         uniform: [B] float32 in [0, 1).
         rows: parameters of every slot.
         indices: the B slots.
-        keep: from :meth:`DrawRows.most_kept`; None if every row is greedy.
+        keep: from :meth:`SamplingTensors.most_kept`; None if every row is greedy.
 
     Returns:
         [B] int64.
@@ -140,5 +141,5 @@ def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Ten
     codes, order = codes.sort(dim=-1)
     cumulative = mass.gather(1, order).cumsum(dim=-1)
     place = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
-    drawn = codes.gather(1, place.clamp(max=keep - 1))
-    return torch.where(greedy, greedy_codes, drawn)[:, 0]
+    sampled = codes.gather(1, place.clamp(max=keep - 1))
+    return torch.where(greedy, greedy_codes, sampled)[:, 0]

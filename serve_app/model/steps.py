@@ -14,10 +14,10 @@ from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.codec import Codec
 from serve_app.model.kv_cache import Rows
 from serve_app.model.prompt import PromptBuilder
-from serve_app.model.sampling import DrawRows, penalise, uniforms
+from serve_app.model.sampling import SamplingTensors, penalise, uniforms
 from serve_app.model.talker import Talker
 
-_LEAST_FRAMES = 2
+_MIN_FRAMES = 2
 """The talker may not end before this many frames; upstream's ``min_new_tokens``."""
 
 _RESERVED_CODES = 1024
@@ -28,7 +28,7 @@ CODE_RING_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SamplingShape:
     """How many codes sampling must consider; known on the host, and part of a graph's shape.
 
     Attributes:
@@ -63,8 +63,8 @@ class SlotTensors:
         self.frames = torch.zeros(rows, dtype=torch.int64, device=device)
         self.decoded = torch.zeros(rows, dtype=torch.int64, device=device)
         self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.talker_draws = DrawRows(rows, device)
-        self.predictor_draws = DrawRows(rows, device)
+        self.talker_sampling = SamplingTensors(rows, device)
+        self.predictor_sampling = SamplingTensors(rows, device)
 
     @property
     def bytes_per_slot(self) -> int:
@@ -128,12 +128,12 @@ class Steps:
         slots.hidden[rows], slots.logits[rows] = self._talker.prefill(x, rows, starts, lengths, length)
         slots.positions[rows] = starts + lengths
 
-    def sample_frame(self, rows: Rows, choice: Choice) -> Tensor:
+    def sample_frame(self, rows: Rows, sampling: SamplingShape) -> Tensor:
         """Sample the next frame of some slots and write it into their ring buffers.
 
         Args:
             rows: the B slots; advances their frame counters.
-            choice: how many codes sampling considers.
+            sampling: how many codes sampling considers.
 
         Returns:
             [B, Q] int64; codebook 0 is the end-of-speech code where a stream ends.
@@ -141,12 +141,12 @@ class Steps:
         slots = self._slots
         frames = slots.frames[rows].clone()
         uniform = uniforms(slots.seeds[rows], frames, slots.codes.shape[2])  # [B, Q]
-        logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_draws.repetition_penalty[rows])
+        logits = penalise(slots.logits[rows], slots.seen[rows], slots.talker_sampling.repetition_penalty[rows])
         logits = logits.masked_fill(self._suppressed, float("-inf"))
-        logits[:, self._eos].masked_fill_(frames < _LEAST_FRAMES, float("-inf"))
-        first = self._sample_codes(logits, uniform[:, 0], slots.talker_draws, rows, choice.talker_keep)
+        logits[:, self._eos].masked_fill_(frames < _MIN_FRAMES, float("-inf"))
+        first = self._sample_codes(logits, uniform[:, 0], slots.talker_sampling, rows, sampling.talker_keep)
         codes = self._predictor.sample_frame(
-            slots.hidden[rows], first, uniform, slots.predictor_draws, rows, choice.predictor_keep
+            slots.hidden[rows], first, uniform, slots.predictor_sampling, rows, sampling.predictor_keep
         )
         indices = self._all_rows[rows]
         slots.seen.index_put_((indices, first), self._true)

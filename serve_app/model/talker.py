@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from serve_app.model.backends.protocol import Backend
+from serve_app.model.checkpoint import AlignmentHead
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import take_layers
 from serve_app.model.stack_shape import StackShape
@@ -13,14 +14,23 @@ from serve_app.model.upstream import Upstream
 class Talker:
     """The 28-layer stack with its head and its static keys and values."""
 
-    def __init__(self, module: Upstream, backend: Backend, *, slots: int, positions: int) -> None:
+    def __init__(
+        self,
+        module: Upstream,
+        backend: Backend,
+        *,
+        slots: int,
+        positions: int,
+        watched: AlignmentHead | None = None,
+    ) -> None:
         """Copy the weights of upstream's talker.
 
         Args:
             module: Qwen3TTSTalkerForConditionalGeneration.
-            backend: computes.
+            backend: makes the layers.
             slots: streams held at once.
             positions: maximum number of positions of a slot.
+            watched: the head whose queries are kept; None keeps none.
         """
         config = module.config
         shape = StackShape(
@@ -46,6 +56,8 @@ class Talker:
             dtype=weight.dtype,
             device=weight.device,
         )
+        if watched is not None:
+            self.cache.watch(watched.layer, watched.head, watched.head * shape.kv_heads // shape.heads)
 
     @property
     def weight_bytes(self) -> int:
@@ -60,10 +72,10 @@ class Talker:
     def prefill(self, x: Tensor, rows: Rows, starts: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Fill slots with prompts.
 
-        What follows a prompt in its row is computed too, and overwritten when the slot goes on.
+        The padding after a prompt is computed too; the stream overwrites it when it continues.
 
         Args:
-            x: [B, T, H], prompts from the first of T positions on.
+            x: [B, T, H], prompts, each padded at its end.
             rows: the B slots; overwritten from ``starts`` to ``starts + T``.
             starts: [B] int64, positions that each slot already holds.
             lengths: [B] int64, lengths of the prompts, 1 to T.

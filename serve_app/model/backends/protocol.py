@@ -15,7 +15,7 @@ from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.codec_weights import CodecWeights
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 from serve_app.model.stack_shape import StackShape
 
 
@@ -80,13 +80,13 @@ class FrameSampler(Protocol):
     """All steps of the code predictor in one call."""
 
     def can_sample(self, keep: int | None) -> bool:
-        """Whether it can draw from as many as ``keep`` codes."""
+        """Whether it supports sampling from ``keep`` codes."""
         ...
 
     def sample_frame(
-        self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
+        self, hidden: Tensor, first: Tensor, uniform: Tensor, sampling: SamplingTensors, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`.
+        """Sample codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`.
 
         ``hidden`` [B, H] has the code predictor's width.
         """
@@ -112,13 +112,13 @@ class PredictorWeights:
 
 @dataclass(frozen=True, slots=True)
 class PredictorLayers:
-    """What a backend makes of the code predictor's weights.
+    """The code predictor's layers, as a backend runs them.
 
     Attributes:
         stack: its decoder layers.
         heads: one for each codebook but the first.
         project: brings a wider talker's states to the stack's width; None if they have it.
-        frame: all steps as one call; None if the backend takes them one by one.
+        frame: all steps as one call; None if the backend runs them one by one.
     """
 
     stack: Stack
@@ -128,7 +128,7 @@ class PredictorLayers:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CodecStep:
     """What all layers of one decode step of the codec share.
 
     Attributes:
@@ -151,14 +151,14 @@ class CodecLayers(Protocol):
         ...
 
     @property
-    def stages(self) -> Sequence[Callable[[Step, Tensor], Tensor]]:
+    def stages(self) -> Sequence[Callable[[CodecStep, Tensor], Tensor]]:
         """The layers after the transformer, one stage after the other.
 
         Each maps [B, T * rate, C] to [B, T * rate', C'] and mutates the step's state.
         """
         ...
 
-    def attend(self, step: Step, position: Tensor, x: Tensor) -> Tensor:
+    def attend(self, step: CodecStep, position: Tensor, x: Tensor) -> Tensor:
         """Run the first convolution and the transformer.
 
         Args:
@@ -171,7 +171,7 @@ class CodecLayers(Protocol):
         """
         ...
 
-    def samples(self, step: Step, x: Tensor) -> Tensor:
+    def samples(self, step: CodecStep, x: Tensor) -> Tensor:
         """Run all stages: [B, T, C'] -> [B, T * samples_per_frame] float32; mutates ``step.state``."""
         ...
 
@@ -188,7 +188,7 @@ class Backend(Protocol):
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> Linear:
         """Make a matmul of a weight [N, K] and a bias [N]; does not change the tensors.
 
-        ``exact`` keeps the weight as it is, whatever the format of the others.
+        ``exact`` keeps the weight as it is, even if the backend rounds other weights.
         """
         ...
 
@@ -199,7 +199,7 @@ class Backend(Protocol):
             layers: the layers' weights.
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
-            positions: most positions that a slot of its cache holds.
+            positions: maximum number of positions of a slot of its cache.
         """
         ...
 
@@ -209,8 +209,8 @@ class Backend(Protocol):
         """Make the code predictor's layers over ``cache``, whose slots hold one frame; ``embedding`` is not copied."""
         ...
 
-    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
-        """Draw one code per row; see :func:`serve_app.model.sampling.sample`."""
+    def sample(self, logits: Tensor, uniform: Tensor, rows: SamplingTensors, indices: Rows, keep: int | None) -> Tensor:
+        """Sample one code per row; see :func:`serve_app.model.sampling.sample`."""
         ...
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> CodecLayers:

@@ -1,4 +1,4 @@
-"""Describes the codec's compiled layers, and where their columns are in a workspace; never how they are computed."""
+"""Describes the codec's compiled layers, and where their columns are in a workspace; does not compute them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class CompiledLayer:
         snake: alpha and inverse beta [C] float32, if the activation is a snake.
         remembered: offset of the windows' history in a stream's state, in values.
         rate: output columns per input column.
-        residual: how many layers back the input is that is added to the output; 0 adds nothing.
+        residual: the input of the layer this many layers back is added to the output; 0 adds nothing.
     """
 
     product: WindowLinear | Depthwise | Wave
@@ -70,7 +70,7 @@ def buffers_of(layers: Sequence[CompiledLayer]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where layers read and write their columns: byte offsets into a workspace, per layer; -1 for not in it.
+    """Where layers read and write their columns: byte offsets into a workspace, per layer; -1 if they are elsewhere.
 
     Attributes:
         windows: [layers] int64.
@@ -88,7 +88,7 @@ class Layout:
 
 
 _PLACES = 4
-"""For windows and three buffers of wide layers, and the same number for narrow ones."""
+"""One place for windows and three for buffers, separately for wide and for narrow layers."""
 
 
 def columns_of(layers: Sequence[CompiledLayer], columns: int) -> list[int]:

@@ -1,8 +1,8 @@
 """Runs the codec's layers after its transformer in one compiled call, on all of torch's threads.
 
-A layer fills windows, which begin with the streams' history, and multiplies them. As separate calls, the threads slept
-in between, and took longer to wake than many of the matmuls take. The last layers have many columns, so they process
-one frame of one stream at a time, which stays in the caches.
+A layer fills windows, which begin with the streams' history, and multiplies them. When the layers were separate calls,
+the threads slept between them, and waking them took longer than many of the matmuls. The last layers have many columns,
+so they process one frame of one stream at a time, which stays in the caches.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,7 @@ from serve_app.model.backends.cpu.team import (
 )
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.backends.protocol import CodecStep
 from serve_app.model.codec_weights import Activation, Depthwise, Wave
 
 
@@ -232,19 +233,18 @@ class CompiledLayers:
         self._shaped: dict[tuple[int, int, int, int], _Shaped] = {}
         """By streams, frames, columns of a frame, and threads."""
 
-    def __call__(self, x: Tensor, state: Tensor, frames: int, n_frames: Tensor | None) -> Tensor:
+    def __call__(self, step: CodecStep, x: Tensor) -> Tensor:
         """Run some streams' new columns through the layers.
 
         Args:
-            x: [B, T, C] float32, at least one stream.
-            state: [B, width] float32, contiguous rows; mutated where the layers keep their history.
-            frames: number of frames in the T columns.
-            n_frames: [B] int64, number of real frames per stream; None if all are real.
+            step: its state is [B, width] float32, contiguous rows; mutated where the layers keep their history.
+            x: [B, T, C] float32, at least one stream; T is a multiple of ``step.frames``.
 
         Returns:
             [B, T * rate, C'] float32, or samples [B, T * rate].
         """
-        kept = rows_of_state(x, state, self._width, n_frames)
+        state, frames = step.state, step.frames
+        kept = rows_of_state(x, state, self._width, step.n_frames)
         assert x.shape[2] == self._layers[0].product.channels, "the columns have another width"
         streams, columns, _ = x.shape
         assert columns % frames == 0, "all frames must have the same number of columns"

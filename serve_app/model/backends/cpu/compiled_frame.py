@@ -1,7 +1,7 @@
 """Computes codes 1 to 15 of a frame in one compiled call, on all of torch's threads.
 
-Between two passes of the code predictor's stack are a head's matmul, a draw and an embedding. As separate calls they
-took a tenth of one stream's frame, of which reading the weights of their matmuls was only a tenth.
+Between two passes of the code predictor's stack are a head's matmul, sampling and an embedding. As separate calls,
+these took a tenth of the time of one stream's frame, although reading their weights takes only a tenth of that.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from serve_app.model.backends.cpu.tiled_linear import TiledLinear
 from serve_app.model.backends.cpu.tiles import PRODUCT, STORE, multiply, take
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.kv_cache import KvCache, Rows
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 
 _FRAME = job_of(
     "passes", "heads", "steps", "vocabulary", "logits", "logits_width", "table", "offsets",
@@ -61,8 +61,8 @@ def _sample_frame(address: int) -> None:
         sums = stack.sums + 4 * me * TILE_ROWS * TILE
         multiply(head, job.team, taken, factors, sums, job.logits, job.logits_width, STORE)
         barrier(job.team)
-        # The thread that draws a row's code also embeds it and begins the next pass with it, without synchronization.
-        # Surplus threads draw the same rows and write the same values: a waiting thread would sleep, and wake slowly.
+        # The thread that samples a row's code also embeds it and begins the next pass with it, without synchronization.
+        # Surplus threads sample the same rows and write the same values: a waiting thread would sleep, and wake slowly.
         for b in range(me % batch, batch, team):
             read(job.logits, b * job.logits_width, 4, logits)
             round_to(size, logits)
@@ -96,7 +96,7 @@ class CompiledFrame:
     def __init__(
         self, stack: CompiledStack, heads: Sequence[TiledLinear], embedding: CodeEmbedding, cache: KvCache
     ) -> None:
-        """Draw with ``stack``, and one head for each codebook except the first; ``cache`` is written."""
+        """Sample with ``stack`` and one head for each codebook except the first; ``cache`` is written."""
         self._stack, self._heads, self._embedding, self._cache = stack, heads, embedding, cache
         self.heads = np.array([head.weight.fields() for head in heads], PRODUCT)
         self.passes = np.repeat(stack.last_pass, len(heads))
@@ -106,30 +106,31 @@ class CompiledFrame:
         set_fields(self.passes, new=np.where(first, 2, 1), first_position=np.where(first, 0, 1 + np.arange(len(heads))))
         head = heads[0].weight
         assert head.row_bytes <= self.passes["taken_bytes"][0], "a head's inputs must fit where a layer's inputs are"
+        self._query_heads = int(self.passes["heads"][0])
         self._vocabulary, self._logits_width = heads[0].outputs, head.outputs
 
     def can_sample(self, keep: int | None) -> bool:
-        """Whether few enough codes are kept to draw them here."""
+        """Whether few enough codes are kept to sample them here."""
         return can_sample(keep)
 
     def sample_frame(
-        self, hidden: Tensor, first: Tensor, uniform: Tensor, draws: DrawRows, rows: Rows, keep: int | None
+        self, hidden: Tensor, first: Tensor, uniform: Tensor, sampling: SamplingTensors, rows: Rows, keep: int | None
     ) -> Tensor:
-        """Draw codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`."""
+        """Sample codes 1 to 15; see :meth:`serve_app.model.code_predictor.CodePredictor.sample_frame`."""
         batch, team, steps = len(first), threads(), len(self.passes)
         x = torch.stack((hidden, self._embedding.of_codebook(0, first)), dim=1)  # [B, 2, H]
         assert x.dtype == self._cache.keys.dtype, "the compiled code reads both as one dtype"
         assert batch <= self._cache.keys.shape[1], "more rows than the cache has slots"
         assert uniform.shape == (batch, steps + 1), "each code needs one number"
-        drawn = x.new_empty(hidden.shape)  # embeddings of drawn codes, the input of the next pass
+        sampled = x.new_empty(hidden.shape)  # embeddings of sampled codes, the input of the next pass
         codes = torch.empty(batch, steps + 1, dtype=torch.int64)
         codes[:, 0] = first
         logits, uniform = torch.empty(batch, self._logits_width), uniform.contiguous()
-        parameters = [each[rows] for each in (draws.temperature, draws.top_k, draws.top_p)]
+        parameters = [each[rows] for each in (sampling.temperature, sampling.top_k, sampling.top_p)]
         workspace = self._stack.workspace(2 * batch, team)
         addresses = {name: each.data_ptr() for name, each in workspace.items()}
-        given = [x.data_ptr(), *[drawn.data_ptr()] * (steps - 1)]
-        set_fields(self.passes, **cache_fields(self._cache), **addresses, given=given, batch=batch)
+        given = [x.data_ptr(), *[sampled.data_ptr()] * (steps - 1)]
+        set_fields(self.passes, **cache_fields(self._cache, self._query_heads), **addresses, given=given, batch=batch)
         job = np.zeros(1, _FRAME)
         set_fields(
             job,

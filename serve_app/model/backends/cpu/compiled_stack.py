@@ -51,11 +51,11 @@ from serve_app.model.backends.cpu.tiles import (
     PRODUCTS,
     STORE,
     TiledWeight,
+    WeightFormat,
     multiply,
     pair_up,
     take,
 )
-from serve_app.model.backends.weight_format import WeightFormat
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
 from serve_app.model.stack_shape import Rotary, StackShape
@@ -64,7 +64,7 @@ PASS = job_of(
     # constants
     "products", "layers", "norm_qk", "norm", "cos", "sin", "heads", "kv_heads", "dim", "hidden", "capacity", "size",
     # the cache
-    "keys", "values", "layer_bytes",
+    "keys", "values", "layer_bytes", "queries", "watched",
     # rows and their positions
     "given", "result", "slots", "first_slot", "positions", "first_position", "batch", "new",
     # workspace
@@ -182,6 +182,8 @@ def attend(job: Record, layer: int, me: int, team: int) -> None:
                 for i in range(dim):
                     row[i] *= norms[query * dim + i]
                 rotate(row, float32_at(job.cos + angle, dim), float32_at(job.sin + angle, dim), turned)
+                if layer * job.heads + query == job.watched:
+                    write(job.queries, (slot * job.capacity + begin + t) * dim, job.size, turned, dim)
                 for i in range(dim):
                     turned[i] *= scale
                 if job.size == HALF:
@@ -285,7 +287,7 @@ class CompiledStack:
             layers: the layers' weights.
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
-            positions: most positions that a slot of its cache holds.
+            positions: maximum number of positions of a slot of its cache.
             weight_format: format of the weights' entries.
         """
         self._weights: list[TiledWeight] = []
@@ -299,7 +301,7 @@ class CompiledStack:
         self._norm_qk, self._norm = torch.stack(norms), norm.float()
         rotary = Rotary(shape, positions, torch.float32, norm.device)
         self._cos, self._sin = rotary.cos, rotary.sin
-        self._positions = positions
+        self._positions, self._heads = positions, shape.heads
         self._dtype = torch.float32 if weight_format == WeightFormat.FLOAT32 else torch.bfloat16
         qkv, out, gate_up, down = self._weights[:4]
         self._widths = (out.outputs, qkv.outputs, shape.heads * shape.head_dim, gate_up.outputs // 2)
@@ -357,7 +359,7 @@ class CompiledStack:
         result, team = torch.empty_like(x), threads()
         workspace = self.workspace(batch * new, team)
         addresses = {name: each.data_ptr() for name, each in workspace.items()}
-        set_fields(self.last_pass, **cache_fields(cache), **addresses, **where, batch=batch, new=new)
+        set_fields(self.last_pass, **cache_fields(cache, self._heads), **addresses, **where, batch=batch, new=new)
         set_fields(self.last_pass, given=x.data_ptr(), result=result.data_ptr())
         _RUN_STACK.run(self.last_pass, team)
         return result
@@ -373,7 +375,12 @@ class CompiledStack:
         }
 
 
-def cache_fields(cache: KvCache) -> dict[str, int]:
-    """The location of a cache, by the names of :data:`PASS`."""
-    keys, values = cache.keys, cache.values
-    return {"keys": keys.data_ptr(), "values": values.data_ptr(), "layer_bytes": keys[0].nbytes}
+def cache_fields(cache: KvCache, heads: int) -> dict[str, int]:
+    """The location of a cache, by the names of :data:`PASS`; ``heads`` is the number of query heads of a layer.
+
+    ``watched`` counts the query heads of all layers; -1 if the queries of none are kept.
+    """
+    keys, values, head = cache.keys, cache.values, cache.watched
+    watched, queries = (-1, 0) if head is None else (head.layer * heads + head.head, head.queries.data_ptr())
+    location = {"keys": keys.data_ptr(), "values": values.data_ptr(), "layer_bytes": keys[0].nbytes}
+    return {**location, "queries": queries, "watched": watched}

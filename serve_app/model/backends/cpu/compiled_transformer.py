@@ -4,9 +4,6 @@ A window's keys and values are read and stored in place, in a stream's state, wi
 depend only on that stream, to the last bit: neither on its batch nor on the number of threads.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,6 +35,8 @@ from serve_app.model.backends.cpu.team import (
 )
 from serve_app.model.backends.cpu.window_tiles import window_products_at
 from serve_app.model.backends.cpu.windows import WindowLinear, multiply_windows, rows_of_state
+from serve_app.model.backends.protocol import CodecStep
+from serve_app.model.codec_weights import TransformerWeights, angles
 
 _PASS = job_of(
     # constants
@@ -153,41 +152,31 @@ def _run_codec_transformer(address: int) -> None:
 RUN_CODEC_TRANSFORMER = TeamFunction(_run_codec_transformer)
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionLayer:
-    """One layer; norms and layer scales are folded into its matmuls.
-
-    Attributes:
-        qkv: [C] to queries, keys and values of all heads.
-        output: [heads * dim] to [C].
-        gate_up: [C] to gates, and the values that they gate.
-        down: gated values to [C].
-        remembered: offset of the past columns [window - 1, 2, kv_heads, dim] in a stream's state, in values.
-    """
-
-    qkv: WindowLinear
-    output: WindowLinear
-    gate_up: WindowLinear
-    down: WindowLinear
-    remembered: int
-
-
 class CompiledTransformer:
     """Layers with sliding-window attention and a gated MLP, and the final norm's scaling.
 
     Float32, on a CPU; not safe for concurrent calls.
     """
 
-    def __init__(self, layers: Sequence[AttentionLayer], heads: int, kv_heads: int, window: int, eps: float) -> None:
-        """Run ``layers``; a query attends to ``window`` keys, including its own."""
-        self._products = [each for layer in layers for each in (layer.qkv, layer.output, layer.gate_up, layer.down)]
-        self._remembered = np.array([REAL * layer.remembered for layer in layers], np.int64)
-        self._hidden, self._gates = layers[0].qkv.channels, layers[0].down.channels
+    def __init__(self, weights: TransformerWeights) -> None:
+        """Lay out copies of the weights; norms and layer scales are folded into the matmuls."""
+        layers, heads = weights.layers, weights.heads
+        self._frequencies = weights.frequencies
+        self._products = [
+            WindowLinear(each, None)
+            for layer in layers
+            for each in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        ]
+        qkv, output, _, down = self._products[:4]
+        self._remembered = np.array([REAL * layer.history.start for layer in layers], np.int64)
+        self._hidden, self._gates, dim = qkv.channels, down.channels, output.channels // heads
+        assert weights.frequencies.dtype == torch.float32, "the compiled code reads float32"
+        assert 2 * len(weights.frequencies) == dim, "each pair of values needs a frequency"
         self._widths = {
             "x": self._hidden,
             "normed": self._hidden,
-            "fused": layers[0].qkv.outputs,
-            "attended": layers[0].output.channels,
+            "fused": qkv.outputs,
+            "attended": output.channels,
             "gated": 2 * self._gates,
             "activated": self._gates,
         }
@@ -197,48 +186,42 @@ class CompiledTransformer:
             layers=len(layers),
             remembered=self._remembered.ctypes.data,
             heads=heads,
-            kv_heads=kv_heads,
-            dim=layers[0].output.channels // heads,
+            kv_heads=weights.kv_heads,
+            dim=dim,
             hidden=self._hidden,
             gates=self._gates,
-            window=window,
-            eps=eps,
+            window=weights.window,
+            eps=weights.eps,
         )
-        past = (window - 1) * 2 * kv_heads * (layers[0].output.channels // heads)
-        self._width = max(layer.remembered for layer in layers) + past
+        past = (weights.window - 1) * 2 * weights.kv_heads * dim
+        self._width = max(layer.history.start for layer in layers) + past
         self._shaped: dict[tuple[int, int], NDArray[np.void]] = {}
         """By columns and threads: parameters of the last call; the addresses of columns in them are no longer valid."""
 
-    def __call__(
-        self, x: Tensor, state: Tensor, positions: Tensor, n_frames: Tensor | None, cosine: Tensor, sine: Tensor
-    ) -> Tensor:
+    def __call__(self, step: CodecStep, position: Tensor, x: Tensor) -> Tensor:
         """Run some streams' new columns through all layers.
 
         Args:
+            step: its state is [B, width] float32, contiguous rows; mutated where the layers keep their history.
+            position: [B] int64, columns that each stream has had before.
             x: [B, T, C] float32.
-            state: [B, width] float32, contiguous rows; mutated where the layers keep their history.
-            positions: [B] int64, columns that each stream has had before.
-            n_frames: [B] int64, number of real new columns per stream; None if all are real.
-            cosine: [B, T, dim] float32, cosines of the new columns' angles.
-            sine: [B, T, dim] float32, their sines; the first half is negated.
 
         Returns:
             [B, T, C].
         """
-        real = rows_of_state(x, state, self._width, n_frames)
+        state = step.state
+        real = rows_of_state(x, state, self._width, step.n_frames)
         batch, new, _ = x.shape
-        dim = int(self._pass["dim"][0])
         assert x.shape[2] == self._hidden, "the columns have another width"
-        assert cosine.dtype == sine.dtype == torch.float32, "the compiled code reads float32"
-        assert cosine.shape == sine.shape == (batch, new, dim), "each column needs its angles"
-        assert positions.dtype == torch.int64, "the compiled code reads int64"
-        assert positions.shape == (batch,), "each stream needs a position"
+        assert position.dtype == torch.int64, "the compiled code reads int64"
+        assert position.shape == (batch,), "each stream needs a position"
+        cosine, sine = angles(self._frequencies, position, new)
         rows, team = batch * new, threads()
-        inputs = [x.contiguous(), positions.contiguous(), cosine.contiguous(), sine.contiguous()]
+        inputs = [x.contiguous(), position.contiguous(), cosine, sine]
         workspace = {name: x.new_empty(rows, width) for name, width in self._widths.items()}
         result = torch.empty_like(inputs[0])
         at = {name: each.data_ptr() for name, each in workspace.items()}
-        given, at_positions, at_cosine, at_sine = [each.data_ptr() for each in inputs]
+        given, at_position, at_cosine, at_sine = [each.data_ptr() for each in inputs]
         layers, products = len(self._remembered), self._of_shape(rows, team)
         set_fields(
             products,
@@ -249,7 +232,7 @@ class CompiledTransformer:
         set_fields(
             self._pass, **at, given=given, result=result.data_ptr(), batch=batch, new=new, products=products.ctypes.data
         )
-        set_fields(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_positions)
+        set_fields(self._pass, state=state.data_ptr(), state_bytes=REAL * state.stride(0), positions=at_position)
         set_fields(self._pass, n_frames=0 if real is None else real.data_ptr(), cos=at_cosine, sin=at_sine)
         RUN_CODEC_TRANSFORMER.run(self._pass, team)
         return result

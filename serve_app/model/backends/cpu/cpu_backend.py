@@ -11,13 +11,13 @@ from serve_app.model.backends.cpu.compiled_frame import CompiledFrame
 from serve_app.model.backends.cpu.compiled_stack import CompiledStack
 from serve_app.model.backends.cpu.cpu_codec import CpuCodec
 from serve_app.model.backends.cpu.tiled_linear import TiledLinear
+from serve_app.model.backends.cpu.tiles import WeightFormat, lossless
 from serve_app.model.backends.protocol import Linear, PredictorLayers, PredictorWeights
-from serve_app.model.backends.weight_format import WeightFormat, lossless
 from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.codec_weights import CodecWeights
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 from serve_app.model.stack_shape import StackShape
 
 
@@ -28,7 +28,7 @@ class CpuBackend:
         """Read ``weights``: that of the checkpoint's own entries, or int8 or int4 for a bfloat16 checkpoint.
 
         Only the code predictor's layers use int4, since they are read fifteen times per frame. Everything else is int8
-        then, in particular each head: it is a small part of what is read, and codes are drawn from its outputs.
+        then. This includes the heads: they are a small part of what is read, and codes are sampled from their outputs.
         """
         rounded = weights in {WeightFormat.INT8, WeightFormat.INT4}
         self.label = weights.value if rounded else "packed"
@@ -49,7 +49,7 @@ class CpuBackend:
     ) -> PredictorLayers:
         """Make the code predictor's layers; all steps are one call.
 
-        Of a wider talker, the embeddings of all codes are brought to the code predictor's width now.
+        If the talker is wider, this projects the embeddings of all codes to the code predictor's width.
         """
         stack = CompiledStack(weights.layers, weights.norm, shape, cache.positions, self._predictor_weights)
         heads = [TiledLinear(head, self._weights) for head in weights.heads]
@@ -57,8 +57,8 @@ class CpuBackend:
         narrow = embedding if project is None else embedding.through(project)
         return PredictorLayers(stack, heads, project, CompiledFrame(stack, heads, narrow, cache))
 
-    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
-        """Draw one code per row."""
+    def sample(self, logits: Tensor, uniform: Tensor, rows: SamplingTensors, indices: Rows, keep: int | None) -> Tensor:
+        """Sample one code per row."""
         return cpu_sampling.sample(logits, uniform, rows, indices, keep)
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> CpuCodec:

@@ -1,4 +1,4 @@
-"""Draws codes from logits on a CPU, compiled; the same draw as :mod:`serve_app.model.sampling`."""
+"""Samples codes from logits on a CPU, in compiled code; gives the same codes as :mod:`serve_app.model.sampling`."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from serve_app.model import sampling
 from serve_app.model.backends.cpu.parts import Row, float32_at, int64_at, kernel, part, read
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 
 _MANY_CODES = 256
 """From this many kept codes on, torch sorts the vocabulary faster than the loop here, which takes one at a time."""
@@ -15,7 +15,7 @@ _MANY_CODES = 256
 
 @part()
 def sample_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: float, keep: int) -> int:
-    """Draw a code.
+    """Sample a code.
 
     Args:
         row: [V] float32 logits; overwritten.
@@ -23,7 +23,7 @@ def sample_row(row: Row, uniform: float, temperature: float, top_k: int, top_p: 
         temperature: 0 takes the largest.
         top_k: number of codes to keep; 0 keeps ``keep``.
         top_p: probability mass to keep.
-        keep: most codes to keep.
+        keep: maximum number of codes to keep.
     """
     if temperature == 0:
         return int(row.argmax())
@@ -76,7 +76,7 @@ def _sample(
     temperature: int,
     top_k: int,
     top_p: int,
-    drawn: int,
+    sampled: int,
     batch: int,
     vocabulary: int,
     keep: int,
@@ -84,7 +84,7 @@ def _sample(
     row = np.empty(vocabulary, np.float32)
     for b in range(batch):
         read(logits, b * vocabulary, 4, row)
-        int64_at(drawn, batch)[b] = sample_row(
+        int64_at(sampled, batch)[b] = sample_row(
             row,
             float32_at(uniform, batch)[b],
             float32_at(temperature, batch)[b],
@@ -95,16 +95,16 @@ def _sample(
 
 
 def can_sample(keep: int | None) -> bool:
-    """Whether few enough codes are kept to draw them here."""
+    """Whether few enough codes are kept to sample them here."""
     return keep is None or keep <= _MANY_CODES
 
 
-def sample(logits: Tensor, uniform: Tensor, rows: DrawRows, indices: slice | Tensor, keep: int | None) -> Tensor:
-    """Draw one code per row; calls :func:`serve_app.model.sampling.sample` if too many codes are kept."""
+def sample(logits: Tensor, uniform: Tensor, rows: SamplingTensors, indices: slice | Tensor, keep: int | None) -> Tensor:
+    """Sample one code per row; calls :func:`serve_app.model.sampling.sample` if too many codes are kept."""
     if keep is None or not can_sample(keep):
         return sampling.sample(logits, uniform, rows, indices, keep)
     logits, uniform = logits.contiguous(), uniform.contiguous()
     parameters = (logits, uniform, rows.temperature[indices], rows.top_k[indices], rows.top_p[indices])
-    drawn = torch.empty_like(parameters[3])
-    _sample(*[each.data_ptr() for each in parameters], drawn.data_ptr(), *logits.shape, keep)
-    return drawn
+    sampled = torch.empty_like(parameters[3])
+    _sample(*[each.data_ptr() for each in parameters], sampled.data_ptr(), *logits.shape, keep)
+    return sampled

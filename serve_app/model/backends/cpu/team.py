@@ -5,8 +5,8 @@ function starts them through OpenMP as a compiler's output does (GOMP_parallel).
 function runs only on the calling thread.
 
 A thread that waits for the others does not sleep, as OpenMP's threads would after some tens of microseconds. In a
-virtual machine on a loaded host, a thread is often late by more than that, and waking a thread takes longer still. A
-waiting thread yields its core again and again.
+virtual machine on a loaded host, a thread is often late by more than that, and waking a thread takes longer still.
+Instead, a waiting thread yields its core repeatedly.
 
 Source: GCC, libgomp's ABI, GOMP_parallel; LLVM's and Intel's OpenMP have it too.
 """

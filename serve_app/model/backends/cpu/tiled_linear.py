@@ -12,10 +12,10 @@ from serve_app.model.backends.cpu.tiles import (
     PRODUCTS,
     STORE,
     TiledWeight,
+    WeightFormat,
     multiply,
     take,
 )
-from serve_app.model.backends.weight_format import WeightFormat
 
 _LINEAR = job_of("product", "given", "size", "rows", "columns", "out", "taken", "factors", "sums")
 _products_at = array_at(PRODUCTS)

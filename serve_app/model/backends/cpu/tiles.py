@@ -12,6 +12,7 @@ each other. This module handles rows and weights, not layers. There are four wei
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 import numba
@@ -60,7 +61,21 @@ from serve_app.model.backends.cpu.parts import (
 from serve_app.model.backends.cpu.strands import STRANDS, deal
 from serve_app.model.backends.cpu.team import claim, team_size
 from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, go_on
-from serve_app.model.backends.weight_format import WeightFormat
+
+
+class WeightFormat(StrEnum):
+    """Format of a constant weight's entries."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+def lossless(dtype: torch.dtype) -> WeightFormat:
+    """The format that keeps weights of ``dtype``, float32 or bfloat16, as they are."""
+    return WeightFormat(str(dtype).removeprefix("torch."))
+
 
 _STEP_BYTES = 4
 """Bytes of a row that are multiplied with a tile's weights at a time."""

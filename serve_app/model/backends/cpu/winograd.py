@@ -33,7 +33,7 @@ from serve_app.model.backends.cpu.window_tiles import OUTPUTS, ROWS, add_tile, p
 TAPS = 7
 
 UNITS = 8 * ROWS
-"""Most units of a block: a group of their blends stays in a core's own cache while a weight passes."""
+"""Maximum number of units of a block: a group of their blends stays in a core's own cache while a weight passes."""
 
 _COLUMNS = 6
 _READS = _COLUMNS + TAPS - 1
@@ -91,7 +91,7 @@ def _groups() -> list[_Group]:
 _GROUPS = _groups()
 _SUMS = sum(len(group.blends) for group in _GROUPS)
 _FIRST_OF_GROUP = np.cumsum([0, *(len(group.blends) for group in _GROUPS)])
-_MOST_BLENDS = max(len(group.blends) for group in _GROUPS)
+_MAX_BLENDS = max(len(group.blends) for group in _GROUPS)
 _OF_COLUMNS = np.vstack([group.of_columns() for group in _GROUPS])
 _OF_PRODUCTS = np.vstack([group.unblend for group in _GROUPS])
 
@@ -267,7 +267,7 @@ def multiply_units(job: Record, me: int, team: int) -> None:
     n, mine = job.length, end_unit - first_unit
     reads, outs = np.empty((UNITS, _READS), np.int64), np.empty((UNITS, _COLUMNS), np.int64)
     starts, made = np.empty(UNITS, np.int64), np.empty((_COLUMNS, OUTPUTS), np.float32)
-    blended = np.empty((_MOST_BLENDS, UNITS, n), np.float32)
+    blended = np.empty((_MAX_BLENDS, UNITS, n), np.float32)
     sums = np.empty((end_tile - first_tile, _SUMS, UNITS, OUTPUTS), np.float32)
     blocks = -(-mine // UNITS)
     for block in range(blocks):

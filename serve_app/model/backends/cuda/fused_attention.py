@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.backends.cuda.language import kernel, part, to_bfloat16
-from serve_app.model.kv_cache import Rows
+from serve_app.model.kv_cache import Rows, WatchedHead
 from serve_app.model.stack_shape import Rotary, StackShape
 
 
@@ -42,7 +42,7 @@ def _turned(
     return turned + other * tl.load(sin + i, mask=inside, other=0.0)
 
 
-@kernel("slot_step", "first_slot", "position_step", "first_position", "new", "placing", "attending")
+@kernel("slot_step", "first_slot", "position_step", "first_position", "new", "placing", "attending", "watched")
 def _attend(
     fused: "tl.tensor",
     scales: "tl.tensor",
@@ -50,6 +50,7 @@ def _attend(
     sin: "tl.tensor",
     keys: "tl.tensor",
     values: "tl.tensor",
+    queries: "tl.tensor",
     attended: "tl.tensor",
     slots: "tl.tensor",
     positions: "tl.tensor",
@@ -60,6 +61,7 @@ def _attend(
     new: int,
     placing: int,
     attending: int,
+    watched: int,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
     dim: tl.constexpr,
@@ -90,7 +92,10 @@ def _attend(
         tl.store(values + place + own * dim + i, own_value, mask=first)
     if attending != 0:
         # Scores are in units of log 2, so that the softmax uses powers of two.
-        query = _turned(source + head * dim, scales + head * dim, cos, sin, dim, width, eps) * sharpness
+        query = _turned(source + head * dim, scales + head * dim, cos, sin, dim, width, eps)
+        kept = queries + (slot.to(tl.int64) * capacity + own) * dim
+        tl.store(kept + i, to_bfloat16(query), mask=inside & (head == watched))
+        query *= sharpness
         largest = tl.sum(query * own_key.to(tl.float32), axis=0)
         mass = tl.full([], 1.0, tl.float32)
         mixed = own_value.to(tl.float32)
@@ -165,7 +170,15 @@ class Attention:
             return Places(self._zero, 0, rows.start, positions, 1, 0)
         return Places(rows, 1, 0, positions, 1, 0)
 
-    def run(self, fused: Tensor, scales: Tensor, cached: tuple[Tensor, Tensor], places: Places, new: int) -> Tensor:
+    def run(
+        self,
+        fused: Tensor,
+        scales: Tensor,
+        cached: tuple[Tensor, Tensor],
+        places: Places,
+        new: int,
+        watched: WatchedHead | None = None,
+    ) -> Tensor:
         """Norm, scale and rotate queries and keys, store keys and values, and attend.
 
         Args:
@@ -174,18 +187,21 @@ class Attention:
             cached: one layer's keys and values [slots, kv_heads, P, D] bfloat16; written in place.
             places: where the positions are; the slots hold all positions before them.
             new: positions per slot.
+            watched: the head of this layer whose queries are written too; None if there is none.
 
         Returns:
             [M, heads * D] bfloat16.
         """
         rows = fused.shape[0]
         attended = torch.empty(rows, self._width, dtype=torch.bfloat16, device=fused.device)
+        # A layer without a watched head passes a tensor that the kernel does not write to.
+        queries, head = (cached[0], -1) if watched is None else (watched.queries, watched.head)
         for placing, attending in ((1, 1),) if new == 1 else ((1, 0), (0, 1)):
             _attend[self._heads, rows](
-                fused, scales, self._cos, self._sin, *cached, attended,
+                fused, scales, self._cos, self._sin, *cached, queries, attended,
                 places.slots, places.positions,
                 places.slot_step, places.first_slot, places.position_step, places.first_position,
-                new, placing, attending,
+                new, placing, attending, head,
                 **self._sizes,
             )  # fmt: skip
         return attended

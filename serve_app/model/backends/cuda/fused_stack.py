@@ -57,7 +57,7 @@ class FusedStack:
             layers: the layers' weights, bfloat16.
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
-            positions: most positions that a slot of its cache holds.
+            positions: maximum number of positions of a slot of its cache.
         """
         self._layers = [_fuse(layer, shape.rms_eps) for layer in layers]
         self._norm = norm.float()
@@ -96,9 +96,10 @@ class FusedStack:
         gated = x.new_empty(rows, first.gate_up.outputs // 2)
         rounded = torch.empty_like(given)
         norms.begin(given, stream, squares)
-        for layer, *cached in zip(self._layers, cache.keys.unbind(), cache.values.unbind(), strict=True):
+        for number, layer in enumerate(self._layers):
+            cached = cache.keys[number], cache.values[number]
             layer.qkv.run(given, fused, squares=squares)
-            attended = self._attention.run(fused, layer.norm_qk, (cached[0], cached[1]), places, new)
+            attended = self._attention.run(fused, layer.norm_qk, cached, places, new, cache.watched_in(number))
             layer.out.run(attended, rounded, stream, squares)
             layer.gate_up.run(rounded, gated, squares=squares)
             layer.down.run(gated, rounded, stream, squares)

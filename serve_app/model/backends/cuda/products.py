@@ -16,15 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from serve_app.model.backends.cuda.language import INTERPRETED, kernel, multiply_add, to_bfloat16
-
-ROWS = 16
-"""Rows of one program, and of a tensor core's bfloat16 matmul."""
-
-_WARPS = 8
-_WIDTH = 64
-"""Inputs that one warp reads at a time: 128 bytes of each of the weight's rows."""
-
-_STEP = _WARPS * _WIDTH
+from serve_app.model.backends.cuda.tiling import ROWS, WARPS, WIDTH, columns_of, stages_of
 
 Epilogue = Literal["store", "gate", "add"]
 """What to do with the result: store it, turn pairs of outputs into silu(first) * second, or add it to the stream."""
@@ -76,7 +68,7 @@ def _multiply(
             taken = tl.load(x + begin, mask=here[None, :, :] & inside[:, None, :], other=0.0)
             weights = tl.load(w + begin, mask=inside[:, :, None] & (column < outputs)[None, None, :], other=0.0)
         sums = multiply_add(taken, weights, sums)
-    total = tl.sum(sums, axis=0)  # a tensor: only tl.reduce over several makes a tuple
+    total = tl.sum(sums, axis=0)  # a tensor; tl.reduce returns a tuple only for several inputs
     if epilogue == "add":
         total += before
         tl.store(stream + place, total, mask=kept)
@@ -126,14 +118,14 @@ class Product:
             "inputs": self._inputs,
             "tile_rows": ROWS,
             "columns": columns,
-            "parts": _WARPS,
-            "width": _WIDTH,
+            "parts": WARPS,
+            "width": WIDTH,
             "epilogue": epilogue,
             "normed": shares > 0,
             "shares": self.blocks if epilogue == "add" else shares,
             "most_shares": triton.next_power_of_2(max(shares, 1)),
             "eps": eps,
-            "num_warps": _WARPS,
+            "num_warps": WARPS,
             "num_stages": stages_of(self._inputs, columns, _shared_bytes(weight.device)),
         }
 
@@ -151,17 +143,6 @@ class Product:
         rows = given.shape[0]
         grid = (self.blocks, triton.cdiv(rows, ROWS))
         _multiply[grid](given, self._weight, out, stream, squares, rows, **self._sizes)
-
-
-def columns_of(outputs: int) -> int:
-    """Outputs per program: few enough to give work to all SMs of a large GPU, if there are enough outputs."""
-    return 32 if outputs >= 4096 else 16 if outputs >= 2048 else 8
-
-
-def stages_of(inputs: int, columns: int, shared_bytes: int) -> int:
-    """Triton's ``num_stages``, which is the steps to prefetch plus one: all steps, or what shared memory can hold."""
-    step_bytes = 2 * _STEP * (columns + ROWS)
-    return 1 + max(1, min(triton.cdiv(inputs, _STEP), shared_bytes // step_bytes))
 
 
 def pair(gate: Tensor, up: Tensor) -> Tensor:

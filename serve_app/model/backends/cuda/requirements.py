@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_LEAST_CAPABILITY = (8, 0)
+_MIN_CAPABILITY = (8, 0)
 """First compute capability with bfloat16 matmuls."""
 
 
@@ -20,8 +20,8 @@ def what_is_missing(device: torch.device) -> str | None:
     """
     if torch.version.cuda is None:
         return "the kernels are written for CUDA, and this torch is built for another platform"
-    if (found := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
-        return f"the GPU has compute capability {_dotted(found)}, and the kernels need {_dotted(_LEAST_CAPABILITY)}"
+    if (found := torch.cuda.get_device_capability(device)) < _MIN_CAPABILITY:
+        return f"the GPU has compute capability {_dotted(found)}, and the kernels need {_dotted(_MIN_CAPABILITY)}"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):

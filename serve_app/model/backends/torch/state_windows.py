@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from serve_app.model.backends.protocol import Step
+from serve_app.model.backends.protocol import CodecStep
 from serve_app.model.codec_weights import History
 
 
-def open_window(history: History, step: Step, new_columns: int) -> Tensor:
+def open_window(history: History, step: CodecStep, new_columns: int) -> Tensor:
     """Make a window [B, columns + new_columns, channels] that begins with the history; the rest is unset."""
     past = _past(history, step)
     window = past.new_empty(past.shape[0], history.columns + new_columns, history.channels)
@@ -15,7 +15,7 @@ def open_window(history: History, step: Step, new_columns: int) -> Tensor:
     return window
 
 
-def close_window(history: History, step: Step, window: Tensor) -> None:
+def close_window(history: History, step: CodecStep, window: Tensor) -> None:
     """Save the last real columns of a filled window as history; mutates ``step.state``."""
     new_columns = window.shape[1] - history.columns
     if step.n_frames is None:
@@ -28,6 +28,6 @@ def close_window(history: History, step: Step, window: Tensor) -> None:
     _past(history, step).copy_(recent)
 
 
-def _past(history: History, step: Step) -> Tensor:
+def _past(history: History, step: CodecStep) -> Tensor:
     end = history.start + history.columns * history.channels
     return step.state[:, history.start : end].unflatten(1, (history.columns, history.channels))

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from serve_app.model import sampling
 from serve_app.model.backends.protocol import Linear, PredictorLayers, PredictorWeights, Stack
-from serve_app.model.backends.stepwise import stepwise
 from serve_app.model.backends.torch.torch_codec import TorchCodec
 from serve_app.model.backends.torch.torch_linear import PlainLinear
 from serve_app.model.backends.torch.torch_stack import TorchStack
@@ -15,7 +14,7 @@ from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.codec_weights import CodecWeights
 from serve_app.model.kv_cache import KvCache, Rows
 from serve_app.model.layer_weights import LayerWeights
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 from serve_app.model.stack_shape import StackShape
 
 
@@ -26,7 +25,7 @@ class TorchBackend:
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> Linear:
         """Keep a weight as it is."""
-        del exact  # every weight is
+        del exact  # every weight is kept exactly
         return PlainLinear(weight, bias)
 
     def stack(self, layers: Iterable[LayerWeights], norm: Tensor, shape: StackShape, positions: int) -> Stack:
@@ -38,10 +37,14 @@ class TorchBackend:
     ) -> PredictorLayers:
         """Make the code predictor's layers, which run one step after the other."""
         del embedding
-        return stepwise(self, weights, shape, cache.positions)
+        return PredictorLayers(
+            stack=self.stack(weights.layers, weights.norm, shape, cache.positions),
+            heads=[self.linear(head) for head in weights.heads],
+            project=None if weights.projection is None else self.linear(*weights.projection),
+        )
 
-    def sample(self, logits: Tensor, uniform: Tensor, rows: DrawRows, indices: Rows, keep: int | None) -> Tensor:
-        """Draw one code per row."""
+    def sample(self, logits: Tensor, uniform: Tensor, rows: SamplingTensors, indices: Rows, keep: int | None) -> Tensor:
+        """Sample one code per row."""
         return sampling.sample(logits, uniform, rows, indices, keep)
 
     def codec(self, weights: CodecWeights, dtype: torch.dtype, device: torch.device) -> TorchCodec:

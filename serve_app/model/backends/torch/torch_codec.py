@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.backends.protocol import Step
+from serve_app.model.backends.protocol import CodecStep
 from serve_app.model.backends.torch.state_windows import close_window, open_window
 from serve_app.model.backends.torch.torch_kernels import snake
 from serve_app.model.backends.torch.torch_linear import PlainLinear
@@ -33,11 +33,11 @@ class TorchCodec:
         self._transformer = TorchTransformer(weights.transformer, dtype, device)
         self.stages: Sequence[TorchStage] = [TorchStage(stage.layers, dtype, device) for stage in weights.stages]
 
-    def attend(self, step: Step, position: Tensor, x: Tensor) -> Tensor:
+    def attend(self, step: CodecStep, position: Tensor, x: Tensor) -> Tensor:
         """The first convolution and the transformer: [B, T, C] -> [B, T, C']; mutates ``step.state``."""
         return self._transformer(step, position, self._first(step, x))
 
-    def samples(self, step: Step, x: Tensor) -> Tensor:
+    def samples(self, step: CodecStep, x: Tensor) -> Tensor:
         """All stages: [B, T, C] -> [B, T * samples_per_frame]; mutates ``step.state``."""
         for stage in self.stages:
             x = stage(step, x)
@@ -52,7 +52,7 @@ class TorchStage:
         self._layers = [_Layer(layer, dtype, device) for layer in layers]
         self._kept = 1 + max(layer.residual for layer in layers)  # latest inputs that may still be added to an output
 
-    def __call__(self, step: Step, x: Tensor) -> Tensor:
+    def __call__(self, step: CodecStep, x: Tensor) -> Tensor:
         """[B, T * rate, C] -> [B, T * rate', C'], or samples [B, T * rate']; mutates ``step.state``."""
         given: list[Tensor] = []
         for layer in self._layers:
@@ -72,11 +72,11 @@ class _Layer:
             self._snake = alpha, inverse_beta
         self._multiply = _product_of(layer.weights, dtype, device)
 
-    def __call__(self, step: Step, x: Tensor, residual: Tensor | None) -> Tensor:
+    def __call__(self, step: CodecStep, x: Tensor, residual: Tensor | None) -> Tensor:
         """[B, T, C] -> [B, T * rate, C'], plus ``residual``; mutates ``step.state``."""
         return self._multiply(self._window(step, x), residual)
 
-    def _window(self, step: Step, x: Tensor) -> Tensor:
+    def _window(self, step: CodecStep, x: Tensor) -> Tensor:
         """The activated columns after their history, which is replaced by their end."""
         if not self._history.columns:
             if self._gelu:

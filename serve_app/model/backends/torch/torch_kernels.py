@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model.backends.torch.torch_attention import Span
+from serve_app.model.kv_cache import WatchedHead
 from serve_app.model.stack_shape import StackShape
 
 
@@ -27,15 +28,17 @@ class TorchKernels:
         gate, up = x.chunk(2, dim=-1)
         return functional.silu(gate).mul_(up)
 
-    def attend(self, fused: Tensor, norm_qk: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
+    def attend(
+        self, fused: Tensor, norm_qk: Tensor, cached: tuple[Tensor, Tensor], span: Span, watched: WatchedHead | None
+    ) -> Tensor:
         """Norm, scale and rotate queries and keys, store keys and values, and attend.
 
         Args:
             fused: [B, T, (heads + 2 * kv_heads) * D], output of the matmul for queries, keys and values.
             norm_qk: [heads + kv_heads, D], scales of normed queries and keys.
-            keys: [slots, kv_heads, P, D], of one layer; written in place.
-            values: [slots, kv_heads, P, D], of one layer; written in place.
+            cached: one layer's keys and values [slots, kv_heads, P, D]; written in place.
             span: where the B x T positions are.
+            watched: the head of this layer whose queries are written too; None if there is none.
 
         Returns:
             [B, T, heads * D].
@@ -44,6 +47,9 @@ class TorchKernels:
         fused = fused.unflatten(2, (-1, dim))
         turned = self.norm(fused[:, :, : len(norm_qk)]) * norm_qk
         turned = torch.addcmul(turned * span.cos, turned.roll(dim // 2, -1), span.sin)
+        keys, values = cached
+        if watched is not None:
+            span.store(watched.queries, turned[:, :, watched.head : watched.head + 1])
         span.store(keys, turned[:, :, heads:])
         span.store(values, fused[:, :, len(norm_qk) :])
         return span.attend(turned[:, :, :heads], keys, values)

@@ -35,7 +35,7 @@ class TorchStack:
             layers: the layers' weights.
             norm: [H], weight of the final norm.
             shape: the stack's sizes.
-            positions: most positions that a slot of its cache holds.
+            positions: maximum number of positions of a slot of its cache.
         """
         self._layers = [_make_layer(layer) for layer in layers]
         self._norm = norm
@@ -66,7 +66,8 @@ class TorchStack:
         kernels = self._kernels
         for number, layer in enumerate(self._layers):
             fused = layer.qkv(kernels.norm(x))
-            attended = kernels.attend(fused, layer.norm_qk, cache.keys[number], cache.values[number], span)
+            cached = cache.keys[number], cache.values[number]
+            attended = kernels.attend(fused, layer.norm_qk, cached, span, cache.watched_in(number))
             x = layer.out(attended, x)
             x = layer.down(kernels.swiglu(layer.gate_up(kernels.norm(x))), x)
         return kernels.norm(x) * self._norm

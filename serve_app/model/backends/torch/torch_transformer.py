@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.backends.protocol import Step
+from serve_app.model.backends.protocol import CodecStep
 from serve_app.model.backends.torch.state_windows import close_window, open_window
 from serve_app.model.backends.torch.torch_linear import PlainLinear
 from serve_app.model.codec_weights import AttentionWeights, TransformerWeights, angles
@@ -42,7 +42,7 @@ class _Layer:
         matrices = layer.qkv, layer.output, layer.gate_up, layer.down
         self._qkv, self._output, self._gate_up, self._down = (PlainLinear(each.to(device, dtype)) for each in matrices)
 
-    def __call__(self, step: Step, places: Places, x: Tensor) -> Tensor:
+    def __call__(self, step: CodecStep, places: Places, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         x = self._output(self._attend(step, places, self._norm(x)), residual=x)
         gate, up = self._gate_up(self._norm(x)).chunk(2, dim=2)
@@ -51,7 +51,7 @@ class _Layer:
     def _norm(self, x: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[2],), eps=self._eps)
 
-    def _attend(self, step: Step, places: Places, x: Tensor) -> Tensor:
+    def _attend(self, step: CodecStep, places: Places, x: Tensor) -> Tensor:
         heads, kv_heads = self._heads, self._kv_heads
         qkv = self._qkv(x).unflatten(2, (-1, self._head_dim))  # [B, T, heads + 2 * kv_heads, head_dim]
         turned = _rotate(qkv[:, :, : heads + kv_heads], places)
@@ -79,7 +79,7 @@ class TorchTransformer:
         self._frequencies = weights.frequencies.to(device)
         self._layers = [_Layer(layer, weights, dtype, device) for layer in weights.layers]
 
-    def __call__(self, step: Step, position: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, step: CodecStep, position: Tensor, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]; ``position`` [B] int64 is the number of earlier frames of each row."""
         cosine, sine = angles(self._frequencies, position, x.shape[1])
         mask = sliding_mask(position, x.shape[1], self._window)
