@@ -2,9 +2,11 @@
 
 An encoder belongs to one utterance. It buffers what its codec and its resampler have not returned yet, so the bytes
 do not depend on how the audio is split. PyAV (FFmpeg in a wheel) encodes the compressed formats, because soundfile has
-no AAC and holds back a second of Ogg. This module knows nothing about sessions or sockets.
+no AAC and holds back a second of Ogg. Every container that has tags carries the mark of generated speech. This module
+knows nothing about sessions or sockets.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ import soxr
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
+from serve_app.audio.mark import COMMENT
 from serve_app.audio.pcm import audible, pcm16_bytes, pcm_f32_bytes, wav_header
 from serve_app.config import SAMPLE_RATE_HZ
 
@@ -45,24 +48,16 @@ class Encoder(Protocol):
         ...
 
 
-class Pcm16Encoder:
-    """Signed 16 bit, little endian; full scale is 32768, halves round to even."""
+class PcmEncoder:
+    """Samples without a header."""
+
+    def __init__(self, to_bytes: Callable[[NDArray[np.float32]], bytes]) -> None:
+        """Convert samples by :func:`pcm16_bytes` or :func:`pcm_f32_bytes`."""
+        self._to_bytes = to_bytes
 
     def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """Return the samples, two bytes each."""
-        return pcm16_bytes(pcm)
-
-    def flush(self) -> bytes:
-        """Return no bytes: this encoder holds nothing back."""
-        return b""
-
-
-class PcmF32Encoder:
-    """IEEE float, 32 bit, little endian."""
-
-    def push(self, pcm: NDArray[np.float32]) -> bytes:
-        """Return the samples, four bytes each."""
-        return pcm_f32_bytes(pcm)
+        """Return the samples' bytes."""
+        return self._to_bytes(pcm)
 
     def flush(self) -> bytes:
         """Return no bytes: this encoder holds nothing back."""
@@ -113,6 +108,7 @@ class Compression:
         sample_format: the encoder's input format.
         bit_rate: in bit/s; None if the codec has no such setting.
         options: the encoder's options.
+        container_options: the container's options.
     """
 
     container: str
@@ -120,25 +116,25 @@ class Compression:
     sample_format: str
     bit_rate: int | None = None
     options: dict[str, str] = field(default_factory=dict[str, str])
+    container_options: dict[str, str] = field(default_factory=dict[str, str])
 
 
 # Opus: `lowdelay` uses the transform only. At complexity 3 it costs a quarter of FFmpeg's default, and it looks 2.5 ms
-# ahead instead of 6.5 ms.
+# ahead instead of 6.5 ms. An Ogg page has one packet (20 ms); the muxer still holds back one page, because it must mark
+# the last one. AAC has no tags of its own: an ID3 tag precedes it, as in HTTP Live Streaming.
 _COMPRESSIONS = {
     "mulaw": Compression("mulaw", "pcm_mulaw", "s16"),
-    "opus": Compression("ogg", "libopus", "s16", 48_000, {"application": "lowdelay", "compression_level": "3"}),
+    "opus": Compression(
+        "ogg", "libopus", "s16", 48_000, {"application": "lowdelay", "compression_level": "3"}, {"page_duration": "1"}
+    ),
     "mp3": Compression("mp3", "libmp3lame", "s16p", 64_000),
-    "aac": Compression("adts", "aac", "fltp", 64_000),
+    "aac": Compression("adts", "aac", "fltp", 64_000, container_options={"write_id3v2": "1"}),
     "flac": Compression("flac", "flac", "s16"),
 }
 
-# Encoded audio leaves at once: no byte waits in FFmpeg's own buffer, and an Ogg page has one packet (20 ms). The muxer
-# still holds back one page, because it must mark the last one.
-_CONTAINER_OPTIONS = {"flush_packets": "1", "page_duration": "1"}
-
 
 class CompressedEncoder:
-    """One of FFmpeg's encoders. It exists only from the first to the last audio, because FLAC's takes 7 MB."""
+    """One of FFmpeg's encoders, created with the first audio and closed after the last: FLAC's takes 7 MB."""
 
     def __init__(self, compression: Compression, sample_rate_hz: int) -> None:
         self._compression = compression
@@ -166,8 +162,10 @@ class _Codec:
         self._format = compression.sample_format
         self._rate_hz = sample_rate_hz
         self._samples = 0
-        options = _CONTAINER_OPTIONS if compression.container == "ogg" else {"flush_packets": "1"}
+        # Encoded audio leaves at once: no byte waits in FFmpeg's own buffer.
+        options = {"flush_packets": "1", **compression.container_options}
         self._container = av.open(self._sink, "w", format=compression.container, container_options=options)
+        self._container.metadata["comment"] = COMMENT
         stream: Any = self._container.add_stream(compression.codec, rate=sample_rate_hz, options=compression.options)
         assert isinstance(stream, AudioStream)
         stream.codec_context.layout = "mono"
@@ -232,9 +230,9 @@ def encoder_for(encoding: str, sample_rate_hz: int = SAMPLE_RATE_HZ, given_hz: i
 def _encoder_at(encoding: str, sample_rate_hz: int) -> Encoder:
     match encoding:
         case "pcm16" | "pcm":
-            return Pcm16Encoder()
+            return PcmEncoder(pcm16_bytes)
         case "pcm_f32":
-            return PcmF32Encoder()
+            return PcmEncoder(pcm_f32_bytes)
         case "wav":
             return WavEncoder(sample_rate_hz)
         case _:

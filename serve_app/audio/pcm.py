@@ -5,11 +5,11 @@ This module knows nothing about sessions or sockets.
 """
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.audio.mark import COMMENT
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME
 
@@ -29,16 +29,11 @@ def seconds(samples: int) -> float:
     return samples / SAMPLE_RATE_HZ
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A section of an utterance's audio. Consecutive spans leave no gap, so their durations add up to the total."""
-
-    start_ms: int
-    duration_ms: int
-
-
 class Timeline:
-    """Counts the samples of one utterance and returns the position of each section."""
+    """Counts the samples of one utterance.
+
+    Sections that begin and end at ``now_ms`` leave no gap, and their durations add up to the total.
+    """
 
     def __init__(self) -> None:
         self.samples = 0
@@ -48,11 +43,9 @@ class Timeline:
         """The start of the next sample."""
         return milliseconds(self.samples)
 
-    def advance(self, samples: int) -> Span:
-        """Move past the next ``samples`` and return their span."""
-        start_ms = self.now_ms
+    def advance(self, samples: int) -> None:
+        """Move past the next ``samples``."""
         self.samples += samples
-        return Span(start_ms, self.now_ms - start_ms)
 
 
 def audible(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,13 +69,16 @@ _UNKNOWN_BYTES = 0xFFFF_FFFF
 
 
 def wav_header(data_bytes: int | None, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
-    """Return the 44-byte header of a mono PCM16 WAV file; ``data_bytes`` is None if the length is not known yet."""
+    """Return the header of a mono PCM16 WAV file, with the mark of generated speech as its comment.
+
+    Its length is :data:`WAV_HEADER_BYTES`. ``data_bytes`` is None if the length is not known yet.
+    """
     channels, sample_bytes = 1, 2
     block_bytes = channels * sample_bytes
     return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
+        f"<4sI4s4sIHHIIHH{len(_INFO)}s4sI",
         b"RIFF",
-        _UNKNOWN_BYTES if data_bytes is None else 36 + data_bytes,
+        _UNKNOWN_BYTES if data_bytes is None else WAV_HEADER_BYTES - 8 + data_bytes,
         b"WAVE",
         b"fmt ",
         16,
@@ -92,9 +88,22 @@ def wav_header(data_bytes: int | None, sample_rate_hz: int = SAMPLE_RATE_HZ) -> 
         sample_rate_hz * block_bytes,
         block_bytes,
         8 * sample_bytes,
+        _INFO,
         b"data",
         _UNKNOWN_BYTES if data_bytes is None else data_bytes,
     )
+
+
+def _info_chunk(comment: bytes) -> bytes:
+    """Return a LIST chunk with one comment, which ends with a zero byte and has an even length."""
+    text = comment + bytes(2 - len(comment) % 2)
+    return struct.pack(f"<4sI4s4sI{len(text)}s", b"LIST", 12 + len(text), b"INFO", b"ICMT", len(text), text)
+
+
+_INFO = _info_chunk(COMMENT.encode("ascii"))
+
+WAV_HEADER_BYTES = 44 + len(_INFO)
+"""Length of the header that :func:`wav_header` returns."""
 
 
 def wav_file(pcm16: bytes, sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:

@@ -1,6 +1,6 @@
-"""Finds silence in PCM, and leaves out what is too much of it at the beginning and the end of a stream.
+"""Finds silence in PCM, and shortens long silence at the beginning and the end of a stream.
 
-The codec decodes every frame as before; only the samples that are delivered change. Nothing here has a clock.
+The codec decodes every frame as before; only the samples that are delivered change. This module does not read a clock.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def silent_windows(pcm: NDArray[np.float32], level: float) -> NDArray[np.bool_]:
     """Return which windows are silent.
 
     Args:
-        pcm: [N] float32; a last part that is shorter than a window counts as one.
+        pcm: [N] float32; a shorter last part counts as a window.
         level: RMS amplitude below which a window is silent.
 
     Returns:
@@ -42,18 +42,18 @@ def trailing_silence(pcm: NDArray[np.float32], level: float) -> int:
 
 
 class SilenceFilter:
-    """Leaves out silence of one stream, frame by frame; the result does not depend on how frames arrive in groups.
+    """Shortens the silence of one stream; the result does not depend on how many frames each call has.
 
-    Silence at the beginning is held back until the first sound, of which a soft start is kept. Silence later on is
-    held back in whole frames once there is more of it than a stream may end with, and delivered if a sound follows. Of
-    the frame in which a sound ends, nothing is held back.
+    Silence at the beginning is held back until the first sound. The last part of it is delivered, so that the sound
+    starts softly. Later silence is delivered up to the limit for the end of a stream. Frames of silence beyond that
+    limit are held back, and delivered if a sound follows. Silence after a sound in the same frame is always delivered.
 
     Attributes:
         silent_samples: samples of silence at the end of the audio delivered so far.
     """
 
     def __init__(self, limits: SilenceLimits, *, resumed: bool = False) -> None:
-        """Begin a stream; ``resumed``: the stream was interrupted, and its first sound was delivered before."""
+        """Begin a stream; ``resumed`` if its first sound was delivered before an interruption."""
         self._limits = limits
         self._begun = resumed
         self._held = _NOTHING
@@ -62,7 +62,7 @@ class SilenceFilter:
 
     @property
     def held_frames(self) -> int:
-        """Number of frames, the last ones, whose samples are held back."""
+        """Number of frames at the end whose samples are held back."""
         return -(-len(self._held) // SAMPLES_PER_FRAME)
 
     def push(self, pcm: NDArray[np.float32]) -> NDArray[np.float32]:
