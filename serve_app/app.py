@@ -16,11 +16,11 @@ from serve_app.deployments.ingress import Ingress
 from serve_app.paths import found
 
 _MANY = 100_000
-"""High enough that Serve's own limit is never reached: Serve rejects a request with a bare 500, and our sessions give a
-reason."""
+"""High enough that Serve's own limit is never reached: Serve would reject a request with a bare 500, while our sessions
+give a reason."""
 
 _METRICS_INTERVAL_S = 1.0
-"""Age of the load that scaling decides on; Serve's default of ten seconds is longer than many texts."""
+"""How often Serve collects the load for our policy; its default of ten seconds is longer than many texts."""
 
 _ROUTING_STATS_PERIOD_S = 2.0
 """How often Serve asks the generators which voices they hold."""

@@ -27,16 +27,40 @@ Language = Literal[
 """What a client may request: one of ten languages, or ``auto``."""
 
 PromptLayout = Literal["streaming", "whole"]
-"""Where the talker gets a text: along with its frames, one token each, or all of it before the first frame."""
+"""How the talker gets a text: one token with each frame, or all of it before the first frame."""
+
+LexiconEntries = dict[
+    Annotated[str, Field(min_length=1, max_length=60, pattern=r"[^\s\p{C}]")],
+    Annotated[str, Field(min_length=1, max_length=200, pattern=r"[\p{L}\p{N}]")],
+]
+"""What is written, and what is spoken for it, which needs a letter or a digit."""
+
+MAX_LEXICON_ENTRIES = 1000
+"""Of the configuration, and of one API key."""
 
 SAMPLE_RATE_HZ = 24_000
 """Sample rate of the model's input and output."""
+
+Lufs = Annotated[float, Field(ge=-40, le=-10)]
+"""A level of speech: integrated loudness by ITU-R BS.1770."""
 
 
 class Settings(BaseModel):
     """Base of all configuration models: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+MAX_FRAMES_AHEAD = 12
+"""Largest ``frames_ahead`` of an alignment head: about a second."""
+
+
+class AlignmentHeadConfig(Settings):
+    """The attention head that word times are read from, see :class:`serve_app.model.checkpoint.AlignmentHead`."""
+
+    layer: int = Field(ge=0)
+    head: int = Field(ge=0)
+    frames_ahead: int = Field(ge=0, le=MAX_FRAMES_AHEAD)
 
 
 class ModelConfig(Settings):
@@ -60,7 +84,7 @@ class ModelConfig(Settings):
         description="Weight format of talker and code predictor. `plain`: as `dtype`. `int8`: on a CPU, weights and"
         " inputs are rounded to 8 bits, which was faster at one to ten streams. `int4`: as `int8`, but the code"
         " predictor's layers are rounded to 4 bits. Neither was checked by listening with the released weights."
-        " `torch`: as `plain`, but only with torch's own operations, also in the codec; for comparison. A stream's"
+        " `torch`: as `plain`, but only with torch's own operations, including the codec; for comparison. A stream's"
         " codes depend on this choice.",
     )
     codec_dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -71,6 +95,11 @@ class ModelConfig(Settings):
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None,
         description="CPU threads of one generator; null: all cores of the machine.",
+    )
+    alignment_head: AlignmentHeadConfig | None = Field(
+        default=None,
+        description="The talker's attention head for word times: an object with `layer`, `head` and `frames_ahead`, as"
+        " `tts-heads` prints it; docs/engine.md. null: the head that the checkpoint's `config.json` names, if any.",
     )
 
     @field_validator("weights", mode="before")
@@ -129,7 +158,7 @@ class EngineConfig(Settings):
         default=4,
         ge=1,
         le=25,
-        description="Maximum number of frames (80 ms each) in one audio chunk; the first chunk has one.",
+        description="Maximum number of frames (80 ms each) in one audio chunk; the first audio chunk has one.",
     )
     stall_guard_s: float | None = Field(
         default=4.0,
@@ -162,7 +191,7 @@ class EngineConfig(Settings):
         if not isinstance(given, dict) or old not in given or new in given:
             return given
         warnings.warn(
-            f"engine.{old} is now engine.{new}; the old name goes with the next release", FutureWarning, stacklevel=2
+            f"engine.{old} is now engine.{new}; the next release drops the old name", FutureWarning, stacklevel=2
         )
         return {new if key == old else key: value for key, value in given.items()}
 
@@ -194,11 +223,12 @@ class TextConfig(Settings):
     markdown: bool = Field(default=True, description="Remove Markdown markup before text is spoken.")
     emoji: Literal["drop", "keep"] = Field(
         default="drop",
-        description="`drop` removes emoji and also pictographs and symbols that are not spoken: arrows, boxes, stars.",
+        description="`drop` removes emoji, pictographs, and symbols that are not spoken: arrows, boxes, stars.",
     )
     tags: bool = Field(
         default=True,
-        description="Remove known SSML and HTML tags, turn `<break>` into silence, and decode HTML entities.",
+        description="Remove known SSML and HTML tags, turn `<break>` and `[pause 1s]` into silence, and decode HTML"
+        " entities.",
     )
     reasoning: Literal["drop", "keep"] = Field(
         default="drop",
@@ -208,10 +238,20 @@ class TextConfig(Settings):
         default=False,
         description="Turn numbers, dates, times and amounts into words, for clients that do not choose.",
     )
-
+    auto_language: Language = Field(
+        default="auto",
+        description="Language of these words if a request's language is `auto` and the script of the text identifies"
+        " none, as Latin script. With `auto` they stay as they are written.",
+    )
+    lexicon: LexiconEntries = Field(
+        default={},
+        max_length=MAX_LEXICON_ENTRIES,
+        description="What is spoken for a written word, as `SQL: sequel`: docs/chunking.md has the rules. API keys and"
+        " requests can add entries.",
+    )
     prompt: PromptLayout = Field(
         default="streaming",
-        description="Where the talker gets the text, for clients and voices that do not choose. `streaming`: one token"
+        description="How the talker gets the text, for clients and voices that do not choose. `streaming`: one token"
         " with each frame, so that the first audio comes early. `whole`: all of it before the first frame.",
     )
 
@@ -399,6 +439,12 @@ class VoicesConfig(Settings):
     ttl_s: float = Field(
         default=86_400.0, gt=0, description="How long an unused prompt of an uploaded voice stays in memory."
     )
+    loudness_lufs: Lufs | None = Field(
+        default=None,
+        description="Level of speech (integrated loudness, ITU-R BS.1770) for voices whose manifest names none. Each"
+        " voice gets one gain, from the loudness of its clip, of at most 12 dB; docs/voices.md. null: samples stay as"
+        " the model makes them.",
+    )
     max_inline_bytes: int = Field(
         default=256 << 20,
         ge=0,
@@ -422,7 +468,7 @@ class SessionConfig(Settings):
     """Limits of one client's session."""
 
     max_text_characters: int = Field(
-        default=5000, ge=1, le=100_000, description="Maximum length of the text in one `speak`."
+        default=20_000, ge=1, le=100_000, description="Maximum length of the text in one `speak`."
     )
     max_utterance_characters: int = Field(
         default=20_000,
@@ -430,24 +476,12 @@ class SessionConfig(Settings):
         le=1_000_000,
         description="Maximum length of the text of one utterance, with all of its `speak` messages.",
     )
-    continuity: bool = Field(
-        default=False,
-        description="Condition each text chunk on the text and codes of the previous one, as a continuation of the"
-        " voice's reference clip. Off until its effect has been heard with the released weights.",
-    )
-    continuity_max_frames: int = Field(
-        default=250,
-        ge=1,
-        le=2000,
-        description="A text chunk with more frames (12.5 a second) is not passed on to the next one. The same holds"
-        " if it would leave less space in `engine.max_positions` than the next text's budget of frames.",
-    )
     leading_silence_limit_s: float = Field(
         default=0.5,
         ge=0,
         le=5,
-        description="Most silence that is left out at the beginning of an utterance, so that its first word is heard"
-        " sooner; 0 sends all of it.",
+        description="Maximum silence that is left out at the beginning of an utterance, so that its first word is"
+        " heard sooner; 0 sends all of it.",
     )
     leading_silence_kept_s: float = Field(
         default=0.04, ge=0, le=1, description="Audio before the first sound that is sent, so that its start is soft."
@@ -462,8 +496,8 @@ class SessionConfig(Settings):
         default=0.4,
         ge=0,
         le=5,
-        description="Most silence between two text chunks of an utterance: at the end of the first and at the beginning"
-        " of the second together. More is left out; null sends all of it.",
+        description="Maximum silence between two text chunks of an utterance, counting the end of the first and the"
+        " beginning of the second together. More is left out; null sends all of it.",
     )
     max_lead_s: float = Field(
         default=6.0,
@@ -490,16 +524,13 @@ class SessionConfig(Settings):
         description="The same limit in bytes of encoded audio; the first limit reached applies.",
     )
     max_whole_audio_s: float = Field(
-        default=900.0, gt=0, description="Maximum audio in a buffered response (`stream: false`, POST)."
+        default=1500.0,
+        gt=0,
+        description="Maximum audio in a buffered response (`stream: false`, POST): 72 MB of memory if it is all used.",
     )
     slow_client_timeout_s: float = Field(
         default=30.0, gt=0, description="A client that reads nothing for this long is disconnected with SLOW_CLIENT."
     )
-
-    @property
-    def context_frames(self) -> int:
-        """Most frames of a text chunk that are kept for the next one; 0 if continuity is off."""
-        return self.continuity_max_frames if self.continuity else 0
 
     @property
     def silence_level(self) -> float:
@@ -543,6 +574,14 @@ class AdmissionConfig(Settings):
         default=None,
         ge=1,
         description="Maximum number of simultaneous streams of one API key; its further texts wait. null: no limit.",
+    )
+
+    reserved_streams: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Streams of an ingress replica that batches leave free, so that a new listener's first text starts"
+        " at once. A batch may always have one stream.",
     )
 
     def patience_s(self, *, begun: bool) -> float:

@@ -14,6 +14,7 @@ The tree::
     ├── UnauthorizedError          UNAUTHORIZED          no key, an unknown key, or one without this permission
     ├── HostNotAllowedError        HOST_NOT_ALLOWED      the Host header names another service
     ├── RateLimitedError           RATE_LIMITED          the key exceeds its own limits
+    ├── WordTimesUnavailableError  WORD_TIMES_UNAVAILABLE  the model cannot tell when it speaks a word; speech goes on
     ├── CapacityError              CAPACITY              no stream can start in time: try again later
     ├── TtsUnavailableError        TTS_UNAVAILABLE       no generator is ready
     ├── SynthesisError             SYNTHESIS_ERROR       one utterance failed
@@ -65,7 +66,7 @@ class TextEmptyError(SpeechError):
 
 
 class TextTooLongError(SpeechError):
-    """The text is longer than one request may be."""
+    """The text exceeds the limit of one request."""
 
     code = "TEXT_TOO_LONG"
     http_status = 400
@@ -137,6 +138,13 @@ class RateLimitedError(SpeechError):
     code = "RATE_LIMITED"
     close_code = 4429
     http_status = 429
+
+
+class WordTimesUnavailableError(SpeechError):
+    """The loaded model cannot tell when it speaks which word; its speech is not affected."""
+
+    code = "WORD_TIMES_UNAVAILABLE"
+    http_status = 400
 
 
 class CapacityError(SpeechError):

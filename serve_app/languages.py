@@ -59,7 +59,7 @@ def language_named(given: str) -> Language | None:
 
 def _read(given: object) -> object:
     if not isinstance(given, str):
-        return given  # the type that follows refuses it
+        return given  # Pydantic refuses it with the declared type
     language = language_named(given)
     if language is None:
         raise PydanticCustomError(

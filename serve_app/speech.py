@@ -40,19 +40,6 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenContext:
-    """The preceding speech in the same voice, which the next text should continue.
-
-    Attributes:
-        text: all of its text.
-        codes: [F, 16] int16, all of its frames; at least one.
-    """
-
-    text: str = field(repr=False)
-    codes: NDArray[np.int16]
-
-
-@dataclass(frozen=True, slots=True)
 class VoiceClip:
     """A session's inline voice. Every request carries it, so that no other process has to store it.
 
@@ -111,9 +98,9 @@ class SilenceLimits:
     Attributes:
         level: RMS amplitude below which 10 ms are silent.
         leading_samples: silence to keep before the first sound.
-        left_out_samples: most silence to leave out before the first sound.
-        trailing_samples: most silence to deliver at the end.
-        delivered_samples: of a stream that is resumed, the silence at the end of the audio delivered before.
+        left_out_samples: maximum silence to leave out before the first sound.
+        trailing_samples: maximum silence to deliver at the end.
+        delivered_samples: if a stream is resumed, the silence at the end of the audio that was already delivered.
     """
 
     level: float
@@ -139,14 +126,17 @@ class SpeechRequest:
         delivered_codes: [F, 16] int16, frames of this request that the caller already has from a stream that was
             interrupted; the new stream continues at frame F. None starts at the beginning.
         begun: whether earlier text of the utterance was already spoken, so that waiting is better than losing the rest.
-        context: the preceding text chunk of the same utterance; it is added to the voice's reference. It is not part
-            of this request's frames and audio. None uses the voice alone.
         clip: the session's inline voice; if it is given, ``voice`` is not looked up.
         voice_digest: digest of the clip that spoke the earlier audio of the utterance. The stream uses the same clip,
             even if ``voice`` has changed since. Empty uses the current clip.
         rendering: the rendering of ``delivered_codes``, see :class:`AudioChunk`; empty without delivered codes.
-        prompt: where the talker gets the text: with the frames, or all of it before them.
+        prompt: how the talker gets the text: with the frames, or all of it before them.
         silence: how much silence to deliver; None delivers all.
+        loudness_lufs: the level that the voice's gain aims at, see :mod:`serve_app.audio.loudness`; None leaves samples
+            as the model makes them.
+        speed: how fast the listener plays the audio, because the caller changes its speed; 2 is twice as fast. The
+            audio itself does not change.
+        words: whether audio chunks say which character each frame speaks.
         trace: for the generator's log lines and spans; None if there is no trace.
         generators: ids of the generators that reported recently to the ingress; the router prefers them. None if they
             are not known.
@@ -161,12 +151,14 @@ class SpeechRequest:
     priority: int = 0
     delivered_codes: NDArray[np.int16] | None = None
     begun: bool = False
-    context: SpokenContext | None = None
     clip: VoiceClip | None = None
     voice_digest: str = ""
     rendering: str = ""
     prompt: PromptLayout = "streaming"
     silence: SilenceLimits | None = None
+    loudness_lufs: float | None = None
+    speed: float = 1.0
+    words: bool = False
     trace: Trace | None = None
     generators: frozenset[str] | None = None
 
@@ -187,6 +179,8 @@ class AudioChunk:
         silent_samples: silence at the end of the stream's audio so far; 0 if the request limits no silence.
         rendering: model, number formats and kind of processor. Replicas with the same rendering make the same samples
             for the same request. The caller keeps it to detect a change. Empty inside the engine.
+        spoken: [T] int32, the index of the character of the request's text that each frame speaks; -1 before the text.
+            None if the request does not ask for ``words``, or if the model cannot tell.
     """
 
     first_frame: int
@@ -196,6 +190,7 @@ class AudioChunk:
     voice_digest: str = ""
     rendering: str = ""
     silent_samples: int = 0
+    spoken: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ only if waiting cannot help.
 from dataclasses import dataclass
 from typing import Literal
 
-LOOK_AGAIN_S = 3.0
+CHECK_AGAIN_S = 3.0
 """Interval between two checks for a missing file."""
 
 SETTLE_S = 2.0
@@ -21,22 +21,22 @@ REMIND_S = 300.0
 class NotYetError(RuntimeError):
     """Something that a generator needs is missing but may still arrive."""
 
-    def __init__(self, what: str, why: str, hint: str = "", look_again_s: float = LOOK_AGAIN_S) -> None:
+    def __init__(self, what: str, why: str, hint: str = "", check_again_s: float = CHECK_AGAIN_S) -> None:
         """Describe what is missing.
 
         Args:
             what: the missing thing, as a noun: "the weights in /weights/model".
             why: why it cannot be used yet.
-            hint: what to do if it is not on its way.
-            look_again_s: pause before the next check; longer if a check is a burden for others.
+            hint: what to do if it is not going to arrive.
+            check_again_s: pause before the next check; longer if a check is expensive.
         """
         super().__init__(f"cannot start without {what}: {why}{hint and f'. {hint}'}")
         self.waiting = f"waits for {what}: {why}"
-        self.look_again_s = look_again_s
+        self.check_again_s = check_again_s
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Availability:
     """Whether something can be used now.
 
     Attributes:
@@ -48,7 +48,7 @@ class Verdict:
     why: str = ""
 
 
-READY = Verdict("ready")
+READY = Availability("ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Patience:
         say = missing.waiting != self._said or now_s - self._said_s >= REMIND_S
         if say:
             self._said, self._said_s = missing.waiting, now_s
-        return Pause(min(missing.look_again_s, left_s), say)
+        return Pause(min(missing.check_again_s, left_s), say)
 
     def ended(self, missing: NotYetError) -> str:
         """Return why the generator does not start."""

@@ -4,9 +4,13 @@ An ingress asks this module before it calls a generator. The order is *earliest 
 immediately, and a later text chunk when its listener's audio runs out. A priority shifts that moment by a fixed number
 of seconds, so no text waits forever. A session never has more than one stream at a time. The configuration may limit
 the streams of an API key.
+
+Texts of a batch have no listener. They come after all other texts, leave some streams free, and wait as long as their
+client does. They never make another text wait in the queue, or be refused.
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,7 +30,7 @@ _LATEST_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One text chunk that wants a stream.
+    """One text chunk that requests a stream.
 
     Attributes:
         number: a unique number; later requests have higher numbers.
@@ -35,6 +39,7 @@ class Ticket:
         asked_s: when it was requested.
         needed_by_s: when its listener has nothing more to play; not before ``asked_s``.
         begun: its utterance is being spoken already, so it is not refused and may wait longer.
+        batch: it has no listener: see the module.
     """
 
     number: int
@@ -43,6 +48,7 @@ class Ticket:
     asked_s: float
     needed_by_s: float
     begun: bool
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +90,25 @@ class Admission:
         waiting_s = len(self._waiting) * self._stream_s
         return Backlog(len(self._running), len(self._waiting), waiting_s, self._asked)
 
+    @property
+    def batch_capacity(self) -> int:
+        """Number of streams that may run when a text of a batch starts, including its own; at least 1."""
+        return max(1, self.capacity - self._config.reserved_streams)
+
     def ask(self, ticket: Ticket, now_s: float) -> None:
         """Queue a text chunk; :meth:`admit` returns it when it may start.
 
         Raises:
-            CapacityError: the queue is full, or the text chunk would not start before its deadline. Text chunks of an
-                utterance that has begun are always queued: there is at most one per session.
+            CapacityError: too many texts of its kind wait, or the text chunk would not start before its deadline. Text
+                chunks of an utterance that has begun are always queued: there is at most one per session.
         """
         self._asked += 1
         most = self._config.max_waiting
-        if not ticket.begun and len(self._waiting) >= most + max(0, self.capacity - len(self._running)):
-            raise self.refusal(ticket, f"{len(self._waiting)} texts wait on this server; the limit is {most}", now_s)
+        waiting = sum(other.batch == ticket.batch for other in self._waiting.values())
+        if not ticket.begun and waiting >= most + max(0, self._capacity_for(ticket) - len(self._running)):
+            raise self.refusal(ticket, f"{waiting} texts wait on this server; the limit is {most}", now_s)
         wait_s = self.expected_start_s(ticket, now_s) - now_s
-        if not ticket.begun and wait_s > self._config.start_deadline_s:
+        if not ticket.begun and not ticket.batch and wait_s > self._config.start_deadline_s:
             took = f"all streams are busy for about {wait_s:.0f} s"
             raise self.refusal(ticket, f"{took}; a text waits at most {self._config.start_deadline_s:g} s", now_s)
         self._waiting[ticket.number] = ticket
@@ -107,7 +119,7 @@ class Admission:
         for ticket in sorted(self._waiting.values(), key=self._order):
             if len(self._running) >= self.capacity:
                 break
-            if not self._key_is_full(ticket.key):
+            if len(self._running) < self._capacity_for(ticket) and not self._key_is_full(ticket.key):
                 del self._waiting[ticket.number]
                 self._running[ticket.number] = (ticket, now_s)
                 admitted.append(ticket)
@@ -128,7 +140,9 @@ class Admission:
             self._stream_s += (now_s - started[1] - self._stream_s) * weight
 
     def deadline_s(self, ticket: Ticket) -> float:
-        """Return the time at which a waiting ticket is refused."""
+        """Return the time at which a waiting ticket is refused; infinite for a text of a batch."""
+        if ticket.batch:
+            return math.inf
         return ticket.needed_by_s + self._config.patience_s(begun=ticket.begun)
 
     def refusal(self, ticket: Ticket, reason: str, now_s: float) -> CapacityError:
@@ -142,10 +156,14 @@ class Admission:
         ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
         order = self._order(ticket)
         ahead = sum(self._order(other) < order for other in self._waiting.values())
-        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self.capacity, now_s))
+        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self._capacity_for(ticket), now_s))
 
-    def _order(self, ticket: Ticket) -> tuple[float, int]:
-        return ticket.needed_by_s + ticket.priority * self._config.priority_step_s, ticket.number
+    def _capacity_for(self, ticket: Ticket) -> int:
+        return self.batch_capacity if ticket.batch else self.capacity
+
+    def _order(self, ticket: Ticket) -> tuple[bool, float, int]:
+        deadline_s = ticket.needed_by_s + ticket.priority * self._config.priority_step_s
+        return ticket.batch, deadline_s, ticket.number
 
     def _key_is_full(self, key: str) -> bool:
         limit = self._config.max_streams_per_key

@@ -23,13 +23,13 @@ _SLACK_REPLICAS = 0.1
 _FELT_WAIT_S = 0.5
 """No replica is removed while waiting text chunks would need this long to get a slot."""
 
-_MOST_GROWTH = 2.0
+_MAX_GROWTH = 2.0
 """Rising arrivals are extrapolated to at most this multiple of the present rate."""
 
 _CERTAINTY = 2.0
 """Arrivals count as rising if they exceed their average by this many standard deviations."""
 
-_MOST_STRAIN = 4.0
+_MAX_STRAIN = 4.0
 """Listeners close to an underrun raise the need to at most this multiple."""
 
 _STRAIN_MEMORY_S = 3600.0
@@ -224,7 +224,7 @@ def _arrivals_to_come_hz(config: ScalingConfig, memory: Memory) -> float:
     chance_hz = _CERTAINTY * math.sqrt(lately_hz / (2 * config.react_s))
     rise_hz = max(0.0, lately_hz - memory.arrivals_hz - chance_hz)
     ahead = (config.react_s + config.cold_start_s) / (config.look_back_s - config.react_s)
-    return min(lately_hz + rise_hz * ahead, _MOST_GROWTH * lately_hz)
+    return min(lately_hz + rise_hz * ahead, _MAX_GROWTH * lately_hz)
 
 
 def _with_strain(averaged: Memory, load: Load, config: ScalingConfig, now_s: float, passed_s: float) -> Memory:
@@ -240,7 +240,7 @@ def _with_strain(averaged: Memory, load: Load, config: ScalingConfig, now_s: flo
         return replace(averaged, strain=strain)
     need = _need_of_streams(load, config, averaged).replicas
     wanted = load.ready * (1.0 + averaged.late / 2)
-    strain = max(strain, min(wanted / need, _MOST_STRAIN)) if need > 0 else strain
+    strain = max(strain, min(wanted / need, _MAX_STRAIN)) if need > 0 else strain
     return replace(averaged, strain=strain, strained_s=now_s)
 
 

@@ -25,15 +25,15 @@ class Readiness:
 
     Attributes:
         ready: a generator has spoken its warm-up sentence.
-        model: description of the loaded model.
-        weights: where the model's weights come from.
         detail: why the service is not ready; empty if it is.
+        model: description of the loaded model; empty if none has been loaded.
+        weights: where the model's weights come from; None if none has been loaded.
     """
 
     ready: bool
-    model: str
-    weights: Weights
-    detail: str
+    detail: str = ""
+    model: str = ""
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class GeneratorStatus:
         detail: what it is doing or waiting for, or why it failed; empty if ready.
         model: description of the loaded model.
         fingerprint: identity of the model as far as voice prompts depend on it; empty until it is loaded.
-        weights: where the model's weights come from.
+        encoders: digest of the weights that make voice prompts; empty until it is loaded.
+        weights: where the model's weights come from; None until it is loaded.
         slots: streams that it can run at a time.
         running: streams in slots.
         waiting: streams that wait for a slot.
@@ -57,7 +58,8 @@ class GeneratorStatus:
     detail: str = ""
     model: str = ""
     fingerprint: str = ""
-    weights: Weights = "trained"
+    encoders: str = ""
+    weights: Weights | None = None
     slots: int = 0
     running: int = 0
     waiting: int = 0
@@ -172,15 +174,15 @@ class Fleet:
         return max(0, status.backlog.asked - before.backlog.asked) / passed_s
 
     def readiness(self, now_s: float) -> Readiness:
-        """Return that the service is ready if any generator is; otherwise return the detail of the newest generator."""
+        """Return whether any generator is ready; if none is, with the detail of the newest generator."""
         statuses = self.generators(now_s)
         for status in statuses:
             if status.state == "ready":
-                return Readiness(ready=True, model=status.model, weights=status.weights, detail="")
+                return Readiness(ready=True, model=status.model, weights=status.weights)
         if not statuses:
-            return Readiness(ready=False, model="", weights="trained", detail="no generator has started yet")
+            return Readiness(ready=False, detail="no generator has started yet")
         last = statuses[-1]
-        return Readiness(ready=False, model=last.model, weights=last.weights, detail=last.detail)
+        return Readiness(ready=False, detail=last.detail, model=last.model, weights=last.weights)
 
 
 def _recent(reports: dict[str, tuple[S, float]], now_s: float) -> list[S]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from serve_app.speech import AudioChunk, SpeechRequest
 
-VAIN_ATTEMPTS = 2
+MAX_RETRIES = 2
 """Retries for a stream without a single frame: a text that crashes replicas mostly does so before its first frame."""
 
-VAIN_ATTEMPTS_ONCE_SPOKEN = 6
-"""Consecutive retries without a frame for a stream that had some: another stream is more likely to be the cause."""
+MAX_RETRIES_AFTER_AUDIO = 6
+"""Consecutive retries without a frame, for a stream that had frames before: probably another stream crashes its
+replicas."""
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 8.0
@@ -37,7 +38,7 @@ class Resumption:
         self._rendering = request.rendering
         self._silence = request.silence
         self.lost = False
-        self._vain = 0
+        self._retries = 0
 
     @property
     def frames(self) -> int:
@@ -64,10 +65,10 @@ class Resumption:
             self._silence = replace(self._silence, delivered_samples=chunk.silent_samples)
         self._rendering = chunk.rendering or self._rendering
         self._voice_digest = chunk.voice_digest or self._voice_digest
-        self._vain = 0
+        self._retries = 0
 
     def has_other_rendering(self, chunk: AudioChunk) -> bool:
-        """Return whether a chunk comes from another model, number format or processor; its samples may not match."""
+        """Return whether an audio chunk comes from another model, number format or processor; samples may not match."""
         return "" not in (self._rendering, chunk.rendering) and self._rendering != chunk.rendering
 
     def count_interruption(self) -> float | None:
@@ -80,10 +81,10 @@ class Resumption:
             Seconds to wait before the next attempt; None if there are no more attempts.
         """
         self.lost = True
-        self._vain += 1
-        if self._vain > (VAIN_ATTEMPTS_ONCE_SPOKEN if self._codes else VAIN_ATTEMPTS):
+        self._retries += 1
+        if self._retries > (MAX_RETRIES_AFTER_AUDIO if self._codes else MAX_RETRIES):
             return None
-        if self._vain == 1:
+        if self._retries == 1:
             return 0.0
         spread = 0.5 + self._request.seed % 997 / 997
-        return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (self._vain - 1) * spread)
+        return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (self._retries - 1) * spread)

@@ -39,7 +39,7 @@ class ReplicaStats:
         slack_s: the smallest slack among them.
         waiting_before: text chunks that wait at the ingresses, in total.
         waiting_before_s: seconds of slot time that these text chunks will take.
-        arrivals_hz: text chunks a second that arrive at all ingresses together.
+        arrivals_hz: text chunks per second that arrive at all ingresses.
     """
 
     running: float = 0.0
@@ -82,7 +82,7 @@ class ScaleGenerators:
         memory: Memory = ctx.policy_state.get("memory", Memory())
         decision = desired_replicas(load, bounds, self._scaling, memory, ctx.current_time or 0.0)
         if self._recorder is None:
-            # Serve's controller adds its own labels, and these do not name the application.
+            # Serve's controller adds labels of its own, which do not include the application.
             self._recorder = RayRecorder(application=ctx.app_name or "")
         self._recorder.set(metrics.REPLICAS_DESIRED, decision.replicas)
         self._recorder.set(metrics.REPLICAS_MAXIMUM, bounds.max_replicas)
@@ -98,7 +98,7 @@ class ScaleGenerators:
         ready = min(ctx.current_num_replicas, ctx.target_num_replicas)
         waiting = sum(replica.waiting for replica in replicas) + (ctx.total_queued_requests or 0.0)
         stream_s = _mean(replica.stream_s for replica in replicas if replica.stream_s)
-        # Every replica passes on the same totals, read at different moments.
+        # Every replica reports the same totals, as it last received them.
         before = max((replica.waiting_before for replica in replicas), default=0.0)
         before_s = max((replica.waiting_before_s for replica in replicas), default=0.0)
         return Load(

@@ -25,7 +25,7 @@ from serve_app.observability import metrics
 from serve_app.observability.logging import join_serve_log
 from serve_app.paths import user_cache
 from serve_app.voices.library import UPLOADS, PromptFiles, VoiceInProgress, VoiceLibrary, VoiceRefusal
-from serve_app.voices.voice import Reference, VoiceManifest, VoicePrompt, VoiceStatus
+from serve_app.voices.voice import ImportedVoice, Reference, VoiceManifest, VoicePrompt, VoiceStatus
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ def namespace_of(application: str) -> str:
 
 
 def directory_of(application: str) -> str:
-    """Directory of an application: its name, with characters escaped that a directory name cannot contain."""
+    """Directory name of an application: its name, with escapes for characters that a directory name cannot contain."""
     return quote(application, safe="").replace(".", "%2E") or "default"
 
 
 class Coordinator:
-    """The actor."""
+    """The actor; :class:`CoordinatorClient` calls it."""
 
     def __init__(self, config: VoicesConfig, application: str, logs: LogsConfig | None = None) -> None:
         """Read the voices. Ray calls this again, with the same configuration, each time it restarts the actor.
@@ -80,7 +80,7 @@ class Coordinator:
 
     def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
+    ) -> VoicePrompt | Reference | ImportedVoice | VoiceInProgress | VoiceRefusal:
         """A voice's prompt, the reference to encode, or a refusal; see :meth:`VoiceLibrary.get`."""
         return self._library.get(voice, fingerprint, time.monotonic(), replica, digest)
 
@@ -96,9 +96,9 @@ class Coordinator:
         """The answer to a client that wants to add this clip as ``voice``; None if it can be added."""
         return self._library.known(voice, digest)
 
-    def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+    def add(self, voice: str, manifest: VoiceManifest, content: bytes) -> VoiceStatus | VoiceRefusal:
         """Store a voice permanently."""
-        return self._library.add(voice, manifest, wav)
+        return self._library.add(voice, manifest, content)
 
     def remove(self, voice: str) -> VoiceRefusal | None:
         """Delete an uploaded voice; utterances that use it can finish."""
@@ -108,6 +108,10 @@ class Coordinator:
         """Return the clip of a voice as a WAV file."""
         return self._library.wav(voice)
 
+    def exported(self, voice: str) -> bytes | VoiceRefusal:
+        """Return a voice as a file for another service."""
+        return self._library.exported(voice, time.monotonic())
+
     def report(self, status: GeneratorStatus) -> HeartbeatReply:
         """Record a generator's status; return the demand, the version of the voices and a voice to encode."""
         now_s = time.monotonic()
@@ -115,12 +119,12 @@ class Coordinator:
         self._library.refresh(now_s)
         self._measure(now_s)
         if status.fingerprint:
-            self._library.serve(status.fingerprint)
+            self._library.serve(status.fingerprint, status.encoders)
         encode = self._library.unassigned(status.fingerprint, now_s) if status.state == "ready" else None
         return HeartbeatReply(self._fleet.demand(now_s), self._library.version, encode)
 
     def _measure(self, now_s: float) -> None:
-        """Record what the library holds, at most once a second: there may be a thousand voices to count."""
+        """Record the contents of the library, at most once a second: there may be a thousand voices to count."""
         if now_s - self._recorded_s < RECORD_PERIOD_S:
             return
         self._recorded_s = now_s
@@ -183,7 +187,7 @@ class CoordinatorClient:
 
     async def get(
         self, voice: str, fingerprint: str, replica: str, digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
+    ) -> VoicePrompt | Reference | ImportedVoice | VoiceInProgress | VoiceRefusal:
         """A voice for a generator: its prompt, or the reference to encode."""
         return await self._ask(lambda actor: actor.get.remote(voice, fingerprint, replica, digest))
 
@@ -199,9 +203,9 @@ class CoordinatorClient:
         """The answer to a client that wants to add this clip as ``voice``; None if it can be added."""
         return await self._ask(lambda actor: actor.known.remote(voice, digest))
 
-    async def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+    async def add(self, voice: str, manifest: VoiceManifest, content: bytes) -> VoiceStatus | VoiceRefusal:
         """Store a voice permanently."""
-        return await self._ask(lambda actor: actor.add.remote(voice, manifest, wav))
+        return await self._ask(lambda actor: actor.add.remote(voice, manifest, content))
 
     async def remove(self, voice: str) -> VoiceRefusal | None:
         """Delete an uploaded voice; utterances that use it can finish."""
@@ -211,8 +215,12 @@ class CoordinatorClient:
         """The clip of a voice as a WAV file."""
         return await self._ask(lambda actor: actor.wav.remote(voice))
 
+    async def exported(self, voice: str) -> bytes | VoiceRefusal:
+        """A voice as a file for another service."""
+        return await self._ask(lambda actor: actor.exported.remote(voice))
+
     async def report(self, status: GeneratorStatus) -> HeartbeatReply:
-        """Report a generator's status; the reply says what waits and which voices changed."""
+        """Report a generator's status; the reply has the demand, the version of the voices and a voice to encode."""
         return await self._ask(lambda actor: actor.report.remote(status))
 
     async def share_load(self, status: IngressStatus) -> Quota:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
 
+from serve_app.audio.loudness import amplified, gain_of
 from serve_app.cluster.registry import REPORT_PERIOD_S, Demand, GeneratorStatus, HeartbeatReply
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.autoscaling_policy import ReplicaStats
@@ -35,9 +36,9 @@ from serve_app.observability.logging import join_serve_log
 from serve_app.observability.observers import StreamObserver
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
 from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
-from serve_app.startup import LOOK_AGAIN_S, SETTLE_S, NotYetError, Patience
+from serve_app.startup import CHECK_AGAIN_S, SETTLE_S, NotYetError, Patience
 from serve_app.voices.library import REMOVED_KEPT_S, VoiceRefusal
-from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt, VoiceStatus
+from serve_app.voices.voice import BoundedCache, ImportedVoice, Reference, VoicePrompt, VoiceStatus
 
 if TYPE_CHECKING:
     from serve_app.model.factory import LoadedModel
@@ -47,20 +48,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-MOST_ROUTED_VOICES = 100
+MAX_ROUTED_VOICES = 100
 """Maximum number of voices that a replica reports to the routers every two seconds; it reports the most recently used
 ones."""
 
 
-TRY_AGAIN_S = 30.0
+ENCODING_RETRY_S = 30.0
 """How often a generator without a usable voice retries a voice that it could not encode."""
 
-ASK_AGAIN_S = 0.1
+PROMPT_POLL_S = 0.1
 """How often to ask the coordinator for a voice that another replica is encoding."""
 
 
 class EventQueue:
-    """Events of one stream on their way from the engine's thread to the event loop.
+    """Passes the events of one stream from the engine's thread to the event loop.
 
     The engine pauses a stream whose audio is not consumed, so the queue stays bounded. If it overflows nevertheless,
     the stream ends with an error.
@@ -108,8 +109,8 @@ class Generator:
         """Load the model, encode pending voices and speak a warm-up sentence; then the replica is ready.
 
         If something is missing, it waits up to ``generator.startup_wait_s``. Serve does not limit the time of a
-        constructor, and can stop a replica while its constructor waits. It gives up an application whose replicas fail
-        to start three times.
+        constructor, and can stop a replica while its constructor waits. Serve gives up on an application whose
+        replicas fail to start three times.
 
         Raises:
             RuntimeError: the checkpoint or a voice is not available; the message says what to do.
@@ -164,10 +165,10 @@ class Generator:
         try:
             async with contextlib.aclosing(self._speak(request, observer)) as events:
                 async for event in events:
-                    observer.heard(event)
+                    observer.produced(event)
                     yield event
         except Exception:
-            observer.broke()
+            observer.crashed()
             raise
         finally:
             observer.close()
@@ -188,6 +189,7 @@ class Generator:
         except SpeechError as refusal:
             yield _refused(refusal, request)
             return
+        gain = gain_of(prompt.loudness, request.loudness_lufs)
         if request.rendering not in ("", self._rendering):
             log.warning(
                 "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
@@ -203,13 +205,14 @@ class Generator:
                     return
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
-                yield replace(event, voice_digest=prompt.digest, rendering=self._rendering)
+                pcm = amplified(event.pcm, gain)
+                yield replace(event, pcm=pcm, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
             stream.cancel()
 
     def __del__(self) -> None:
-        """Called by Serve before it kills the replica, when the replica has nothing left to do."""
+        """Called by Serve before it kills the replica, after its last request has ended."""
         self._tracer.close()
 
     async def check_health(self) -> None:
@@ -219,14 +222,15 @@ class Generator:
 
     def record_routing_stats(self) -> dict[str, list[str]]:
         """Called by Serve; every handle receives the result soon after."""
-        # A prompt is fetched again quickly; the codec's state after the clip is what costs time.
+        # A replica counts as holding a voice if it has the codec's state after the clip, which takes long to compute; a
+        # prompt alone is fetched quickly.
         known = self._model.runner.known_voices
         ids: dict[str, list[str]] = {}
         for voice, digest in self._digests.items():
             ids.setdefault(digest, []).append(voice)
         # An inline clip has no id and is routed by its digest.
         voices = [name for digest in self._prompts if digest in known for name in ids.get(digest, [digest])]
-        return {VOICES: voices[-MOST_ROUTED_VOICES:]}
+        return {VOICES: voices[-MAX_ROUTED_VOICES:]}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve with the deployment's ``user_config``: ``scaling`` settings that change at run time."""
@@ -252,7 +256,7 @@ class Generator:
         ).numbers(self._scaling)
 
     async def _when_there(self, patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Retry until nothing is missing; in the meantime, log what is missing.
+        """Retry ``attempt`` until nothing is missing; in the meantime, log what is missing.
 
         Raises:
             RuntimeError: the wait exceeded its limit, or ``attempt`` found a problem that waiting cannot solve.
@@ -297,12 +301,13 @@ class Generator:
                 refused[status.voice] = refusal.message
         if not ready:
             reasons = {status.voice: status.reason for status in statuses} | refused
-            raise missing_voices(Path(self._config.voices.path), reasons, TRY_AGAIN_S if refused else LOOK_AGAIN_S)
+            raise missing_voices(
+                Path(self._config.voices.path), reasons, ENCODING_RETRY_S if refused else CHECK_AGAIN_S
+            )
         return ready
 
     async def _warm_up(self, ready: list[str]) -> None:
         """Speak a real sentence in one of the voices."""
-        fingerprint = self._model.fingerprint
         self._model.engine.start()
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
         self._state = GeneratorStatus(self._replica, "loading", "speaking the warm-up sentence")
@@ -311,7 +316,8 @@ class Generator:
             self._replica,
             "ready",
             model=self._model.description,
-            fingerprint=fingerprint,
+            fingerprint=self._model.fingerprint,
+            encoders=self._model.encoders,
             weights=self._model.weights,
             slots=self._config.engine.slots,
         )
@@ -340,7 +346,7 @@ class Generator:
         )
 
     async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, VoicePrompt]]) -> VoicePrompt:
-        """Run the work once for all callers that wait for it; it continues if the callers go away."""
+        """Run the work once for all concurrent callers; it continues even if all of them are cancelled."""
         task = self._fetching.get(key)
         if task is None:
             task = self._fetching[key] = asyncio.create_task(work())
@@ -363,18 +369,19 @@ class Generator:
             if isinstance(answer, VoicePrompt):
                 prompt = answer
                 break
-            if isinstance(answer, Reference):
+            if isinstance(answer, (Reference, ImportedVoice)):
                 prompt = await self._encode_for_all(answer, fingerprint)
                 break
-            await asyncio.sleep(ASK_AGAIN_S)
+            await asyncio.sleep(PROMPT_POLL_S)
         self._prompts.put(prompt.digest, prompt, time.monotonic())
-        if not digest and voices == self._voices:  # otherwise the id may have another clip by now
+        if not digest and voices == self._voices:  # if the voices have changed, the id may have another clip by now
             self._digests[voice] = prompt.digest
         return prompt
 
-    async def _encode_for_all(self, reference: Reference, fingerprint: str) -> VoicePrompt:
+    async def _encode_for_all(self, reference: Reference | ImportedVoice, fingerprint: str) -> VoicePrompt:
         try:
-            prompt = await self._encode(reference)
+            imported = isinstance(reference, ImportedVoice)
+            prompt = self._model.accept(reference) if imported else await self._encode(reference)
         except BaseException:
             await self._coordinator.give_up(reference.digest, fingerprint)
             raise
@@ -399,9 +406,10 @@ class Generator:
             raise SynthesisError(f"the voice could not be encoded: {type(error).__name__}") from error
         self._metrics.encoded(time.monotonic() - began_s)
         log.info(
-            "voice %s: encoded %.1f s of clip in %.2f s into %d bytes",
+            "voice %s: encoded %.1f s of clip at %.1f LUFS in %.2f s into %d bytes",
             reference.voice,
             len(reference.pcm) / reference.sample_rate_hz,
+            prompt.loudness.lufs,
             time.monotonic() - began_s,
             prompt.nbytes,
         )
@@ -464,7 +472,7 @@ def lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float = LOOK_AGAIN_S) -> RuntimeError:
+def missing_voices(path: Path, reasons: Mapping[str, str], check_again_s: float = CHECK_AGAIN_S) -> RuntimeError:
     """Return the error of a generator that has no voice.
 
     The generator waits for voices, unless the parent of the voice directory does not exist.
@@ -472,18 +480,18 @@ def missing_voices(path: Path, reasons: Mapping[str, str], look_again_s: float =
     Args:
         path: the directory of voices.
         reasons: why each existing voice cannot be used, by id.
-        look_again_s: seconds until the next attempt.
+        check_again_s: seconds until the next attempt.
     """
     try:
         why = "no directory in it has a manifest.json" if any(path.iterdir()) else "it is empty"
     except FileNotFoundError:
         if not path.parent.exists():
-            return RuntimeError(f"there is no directory {path}, and no {path.parent} that it could appear in")
+            return RuntimeError(f"there is no directory {path}, and its parent directory does not exist either")
         why = "there is no such directory"
     except OSError as error:
         why = f"it cannot be read ({error.strerror})"
     each = "; ".join(f"{voice}: {reason}" for voice, reason in reasons.items())
-    return NotYetError(f"a usable voice below {path}", each or why, look_again_s=look_again_s)
+    return NotYetError(f"a usable voice below {path}", each or why, check_again_s=check_again_s)
 
 
 def _locate(config: AppConfig, settle_s: float) -> Path | None:
@@ -495,9 +503,9 @@ def _locate(config: AppConfig, settle_s: float) -> Path | None:
 
 def _load(config: AppConfig, directory: Path | None) -> "LoadedModel":
     """Import torch, which takes about twelve seconds, and load the model; never call this on the event loop."""
-    from serve_app.model.factory import load_speaker  # noqa: PLC0415 - only a generator imports torch
+    from serve_app.model.factory import load_model  # noqa: PLC0415 - only a generator imports torch
 
-    return load_speaker(config, directory)
+    return load_model(config, directory)
 
 
 def _refused(refusal: SpeechError, request: SpeechRequest) -> SpeechEnd:

@@ -42,8 +42,8 @@ from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.voices.library import VoiceRefusal
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
-from serve_app.web.app import build_web
 from serve_app.web.draining import Draining, HealthWatch
+from serve_app.web.routes import build_web
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ _RETRY_AFTER_MS = 1000
 _STATUS_TTL_S = 1.0
 _COORDINATOR_TIMEOUT_S = 2.0
 _COORDINATOR_CHANGE_TIMEOUT_S = 20.0
-"""Longer than the timeout of a read, because the coordinator writes a voice to disk, which may be a network disk."""
+"""Timeout of changes to voices. It is longer than that of reads, because the coordinator writes to a disk, which may be
+a network disk."""
 
 _ATTEMPTS = 2
-"""Number of attempts to start a stream before a text's deadline: the first generator may have stalled without being
-noticed."""
+"""Number of attempts to start a stream before a text's deadline: the first generator may have stalled unnoticed."""
 
 V = TypeVar("V")
 
@@ -170,8 +170,7 @@ class RayBackend:
                 if not begun or time.monotonic() + wait_s >= until_s:
                     raise
             finally:
-                # Only this stops the remote generator: a response that is merely dropped keeps its slot until the
-                # stream ends.
+                # Without this, the remote generator would not stop, and the stream would keep its slot until it ends.
                 response.cancel()
             await asyncio.sleep(wait_s)
 
@@ -193,9 +192,9 @@ class RayBackend:
         """Return the voice with this id if it has the same clip; None if the voice can be added."""
         return await _answer_of(self._coordinator.known(voice, digest))
 
-    async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
+    async def add_voice(self, voice: str, manifest: VoiceManifest, content: bytes) -> VoiceStatus:
         """Store a voice permanently; a generator encodes it later."""
-        return await _answer_of(self._coordinator.add(voice, manifest, wav))
+        return await _answer_of(self._coordinator.add(voice, manifest, content))
 
     async def remove_voice(self, voice: str) -> None:
         """Delete an uploaded voice; utterances that use it can finish."""
@@ -205,12 +204,16 @@ class RayBackend:
         """Return the clip of a voice as a WAV file."""
         return await _answer_of(self._coordinator.wav(voice))
 
+    async def exported_voice(self, voice: str) -> bytes:
+        """Return a voice as a file for another service."""
+        return await _answer_of(self._coordinator.exported(voice))
+
     async def readiness(self) -> Readiness:
         """Return the present state, which may be a second old; this does not use a slot."""
         try:
             return await self._readiness.get()
         except TtsUnavailableError as error:
-            return Readiness(ready=False, model="", weights="trained", detail=error.message)
+            return Readiness(ready=False, detail=error.message)
 
     async def _first(self, response: DeploymentResponseGenerator[SpeechEvent], deadline_s: float) -> SpeechEvent:
         """Wait for a stream to start.

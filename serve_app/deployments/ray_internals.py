@@ -64,7 +64,7 @@ LOOPBACK_HOOK = "serve_app.deployments.ray_internals.bind_to_loopback"
 
 
 class BoundedInbound:
-    """ASGI middleware that bounds the queue behind ``receive``, so that the task that fills it and the client wait.
+    """ASGI middleware that bounds the queue behind ``receive``, so that a client that floods it has to wait.
 
     Serve (``ASGIDIReceiveProxy``) reads a client's messages into an unbounded queue, even if the application does not
     receive them. A flood would therefore fill the replica's memory, although the server below would apply backpressure.

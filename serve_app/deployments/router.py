@@ -15,7 +15,7 @@ VOICES = "voices"
 
 
 class VoiceRouter(FIFOMixin, RequestRouter):
-    """Prefers a free slot, then a replica with the voice, then the least loaded; replicas without recent reports last.
+    """Prefers replicas with a free slot, then those with the voice, then the least loaded; silent replicas come last.
 
     Requests are routed in order of arrival.
     """

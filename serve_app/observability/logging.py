@@ -15,7 +15,7 @@ from serve_app.config import LogsConfig
 from serve_app.speech import Trace
 
 IDS = ("request_id", "session_id", "utterance_id", "trace_id")
-"""Ids that tell what a line belongs to, if they are known; Serve adds the first one."""
+"""Ids of the request, session, utterance and trace of a line, if they are known; Serve adds the first one."""
 
 FIGURES = (
     "route",
@@ -43,7 +43,7 @@ def bind(trace: Trace | None) -> None:
 
 
 def add_ids(record: logging.LogRecord) -> bool:
-    """A filter that drops nothing: it adds the ids of the running task, unless the record already has them."""
+    """A logging filter that keeps every record and adds the ids of the running task, unless the record has them."""
     trace = _TRACE.get()
     if trace is not None:
         ids = {"session_id": trace.session_id, "utterance_id": trace.utterance_id, "trace_id": trace.context.trace_id}
@@ -100,7 +100,7 @@ def join_serve_log(config: LogsConfig | None = None, **place: str) -> None:
     written at once.
 
     Args:
-        config: level and format, also for Serve's own lines; None keeps Serve's format.
+        config: level and format, including those of Serve's own lines; None keeps Serve's format.
         place: fields that every line carries.
     """
     ours, serves = logging.getLogger("serve_app"), logging.getLogger("ray.serve")
@@ -114,12 +114,13 @@ def join_serve_log(config: LogsConfig | None = None, **place: str) -> None:
         if config is not None:
             handler.setFormatter(JsonLines(**place) if config.format == "json" else TextLines(handler.formatter))
         at_once = MemoryHandler(1, flushLevel=logging.NOTSET, target=handler)
-        # Serve's filters add the request's id. They belong here, not on the target: Serve's own records reach the
-        # target later, while another request is running.
+        # Serve's filters add the request's id. They are added here and not to the target, because Serve buffers its own
+        # records, so the target gets them while another request is running.
         at_once.filters = [*gathering.filters, add_ids]
         ours.addHandler(at_once)
     if config is not None:
-        # The exporter warns at each attempt if its collector is down; the error when it drops a batch is enough.
+        # If its collector is down, the exporter warns at each attempt. Its error is enough, which it logs when it drops
+        # a batch.
         exporter = logging.getLogger("opentelemetry.exporter.otlp")
         exporter.setLevel(logging.ERROR)
         exporter.propagate = False

@@ -16,7 +16,7 @@ _STEP_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2,
 _SLACK_S = (0.0001, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _RTF = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 4.0)
 _BATCH = (0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10.5, 16.5, 32.5, 64.5)
-"""Ray replaces a value with the middle of its bucket; with these bounds, the middle is the number itself up to 10."""
+"""Ray replaces a value by the middle of its bucket. With these bounds, numbers up to 10 stay exact."""
 _ENCODE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -178,7 +178,7 @@ LEAST_SLACK_SECONDS = Metric(
 STEP_SECONDS = Metric(
     "tts_step_seconds",
     "histogram",
-    "Duration of an engine step by stage: prefill, predict, talk, decode (per frame)",
+    "Duration of an engine step by stage: prefill, predict (codes), talk (talker), decode (per frame)",
     "generator",
     ("stage",),
     _STEP_S,

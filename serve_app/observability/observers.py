@@ -5,7 +5,7 @@ A session runner reports to a :class:`SessionObserver`, and a generator to a :cl
     session > utterance > text chunk > stream > queue, prefill, …
 
 The parent of a session's span comes from the client's request, and the parent of a stream's span from the request for
-speech. All of them therefore belong to one trace, even if the client began it.
+speech. All of them therefore belong to one trace, which the client may have begun.
 """
 
 import logging
@@ -15,7 +15,7 @@ from dataclasses import replace
 from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import bind
-from serve_app.observability.session_metrics import SessionMetrics
+from serve_app.observability.session_metrics import INTERNAL_ERROR, SessionMetrics
 from serve_app.observability.tracing import Span, Tracer
 from serve_app.protocol.messages import Cancelled, Complete, ErrorMessage, ServerMessage
 from serve_app.protocol.outbox import Close, Send
@@ -31,105 +31,41 @@ MAX_AUDIO_EVENTS = 16
 class SessionObserver:
     """The observer of one session; its runner calls it on the runner's event loop."""
 
-    def __init__(self, metrics: SessionMetrics, spans: "SessionSpans", clock: Callable[[], float]) -> None:
-        """Pass each event to the metrics and the spans of the same new session."""
-        self._metrics = metrics
-        self._spans = spans
-        self._clock = clock
-
-    def opened(self) -> None:
-        """The session begins, and ends with :meth:`closed`; the running task's log lines carry its ids from now on."""
-        self._metrics.opened()
-        bind(self._spans.trace)
-
-    def called(self, call: Call) -> None:
-        """The session requests that a text chunk be spoken."""
-        self._metrics.called(call, self._clock())
-
-    def begun(self, call: Call) -> Call:
-        """The text chunk's turn begins, and ends with :meth:`ended`; called in a task of its own.
-
-        Returns:
-            The call with the trace added to its request.
-        """
-        call = self._spans.begin(call)
-        bind(call.request.trace)
-        return call
-
-    def admitted(self, call: Call) -> None:
-        """The text chunk left the admission queue and may go to a generator."""
-        self._metrics.started(call, self._clock())
-        self._spans.admitted()
-
-    def heard(self, call: Call, event: SpeechEvent) -> None:
-        """The text chunk's stream yielded an event."""
-        self._metrics.heard(call, event)
-        self._spans.heard(event)
-
-    def failed(self, error: SpeechError) -> None:
-        """The text chunk failed."""
-        self._spans.failed(error)
-
-    def ended(self) -> None:
-        """The text chunk's turn is over, for whatever reason."""
-        self._spans.ended()
-
-    def sent(self, item: Send, sent_bytes: int) -> None:
-        """A message was sent to the client, as this many bytes."""
-        self._metrics.sent(item, sent_bytes, self._clock())
-        self._spans.said(item.message)
-        _log_end(item.message)
-
-    def closed(self, last: Close, *, gone: bool) -> None:
-        """The session is over; ``gone`` if its client disconnected first."""
-        self._metrics.closed(None if gone else last.code)
-        self._spans.close(last)
-        log.info("closed: %s", last.reason, extra={"dialect": self._metrics.dialect, "close_code": last.code})
-
-
-def _log_end(message: ServerMessage) -> None:
-    """Log how an utterance ended, after its last message was sent."""
-    match message:
-        case Complete() as done:
-            figures = {
-                "utterance_id": done.utterance_id,
-                "finish_reason": done.finish_reason,
-                "duration_ms": done.duration_ms,
-                "ttfa_ms": done.ttfa_ms,
-                "audible_ms": done.audible_ms,
-                "rtf": done.rtf,
-                "characters": done.characters,
-            }
-            said = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
-            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *said, extra=figures)
-        case Cancelled() as done:
-            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
-            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
-        case ErrorMessage() as error:
-            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
-        case _:
-            pass
-
-
-class SessionSpans:
-    """The spans of one session."""
-
     def __init__(
-        self, tracer: Tracer, parent: TraceContext, session_id: str, dialect: str, clock: Callable[[], float]
+        self,
+        metrics: SessionMetrics,
+        tracer: Tracer,
+        parent: TraceContext,
+        session_id: str,
+        clock: Callable[[], float],
     ) -> None:
-        """Begin the session's span."""
+        """Begin the session's span; ``metrics`` are those of the same new session."""
+        self._metrics = metrics
         self._clock = clock
-        self._session = tracer.span("session", parent, session_id=session_id, dialect=dialect)
+        self._session = tracer.span("session", parent, session_id=session_id, dialect=metrics.dialect)
+        self._trace = Trace(session_id, context=self._session.context)
         self._utterances: dict[str, Span] = {}
         self._chunk: Span | None = None
         self._began_s = 0.0
         self._finish_reason = "cancelled"
         self._failed: str | None = None
         self._frames = 0
-        self.trace = Trace(session_id, context=self._session.context)
 
-    def begin(self, call: Call) -> Call:
-        """Begin a text chunk's span. Returns the call with the trace added to its request."""
+    def opened(self) -> None:
+        """The session was opened. From now on, log lines of the running task carry its ids."""
+        self._metrics.opened()
+        bind(self._trace)
+
+    def called(self, call: Call) -> None:
+        """The session requests that a text chunk be spoken."""
+        self._metrics.called(call, self._clock())
+
+    def begun(self, call: Call) -> Call:
+        """The text chunk's turn begins. Call this in a task of its own, and :meth:`ended` at the end of the turn.
+
+        Returns:
+            The call with the trace added to its request.
+        """
         request, name = call.request, call.utterance_id
         self._began_s = self._clock()
         utterance = self._utterances.get(name)
@@ -137,23 +73,27 @@ class SessionSpans:
             utterance = self._utterances[name] = self._session.child(
                 "utterance",
                 ago_s=self._began_s - call.asked_s,
-                session_id=self.trace.session_id,
+                session_id=self._trace.session_id,
                 utterance_id=name,
                 voice=request.voice,
                 language=request.language,
             )
         self._chunk = utterance.child("text chunk", characters=len(request.text), priority=request.priority)
         self._finish_reason, self._failed, self._frames = "cancelled", None, 0
-        trace = Trace(self.trace.session_id, name, self._chunk.context)
+        trace = Trace(self._trace.session_id, name, self._chunk.context)
+        bind(trace)
         return replace(call, request=replace(request, trace=trace))
 
-    def admitted(self) -> None:
-        """The text chunk left the admission queue."""
+    def admitted(self, call: Call) -> None:
+        """The text chunk left the admission queue and may go to a generator."""
+        now_s = self._clock()
+        self._metrics.admitted(call, now_s)
         if self._chunk is not None:
-            self._chunk.stage("admission", 0.0, self._clock() - self._began_s)
+            self._chunk.stage("admission", 0.0, now_s - self._began_s)
 
-    def heard(self, event: SpeechEvent) -> None:
+    def received(self, call: Call, event: SpeechEvent) -> None:
         """The text chunk's stream yielded an event."""
+        self._metrics.received(call, event)
         if isinstance(event, SpeechEnd):
             self._finish_reason, self._failed = event.finish_reason, event.code
         elif self._chunk is not None:
@@ -166,13 +106,30 @@ class SessionSpans:
         self._finish_reason, self._failed = "error", error.code
 
     def ended(self) -> None:
-        """The text chunk is over, for whatever reason."""
+        """The text chunk's turn is over, for any reason."""
         if self._chunk is not None:
             self._chunk.end(failed=self._failed, finish_reason=self._finish_reason, frames=self._frames)
             self._chunk = None
 
-    def said(self, message: ServerMessage) -> None:
-        """A message was sent to the client; some messages end an utterance."""
+    def sent(self, item: Send, sent_bytes: int) -> None:
+        """A message was sent to the client, as this many bytes."""
+        self._metrics.sent(item, sent_bytes, self._clock())
+        self._end_span(item.message)
+        _log_end(item.message)
+
+    def closed(self, last: Close, *, gone: bool) -> None:
+        """The session is over; ``gone`` if its client disconnected first."""
+        self._metrics.closed(None if gone else last.code)
+        self.ended()
+        for utterance in self._utterances.values():
+            utterance.end(finish_reason="cancelled")
+        self._utterances.clear()
+        failed = SynthesisError.code if last.code == INTERNAL_ERROR else None
+        self._session.end(failed=failed, close_code=last.code, reason=last.reason)
+        log.info("closed: %s", last.reason, extra={"dialect": self._metrics.dialect, "close_code": last.code})
+
+    def _end_span(self, message: ServerMessage) -> None:
+        """End an utterance's span after its last message was sent."""
         match message:
             case Complete() as done if done.utterance_id in self._utterances:
                 self._utterances.pop(done.utterance_id).end(
@@ -192,15 +149,29 @@ class SessionSpans:
             case _:
                 pass
 
-    def close(self, last: Close) -> None:
-        """The session is over; end all of its open spans."""
-        self.ended()
-        for utterance in self._utterances.values():
-            utterance.end(finish_reason="cancelled")
-        self._utterances.clear()
-        self._session.end(
-            failed=SynthesisError.code if last.code == 1011 else None, close_code=last.code, reason=last.reason
-        )
+
+def _log_end(message: ServerMessage) -> None:
+    """Log how an utterance ended, after its last message was sent."""
+    match message:
+        case Complete() as done:
+            figures = {
+                "utterance_id": done.utterance_id,
+                "finish_reason": done.finish_reason,
+                "duration_ms": done.duration_ms,
+                "ttfa_ms": done.ttfa_ms,
+                "audible_ms": done.audible_ms,
+                "rtf": done.rtf,
+                "characters": done.characters,
+            }
+            values = (done.duration_ms, done.ttfa_ms, done.rtf, done.finish_reason)
+            log.info("complete: %d ms, TTFA %d ms, RTF %.3f, %s", *values, extra=figures)
+        case Cancelled() as done:
+            figures = {"utterance_id": done.utterance_id, "duration_ms": done.duration_ms}
+            log.info("cancelled at %d ms", done.duration_ms, extra=figures)
+        case ErrorMessage() as error:
+            log.info("error: %s", error.code, extra={"utterance_id": error.utterance_id, "code": error.code})
+        case _:
+            pass
 
 
 class StreamObserver:
@@ -209,7 +180,7 @@ class StreamObserver:
     def __init__(
         self, metrics: GeneratorMetrics, tracer: Tracer, request: SpeechRequest, clock: Callable[[], float]
     ) -> None:
-        """The stream begins, and ends with :meth:`close`; the running task's log lines carry its ids from now on."""
+        """Begin the stream's span. From now on, log lines of the running task carry the stream's ids."""
         bind(request.trace)
         trace = request.trace or Trace("")
         self._metrics = metrics
@@ -238,7 +209,7 @@ class StreamObserver:
         self._prepared_s = self._clock() - self._began_s
         self._span.stage("prompt", 0.0, self._prepared_s)
 
-    def heard(self, event: SpeechEvent) -> None:
+    def produced(self, event: SpeechEvent) -> None:
         """The stream yielded an event."""
         if isinstance(event, SpeechEnd):
             self._end = event
@@ -248,7 +219,7 @@ class StreamObserver:
         if self._chunks <= MAX_AUDIO_EVENTS:
             self._span.event("audio chunk", first_frame=event.first_frame, frames=len(event.codes))
 
-    def broke(self) -> None:
+    def crashed(self) -> None:
         """The stream raised an unexpected exception; the caller logs it."""
         self._end = SpeechEnd("error", self._frames, SynthesisError.code)
 
@@ -274,7 +245,8 @@ class StreamObserver:
     def _stages(self, timings_s: dict[str, float]) -> None:
         """Spans for the stages before the first audio. Between two stages, the engine may serve other streams.
 
-        The prefill follows the wait for a slot; the first decode is the last stage, with the first predict before it.
+        The prefill follows the wait for a slot. The first decode is the last stage; sampling the first frame comes
+        before it.
         """
         at_s = self._prepared_s or 0.0
         if "queue" in timings_s:
@@ -282,7 +254,7 @@ class StreamObserver:
             self._span.stage("queue", at_s, taken_s)
             self._span.stage("prefill", taken_s, taken_s + timings_s.get("prefill", 0.0))
         if "first_audio" in timings_s:
-            heard_s = at_s + timings_s["first_audio"]
-            decoding_s = heard_s - timings_s.get("codec", 0.0)
+            first_audio_s = at_s + timings_s["first_audio"]
+            decoding_s = first_audio_s - timings_s.get("codec", 0.0)
             self._span.stage("first predict", decoding_s - timings_s.get("predictor", 0.0), decoding_s)
-            self._span.stage("first decode", decoding_s, heard_s)
+            self._span.stage("first decode", decoding_s, first_audio_s)

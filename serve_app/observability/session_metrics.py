@@ -35,8 +35,8 @@ class _Playing:
     Attributes:
         asked_s: when its first text could be spoken; None once its first audio was sent.
         parts_s: known parts of the time to first audio, in seconds.
-        plays_until_s: when its listener has played all audio sent so far; None before the first audio, and after the
-            client sent the next text too late.
+        plays_until_s: when its listener has played all audio sent so far; None before the first audio, and if the
+            client sent the next text only after that time.
         had_underrun: whether playback ran out of audio at least once.
     """
 
@@ -103,20 +103,20 @@ class SessionMetrics:
         self._record.add(metrics.TEXT_CHARACTERS, len(call.request.text))
         playing = self._playing.get(call.utterance_id)
         if playing is None:
-            # TTFA counts from here: before, the client may still be writing, or hears another utterance.
+            # TTFA counts from here: before this, the client may still be writing, or another utterance may be playing.
             asked_s = now_s if call.request.listening else None
             self._playing[call.utterance_id] = _Playing(asked_s, {})
         elif playing.plays_until_s is not None and playing.plays_until_s < now_s:
             # The client sent this text only after it had played everything: the service did not cause the silence.
             playing.plays_until_s = None
 
-    def started(self, call: Call, now_s: float) -> None:
+    def admitted(self, call: Call, now_s: float) -> None:
         """The text chunk was admitted and may go to a generator."""
         playing = self._playing.get(call.utterance_id)
         if playing is not None and playing.asked_s is not None:
             playing.parts_s["queue"] = now_s - playing.asked_s
 
-    def heard(self, call: Call, event: SpeechEvent) -> None:
+    def received(self, call: Call, event: SpeechEvent) -> None:
         """A generator yields an event; the first audio carries its timings."""
         playing = self._playing.get(call.utterance_id)
         if playing is None or playing.asked_s is None or not isinstance(event, AudioChunk):

@@ -5,7 +5,7 @@ import { Connection } from "./connection.js";
 import { Player, SAMPLE_RATE_HZ } from "./player.js";
 import { randomParts, Utterance } from "./utterance.js";
 import { offerVoices, showVoices } from "./voices.js";
-import { wav } from "./wav.js";
+import { GENERATED, wav } from "./wav.js";
 import { Waveform } from "./waveform.js";
 
 // Close codes of a server that went away; another one gives the same audio for the same text and seed.
@@ -258,7 +258,7 @@ function offerDownload() {
 
 function download() {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(wav(latest.chunks, latest.fields.encoding, SAMPLE_RATE_HZ));
+  link.href = URL.createObjectURL(wav(latest.chunks, latest.fields.encoding, SAMPLE_RATE_HZ, GENERATED));
   link.download = "speech.wav";
   link.click();
   window.setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

@@ -1,6 +1,10 @@
 """The dialects: each translates a client's frames into the session's messages, and the session's answers into frames.
 
-The session uses dialect B only. All differences of the other dialects are handled in this module. No sockets.
+The session uses dialect B only. All differences of the other dialects are handled here, in
+:mod:`serve_app.protocol.speech_stream` and in :mod:`serve_app.protocol.deepgram`. No sockets.
+
+A new dialect is a class with the methods of :class:`Dialect`, in a module of this package. A method of
+:class:`serve_app.web.websocket.Sockets` makes it for each socket, and :mod:`serve_app.web.routes` has its path.
 """
 
 import base64
@@ -13,10 +17,10 @@ from serve_app.protocol.messages import (
     Cancelled,
     Complete,
     ErrorMessage,
-    FullMessage,
     RawAudioEnd,
     RawCancel,
     RawSpeak,
+    ReadMessage,
     Refusal,
     ResearchAudio,
     ResearchComplete,
@@ -45,8 +49,8 @@ class Dialect(Protocol):
     name: str
     errors_in_order: bool
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
-        """Parse a client's frame."""
+    def read(self, frame: Frame) -> list[ReadMessage]:
+        """Parse a client's frame; return what the session receives, in order, possibly nothing."""
         ...
 
     def write(self, send: Send) -> list[Frame]:
@@ -60,9 +64,9 @@ class FullDialect:
     name = "full"
     errors_in_order = False
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
+    def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse a client's frame."""
-        return read_full(frame)
+        return [read_full(frame)]
 
     def write(self, send: Send) -> list[Frame]:
         """Return the message; an audio chunk takes two frames, or one with base64 transport."""
@@ -79,13 +83,13 @@ class ResearchDialect:
     name = "research"
     errors_in_order = True
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
+    def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse one request: a text to speak, streamed or buffered."""
         request = read_research(frame)
         if isinstance(request, Refusal):
-            return request
+            return [request]
         speak = Speak if request.stream else SpeakBuffered
-        return speak(text=request.text, voice=request.voice, language=request.language)
+        return [speak(text=request.text, voice=request.voice, language=request.language)]
 
     def write(self, send: Send) -> list[Frame]:
         """Return one frame for audio, the end or an error; none for other messages."""
@@ -113,18 +117,18 @@ class RawDialect:
     name = "raw"
     errors_in_order = True
 
-    def read(self, frame: Frame) -> FullMessage | Refusal:
+    def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse a client's frame."""
         message = read_raw(frame)
         match message:
             case RawSpeak():
-                return Speak(text=message.text, voice=message.voice, encoding="pcm16")
+                return [Speak(text=message.text, voice=message.voice, encoding="pcm16")]
             case RawCancel():
-                return Cancel()
+                return [Cancel()]
             case Refusal():
-                return message
+                return [message]
             case _:
-                return Stop()
+                return [Stop()]
 
     def write(self, send: Send) -> list[Frame]:
         """Return bare audio, and a text frame at the end or for an error; none for other messages."""

@@ -5,9 +5,9 @@ text lengths and voices. This module knows nothing about sockets, sessions or au
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 from urllib.parse import unquote
 
 from pydantic import (
@@ -23,7 +23,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.config import SAMPLE_RATE_HZ, PromptLayout
+from serve_app.audio.mark import DIGITAL_SOURCE_TYPE
+from serve_app.config import SAMPLE_RATE_HZ, LexiconEntries, PromptLayout
 from serve_app.errors import (
     InvalidMessageError,
     SpeechError,
@@ -33,11 +34,15 @@ from serve_app.errors import (
 from serve_app.languages import LANGUAGES, NamedLanguage
 from serve_app.text.characters import shown, with_halves_kept
 
-ENCODINGS = ("pcm16", "pcm_f32", "mulaw", "opus")
-"""Encodings of audio over a WebSocket."""
-FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
-"""Formats of audio over HTTP, with the names of OpenAI's API."""
+Encoding = Literal["pcm16", "pcm_f32", "mulaw", "opus"]
+"""Encodings of audio over a WebSocket. :mod:`serve_app.audio.encoders` encodes them."""
+Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+"""Formats of audio over HTTP, with the names of OpenAI's API. Other dialects map their own names to these."""
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+FORMATS: tuple[Format, ...] = get_args(Format)
 SAMPLE_RATES_HZ = (8000, 16_000, SAMPLE_RATE_HZ, 48_000)
+SLOWEST, FASTEST = 0.5, 2.0
+"""Range of ``speed``; beyond it the filter is heard."""
 MAX_SEED = 2**53 - 1
 """Largest integer that every JSON parser represents exactly."""
 MAX_TRANSCRIPT_CHARACTERS = 2000
@@ -45,53 +50,55 @@ _LANGUAGE = f"one of {', '.join(LANGUAGES)}, or a code or tag of one, such as en
 _VOICE = "a voice's id, name or alias, 1 to 100 characters"
 _OTHER_VOICE = "speaker"
 """Another name of ``voice``, which clients of vLLM-Omni and SGLang-Omni may use."""
+SPEED = f"a number from {SLOWEST:g} to {FASTEST:g}"
+MAX_LEXICON_FIELDS = 100
+MAX_BATCH_ITEMS = 64
+"""Maximum number of texts in one batch."""
+FRAME_MS = 80
+LEXICON = (
+    f"an object of at most {MAX_LEXICON_FIELDS} entries: what is written (1 to 60 characters), and what is spoken for"
+    " it (1 to 200 characters, with a letter or a digit)"
+)
 _CLIP = "a clip as base64 or as a data URL (data:audio/wav;base64,…); no other URL, no path"
 
 _BASE64 = re.compile(r"(?!/[^/])[A-Za-z0-9+/]*={0,2}")
-"""A value that begins with one slash is a path: no audio begins with these bytes, and mp3 and aac begin with two."""
+"""A value that begins with a single slash is a path and not base64: the base64 of mp3 and aac begins with two slashes,
+and no other audio begins with one."""
 _URL_SAFE = str.maketrans("-_", "+/")
 """Maps the last two characters of RFC 4648's URL-safe alphabet to those of the standard one."""
 _BLANK_IS_ABSENT = ("voice", "language")
 """Fields that forms and configurations send as an empty string if nothing was chosen."""
 _EXACT_INTEGERS = 2.0**53
 
+INLINE_VOICE = "inline"
+"""Name of a session's inline voice, within the session."""
+
 BYTE_ORDER_MARK = "\ufeff"
-"""Some editors and libraries put it before UTF-8 text; JSON parsers may reject it (RFC 8259, section 8.1)."""
+"""Some editors and libraries put this mark before UTF-8 text; JSON parsers may reject it (RFC 8259, section 8.1)."""
 
 Transport = Literal["binary", "base64"]
 Priority = Literal["low", "normal", "high"]
 JsonObject = dict[str, Any]
-M = TypeVar("M")
+M = TypeVar("M", bound=BaseModel)
 
 
-def _encoding(given: str) -> str:
-    if given not in ENCODINGS:
-        raise PydanticCustomError(
-            "UNSUPPORTED_ENCODING",
-            "encoding {given} is not supported; allowed: {allowed}",
-            {"given": shown(given), "allowed": ", ".join(ENCODINGS)},
-        )
-    return given
+def among(field: str, allowed: Collection[str] | Collection[int]) -> AfterValidator:
+    """Return a check of a field of audio; it refuses other values with ``UNSUPPORTED_ENCODING``."""
+
+    def check(given: str | int) -> str | int:
+        if given not in allowed:
+            raise PydanticCustomError(
+                "UNSUPPORTED_ENCODING",
+                "{field} {given} is not supported; allowed: {allowed}",
+                {"field": field, "given": shown(given), "allowed": ", ".join(map(str, allowed))},
+            )
+        return given
+
+    return AfterValidator(check)
 
 
-def _sample_rate(given: int) -> int:
-    if given not in SAMPLE_RATES_HZ:
-        raise PydanticCustomError(
-            "UNSUPPORTED_ENCODING",
-            "sample_rate {given} is not supported; allowed: {allowed}",
-            {"given": shown(given), "allowed": ", ".join(map(str, SAMPLE_RATES_HZ))},
-        )
-    return given
-
-
-def _format(given: str) -> str:
-    if given.lower() not in FORMATS:
-        raise PydanticCustomError(
-            "UNSUPPORTED_ENCODING",
-            "response_format {given} is not supported; allowed: {allowed}",
-            {"given": shown(given), "allowed": ", ".join(FORMATS)},
-        )
-    return given.lower()
+SampleRate = Annotated[int, among("sample_rate", SAMPLE_RATES_HZ)]
+Lower = AfterValidator(str.lower)
 
 
 def _clip(given: str) -> str:
@@ -128,6 +135,10 @@ def _voice_id(given: object) -> object:
     """Accept a voice as an object with its ``id``, as OpenAI's clients send custom voices."""
     voice = cast("JsonObject", given).get("id", given) if isinstance(given, dict) else given
     return None if _is_blank(voice) else voice
+
+
+def _is_left_blank(name: str, value: object) -> bool:
+    return name in _BLANK_IS_ABSENT and _is_blank(value)
 
 
 def _is_blank(value: object) -> bool:
@@ -167,7 +178,7 @@ class ClientFields(BaseModel):
 
     @classmethod
     def _is_left_out(cls, name: str, value: object) -> bool:
-        absent = value is None or (name in _BLANK_IS_ABSENT and _is_blank(value))
+        absent = value is None or _is_left_blank(name, value)
         return absent and name in cls.model_fields
 
 
@@ -191,12 +202,10 @@ class SpeechFields(ClientMessage):
 
     voice: str | None = Field(default=None, min_length=1, max_length=100, description=_VOICE)
     language: NamedLanguage | None = Field(default=None, description=_LANGUAGE)
-    encoding: Annotated[str, AfterValidator(_encoding)] | None = Field(
+    encoding: Annotated[str, among("encoding", ENCODINGS)] | None = Field(
         default=None, description=f"one of {', '.join(ENCODINGS)}"
     )
-    sample_rate: Annotated[int, AfterValidator(_sample_rate)] | None = Field(
-        default=None, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
-    )
+    sample_rate: SampleRate | None = Field(default=None, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}")
     transport: Transport | None = Field(default=None, description='"binary" or "base64"')
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description=f"an integer from 0 to {MAX_SEED}")
     sampling: SamplingFields | None = Field(
@@ -205,6 +214,9 @@ class SpeechFields(ClientMessage):
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
     prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
+    speed: float | None = Field(default=None, ge=SLOWEST, le=FASTEST, description=SPEED)
+    words: bool | None = Field(default=None, description="true or false")
+    lexicon: LexiconEntries | None = Field(default=None, max_length=MAX_LEXICON_FIELDS, description=LEXICON)
 
 
 class Start(SpeechFields):
@@ -268,8 +280,8 @@ class Synthesize(ClientFields):
     stream: bool = Field(default=True, description="true or false")
 
 
-class SpeechBody(ClientFields):
-    """``POST /v1/audio/speech``: OpenAI's fields, other servers' fields for a reference, and some of our own.
+class CompatibleFields(ClientFields):
+    """How to speak: the fields that clients of OpenAI, vLLM-Omni and SGLang-Omni send, and some of our own.
 
     Unknown fields are ignored, because clients send many. ``model`` and ``instructions`` are accepted without effect:
     there is one model, and it takes no instructions. A field that asks for a voice in a way that the service does not
@@ -278,7 +290,6 @@ class SpeechBody(ClientFields):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    input: str = Field(description="a string")
     model: str | None = Field(default=None, description="a string")
     instructions: str | None = Field(default=None, description="a string")
     voice: Annotated[str | None, BeforeValidator(_voice_id)] = Field(
@@ -288,11 +299,7 @@ class SpeechBody(ClientFields):
         validation_alias=AliasChoices("voice", _OTHER_VOICE),
         description=f'{_VOICE}, or an object with it as "id"',
     )
-    response_format: Annotated[str, AfterValidator(_format)] = Field(
-        default="mp3", description=f"one of {', '.join(FORMATS)}"
-    )
-    stream_format: Literal["audio", "sse"] = Field(default="audio", description='"audio" or "sse"')
-    speed: float = Field(default=1.0, ge=1, le=1, description="1: the model speaks at its own speed")
+    speed: float | None = Field(default=None, ge=SLOWEST, le=FASTEST, description=SPEED)
     language: NamedLanguage | None = Field(default=None, description=_LANGUAGE)
     ref_audio: Annotated[str, AfterValidator(_clip)] | None = Field(default=None, min_length=1, description=_CLIP)
     ref_text: str | None = Field(
@@ -306,7 +313,7 @@ class SpeechBody(ClientFields):
     )
     references: Nothing = Field(default=None, description="absent: use ref_audio and ref_text for a reference")
     speaker_embedding: Nothing = Field(default=None, description="absent: use ref_audio for a reference")
-    sample_rate: Annotated[int, AfterValidator(_sample_rate)] = Field(
+    sample_rate: SampleRate = Field(
         default=SAMPLE_RATE_HZ, description=f"one of {', '.join(map(str, SAMPLE_RATES_HZ))}"
     )
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description=f"an integer from 0 to {MAX_SEED}")
@@ -316,6 +323,7 @@ class SpeechBody(ClientFields):
     priority: Priority | None = Field(default=None, description='"low", "normal" or "high"')
     normalize: bool | None = Field(default=None, description="true or false")
     prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
+    lexicon: LexiconEntries | None = Field(default=None, max_length=MAX_LEXICON_FIELDS, description=LEXICON)
 
     def reference(self) -> Start | None:
         """Return the inline voice of the request, if there is one."""
@@ -323,6 +331,16 @@ class SpeechBody(ClientFields):
             return None
         transcript = None if self.x_vector_only_mode else self.ref_text
         return Start(voice_audio=self.ref_audio, voice_transcript=transcript, language=self.language)
+
+
+class SpeechBody(CompatibleFields):
+    """``POST /v1/audio/speech``."""
+
+    input: str = Field(description="a string")
+    response_format: Annotated[str, Lower, among("response_format", FORMATS)] = Field(
+        default="mp3", description=f"one of {', '.join(FORMATS)}"
+    )
+    stream_format: Literal["audio", "sse"] = Field(default="audio", description='"audio" or "sse"')
 
     def speak(self, voice: str, *, whole: bool = False) -> Speak:
         """Return the message for the session; it asks for exact samples, which the response's own encoder encodes.
@@ -343,7 +361,29 @@ class SpeechBody(ClientFields):
             priority=self.priority,
             normalize=self.normalize,
             prompt=self.prompt,
+            speed=self.speed,
+            lexicon=self.lexicon,
         )
+
+    def speak_in_batch(self, voice: str) -> Speak:
+        """Return the message for a text of a batch: nobody waits for its audio, which is encoded as it is made.
+
+        The audio of ``wav`` is bare PCM16, because the header of a complete file has its length.
+
+        Args:
+            voice: the id of the voice, which replaces the name in the request.
+        """
+        encoding = "pcm16" if self.response_format in ("wav", "pcm") else self.response_format
+        fields = {"encoding": encoding, "sample_rate": self.sample_rate, "priority": "low"}
+        return self.speak(voice, whole=True).model_copy(update=fields)
+
+
+class TextFields(ClientFields):
+    """Text of a dialect whose texts have no id; unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    text: str = Field(description="a string")
 
 
 class RawSpeak(ClientFields):
@@ -404,6 +444,9 @@ class Ready(ServerMessage):
     transport: Transport
     normalize: bool
     prompt: PromptLayout | None = None
+    speed: float
+    words: bool
+    digital_source_type: str = DIGITAL_SOURCE_TYPE
     limits: Limits
 
 
@@ -415,6 +458,18 @@ class Segment(ServerMessage):
     index: int
     text: str
     start_ms: int
+
+
+class Words(ServerMessage):
+    """When each word of a segment is spoken: its text, and where it begins and ends in its utterance, in ms.
+
+    It follows the segment's audio.
+    """
+
+    type: Literal["words"] = "words"
+    utterance_id: str
+    index: int
+    words: list[tuple[str, int, int]]
 
 
 class AudioMessage(ServerMessage):
@@ -449,11 +504,16 @@ class Complete(ServerMessage):
 
 
 class Cancelled(ServerMessage):
-    """An utterance was cancelled; ``duration_ms`` of it had been sent."""
+    """An utterance was cancelled; ``duration_ms`` of it had been sent.
+
+    ``heard_text`` is the text of which a client that plays the samples at once has begun to play the words; absent
+    unless the client asked for ``words``.
+    """
 
     type: Literal["cancelled"] = "cancelled"
     utterance_id: str
     duration_ms: int
+    heard_text: str | None = None
 
 
 class Stopped(ServerMessage):
@@ -537,6 +597,41 @@ class SpeechAudioDone(ServerMessage):
     usage: SpeechUsage
 
 
+class BatchSuccess(ServerMessage):
+    """``POST /v1/audio/speech/batch``: a text that was spoken.
+
+    ``audio_data`` is base64. The server writes it in pieces, into the JSON of a message without it.
+    """
+
+    index: int
+    status: Literal["success"] = "success"
+    audio_data: str = ""
+    media_type: str
+    usage: SpeechUsage
+    duration_ms: int
+    finish_reason: str
+    seed: int
+    voice: str
+
+
+class BatchError(ServerMessage):
+    """``POST /v1/audio/speech/batch``: a text that was refused or failed."""
+
+    index: int
+    status: Literal["error"] = "error"
+    error: str
+    code: str
+    retry_after_ms: int | None = None
+
+
+def usage_of(complete: Complete) -> SpeechUsage:
+    """Return the usage of an utterance: its characters, and its frames of 80 ms."""
+    frames = complete.duration_ms // FRAME_MS
+    return SpeechUsage(
+        input_tokens=complete.characters, output_tokens=frames, total_tokens=complete.characters + frames
+    )
+
+
 def openai_error(error: SpeechError) -> JsonObject:
     """Return an error in OpenAI's format."""
     kinds = {401: "authentication_error", 429: "rate_limit_error"}
@@ -557,47 +652,94 @@ class Refusal:
     utterance_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A dialect's own answer to a message; the session sends it in order with its own messages.
+
+    Attributes:
+        message: the answer.
+    """
+
+    message: ServerMessage
+
+
 FullMessage = Start | Speak | Flush | Cancel | Stop
+ReadMessage = FullMessage | Refusal | Reply
+"""What a dialect makes of a client's frame."""
 RawMessage = RawSpeak | RawCancel | RawStop
-_FULL: TypeAdapter[FullMessage] = TypeAdapter(Annotated[FullMessage, Field(discriminator="type")])
-_RAW: TypeAdapter[RawMessage] = TypeAdapter(Annotated[RawMessage, Field(discriminator="type")])
-_SYNTHESIZE = TypeAdapter(Synthesize)
-_FULL_MODELS: dict[str, type[BaseModel]] = {
+_FULL_MODELS: dict[str, type[FullMessage]] = {
     "start": Start,
     "speak": Speak,
     "flush": Flush,
     "cancel": Cancel,
     "stop": Stop,
 }
-_RAW_MODELS: dict[str, type[BaseModel]] = {"speak": RawSpeak, "cancel": RawCancel, "stop": RawStop}
-_RESEARCH_MODELS: dict[str, type[BaseModel]] = {"synthesize": Synthesize}
-_SPEECH = TypeAdapter(SpeechBody)
+_RAW_MODELS: dict[str, type[RawMessage]] = {"speak": RawSpeak, "cancel": RawCancel, "stop": RawStop}
+_RESEARCH_MODELS: dict[str, type[Synthesize]] = {"synthesize": Synthesize}
 
 
 def read_full(frame: str | bytes) -> FullMessage | Refusal:
     """Read one text frame of dialect B."""
-    return _read(frame, _FULL, _FULL_MODELS)
+    return read_message(frame, _FULL_MODELS)
 
 
 def read_raw(frame: str | bytes) -> RawMessage | Refusal:
     """Read one text frame of ``framing=raw``."""
-    return _read(frame, _RAW, _RAW_MODELS)
+    return read_message(frame, _RAW_MODELS)
 
 
 def read_research(frame: str | bytes) -> Synthesize | Refusal:
     """Read one request of dialect A; ``type`` may be absent if there is a ``text``."""
-    return _read(frame, _SYNTHESIZE, _RESEARCH_MODELS, default_type="synthesize")
+    return read_message(frame, _RESEARCH_MODELS, default_type="synthesize")
 
 
 def read_speech(body: str) -> SpeechBody | Refusal:
     """Read the body of ``POST /v1/audio/speech``."""
-    message = _object(body)
+    message = read_object(body)
+    return message if isinstance(message, Refusal) else read_fields(message, "speech", SpeechBody)
+
+
+def read_batch(body: str) -> list[object] | Refusal:
+    """Read the body of ``POST /v1/audio/speech/batch``.
+
+    Returns:
+        One value per text: an object with the fields of :class:`SpeechBody`, in which the fields of the batch fill in
+        what the item leaves out; or what was given, if that is not an object. :func:`read_batch_item` checks each.
+    """
+    message = read_object(body)
     if isinstance(message, Refusal):
         return message
-    try:
-        return _SPEECH.validate_python(message)
-    except ValidationError as error:
-        return Refusal(_explained(error, "speech", {"speech": SpeechBody}))
+    allowed = f"an array of 1 to {MAX_BATCH_ITEMS} objects with an input each"
+    items = message.pop("items", None)
+    if not isinstance(items, list) or not items:
+        return Refusal(InvalidMessageError(f"a batch needs 'items': {allowed}; given: {shown(items)}"))
+    given = cast("list[object]", items)
+    if len(given) > MAX_BATCH_ITEMS:
+        return Refusal(InvalidMessageError(f"the batch has {len(given)} items; allowed: {allowed}"))
+    return [_with_defaults(cast("JsonObject", item), message) if isinstance(item, dict) else item for item in given]
+
+
+def _with_defaults(item: JsonObject, defaults: JsonObject) -> JsonObject:
+    """Fill in the fields that an item leaves out.
+
+    An item that names a voice or has a clip of its own gets neither from the defaults. The clip would replace the
+    voice, and the transcript would be that of another clip.
+    """
+    own = {name: value for name, value in item.items() if value is not None and not _is_left_blank(name, value)}
+    names_voice = any(not _is_blank(own.get(name, "")) for name in ("voice", _OTHER_VOICE, "ref_audio"))
+    dropped = _WHOSE_VOICE if names_voice else ()
+    shared = {name: value for name, value in defaults.items() if name not in dropped and value is not None}
+    return {"response_format": "wav", **shared, **own}
+
+
+_WHOSE_VOICE = ("voice", _OTHER_VOICE, "ref_audio", "ref_text")
+
+
+def read_batch_item(item: object) -> SpeechBody | Refusal:
+    """Check one text of a batch."""
+    if not isinstance(item, dict):
+        return Refusal(InvalidMessageError(f"the item is {_kind(item)}; allowed: an object with an input"))
+    return read_fields(cast("JsonObject", item), "speech", SpeechBody)
 
 
 def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
@@ -610,23 +752,21 @@ def read_presets(query: Sequence[tuple[str, str]]) -> Preset | Refusal:
     for name, value in query:
         if name in SamplingFields.model_fields:
             sampling[name] = _number(value)
-        elif name in ("seed", "sample_rate"):
+        elif name in ("seed", "sample_rate", "speed"):
             fields[name] = _number(value)
-        elif name == "normalize":
+        elif name in ("normalize", "words"):
             fields[name] = {"true": True, "false": False}.get(value, value)
-        elif name in ("type", "sampling", "voice_audio", "voice_transcript"):
+        elif name in ("type", *_NOT_IN_A_QUERY, "voice_audio", "voice_transcript"):
             return Refusal(InvalidMessageError(f"{name} is not accepted in a query; allowed: {_PRESETS}"))
         else:
             fields[name] = value
     if sampling:
         fields["sampling"] = sampling
-    try:
-        return Preset.model_validate(fields)
-    except ValidationError as error:
-        return Refusal(_explained(error, "start", _FULL_MODELS))
+    return read_fields(fields, "start", Preset)
 
 
-_PRESETS = ", ".join(sorted({*SpeechFields.model_fields, *SamplingFields.model_fields} - {"sampling"}))
+_NOT_IN_A_QUERY = ("sampling", "lexicon")
+_PRESETS = ", ".join(sorted({*SpeechFields.model_fields, *SamplingFields.model_fields}.difference(_NOT_IN_A_QUERY)))
 
 
 def _number(text: str) -> object:
@@ -638,15 +778,17 @@ def _number(text: str) -> object:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else text
 
 
-def _read(
-    frame: str | bytes,
-    adapter: TypeAdapter[M],
-    models: Mapping[str, type[BaseModel]],
-    default_type: str | None = None,
-) -> M | Refusal:
+def read_message(frame: str | bytes, models: Mapping[str, type[M]], default_type: str | None = None) -> M | Refusal:
+    """Read one text frame of a dialect.
+
+    Args:
+        frame: JSON; a binary frame is refused.
+        models: the dialect's messages by ``type``.
+        default_type: the ``type`` of a message without one that has a ``text``.
+    """
     if isinstance(frame, bytes):
         return Refusal(InvalidMessageError("binary frames are not accepted; allowed: JSON text frames"))
-    message = _object(frame)
+    message = read_object(frame)
     if isinstance(message, Refusal):
         return message
     if default_type is not None and message.get("type") is None and "text" in message:
@@ -654,13 +796,20 @@ def _read(
     kind = message.get("type")
     if not isinstance(kind, str) or kind not in models:
         return Refusal(InvalidMessageError(_wrong_type(message, models)), _utterance_id(message))
+    read = read_fields(message, kind, models[kind])
+    return replace(read, utterance_id=_utterance_id(message)) if isinstance(read, Refusal) else read
+
+
+def read_fields(fields: Mapping[str, object], kind: str, model: type[M]) -> M | Refusal:
+    """Read the fields of a message or a request; ``kind`` is its name in an error."""
     try:
-        return adapter.validate_python(message)
+        return model.model_validate(fields)
     except ValidationError as error:
-        return Refusal(_explained(error, kind, models), _utterance_id(message))
+        return Refusal(_explained(error, kind, model))
 
 
-def _object(frame: str) -> JsonObject | Refusal:
+def read_object(frame: str) -> JsonObject | Refusal:
+    """Read a JSON object."""
     try:
         fields = from_json(with_halves_kept(frame.removeprefix(BYTE_ORDER_MARK)), allow_inf_nan=False)
     except ValueError as error:
@@ -687,7 +836,7 @@ def _utterance_id(message: JsonObject) -> str | None:
 _UTTERANCE_IDS: TypeAdapter[str] = TypeAdapter(UtteranceId, config=ConfigDict(strict=True))
 
 
-def _explained(error: ValidationError, kind: str, models: Mapping[str, type[BaseModel]]) -> SpeechError:
+def _explained(error: ValidationError, kind: str, model: type[BaseModel]) -> SpeechError:
     """Return the error for the first fault of a message: the field, what was given and what is allowed."""
     detail = error.errors(include_url=False, include_context=True)[0]
     if detail["type"] == UnsupportedLanguageError.code:
@@ -695,13 +844,15 @@ def _explained(error: ValidationError, kind: str, models: Mapping[str, type[Base
     if detail["type"] == UnsupportedEncodingError.code:
         return UnsupportedEncodingError(detail["msg"])
     path = [str(part) for part in detail["loc"] if part != kind]
-    return InvalidMessageError(_fault(detail, kind, path, models[kind]))
+    return InvalidMessageError(_fault(detail, kind, path, model))
 
 
 def _fault(detail: ErrorDetails, kind: str, path: list[str], model: type[BaseModel]) -> str:
+    place = shown(".".join(path)).strip('"')
+    if path[0] == "lexicon" and len(path) > 1:
+        return f"the entry {shown(path[1])} of lexicon is wrong; allowed: {LEXICON}; given: {shown(detail['input'])}"
     for name in path[:-1]:
         model = SamplingFields if name == "sampling" else model
-    place = shown(".".join(path)).strip('"')
     if detail["type"] == "extra_forbidden":
         owner = " of ".join([f"'{name}'" for name in reversed(path[:-1])] + [f"'{kind}'"])
         return f"unknown field {place} in {owner}; allowed: {', '.join(sorted(model.model_fields))}"

@@ -1,6 +1,6 @@
-"""The outbox: messages of a session that were not sent yet. The session limits it, and a writer empties it.
+"""The outbox: messages of a session that have not been sent yet. The session limits it, and a writer empties it.
 
-It belongs to the session and not to the socket, because a cancel (barge-in) revokes messages that were not sent.
+It belongs to the session and not to the socket, because a cancel (barge-in) revokes messages that have not been sent.
 No I/O.
 """
 
@@ -81,7 +81,7 @@ class Outbox:
             self._count(self._under_way, -1)
             self._under_way = None
 
-    def take_back(self, owner: int) -> None:
+    def revoke(self, owner: int) -> None:
         """Drop the waiting messages of one utterance; a message that is being sent cannot be stopped."""
         kept: deque[Send | Close] = deque()
         for item in self._waiting:

@@ -31,19 +31,21 @@ from serve_app.errors import (
     SynthesisError,
     TextEmptyError,
     TextTooLongError,
-    VoiceNotFoundError,
+    WordTimesUnavailableError,
     error_of_code,
 )
 from serve_app.protocol.messages import (
+    INLINE_VOICE,
     AudioMessage,
     Cancel,
     Cancelled,
     Flush,
-    FullMessage,
     Limits,
     Preset,
+    ReadMessage,
     Ready,
     Refusal,
+    Reply,
     ServerMessage,
     Speak,
     SpeakBuffered,
@@ -55,14 +57,13 @@ from serve_app.protocol.messages import (
 from serve_app.protocol.outbox import Close, Outbox, Send
 from serve_app.session.utterance import SeedSource, SpeechOptions, TextPipeline, Utterance
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
-from serve_app.text.characters import shown
-from serve_app.voices.voice import VoiceStatus, resolve_voice
+from serve_app.voices.voice import VoiceStatus, check_voice, resolve_voice
 
 MAX_WAITING_MESSAGES = 4096
 """Maximum number of unsent messages of a client that does not read."""
 
 MAX_RETIRED_IDS = 64
-"""Number of remembered ids of utterances that ended before their last ``speak``."""
+"""Maximum number of remembered ids of utterances that ended before their last ``speak``."""
 
 CAPACITY_RETRY_MS = 2000
 """When to retry if a session's queue of utterances is full."""
@@ -102,6 +103,11 @@ def _free(now_s: float) -> None:
     del now_s
 
 
+def _alone(buffered_s: float) -> float:
+    """Return the audio of a response that has only one session: the default for sessions without a batch."""
+    return buffered_s
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSetup:
     """The parameters of a new session.
@@ -115,10 +121,12 @@ class SessionSetup:
         naming: aliases of voices, and the default voice.
         new_seed: see :data:`serve_app.session.utterance.SeedSource`.
         text: how text is cleaned and cut.
-        errors_in_order: whether an error about a refused utterance waits for the utterance's turn; for dialects whose
-            answers carry no id.
+        errors_in_order: whether the error for a refused utterance is sent in the utterance's turn; for dialects whose
+            messages have no id.
         spend: called with the time in seconds for each new utterance, to count it against the client's rate limits;
             raises a :class:`SpeechError` if it exceeds one.
+        response_s: called with the seconds of audio that an utterance has buffered; returns the seconds that its
+            response has, which may consist of several sessions.
     """
 
     session_id: str
@@ -130,6 +138,7 @@ class SessionSetup:
     errors_in_order: bool = False
     naming: VoicesConfig = field(default_factory=VoicesConfig)
     spend: Callable[[float], None] = _free
+    response_s: Callable[[float], float] = _alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +155,6 @@ class Drain:
     from_s: float
     until_s: float
     retry_after_ms: int
-
-
-INLINE_VOICE = "inline"
-"""Name of a session's inline voice, within the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,7 @@ class Session:
         self._active_s = now_s
         self._progress_s = now_s
         self._plays_until_s = now_s
+        self._said_no_words = False
 
     # State for the caller.
 
@@ -218,7 +224,7 @@ class Session:
 
     # Events from the caller.
 
-    def receive(self, message: FullMessage | InlineVoice | Refusal, now_s: float) -> list[Effect]:
+    def receive(self, message: ReadMessage | InlineVoice, now_s: float) -> list[Effect]:
         """Handle one message of the client."""
         self._now_s = self._active_s = now_s
         if self.close is None:
@@ -290,12 +296,14 @@ class Session:
 
     # Messages.
 
-    def _handle(self, message: FullMessage | InlineVoice | Refusal) -> None:
+    def _handle(self, message: ReadMessage | InlineVoice) -> None:
         match message:
             case InlineVoice():
                 self._set_inline_voice(message)
             case Refusal():
                 self._refuse(message.error, message.utterance_id)
+            case Reply():
+                self._send(message.message)
             case Start():
                 self._start(message)
             case Speak():
@@ -338,6 +346,8 @@ class Session:
                 transport=self._options.transport,
                 normalize=self._options.normalize,
                 prompt=self._options.prompt,
+                speed=self._options.speed,
+                words=self._options.words,
                 limits=Limits(
                     max_text_characters=limits.max_text_characters,
                     max_utterance_characters=limits.max_utterance_characters,
@@ -369,13 +379,9 @@ class Session:
 
     def _begin(self, message: Speak) -> None:
         self._check_beginning(message)
-        options = self._checked(message)
-        if options.prompt is None:
-            status = self.setup.voices.get(options.voice)
-            if status is not None and status.manifest is not None:
-                options = replace(options, prompt=status.manifest.prompt)
+        options = self._of_voice(self._checked(message))
         if options.seed is None:
-            options = options.with_fields(Start(seed=self.setup.new_seed()))
+            options = replace(options, seed=self.setup.new_seed())
         number = self._utterances + 1
         utterance = Utterance(
             number,
@@ -457,14 +463,18 @@ class Session:
                 self._cancel_utterance(item)
 
     def _cancel_utterance(self, utterance: Utterance) -> None:
-        self._outbox.take_back(utterance.number)
+        self._outbox.revoke(utterance.number)
         if utterance.failed:
             return
         self._drop(utterance)
         self._plays_until_s = self._now_s
         self._leaving.pop(utterance.number, None)
         self._send(
-            Cancelled(utterance_id=utterance.utterance_id, duration_ms=milliseconds(utterance.sent_samples)),
+            Cancelled(
+                utterance_id=utterance.utterance_id,
+                duration_ms=milliseconds(utterance.sent_samples),
+                heard_text=utterance.heard_text(self._now_s),
+            )
         )
 
     def _stop(self) -> None:
@@ -478,21 +488,36 @@ class Session:
     # Calls.
 
     def _take_audio(self, utterance: Utterance, chunk: AudioChunk) -> None:
-        self._put_audio(utterance, utterance.audio(chunk, self._now_s), len(chunk.pcm))
+        if utterance.options.words and chunk.spoken is None and not self._said_no_words:
+            self._said_no_words = True
+            self._send_error(
+                WordTimesUnavailableError("the loaded model has no word times; the text is spoken without them")
+            )
+        self._put_audio(utterance, utterance.audio(chunk, self._now_s))
 
     def _take_pause(self, utterance: Utterance) -> None:
         """Queue the audio of a pause, which needs no generator."""
-        self._put_audio(utterance, *utterance.pause(self._now_s))
+        self._put_audio(utterance, utterance.pause(self._now_s))
 
-    def _put_audio(self, utterance: Utterance, sends: list[Send], samples: int) -> None:
+    def _put_audio(self, utterance: Utterance, sends: list[Send]) -> None:
         for send in sends:
             self._put(send)
-        if not utterance.whole:
+        if sends:
+            samples = sum(send.samples for send in sends)
             self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(samples)
-        limit_s = self.setup.limits.max_whole_audio_s
-        if utterance.whole and seconds(utterance.timeline.samples) > limit_s:
+            utterance.plays_until_s = self._plays_until_s
+        if utterance.whole:
+            self._check_buffered(utterance)
+
+    def _check_buffered(self, utterance: Utterance) -> None:
+        """Fail a buffered utterance if its audio, or that of all texts of its response, is too long."""
+        limit_s, own_s = self.setup.limits.max_whole_audio_s, seconds(utterance.timeline.samples)
+        if own_s > limit_s:
             too_long = f"the audio is longer than {limit_s:g} s, the limit for buffered audio"
             self._fail(utterance, TextTooLongError(f"{too_long}; allowed: less text, or stream: true"))
+        elif self.setup.response_s(own_s) > limit_s:
+            too_long = f"the audio of all texts together is longer than {limit_s:g} s, the limit of one response"
+            self._fail(utterance, TextTooLongError(f"{too_long}; allowed: this text in another request"))
 
     def _take_end(self, running: _Running, utterance: Utterance, end: SpeechEnd) -> None:
         running.utterance = None
@@ -502,17 +527,18 @@ class Session:
         elif end.finish_reason == "cancelled":
             self._fail(utterance, SynthesisError("the generator dropped the stream"))
         else:
-            utterance.ended(end, self._generation_s(running, end))
+            generation_s = self._generation_s(running, end)
+            self._put_audio(utterance, utterance.ended(end, generation_s, self._now_s))
 
     def _generation_s(self, running: _Running, end: SpeechEnd) -> float:
-        """Return the seconds that the generator worked on a call; its own count if it reports one."""
+        """Return the seconds that the generator worked on a call: its own measurement, if it reports one."""
         timings_s = end.timings_s
         if "total" not in timings_s:
             return self._now_s - running.started_s
         return timings_s["total"] - timings_s.get("queue", 0.0) - timings_s.get("paused", 0.0)
 
     def _fail(self, utterance: Utterance, error: SpeechError) -> None:
-        """End an utterance with ``error``; its waiting audio is still sent before that."""
+        """End an utterance with ``error``, after the audio that still waits to be sent."""
         utterance.failed = True
         self._drop(utterance)
         self._leaving[utterance.number] = utterance
@@ -552,9 +578,7 @@ class Session:
             self._send_error(head.error)
             return True
         if head.has_text:
-            if self._running is None and self._now_s >= self._begins_at_s(head):
-                self._call(head)
-            return False
+            return self._running is None and self._now_s >= self._begins_at_s(head) and not self._call(head)
         if head.has_pause:
             if self._running is not None or self.paused or self._now_s < self._begins_at_s(head):
                 return False
@@ -569,15 +593,21 @@ class Session:
             self._put(send)
         return True
 
-    def _call(self, utterance: Utterance) -> None:
+    def _call(self, utterance: Utterance) -> bool:
+        """Start the call for the next text chunk; return whether it was started. If not, the utterance has failed."""
+        try:
+            request = utterance.next_request(self.setup.text)
+        except SpeechError as error:
+            self._fail(utterance, error)
+            return False
         self._calls += 1
         self._running = _Running(self._calls, utterance, self._now_s)
         needed_by_s = max(self._now_s, self._plays_until_s)
-        request = utterance.next_request(self.setup.text)
         if request.voice == INLINE_VOICE and self._inline_voice is not None:
             request = replace(request, clip=self._inline_voice)
         asked_s = self._asked_s[utterance.number]
         self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
+        return True
 
     def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
         """Answer a refused message; if it was more text of an open utterance, that utterance fails."""
@@ -616,9 +646,24 @@ class Session:
             VoiceNotFoundError: the voice is unknown or unavailable.
         """
         options = self._resolved(self._options.with_fields(fields))
-        if isinstance(fields, Speak) or fields.voice is not None:
-            self._check_voice(options.voice)
+        named = isinstance(fields, Speak) or fields.voice is not None
+        if named and not self._is_inline(options.voice):
+            check_voice(options.voice, self.setup.voices)
         return options
+
+    def _of_voice(self, options: SpeechOptions) -> SpeechOptions:
+        """Return the options with the loudness of the voice, and with its layout if the client did not choose one.
+
+        Both come from the voice's manifest. Without a loudness there, the configured one is used.
+        """
+        status = None if self._is_inline(options.voice) else self.setup.voices.get(options.voice)
+        manifest = None if status is None else status.manifest
+        lufs = self.setup.naming.loudness_lufs
+        if manifest is None:
+            return replace(options, loudness_lufs=lufs)
+        if manifest.loudness_lufs is not None:
+            lufs = manifest.loudness_lufs
+        return replace(options, prompt=options.prompt or manifest.prompt, loudness_lufs=lufs)
 
     def _resolved(self, options: SpeechOptions) -> SpeechOptions:
         """Return the options with the voice's name replaced by its id; an unknown name stays as it is."""
@@ -630,17 +675,6 @@ class Session:
 
     def _is_inline(self, voice: str) -> bool:
         return self._inline_voice is not None and folded(voice) == INLINE_VOICE
-
-    def _check_voice(self, voice: str) -> None:
-        voices = self.setup.voices
-        status = voices.get(voice)
-        if self._is_inline(voice):
-            return
-        if not voices or (status is not None and status.state != "unavailable"):
-            return
-        why = "is not known" if status is None else f"is unavailable: {status.reason}"
-        ready = sorted(name for name, status in voices.items() if status.state == "ready")[:20]
-        raise VoiceNotFoundError(f"voice {shown(voice)} {why}; ready: {', '.join(ready) or 'none'}")
 
     # The outbox and the clock.
 
@@ -667,7 +701,7 @@ class Session:
             self._leaving.pop(item.owner, None)  # only its ``complete`` is left, which a cancel does not revoke
 
     def _end(self, error: SpeechError) -> None:
-        """Close the session with ``error``: drop what waits, send the error, and cancel the call."""
+        """Close the session with ``error``: drop the queue and the outbox, send the error, and cancel the call."""
         if self._running is not None and self._running.utterance is not None:
             self._running.utterance = None
             self._effects.append(CancelCall(self._running.call_id))
@@ -687,7 +721,7 @@ class Session:
         self._put(self.close)
 
     def _begins_at_s(self, utterance: Utterance) -> float:
-        """Return when the next text chunk or pause may begin: not while its listener has much left to play.
+        """Return when the next text chunk or pause may begin: when the listener has little audio left to play.
 
         The first one may begin at once, because the client may have stopped playing the previous utterance.
         """

@@ -1,17 +1,21 @@
 """One utterance: turns its text into text chunks and its audio into messages. No I/O, no clock."""
 
 import hashlib
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.encoders import encoder_for
-from serve_app.audio.pcm import Timeline, seconds
+from serve_app.audio.pcm import Timeline, milliseconds, seconds
 from serve_app.audio.silence import leading_silence
+from serve_app.audio.speed import SpeedFilter
 from serve_app.config import SAMPLE_RATE_HZ, EngineConfig, PromptLayout, SessionConfig, TextConfig
+from serve_app.errors import TextTooLongError
 from serve_app.protocol.messages import (
     MAX_SEED,
     AudioMessage,
@@ -21,9 +25,10 @@ from serve_app.protocol.messages import (
     Segment,
     SpeechFields,
     Transport,
+    Words,
 )
 from serve_app.protocol.outbox import Send
-from serve_app.session.continuity import Continuity
+from serve_app.session.word_times import HeardText, SegmentWords, WordTime
 from serve_app.speech import (
     UNLIMITED_SAMPLES,
     AudioChunk,
@@ -33,12 +38,15 @@ from serve_app.speech import (
     SpeechEnd,
     SpeechRequest,
 )
-from serve_app.text.chunker import Chunker, ChunkLimits
-from serve_app.text.cleaning import Cleaner, TextCleaning
+from serve_app.text.chunker import Chunker
+from serve_app.text.cleaning import Cleaner
+from serve_app.text.lexicon import Lexicon
 from serve_app.text.tags import Pause
 
 SILENT_PIECE_SAMPLES = SAMPLE_RATE_HZ
 """A longer pause is sent in pieces of this size, to keep messages small and to wait for a client that does not read."""
+
+_PLAIN_FIELDS = tuple(name for name in SpeechFields.model_fields if name != "sampling")
 
 _PRIORITIES: dict[Priority, int] = {"high": -1, "normal": 0, "low": 1}
 
@@ -57,7 +65,11 @@ class SpeechOptions:
         sampling: overrides of the checkpoint's defaults.
         priority: priority among the streams that wait for a slot.
         normalize: whether numbers, dates and amounts are written as words for the model.
-        prompt: where the talker gets the text; None leaves it to the voice and the configuration.
+        prompt: how the talker gets the text; None leaves it to the voice and the configuration.
+        loudness_lufs: level of the voice, which the session sets for each utterance; None: as the model makes it.
+        speed: how fast the speech is compared with the model's; 2 is twice as fast.
+        words: whether the client is told when each word is spoken.
+        lexicon: the client's entries, in addition to those of the configuration and of its key.
     """
 
     voice: str
@@ -70,11 +82,14 @@ class SpeechOptions:
     priority: Priority = "normal"
     normalize: bool = False
     prompt: PromptLayout | None = None
+    loudness_lufs: float | None = None
+    speed: float = 1.0
+    words: bool = False
+    lexicon: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def with_fields(self, fields: SpeechFields) -> "SpeechOptions":
         """Return a copy with the fields that a message gives; ``sampling`` is merged name by name."""
-        names = ("voice", "language", "encoding", "sample_rate", "transport", "seed", "priority", "normalize", "prompt")
-        given = {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
+        given = {name: value for name in _PLAIN_FIELDS if (value := getattr(fields, name)) is not None}
         return replace(self, sampling=_merged(self.sampling, fields.sampling), **given)
 
 
@@ -82,42 +97,51 @@ def _merged(sampling: Sampling, fields: SamplingFields | None) -> Sampling:
     return sampling if fields is None else replace(sampling, **fields.model_dump(exclude_none=True))
 
 
-@dataclass(frozen=True, slots=True)
 class TextPipeline:
     """How an utterance's text is cleaned, cut and passed to the model.
 
     Attributes:
-        cleaning: what is removed.
-        limits: lengths of the text chunks.
+        config: what is removed, lengths of the text chunks, and how the talker gets the text, unless the client or the
+            voice chooses.
         max_request_characters: the longest text that one stream of the engine accepts.
-        prompt: where the talker gets the text, unless the client or the voice chooses.
+        lexicon: what is spoken for written words, unless the client's own entries replace it.
     """
 
-    cleaning: TextCleaning = field(default_factory=TextCleaning)
-    limits: ChunkLimits = field(default_factory=ChunkLimits)
-    max_request_characters: int = EngineConfig().max_chunk_characters
-    prompt: PromptLayout = "streaming"
+    def __init__(
+        self, config: TextConfig | None = None, max_request_characters: int = EngineConfig().max_chunk_characters
+    ) -> None:
+        self.config = config or TextConfig()
+        self.max_request_characters = max_request_characters
+        self.lexicon = Lexicon.of(self.config.lexicon)
 
-    @classmethod
-    def configured(cls, config: TextConfig, max_request_characters: int) -> "TextPipeline":
-        """Return the pipeline for a configuration."""
-        limits = ChunkLimits(
-            config.first_chunk_characters, config.chunk_budget_characters, config.longest_chunk_characters
-        )
-        cleaning = TextCleaning(config.markdown, config.emoji, config.tags, config.reasoning)
-        return cls(cleaning, limits, max_request_characters, config.prompt)
+    def extended(self, entries: Mapping[str, str]) -> "TextPipeline":
+        """Return a pipeline whose lexicon has more entries; see :meth:`serve_app.text.lexicon.Lexicon.extended`."""
+        pipeline = copy(self)
+        pipeline.lexicon = self.lexicon.extended(entries)
+        return pipeline
 
     def open(self, language: str) -> "OpenText":
         """Return a new pipeline for one utterance."""
-        return OpenText(Cleaner(self.cleaning), Chunker(language, self.limits))
+        return OpenText(Cleaner(self.config), Chunker(language, self.config))
 
     def request_text(self, chunk: str, options: SpeechOptions) -> str:
-        """Return the model's input for a text chunk: normalized if ``options`` says so, unless that is too long."""
+        """Return the model's input for a text chunk.
+
+        The entries of the lexicon are applied. Then the text is normalized if ``options`` says so, unless that is too
+        long.
+
+        Raises:
+            TextTooLongError: what the lexicon makes of the text chunk is too long.
+        """
+        written, chunk = chunk, self.lexicon.extended(options.lexicon).spoken(chunk)
+        if len(chunk) > self.max_request_characters:
+            grown = f"the lexicon makes {len(chunk)} characters of a text chunk of {len(written)}"
+            raise TextTooLongError(f"{grown}; the limit is {self.max_request_characters}")
         if not options.normalize:
             return chunk
         from serve_app.text.numbers.normalize import normalize  # noqa: PLC0415 — the import takes 50 ms, so only on demand
 
-        normalized = normalize(chunk, options.language)
+        normalized = normalize(chunk, options.language, self.config.auto_language)
         return normalized if len(normalized) <= self.max_request_characters else chunk
 
 
@@ -158,8 +182,9 @@ class Utterance:
         whole: its audio is buffered and sent in one piece.
         open: more text may follow.
         failed: it ended with an error.
-        timeline: the audio that was generated so far.
+        timeline: the audio that was made so far: speech at the speed that was asked for, and pauses.
         sent_samples: the audio that was sent so far, including the message that is being sent.
+        plays_until_s: when a client that plays its audio at once has played all of it that was made so far.
     """
 
     def __init__(
@@ -172,7 +197,7 @@ class Utterance:
         whole: bool,
         limits: SessionConfig,
     ) -> None:
-        """Begin without text; ``limits`` has what its audio is limited to."""
+        """Begin without text; ``limits`` bounds its audio."""
         assert options.seed is not None, "the session has chosen a seed"
         self.number = number
         self.utterance_id = utterance_id
@@ -183,20 +208,24 @@ class Utterance:
         self.failed = False
         self.timeline = Timeline()
         self.sent_samples = 0
+        self.plays_until_s = 0.0
         self.characters = 0
         self._text = text
         self._blank = True
         self._parts: deque[str | Pause] = deque()
-        self._silent_samples = 0
+        self._spoken_samples = 0  # that the generator made, before their speed was changed
         self._index = -1
         self._chunk = ""
         self._limits = limits
-        self._continuity = Continuity(limits.context_frames)
         self._silence: SilenceLimits | None = None
         self._trailing_samples = 0
         self._voice_digest = ""
         self._segment_due = False
+        self._segment_samples = 0  # the timeline where the segment begins
+        self._words: SegmentWords | None = None  # of the segment that is being spoken
+        self._heard = HeardText() if options.words and not whole else None
         self._seq = 0
+        self._speed = SpeedFilter(options.speed)
         self._encoder = encoder_for(options.encoding, options.sample_rate)
         self._pieces: list[bytes] = []
         self._finish_reason: FinishReason = "eos"
@@ -237,10 +266,14 @@ class Utterance:
     @property
     def begun(self) -> bool:
         """Whether a text chunk was passed to a generator, or a pause was sent to the client."""
-        return self._index >= 0 or self._silent_samples > 0
+        return self._index >= 0 or self.timeline.samples > 0
 
     def next_request(self, text: TextPipeline) -> SpeechRequest:
-        """Return the request for the next text chunk; its ``segment`` shows the chunk as the client wrote it."""
+        """Return the request for the next text chunk; its ``segment`` shows the chunk as the client wrote it.
+
+        Raises:
+            TextTooLongError: see :meth:`TextPipeline.request_text`.
+        """
         begun = self.begun
         chunk = self._parts.popleft()
         assert isinstance(chunk, str), "the caller checks has_text"
@@ -249,6 +282,8 @@ class Utterance:
         self._segment_due = True
         self._silence = silence_limits(self._limits, self._index, self._trailing_samples)
         spoken = text.request_text(self._chunk, self.options)
+        if self.options.words and not self.whole:
+            self._words = SegmentWords(self._chunk, spoken, self._limits.silence_level)
         return SpeechRequest(
             text=spoken,
             voice=self.options.voice,
@@ -258,31 +293,43 @@ class Utterance:
             listening=not self.whole,
             priority=_PRIORITIES[self.options.priority],
             begun=begun,
-            context=self._continuity.begin(spoken),
             voice_digest=self._voice_digest,
-            prompt=self.options.prompt or text.prompt,
+            prompt=self.options.prompt or text.config.prompt,
             silence=self._silence,
+            loudness_lufs=self.options.loudness_lufs,
+            speed=self.options.speed,
+            words=self.options.words,
         )
 
     def audio(self, chunk: AudioChunk, now_s: float) -> list[Send]:
-        """Return the messages for one audio chunk; at the beginning of a text chunk, ``segment`` comes first."""
-        self._continuity.add(chunk.codes)
+        """Return the messages for one audio chunk; none if the speed filter holds it back."""
         self._voice_digest = chunk.voice_digest or self._voice_digest
         self._trailing_samples = chunk.silent_samples
-        if not len(chunk.pcm):
+        self._spoken_samples += len(chunk.pcm)
+        if chunk.spoken is None:
+            self._words = self._heard = None  # this model cannot tell
+        elif self._words is not None:
+            self._words.add(chunk)
+        return self._speech(self._speed.push(chunk.pcm), now_s)
+
+    def _speech(self, pcm: NDArray[np.float32], now_s: float) -> list[Send]:
+        """Return the messages for speech to send; at the beginning of a text chunk, ``segment`` comes first."""
+        if not len(pcm):
             return []
-        self._note_first(chunk.pcm, now_s)
+        self._note_first(pcm, now_s)
         sends: list[Send] = []
         if self._segment_due and not self.whole:
             segment = Segment(
                 utterance_id=self.utterance_id, index=self._index, text=self._chunk, start_ms=self.timeline.now_ms
             )
             sends.append(Send(segment, owner=self.number))
+        if self._segment_due:
+            self._segment_samples = self.timeline.samples
         self._segment_due = False
-        return sends + self._sound(chunk.pcm)
+        return sends + self._sound(pcm)
 
-    def pause(self, now_s: float) -> tuple[list[Send], int]:
-        """Return the messages and samples of at most one second of the next pause; a pause has no ``segment``."""
+    def pause(self, now_s: float) -> list[Send]:
+        """Return the messages for at most one second of the next pause; a pause has no ``segment``, and no speed."""
         pause = self._parts.popleft()
         assert isinstance(pause, Pause), "the caller checks has_pause"
         samples = min(pause.samples, SILENT_PIECE_SAMPLES)
@@ -290,11 +337,10 @@ class Utterance:
             self._parts.appendleft(Pause(pause.samples - samples))
         pcm = np.zeros(samples, dtype=np.float32)
         self._note_first(pcm, now_s)
-        self._silent_samples += samples
-        return self._sound(pcm), samples
+        return self._sound(pcm)
 
     def _note_first(self, pcm: NDArray[np.float32], now_s: float) -> None:
-        """Note when the first samples are sent, and when the first sound is heard if they are played at once."""
+        """Record when the first samples are sent, and when the first sound is heard if they are played at once."""
         if self._first_audio_s is None:
             self._first_audio_s = now_s
         if self._audible_s is None:
@@ -311,25 +357,64 @@ class Utterance:
             return []
         return [self._audio_message(payload, len(pcm), final=False)]
 
-    def ended(self, end: SpeechEnd, generation_s: float) -> None:
-        """Record the end of a text chunk; the first one that was cut short sets the utterance's finish reason."""
+    def ended(self, end: SpeechEnd, generation_s: float, now_s: float) -> list[Send]:
+        """Record the end of a text chunk and return the messages for the rest of its audio.
+
+        The first text chunk that was cut short sets the utterance's finish reason.
+        """
         self._generation_s += generation_s
-        self._continuity.end(end.finish_reason)
         if self._finish_reason == "eos":
             self._finish_reason = end.finish_reason
+        return [*self._speech(self._speed.flush(), now_s), *self._word_times(complete=end.finish_reason == "eos")]
+
+    def _word_times(self, *, complete: bool) -> list[Send]:
+        """End a segment and return the message with the times of its words, if they are known."""
+        words, self._words = self._words, None
+        if words is None or self._heard is None:
+            return []
+        times = self._placed(words.times(complete=complete))
+        self._heard.add(self._chunk, times)
+        message = Words(
+            utterance_id=self.utterance_id,
+            index=self._index,
+            words=[
+                (each.word.text, milliseconds(each.start_samples), milliseconds(each.end_samples)) for each in times
+            ],
+        )
+        return [Send(message, owner=self.number)]
+
+    def _placed(self, times: Sequence[WordTime]) -> list[WordTime]:
+        """Return times of the segment's speech as times of the utterance's audio."""
+        first, last = self._segment_samples, self.timeline.samples
+
+        def at(samples: int) -> int:
+            return min(first + round(samples / self.options.speed), last)
+
+        return [replace(each, start_samples=at(each.start_samples), end_samples=at(each.end_samples)) for each in times]
+
+    def heard_text(self, now_s: float) -> str | None:
+        """Return the text of which a client has begun to play the words; None if no word times were asked or known."""
+        if self._heard is None:
+            return None
+        unplayed = math.ceil(max(0.0, self.plays_until_s - now_s) * SAMPLE_RATE_HZ)
+        played = min(self.timeline.samples - unplayed, self.sent_samples)
+        if self._words is not None:
+            self._heard.add(self._chunk, self._placed(self._words.times(complete=False)))
+            self._words = None
+        return self._heard.text(played)
 
     def finish(self, asked_s: float) -> list[Send]:
         """Return the final audio chunk and ``complete``.
 
-        The final chunk carries only what an encoder or a resampler still held, unless the utterance is sent in one
-        piece. Marking the last generated chunk as final would delay every chunk until the next one exists.
+        The final audio chunk carries only what an encoder or a resampler still held, unless the utterance is sent in
+        one piece. Marking the last generated audio chunk as final would delay every audio chunk until the next one
+        exists.
 
         Args:
             asked_s: when its first ``speak`` arrived, on the clock of :meth:`audio`.
         """
-        self._continuity.forget()
         samples = self.timeline.samples
-        spoken = samples - self._silent_samples
+        spoken = self._spoken_samples
         if self.whole:
             self.timeline = Timeline()
             last = self._audio_message(b"".join([*self._pieces, self._encoder.flush()]), samples, final=True)
@@ -351,12 +436,13 @@ class Utterance:
         return [last, Send(complete, owner=self.number, ends=self.number)]
 
     def _audio_message(self, payload: bytes, samples: int, *, final: bool) -> Send:
-        span = self.timeline.advance(samples)
+        start_ms = self.timeline.now_ms
+        self.timeline.advance(samples)
         message = AudioMessage(
             utterance_id=self.utterance_id,
             seq=self._seq,
-            start_ms=span.start_ms,
-            duration_ms=span.duration_ms,
+            start_ms=start_ms,
+            duration_ms=self.timeline.now_ms - start_ms,
             final=final,
         )
         self._seq += 1
@@ -373,8 +459,8 @@ def silence_limits(limits: SessionConfig, index: int, trailing_samples: int) -> 
         trailing_samples: silence at the end of the audio of the text chunk before it.
     """
     kept = round(limits.leading_silence_kept_s * SAMPLE_RATE_HZ)
-    between = limits.pause_between_chunks_s
-    trailing = UNLIMITED_SAMPLES if between is None else round(between * SAMPLE_RATE_HZ)
+    between = None if limits.pause_between_chunks_s is None else round(limits.pause_between_chunks_s * SAMPLE_RATE_HZ)
+    trailing = UNLIMITED_SAMPLES if between is None else max(0, between - kept)  # the next start is soft, too
     if index == 0:
         left_out = round(limits.leading_silence_limit_s * SAMPLE_RATE_HZ)
         if not left_out and between is None:
@@ -382,7 +468,7 @@ def silence_limits(limits: SessionConfig, index: int, trailing_samples: int) -> 
         return SilenceLimits(limits.silence_level, kept, left_out, trailing)
     if between is None:
         return None
-    return SilenceLimits(limits.silence_level, max(kept, trailing - trailing_samples), trailing_samples=trailing)
+    return SilenceLimits(limits.silence_level, max(0, between - trailing_samples), trailing_samples=trailing)
 
 
 def chunk_seed(seed: int, index: int) -> int:

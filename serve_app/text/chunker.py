@@ -8,10 +8,10 @@ is time to wait for longer ones. docs/chunking.md has the rules and the measurem
 import re
 import unicodedata
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from serve_app.config import TextConfig
 from serve_app.text.abbreviations import CONJUNCTIONS
 from serve_app.text.characters import is_pronounceable
 from serve_app.text.quotations import is_wide
@@ -25,41 +25,17 @@ _JOINERS = frozenset("\u200c\u200d")
 _LONGEST_CLUSTER_CHARACTERS: Final = 64
 
 
-@dataclass(frozen=True)
-class ChunkLimits:
-    """Lengths of text chunks; a CJK or Hangul character is about one syllable and counts as two.
-
-    Raises:
-        ValueError: the limits are not in the order 1 <= first <= budget <= max.
-    """
-
-    first_characters: int = 60
-    """The first chunk ends at the first clause that is longer than a quarter of this; later chunks grow by it."""
-
-    budget_characters: int = 220
-    """Several sentences share a chunk only up to this length; late chunks aim for half of it."""
-
-    max_characters: int = 300
-    """No chunk is longer; a longer sentence is cut at its best inner boundary."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.first_characters <= self.budget_characters <= self.max_characters:
-            raise ValueError(
-                "chunk limits must satisfy 1 <= first_characters <= budget_characters <= max_characters, got "
-                f"{self.first_characters}, {self.budget_characters}, {self.max_characters}"
-            )
-
-
 class Chunker:
     """Cuts one utterance's text, pushed in any pieces, into text chunks.
 
     However a text is split into pushes, with one flush at the end, the chunks are the same. Joined, they are the
     text, except for white space and for chunks with nothing to pronounce, such as ``…`` in a paragraph of its own.
-    The chunker keeps at most about ``max_characters`` of text.
+    The configuration has the lengths of the chunks; a CJK or Hangul character is about one syllable and counts as two.
+    The chunker keeps at most about ``longest_chunk_characters`` of text.
     """
 
-    def __init__(self, language: str, limits: ChunkLimits) -> None:
-        self._limits = limits
+    def __init__(self, language: str, config: TextConfig) -> None:
+        self._config = config
         self._scanner = SentenceScanner(language)
         self._lengths = [0]  # _lengths[i]: spoken length of everything before index _origin + i
         self._origin = 0
@@ -109,12 +85,12 @@ class Chunker:
             self._start += 1
 
     def _keep_within_limits(self, seen: int, chunks: list[str]) -> None:
-        """Emit the text that cannot share a chunk with the text up to ``seen``."""
+        """Emit chunks until the rest of the text up to ``seen`` fits into one chunk."""
         self._skip_white_space(seen)
         while True:
-            if self._whole > self._start and self._length(seen) > self._limits.budget_characters:
+            if self._whole > self._start and self._length(seen) > self._config.chunk_budget_characters:
                 self._emit(self._whole, chunks)
-            elif self._length(seen) > self._limits.max_characters and seen > self._start + 1:
+            elif self._length(seen) > self._config.longest_chunk_characters and seen > self._start + 1:
                 self._emit(self._best_inner_end(), chunks)
             else:
                 return
@@ -150,8 +126,8 @@ class Chunker:
     def _wanted_length(self) -> int:
         """Return the minimum length of the current chunk; it grows with the number of chunks emitted."""
         if not self._emitted:
-            return self._limits.first_characters // 4
-        return min(self._limits.first_characters * self._emitted, self._limits.budget_characters // 2)
+            return self._config.first_chunk_characters // 4
+        return min(self._config.first_chunk_characters * self._emitted, self._config.chunk_budget_characters // 2)
 
     def _emit(self, end: int, chunks: list[str]) -> None:
         text = self._text_until(end)
@@ -173,12 +149,12 @@ class Chunker:
     def _best_inner_end(self) -> int:
         """Return where to cut a sentence longer than the limit: the latest of the best kind of places."""
         first = self._start - self._origin
-        longest = self._lengths[first] + self._limits.max_characters
+        longest = self._lengths[first] + self._config.longest_chunk_characters
         limit = max(bisect_right(self._lengths, longest) - 1 + self._origin, self._start + 1)
         return self._inner_end_at_mark(limit) or self._start + self._inner_end_at_word(limit)
 
     def _inner_end_at_mark(self, limit: int) -> int | None:
-        earliest = self._limits.max_characters // 3
+        earliest = self._config.longest_chunk_characters // 3
         ends = [at for at in self._inner if self._start < at.end <= limit and self._length(at.end) >= earliest]
         if not ends:
             return None

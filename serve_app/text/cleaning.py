@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
+from serve_app.config import TextConfig
 from serve_app.text.characters import SILENT_CHARACTERS, ZERO_WIDTH_JOINER, HalvesJoiner, TerminalReader, visible
-from serve_app.text.markdown import Marking, MarkupReader
+from serve_app.text.markdown import MarkupReader
 from serve_app.text.tags import Pause
 
 _CLOSING_MARKS = frozenset(".,;:!?…)]}»”’%。，、；：！？）】》」』")
@@ -14,38 +13,25 @@ _TOKEN = re.compile(rf"\n|[^\S\n]+|[^\s{SILENT_CHARACTERS}]+|.", re.DOTALL)
 _SILENT = re.compile(rf"[{SILENT_CHARACTERS}]")
 
 
-@dataclass(frozen=True)
-class TextCleaning:
-    """What to remove from text before it is spoken.
-
-    Control and zero-width characters are always removed. White space is always collapsed: a run becomes one
-    space, one line feed or two line feeds. Cleaning leaves numbers, dates and units as they are.
-    """
-
-    markdown: bool = True
-    emoji: Literal["drop", "keep"] = "drop"
-    """``drop`` removes silent pictures and symbols: emoji, arrows, boxes, stars, dingbats."""
-    tags: bool = True
-    """Remove known SSML and HTML tags, read ``<break>`` as a pause, and replace HTML entities by their characters."""
-    reasoning: Literal["drop", "keep"] = "drop"
-    """``drop`` removes a language model's reasoning: ``<think>…</think>`` and everything inside."""
-
-
 class Cleaner:
     """Cleans one utterance's text, pushed in any pieces.
 
     However a text is split into pushes, with one flush at the end, the resulting text and pauses are the same.
     Cleaning holds back only what a later character may change. It holds back white space until a word follows.
+
+    Control and zero-width characters are always removed. White space is always collapsed: a run becomes one space, one
+    line feed or two line feeds. Cleaning leaves numbers, dates and units as they are. The configuration's ``markdown``,
+    ``emoji``, ``tags`` and ``reasoning`` say what else is removed.
     """
 
-    def __init__(self, cleaning: TextCleaning) -> None:
-        self._drops_emoji = cleaning.emoji == "drop"
+    def __init__(self, config: TextConfig) -> None:
+        self._drops_emoji = config.emoji == "drop"
         self._halves = HalvesJoiner()
         self._terminal = TerminalReader()
-        marking = Marking(cleaning.markdown, cleaning.tags, cleaning.reasoning == "drop")
-        self._markup = MarkupReader(marking) if marking != Marking(*(False,) * 3) else None
+        removes_markup = config.markdown or config.tags or config.reasoning == "drop"
+        self._markup = MarkupReader(config) if removes_markup else None
         self._gap = ""  # white space not returned yet
-        self._line_feeds = 2  # returned since the last visible character; 2, because no text begins with one
+        self._line_feeds = 2  # line feeds since the last visible character; 2 at first, so that no text begins with one
         self._dropped = False  # whether a symbol was dropped since the last visible character
         self._ends_in_symbol = False  # whether an emoji may be joined to the last visible character
 

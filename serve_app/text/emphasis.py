@@ -15,10 +15,12 @@ from serve_app.text.quotations import is_wide
 from serve_app.text.tags import Pause
 
 PARTNER_CHARACTERS: Final = 160
-"""A mark is text if its partner does not follow within this. Until then the text after the mark is held back."""
+"""A mark is text if its partner does not follow within this many characters; the text after it is held back until
+then."""
 
 LEAD_CHARACTERS: Final = 40
-"""A run at the start of a paragraph counts as a mark after this. Its partner may follow at any distance."""
+"""A run at the start of a paragraph counts as a mark after this many characters; its partner may follow at any
+distance."""
 
 _PAIRS = frozenset({"()", "[]", "{}", "<>", '""', "''", "“”", "‘’", "「」", "//"})
 _SENTENCE_MARKS = frozenset(".,:;!?…")
@@ -110,7 +112,7 @@ def run_of(mark: str, length: int, at: int, word_at: int, neighbours: tuple[str,
 
 
 def _is_operator(before: str, after: str) -> bool:
-    """Return whether a star between two characters may multiply them: half-width letters, digits or brackets."""
+    """Return whether a star between half-width letters, digits or brackets may be a multiplication."""
     if before.isalpha() and not after.isalnum():
         return False  # **bold**(er)
     return _is_operand(before, ")]}") and _is_operand(after, "([{")

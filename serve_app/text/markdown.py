@@ -10,16 +10,17 @@ from typing import Final
 
 import regex
 
+from serve_app.config import TextConfig
 from serve_app.text.emphasis import PARTNER_CHARACTERS, Bracket, Marks, run_of
 from serve_app.text.growing_text import NeedsMoreText, Rule
 from serve_app.text.quotations import is_wide
-from serve_app.text.tags import Pause, Tag, entity_at, reasoning_end, tag_at
+from serve_app.text.tags import Pause, Tag, entity_at, pause_at, reasoning_end, tag_at
 
 CODE_CHARACTERS: Final = PARTNER_CHARACTERS
-"""A backtick is text if its partner does not begin within this."""
+"""A backtick is text if its partner does not begin within this many characters."""
 
 FORMULA_CHARACTERS: Final = PARTNER_CHARACTERS
-"""A ``\\(`` or ``\\[`` does not begin a formula if its partner does not follow within this."""
+"""A ``\\(`` or ``\\[`` does not begin a formula if its partner does not follow within this many characters."""
 
 LINK_TARGET_CHARACTERS: Final = 1_000
 """A link with a longer target stays as it is written; a target cannot contain white space."""
@@ -48,7 +49,7 @@ _NUMBERED = Rule(r"\d{1,9}[.)](?=[ \t])")
 
 _PLAIN = regex.compile(r"[^\\`*_~!\[\]<&\n]+")
 _PLAIN_BY_WORD = regex.compile(r"[^\\`*_~!\[\]<&\n| \t]+|[ \t]+|\|")
-_PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&]+")
+_PLAIN_WITHOUT_MARKDOWN = regex.compile(r"[^<&\[]+")
 _ADDRESS_EDGE = regex.compile(r"(?P<begins>://|(?<![^\W_])www\.)|[\u2e80-\uffff\"<>]", regex.IGNORECASE)
 _LONGEST_BEGINNING: Final = 5  # characters that _ADDRESS_EDGE reads: "www." and the one before it
 _DIGITS = regex.compile(r"[-−+0-9]+")
@@ -86,21 +87,6 @@ _CELL_EDGE = Rule(
 
 
 @dataclass(frozen=True, slots=True)
-class Marking:
-    """Which kinds of markup are removed.
-
-    Attributes:
-        markdown: Markdown's marks.
-        tags: known SSML and HTML tags, and HTML entities.
-        reasoning: reasoning blocks, with everything inside them.
-    """
-
-    markdown: bool = True
-    tags: bool = True
-    reasoning: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class _Fence:
     """The opening of a fenced code block."""
 
@@ -113,13 +99,14 @@ class MarkupReader:
     """Turns marked-up text into the words that a reader would say. The text may be pushed in any pieces.
 
     The marks of headings, emphasis, bullets, quotations, rules, fences and tags are removed. A link or an image keeps
-    its words, and code stays as it is. Commas separate the cells of a table row. A ``<break>`` becomes a
-    :class:`Pause`. Text that only looks like a mark (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays. The
-    reader holds back only the text that its rules wait for.
+    its words, and code stays as it is. Commas separate the cells of a table row. A ``<break>`` and a ``[pause 1s]``
+    become a :class:`Pause`. Text that only looks like a mark (``2 * 3``, ``snake_case``, ``b[0](c)``, ``a < b``) stays.
+    The reader holds back only the text that its rules wait for. The configuration's ``markdown``, ``tags`` and
+    ``reasoning`` say which kinds of markup are removed.
     """
 
-    def __init__(self, marking: Marking) -> None:
-        self._marking = marking
+    def __init__(self, config: TextConfig) -> None:
+        self._config = config
         self._marks = Marks()
         self._text = ""
         self._base = 0  # index of _text[0] in everything pushed; later indices count from the same start, except _at
@@ -132,7 +119,7 @@ class MarkupReader:
         self._address_at = -1  # start of the last address in plain text
         self._backslash_at = -1  # the last backslash that stayed as text
         self._raised = False  # the next digits are an exponent
-        self._at_line_start = marking.markdown
+        self._at_line_start = config.markdown
         self._quoted = False  # this line began with a quote mark
         self._was_quoted = False  # an earlier line of this paragraph began with one
         self._after_bullet = False
@@ -181,7 +168,7 @@ class MarkupReader:
         return rule.match(self._text, self._at, final=self._final)
 
     def _pass(self, end: int, heard: str | Pause = "") -> None:
-        """Continue at ``end``; ``heard`` replaces the text that is passed."""
+        """Continue at ``end``; ``heard`` replaces the text up to there."""
         self._before = self._text[end - 1]
         self._plain_before = ""
         for white in " \n\t":
@@ -200,7 +187,8 @@ class MarkupReader:
         tag = tag_at(self._text, self._at, self._before, final=self._final)
         if tag is None:
             return None
-        return tag if (self._marking.reasoning if tag.reasoning else self._marking.tags) else None
+        removed = self._config.reasoning == "drop" if tag.reasoning else self._config.tags
+        return tag if removed else None
 
     def _pass_tag(self, tag: Tag) -> None:
         if tag.heard == "\n\n":
@@ -354,7 +342,7 @@ class MarkupReader:
     @property
     def _plain(self) -> "regex.Pattern[str]":
         """The pattern of text without marks."""
-        if not self._marking.markdown:
+        if not self._config.markdown:
             return _PLAIN_WITHOUT_MARKDOWN
         return _PLAIN_BY_WORD if self._in_row or self._in_heading else _PLAIN
 
@@ -405,7 +393,7 @@ class MarkupReader:
         elif tag:
             (self._kept_tags.discard if tag.closes else self._kept_tags.add)(tag.name)
             self._pass(tag.end, self._text[self._at : tag.end])
-        elif self._marking.markdown and (link := self._match(_AUTOLINK)) and self._is_address(link):
+        elif self._config.markdown and (link := self._match(_AUTOLINK)) and self._is_address(link):
             self._pass(link.end(), link["address"])
         else:
             self._pass(self._at + 1, "<")
@@ -415,7 +403,7 @@ class MarkupReader:
         return not self._is_glued() or not link["scheme"] or "://" in link["address"]
 
     def _read_entity(self) -> None:
-        entity = entity_at(self._text, self._at, final=self._final) if self._marking.tags else None
+        entity = entity_at(self._text, self._at, final=self._final) if self._config.tags else None
         self._pass(*(entity or (self._at + 1, "&")))
 
     def _read_escape(self) -> None:
@@ -468,18 +456,30 @@ class MarkupReader:
             raise NeedsMoreText
         return None
 
+    def _pause(self, at: int) -> tuple[int, Pause | None] | None:
+        """Return what :func:`pause_at` returns, if pauses are read."""
+        return pause_at(self._text, at, final=self._final) if self._config.tags else None
+
     def _is_glued(self) -> bool:
         before = self._before
         return bool(before) and ((before.isalnum() and not is_wide(before)) or before in ")]")
 
     def _read_bracket(self, mark: str) -> None:
+        if mark == "[" and (pause := self._pause(self._at)):
+            end, heard = pause
+            self._pass(end, heard or "")
+            self._before = " "
+            return
         text, glued = mark, self._is_glued()
+        if not self._config.markdown:
+            self._pass(self._at + 1, text)
+            return
         if mark == "!":
             image = self._match(_IMAGE)
             assert image is not None, "the pattern decides for any text that follows"
             text, glued = image.group(), False
-            if text == "!":
-                self._pass(self._at + 1, text)
+            if text == "!" or self._pause(self._at + 1):
+                self._pass(self._at + 1, "!")
                 return
         self._marks.add_bracket(Bracket(text, self._base + self._at, glued, self._before))
         self._pass(self._at + len(text))

@@ -4,7 +4,7 @@ import unicodedata
 from typing import Final
 
 QUOTATION_CHARACTERS: Final = 200
-"""A quotation or bracket that is open for longer than this is treated as a stray mark and closed."""
+"""The mark of a quotation or bracket that is open for more characters than this is treated as stray."""
 
 _DEEPEST_NESTING: Final = 8
 _CLOSED_BY = {

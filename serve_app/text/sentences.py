@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 from serve_app.text.abbreviations import LAST_WORD_CHARACTERS, LastWord, Meaning, abbreviations_of, last_word_of
+from serve_app.text.growing_text import NeedsMoreText
 from serve_app.text.quotations import BEFORE_WORD, CLOSING, OPENING, QUOTATION_CHARACTERS, OpenQuotations, is_wide
 
 _CONTEXT_CHARACTERS: Final = 128
@@ -61,12 +62,8 @@ class Boundary:
     end: int
     kind: Kind
     seen: int
-    """How far the scan had come when it found this, in the same count; boundaries are reported in this order."""
+    """Number of characters that the scan had read when it found this; boundaries are reported in this order."""
     quoted: bool = False
-
-
-class _NeedsMoreText(Exception):  # noqa: N818 — a signal between the rules and the scan, not an error
-    """The text ends before the rule can decide."""
 
 
 class SentenceScanner:
@@ -80,7 +77,7 @@ class SentenceScanner:
         self._words = abbreviations_of(language)
         self._text = ""
         self._base = 0  # index of _text[0] in everything pushed
-        self._white = "\n\n"  # the trailing white space so far; as initial value it stops white space at the start
+        self._white = "\n\n"  # the trailing white space so far; white space at the start is dropped
         self._position = 0  # the scan continues here; this and the indices below are relative to _text
         self._sentence_start = 0
         self._line_start = 0
@@ -136,7 +133,7 @@ class SentenceScanner:
             self._position = at
             try:
                 self._position = self._pass_mark(at, final=final)
-            except _NeedsMoreText:
+            except NeedsMoreText:
                 break
         else:
             self._position = len(self._text)
@@ -169,7 +166,7 @@ class SentenceScanner:
             return self._text[index]
         if final:
             return ""
-        raise _NeedsMoreText
+        raise NeedsMoreText
 
     def _before(self, index: int) -> str:
         return self._text[index - 1] if index > 0 else ""
@@ -332,7 +329,7 @@ class SentenceScanner:
         if footnote := _FOOTNOTE.match(self._text, at):
             return len(footnote.group())
         if not final and _FOOTNOTE_BEGUN.match(self._text, at):
-            raise _NeedsMoreText
+            raise NeedsMoreText
         return 0
 
     def _what_ends(self, at: int, run_end: int, end: int, *, final: bool) -> Kind | None:

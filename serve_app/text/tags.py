@@ -1,4 +1,4 @@
-"""Recognizes SSML and HTML tags and entities in a growing text, and decides how they sound."""
+"""Recognizes SSML and HTML tags, ``[pause 1s]`` and entities in a growing text, and decides how they sound."""
 
 import html
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from serve_app.text.growing_text import Rule
 from serve_app.text.quotations import is_wide
 
 LONGEST_PAUSE_S: Final = 10
-"""A longer ``<break>`` is shortened to this."""
+"""A longer pause is shortened to this."""
 
 ATTRIBUTE_CHARACTERS: Final = 200
 """A tag with a longer attribute value is treated as text."""
 
 PAIR_CHARACTERS: Final = 80
-"""A one-letter tag directly after a word is text, unless its closing tag follows in the same line within this."""
+"""A one-letter tag directly after a word is text, unless its closing tag follows in the same line, within this many
+characters."""
 
 REASONING = frozenset({"think", "thinking", "reasoning"})
 _SPACING = {"p": "\n\n", "br": "\n", "s": " ", "speak": " ", "voice": " ", "desc": " "}
@@ -48,9 +49,9 @@ _PAIR = Rule(
     regex.IGNORECASE,
 )
 _NOTE = Rule(r"<(?:\?xml|!DOCTYPE)\b[^<>]{0,200}>|<!--[^<>]{0,400}-->", regex.IGNORECASE)
-_TIME = regex.compile(
-    r"\btime\s*=\s*[\"']?\s*\+?(?P<number>\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})\s*(?P<unit>m?s)\b", regex.I
-)
+_DURATION = r"(?P<number>\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})\s{0,20}(?P<unit>m?s)"
+_TIME = regex.compile(rf"\btime\s*=\s*[\"']?\s*\+?{_DURATION}\b", regex.IGNORECASE)
+_PAUSE = Rule(rf"\[pause\s{{1,20}}{_DURATION}\s{{0,20}}\]", regex.IGNORECASE)
 _STRENGTH = regex.compile(
     rf"\bstrength\s*=\s*[\"']?\s*(?P<strength>{'|'.join(_STRENGTHS_S)})(?![\w-])", regex.IGNORECASE
 )
@@ -128,9 +129,26 @@ def tag_at(text: str, at: int, before: str, *, final: bool) -> Tag | None:
     return Tag(found.end(), name, _SPACING.get(name, ""), closes=closes)
 
 
+def pause_at(text: str, at: int, *, final: bool) -> tuple[int, Pause | None] | None:
+    """Read a ``[pause 0.8s]`` at an index.
+
+    Returns:
+        The index after it, and its pause or None if that is less than one sample; None if this is text.
+
+    Raises:
+        NeedsMoreText: it depends on what follows.
+    """
+    found = _PAUSE.match(text, at, final=final)
+    return None if found is None else (found.end(), _lasting(found))
+
+
+def _lasting(duration: "regex.Match[str]") -> Pause | None:
+    return Pause.of(Fraction(duration["number"]) / (1000 if duration["unit"].lower() == "ms" else 1))
+
+
 def _pause(attributes: str) -> Pause | None:
     if time := _TIME.search(attributes):
-        return Pause.of(Fraction(time["number"]) / (1000 if time["unit"].lower() == "ms" else 1))
+        return _lasting(time)
     strength = _STRENGTH.search(attributes)
     return Pause.of(_STRENGTHS_S[strength["strength"].lower() if strength else "medium"])
 

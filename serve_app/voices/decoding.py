@@ -51,11 +51,11 @@ _UNREADABLE = "audio cannot be decoded"
 
 _CHILD_MEMORY_BYTES = 3 << 30
 _CHILD_FILES = 64
-_FULL_SCALE = 0.9999  # 16 bits go to 0.99997
+_FULL_SCALE = 0.9999  # the largest sample of 16 bits is 0.99997
 _LARGEST_SAMPLE = 10.0
 """A float file may exceed full scale slightly; one scaled like integers (full scale is 32768) exceeds it by far."""
 _FRAME_S = 0.02
-_MOST_LOUD_FRAMES = 25
+_MAX_LOUD_FRAMES = 25
 _CLIPPED_RUN_SAMPLES = 3
 """This many consecutive samples at full scale count as clipped; one or two may be a peak that just fits."""
 
@@ -70,7 +70,7 @@ class Clip:
         sample_rate_hz: sample rate of the file.
         clipped_share: share of that channel's samples that are clipped at full scale.
         length_s: length of the whole file; above :data:`MAX_COUNTED_S` a lower bound.
-        alike: the other channels are silent, or contain the same signal as ``pcm`` at any level and sign.
+        alike: whether each other channel is silent or has the same signal as ``pcm``, at any level and sign.
     """
 
     pcm: NDArray[np.float32]
@@ -193,7 +193,7 @@ def loud_percentile(frames: int) -> float:
 
     The limit of half a second exists because a long clip may contain only a short passage of speech.
     """
-    return 100 - min(10, 100 * _MOST_LOUD_FRAMES / max(frames, 1))
+    return 100 - min(10, 100 * _MAX_LOUD_FRAMES / max(frames, 1))
 
 
 def _speaking_channel(pcm: NDArray[np.float32]) -> int:
@@ -327,7 +327,7 @@ _OTHERS = (
 """Magic bytes of files that are sent by mistake, and their names."""
 
 _RIFF = {b"AVI ": "an AVI video", b"WEBP": "a WebP image"}
-"""Other contents of a RIFF file than WAV."""
+"""Contents of a RIFF file other than WAV."""
 
 _MARKUP = re.compile(r"\s*<[a-z!?]", re.IGNORECASE)
 _TEXT_BYTES = 512

@@ -20,19 +20,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.audio.loudness import Loudness
 from serve_app.config import VoicesConfig
-from serve_app.errors import CapacityError, SynthesisError, VoiceConflictError, VoiceNotFoundError
+from serve_app.errors import (
+    CapacityError,
+    SynthesisError,
+    TtsUnavailableError,
+    VoiceConflictError,
+    VoiceInvalidError,
+    VoiceNotFoundError,
+)
 from serve_app.voices.voice import (
-    REFERENCE_FILE,
     VOICE_ID,
     BoundedCache,
+    ImportedVoice,
     Reference,
     VoiceManifest,
     VoicePrompt,
     VoiceStatus,
+    other_encoders,
     read_voice,
+    voice_file,
     voice_folders,
 )
+from serve_app.voices.voice_file import VOICE_FILE, read_voice_file
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +57,16 @@ UPLOADS = ".uploaded"
 _PART = ".part-"
 """Prefix of the names of incomplete directories."""
 
-_MOST_NAMED = 20
+_NO_MODEL = "no generator has reported yet which checkpoint it runs; try again"
+
+_MAX_LISTED_VOICES = 20
 """Maximum number of voices that an error message lists."""
 
 REFRESH_PERIOD_S = 2.0
 """Minimum time between two checks of the directory of voices for changes."""
 
 ENCODING_LEASE_S = 60.0
-"""How long only one replica may encode a voice. After that it is considered lost, and another one may try."""
+"""How long a replica alone may encode a voice. After that the replica is considered lost, and another one may try."""
 
 REMOVED_KEPT_S = 1800.0
 """How long the prompts of a removed voice stay in memory, for utterances that had already begun with it.
@@ -67,7 +80,7 @@ REMOVED_MAX_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class VoiceRefusal:
-    """Why a request about a voice is refused. It crosses processes as this value and not as an exception."""
+    """Why a request about a voice is refused. It is passed between processes as this value, not as an exception."""
 
     message: str
     code: str = VoiceNotFoundError.code
@@ -80,27 +93,30 @@ class VoiceInProgress:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A voice as last read; its audio stays on disk. Without a digest it cannot be used, and ``reason`` says why."""
+    """A voice as last read; its audio stays on disk. Without a digest it is unusable, and ``reason`` says why."""
 
     folder: Path
     manifest: VoiceManifest | None
     digest: str | None
     reason: str
     status: VoiceStatus
+    encoders: str = ""
+    """Of an imported voice: digest of the weights that made its prompt."""
 
     @property
     def uploaded(self) -> bool:
         return self.manifest is not None and self.manifest.upload is not None
 
 
-def _read(folder: Path) -> tuple[_Entry, Reference | None]:
+def _read(folder: Path) -> tuple[_Entry, Reference | ImportedVoice | None]:
     found = read_voice(folder)
     reference = found.reference
-    report = None if reference is None else reference.report
+    report = reference.report if isinstance(reference, Reference) else None
     state = "unavailable" if reference is None else "pending"
     status = VoiceStatus(found.voice, state, found.reason, found.manifest, report)
     digest = None if reference is None else reference.digest
-    return _Entry(folder, found.manifest, digest, found.reason, status), reference
+    encoders = reference.encoders if isinstance(reference, ImportedVoice) else ""
+    return _Entry(folder, found.manifest, digest, found.reason, status, encoders), reference
 
 
 class PromptFiles:
@@ -125,6 +141,7 @@ class PromptFiles:
                     speaker_embedding=arrays["speaker_embedding"],
                     codes=arrays.get("codes"),
                     transcript=str(arrays["transcript"]) if "transcript" in arrays else None,
+                    loudness=Loudness(*arrays["loudness"].tolist()),
                 )
         except FileNotFoundError:
             return None
@@ -137,7 +154,8 @@ class PromptFiles:
     def save(self, prompt: VoicePrompt, fingerprint: str) -> None:
         """Write one prompt; readers see the complete file or none. A disk error is only logged."""
         file = self._file(fingerprint, prompt.digest)
-        arrays: dict[str, NDArray[Any]] = {"speaker_embedding": prompt.speaker_embedding}
+        loudness = np.array([prompt.loudness.lufs, prompt.loudness.peak])
+        arrays: dict[str, NDArray[Any]] = {"speaker_embedding": prompt.speaker_embedding, "loudness": loudness}
         if prompt.codes is not None:
             arrays["codes"] = prompt.codes
         if prompt.transcript is not None:
@@ -173,7 +191,8 @@ class VoiceLibrary:
     """Voices by id, and their prompts by model and reference.
 
     The voices in ``config.path`` come with the service. They are read again when a file changes, and never written.
-    Uploads do not evict their prompts from memory. The voices in ``uploads`` belong to this library alone.
+    Uploaded voices do not evict the prompts of these voices from memory. The voices in ``uploads`` belong to this
+    library alone.
     """
 
     def __init__(self, config: VoicesConfig, files: PromptFiles, uploads: Path | None = None) -> None:
@@ -209,6 +228,7 @@ class VoiceLibrary:
         self._leases: dict[tuple[str, str], tuple[str, float]] = {}
         self._failed: set[tuple[str, str]] = set()
         self._fingerprint: str | None = None
+        self._encoders = ""
         self._refreshed_s: float | None = None
         self._version = ""
         self._unreadable: dict[Path, str] = {}
@@ -234,7 +254,11 @@ class VoiceLibrary:
             self._take_in(folders)
 
     def _read_uploads(self) -> None:
-        """Read the uploads once, because no other process writes there, as soon as their volume is mounted."""
+        """Read the uploads as soon as their volume is mounted.
+
+        Once is enough: only the coordinator writes there. :meth:`_look_for` finds what a coordinator that is being
+        replaced still writes.
+        """
         if not os.path.isdir(self._uploads):  # noqa: PTH112 - which never raises
             return
         self._clear_up()
@@ -279,9 +303,15 @@ class VoiceLibrary:
         self.serve(fingerprint)
         return [status.voice for status in self.voices() if status.state == "pending"]
 
-    def serve(self, fingerprint: str) -> None:
-        """Store which model the generators run."""
-        self._fingerprint = fingerprint
+    def serve(self, fingerprint: str, encoders: str = "") -> None:
+        """Store which model the generators run.
+
+        Args:
+            fingerprint: of the model.
+            encoders: digest of its weights that make voice prompts; empty if the caller does not know it.
+        """
+        if encoders or fingerprint != self._fingerprint:
+            self._fingerprint, self._encoders = fingerprint, encoders
 
     def unassigned(self, fingerprint: str, now_s: float) -> str | None:
         """Return a voice that this model has to encode, that no replica is encoding, and that has not failed."""
@@ -295,7 +325,7 @@ class VoiceLibrary:
 
     def get(
         self, voice: str, fingerprint: str, now_s: float, replica: str = "", digest: str = ""
-    ) -> VoicePrompt | Reference | VoiceInProgress | VoiceRefusal:
+    ) -> VoicePrompt | Reference | ImportedVoice | VoiceInProgress | VoiceRefusal:
         """Return the prompt of a voice, or its reference if this model has not encoded it yet.
 
         A caller that receives a reference has to encode it. No other replica receives it until the lease ends or the
@@ -322,12 +352,12 @@ class VoiceLibrary:
         if holder not in (None, replica):
             return VoiceInProgress()
         reference = self._reference(voice, entry)
-        if isinstance(reference, Reference):
+        if not isinstance(reference, VoiceRefusal):
             self._leases[fingerprint, reference.digest] = (replica, now_s + ENCODING_LEASE_S)
         return reference
 
     def put(self, prompt: VoicePrompt, fingerprint: str, now_s: float) -> None:
-        """Keep a prompt that a model has made; if the voice has been removed, only for utterances that use it."""
+        """Keep a prompt that a model has made; if its voice has been removed, only for utterances that still use it."""
         self.serve(fingerprint)
         key = (fingerprint, prompt.digest)
         self._leases.pop(key, None)
@@ -370,23 +400,26 @@ class VoiceLibrary:
             return VoiceRefusal(full, CapacityError.code)
         return None
 
-    def add(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus | VoiceRefusal:
+    def add(self, voice: str, manifest: VoiceManifest, content: bytes) -> VoiceStatus | VoiceRefusal:
         """Store an uploaded voice completely, or not at all.
 
         Args:
             voice: its id.
             manifest: its manifest, including ``upload``.
-            wav: the clip that will be encoded.
+            content: of the file ``manifest.audio``: the clip that will be encoded, or an exported voice.
         """
         assert manifest.upload is not None, "only uploaded voices are added"
         known = self.known(voice, manifest.upload.digest)
         if known is not None:
             return known
+        foreign = self._foreign(content) if manifest.audio == VOICE_FILE else None
+        if foreign is not None:
+            return foreign
         try:
             self._uploads.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix=_PART, dir=self._uploads))
             try:
-                _write(part / REFERENCE_FILE, wav)
+                _write(part / manifest.audio, content)
                 _write(part / "manifest.json", manifest.model_dump_json(indent=2).encode())
                 self._discard(self._uploads / voice)  # a directory without a manifest, if the disk lost a part of it
                 part.rename(self._uploads / voice)
@@ -429,7 +462,35 @@ class VoiceLibrary:
         if entry is None or entry.digest is None:
             return VoiceRefusal(self._refusal(voice, entry))
         reference = self._reference(voice, entry)
+        if isinstance(reference, ImportedVoice):
+            return VoiceRefusal(f"voice {voice!r} was imported without its clip")
         return reference.wav() if isinstance(reference, Reference) else reference
+
+    def exported(self, voice: str, now_s: float) -> bytes | VoiceRefusal:
+        """Return a voice as a file for another service, as the present model has encoded it."""
+        entry = self._entries.get(voice)
+        if entry is None or entry.digest is None or entry.manifest is None:
+            return VoiceRefusal(self._refusal(voice, entry))
+        if not self._fingerprint or not self._encoders:
+            return VoiceRefusal(_NO_MODEL, TtsUnavailableError.code)
+        prompt = self._prompt(entry, self._fingerprint, entry.digest, now_s)
+        if prompt is None:
+            return VoiceRefusal(f"voice {voice!r} has not been encoded yet; try again", TtsUnavailableError.code)
+        return voice_file(voice, entry.manifest, prompt, self._encoders).to_bytes()
+
+    def _foreign(self, content: bytes) -> VoiceRefusal | None:
+        """Return why an exported voice cannot be used with the present model; None if it can."""
+        if not self._encoders:
+            return VoiceRefusal(_NO_MODEL, TtsUnavailableError.code)
+        try:
+            made = read_voice_file(content).encoders
+        except VoiceInvalidError as error:
+            return VoiceRefusal(error.message, error.code)
+        if made == self._encoders:
+            return None
+        return VoiceRefusal(
+            f"the voice cannot be imported: {other_encoders(made, self._encoders)}", VoiceInvalidError.code
+        )
 
     def _clear_up(self) -> None:
         """Remove directories left by a process that died during an upload or a removal."""
@@ -439,8 +500,8 @@ class VoiceLibrary:
     def _look_for(self, voice: str) -> None:
         """Read an uploaded voice that another process has added, or forget one that it has removed.
 
-        A store that is being replaced may still complete a request. The caller repeats this request to the new store,
-        which read the uploads before the request was completed.
+        A coordinator that is being replaced may still complete a request. The caller then repeats the request to the
+        new coordinator, which may have read the uploads before the old one completed the request.
         """
         folder = self._uploads / voice
         if not re.fullmatch(VOICE_ID, voice) or (folder / "manifest.json").is_file() == (voice in self._uploaded):
@@ -495,7 +556,7 @@ class VoiceLibrary:
         return prompt
 
     def _earlier(self, voice: str, fingerprint: str, digest: str, now_s: float) -> VoicePrompt | VoiceRefusal:
-        """Return the prompt of the clip that the id had when an utterance began; it has another one now, or none."""
+        """Return the prompt of an earlier clip of a voice, for an utterance that began with that clip."""
         key = (fingerprint, digest)
         self._removed.expire(now_s)
         prompt = self._removed.peek(key) or self._prompts.get(key, now_s) or self._uploaded_prompts.get(key, now_s)
@@ -510,6 +571,9 @@ class VoiceLibrary:
     def _status(self, entry: _Entry) -> VoiceStatus:
         if entry.digest is None or self._fingerprint is None:
             return entry.status
+        if entry.encoders and self._encoders not in ("", entry.encoders):
+            reason = other_encoders(entry.encoders, self._encoders)
+            return replace(entry.status, state="unavailable", reason=reason)
         key = (self._fingerprint, entry.digest)
         if key not in self._stored:  # called every second for every voice, so found prompts are not looked up again
             files = self._uploaded_files if entry.uploaded else self._files
@@ -519,7 +583,7 @@ class VoiceLibrary:
                 return entry.status
         return replace(entry.status, state="ready")
 
-    def _reference(self, voice: str, entry: _Entry) -> Reference | VoiceRefusal:
+    def _reference(self, voice: str, entry: _Entry) -> Reference | ImportedVoice | VoiceRefusal:
         again, reference = _read(entry.folder)
         if again.digest != entry.digest:
             kind = self._uploaded if entry.folder.parent == self._uploads else self._shipped
@@ -530,7 +594,7 @@ class VoiceLibrary:
     def _refusal(self, voice: str, entry: _Entry | None) -> str:
         if entry is not None:
             return f"voice {voice!r} cannot be used: {entry.reason}"
-        usable = [name for name, other in self._entries.items() if other.digest is not None][:_MOST_NAMED]
+        usable = [name for name, other in self._entries.items() if other.digest is not None][:_MAX_LISTED_VOICES]
         return f"there is no voice {voice!r}; there are: {', '.join(usable) or f'none below {self._path}'}"
 
 

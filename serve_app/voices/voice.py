@@ -19,11 +19,14 @@ import soundfile as sf
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, PromptLayout, Settings, VoicesConfig, folded
-from serve_app.errors import InvalidMessageError, VoiceInvalidError
+from serve_app.audio.loudness import Loudness
+from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, Lufs, PromptLayout, Settings, VoicesConfig, folded
+from serve_app.errors import InvalidMessageError, VoiceInvalidError, VoiceNotFoundError
 from serve_app.languages import LANGUAGES, NamedLanguage
+from serve_app.text.characters import shown
 from serve_app.voices.checks import Report, examine
 from serve_app.voices.decoding import Clip, check_size, decode
+from serve_app.voices.voice_file import VoiceFile, check_voice_file_size, read_voice_file
 
 REFERENCE_FILE = "reference.wav"
 """File name of an uploaded voice's clip, next to its manifest."""
@@ -36,14 +39,15 @@ class UploadRecord(Settings):
     """The record of a voice's upload.
 
     Attributes:
-        digest: hash of the uploaded bytes and the transcript, see :class:`Reference`.
+        digest: hash of the uploaded bytes and the transcript, see :class:`Reference`; of an imported voice, see
+            :class:`serve_app.voices.voice_file.VoiceFile`.
         at: time of the upload, in UTC, as ISO 8601.
-        report: the results of the checks.
+        report: the results of the checks; None for an imported voice, which has no clip.
     """
 
     digest: str = Field(pattern=r"^[0-9a-f]{32}$")
     at: str
-    report: Report
+    report: Report | None = None
 
 
 class VoiceManifest(Settings):
@@ -60,13 +64,14 @@ class VoiceManifest(Settings):
     speaker: str = Field(min_length=1, max_length=200, description="Who speaks.")
     licence: str = Field(min_length=1, max_length=500, description="What allows the use of the clip.")
     prompt: PromptLayout | None = Field(default=None, description="Where its texts go, in place of `text.prompt`.")
+    loudness_lufs: Lufs | None = Field(default=None, description="Its level, in place of `voices.loudness_lufs`.")
     source: str = Field(default="", max_length=1000, description="Where the clip comes from.")
     consent: str = Field(default="", max_length=2000, description="Who agreed to the cloning, when, and to what use.")
     upload: UploadRecord | None = Field(default=None, description="Written by the service; None: part of `path`.")
 
 
 class VoiceUpload(Settings):
-    """The metadata that a client uploads together with a clip."""
+    """The metadata that a client uploads together with a clip, or that an exported voice has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -81,6 +86,7 @@ class VoiceUpload(Settings):
     )
     language: NamedLanguage = Field(default="auto", description=f"of the clip, one of {', '.join(LANGUAGES)}")
     prompt: PromptLayout | None = Field(default=None, description='"streaming" or "whole"')
+    loudness_lufs: Lufs | None = Field(default=None, description="level of its speech in LUFS, -40 to -10")
     consent: str = Field(
         min_length=1, max_length=2000, description="who agreed to this cloning, when, and to what use; never empty"
     )
@@ -102,14 +108,15 @@ class VoiceUpload(Settings):
             )
         return made
 
-    def manifest(self, record: UploadRecord) -> VoiceManifest:
-        """Return the manifest that is stored."""
+    def manifest(self, record: UploadRecord, audio: str = REFERENCE_FILE) -> VoiceManifest:
+        """Return the manifest that is stored next to the file ``audio``."""
         return VoiceManifest(
             name=self.name,
-            audio=REFERENCE_FILE,
+            audio=audio,
             transcript=self.transcript or None,
             language=self.language,
             prompt=self.prompt,
+            loudness_lufs=self.loudness_lufs,
             speaker=self.speaker or "Not stated",
             licence=self.licence or "Not stated",
             source=self.source,
@@ -160,6 +167,7 @@ class VoicePrompt:
         speaker_embedding: [D] float32; D is the talker's width.
         codes: [T, 16] int16, the codes of the reference clip; None in x-vector mode.
         transcript: the words of the clip; None in x-vector mode.
+        loudness: of the clip as it was encoded.
     """
 
     voice: str
@@ -167,11 +175,57 @@ class VoicePrompt:
     speaker_embedding: NDArray[np.float32]
     codes: NDArray[np.int16] | None
     transcript: str | None
+    loudness: Loudness
 
     @property
     def nbytes(self) -> int:
         """Size in memory, which caches limit."""
         return self.speaker_embedding.nbytes + (0 if self.codes is None else self.codes.nbytes) + 512
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedVoice:
+    """A voice that another service encoded: it has a prompt in the place of a clip.
+
+    Attributes:
+        prompt: not yet compared with the checkpoint that shall speak.
+        encoders: digest of the weights that made it.
+    """
+
+    prompt: VoicePrompt
+    encoders: str
+
+    @property
+    def voice(self) -> str:
+        """The voice's id."""
+        return self.prompt.voice
+
+    @property
+    def digest(self) -> str:
+        """Digest of the prompt."""
+        return self.prompt.digest
+
+
+def other_encoders(made: str, loaded: str) -> str:
+    """Say that a voice was made by the encoders ``made``, and not by those that are loaded."""
+    return (
+        f"it was exported from a checkpoint with other encoders ({made}); the loaded checkpoint has {loaded};"
+        " export it from a service with the same checkpoint, or upload its clip"
+    )
+
+
+def voice_file(voice: str, manifest: VoiceManifest, prompt: VoicePrompt, encoders: str) -> VoiceFile:
+    """Return a voice as it is exported.
+
+    Args:
+        voice: its id.
+        manifest: its descriptions.
+        prompt: its prompt.
+        encoders: digest of the weights that made the prompt.
+    """
+    given = {"id": voice, **manifest.model_dump(include=set(VoiceUpload.model_fields)), "transcript": prompt.transcript}
+    fields = {name: str(value) for name, value in given.items() if value not in (None, "")}
+    return VoiceFile(fields, encoders, prompt.speaker_embedding, prompt.codes, prompt.loudness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +253,9 @@ OPENAI_VOICES = frozenset(
 )
 """Built-in voices of OpenAI's API; its clients always send one of them. Source: openai 3.54, ``audio.speech``."""
 
+DEEPGRAM_PREFIX = "aura-"
+"""Begins the names of Deepgram's voices; its clients always send one of them. Source: deepgram-sdk 7.17.0."""
+
 
 def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
     """Return the id of the voice with this id or display name, ignoring case; None if there is no such voice.
@@ -217,8 +274,8 @@ def voice_named(given: str, voices: Mapping[str, VoiceStatus]) -> str | None:
 def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesConfig) -> str | None:
     """Return the id of the voice that a request names; None if the name is unknown.
 
-    The name is looked up in this order: ids, aliases of the configuration, display names, and OpenAI's built-in names,
-    which mean the default voice.
+    The name is looked up in this order: ids, aliases of the configuration, display names, and OpenAI's and Deepgram's
+    built-in names, which mean the default voice.
 
     Args:
         given: the name in the request, in any case.
@@ -231,10 +288,24 @@ def resolve_voice(given: str, voices: Mapping[str, VoiceStatus], config: VoicesC
     meant = config.aliases.get(name)
     if meant is None:
         named = voice_named(given, voices)
-        if named is not None or name not in OPENAI_VOICES:
+        if named is not None or not (name in OPENAI_VOICES or name.startswith(DEEPGRAM_PREFIX)):
             return named
         meant = config.default
     return voice_named(meant, voices) if voices else meant
+
+
+def check_voice(voice: str, voices: Mapping[str, VoiceStatus]) -> None:
+    """Check that a voice, by its id, can be used; if no voices are known yet, every voice can.
+
+    Raises:
+        VoiceNotFoundError: the voice is unknown or unavailable.
+    """
+    status = voices.get(voice)
+    if not voices or (status is not None and status.state != "unavailable"):
+        return
+    why = "is not known" if status is None else f"is unavailable: {status.reason}"
+    ready = sorted(name for name, status in voices.items() if status.state == "ready")[:20]
+    raise VoiceNotFoundError(f"voice {shown(voice)} {why}; ready: {', '.join(ready) or 'none'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +314,7 @@ class Voice:
 
     voice: str
     manifest: VoiceManifest | None
-    reference: Reference | None
+    reference: Reference | ImportedVoice | None
     reason: str
 
 
@@ -298,7 +369,9 @@ def _fault(error: ValidationError | VoiceInvalidError | OSError) -> str:
     return "; ".join(": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in faults[:5])
 
 
-def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference:
+def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference | ImportedVoice:
+    if audio.suffix == ".safetensors":
+        return _imported(voice, manifest, audio)
     check_size(audio.stat().st_size)
     upload = manifest.upload
     if upload is None:
@@ -306,6 +379,15 @@ def _reference_of(voice: str, manifest: VoiceManifest, audio: Path) -> Reference
     # An upload is checked and cut before it is stored, so the stored clip is encoded as it is.
     pcm = decode(audio.read_bytes()).pcm
     return Reference(voice, pcm, SAMPLE_RATE_HZ, manifest.transcript, upload.digest, upload.report)
+
+
+def _imported(voice: str, manifest: VoiceManifest, audio: Path) -> ImportedVoice:
+    check_voice_file_size(audio.stat().st_size)
+    file = read_voice_file(audio.read_bytes())
+    if file.transcript != _said(manifest.transcript):
+        raise VoiceInvalidError(f"the transcript in manifest.json is not the one in {manifest.audio}")
+    prompt = VoicePrompt(voice, file.digest, file.speaker_embedding, file.codes, file.transcript, file.loudness)
+    return ImportedVoice(prompt, file.encoders)
 
 
 def read_reference(voice: str, audio: bytes, transcript: str | None, language: Language = "auto") -> Reference:

@@ -4,6 +4,7 @@ This module lets coroutines wait for their tickets; :mod:`serve_app.cluster.admi
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -36,6 +37,11 @@ class AdmissionQueue:
         """The current load."""
         return self._admission.backlog
 
+    @property
+    def batch_capacity(self) -> int:
+        """Maximum number of streams that texts of batches may have."""
+        return self._admission.batch_capacity
+
     def resize(self, capacity: int) -> None:
         """Allow ``capacity`` concurrent streams from now on."""
         self._admission.capacity = capacity
@@ -57,6 +63,7 @@ class AdmissionQueue:
             asked_s=now_s,
             needed_by_s=max(now_s, call.needed_by_s),
             begun=call.request.begun,
+            batch=call.request.priority > 0 and not call.request.listening,
         )
         permit = Permit()
         self._admission.ask(ticket, now_s)
@@ -72,7 +79,8 @@ class AdmissionQueue:
         waiter = self._waiters[ticket.number] = asyncio.get_running_loop().create_future()
         self._wake()
         try:
-            async with asyncio.timeout(max(0.0, self._admission.deadline_s(ticket) - self._clock())):
+            left_s = self._admission.deadline_s(ticket) - self._clock()
+            async with asyncio.timeout(None if left_s == math.inf else max(0.0, left_s)):
                 await waiter
         except TimeoutError as error:
             now_s = self._clock()

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from serve_app.config import Settings
+from serve_app.config import MAX_LEXICON_ENTRIES, LexiconEntries, Settings
 from serve_app.errors import KeysFileError, RateLimitedError
 
 Scope = Literal["speak", "voices"]
@@ -33,6 +33,11 @@ QUERY_NAME = "api_key"
 SUBPROTOCOL = "tts.v1"
 """A browser that sends its key as a subprotocol also offers this one; the server selects it, never the key."""
 KEY_SUBPROTOCOL = "tts-key."
+
+SCHEMES = ("bearer", "token", "api-key")
+"""Schemes of ``Authorization`` that precede a key: those of OpenAI's, Deepgram's and Baseten's clients."""
+KEY_HEADERS = ("x-api-key", "xi-api-key")
+"""Headers with a key alone; the second one is that of ElevenLabs' clients."""
 
 MAX_KEY_CHARACTERS = 512
 MAX_KEYS = 1000
@@ -54,6 +59,11 @@ class Key(Settings):
         default=None,
         ge=1,
         description="Concurrent sockets and speech requests in one ingress replica. None: no limit.",
+    )
+    lexicon: LexiconEntries = Field(
+        default={},
+        max_length=MAX_LEXICON_ENTRIES,
+        description="What is spoken for a written word, in addition to `text.lexicon`.",
     )
 
 
@@ -122,18 +132,19 @@ def digest_of(key: str) -> str:
 def given_key(headers: Mapping[str, str], query: str) -> str:
     """Return the key of a request, or an empty string.
 
-    The key is read from ``Authorization: Bearer``, ``X-API-Key``, the WebSocket subprotocol ``tts-key.KEY`` or the
-    query's ``api_key``; the first one present counts.
+    The key is read from ``Authorization`` with one of :data:`SCHEMES`, from one of :data:`KEY_HEADERS`, from the
+    WebSocket subprotocol ``tts-key.KEY`` or from the query's ``api_key``; the first one present counts.
 
     Args:
         headers: with names in lower case, or a case-insensitive mapping.
         query: the URL's query, undecoded.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
+    if scheme.lower() in SCHEMES and token.strip():
         return token.strip()
-    if headers.get("x-api-key"):
-        return headers["x-api-key"].strip()
+    for name in KEY_HEADERS:
+        if headers.get(name):
+            return headers[name].strip()
     for protocol in subprotocols(headers):
         if protocol.startswith(KEY_SUBPROTOCOL):
             return protocol.removeprefix(KEY_SUBPROTOCOL)

@@ -7,9 +7,9 @@ The keys themselves stay in this module and the request; other modules know call
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -32,7 +32,7 @@ _GIVEN = "serve_app.given_key"
 
 _READING = ("GET", "HEAD")
 
-_WHERE = "Authorization: Bearer, X-API-Key, the subprotocol tts-key.KEY, or ?api_key="
+_WHERE = "Authorization: Bearer (or Token, Api-Key), X-API-Key, xi-api-key, the subprotocol tts-key.KEY, or ?api_key="
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ class Caller:
             a limit.
         max_sessions: maximum number of concurrent sessions; None for no limit.
         scopes: the key's scopes; all of them if the service requires no keys.
+        lexicon: the key's own entries.
     """
 
     name: str
     spend: Callable[[float], None]
     max_sessions: int | None = None
     scopes: tuple[Scope, ...] = SCOPES
+    lexicon: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Authenticator:
@@ -91,7 +93,7 @@ class Authenticator:
         if self._path is None:
             return Caller(_anonymous_name(given), _unlimited)
         key = self._known(given, scope)
-        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions, key.scopes)
+        caller = Caller(key.name, lambda now_s: self._spend(key, now_s), key.max_sessions, key.scopes, key.lexicon)
         if scope == "voices" and connection.scope["method"] not in _READING:
             caller.spend(self._clock())
         return caller

@@ -46,11 +46,17 @@ class Backend(Protocol):
         """
         ...
 
-    async def add_voice(self, voice: str, manifest: VoiceManifest, wav: bytes) -> VoiceStatus:
+    async def add_voice(self, voice: str, manifest: VoiceManifest, content: bytes) -> VoiceStatus:
         """Store a voice permanently. A generator encodes it when it has time or when a request needs it.
 
+        Args:
+            voice: its id.
+            manifest: its manifest, including ``upload``.
+            content: of the file ``manifest.audio``: the clip that will be encoded, or an exported voice.
+
         Raises:
-            SpeechError: the id is taken, there are too many voices, or the disk is full.
+            SpeechError: the id is taken, there are too many voices, the disk is full, or the voice was exported from
+                another checkpoint.
         """
         ...
 
@@ -67,6 +73,15 @@ class Backend(Protocol):
 
         Raises:
             VoiceNotFoundError: there is no such voice.
+        """
+        ...
+
+    async def exported_voice(self, voice: str) -> bytes:
+        """Return a voice as a file for another service: :mod:`serve_app.voices.voice_file`.
+
+        Raises:
+            VoiceNotFoundError: there is no such voice.
+            TtsUnavailableError: it has not been encoded yet.
         """
         ...
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -19,14 +20,14 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AppConfig
 from serve_app.errors import CapacityError, SpeechError
 from serve_app.observability.metrics import NoRecorder, Recorder
-from serve_app.observability.observers import SessionObserver, SessionSpans
+from serve_app.observability.observers import SessionObserver
 from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.tracing import NoTracer, Tracer
 from serve_app.protocol.messages import MAX_SEED
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline
 from serve_app.speech import TraceContext
-from serve_app.voices.voice import VoiceStatus, resolve_voice
+from serve_app.voices.voice import VoiceStatus, check_voice, resolve_voice
 from serve_app.web.admission_queue import AdmissionQueue
 from serve_app.web.api_keys import Scope
 from serve_app.web.auth import Authenticator, Caller
@@ -94,7 +95,7 @@ class IngressContext:
             draining or Draining(math.inf, clock),
         )
         self._authenticator = Authenticator(config.access, clock)
-        self._text = TextPipeline.configured(config.text, config.engine.max_chunk_characters)
+        self._text = TextPipeline(config.text, config.engine.max_chunk_characters)
         self._voices: dict[str, VoiceStatus] = {}
         self._voices_at_s: float | None = None
         self._refetching = asyncio.Lock()
@@ -132,6 +133,11 @@ class IngressContext:
                 return refused(error)
 
         return ask
+
+    @property
+    def batch_capacity(self) -> int:
+        """Maximum number of streams of this replica that texts of batches may have."""
+        return self._queue.batch_capacity
 
     def check_capacity(self) -> None:
         """Raise :class:`CapacityError` if this replica already has its maximum number of sessions."""
@@ -172,6 +178,7 @@ class IngressContext:
         dialect: str,
         encoding: str | None = None,
         errors_in_order: bool = False,
+        response_s: Callable[[float], float] | None = None,
     ) -> SessionRunner:
         """Return the runner of a new session.
 
@@ -182,6 +189,7 @@ class IngressContext:
             dialect: the client's dialect, for logs and metrics.
             encoding: encoding of the audio sent, for metrics; None for the session's encoding.
             errors_in_order: see :class:`SessionSetup`.
+            response_s: see :class:`SessionSetup`; None if the session has a response of its own.
         """
         await self.current_voices()
         setup = SessionSetup(
@@ -190,16 +198,16 @@ class IngressContext:
             limits=self.config.session,
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
-            text=self._text,
+            text=self._text.extended(caller.lexicon),
             errors_in_order=errors_in_order,
             naming=self.config.voices,
             spend=caller.spend,
         )
-        trace = given_context(headers)
+        if response_s is not None:
+            setup = replace(setup, response_s=response_s)
         metrics = SessionMetrics(self.metrics, dialect, encoding)
-        spans = SessionSpans(self._tracer, trace, setup.session_id, dialect, self.clock)
-        session, observer = Session(setup, self.clock()), SessionObserver(metrics, spans, self.clock)
-        return SessionRunner(session, connection, self._service, observer, key=caller.name)
+        observer = SessionObserver(metrics, self._tracer, given_context(headers), setup.session_id, self.clock)
+        return SessionRunner(Session(setup, self.clock()), connection, self._service, observer, key=caller.name)
 
     async def voice(self, given: str | None) -> str:
         """Return the id of the voice that a request names, or the name if it is unknown even after another fetch."""
@@ -208,6 +216,14 @@ class IngressContext:
         if resolve_voice(name, self._voices, self.config.voices) is None:
             await self.refetch_voices()
         return resolve_voice(name, self._voices, self.config.voices) or name
+
+    async def check_voice(self, given: str | None) -> None:
+        """Check that a request's voice can be used.
+
+        Raises:
+            VoiceNotFoundError: see :func:`serve_app.voices.voice.check_voice`.
+        """
+        check_voice(await self.voice(given), self._voices)
 
     async def current_voices(self) -> dict[str, VoiceStatus]:
         """Return the voices by id; fetch them again if they are old. Empty if no fetch has succeeded yet."""
@@ -264,7 +280,7 @@ class IngressContext:
 
 
 def forbidden_origin() -> Response:
-    """Return the response to a page of an origin that is not allowed."""
+    """Return the response to a page whose origin is not allowed."""
     return JSONResponse({"message": "this origin may not use this service"}, status_code=403)
 
 
@@ -275,6 +291,6 @@ def given_context(headers: Headers) -> TraceContext:
     if match is None or (match[1] == "00" and match[5]):
         return TraceContext()
     state = ",".join(headers.getlist("tracestate"))
-    # Later versions begin with the fields of this version and are passed on as this version.
+    # Headers of later versions begin with the fields of this version, and are passed on as this version.
     parent = f"00-{match[2]}-{match[3]}-{match[4]}"
     return TraceContext(parent, state if _TRACESTATE.fullmatch(state) else None)

@@ -37,7 +37,7 @@ SETTLE_S = 2.0
 this one."""
 
 RETRY_JITTER_MS = 1500
-"""The retry times of clients are spread over this period, so that they do not all reconnect at once."""
+"""The times at which clients should reconnect are spread over this period."""
 
 RETRY_MIN_MS = 250
 
@@ -82,7 +82,7 @@ class Draining:
     def begin(self) -> None:
         """Drain all sessions; must be called only once."""
         self.began_s = self._clock()
-        log.info("this replica is being replaced; %d sessions are told", len(self._sessions))
+        log.info("this replica is being replaced; draining %d sessions", len(self._sessions))
         for session in list(self._sessions):
             session.drain(self._drain(self.began_s))
 
@@ -146,7 +146,7 @@ def is_draining(host: str, port: int) -> bool:
             connection.request("GET", HEALTH_PATH)
             answer = connection.getresponse()
             return answer.status == 503 and answer.read(64) == DRAINING
-        except (OSError, HTTPException):  # too loaded to answer now; the next poll asks again
+        except (OSError, HTTPException):  # the replica is too loaded to answer; the next poll asks again
             return False
 
 

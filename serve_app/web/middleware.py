@@ -1,6 +1,6 @@
-"""ASGI middleware of the ingress: what every request passes before its route.
+"""ASGI middleware of the ingress: what every request passes through before its route.
 
-Each class does one thing. :func:`serve_app.web.app.build_web` puts them in order.
+Each class does one thing. :func:`serve_app.web.routes.build_web` puts them in order.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _WITHOUT_BODY = frozenset({204, 304})
 
 
 class TrailingSlash:
-    """Treats a path with a trailing slash like the path without it, on every route and for every method.
+    """Serves a path with a trailing slash like the path without it, on every route and for every method.
 
     A redirect would not work for every client's POST. The page is the exception, because its relative addresses need
     the slash. Under a prefix, a request without the slash is redirected.

@@ -1,5 +1,7 @@
 """Dialect C: ``POST /v1/audio/speech`` and ``GET /v1/models``, compatible with OpenAI's clients.
 
+Deepgram's ``POST /v1/speak`` is the same request in other words.
+
 A request is a session with one utterance, which runs like that of a WebSocket. The response is encoded while it is
 sent. A client that disconnects or reads slowly is therefore handled as on a WebSocket.
 """
@@ -7,7 +9,7 @@ sent. A client that disconnects or reads slowly is therefore handled as on a Web
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -19,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
 from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES
 from serve_app.errors import SpeechError, SynthesisError, error_of_code
+from serve_app.protocol.deepgram_messages import read_request
 from serve_app.protocol.messages import (
     AudioMessage,
     Complete,
@@ -29,23 +32,24 @@ from serve_app.protocol.messages import (
     SpeechAudioDelta,
     SpeechAudioDone,
     SpeechBody,
-    SpeechUsage,
     Stop,
     openai_error,
     read_speech,
+    usage_of,
 )
 from serve_app.protocol.outbox import Close
 from serve_app.protocol.outbox import Send as SendItem
 from serve_app.session.session import INLINE_VOICE, InlineVoice
 from serve_app.web.auth import Caller
-from serve_app.web.context import IngressContext, forbidden_origin
+from serve_app.web.context import IngressContext, Refused, forbidden_origin
 from serve_app.web.middleware import HTTP10
-from serve_app.web.responses import openai_error_response, voice_header
+from serve_app.web.responses import deepgram_error_response, openai_error_response, speech_headers
 from serve_app.web.tts import bounded_body, until_disconnected
 
 log = logging.getLogger(__name__)
 
-FRAME_MS = 80
+Reader = Callable[[Sequence[tuple[str, str]], str], SpeechBody | Refusal]
+"""Reads a request from its query and its body."""
 
 
 class SpeechResponse:
@@ -58,13 +62,14 @@ class SpeechResponse:
         sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
     """
 
-    def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send) -> None:
-        """Answer the request ``asked`` with the voice of this id."""
+    def __init__(self, asked: SpeechBody, voice: str, receive: Receive, send: Send, refused: Refused) -> None:
+        """Answer the request ``asked`` with the voice of this id, or an error in the format of ``refused``."""
         self.sent_bytes = 0
         self._asked = asked
         self._voice = voice
         self._receive = receive
         self._send = send
+        self._refused = refused
         self._encoder = encoder_for(asked.response_format, asked.sample_rate)
         self._events = asked.stream_format == "sse"
         self._samples = 0
@@ -109,7 +114,7 @@ class SpeechResponse:
                 "content-type": media_type,
                 "cache-control": "no-store",
                 "x-accel-buffering": "no",
-                **voice_header(self._voice),
+                **speech_headers(self._voice),
             }
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
@@ -124,7 +129,7 @@ class SpeechResponse:
             return
         error = self._error or SynthesisError("the response was interrupted")
         if not self._started:
-            await openai_error_response(error)({"type": "http"}, self._receive, self._send)
+            await self._refused(error)({"type": "http"}, self._receive, self._send)
         elif self._events:
             body = f"event: error\ndata: {json.dumps(openai_error(error))}\n\n".encode()
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -139,14 +144,18 @@ class SpeechResponse:
         return self._encoder.push(pcm) + (self._encoder.flush() if final else b"")
 
 
-class OpenAISpeech:
-    """The routes; an ASGI application for ``POST /v1/audio/speech``, which streams."""
+class SpeechRoute:
+    """An ASGI application that answers requests for speech; it streams."""
 
-    def __init__(self, context: IngressContext) -> None:
+    def __init__(self, context: IngressContext, read: Reader, refused: Refused, dialect: str) -> None:
+        """Serve the requests that ``read`` reads from query and body, with errors in the format of ``refused``."""
         self._context = context
+        self._read = read
+        self._refused = refused
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``POST /v1/audio/speech``."""
+        """Serve one request."""
         request = Request(scope, receive)
         refusal = forbidden_origin() if not self._context.allows_origin(request.headers) else None
         try:
@@ -155,7 +164,7 @@ class OpenAISpeech:
                     await self._speak(request, send, caller)
         except SpeechError as error:
             self._context.metrics.refused(error)
-            refusal = openai_error_response(error)
+            refusal = self._refused(error)
         except ClientDisconnect:
             return
         if refusal is not None:
@@ -163,14 +172,14 @@ class OpenAISpeech:
 
     async def _speak(self, request: Request, send: Send, caller: Caller) -> None:
         body = await bounded_body(request, self._context.config.session.max_message_bytes)
-        asked = read_speech(body)
+        asked = self._read(request.query_params.multi_items(), body)
         if isinstance(asked, Refusal):
             raise asked.error
         whole = request.scope["http_version"] == HTTP10
         async with self._opening(asked, whole=whole) as (voice, opening):
-            answer = SpeechResponse(asked, voice, request.receive, send)
+            answer = SpeechResponse(asked, voice, request.receive, send, self._refused)
             runner = await self._context.runner(
-                answer, caller, request.headers, dialect="openai", encoding=asked.response_format
+                answer, caller, request.headers, dialect=self._dialect, encoding=asked.response_format
             )
             await runner.run([*opening, Stop()])
 
@@ -194,6 +203,23 @@ class OpenAISpeech:
         finally:
             self._context.clips.release(clip)
 
+
+def openai_speech(context: IngressContext) -> SpeechRoute:
+    """``POST /v1/audio/speech``."""
+    return SpeechRoute(context, lambda _query, body: read_speech(body), openai_error_response, "openai")
+
+
+def deepgram_speech(context: IngressContext) -> SpeechRoute:
+    """``POST /v1/speak``."""
+    return SpeechRoute(context, read_request, deepgram_error_response, "deepgram")
+
+
+class Models:
+    """The routes of the served model."""
+
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
+
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``: the served model."""
         del request
@@ -215,11 +241,7 @@ class OpenAISpeech:
 
 
 def _done(complete: Complete) -> SpeechAudioDone:
-    frames = complete.duration_ms // FRAME_MS
-    total = complete.characters + frames
-    return SpeechAudioDone(
-        usage=SpeechUsage(input_tokens=complete.characters, output_tokens=frames, total_tokens=total)
-    )
+    return SpeechAudioDone(usage=usage_of(complete))
 
 
 def _event(message: ServerMessage) -> bytes:

@@ -17,7 +17,7 @@ from typing import Protocol
 from serve_app.config import VoicesConfig
 from serve_app.errors import SpeechError, SynthesisError
 from serve_app.observability.observers import SessionObserver
-from serve_app.protocol.messages import ErrorMessage, FullMessage, Refusal, Speak, Start
+from serve_app.protocol.messages import ErrorMessage, ReadMessage, Refusal, Speak, Start
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, Effect, InlineVoice, Session
 from serve_app.speech import SpeechEnd, SpeechEvent, VoiceClip
@@ -43,7 +43,7 @@ GONE_S = 0.05
 """How long a cancelled session waits for the notice that its client disconnected; if the client did, the notice is
 already queued."""
 
-MOST_UNREAD = 64
+MAX_SKIPPED_MESSAGES = 64
 """Maximum number of queued messages to skip in search of that notice."""
 
 _GONE = Close(1000, "the client is gone")
@@ -63,7 +63,7 @@ class Connection(Protocol):
 
     sent_bytes: int
 
-    async def receive(self) -> FullMessage | Refusal:
+    async def receive(self) -> ReadMessage:
         """Return the client's next message.
 
         Raises:
@@ -152,7 +152,7 @@ class SessionRunner:
         self._deadline_moved = asyncio.Event()
         self._deadline_s = 0.0
 
-    async def run(self, opening: Sequence[FullMessage | InlineVoice | Refusal] = ()) -> None:
+    async def run(self, opening: Sequence[ReadMessage | InlineVoice] = ()) -> None:
         """Run the session to its end; when this returns, the connection is closed and every call is cancelled.
 
         Args:
@@ -171,7 +171,7 @@ class SessionRunner:
         """Drain the session; see :meth:`serve_app.session.session.Session.drain`."""
         self._apply(self._session.drain(drain, self._clock()))
 
-    async def _run(self, opening: Sequence[FullMessage | InlineVoice | Refusal]) -> None:
+    async def _run(self, opening: Sequence[ReadMessage | InlineVoice]) -> None:
         """Run the session until its end; :attr:`_last` says how it ended."""
         for message in opening:
             await self._find_voice(message)
@@ -198,7 +198,7 @@ class SessionRunner:
         return isinstance(ended, ConnectionLostError)
 
     async def _read_on(self) -> None:
-        for _ in range(MOST_UNREAD):
+        for _ in range(MAX_SKIPPED_MESSAGES):
             await self._connection.receive()
 
     def _verdict(self, done: set[asyncio.Task[None]]) -> Close:
@@ -229,10 +229,10 @@ class SessionRunner:
                 message = await self._read_inline_voice(message)
             await self._find_voice(message)
             self._apply(self._session.receive(message, self._clock()))
-            # A flood of buffered messages must not block the loop for other sessions.
+            # A flood of buffered messages must not keep the event loop from other sessions.
             await asyncio.sleep(0)
 
-    async def _find_voice(self, message: FullMessage | Refusal | InlineVoice) -> None:
+    async def _find_voice(self, message: ReadMessage | InlineVoice) -> None:
         """Fetch the voices again if a message names an unknown one, because another ingress may have just added it."""
         voice = message.voice if isinstance(message, Start | Speak) else None
         setup = self._session.setup
@@ -287,7 +287,7 @@ class SessionRunner:
                 async with asyncio.timeout(max(0.0, wait_s)):
                     await self._deadline_moved.wait()
             self._apply(self._session.tick(self._clock()))
-        # The writer normally ends the session with the close frame; a client may not read even that.
+        # Normally the writer ends the session by sending the close frame, but a client may not read even that.
         await asyncio.sleep(CLOSE_GRACE_S)
 
     # Shared by the tasks.
@@ -345,7 +345,7 @@ class SessionRunner:
     async def _take_all(self, call: Call, stream: AsyncGenerator[SpeechEvent, None], permit: Permit) -> None:
         async for event in stream:
             permit.spoken = isinstance(event, SpeechEnd) and event.finish_reason != "error"
-            self._observer.heard(call, event)
+            self._observer.received(call, event)
             self._apply(self._session.event(call.call_id, event, self._clock()))
             while self._session.paused:
                 self._resumed.clear()

@@ -1,6 +1,6 @@
 """``POST /api/tts``: one request makes one session and returns one WAV file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -11,6 +11,7 @@ from serve_app.audio.pcm import SILENT_ANSWER_SAMPLES, wav_file
 from serve_app.errors import InvalidMessageError, SpeechError, SynthesisError, error_of_code
 from serve_app.protocol.messages import (
     AudioMessage,
+    Complete,
     ErrorMessage,
     FullMessage,
     Refusal,
@@ -21,38 +22,41 @@ from serve_app.protocol.messages import (
 from serve_app.protocol.outbox import Close, Send
 from serve_app.web.auth import Caller
 from serve_app.web.context import IngressContext, forbidden_origin
-from serve_app.web.responses import error_response, voice_header
+from serve_app.web.responses import error_response, speech_headers
 from serve_app.web.session_runner import ConnectionLostError
 
 
-class BufferedResponse:
-    """The connection of one HTTP request: the audio is buffered for the response.
+class BufferedAudio:
+    """The connection of a session with one utterance, whose audio is buffered for a response.
 
     Attributes:
         sent_bytes: see :class:`serve_app.web.session_runner.Connection`.
-        pcm16: the complete audio; None until it is generated.
+        audio: the complete audio in the utterance's encoding; None until it is generated.
+        complete: the end of the utterance; None until then.
         error: why there is no audio.
     """
 
-    def __init__(self, request: Request, voice: str) -> None:
-        """Answer a request with the voice of this id."""
+    def __init__(self, gone: Callable[[], Awaitable[NoReturn]]) -> None:
+        """Wait for the client's end with ``gone``, which raises :class:`ConnectionLostError`."""
         self.sent_bytes = 0
-        self.pcm16: bytes | None = None
+        self.audio: bytes | None = None
+        self.complete: Complete | None = None
         self.error: SpeechError | None = None
-        self._request = request
-        self._voice = voice
+        self._gone = gone
 
     async def receive(self) -> FullMessage | Refusal:
         """Wait until the client disconnects, since it sends nothing more."""
-        return await until_disconnected(self._request.receive)
+        return await self._gone()
 
     async def answer(self, messages: AsyncIterator[Send]) -> None:
         """Keep the audio or the error for the response."""
         async for item in messages:
             match item.message:
                 case AudioMessage():
-                    self.pcm16 = item.payload or b""
-                    self.sent_bytes += len(self.pcm16)
+                    self.audio = item.payload or b""
+                    self.sent_bytes += len(self.audio)
+                case Complete() as complete:
+                    self.complete = complete
                 case ErrorMessage() as error if self.error is None:
                     self.error = error_of_code(error.code, error.message, error.retry_after_ms)
                 case _:
@@ -61,14 +65,17 @@ class BufferedResponse:
     async def close(self, last: Close) -> None:
         """Do nothing: the response follows."""
 
-    def response(self) -> Response:
-        """Return the response."""
+    def result(self) -> tuple[bytes, Complete]:
+        """Return the audio, which is empty if there was nothing to pronounce, and the end of the utterance.
+
+        Raises:
+            SpeechError: there is no audio.
+        """
         if self.error is not None:
-            return error_response(self.error)
-        if self.pcm16 is None:
-            return error_response(SynthesisError("the request was interrupted"))
-        pcm16 = self.pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES)
-        return Response(wav_file(pcm16), media_type="audio/wav", headers=voice_header(self._voice))
+            raise self.error
+        if self.audio is None or self.complete is None:
+            raise SynthesisError("the request was interrupted")
+        return self.audio, self.complete
 
 
 class BufferedSpeech:
@@ -96,11 +103,16 @@ class BufferedSpeech:
         if isinstance(asked, Refusal):
             raise asked.error
         voice = await self._context.voice(asked.voice)
-        answer = BufferedResponse(request, voice)
+        answer = BufferedAudio(lambda: until_disconnected(request.receive))
         runner = await self._context.runner(answer, caller, request.headers, dialect="http", encoding="wav")
         speak = SpeakBuffered(text=asked.text, voice=voice, language=asked.language)
         await runner.run([speak, Stop()])
-        return answer.response()
+        try:
+            pcm16, _ = answer.result()
+        except SpeechError as error:  # the session has counted it
+            return error_response(error)
+        wav = wav_file(pcm16 or bytes(2 * SILENT_ANSWER_SAMPLES))
+        return Response(wav, media_type="audio/wav", headers=speech_headers(voice))
 
 
 async def bounded_body(request: Request, limit_bytes: int) -> str:

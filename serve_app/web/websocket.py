@@ -1,19 +1,25 @@
 """The WebSocket endpoints: admission, choice of the dialect, and Starlette's socket as a session's connection."""
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from serve_app.audio.mark import DISCLOSURE, DISCLOSURE_HEADER
 from serve_app.errors import InvalidMessageError, SpeechError
+from serve_app.protocol.deepgram import DeepgramDialect
+from serve_app.protocol.deepgram_messages import read_query
 from serve_app.protocol.dialects import Dialect, Frame, FullDialect, RawDialect, ResearchDialect
-from serve_app.protocol.messages import FullMessage, Refusal, error_message, read_presets
+from serve_app.protocol.messages import ReadMessage, Refusal, SpeechFields, Start, error_message, read_presets
 from serve_app.protocol.outbox import Close, Send
+from serve_app.protocol.speech_stream import SpeechStreamDialect
 from serve_app.web.api_keys import SUBPROTOCOL, subprotocols
 from serve_app.web.auth import Caller
-from serve_app.web.context import IngressContext
-from serve_app.web.responses import error_response
+from serve_app.web.context import IngressContext, Refused
+from serve_app.web.responses import deepgram_error_response, error_response
 from serve_app.web.session_runner import ConnectionLostError
 
 log = logging.getLogger(__name__)
@@ -28,17 +34,24 @@ class SocketConnection:
         self._socket = socket
         self._dialect = dialect
         self._max_message_bytes = max_message_bytes
+        self._read: deque[ReadMessage] = deque()
 
-    async def receive(self) -> FullMessage | Refusal:
+    async def receive(self) -> ReadMessage:
         """Return the client's next message.
 
         Raises:
             ConnectionLostError: the client is gone.
         """
-        frame = await self._frame()
+        while not self._read:
+            self._read.extend(self._messages(await self._frame()))
+            # A flood of frames without a message for the session must not block the loop for other sessions.
+            await asyncio.sleep(0)
+        return self._read.popleft()
+
+    def _messages(self, frame: Frame) -> list[ReadMessage]:
         limit_bytes = self._max_message_bytes
         if len(frame) > limit_bytes or (isinstance(frame, str) and len(frame.encode()) > limit_bytes):
-            return Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))
+            return [Refusal(InvalidMessageError(f"the message is too large; allowed: {limit_bytes} bytes"))]
         return self._dialect.read(frame)
 
     async def _frame(self) -> Frame:
@@ -84,7 +97,7 @@ class SocketConnection:
 
 
 class Sockets:
-    """The two WebSocket routes."""
+    """The WebSocket routes."""
 
     def __init__(self, context: IngressContext) -> None:
         self._context = context
@@ -98,27 +111,58 @@ class Sockets:
         query = socket.query_params.multi_items()
         framing = socket.query_params.get("framing", "full")
         fields = [item for item in query if item[0] != "framing"]
-        opening: list[FullMessage | Refusal] = [read_presets(fields)] if fields else []
+        opening: list[ReadMessage] = [read_presets(fields)] if fields else []
         if framing not in ("full", "raw"):
             error = InvalidMessageError(f'framing {framing[:40]!r} is not served; allowed: "full", "raw"')
             opening.append(Refusal(error))
         await self._serve(socket, RawDialect() if framing == "raw" else FullDialect(), opening)
 
-    async def _serve(self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal] = ()) -> None:
+    async def stream(self, socket: WebSocket) -> None:
+        """``/v1/audio/speech/stream``: the stream of vLLM-Omni and SGLang-Omni."""
+        await self._serve(socket, SpeechStreamDialect())
+
+    async def deepgram(self, socket: WebSocket) -> None:
+        """``/v1/speak``: Deepgram's socket; a wrong query is refused before the socket is accepted."""
+        start = read_query(socket.query_params.multi_items())
+        dialect = DeepgramDialect(start if isinstance(start, Start) else SpeechFields())
+        await self._serve(socket, dialect, [start], refused=deepgram_error_response)
+
+    async def _serve(
+        self,
+        socket: WebSocket,
+        dialect: Dialect,
+        opening: Sequence[ReadMessage] = (),
+        refused: Refused | None = None,
+    ) -> None:
+        """Serve one socket.
+
+        Args:
+            socket: not accepted yet.
+            dialect: of the client.
+            opening: the session's first messages.
+            refused: if given, a wrong ``opening`` is refused with this response; otherwise the session answers it.
+        """
         if not self._context.allows_origin(socket.headers):
             # A close before accept becomes a plain 403.
             await socket.close()
             return
         try:
             with self._context.admit(socket) as caller, self._context.count_session():
+                if refused is not None:
+                    await self._check(opening)
                 await self._drive(socket, dialect, opening, caller)
         except SpeechError as error:
             self._context.metrics.refused(error)
-            await _deny(socket, dialect, error)
+            await _deny(socket, dialect, error, refused or error_response)
 
-    async def _drive(
-        self, socket: WebSocket, dialect: Dialect, opening: Sequence[FullMessage | Refusal], caller: Caller
-    ) -> None:
+    async def _check(self, opening: Sequence[ReadMessage]) -> None:
+        for message in opening:
+            if isinstance(message, Refusal):
+                raise message.error
+            if isinstance(message, Start):
+                await self._context.check_voice(message.voice)
+
+    async def _drive(self, socket: WebSocket, dialect: Dialect, opening: Sequence[ReadMessage], caller: Caller) -> None:
         await _accept(socket)
         connection = SocketConnection(socket, dialect, self._context.config.session.max_message_bytes)
         try:
@@ -134,10 +178,11 @@ class Sockets:
 
 async def _accept(socket: WebSocket) -> None:
     """Accept a socket; a browser that sends its key as a subprotocol requires that one of its offers is selected."""
-    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in subprotocols(socket.headers) else None)
+    chosen = SUBPROTOCOL if SUBPROTOCOL in subprotocols(socket.headers) else None
+    await socket.accept(chosen, [(DISCLOSURE_HEADER.encode(), DISCLOSURE.encode())])
 
 
-async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None:
+async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError, refused: Refused) -> None:
     """Refuse a socket, if possible with an HTTP status before accept.
 
     A browser does not show a page why a handshake was refused. A browser's socket is therefore accepted, gets the error
@@ -145,7 +190,7 @@ async def _deny(socket: WebSocket, dialect: Dialect, error: SpeechError) -> None
     """
     message = error_message(error, fatal=True)
     if "websocket.http.response" in socket.scope.get("extensions", {}) and "origin" not in socket.headers:
-        await socket.send_denial_response(error_response(error))
+        await socket.send_denial_response(refused(error))
         return
     await _accept(socket)
     connection = SocketConnection(socket, dialect, max_message_bytes=0)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from serve_app.text.numbers.grammar import Grammar
-from serve_app.text.numbers.words import MOST_DIGITS, NumberWords, ends_in_one
+from serve_app.text.numbers.words import MAX_DIGITS, NumberWords, ends_in_one
 
 LETTER: Final = "A-Za-zÀ-ÖØ-öø-ɏЀ-ӿ"
 """Letters of scripts with spaces between words, for a character class; digits next to one belong to its word."""
@@ -40,12 +40,12 @@ _BEFORE_SECOND: Final = (
 _DATED: Final = "年月日号號点點时時分秒년월일시분초"
 """Counters that may be mixed in one range: ``5日~4月8日``."""
 
-_MOST_GROUPS: Final = 6
+_MAX_GROUPS: Final = 6
 _ORDINAL_PREFIXES = ("第", "제")
-_MOST_BARE_DIGITS = 9
+_MAX_BARE_DIGITS = 9
 """More digits without marks between thousands are a telephone, account or card number, read digit by digit."""
 
-_MOST_ORDINAL_DIGITS = 4
+_MAX_ORDINAL_DIGITS = 4
 """CLDR's Russian ordinals do not go much further."""
 
 _YEAR = re.compile(r"1[1-9][0-9][0-9]|20[0-9][0-9]")
@@ -135,13 +135,13 @@ def number(grammar: Grammar, *, noun: bool = False) -> str:
     point = re.escape(grammar.decimal)
     marks = "".join(dict.fromkeys(grammar.groups + _ALWAYS_GROUPS + (" " if noun else "")))
     grouped = [
-        rf"[0-9]{{1,3}}(?:{re.escape(mark)}[0-9]{{3}}){{1,{_MOST_GROUPS}}}(?!{' ?' if mark == ' ' else ''}[0-9])"
+        rf"[0-9]{{1,3}}(?:{re.escape(mark)}[0-9]{{3}}){{1,{_MAX_GROUPS}}}(?!{' ?' if mark == ' ' else ''}[0-9])"
         for mark in marks
     ]
     if " " not in grammar.groups:
         grouped += [
-            rf"[1-9][0-9]{{0,2}}(?: [0-9]{{3}}){{0,{_MOST_GROUPS - 1}}} 000(?! ?[0-9])",
-            rf"[1-9][0-9]?(?: [0-9]{{3}}){{2,{_MOST_GROUPS}}}(?! ?[0-9])",
+            rf"[1-9][0-9]{{0,2}}(?: [0-9]{{3}}){{0,{_MAX_GROUPS - 1}}} 000(?! ?[0-9])",
+            rf"[1-9][0-9]?(?: [0-9]{{3}}){{2,{_MAX_GROUPS}}}(?! ?[0-9])",
         ]
     if grammar.code == "en":
         grouped.append(r"[1-9][0-9]?(?:,[0-9]{2}){1,4},[0-9]{3}(?!,?[0-9])")  # Indian thousands: 1,00,000
@@ -154,7 +154,7 @@ def number(grammar: Grammar, *, noun: bool = False) -> str:
 def _foreign(grammar: Grammar) -> str:
     """Return the pattern of a number with one or two decimals after other languages' mark, followed by ``|``."""
     mark, group = re.escape(_other(grammar)), re.escape(grammar.decimal)
-    whole = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}}){{1,{_MOST_GROUPS}}}|[0-9]+)"
+    whole = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}}){{1,{_MAX_GROUPS}}}|[0-9]+)"
     return rf"(?=[0-9{group}]+{mark}){whole}{mark}[0-9]{{1,2}}(?![0-9{group}{mark}])|"
 
 
@@ -266,7 +266,7 @@ def spoken_number(words: NumberWords, written: str, after: str = "", rule_set: s
     """
     whole, fraction = parts_of(words.grammar, written)
     digits = "".join(filter(str.isdigit, whole))
-    most = _MOST_BARE_DIGITS if whole == digits else MOST_DIGITS
+    most = _MAX_BARE_DIGITS if whole == digits else MAX_DIGITS
     if fraction:
         spoken = words.decimal(digits, fraction)
     elif rule_set and len(digits) <= most:
@@ -379,7 +379,7 @@ def _is_range(words: NumberWords, first: str, dash: str, last: str) -> bool:
 
 def _ordinal(place: Place) -> str | None:
     digits, suffix = place.groups["nth"], place.groups["suffix"].lstrip("-")
-    if len(digits) > _MOST_ORDINAL_DIGITS:
+    if len(digits) > _MAX_ORDINAL_DIGITS:
         return None
     if place.grammar.code == "ru" and suffix in ("х", "ми") and not digits.endswith("0"):
         return None  # 2-х is usually the cardinal двух

@@ -61,7 +61,7 @@ class Reading:
     words: str
 
 
-def normalize(text: str, language: str) -> str:
+def normalize(text: str, language: str, otherwise: str = "auto") -> str:
     """Put numbers, dates, times, money, units, fractions and addresses into words.
 
     This never raises. All other text is returned unchanged. A form is read completely or not at all. The function
@@ -69,23 +69,24 @@ def normalize(text: str, language: str) -> str:
 
     Args:
         text: any text.
-        language: one of :data:`serve_app.config.Language`. For ``auto``, the script of ``text`` decides; Latin
-            script does not identify a language, so its digits stay.
+        language: one of :data:`serve_app.config.Language`. For ``auto``, the script of ``text`` decides.
+        otherwise: the language if that script identifies none, as Latin script; ``auto`` leaves such a text unchanged.
     """
     pieces: list[str] = []
     done = 0
-    for reading in readings(text, language):
+    for reading in readings(text, language, otherwise):
         pieces += [text[done : reading.begin], reading.words]
         done = reading.end
     return "".join([*pieces, text[done:]])
 
 
-def readings(text: str, language: str) -> list[Reading]:
+def readings(text: str, language: str, otherwise: str = "auto") -> list[Reading]:
     """Return the readings of a text in order, without overlaps; see :func:`normalize`."""
     narrow = text.translate(_NARROW)
     if not _SIGN_OF_A_FORM.search(narrow):
         return []
     language = _by_script(text) if language == "auto" else language
+    language = otherwise if language == "auto" else language
     if language not in GRAMMARS:
         return []
     return [_as_written(reading, text, narrow) for reading in _normalizer(language).readings(narrow)]

@@ -9,8 +9,8 @@ from serve_app.text.numbers.grammar import NEVER, Grammar
 from serve_app.text.numbers.units import units_of
 from serve_app.text.numbers.words import NumberWords
 
-_FEWEST_DIGITS: Final = 7
-_MOST_DIGITS: Final = 15
+_MIN_DIGITS: Final = 7
+_MAX_DIGITS: Final = 15
 """The limit of E.164, the international telephone numbering plan."""
 
 _PAUSES: Final = {"zh": "，", "ja": "、"}
@@ -163,7 +163,7 @@ def telephones(words: NumberWords) -> list[Form]:
     nothing_else = rf"{_NO_SIGN}(?!{units_of(words).pattern}(?![0-9{LETTER}]))"
     # The group is atomic: a partial match would put only a part of the row into words.
     row = r"(?>[0-9]{2,}(?:[ -][0-9]{2,})*)"
-    is_long = rf"{_thousands(grammar)}(?=[0-9]+[ -][0-9])(?=(?:[ -]?[0-9]){{{_FEWEST_DIGITS}}})"
+    is_long = rf"{_thousands(grammar)}(?=[0-9]+[ -][0-9])(?=(?:[ -]?[0-9]){{{_MIN_DIGITS}}})"
     long_row = rf"{is_long}(?:[0-9][ -](?=[0-9]{{3}}))?{row}(?![,.][0-9]){over}{nothing_else}"
     short_row = rf"{row}(?![,.][0-9]){over}{nothing_else}(?!{counts})"
     before_a_count = rf"[0-9]{{2,6}}(?= [0-9]{{1,4}}{counts})"
@@ -217,7 +217,7 @@ def _leave(_: Place) -> None:
 
 def _telephone(place: Place, name: str) -> str | None:
     digits = sum(map(str.isdigit, place.groups[name]))
-    return _digits(place, name) if _FEWEST_DIGITS <= digits <= _MOST_DIGITS else None
+    return _digits(place, name) if _MIN_DIGITS <= digits <= _MAX_DIGITS else None
 
 
 def _called(place: Place) -> str:

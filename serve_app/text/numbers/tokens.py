@@ -59,10 +59,10 @@ _STRANGE_UNIT = re.compile(
 _GAP = re.compile(rf"[\s{''.join(map(re.escape, sorted(_FREE)))}]|{_CJK.pattern}")
 """Characters that always separate tokens."""
 
-Span = tuple[int, int]
+TextSpan = tuple[int, int]
 
 
-def whole_spans(text: str, spans: Sequence[Span], *, hyphenated: bool) -> list[bool]:
+def whole_spans(text: str, spans: Sequence[TextSpan], *, hyphenated: bool) -> list[bool]:
     """Return for each span whether its words may replace it.
 
     Args:
@@ -86,7 +86,7 @@ def whole_spans(text: str, spans: Sequence[Span], *, hyphenated: bool) -> list[b
 class _Tokens:
     """A text and the spans that were found in it."""
 
-    def __init__(self, text: str, spans: Sequence[Span], *, hyphenated: bool) -> None:
+    def __init__(self, text: str, spans: Sequence[TextSpan], *, hyphenated: bool) -> None:
         self._text = text
         self._spans = spans
         self._hyphenated = hyphenated

@@ -16,7 +16,7 @@ from unicode_rbnf import RbnfEngine
 
 from serve_app.text.numbers.grammar import GRAMMARS, Grammar
 
-MOST_DIGITS = 12
+MAX_DIGITS = 12
 """Number of digits of the largest number that can be put into words."""
 
 _REMEMBERED_NUMBERS = 8192
@@ -67,7 +67,7 @@ class NumberWords:
 
     def cardinal(self, number: int, before: str = "") -> str:
         """Return the words of an integer below 10**12; they agree with the text that follows the number, ``before``."""
-        assert 0 <= number < 10**MOST_DIGITS
+        assert 0 <= number < 10**MAX_DIGITS
         counted = f"{number} {before}"
         rule_sets = (rule_set for pattern, rule_set in self._agreements if pattern.match(counted))
         return self.spelled(number, next(rule_sets, self.grammar.counting))
@@ -88,7 +88,7 @@ class NumberWords:
         one = self.spelled(1, self.grammar.counting)
         return self.spelled(-1, self.grammar.counting).removesuffix(one) + words
 
-    def whole(self, digits: str, before: str = "", most: int = MOST_DIGITS) -> str:
+    def whole(self, digits: str, before: str = "", most: int = MAX_DIGITS) -> str:
         """Read digits as one number, or one by one if there are more than ``most`` or the first is a zero."""
         if len(digits) > most or (digits[0] == "0" and len(digits) > 1):
             return self.digits(digits)
@@ -100,7 +100,7 @@ class NumberWords:
         if not whole and grammar.code != "ru":
             return f"{grammar.point.lstrip()}{self.digits(fraction)}"
         whole = whole or "0"
-        if grammar.code == "ru" and len(fraction) in _FRACTIONS and len(whole) <= MOST_DIGITS:
+        if grammar.code == "ru" and len(fraction) in _FRACTIONS and len(whole) <= MAX_DIGITS:
             return self._russian_fraction(int(whole), fraction)
         as_number = grammar.fraction_is_a_number and len(fraction) <= 3 and fraction[0] != "0"
         decimals = self.cardinal(int(fraction)) if as_number else self.digits(fraction)

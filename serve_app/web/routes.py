@@ -19,19 +19,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
+from serve_app.audio.mark import DISCLOSURE_HEADER
 from serve_app.cluster.registry import Readiness
 from serve_app.config import AppConfig
 from serve_app.observability.metrics import Recorder
 from serve_app.observability.tracing import Tracer
 from serve_app.web.auth import RedactedKeys
 from serve_app.web.backend import Backend
+from serve_app.web.batch import SpeechBatch
 from serve_app.web.context import IngressContext
 from serve_app.web.draining import Draining
 from serve_app.web.middleware import AllowedHosts, BodyTimeout, BufferedForHttp10, TrailingSlash
-from serve_app.web.openai import OpenAISpeech
+from serve_app.web.openai import Models, deepgram_speech, openai_speech
 from serve_app.web.responses import VOICE_HEADER, openai_error_response
 from serve_app.web.tts import BufferedSpeech
-from serve_app.web.voices import VoiceRoutes
+from serve_app.web.voice_routes import VoiceRoutes
 from serve_app.web.websocket import Sockets
 from serve_app.weights import NOTICES
 
@@ -70,7 +72,7 @@ def build_web(
     sockets = Sockets(context)
     pages = _Pages()
     probes = _Probes(context)
-    openai = OpenAISpeech(context)
+    models = Models(context)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
@@ -94,9 +96,13 @@ def build_web(
             Route("/health", probes.health),
             Route("/ready", probes.ready),
             *VoiceRoutes(context, context.clips).routes(),
-            Route("/v1/audio/speech", openai, methods=["POST"]),
-            Route("/v1/models", context.guarded("speak", openai.models, openai_error_response)),
-            Route("/v1/models/{name:path}", context.guarded("speak", openai.model, openai_error_response)),
+            Route("/v1/audio/speech", openai_speech(context), methods=["POST"]),
+            WebSocketRoute("/v1/audio/speech/stream", sockets.stream),
+            Route("/v1/audio/speech/batch", SpeechBatch(context), methods=["POST"]),
+            Route("/v1/speak", deepgram_speech(context), methods=["POST"]),
+            WebSocketRoute("/v1/speak", sockets.deepgram),
+            Route("/v1/models", context.guarded("speak", models.models, openai_error_response)),
+            Route("/v1/models/{name:path}", context.guarded("speak", models.model, openai_error_response)),
             Route("/api/tts", BufferedSpeech(context).post, methods=["POST"]),
             WebSocketRoute("/ws/tts", sockets.research),
             WebSocketRoute("/api/v1/speak", sockets.speak),
@@ -114,7 +120,7 @@ def _cross_origin(origins: tuple[str, ...]) -> list[Middleware]:
         allow_origins=origins,
         allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["location", "retry-after", VOICE_HEADER, "www-authenticate", "x-request-id"],
+        expose_headers=[DISCLOSURE_HEADER, "location", "retry-after", VOICE_HEADER, "www-authenticate", "x-request-id"],
     )
     return [cors] if origins else []
 
@@ -138,7 +144,7 @@ class _Probes:
             state = await self._context.backend.readiness()
         except Exception:
             log.exception("the readiness could not be determined")
-            state = Readiness(ready=False, model="", weights="trained", detail="the generators do not answer")
+            state = Readiness(ready=False, detail="the generators do not answer")
         body = {
             "ready": state.ready,
             "model": state.model,

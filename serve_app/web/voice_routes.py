@@ -6,6 +6,7 @@ This module reads forms and writes JSON. Other modules define voices, check clip
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -26,7 +27,8 @@ from serve_app.errors import (
     VoiceNotFoundError,
 )
 from serve_app.voices.decoding import MAX_CLIP_BYTES, check_size
-from serve_app.voices.voice import UploadRecord, VoiceStatus, VoiceUpload, digest_of, voice_named
+from serve_app.voices.voice import UploadRecord, VoiceManifest, VoiceStatus, VoiceUpload, digest_of, voice_named
+from serve_app.voices.voice_file import VOICE_FILE, read_voice_file
 from serve_app.web.auth import Caller
 from serve_app.web.clips import Clips
 from serve_app.web.context import IngressContext
@@ -42,6 +44,12 @@ READ_TIMEOUT_S = 120.0
 
 AUDIO_FIELDS = ("audio", "audio_sample")
 """Names of the form's field that contains the clip; clients of other services use the second name."""
+
+VOICE_FIELD = "voice"
+"""Name of the form's field that contains an exported voice instead of a clip."""
+
+_OF_AN_IMPORT = ("id", "name", "consent")
+"""Fields that an import may replace; all others are the file's."""
 
 _SAME = {"ref_text": "transcript"}
 _NO_STORE = {"cache-control": "no-store"}
@@ -64,6 +72,7 @@ class VoiceRoutes:
             Route(path + "/{voice}", guarded(None, self.one), methods=["GET"]),
             Route(path + "/{voice}", guarded("voices", self.remove), methods=["DELETE"]),
             Route(path + "/{voice}/audio", guarded("voices", self.audio), methods=["GET"]),
+            Route(path + "/{voice}/file", guarded("voices", self.file), methods=["GET"]),
         ]
 
     async def all(self, request: Request) -> Response:
@@ -95,8 +104,22 @@ class VoiceRoutes:
 
         return await self._answered(request, answer)
 
+    async def file(self, request: Request) -> Response:
+        """Return a voice as a file for another service."""
+
+        async def answer(request: Request) -> Response:
+            voice = (await self._known(request.path_params["voice"])).voice
+            headers = {"content-disposition": f'attachment; filename="{voice}.safetensors"', **_NO_STORE}
+            content = await self._context.backend.exported_voice(voice)
+            return Response(content, media_type="application/octet-stream", headers=headers)
+
+        return await self._answered(request, answer)
+
     async def add(self, request: Request) -> Response:
-        """Add a voice from a form: 201, 200 if the id already has the same clip, or 422 with the report."""
+        """Add a voice from a form with a clip or an exported voice.
+
+        The status is 201, 200 if the id already has the same clip, or 422, for a clip with the report.
+        """
         return await self._answered(request, self._add)
 
     async def remove(self, request: Request) -> Response:
@@ -117,28 +140,61 @@ class VoiceRoutes:
             return Response(status_code=400)
 
     async def _add(self, request: Request) -> Response:
-        backend = self._context.backend
         with self._clips.coming():
-            upload, audio = await _read_form(request)
-            voice, digest = upload.voice, digest_of(audio, upload.transcript)
-            meant = self._context.config.voices.aliases.get(voice)
-            if meant is not None:  # ids have precedence over aliases, so the upload would change the alias's meaning
-                raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
-            status = await backend.known_voice(voice, digest)
-            if status is not None:
-                return JSONResponse(described(status))
-            reference = await self._clips.reference(voice, audio, upload.transcript, upload.language)
-        assert reference.report is not None, "the clip was checked just now"
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = UploadRecord(digest=digest, at=now, report=reference.report)
-        status = await backend.add_voice(voice, upload.manifest(record), reference.wav())
+            form = await _read_form(request)
+            adding = await (self._imported(form) if form.part == VOICE_FIELD else self._uploaded(form))
+        if isinstance(adding, VoiceStatus):
+            return JSONResponse(described(adding))
+        status = await self._context.backend.add_voice(adding.voice, adding.manifest, adding.content)
         await self._context.refresh_voices()
-        log.info("voice %s was uploaded: %s", voice, reference.report.verdict)
+        report = status.report
+        log.info("voice %s was %s", adding.voice, f"uploaded: {report.verdict}" if report else "imported")
         return JSONResponse(
             described(status),
             status_code=201,
-            headers={"location": f"{request.scope.get('root_path', '')}/v1/audio/voices/{voice}"},
+            headers={"location": f"{request.scope.get('root_path', '')}/v1/audio/voices/{adding.voice}"},
         )
+
+    async def _uploaded(self, form: "_Form") -> "_NewVoice | VoiceStatus":
+        """Return the voice of a clip, or its status if the id already has the same clip."""
+        upload = _upload(form.fields)
+        digest = digest_of(form.content, upload.transcript)
+        status = await self._taken(upload.voice, digest)
+        if status is not None:
+            return status
+        reference = await self._clips.reference(upload.voice, form.content, upload.transcript, upload.language)
+        assert reference.report is not None, "the clip was checked just now"
+        record = UploadRecord(digest=digest, at=_now(), report=reference.report)
+        return _NewVoice(upload.voice, upload.manifest(record), reference.wav())
+
+    async def _imported(self, form: "_Form") -> "_NewVoice | VoiceStatus":
+        """Return the voice of an exported file, or its status if the id already has the same voice."""
+        file = read_voice_file(form.content)
+        unknown = [name for name in form.fields if name not in _OF_AN_IMPORT]
+        if unknown:
+            allowed = ", ".join((VOICE_FIELD, *_OF_AN_IMPORT))
+            raise InvalidMessageError(f"unknown field {unknown[0][:60]!r} of an import; allowed: {allowed}")
+        given = {name: value for name, value in form.fields.items() if value.strip()}
+        fields = {**file.fields, **given}
+        if "name" in given and "id" not in given:
+            fields.pop("id", None)  # it is made from the new name
+        upload = _upload(fields)
+        status = await self._taken(upload.voice, file.digest)
+        if status is not None:
+            return status
+        record = UploadRecord(digest=file.digest, at=_now())
+        return _NewVoice(upload.voice, upload.manifest(record, VOICE_FILE), form.content)
+
+    async def _taken(self, voice: str, digest: str) -> VoiceStatus | None:
+        """Return the status of a voice with this id and clip; None if it can be added.
+
+        Raises:
+            SpeechError: the id is taken by an alias or another clip, or there are too many voices.
+        """
+        meant = self._context.config.voices.aliases.get(voice)
+        if meant is not None:  # ids have precedence over aliases, so the upload would change the alias's meaning
+            raise VoiceConflictError(f"{voice!r} is an alias of the voice {meant!r}; allowed: another id")
+        return await self._context.backend.known_voice(voice, digest)
 
     async def _remove(self, request: Request) -> Response:
         # Aliases are not accepted: their meaning may change, and a client must not remove another voice by mistake.
@@ -153,7 +209,7 @@ class VoiceRoutes:
         voice = await self._context.voice(given)
         status = (await self._context.current_voices()).get(voice)
         if status is None or status.state == "pending":
-            await self._context.refresh_voices()  # another replica may have added it, or a generator encoded it
+            await self._context.refresh_voices()  # another replica may have added or encoded it
             status = (await self._context.current_voices()).get(voice)
         if status is None:
             raise VoiceNotFoundError(f"there is no voice {given[:80]!r}")
@@ -180,6 +236,8 @@ def named(status: VoiceStatus) -> dict[str, object]:
         body["mode"] = "in_context" if manifest.transcript else "x_vector"
         if manifest.prompt is not None:
             body["prompt"] = manifest.prompt
+        if manifest.loudness_lufs is not None:
+            body["loudness_lufs"] = manifest.loudness_lufs
     return body
 
 
@@ -201,11 +259,33 @@ def described(status: VoiceStatus) -> dict[str, object]:
     return body
 
 
-async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:
-    """Read a voice's metadata and its clip; the size is checked before and during reading.
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form with one file: its fields, the name of the file's part, and the file."""
+
+    fields: dict[str, str]
+    part: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _NewVoice:
+    """A voice to be stored."""
+
+    voice: str
+    manifest: VoiceManifest
+    content: bytes
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+async def _read_form(request: Request) -> _Form:
+    """Read a voice's metadata and its clip or file; the size is checked before and during reading.
 
     Raises:
-        InvalidMessageError: the body is not such a form, or a field is wrong.
+        InvalidMessageError: the body is not such a form.
         VoiceInvalidError: the body is too large.
     """
     length = request.headers.get("content-length", "")
@@ -230,16 +310,18 @@ async def _read_form(request: Request) -> tuple[VoiceUpload, bytes]:
                 files = [value for value in form.values() if isinstance(value, UploadFile)]
                 fields = {_SAME.get(name, name): value for name, value in form.items() if isinstance(value, str)}
                 named = [name for name, value in form.items() if isinstance(value, UploadFile)]
-                if len(files) != 1 or named[0] not in AUDIO_FIELDS:
-                    raise InvalidMessageError("the form needs the clip as a file in its part `audio`")
-                audio = await files[0].read()
+                if len(files) != 1 or named[0] not in (*AUDIO_FIELDS, VOICE_FIELD):
+                    raise InvalidMessageError(
+                        "the form needs one file: the clip in its part `audio`, or an exported voice in `voice`"
+                    )
+                content = await files[0].read()
     except (HTTPException, MultiPartException) as error:
         detail = error.detail if isinstance(error, HTTPException) else error.message
         raise InvalidMessageError(f"the form cannot be read: {detail}") from error
     except TimeoutError as error:
         raise InvalidMessageError(f"the form did not arrive within {READ_TIMEOUT_S:g} s") from error
-    check_size(len(audio))
-    return _upload(fields), audio
+    check_size(len(content))
+    return _Form(fields, named[0], content)
 
 
 def _upload(fields: dict[str, str]) -> VoiceUpload:
