@@ -1,5 +1,7 @@
 """Computes which text token is spoken in which frame, from the teacher's durations, so that training need not find it.
 
+Also finds phonemes in what a talker said.
+
 This module is pure.
 """
 
@@ -47,3 +49,32 @@ def token_of_frames(
         if tokens is not None:
             found[frame] = tokens[(phoneme - said[0]) * len(tokens) // len(said)]
     return found
+
+
+def word_phonemes(phonemes: str) -> NDArray[np.int64]:
+    """Index of the first phoneme of each word; the phonemes begin with a pause."""
+    return np.array([1, *(at + 1 for at, phoneme in enumerate(phonemes) if phoneme == " ")])
+
+
+def aligned(heard: Sequence[str], sounds: str) -> NDArray[np.int64]:
+    """Find the path through ``sounds`` that differs least from the sounds heard in each unit.
+
+    A unit may stay at a sound, go on to the next, or skip sounds, each of which counts as a difference.
+
+    Returns:
+        [U], the index of each unit's sound; it never decreases.
+    """
+    wanted, places = np.array(list(sounds)), np.arange(len(sounds))
+    total = np.where(wanted == heard[0], 0.0, 1.0) + places
+    came_from: list[NDArray[np.int64]] = []
+    for sound in heard[1:]:
+        skipping = np.minimum.accumulate(total - places) + places  # from any sound before, at one for each step
+        went_on = np.r_[np.inf, skipping[:-1]]
+        source = np.array([np.argmin(total[:at] - places[:at]) if at else 0 for at in places])
+        stay = total <= went_on
+        came_from.append(np.where(stay, places, source))
+        total = np.where(stay, total, went_on) + (wanted != sound)
+    path = [len(sounds) - 1]
+    for source in reversed(came_from):
+        path.append(int(source[path[-1]]))
+    return np.array(path[::-1])

@@ -1,12 +1,14 @@
 """Assembles a checkpoint that ``Qwen3TTSModel.from_pretrained`` loads.
 
 python -m training.checkpoint STATE OUT: uses the running means of all parts in STATE. With --unfinished, an untrained
-part keeps its initial values, so that its speed can be measured.
+part keeps its initial values, so that its speed can be measured. With --talkers, the talker's weights are the mean of
+several checkpoints of one training, which errs less than each of them.
 """
 
 import argparse
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -51,14 +53,24 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("out", type=Path, help="output directory; created if missing, its files are replaced")
     parser.add_argument("--unfinished", action="store_true", help="allow missing parts")
+    parser.add_argument("--talkers", nargs="+", default=["last.pt"], help="files in STATE/talker; default: last.pt")
     options = parser.parse_args()
-    steps = assemble(options.state, options.out, unfinished=options.unfinished)
+    steps = assemble(options.state, options.out, options.talkers, unfinished=options.unfinished)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.out}: {size / 1e6:.1f} MB, trained for {steps} steps")
 
 
-def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, int]:
-    """Write the checkpoint's files; returns the number of training steps of each part."""
+def assemble(
+    state: Path, out: Path, talkers: Sequence[str] = ("last.pt",), *, unfinished: bool = False
+) -> dict[str, int]:
+    """Write the checkpoint's files; returns the number of training steps of each part.
+
+    Args:
+        state: the training state.
+        out: the checkpoint's directory.
+        talkers: names of the talker's checkpoints, whose mean is taken.
+        unfinished: allow missing parts.
+    """
     (out / "speech_tokenizer").mkdir(parents=True, exist_ok=True)
     codebooks = Codebooks.load(codes.path_of(state))
     talker.prepare_text(state)
@@ -71,12 +83,12 @@ def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, i
 
     steps: dict[str, int] = {}
 
-    def trained(name: str, module: nn.Module) -> nn.Module:
-        steps[name] = _take(state / name / "last.pt", module, optional=unfinished)
+    def trained(name: str, module: nn.Module, files: Sequence[str] = ("last.pt",)) -> nn.Module:
+        steps[name] = _take([state / name / file for file in files], module, optional=unfinished)
         return module
 
     root = Qwen3TTSForConditionalGeneration(Qwen3TTSConfig(**copy.deepcopy(shapes.language_model())))
-    root.talker.load_state_dict(trained("talker", talker.build(0)).state_dict())
+    root.talker.load_state_dict(trained("talker", talker.build(0), talkers).state_dict())
     root.speaker_encoder.load_state_dict(trained("speaker", speaker.Speaker()).encoder.state_dict())
     _write_tensors(out / "model.safetensors", root.state_dict(), torch.bfloat16)
 
@@ -90,13 +102,17 @@ def assemble(state: Path, out: Path, *, unfinished: bool = False) -> dict[str, i
     return steps
 
 
-def _take(path: Path, module: nn.Module, *, optional: bool) -> int:
-    """Load a run's mean weights into ``module``; returns the step at which they were saved."""
-    if optional and not path.exists():
+def _take(paths: Sequence[Path], module: nn.Module, *, optional: bool) -> int:
+    """Load the mean of some runs' mean weights into ``module``; returns the largest number of their steps."""
+    if optional and not paths[0].exists():
         return 0
-    kept = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(kept["mean"])
-    return kept["step"]
+    kept = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+    module.load_state_dict({name: _mean([each["mean"][name] for each in kept]) for name in kept[0]["mean"]})
+    return max(each["step"] for each in kept)
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.stack([each.float() for each in tensors]).mean(0)
 
 
 def _write_json(path: Path, tree: dict) -> None:

@@ -165,3 +165,8 @@ def read_coded(codebooks: Codebooks, path: Path) -> list[tuple[Spoken, NDArray[n
 def predicted_path(path: Path) -> Path:
     """Path of the codes that training.predict makes for the shard ``path``."""
     return path.with_suffix(".predicted.npy")
+
+
+def heard_path(path: Path) -> Path:
+    """Path of the codes that training.heard finds in the audio of the shard ``path``."""
+    return path.with_suffix(".heard.npy")

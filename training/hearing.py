@@ -1,7 +1,7 @@
 """A listener: a speech recogniser, word errors, and the pitch of a voice."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
@@ -10,6 +10,8 @@ import soundfile
 from serve_app.text.numbers.normalize import normalize
 from training.scores import distance, plain
 
+_SILENCE_S = 0.5
+_LONGEST_PIECE_S = 30
 _LOWEST_HZ, _HIGHEST_HZ = 60, 400
 _VOICED_RMS = 0.02
 _VOICED_CORRELATION = 0.5
@@ -25,9 +27,26 @@ class Recogniser:
         self._transcriber = moonshine_voice.Transcriber(str(get_model_path("tiny-en")), moonshine_voice.ModelArch.TINY)
 
     def words(self, samples: np.ndarray, rate_hz: int) -> list[str]:
-        """Recognise the words in [N] float samples."""
-        transcript = self._transcriber.transcribe_without_streaming(samples.astype(np.float32).tolist(), rate_hz)
-        return words(" ".join(line.text for line in transcript.lines))
+        """Recognise the words in [N] float samples of any length.
+
+        Each piece gets silence around it, without which the recogniser misses short words.
+        """
+        heard = []
+        for piece in pieces(samples, rate_hz):
+            padded = np.pad(piece.astype(np.float32), round(_SILENCE_S * rate_hz))
+            heard += self._transcriber.transcribe_without_streaming(padded.tolist(), rate_hz).lines
+        return words(" ".join(line.text for line in heard))
+
+
+def pieces(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
+    """Cut [N] samples into pieces of 15 to 30 s, the last one shorter, where they are quietest for 40 ms."""
+    longest, span = _LONGEST_PIECE_S * rate_hz, rate_hz // 25
+    while len(samples) > longest:
+        power = np.convolve(samples[longest // 2 : longest] ** 2, np.ones(span), "valid")
+        cut = longest // 2 + int(np.argmin(power)) + span // 2
+        yield samples[:cut]
+        samples = samples[cut:]
+    yield samples
 
 
 def words(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ class Reading:
         voice: the voice that speaks.
         text: the text of the tokens.
         silent: silent frames before its speech.
+        heard: [T, GROUPS], codes to read instead of ``codes``: the codec's encoder found them in a recording.
+        given: frames that are only read: the silence after a reference clip, which a talker should not learn to make.
     """
 
     tokens: NDArray[np.int64]
@@ -37,6 +39,8 @@ class Reading:
     voice: Voice
     text: str
     silent: int = 0
+    heard: NDArray[np.int64] | None = None
+    given: range = range(0)
 
 
 def silent_ends(said: Sequence[phones.Triple]) -> slice:
@@ -65,7 +69,7 @@ class Library:
 
     def held(self) -> list[Reading]:
         """Held-out readings, which are never trained on."""
-        return self._readings(shards.names(self._directory)[0])
+        return [replace(each, heard=None) for each in self._readings(shards.names(self._directory)[0])]
 
     def trained(self) -> list[Reading]:
         """Readings to train on, and those among them whose shard is new since the last call."""
@@ -74,40 +78,64 @@ class Library:
     def _readings(self, path: Path) -> list[Reading]:
         if path not in self._read:
             coded = codes.read_coded(self._codebooks, path)
-            self._read[path] = [self._reading(spoken, found) for spoken, found in coded]
+            heard: list[NDArray[np.int64]] | list[None] = [None] * len(coded)
+            if codes.heard_path(path).exists():
+                ends = np.cumsum([each.frames for each, _ in coded])[:-1]
+                heard = np.split(np.load(codes.heard_path(path)).astype(np.int64), ends)
+            self._read[path] = [self._reading(*each, found) for each, found in zip(coded, heard, strict=True)]
         return self._read[path]
 
-    def _reading(self, spoken: shards.Spoken, coded: NDArray[np.int64]) -> Reading:
+    def _reading(self, spoken: shards.Spoken, coded: NDArray[np.int64], heard: NDArray[np.int64] | None) -> Reading:
         at = phones.spoken_at(spoken.durations, spoken.frames)
         said = phones.triples(spoken.phonemes, at)
         kept = silent_ends(said)
         encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
         frames = token_of_frames(spoken.text, encoding.offsets, spoken.phonemes, at[:, 1])
         silent = next(iter(_sounding(said)), 0) - kept.start
-        return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text, silent)
+        heard = None if heard is None else heard[kept]
+        return Reading(np.array(encoding.ids), coded[kept], frames[kept], spoken.voice, spoken.text, silent, heard)
 
 
-def joined(parts: Sequence[Reading], space: NDArray[np.int64]) -> Reading:
+def joined(
+    parts: Sequence[Reading], space: NDArray[np.int64], *, recorded: bool = False, silence: int = _BETWEEN
+) -> Reading:
     """Concatenate readings, with ``space`` tokens between their texts; the voice is the first one's.
 
-    Of the silence before a text that is not the first, one frame is kept.
+    Args:
+        parts: at least one. Of the silence before each but the first, one frame is kept.
+        space: [S], tokens; may be empty.
+        recorded: read the first of several as a reference clip is read: by the codes that the codec's encoder found in
+            a recording, if there are any.
+        silence: frames of silence before the second.
     """
-    tokens: list[NDArray[np.int64]] = []
-    codes_of: list[NDArray[np.int64]] = []
-    spoken: list[NDArray[np.int64]] = []
-    before = 0
-    for number, part in enumerate(parts):
-        if number:
-            tokens.append(space)
-            before += len(space)
-        left_out = max(0, part.silent - _BETWEEN) if number else 0
-        codes_of.append(part.codes[left_out:])
-        spoken.append(np.where(part.spoken == UNKNOWN, UNKNOWN, part.spoken + before)[left_out:])
-        tokens.append(part.tokens)
+    first, *others = parts
+    tokens, before = [first.tokens], len(first.tokens)
+    codes_of, spoken = [first.codes], [first.spoken]
+    read = [first.heard if recorded and others and first.heard is not None else first.codes]
+    given = range(0)
+    for number, part in enumerate(others):
+        wanted = silence if number == 0 else _BETWEEN
+        left_out = max(0, part.silent - wanted)
+        repeated = max(0, wanted - part.silent) if part.silent else 0  # the first frame is silent then
+        order = np.r_[np.zeros(repeated, int), left_out : len(part.codes)]
+        if number == 0:
+            kept = part.silent - left_out + repeated
+            given = range(len(first.codes), len(first.codes) + max(0, kept - _BETWEEN))
+        tokens += [space, part.tokens]
+        before += len(space)
+        codes_of.append(part.codes[order])
+        read.append(part.codes[order])
+        spoken.append(np.where(part.spoken == UNKNOWN, UNKNOWN, part.spoken + before)[order])
         before += len(part.tokens)
-    text = " ".join(part.text for part in parts)
     return Reading(
-        np.concatenate(tokens), np.concatenate(codes_of), np.concatenate(spoken), parts[0].voice, text, parts[0].silent
+        tokens=np.concatenate(tokens),
+        codes=np.concatenate(codes_of),
+        spoken=np.concatenate(spoken),
+        voice=first.voice,
+        text=" ".join(part.text for part in parts),
+        silent=first.silent,
+        heard=np.concatenate(read) if recorded else None,
+        given=given,
     )
 
 

@@ -25,6 +25,13 @@ DECODED_DIM = 144
 TALKER_WIDTH = 256
 TEXT_WIDTH = 128
 
+ALIGNMENT_LAYER = 1
+"""The talker's layer whose first head is trained to look at the text token that a frame speaks.
+
+A frame's phonemes come two units before its sound, and the space before a word counts as the word. So the head looks at
+a word about 80 ms before it is heard.
+"""
+
 TEXT_TOKENS = 512
 _CONTROL = TRIPLES  # upstream draws none of the last 1024 codes of the talker's vocabulary except the end code
 
@@ -101,6 +108,8 @@ def language_model() -> Tree:
         "tokenizer_type": "qwen3_tts_tokenizer_12hz",
         "tts_model_size": "0b6",
         "tts_model_type": "base",
+        "prompt_layouts": ["streaming"],  # read by serve_app; the training has no other layout
+        "alignment_head": {"layer": ALIGNMENT_LAYER, "head": 0, "frames_ahead": 1},  # read by serve_app
         "im_start_token_id": TEXT_TOKENS - 6,
         "im_end_token_id": TEXT_TOKENS - 5,
         "tts_pad_token_id": TEXT_TOKENS - 3,

@@ -29,9 +29,10 @@ FRAMES = 1600
 """Frames of a batch, including padding."""
 
 RATE = 1.5e-3
-GUIDED_LAYER = 1
 HELD = 24
 
+_RECORDED = 0.7  # share of readings whose reference is read as the codec's encoder hears it
+_SILENCE = (0, 12)  # frames of silence after a reference clip; the service appends half a second to each
 _CORRUPTED = 0.3  # largest share of the input frames
 _WEIGHTS = {"pitch": 0.3, "sound": 14.0, "constant": 0.5}
 """Weights of the code predictor's losses."""
@@ -91,7 +92,8 @@ class Batch:
     Attributes:
         text: [B, T + 1]; the token of each position.
         codes: [B, T, GROUPS].
-        wanted: [B, T + 1] of codebook 0 and the end code, ``_IGNORED`` after it.
+        heard: [B, T, GROUPS], the codes to read; those of a reference clip may be wrong.
+        wanted: [B, T + 1] of codebook 0 and the end code, ``_IGNORED`` after it and where frames are only read.
         spoken: [B, T + 1], the position whose token a frame speaks, or ``_IGNORED``.
         speakers: [B, H].
     """
@@ -100,6 +102,7 @@ class Batch:
         rows, longest = len(readings), max(len(each.codes) for each in readings)
         text = np.full((rows, longest + 1), marks.text_pad)
         coded = np.zeros((rows, longest, shapes.GROUPS), np.int64)
+        heard = np.zeros_like(coded)
         wanted = np.full((rows, longest + 1), _IGNORED)
         spoken = np.full((rows, longest + 1), _IGNORED)
         for row, each in enumerate(readings):
@@ -107,13 +110,16 @@ class Batch:
             tokens = [*each.tokens, marks.text_eos][: longest + 1]
             text[row, : len(tokens)] = tokens
             coded[row, :frames] = each.codes
+            heard[row, :frames] = each.codes if each.heard is None else each.heard
             wanted[row, :frames] = each.codes[:, 0]
+            wanted[row, list(each.given)] = _IGNORED
             wanted[row, frames] = marks.codec_eos
             # Attention cannot reach a token that has not been read yet.
             known = (each.spoken != reading.UNKNOWN) & (each.spoken <= np.arange(frames))
             spoken[row, :frames] = np.where(known, each.spoken, _IGNORED)
         where = device()
-        self.text, self.codes = torch.from_numpy(text).to(where), torch.from_numpy(coded).to(where)
+        self.text = torch.from_numpy(text).to(where)
+        self.codes, self.heard = torch.from_numpy(coded).to(where), torch.from_numpy(heard).to(where)
         self.wanted, self.spoken = torch.from_numpy(wanted).to(where), torch.from_numpy(spoken).to(where)
         self.speakers = speaker_space.embed([each.voice for each in readings], blur).to(where)
 
@@ -131,7 +137,7 @@ def corrupted(batch: Batch) -> Tensor:
     flat = batch.codes.flatten(0, 1)
     alike = flat[_partners(flat[:, 0])].view(rows, frames, groups)
     swapped = torch.rand(rows, frames, device=where) < (torch.rand(rows, 1, device=where) * 3).clamp(max=1)
-    codes = torch.where(swapped[:, :, None], alike, batch.codes)
+    codes = torch.where(swapped[:, :, None], alike, batch.heard)
     hit = torch.rand(rows, frames, device=where) < torch.rand(rows, 1, device=where) * _CORRUPTED
     others = flat[torch.randint(rows * frames, (rows, frames), device=where)]
     return torch.where(hit[:, :, None], others, codes)
@@ -164,7 +170,7 @@ def losses(
     With ``corrupt``, the codes that are read are corrupted, as in training. ``sounds`` are the codebooks of sound.
     """
     head = prompt_layout.head(talker, marks, batch.speakers, tagged=tagged)
-    body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if corrupt else batch.codes)
+    body = prompt_layout.body(talker, marks, batch.text, corrupted(batch) if corrupt else batch.heard)
     start = head.shape[1]
     hidden = talker.model(inputs_embeds=torch.cat([head, body], 1), use_cache=False).last_hidden_state[:, start:]
     counted = batch.wanted != _IGNORED
@@ -193,7 +199,9 @@ def conversations(readings: Sequence[Reading], space: np.ndarray, rng: random.Ra
     while place < len(readings):
         count = rng.choices([1, 2, 3, 4], [0.5, 0.2, 0.15, 0.15])[0]
         parts = [each for each in readings[place : place + count] if each.voice == readings[place].voice]
-        joined.append(reading.joined(parts, space if rng.random() < 0.5 else space[:0]))
+        gap = space if rng.random() < 0.5 else space[:0]
+        silence = rng.randint(*_SILENCE) if rng.random() < _RECORDED else 1
+        joined.append(reading.joined(parts, gap, recorded=rng.random() < _RECORDED, silence=silence))
         place += len(parts)
     return joined
 
@@ -237,7 +245,7 @@ def main() -> None:
     model = build(options.seed)
     predictor.set_weights(model, sounds.cpu())
     run = Run(options.state / "talker", model, plan)
-    attention = {id(each): Attention(each.model.layers[GUIDED_LAYER]) for each in (run.model, run.mean)}
+    attention = {id(each): Attention(each.model.layers[shapes.ALIGNMENT_LAYER]) for each in (run.model, run.mean)}
     space = np.array(tokenizer.encode(" ", add_special_tokens=False).ids)
     stream = endless(library, space, options.seed + run.step)
 
