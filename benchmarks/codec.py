@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from serve_app.model.backends.cpu.cpu_backend import CpuBackend
-from serve_app.model.backends.weight_format import WeightFormat
+from serve_app.model.backends.cpu.tiles import WeightFormat
 from serve_app.model.codec import Codec
 from serve_app.model.random_weights import CODEC_RULES, random_tensor
 from serve_app.model.upstream import import_qwen_tts

@@ -38,7 +38,7 @@ from serve_app.model.backends.cpu.tiles import STORE, multiply
 from serve_app.model.backends.cpu.window_tiles import WINDOW_PRODUCT, window_products_at
 from serve_app.model.backends.cpu.windows import multiply_windows
 from serve_app.model.checkpoint import Checkpoint
-from serve_app.model.factory import LoadedModel, load_speaker
+from serve_app.model.factory import LoadedModel, load_model
 from serve_app.model.sampling import uniforms
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import FRAME_S, AudioChunk, SpeechEnd, SpeechEvent, SpeechRequest
@@ -69,7 +69,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     streams = [int(each) for each in arguments.streams.split(",")]
-    loaded = load_speaker(
+    loaded = load_model(
         AppConfig(
             model=ModelConfig(
                 source=arguments.model,
@@ -108,6 +108,7 @@ def main() -> None:
     figures["upstream"] = upstream_figures(loaded.checkpoint, voice, arguments)
     figures["engine"] = [engine_figures(loaded, voice, count, arguments) for count in streams]
     compare(figures)
+    figures["like_the_release"] = like_the_release(loaded, voice, arguments)
     figures["where"] = [where(loaded, voice, count) for count in (1, max(streams))]
     figures["bytes_per_slot"] = slot_bytes(loaded)
     print(f"memory per slot: {sum(figures['bytes_per_slot'].values()) / 1e6:.1f} MB {figures['bytes_per_slot']}")
@@ -262,6 +263,29 @@ def compare(figures: dict[str, Any]) -> None:
         )
 
 
+def like_the_release(loaded: LoadedModel, voice: VoicePrompt, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """First audio with prompts as long as with the release's tokenizer, and with this checkpoint's, in turn.
+
+    The release's tokenizer makes about one token of a word, and the random checkpoint's several. The fewer tokens the
+    transcript has, the more of the prompt depends on the text and has to be computed for each stream.
+    """
+    assert voice.transcript is not None
+    words = voice.transcript.split()
+    ends = range(1, len(voice.transcript) + 1)
+    tokens = [len(loaded.runner.prompts.tokenize("", voice.transcript[:end]).reference) for end in ends]
+    short = voice.transcript[: max(end for end, count in zip(ends, tokens, strict=True) if count <= len(words))]
+    like_release = dataclasses.replace(voice, transcript=short, digest="like the release's")
+    found: list[dict[str, float]] = []
+    for count in sorted({1, loaded.runner.slots}):
+        for each, name in ((voice, "this checkpoint's"), (like_release, "the release's")):
+            request = SpeechRequest(TEXT, each.voice, "english", seed=1)
+            positions = loaded.runner.prepare(request, each).prefill_positions
+            rounds = [speak(loaded, each, count, 4)["ttfa_s"] for _ in range(arguments.rounds + 1)]
+            print(f"{count} streams, {positions} positions as with {name} tokenizer: first audio {min(rounds):.3f} s")
+            found.append({"streams": count, "positions": positions, "ttfa_s": min(rounds)})
+    return found
+
+
 def where(loaded: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, float]:
     """Time of a frame by stage, and the part that is neither matmul, attention nor convolution.
 
@@ -274,8 +298,8 @@ def where(loaded: LoadedModel, voice: VoicePrompt, count: int) -> dict[str, floa
     for slot in slots:
         runner.prefill([slot], [runner.prepare(SpeechRequest(TEXT, voice.voice, "english", seed=slot), voice)])
     steps: dict[str, Callable[[], object]] = {
-        "predict": lambda: runner.predict(slots),
-        "talk": lambda: runner.talk(slots),
+        "predict": lambda: runner.sample_frame(slots),
+        "talk": lambda: runner.talker_step(slots),
         "codec": lambda: runner.decode(slots, 1),
     }
     rounds = [[seconds_of(step, device) for step in steps.values()] for _ in range(8)]
@@ -435,8 +459,8 @@ def alone(loaded: LoadedModel, slots: list[int]) -> tuple[float, float]:
         passes[:steps] = [frame.passes[n : n + 1] for n in range(steps)]
     rounds: list[tuple[float, float]] = []
     for _ in range(2):
-        runner.predict(slots)
-        runner.talk(slots)
+        runner.sample_frame(slots)
+        runner.talker_step(slots)
         stand = runner.slot_tensors.positions[torch.tensor(slots)] - 1
         attention_s = sum(attention_of(each, stand) for each in passes)
         runner.decode(slots, 1)
@@ -495,9 +519,9 @@ def sampling_ms(loaded: LoadedModel, count: int) -> float:
     """Median milliseconds of all draws of a frame, with the checkpoint's own sampling parameters."""
     slots = loaded.runner.slot_tensors
     groups = slots.codes.shape[2]
-    rows, keep = slice(0, count), loaded.checkpoint.predictor_draw.top_k
+    rows, keep = slice(0, count), loaded.checkpoint.predictor_sampling.top_k
     for slot in range(count):
-        slots.predictor_draws.set(slot, loaded.checkpoint.predictor_draw)
+        slots.predictor_sampling.set(slot, loaded.checkpoint.predictor_sampling)
     logits = torch.randn(count, loaded.runner.predictor.vocabulary)
     sample = loaded.backend.sample
     seconds = []
@@ -506,7 +530,7 @@ def sampling_ms(loaded: LoadedModel, count: int) -> float:
             began_s = time.perf_counter()
             uniform = uniforms(slots.seeds[rows], torch.full((count,), frame), groups)
             for codebook in range(groups):
-                sample(logits, uniform[:, codebook], slots.predictor_draws, rows, keep)
+                sample(logits, uniform[:, codebook], slots.predictor_sampling, rows, keep)
             seconds.append(time.perf_counter() - began_s)
     return 1e3 * float(np.median(seconds))
 

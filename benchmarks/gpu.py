@@ -1,6 +1,6 @@
 """Measures one GPU: the engine alone, then the whole service under load, and after the loss of a generator.
 
-    python benchmarks/gpu.py                    # at most 20 minutes; random weights in the shapes of the release
+    python benchmarks/gpu.py                    # at most 20 minutes; random weights at the size of the released model
     python benchmarks/gpu.py --model Qwen/Qwen3-TTS-12Hz-0.6B-Base
     python benchmarks/gpu.py --try              # the same steps in two minutes, on a CPU too, with tiny random weights
 
@@ -45,16 +45,41 @@ TEXTS = (
     "Please hold the line while I look up your order.",
 )
 GENERATOR = "ServeReplica:tts:Generator"
+WARM_UP = 1.0, 3.0
+"""Utterances a second, and seconds, before the first load."""
+
 KILL_AFTER = 0.4
 """Share of the last load after which a generator is killed."""
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """Time to first audio as others publish it, or as this project wants it.
+
+    Attributes:
+        name: whose.
+        rate_hz: utterances a second.
+        p50_ms: median; None if it is not known.
+        p95_ms: 95th percentile; None if it is not known.
+    """
+
+    name: str
+    rate_hz: float
+    p50_ms: float | None
+    p95_ms: float | None
+
+
 PUBLISHED = (
-    ("SGLang-Omni, 1.7B Base, cloning, one H100, 20 utterances/s", "103 ms median, 178 ms p95"),
-    ("nari, fixed speaker, 10 utterances/s", "34 ms p95"),
-    ("goal: cloning, 20 utterances/s", "60 ms p95"),
-    ("goal: cloning, 10 utterances/s", "35 ms p95"),
+    Published("SGLang-Omni, 1.7B Base, cloning, one H100", 1, 58, None),
+    Published("SGLang-Omni, 1.7B Base, cloning, one H100", 20, 103, 178),
+    Published("SGLang-Omni, 1.7B CustomVoice, fixed speakers, one H100", 20, 33, 47.5),
+    Published("nari, fixed speaker, FP8, audible", 1, None, 26.5),
+    Published("nari, fixed speaker, FP8, audible", 10, None, 34.1),
+    Published("nari, fixed speaker, FP8, audible", 20, None, 77),
+    Published("goal of this project: cloning, audible", 10, None, 35),
+    Published("goal of this project: cloning, audible", 20, None, 60),
 )
-"""Time to first audio as others publish it, and this project's goals. The machines and the texts differ."""
+"""Figures of autumn 2026, to compare with. The machines and the texts differ."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,10 +129,13 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--try", dest="trial", action="store_true", help="tiny random weights, on any device")
-    parser.add_argument("--model", help="model of the service; default: random weights in the shapes of the release")
+    parser.add_argument(
+        "--model", help="model of the service; default: random weights at the size of the released model"
+    )
     parser.add_argument("--voice", default="austen")
-    parser.add_argument("--out", type=Path, default=Path(), help="directory for bench-gpu.json and bench-gpu.svg")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for bench-gpu.json and bench-gpu.svg")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     plan = TRIAL if options.trial else WHOLE
     if options.model is not None:
         plan = dataclasses.replace(plan, model=options.model)
@@ -116,6 +144,7 @@ def main() -> None:
     for generators in plan.generators:
         with started(ROOT / "configs" / "gpu.yaml", overrides(plan, generators, options.voice)) as service:
             figures["service"].append({"generators": generators, **measure(service, plan, options.voice)})
+    figures["beside"] = beside(figures["service"], plan.model)
     figures["minutes"] = round((time.monotonic() - began_s) / 60, 1)
     report(figures)
     (options.out / "bench-gpu.json").write_text(json.dumps(figures, indent=2, default=dict) + "\n")
@@ -169,7 +198,7 @@ def measure(service: Service, plan: Plan, voice: str) -> dict[str, Any]:
     assert service.pid is not None
     target = Target(f"ws://{service.address}/api/v1/speak", "", 1000, 60.0, 0.1)
     speech = Speech(list(TEXTS), voice, "english")
-    asyncio.run(load(poisson(1.0, 3.0, speech, 0), target))  # the first utterances compute what is cached later
+    asyncio.run(load(poisson(*WARM_UP, speech, 0), target))  # the first utterances compute what is cached later
     with MemoryWatch(service.pid) as memory:
         loads = [
             {**one_load(poisson(rate_hz, plan.seconds, speech, 1), target, rate_hz), "gpu": gpu()}
@@ -225,9 +254,28 @@ def report(figures: dict[str, Any]) -> None:
         for each in service["loads"]:
             print(load_row(service["generators"], f"{each['rate_hz']:g}", each))
         print(load_row(service["generators"], f"{service['loss']['rate_hz']:g}, one lost", service["loss"]))
-    print("\nelsewhere, time to first audio:")
-    for name, value in PUBLISHED:
-        print(f"  {name}: {value}")
+    print("\nutterances/s  time to first audio, ms: p50  p95")
+    for row in figures["beside"]:
+        waits = "  ".join("   –" if row[each] is None else f"{row[each]:4.0f}" for each in ("p50_ms", "p95_ms"))
+        print(f"{row['rate_hz']:12g}  {waits:>34s}  {row['name']}")
+
+
+def beside(services: Sequence[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    """Published figures by rate, each rate followed by what was measured here: the time to the first audible sound."""
+    here = [
+        {
+            "name": f"here, {model}, {service['generators']} generators, audible",
+            "rate_hz": each["rate_hz"],
+            "p50_ms": each["summary"]["figures"].get("audible_ttfa_p50_ms"),
+            "p95_ms": each["summary"]["figures"].get("audible_ttfa_p95_ms"),
+        }
+        for service in services
+        for each in service["loads"]
+    ]
+    published = [dataclasses.asdict(each) for each in PUBLISHED]
+    rates = {row["rate_hz"] for row in published}
+    rows = published + [row for row in here if row["rate_hz"] in rates]
+    return sorted(rows, key=lambda row: row["rate_hz"])
 
 
 def load_row(generators: int, name: str, result: dict[str, Any]) -> str:

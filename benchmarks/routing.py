@@ -3,9 +3,9 @@
     python benchmarks/routing.py                    # about four minutes
 
 Three generators of the tiny checkpoint, each with the smallest allowed voice cache, serve twelve voices: copies of the
-shipped one under other names. Sessions arrive at random, each with one short text; every third of them uses the most
-popular voice (Zipf). Both routers get the same arrivals, each in its own service. A generator without a voice's state
-decodes the voice's reference before the first frame, while its other streams wait.
+shipped one under other names. Sessions arrive at random, each with one short text; about a third of them use the
+most popular voice (Zipf). Both routers get the same arrivals, each in its own service. A generator without a voice's
+state decodes the voice's reference before the first frame, while its other streams wait.
 """
 
 import argparse

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
+from serve_app.config import TextConfig
 from serve_app.session.utterance import TextPipeline
-from serve_app.text.chunker import Chunker, ChunkLimits
+from serve_app.text.chunker import Chunker
 from serve_app.text.sentences import sentences
 
 TEST_SETS = Path(__file__).parent.parent / "tests" / "data" / "segmentation"
@@ -106,7 +107,7 @@ def wait_of_chunks(text: str, language: str) -> tuple[int, list[int]]:
         How many characters had been pushed when the first chunk came, and for each chunk how many beyond its end.
         White space is not counted; chunks from the final flush are omitted.
     """
-    chunker = Chunker(language, ChunkLimits())
+    chunker = Chunker(language, TextConfig())
     pushed = spoken = 0
     came_after: list[int] = []
     waits: list[int] = []
@@ -155,7 +156,7 @@ def print_cost() -> None:
     cases = [json.loads(path.read_text("utf-8")) for path in sorted(TEST_SETS.glob("*english.json"))]
     text = " ".join(case["text"] for each in cases for case in each) * 4
     for length in (5_000, 20_000):
-        chunker = Chunker("english", ChunkLimits())
+        chunker = Chunker("english", TextConfig())
         begun_s = time.perf_counter()
         for character in text[:length]:
             chunker.push(character)

@@ -30,7 +30,7 @@ from serve_app.config import AppConfig, EngineConfig, ModelConfig, PromptLayout
 from serve_app.deployments.generator import Generator, lower_priority
 from serve_app.engine.engine import Stream
 from serve_app.engine.interface import Prepared
-from serve_app.model.factory import LoadedModel, load_speaker
+from serve_app.model.factory import LoadedModel, load_model
 from serve_app.model.runner import ModelInput
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.metrics import NoRecorder
@@ -48,7 +48,7 @@ def main() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     model = ModelConfig(source=arguments.model, device=arguments.device, threads=arguments.threads or None)
     config = AppConfig(model=model, engine=EngineConfig(slots=max(2, arguments.streams)))
-    loaded = load_speaker(config)
+    loaded = load_model(config)
     reference = next(voice.reference for voice in scan(Path("voices")) if voice.reference is not None)
     began_s = time.perf_counter()
     voice = loaded.encode(reference)
@@ -134,7 +134,8 @@ async def before_prefill(config: AppConfig, loaded: LoadedModel, voice: VoicePro
     generator._config, generator._model, generator._fetching = config, loaded, {}  # noqa: SLF001
     generator._metrics = GeneratorMetrics(NoRecorder(), config.engine.slots)  # noqa: SLF001
     generator._prompts = BoundedCache(1 << 20, lambda prompt: prompt.nbytes)  # noqa: SLF001
-    generator._prompts.put(voice.voice, voice, time.monotonic())  # noqa: SLF001
+    generator._prompts.put(voice.digest, voice, time.monotonic())  # noqa: SLF001
+    generator._digests = {voice.voice: voice.digest}  # noqa: SLF001
     began: list[float] = []
     prefill = loaded.runner.prefill
 
