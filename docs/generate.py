@@ -67,6 +67,8 @@ def _filled(page: Path, text: str) -> str:
 def _row(section: str, name: str, schema: Schema) -> tuple[str, ...]:
     choices = [choice for choice in schema.get("anyOf", [schema]) if choice.get("type") != "null"]
     (value,) = choices
+    if "$ref" in value:
+        value = {"type": "object"}
     kind = _kind(value) + (" or `null`" if "anyOf" in schema else "")
     return f"`{section}.{name}`", kind, _default(schema["default"]), _bounds({**schema, **value}), schema["description"]
 
