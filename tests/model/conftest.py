@@ -1,8 +1,6 @@
 """The tiny checkpoint, loaded once for all model tests, and qwen-tts's own answers to compare with."""
 
 import os
-import random
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +17,6 @@ from serve_app.voices.voice import Reference, scan
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which is later than here
-
-MOST_SHORT = 8
-"""The short run tries this many cases of a matrix: the first, the last, and others that are the same in each run."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    matrices = defaultdict(list)
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            matrices[item.nodeid.partition("[")[0]].append(item)
-    for name, cases in matrices.items():
-        if len(cases) > MOST_SHORT:
-            first, *between, last = cases
-            kept = random.Random(name).sample(between, MOST_SHORT - 2)
-            for case in set(cases) - {first, *kept, last}:
-                case.add_marker(pytest.mark.slow)
-
 
 VOICES = Path(__file__).parents[2] / "voices"
 
@@ -81,6 +61,17 @@ def wide_voices(wide_checkpoint):
 
 
 @pytest.fixture(scope="session")
+def demo():
+    """The demonstration checkpoint, which has an alignment head."""
+    return load_checkpoint(ModelConfig(source="demo", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def demo_voices(demo):
+    return voices_of(demo)
+
+
+@pytest.fixture(scope="session")
 def wide_upstream_codes(wide_checkpoint):
     return upstream_codes_of(wide_checkpoint)
 
@@ -101,7 +92,7 @@ def bfloat16_checkpoint():
     return load_checkpoint(ModelConfig(source="tiny", device="cpu", dtype="bfloat16"))
 
 
-@pytest.fixture(scope="session", params=["float32", "bfloat16", "int8"])
+@pytest.fixture(scope="session", params=["float32", "int8", "bfloat16"])
 def exact_runner(checkpoint, bfloat16_checkpoint, request):
     """One whose streams' codes depend on nobody else, to the last bit."""
     backend = "int8" if request.param == "int8" else "packed"

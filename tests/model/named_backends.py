@@ -3,8 +3,8 @@
 import torch
 
 from serve_app.model.backends.cpu.cpu_backend import CpuBackend
+from serve_app.model.backends.cpu.tiles import WeightFormat, lossless
 from serve_app.model.backends.torch.torch_backend import TorchBackend
-from serve_app.model.backends.weight_format import WeightFormat, lossless
 
 
 def make_backend(name, dtype=torch.float32):

@@ -60,6 +60,13 @@ class ReferenceStack:
         cos, sin = torch.cat([angle.cos()] * 2, 1)[:, None], torch.cat([angle.sin()] * 2, 1)[:, None]
         return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
+    def first_queries(self, x, product=product):
+        """[T, heads, D], the queries of the first layer for a prompt [T, H]."""
+        first = next(iter(self.layers()))
+        fused = product(self.rms(x), first.qkv).unflatten(1, (-1, self.shape.head_dim))
+        queries_keys = self.rms(fused[:, : -self.shape.kv_heads]) * first.norm_qk.double()
+        return self.turned(queries_keys)[:, : self.shape.heads]
+
     def expected(self, x, product=product):
         """What upstream's layers give for one prompt [T, H] with every product as ``product`` makes it."""
         heads, kv_heads = self.shape.heads, self.shape.kv_heads

@@ -9,8 +9,8 @@ from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConf
 from serve_app.errors import SpeechError
 from serve_app.model import checkpoint as module
 from serve_app.model import factory, memory
-from serve_app.model.checkpoint import load_checkpoint, origin
-from serve_app.model.factory import LoadedModel, load_speaker
+from serve_app.model.checkpoint import layouts_of, load_checkpoint, origin
+from serve_app.model.factory import LoadedModel, load_model
 from serve_app.model.locate import DEMO, CheckpointError
 from serve_app.model.upstream import import_qwen_tts
 from serve_app.speech import SpeechEnd, SpeechRequest
@@ -53,8 +53,24 @@ def test_the_demonstration_voice_is_known_by_its_directory(monkeypatch, tmp_path
 
 
 def test_upstreams_own_sampling_defaults_are_taken(checkpoint):
-    assert dataclasses.astuple(checkpoint.talker_draw) == (0.9, 50, 1.0, 1.05)
-    assert dataclasses.astuple(checkpoint.predictor_draw) == (0.9, 50, 1.0, 1.0)
+    assert dataclasses.astuple(checkpoint.talker_sampling) == (0.9, 50, 1.0, 1.05)
+    assert dataclasses.astuple(checkpoint.predictor_sampling) == (0.9, 50, 1.0, 1.0)
+
+
+def test_a_checkpoint_knows_all_layouts_unless_its_configuration_lists_them(checkpoint):
+    assert checkpoint.layouts == layouts_of(None) == ("streaming", "whole")
+    assert layouts_of(["whole"]) == ("whole",)
+    for wrong in ([], ["streaming", "other"], [{}], "streaming", {"streaming": True}):
+        with pytest.raises(CheckpointError, match=r"prompt_layouts .*; allowed: a list of streaming, whole"):
+            layouts_of(wrong)
+
+
+def test_the_demonstration_voice_is_not_loaded_for_a_layout_that_it_was_not_trained_with():
+    config = {"model": {"source": "demo", "device": "cpu"}, "text": {"prompt": "whole"}}
+    with pytest.raises(
+        CheckpointError, match=r"text\.prompt is 'whole', which demo was not trained with; .*'streaming'"
+    ):
+        load_model(AppConfig.model_validate(config))
 
 
 def test_importing_qwen_tts_twice_gives_the_same_module():
@@ -66,7 +82,7 @@ def speaker():
     config = AppConfig(
         model=ModelConfig(source="tiny", device="cpu", threads=1), engine=EngineConfig(slots=2, max_positions=512)
     )
-    loaded = load_speaker(config)
+    loaded = load_model(config)
     loaded.engine.start()
     yield loaded
     loaded.engine.stop()
@@ -128,16 +144,16 @@ def without_memory(monkeypatch, free_bytes):
 def test_gpu_memory_that_others_hold_is_waited_for_and_what_was_loaded_is_given_back(monkeypatch):
     emptied = without_memory(monkeypatch, 1 << 20)
     with pytest.raises(NotYetError, match="GPU memory") as missing:
-        load_speaker(AppConfig())
+        load_model(AppConfig())
     assert emptied == [1]
-    assert missing.value.look_again_s == memory.LOOK_AGAIN_S
+    assert missing.value.check_again_s == memory.CHECK_AGAIN_S
     assert missing.value.__context__ is None  # which would keep what was loaded
 
 
 def test_gpu_memory_that_will_never_be_enough_is_an_error(monkeypatch):
     without_memory(monkeypatch, 90 << 30)
     with pytest.raises(CheckpointError, match=r"generator\.num_gpus"):
-        load_speaker(AppConfig(generator=GeneratorConfig(num_gpus=0.02)))
+        load_model(AppConfig(generator=GeneratorConfig(num_gpus=0.02)))
 
 
 def test_a_checkpoint_with_other_weights_anywhere_has_another_fingerprint(tmp_path):

@@ -10,10 +10,11 @@ from test_codec import CPU, build, codes_of, states
 from serve_app.model.backends.cpu import compiled_codec, compiled_transformer, windows
 from serve_app.model.backends.cpu.codec_plan import CompiledLayer, buffers_of, lay_out
 from serve_app.model.backends.cpu.compiled_codec import CompiledLayers
-from serve_app.model.backends.cpu.cpu_codec import CpuStages, CpuTransformer, compiled
+from serve_app.model.backends.cpu.compiled_transformer import CompiledTransformer
+from serve_app.model.backends.cpu.cpu_codec import compiled
 from serve_app.model.backends.cpu.parts import gelu, standardise, wave
 from serve_app.model.backends.cpu.windows import WindowLinear
-from serve_app.model.backends.protocol import Step
+from serve_app.model.backends.protocol import CodecStep
 from serve_app.model.backends.torch.torch_codec import TorchStage
 from serve_app.model.backends.torch.torch_transformer import TorchTransformer
 from serve_app.model.codec import Codec
@@ -44,10 +45,10 @@ class OurLayers:
     """Makes compiled layers."""
 
     def stages(self, wide, narrow=()):
-        return CpuStages(*[[compiled(layer) for stage in stages for layer in stage] for stages in (wide, narrow)])
+        return CompiledLayers(*[[compiled(layer) for stage in stages for layer in stage] for stages in (wide, narrow)])
 
     def transformer(self, weights):
-        return CpuTransformer(weights)
+        return CompiledTransformer(weights)
 
 
 @pytest.fixture(scope="module", params=[2, 1], ids=["heads alike", "fewer key heads"])
@@ -96,7 +97,7 @@ ROUNDINGS = 32
 
 
 def run(layers, make, state, x, frames, real=None, streams=slice(None)):
-    step = Step(state[streams], frames, None if real is None else real[streams])
+    step = CodecStep(state[streams], frames, None if real is None else real[streams])
     more = [POSITIONS[: len(x)][streams]] if make is make_transformer else []
     with torch.inference_mode():
         return layers(step, x[streams], *more)

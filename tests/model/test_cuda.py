@@ -17,7 +17,7 @@ from serve_app.config import AppConfig, EngineConfig, GeneratorConfig, ModelConf
 from serve_app.model.backends.torch.torch_stack import TorchStack
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.codec import Codec
-from serve_app.model.factory import load_speaker
+from serve_app.model.factory import load_model
 from serve_app.model.runner import TorchRunner
 from serve_app.speech import Sampling
 
@@ -32,7 +32,7 @@ def load(dtype, **model):
         engine=EngineConfig(slots=10, max_positions=512, audio_chunk_max_frames=4),
         generator=GeneratorConfig(num_gpus=0.25),
     )
-    return load_speaker(config)
+    return load_model(config)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def fused():
 def test_in_bfloat16_our_own_kernels_run_and_their_graphs_are_kept(fused):
     assert fused.backend.label == "fused"
     assert fused.runner.graph_fallbacks == 0
-    talks = [shape for shape in fused.runner._graphs._captured if shape[0] == "talk"]
-    assert len(talks) == fused.runner.slots
+    talker_steps = [shape for shape in fused.runner._graphs._captured if shape[0] == "talker_step"]
+    assert len(talker_steps) == fused.runner.slots
 
 
 def test_in_bfloat16_batching_and_resumption_change_no_code(fused, voices):

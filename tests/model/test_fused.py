@@ -19,7 +19,8 @@ from serve_app.model.backends.cuda.fused_attention import Attention
 from serve_app.model.backends.cuda.fused_linear import FusedLinear
 from serve_app.model.backends.cuda.fused_stack import FusedStack
 from serve_app.model.backends.cuda.language import INTERPRETED
-from serve_app.model.backends.cuda.products import Product, columns_of, pair, stages_of
+from serve_app.model.backends.cuda.products import Product, pair
+from serve_app.model.backends.cuda.tiling import columns_of, stages_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = StackShape(layers=2, heads=4, kv_heads=2, head_dim=24, hidden=40, rms_eps=1e-6, rope_theta=1e4)
@@ -167,6 +168,24 @@ def test_neighbours_at_one_position_are_each_alone_to_the_last_bit(reference, st
     parts = [stack.run_aligned(x[row : row + 1], alone, slice(row + 1, row + 2), 0) for row in range(2)]
     assert torch.equal(torch.cat(parts), result)
     assert torch.equal(alone.keys, together.keys)
+
+
+def test_the_queries_of_a_watched_head_are_kept_in_the_order_of_positions(reference, stack):
+    shape, cut = reference.shape, 3
+    cache, plain = reference.empty_cache(DEVICE), reference.empty_cache(DEVICE)
+    cache.watch(0, shape.heads - 1, shape.kv_heads - 1)
+    x = on_device(1, 5, shape.hidden, seed=7)
+    whole = stack.run_aligned(x, plain, slice(3, 4), 0)
+    parts = [stack.run_aligned(x[:, :cut], cache, slice(3, 4), 0)]
+    for position in range(cut, 5):
+        places = torch.tensor([3], device=DEVICE), torch.tensor([position], device=DEVICE)
+        parts.append(stack.run_staggered(x[:, position : position + 1], cache, *places, reference.positions))
+    assert torch.equal(torch.cat(parts, 1), whole)
+    assert torch.equal(cache.keys, plain.keys)
+    kept, queries = cache.watched.queries.cpu(), reference.first_queries(x[0].cpu().double())
+    torch.testing.assert_close(kept[3, 0, :5].double(), queries[:, -1], atol=0.02, rtol=0.02)
+    assert not kept[3, 0, 5:].any()
+    assert not kept[:3].any()
 
 
 def test_positions_that_would_exceed_the_cache_are_refused(reference, stack):

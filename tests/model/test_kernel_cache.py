@@ -6,15 +6,16 @@ import sys
 from pathlib import Path
 
 import numba
+import pytest
 import torch
 
 from serve_app.model.backends.cpu import cpu_sampling, parts
 from serve_app.model.backends.cpu.parts import kernel
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 
 
 def test_a_kernel_is_compiled_once_for_all_shapes():
-    rows = DrawRows(10, torch.device("cpu"))
+    rows = SamplingTensors(10, torch.device("cpu"))
     for batch in (1, 10):
         cpu_sampling.sample(torch.randn(batch, 64), torch.rand(batch), rows, slice(0, batch), 5)
     assert len(cpu_sampling._sample.signatures) == 1
@@ -118,6 +119,7 @@ def test_kernels_are_kept_apart_for_each_kind_of_cpu(tmp_path, monkeypatch):
     assert here.parent == other.parent == tmp_path / parts._state_of(Path(parts.__file__).parent)
 
 
+@pytest.mark.slow
 def test_what_a_team_runs_is_compiled_by_the_first_process_alone(tmp_path):
     program = (
         "from serve_app.model.backends.cpu import parts, tiled_linear\n"

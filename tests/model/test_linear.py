@@ -20,7 +20,7 @@ from serve_app.model.code_embedding import CodeEmbedding
 from serve_app.model.code_predictor import CodePredictor
 from serve_app.model.factory import choose_backend
 from serve_app.model.runner import TorchRunner
-from serve_app.model.sampling import DrawRows
+from serve_app.model.sampling import SamplingTensors
 from serve_app.speech import Sampling, SpeechRequest
 
 needs_triton = pytest.mark.skipif(
@@ -123,8 +123,9 @@ def test_on_a_gpu_bfloat16_is_fused_where_kernels_can_be_compiled(bfloat16_check
     monkeypatch.setattr(factory, "what_is_missing", lambda device: None)
     assert choose_backend(config("plain"), on_gpu).label == "fused"
     assert choose_backend(config("torch"), on_gpu).label == "plain"
-    assert choose_backend(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)).label == "plain"
     assert not caplog.text
+    assert choose_backend(config("plain"), dataclasses.replace(on_gpu, dtype=torch.float32)).label == "plain"
+    assert "our kernels read bfloat16, not float32" in caplog.text
     monkeypatch.setattr(factory, "what_is_missing", lambda device: "there is no Triton")
     assert choose_backend(config("plain"), on_gpu).label == "plain"
     assert "there is no Triton" in caplog.text
@@ -184,7 +185,7 @@ def test_states_of_a_wider_talker_are_projected_to_the_predictors_width_in_any_b
     for row in range(3):
         assert torch.equal(logits_of(slice(row, row + 1))[:, 0], together[:, row])
     stepped = predictor.step_through(states, torch.arange(3), lambda _codebook, logits: logits.argmax(-1))
-    greedy = DrawRows(3, torch.device("cpu"))
+    greedy = SamplingTensors(3, torch.device("cpu"))
     in_one_call = predictor.sample_frame(states, torch.arange(3), torch.zeros(3, 16), greedy, slice(0, 3), None)
     assert torch.equal(in_one_call, stepped)
     inputs = module.small_to_mtp_projection(torch.stack((states, embedded), dim=1))

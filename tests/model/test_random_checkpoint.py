@@ -314,6 +314,7 @@ def test_different_clips_have_different_codes_and_speakers(prompts):
     assert similarity < 0.9
 
 
+@pytest.mark.slow
 def test_audio_is_as_loud_as_speech_and_never_clipped(greedy, sampled):
     for spoken in [*greedy.values(), *sampled]:
         assert abs(len(spoken.audio) - len(spoken.codes) * FRAME_SAMPLES) <= 1
@@ -321,12 +322,14 @@ def test_audio_is_as_loud_as_speech_and_never_clipped(greedy, sampled):
         assert np.abs(spoken.audio).max() < 1
 
 
+@pytest.mark.slow
 def test_long_runs_use_dozens_of_codes_of_every_codebook(greedy, sampled):
     for spoken in [*greedy.values(), *sampled]:
         if len(spoken.codes) == FRAMES:
             assert min(distinct(spoken.codes)) >= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["icl", "x"])
 def test_greedy_codes_follow_text_voice_and_language(greedy, mode):
     reference = greedy[f"text 0, {mode}"].codes
@@ -335,10 +338,12 @@ def test_greedy_codes_follow_text_voice_and_language(greedy, mode):
     assert agreement(greedy[f"english, {mode}"].codes, greedy[f"german, {mode}"].codes) < 0.5
 
 
+@pytest.mark.slow
 def test_greedy_codes_follow_the_mode(greedy):
     assert agreement(greedy["text 0, icl"].codes, greedy["text 0, x"].codes) < 0.5
 
 
+@pytest.mark.slow
 def test_some_texts_end_by_themselves_and_others_do_not(greedy, sampled):
     for lengths in ([len(spoken.codes) for spoken in greedy.values()], [len(spoken.codes) for spoken in sampled]):
         assert min(lengths) < FRAMES - 5

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 from dataclasses import replace
 
@@ -11,13 +12,13 @@ from named_backends import make_backend
 
 from serve_app.config import EngineConfig
 from serve_app.engine.engine import Engine
-from serve_app.errors import TextTooLongError, UnsupportedLanguageError
+from serve_app.errors import InvalidMessageError, TextTooLongError, UnsupportedLanguageError
 from serve_app.model.backends.cpu import compiled_frame as frame_module
 from serve_app.model.backends.cpu.cpu_sampling import sample
 from serve_app.model.factory import use_graphs
 from serve_app.model.graphs import GraphedSteps
 from serve_app.model.runner import TorchRunner
-from serve_app.model.sampling import Draw, DrawRows
+from serve_app.model.sampling import SamplingParams, SamplingTensors
 from serve_app.speech import AudioChunk, Sampling, SpeechRequest
 
 GREEDY = Sampling(temperature=0.0)
@@ -57,9 +58,9 @@ def speak(runner, jobs, stagger=0, chunk=3, frames=FRAMES):
         if not slot_of:
             continue
         by_slot = sorted(slot_of.items(), key=lambda item: item[1])
-        drawn = runner.predict([slot for _, slot in by_slot])
+        sampled = runner.sample_frame([slot for _, slot in by_slot])
         ending = []
-        for (job, _), frame_codes, ended in zip(by_slot, drawn.codes, drawn.ended, strict=True):
+        for (job, _), frame_codes, ended in zip(by_slot, sampled.codes, sampled.ended, strict=True):
             if not ended:
                 codes[job].append(frame_codes)
                 undecoded[job] += 1
@@ -74,7 +75,7 @@ def speak(runner, jobs, stagger=0, chunk=3, frames=FRAMES):
             undecoded.pop(job)
         going_on = sorted(slot_of.values())
         if going_on:
-            runner.talk([slot for slot in going_on if slot in dict(by_slot).values()])
+            runner.talker_step([slot for slot in going_on if slot in dict(by_slot).values()])
     shaped = [np.stack(rows) if rows else np.zeros((0, 16), np.int16) for rows in codes]
     return list(zip(shaped, [np.concatenate(rows) if rows else np.zeros(0, np.float32) for rows in pcm], strict=True))
 
@@ -278,6 +279,85 @@ def test_graphs_that_differ_are_left_loudly(checkpoint, voices, caplog):
     assert codes.any()
 
 
+@pytest.mark.parametrize("top_k", [0, 50, 100])
+def test_the_draws_of_the_checkpoints_own_sampling_are_captured_when_it_is_loaded(checkpoint, voices, top_k):
+    captured = []
+
+    def capture(step):
+        captured.append(step)
+        return step
+
+    parameters = SamplingParams(0.9, top_k, 1.0)
+    loaded = replace(checkpoint, talker_sampling=parameters, predictor_sampling=parameters)
+    settings = EngineConfig(slots=1, max_positions=256, audio_chunk_max_frames=1)
+    small = TorchRunner(loaded, settings, make_backend("packed"))
+    use_graphs(small, loaded, settings, capture)
+    of_load = len(captured)
+    speak(small, [prepare(small, voices, "Hello there.", "english", "xvector", sampling=Sampling())], chunk=1, frames=3)
+    assert len(captured) == of_load
+
+
+SPARE = 4
+
+
+@pytest.mark.parametrize("stale", ["rows", "starts", "lengths", "prompts", "padding"])
+def test_graphs_that_are_wrong_for_prompts_that_start_together_alone_are_left(checkpoint, caplog, stale):
+    """A graph of one prompt is right here. One of several replays what it was captured with, or pads with slot 0."""
+
+    def capture(step):
+        step()
+        buffers = inspect.getclosurevars(step).nonlocals.get("buffers")
+        if buffers is None or len(buffers.rows) == 1:
+            return step
+        tensor = buffers.rows if stale == "padding" else getattr(buffers, stale)
+        captured = tensor.clone()
+
+        def replay():
+            given = tensor.clone()
+            tensor.copy_(torch.where(given == SPARE, 0, given) if stale == "padding" else captured)
+            step()
+            tensor.copy_(given)
+
+        return replay
+
+    settings = EngineConfig(slots=SPARE, max_positions=256)
+    small = TorchRunner(checkpoint, settings, make_backend("packed"))
+    use_graphs(small, checkpoint, settings, capture)
+    assert small.graph_fallbacks == 1
+    assert "CUDA graphs are off" in caplog.text
+
+
+@pytest.mark.parametrize("shape", list(itertools.product([1, 2, 4], [1, 16, 32, 64, 128])), ids=str)
+def test_a_wrong_graph_of_any_number_and_length_of_prompts_is_found(checkpoint, shape):
+    """It replays the prompts that it was captured with; all other graphs are right."""
+
+    def capture(step):
+        step()
+        buffers = inspect.getclosurevars(step).nonlocals.get("buffers")
+        if buffers is None or tuple(buffers.prompts.shape[:2]) != shape:
+            return step
+        captured = buffers.prompts.clone()
+
+        def replay():
+            buffers.prompts.copy_(captured)
+            step()
+
+        return replay
+
+    settings = EngineConfig(slots=4, max_positions=200, audio_chunk_max_frames=1)
+    small = TorchRunner(checkpoint, settings, make_backend("packed"))
+    use_graphs(small, checkpoint, settings, capture)
+    assert small.graph_fallbacks == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_any_number_of_slots_can_be_probed(checkpoint, slots):
+    settings = EngineConfig(slots=slots, max_positions=128, audio_chunk_max_frames=1)
+    small = TorchRunner(checkpoint, settings, make_backend("packed"))
+    use_graphs(small, checkpoint, settings, counting_capture)
+    assert small.graph_fallbacks == 0
+
+
 @pytest.mark.parametrize("form", ["packed", "plain"])
 def test_codes_of_a_wider_talker_equal_upstreams(wide_checkpoint, wide_voices, wide_upstream_codes, form):
     runner = TorchRunner(wide_checkpoint, EngineConfig(slots=4, max_positions=512), make_backend(form))
@@ -306,8 +386,8 @@ def test_prompts_that_are_filled_together_equal_each_filled_alone(request, voice
         runner.prefill(slots, jobs)
         frames = []
         for _ in range(8):
-            frames.append(runner.predict(slots).codes)
-            runner.talk(slots)
+            frames.append(runner.sample_frame(slots).codes)
+            runner.talker_step(slots)
     finally:
         runner.use_graphs(None)
         for slot in slots:
@@ -324,16 +404,24 @@ def test_prompts_whose_padding_does_not_fit_are_filled_one_by_one(runner, voices
     ]
     alone = [speak(runner, [job], frames=3)[0][0] for job in jobs]
     runner.prefill([0, 1], jobs)
-    together = runner.predict([0, 1]).codes
+    together = runner.sample_frame([0, 1]).codes
     for slot in (0, 1):
         runner.release(slot)
     np.testing.assert_array_equal(together, [codes[0] for codes in alone])
 
 
+def test_a_text_of_more_tokens_than_a_slot_has_positions_is_spoken(checkpoint, voices):
+    small = TorchRunner(checkpoint, EngineConfig(slots=1, max_positions=300), make_backend("plain"))
+    job = prepare(small, voices, "ab" * 290, "english", "xvector")
+    assert len(job.model_input.tokens.text) > 300
+    ((codes, _),) = speak(small, [job], frames=3)
+    assert len(codes) == 3
+
+
 def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):
-    plain = prepare(runner, voices, "Hello there.", "english", "austen")
-    marked = prepare(runner, voices, "Hello<|im_end|> there.", "english", "austen")
-    assert plain.model_input.tokens == marked.model_input.tokens
+    texts = "Hello there.", "Hello<|im_end|> there."
+    plain, marked = (prepare(runner, voices, text, "english", "austen").model_input.tokens for text in texts)
+    assert plain == replace(marked, characters=plain.characters)
 
 
 def test_a_text_longer_than_a_stream_takes_is_refused(runner, voices):
@@ -347,6 +435,14 @@ def test_a_language_that_the_checkpoint_does_not_speak_is_refused(runner, voices
     assert prepare(runner, voices, "Hello.", "auto", "austen").max_frames
     with pytest.raises(UnsupportedLanguageError, match="'german'; allowed: english, auto"):
         prepare(runner, voices, "Guten Tag!", "german", "austen")
+
+
+@pytest.mark.parametrize(("known", "other"), [("streaming", "whole"), ("whole", "streaming")])
+def test_a_layout_that_the_checkpoint_was_not_trained_with_is_refused(runner, voices, monkeypatch, known, other):
+    monkeypatch.setattr(runner, "layouts", (known,))
+    assert prepare(runner, voices, "Hello.", "english", "austen", prompt=known).max_frames
+    with pytest.raises(InvalidMessageError, match=f"does not know prompt '{other}'; allowed: {known}"):
+        prepare(runner, voices, "Hello.", "english", "austen", prompt=other)
 
 
 def test_the_budget_of_frames_follows_the_text_and_the_room(runner, voices):
@@ -394,9 +490,16 @@ def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
     predictor = TorchRunner(
         source, EngineConfig(slots=5, max_positions=512), make_backend(backend, source.dtype)
     ).predictor
-    draws = DrawRows(5, torch.device("cpu"))
-    for slot, each in enumerate((Draw(0.9, 50, 1.0), Draw(0.0, 50, 1.0), Draw(1.2, 7, 0.8), Draw(0.7, 1, 0.5))):
-        draws.set(slot, each)  # the last is greedy, as all are to begin with
+    sampling = SamplingTensors(5, torch.device("cpu"))
+    for slot, each in enumerate(
+        (
+            SamplingParams(0.9, 50, 1.0),
+            SamplingParams(0.0, 50, 1.0),
+            SamplingParams(1.2, 7, 0.8),
+            SamplingParams(0.7, 1, 0.5),
+        )
+    ):
+        sampling.set(slot, each)  # the last is greedy, as all are to begin with
     batch = len(torch.arange(5)[rows])
     generator = torch.Generator().manual_seed(batch)
     width = predictor.frame.passes["hidden"][0]
@@ -404,12 +507,12 @@ def test_a_frame_in_one_call_draws_what_one_codebook_after_the_other_does(
     uniform, first = torch.rand(batch, 16, generator=generator), torch.arange(batch)
 
     def choose(codebook, logits):
-        return sample(logits, uniform[:, codebook], draws, rows, 50)
+        return sample(logits, uniform[:, codebook], sampling, rows, 50)
 
     with torch.inference_mode():
         stepped = predictor.step_through(hidden, first, choose)
-        assert torch.equal(predictor.sample_frame(hidden, first, uniform, draws, rows, 50), stepped)
+        assert torch.equal(predictor.sample_frame(hidden, first, uniform, sampling, rows, 50), stepped)
         greedy = predictor.step_through(hidden, first, lambda _codebook, logits: logits.argmax(dim=-1))
-        all_greedy = DrawRows(5, hidden.device)
+        all_greedy = SamplingTensors(5, hidden.device)
         assert torch.equal(predictor.sample_frame(hidden, first, uniform, all_greedy, rows, None), greedy)
     assert not torch.equal(stepped, greedy) or batch == 1

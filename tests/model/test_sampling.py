@@ -6,24 +6,24 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as upstream
 
 from serve_app.model.backends.cpu.cpu_sampling import sample as sample_on_cpu
-from serve_app.model.sampling import Draw, DrawRows, penalise, sample, uniforms
+from serve_app.model.sampling import SamplingParams, SamplingTensors, penalise, sample, uniforms
 
 DEVICE = torch.device("cpu")
 VOCABULARY = 64
 
 
-def rows_of(*draws):
-    rows = DrawRows(len(draws), DEVICE)
-    for slot, each in enumerate(draws):
+def rows_of(*sampling):
+    rows = SamplingTensors(len(sampling), DEVICE)
+    for slot, each in enumerate(sampling):
         rows.set(slot, each)
     return rows
 
 
-def sample_rows(logits, uniform, *draws):
-    rows = rows_of(*draws)
-    slots = list(range(len(draws)))
+def sample_rows(logits, uniform, *sampling):
+    rows = rows_of(*sampling)
+    slots = list(range(len(sampling)))
     keep = rows.most_kept(slots, logits.shape[1]) or 1
-    codes = sample(logits, uniform, rows, slice(0, len(draws)), keep)
+    codes = sample(logits, uniform, rows, slice(0, len(sampling)), keep)
     assert torch.equal(codes, sample_on_cpu(logits, uniform, rows, torch.tensor(slots), keep))
     return codes
 
@@ -37,15 +37,15 @@ def upstream_probabilities(logits, each):
     return scores.softmax(-1)[0]
 
 
-draws = st.builds(
-    Draw,
+sampling = st.builds(
+    SamplingParams,
     temperature=st.floats(0.2, 2.0),
     top_k=st.integers(0, VOCABULARY),
     top_p=st.floats(0.05, 1.0),
 )
 
 
-@given(draws, st.integers(0, 2**31))
+@given(sampling, st.integers(0, 2**31))
 def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
     grid = (torch.arange(2000) + 0.5) / 2000
@@ -54,7 +54,7 @@ def test_codes_fall_where_upstreams_filters_put_their_mass(each, seed):
     assert (shares - upstream_probabilities(logits, each)).abs().max() < 2e-3
 
 
-@given(st.lists(draws | st.just(Draw(0.0, 50, 1.0)), min_size=1, max_size=10), st.integers(0, 2**31))
+@given(st.lists(sampling | st.just(SamplingParams(0.0, 50, 1.0)), min_size=1, max_size=10), st.integers(0, 2**31))
 def test_a_row_samples_the_same_alone_and_batched(each, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(each), VOCABULARY, generator=generator) * 3
@@ -66,7 +66,9 @@ def test_a_row_samples_the_same_alone_and_batched(each, seed):
 
 def test_temperature_zero_takes_the_largest():
     logits = torch.randn(5, VOCABULARY)
-    assert sample_rows(logits, torch.rand(5), *[Draw(0.0, 50, 1.0)] * 5).tolist() == logits.argmax(-1).tolist()
+    assert (
+        sample_rows(logits, torch.rand(5), *[SamplingParams(0.0, 50, 1.0)] * 5).tolist() == logits.argmax(-1).tolist()
+    )
 
 
 def test_two_codes_of_nearly_equal_weight_do_not_change_places():
@@ -74,7 +76,7 @@ def test_two_codes_of_nearly_equal_weight_do_not_change_places():
     nudged = logits.clone()
     nudged[0, 7] += 1e-6
     for number in torch.linspace(0.01, 0.99, 50):
-        each = (torch.tensor([number + 0.003]), Draw(1.0, VOCABULARY, 1.0))
+        each = (torch.tensor([number + 0.003]), SamplingParams(1.0, VOCABULARY, 1.0))
         assert sample_rows(logits, *each).tolist() == sample_rows(nudged, *each).tolist()
 
 
@@ -111,12 +113,17 @@ def test_uniforms_of_a_row_do_not_depend_on_its_batch(seed):
 def test_suppressed_codes_are_never_drawn_however_many_are_kept():
     logits = torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(0))
     logits[:, 5:] = float("-inf")
-    codes = sample_rows(logits, torch.linspace(0, 1 - 2**-24, 50), *[Draw(5.0, 50, 1.0)] * 50)
+    codes = sample_rows(logits, torch.linspace(0, 1 - 2**-24, 50), *[SamplingParams(5.0, 50, 1.0)] * 50)
     assert set(codes.tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_rows_apart_take_their_own_parameters():
-    rows = rows_of(Draw(0.0, 0, 1.0), Draw(1.0, 3, 1.0), Draw(2.0, 0, 0.5), Draw(1.0, 40, 0.9))
+    rows = rows_of(
+        SamplingParams(0.0, 0, 1.0),
+        SamplingParams(1.0, 3, 1.0),
+        SamplingParams(2.0, 0, 0.5),
+        SamplingParams(1.0, 40, 0.9),
+    )
     generator = torch.Generator().manual_seed(0)
     slots = torch.tensor([3, 0, 2])
     for _ in range(50):

@@ -193,6 +193,30 @@ def test_a_prompt_passes_the_layers_as_upstreams_but_for_the_last_rounding(stack
     assert max(means) < 0.03
 
 
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_the_queries_of_a_watched_head_are_kept_in_the_order_of_positions(stack, reference, weight_format, threads):
+    x = normal(1, 20, SHAPE.hidden, seed=7).to(reference.dtype)
+    plain, cache, last = (reference.empty_cache() for _ in range(3))
+    cache.watch(0, SHAPE.heads - 1, SHAPE.kv_heads - 1)
+    last.watch(SHAPE.layers - 1, 0, 0)
+    expected = stack.run_aligned(x, plain, slice(3, 4), 0)
+    rows, starts = torch.tensor([5, 3]), torch.tensor([0, 0])
+    both = torch.cat([x.flip(1), x])
+    for each in (cache, last):
+        stack.run_staggered(both[:, :17], each, rows, starts, 17)
+        for position in (17, 18, 19):
+            result = stack.run_staggered(both[:, position : position + 1], each, rows, starts + position, position + 1)
+        assert torch.equal(result[1], expected[0, 19:])
+        assert torch.equal(each.keys[:, 3], plain.keys[:, 3])
+    queries = reference.first_queries(x[0].double(), functools.partial(product, weight_format=weight_format))
+    kept = cache.watched.queries
+    assert kept.shape == (12, 1, POSITIONS, SHAPE.head_dim)
+    torch.testing.assert_close(kept[3, 0, :20].double(), queries[:, -1], atol=0.02, rtol=0.02)
+    assert not kept[3, 0, 20:].any()
+    assert not kept[[0, 1, 2, 4, 6]].any()
+    assert last.watched.queries[5, 0, :20].any(1).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 @pytest.mark.parametrize("cuts", [[], [1], [7, 8, 19], list(range(1, 20))])
 def test_no_cut_of_a_prompt_and_no_number_of_threads_changes_a_bit(stack, reference, monkeypatch, threads, cuts):

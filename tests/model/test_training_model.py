@@ -117,7 +117,7 @@ def test_losses_count_what_stands_behind_no_end(prepared):
     module = talker.build(0)
     sounds = torch.from_numpy(books().sounds)
     predictor.set_weights(module, sounds)  # with them, it does not see the random codes that it reads
-    attention = talker.Attention(module.model.layers[talker.GUIDED_LAYER])
+    attention = talker.Attention(module.model.layers[shapes.ALIGNMENT_LAYER])
     rng = np.random.default_rng(0)
 
     def a_reading(frames):
@@ -136,7 +136,7 @@ def test_losses_count_what_stands_behind_no_end(prepared):
 
 def test_the_guided_head_is_what_upstream_attends_with():
     module = talker.build(0)
-    layer = module.model.layers[talker.GUIDED_LAYER]
+    layer = module.model.layers[shapes.ALIGNMENT_LAYER]
     attention = talker.Attention(layer)
     seen = {}
     layer.self_attn.config = copy.deepcopy(layer.self_attn.config)
@@ -171,8 +171,8 @@ def test_the_engine_speaks_eight_codes_a_frame_as_upstream_does(assembled):
     runner.prefill([0], [runner.prepare(SpeechRequest("The mat.", "noise", "english", sampling=greedy), voice)])
     ours = []
     for _ in range(6):
-        ours.append(runner.predict([0]).codes[0])
-        runner.talk([0])
+        ours.append(runner.sample_frame([0]).codes[0])
+        runner.talker_step([0])
     samples = runner.decode([0], 6)[0]
 
     upstream = assembled.upstream
@@ -307,3 +307,12 @@ def test_predicted_codes_keep_phonemes_and_pitch_and_do_not_depend_on_the_batch(
         assert np.array_equal(made[:, :2], given.codes[:, :2])
         assert (made[:, 2:] != given.codes[:, 2:]).any()
         assert np.array_equal(made, predict.predicted(module, [given], marks)[0])
+
+
+def test_a_part_can_be_the_mean_of_several_checkpoints(tmp_path):
+    paths = [tmp_path / "first.pt", tmp_path / "last.pt"]
+    for step, path in enumerate(paths, 1):
+        torch.save({"step": step, "mean": {"weight": torch.full((1, 1), float(step)), "bias": torch.zeros(1)}}, path)
+    part = torch.nn.Linear(1, 1)
+    assert checkpoint._take(paths, part, optional=False) == 2
+    assert part.weight.item() == 1.5

@@ -129,6 +129,7 @@ def test_windows_that_would_be_misread_are_refused():
         WindowLinear(normal(50, 3 * 40), None, taps=3, winograd=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="others have it")
 def test_a_cpu_without_fused_multiply_add_multiplies_and_adds(tmp_path):
     program = (

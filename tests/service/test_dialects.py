@@ -11,7 +11,7 @@ WRONG_IN_B = {
     "an unknown type": ('{"type": "sing"}', "INVALID_MESSAGE"),
     "an unknown field": ('{"type": "speak", "text": "Hello.", "loud": true}', "INVALID_MESSAGE"),
     "no text": ('{"type": "speak", "text": "  "}', "TEXT_EMPTY"),
-    "too much text": (json.dumps({"type": "speak", "text": "word " * 2000}), "TEXT_TOO_LONG"),
+    "too much text": (json.dumps({"type": "speak", "text": "word " * 5000}), "TEXT_TOO_LONG"),
     "an unknown voice": ('{"type": "speak", "text": "Hello.", "voice": "nobody"}', "VOICE_NOT_FOUND"),
     "a voice without its clip": ('{"type": "speak", "text": "Hello.", "voice": "makima"}', "VOICE_NOT_FOUND"),
     "an unknown language": ('{"type": "speak", "text": "Hello.", "language": "latin"}', "UNSUPPORTED_LANGUAGE"),

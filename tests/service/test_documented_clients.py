@@ -57,7 +57,7 @@ globalThis.WebSocket = class extends Plain {
 """
 
 CLIENTS = shutil.which("python", path=str(ROOT / ".venv-clients" / "bin"))
-OTHERS = re.compile(r"^from (livekit|pipecat)\b", re.MULTILINE)
+OTHERS = re.compile(r"^from (deepgram|livekit|pipecat|qwen3_tts_client)\b", re.MULTILINE)
 """Packages that the project does not install; see tests/clients.txt."""
 
 FFPLAY = """#!{python}
@@ -77,7 +77,7 @@ def environment(service, tmp_path):
     for name, script in (("tts-say", say), ("ffplay", FFPLAY.format(python=sys.executable))):
         (folder / name).write_text(script)
         (folder / name).chmod(stat.S_IRWXU)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
 
 
 async def run(command, folder, environment):
@@ -118,6 +118,6 @@ async def test_the_browsers_example_plays_every_sample(service, environment, tmp
 
 def test_the_pages_have_an_example_of_every_kind():
     assert {block.values[0] for block in BLOCKS} == {"python", "sh"}
-    assert len(BLOCKS) >= 11
+    assert len(BLOCKS) >= 16
     assert len([block for block in BLOCKS if block.id.startswith("readme")]) == 1
     assert "```rust" in PAGE

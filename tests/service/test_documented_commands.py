@@ -16,9 +16,8 @@ BLOCKS = [pytest.param(block, id=block.name) for block in documented_blocks() if
 def environment(service, voices, tmp_path):
     """This project's commands with the service's address, and the clip that the pages upload."""
     (tmp_path / "clip.m4a").write_bytes(ffmpeg("ipod", "aac"))
-    return workplace(
-        tmp_path, tts_say=f"--url ws://{service.address}/api/v1/speak", tts_voices=f"--url http://{service.address}"
-    )
+    url = f"--url http://{service.address}"
+    return workplace(tmp_path, tts_say=f"--url ws://{service.address}/api/v1/speak", tts_voices=url, tts_batch=url)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -33,7 +32,7 @@ def test_a_block_of_commands_works_as_it_stands(service, environment, tmp_path, 
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    written = [path for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".m4a"]
+    written = [path for path in tmp_path.iterdir() if path.is_file() and path.suffix not in {".m4a", ".jsonl"}]
     assert all(path.stat().st_size > 1000 for path in written)
     assert written or done.stdout
 

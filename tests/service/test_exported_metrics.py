@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import pytest
 from running_service import speak, wait_until
 
 from serve_app.observability import metrics
@@ -45,6 +46,7 @@ async def test_every_metric_of_the_table_is_exported_with_its_replica(service):
             assert sample.labels["application"] == "tts"
 
 
+@pytest.mark.slow
 async def test_what_is_said_and_refused_is_counted(service):
     def now() -> tuple[float, float, float]:
         return (
@@ -61,6 +63,7 @@ async def test_what_is_said_and_refused_is_counted(service):
     await asyncio.to_thread(wait_until, lambda: now() == more, 20, f"one more of each than {before}")
 
 
+@pytest.mark.slow
 async def test_open_sessions_are_a_gauge_that_comes_back_to_nothing(service):
     began_s = time.monotonic()
     async with service.connect() as connection:

@@ -5,16 +5,20 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 from itertools import accumulate
 from pathlib import Path
 
 import httpx
 import numpy as np
+import other_clients
 import pytest
 import pytest_asyncio
 import soundfile
-from running_service import READY, ROOT, Service, Spoken, free_port, speak, wait_until
+from browser_page import CHROMIUM, NO_CHROMIUM, PATIENCE_MS, done, opened, rendered, until
+from playwright.async_api import expect
+from running_service import READY, ROOT, Service, Spoken, free_port, run_command, speak, wait_until
 
 from training.hearing import (
     Recogniser,
@@ -30,13 +34,13 @@ from training.hearing import (
 
 pytest.importorskip("moonshine_voice", reason="moonshine-voice is not installed, so no test listens to what is said")
 
-MOST_WORD_ERRORS = 0.25
+MAX_WORD_ERRORS = 0.3
 """Largest word error rate of a test's texts. docs/demo_voice.md has the rate of a hundred sentences."""
 
-MOST_PITCH_DIFFERENCE = 0.2
+MAX_PITCH_DIFFERENCE = 0.2
 """Largest difference between the median pitch of what is said and that of its reference clip."""
 
-MOST_RATE_DIFFERENCE = 0.1
+MAX_RATE_DIFFERENCE = 0.1
 """Largest difference between the speaking rates at the beginning and at the end of a long text."""
 
 TEXT = (
@@ -69,6 +73,10 @@ SIXTY = (*TEN, *FORTY, *TEN)
 SPEED_AND_PITCH = (1.0, 1.25, 1.55)
 """Three reference clips: the one of the shipped voice, and the same played faster."""
 
+SCREENSHOT = os.environ.get("PLAYGROUND_SCREENSHOT")
+"""Where a picture of the page is written, if one is wanted."""
+
+CLIENTS_PYTHON = shutil.which("python", path=str(ROOT / ".venv-clients" / "bin"))
 GENERATOR = "ServeReplica:tts:Generator"
 FIELDS = {"voice": "austen", "language": "english", "seed": 1}
 
@@ -116,17 +124,40 @@ def test_page_log_and_launcher_say_that_the_voice_is_for_trying(speaking):
     assert speaking.printed_by_generators(ready["notice"]) == 2
 
 
-async def test_a_language_that_it_does_not_speak_is_refused(speaking):
-    spoken = await say(speaking, "Guten Tag!", language="german")
-    assert spoken.end["code"] == "UNSUPPORTED_LANGUAGE"
-    assert "english" in spoken.end["message"]
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+async def test_the_page_plays_words(speaking, browser, recogniser, tmp_path):
+    async with opened(browser, speaking.address) as page:
+        await expect(page.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
+        await page.set_viewport_size({"width": 760, "height": 900})
+        await page.fill("#text", TEXT)
+        await page.fill("#seed", "7")
+        await page.locator("#speak").click()
+        await until(page, "rendered.length > 100")
+        picture = await page.screenshot(path=SCREENSHOT or tmp_path / "playground.png")
+        await done(page)
+        samples, _ = await rendered(page)
+    assert word_errors([(TEXT, recogniser.words(samples, 24_000))]) <= MAX_WORD_ERRORS
+    assert len(picture) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "allowed"),
+    [
+        ({"language": "german"}, "UNSUPPORTED_LANGUAGE", "allowed: english, auto"),
+        ({"prompt": "whole"}, "INVALID_MESSAGE", "allowed: streaming"),
+    ],
+)
+async def test_a_language_or_a_layout_that_it_was_not_trained_with_is_refused(speaking, fields, code, allowed):
+    spoken = await say(speaking, "Good day.", **fields)
+    assert spoken.end["code"] == code
+    assert allowed in spoken.end["message"]
 
 
 async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking, recogniser):
     used_s = {pid: processor_s(pid) for pid in speaking.pids_of(GENERATOR)}
     async with speaking.connect(ping_timeout=None) as connection:
         await connection.send(
-            json.dumps({"type": "speak", "text": TEXT, **FIELDS, "utterance_id": "a", "final": False})
+            json.dumps({"type": "speak", "text": TEXT, **FIELDS, "speed": 0.9, "utterance_id": "a", "final": False})
         )
         while not isinstance(first := await asyncio.wait_for(connection.recv(), 60), bytes):
             pass
@@ -134,7 +165,7 @@ async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking
         spoken = await speak(connection, f" {TEXT}", utterance_id="a", patience_s=200)
     heard = recogniser.words(pcm16(first + spoken.pcm), 24_000)
     assert spoken.end["finish_reason"] == "eos"
-    assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MOST_WORD_ERRORS
+    assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MAX_WORD_ERRORS
 
 
 def processor_s(pid: int) -> float:
@@ -214,6 +245,28 @@ def openai_route(encoding: str, container: str | None):
     return ask
 
 
+async def speech_stream(service: Service) -> np.ndarray:
+    pcm = b""
+    async with service.connect("/v1/audio/speech/stream", ping_timeout=None) as connection:
+        await connection.send(json.dumps({"type": "session.config", "voice": "austen", "seed": 1}))
+        for character in TEXT:
+            await connection.send(json.dumps({"type": "input.text", "text": character}))
+        await connection.send(json.dumps({"type": "input.done"}))
+        while isinstance(frame := await connection.recv(), bytes) or json.loads(frame)["type"] != "session.done":
+            pcm += frame if isinstance(frame, bytes) else b""
+    return pcm16(pcm)
+
+
+async def deepgram(service: Service) -> np.ndarray:
+    audio = b""
+    async with service.connect("/v1/speak?model=austen&encoding=mulaw", ping_timeout=None) as connection:
+        await connection.send(json.dumps({"type": "Speak", "text": TEXT}))
+        await connection.send(json.dumps({"type": "Flush"}))
+        while isinstance(frame := await connection.recv(), bytes) or json.loads(frame)["type"] != "Flushed":
+            audio += frame if isinstance(frame, bytes) else b""
+    return mulaw(audio, 8000)
+
+
 WAYS = {
     "dialect A": (dialect_a, 24_000),
     "dialect A, POST": (post_of_the_research_contract, 24_000),
@@ -226,6 +279,8 @@ WAYS = {
     "OpenAI, MP3": (openai_route("mp3", "mp3"), 24_000),
     "OpenAI, Opus": (openai_route("opus", "ogg"), 24_000),
     "OpenAI, PCM": (openai_route("pcm", None), 24_000),
+    "speech stream": (speech_stream, 24_000),
+    "Deepgram, telephone": (deepgram, 8000),
 }
 
 
@@ -249,11 +304,11 @@ def test_every_dialect_and_encoding_says_the_text(together, recogniser, way):
     samples = together[0][way]
     if isinstance(samples, BaseException):
         raise samples
-    assert word_errors([(TEXT, recogniser.words(samples, WAYS[way][1]))]) <= MOST_WORD_ERRORS
+    assert word_errors([(TEXT, recogniser.words(samples, WAYS[way][1]))]) <= MAX_WORD_ERRORS
 
 
 def test_a_long_text_is_said_completely(long):
-    assert word_errors([(" ".join(SIXTY), long[1])]) <= MOST_WORD_ERRORS
+    assert word_errors([(" ".join(SIXTY), long[1])]) <= MAX_WORD_ERRORS
 
 
 def test_a_long_text_keeps_its_speaking_rate(long):
@@ -267,7 +322,7 @@ def test_a_long_text_keeps_its_speaking_rate(long):
     times_ms = [segment["start_ms"] for segment in segments]
     end_ms, of_ten = spoken.end["duration_ms"], len(" ".join(TEN))
     first_ms, last_ms = np.interp([of_ten, len(text) - of_ten], [*starts, len(text)], [*times_ms, end_ms])
-    assert (end_ms - last_ms) / first_ms == pytest.approx(1, abs=MOST_RATE_DIFFERENCE)
+    assert (end_ms - last_ms) / first_ms == pytest.approx(1, abs=MAX_RATE_DIFFERENCE)
 
 
 def test_words_at_the_borders_of_text_chunks_are_whole(long):
@@ -277,22 +332,91 @@ def test_words_at_the_borders_of_text_chunks_are_whole(long):
     assert ends[-1] == len(hits)
     beside = [hit for end in ends[:-1] for hit in hits[end - 1 : end + 1]]
     assert len(beside) >= 12
-    assert beside.count(False) <= MOST_WORD_ERRORS * len(beside)
+    assert beside.count(False) <= MAX_WORD_ERRORS * len(beside)
 
 
 def segments_of(spoken: Spoken) -> list[dict]:
     return [message for message in spoken.messages if message["type"] == "segment"]
 
 
+@pytest.mark.skipif(CLIENTS_PYTHON is None, reason="other projects' clients are not installed: make clients")
+@pytest.mark.parametrize("client", other_clients.CLIENTS)
+async def test_another_projects_client_is_spoken_to_and_interrupts(speaking, recogniser, tmp_path, client):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients")}
+    command = (CLIENTS_PYTHON, other_clients.__file__, client, speaking.address, "none", str(tmp_path))
+    status, printed = await run_command(*command, cwd=tmp_path, environment=environment, timeout_s=200)
+    assert status == 0, printed
+    pcm = {path.stem: pcm16(path.read_bytes()) for path in tmp_path.glob("*.pcm")}
+    said = [("sentence", other_clients.SENTENCE), ("tokens", "".join(other_clients.TOKENS))]
+    said.append(("after", other_clients.SENTENCE))
+    heard = [(text, recogniser.words(pcm[name], other_clients.RATE_HZ)) for name, text in said]
+    assert word_errors(heard) <= MAX_WORD_ERRORS, heard
+    assert 0 < len(pcm["story"]) < 20 * other_clients.RATE_HZ
+    await asyncio.to_thread(wait_until, lambda: speaking.sessions() == 0, 20, "the interrupted session has ended")
+
+
+async def test_words_in_the_json_of_the_stream_are_said_when_it_says(speaking, recogniser):
+    config = {"type": "session.config", "voice": "austen", "response_format": "pcm", "stream_audio": True}
+    async with speaking.connect("/v1/audio/speech/stream") as connection:
+        await connection.send(json.dumps({**config, "word_timestamps": True, "seed": 1}))
+        await connection.send(json.dumps({"type": "input.text", "text": other_clients.SENTENCE}))
+        await connection.send(json.dumps({"type": "input.done"}))
+        heard = [{"type": ""}]
+        while heard[-1]["type"] != "session.done":
+            heard.append(json.loads(await asyncio.wait_for(connection.recv(), 60)))
+    parts = [message for message in heard if message["type"] == "audio.chunk"]
+    pcm = b"".join(base64.b64decode(part["audio_b64"]) for part in parts)
+    words = parts[-1]["timestamps"]
+    assert [word["word"] for word in words] == other_clients.SENTENCE.split()
+    last = words[-1]["start_ms"] * 48  # bytes in a millisecond
+    assert recogniser.words(pcm16(pcm), 24_000) == ["the", "door", "is", "open"]
+    assert recogniser.words(pcm16(pcm[:last]), 24_000)[:2] == ["the", "door"]
+    assert "open" not in recogniser.words(pcm16(pcm[:last]), 24_000)
+
+
 async def test_numbers_are_said_as_words(speaking, recogniser):
     spoken = await say(speaking, PRICES, normalize=True)
-    assert word_errors([(PRICES_SAID, words_of(spoken, recogniser))]) <= MOST_WORD_ERRORS
+    assert word_errors([(PRICES_SAID, words_of(spoken, recogniser))]) <= MAX_WORD_ERRORS
+
+
+async def test_a_lexicon_is_heard(speaking, recogniser):
+    spoken = await say(speaking, "The QZX was late.", lexicon={"qzx": "bus"})
+    assert word_errors([("The bus was late.", words_of(spoken, recogniser))]) <= MAX_WORD_ERRORS
+    assert segments_of(spoken)[0]["text"] == "The QZX was late."
+
+
+async def test_audio_that_is_cut_where_a_word_begins_has_the_words_before_and_behind(speaking, recogniser):
+    spoken = await say(speaking, TEXT, words=True)
+    kinds = [message["type"] for message in spoken.messages]
+    told = [word for message in spoken.messages if message["type"] == "words" for word in message["words"]]
+    assert [word for word, _, _ in told] == TEXT.split()
+    times_ms = [time_ms for _, start_ms, end_ms in told for time_ms in (start_ms, end_ms)]
+    assert times_ms == sorted(times_ms)
+    assert times_ms[-1] <= spoken.end["duration_ms"]
+    assert [kind for kind in kinds if kind != "audio_chunk"] == ["segment", "words"] * kinds.count("segment") + [
+        "complete"
+    ]
+    samples, pairs = pcm16(spoken.pcm), []
+    for word in (7, 12, 17):  # "Please", "They", "until"
+        cut = told[word][1] * 24
+        pairs += [(" ".join(TEXT.split()[:word]), recogniser.words(samples[:cut], 24_000))]
+        pairs += [(" ".join(TEXT.split()[word:]), recogniser.words(samples[cut:], 24_000))]
+    assert word_errors(pairs) <= MAX_WORD_ERRORS, pairs
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.4])
+async def test_speech_at_another_speed_is_understood_and_keeps_its_pitch(speaking, recogniser, speed):
+    plain, changed = await asyncio.gather(say(speaking, TEXT), say(speaking, TEXT, speed=speed))
+    assert word_errors([(TEXT, words_of(changed, recogniser))]) <= MAX_WORD_ERRORS
+    assert changed.end["duration_ms"] * speed == pytest.approx(plain.end["duration_ms"], rel=0.03)
+    pitches_hz = [median_pitch_hz(pcm16(spoken.pcm), 24_000) for spoken in (plain, changed)]
+    assert pitches_hz[1] / pitches_hz[0] == pytest.approx(1, abs=0.05)
 
 
 async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speaking, recogniser):
     pcm, last = b"", {"type": ""}
     async with speaking.connect(ping_timeout=None) as connection:
-        await connection.send(json.dumps({"type": "speak", "text": " ".join(SIXTY), **FIELDS}))
+        await connection.send(json.dumps({"type": "speak", "text": " ".join(SIXTY), "words": True, **FIELDS}))
         while last["type"] not in ("cancelled", "complete", "error"):
             message = await asyncio.wait_for(connection.recv(), 60)
             if isinstance(message, str):
@@ -302,9 +426,11 @@ async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speakin
             if before < 10 * 48_000 <= len(pcm):  # ten seconds; fewer words would say little
                 await connection.send(json.dumps({"type": "cancel"}))
     assert last["type"] == "cancelled"
+    assert " ".join(SIXTY).startswith(last["heard_text"])
+    assert len(last["heard_text"].split()) > 1
     count, errors = prefix_errors(" ".join(SIXTY), recogniser.words(pcm16(pcm), 24_000))
     assert 6 <= count < 200
-    assert errors <= MOST_WORD_ERRORS
+    assert errors <= MAX_WORD_ERRORS
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -335,7 +461,7 @@ async def cloned(speaking):
 @pytest.mark.parametrize("mode", ["with a transcript", "without"])
 def test_a_cloned_voice_has_the_pitch_of_its_clip(cloned, mode, speed):
     clip_hz, said_hz = cloned[mode, speed]
-    assert said_hz / clip_hz == pytest.approx(1, abs=MOST_PITCH_DIFFERENCE)
+    assert said_hz / clip_hz == pytest.approx(1, abs=MAX_PITCH_DIFFERENCE)
 
 
 async def test_a_scale_in_costs_no_word(speaking, recogniser):
@@ -358,4 +484,4 @@ async def test_a_scale_in_costs_no_word(speaking, recogniser):
     await asyncio.to_thread(wait_until, lambda: len(speaking.pids_of(GENERATOR)) == 1, 120, "one generator leaves")
     gone.set()
     said = [spoken for of_session in await asyncio.gather(*sessions) for spoken in of_session[-2:]]
-    assert word_errors([(TEXT, words_of(spoken, recogniser)) for spoken in said]) <= MOST_WORD_ERRORS
+    assert word_errors([(TEXT, words_of(spoken, recogniser)) for spoken in said]) <= MAX_WORD_ERRORS

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.hearing import median_pitch_hz, prefix_errors, recognised, word_errors, words
+from training.hearing import median_pitch_hz, pieces, prefix_errors, recognised, word_errors, words
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=12)
 
@@ -52,3 +52,12 @@ def test_the_pitch_of_pulses_is_found_in_spite_of_silence(pitch_hz, rate_hz):
     voiced = sum(np.cos(2 * np.pi * harmonic * at) / harmonic for harmonic in range(1, 9)) / 8
     samples = np.concatenate([np.zeros(rate_hz), voiced, np.zeros(rate_hz // 2)])
     assert median_pitch_hz(samples, rate_hz) == pytest.approx(pitch_hz, rel=0.03)
+
+
+def test_long_audio_is_cut_in_silence():
+    rate_hz = 1000
+    samples = np.tile(np.r_[np.ones(2900), np.zeros(100)], 40)
+    cut = list(pieces(samples, rate_hz))
+    assert np.array_equal(np.concatenate(cut), samples)
+    assert all(15 * rate_hz <= len(piece) <= 30 * rate_hz for piece in cut[:-1])
+    assert all(piece[0] == piece[-1] == 0 for piece in cut[1:-1])

@@ -16,6 +16,8 @@ from running_service import Log, speak, wait_until
 from service_keys import APP
 from websockets.exceptions import InvalidStatus
 
+from serve_app.audio.pcm import WAV_HEADER_BYTES
+
 TEXT = "It is good to hear you."
 LONG = "It is good to hear you, and to speak to you again after such a long time. " * 5
 CONTAINERS = {"mp3": "mp3", "opus": "ogg", "aac": "aac", "flac": "flac", "wav": "wav"}
@@ -42,6 +44,7 @@ async def test_openais_client_speaks_every_format(service, client):
         assert known_s <= seconds(answer.content, container) + 0.001 < known_s + 0.3
 
 
+@pytest.mark.slow
 async def test_openais_client_hears_the_first_audio_before_the_last_is_made(service, client):
     arrived_s, size = [], 0
     loop = asyncio.get_running_loop()
@@ -55,6 +58,43 @@ async def test_openais_client_hears_the_first_audio_before_the_last_is_made(serv
         spoken = await speak(connection, LONG, seed=1)
     assert size == len(spoken.pcm)
     assert len(arrived_s) > 10
+
+
+def utterances(service, reason):
+    """How many utterances ended for this reason."""
+    samples = service.metrics().get("ray_tts_utterances_total", [])
+    return sum(sample.value for sample in samples if sample.labels["finish_reason"] == reason)
+
+
+@pytest.mark.slow
+async def test_a_batch_has_the_audio_of_single_requests_and_an_error_for_a_bad_text(service, client):
+    items = [{"input": TEXT, "seed": 3}, {"input": ""}, {"input": LONG, "seed": 1, "response_format": "pcm"}]
+    async with httpx.AsyncClient(base_url=f"http://{service.address}", timeout=60) as http:
+        body = {"items": items, "voice": "austen"}
+        results = (await http.post("/v1/audio/speech/batch", json=body)).json()["results"]
+    assert [result.get("code", result["status"]) for result in results] == ["success", "TEXT_EMPTY", "success"]
+    for item, result in (pair for pair in zip(items, results, strict=True) if pair[0]["input"]):
+        single = await client.audio.speech.create(
+            model="tts-1", voice="austen", input=item["input"], response_format="pcm", extra_body={"seed": item["seed"]}
+        )
+        header = 0 if "response_format" in item else WAV_HEADER_BYTES
+        samples = np.frombuffer(base64.b64decode(result["audio_data"])[header:], "<i2").astype(int)
+        other = np.frombuffer(single.content, "<i2").astype(int)
+        assert len(samples) == len(other)
+        assert np.abs(samples - other).max() <= 4, "the codes are the same, and the codec's sums are rounded"
+
+
+async def test_a_client_that_leaves_a_batch_ends_its_streams(service, running):
+    before = utterances(service, "disconnected")
+    body = {"items": [{"input": LONG * 10, "voice": "austen"}] * 3}
+    address = f"http://{service.address}/v1/audio/speech/batch"
+    async with httpx.AsyncClient(timeout=60) as http, http.stream("POST", address, json=body) as answer:
+        async for _ in answer.aiter_raw():
+            break
+        wait_until(lambda: service.sessions() == 3, 10, "all texts are spoken")
+    wait_until(lambda: service.sessions() == 0, 10, "sessions end")
+    await asyncio.to_thread(wait_until, lambda: running() == 0, 10, "streams end")
+    wait_until(lambda: utterances(service, "disconnected") >= before + 3, 20, "none was spoken to its end")
 
 
 async def test_events_arrive_one_by_one_and_end(client):
@@ -188,10 +228,12 @@ async def test_an_answer_to_http_10_has_no_framing_inside_its_audio(service, con
     writer.close()
     assert "chunked" not in answer
     assert "x-voice: austen" in answer
+    assert "ai-disclosure: mode=machine-generated" in answer
     assert "x-request-id: " in answer
     async with service.connect() as plain:
+        assert plain.response.headers["ai-disclosure"] == "mode=machine-generated"
         pcm = (await speak(plain, TEXT, seed=3)).pcm
     # Another number of frames at a time may round a sample's last bit in another way.
-    heard, known = (np.frombuffer(data, "<i2").astype(int) for data in (audio[44:], pcm))
+    heard, known = (np.frombuffer(data, "<i2").astype(int) for data in (audio[WAV_HEADER_BYTES:], pcm))
     assert len(heard) == len(known)
     assert np.abs(heard - known).max() <= 2

@@ -1,9 +1,7 @@
 """The page in a real Chromium, over the real service: what it plays, shows, sends and records."""
 
 import json
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +22,10 @@ from browser_page import (
 )
 from playwright.async_api import expect
 
+from serve_app.audio.mark import COMMENT
+
 if CHROMIUM is None:
     pytest.skip(NO_CHROMIUM, allow_module_level=True)
-
-SCREENSHOT = os.environ.get("PLAYGROUND_SCREENSHOT")
-"""Where a picture of the page goes, if somebody wants one."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -63,12 +60,15 @@ async def test_the_page_renders_every_sample_that_was_sent_in_order_and_without_
     saved, rate_hz = sf.read(tmp_path / "speech.wav", dtype="float32")
     assert rate_hz == 24_000
     np.testing.assert_array_equal(saved, sent)
+    with sf.SoundFile(tmp_path / "speech.wav") as file:
+        assert file.comment == COMMENT
 
 
 async def test_the_page_says_plainly_that_weights_are_random(page):
     await expect(page.locator("#notice")).to_contain_text("noise, not speech", timeout=PATIENCE_MS)
 
 
+@pytest.mark.slow
 async def test_words_are_said_while_they_are_typed(page):
     sentence, rest = "This sentence is said as soon as it is certain.", " And then some"
     await page.fill("#text", "")
@@ -114,6 +114,7 @@ async def test_fields_are_sent_as_they_were_set(page):
     assert 0 <= message["seed"] < 2**32
 
 
+@pytest.mark.slow
 async def test_an_api_key_goes_into_a_header_and_a_subprotocol_and_nowhere_else(page, service):
     await page.locator("summary").click()
     async with page.expect_request("**/v1/audio/voices") as asking:
@@ -127,6 +128,7 @@ async def test_an_api_key_goes_into_a_header_and_a_subprotocol_and_nowhere_else(
     assert await page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
 
+@pytest.mark.slow
 async def test_a_lost_socket_is_replaced_and_not_a_sample_is_heard_twice(page):
     fields = {"language": "english", "text": "It goes on elsewhere, and nobody hears where it broke.", "seed": "3"}
     await page.select_option("#language", fields["language"])
@@ -195,6 +197,7 @@ async def test_a_clip_is_uploaded_with_consent_checked_and_spoken_with(page, voi
     assert voices.show("from-a-file")["consent"] == consent
 
 
+@pytest.mark.slow
 async def test_the_microphone_is_recorded_checked_and_spoken_with(page, voices):
     await page.locator("#record").click()
     await expect(page.locator("#record")).to_contain_text(re.compile(r"Stop \([5-9]\.\d s\)"), timeout=PATIENCE_MS)
@@ -215,13 +218,3 @@ async def test_a_refused_clip_is_shown_with_what_was_measured(page, tmp_path):
     await expect(page.locator("#voice-status")).to_contain_text("VOICE_INVALID", timeout=PATIENCE_MS)
     assert await page.locator("#report tr.refuse").count() > 0
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # Chromium reports the status
-
-
-@pytest.mark.slow
-async def test_the_page_has_its_picture_taken_while_it_speaks(page, tmp_path):
-    picture = Path(SCREENSHOT or tmp_path / "playground.png")
-    await page.set_viewport_size({"width": 760, "height": 900})
-    await page.fill("#seed", "7")
-    await page.locator("#speak").click()
-    await until(page, "rendered.length > 100")
-    assert len(await page.screenshot(path=picture)) < 200_000

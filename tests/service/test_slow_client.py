@@ -10,7 +10,7 @@ from running_service import Log, speak, wait_until
 pytestmark = pytest.mark.slow
 
 ENOUGH_S = 60.0
-MOST_GROWTH_BYTES = 40 << 20
+MAX_GROWTH_BYTES = 40 << 20
 
 
 def resident_bytes(pid: int) -> int:
@@ -35,7 +35,7 @@ async def test_a_client_that_never_reads_is_closed_and_fills_no_memory(service, 
                         await deaf.send('{"type": "start"}')
             most = max(most, resident_bytes(pid))
         assert "closed: SLOW_CLIENT" in log.text()
-        assert most - before < MOST_GROWTH_BYTES
+        assert most - before < MAX_GROWTH_BYTES
         wait_until(lambda: running() == 0, 10, "nothing is spoken for it")
         async with service.connect() as connection:
             assert (await speak(connection, "Hello.")).end["type"] == "complete"

@@ -2,6 +2,7 @@ import asyncio
 import json
 
 import numpy as np
+import pytest
 from running_service import speak, wait_until
 
 SHORT = "Hello there."
@@ -30,6 +31,7 @@ async def test_every_sample_is_announced_and_arrives(service):
     assert spoken.end["duration_ms"] == round(spoken.duration_s * 1000)
 
 
+@pytest.mark.slow
 async def test_ten_sessions_of_different_lengths_share_one_replica(service, generators):
     async def session(text: str, seed: int):
         async with service.connect() as connection:

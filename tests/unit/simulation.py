@@ -25,8 +25,13 @@ class SimulatedCosts:
     decode_call_s: float = 0.0
     """Added to every decoding step, whatever its frames."""
     per_row: float = 0.05
-    context_frame_s: float = 0.0
-    """Added to a prefill for each frame of its context."""
+    character_s: float = 0.0
+    """Added to a prefill for each character of a text that is prefilled whole."""
+
+
+def _prefilled(request: SpeechRequest) -> int:
+    """Characters of the text that are computed in the prefill."""
+    return len(request.text) if request.prompt == "whole" else 0
 
 
 class SimulatedRunner:
@@ -42,12 +47,12 @@ class SimulatedRunner:
         self.waiting_for_talk: set[int] = set()
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.broken: set[str] = set()
+        self.asked: list[tuple[str, range]] = []
         self.batches: dict[str, list[int]] = {"prefill": [], "predict": [], "talk": [], "decode": []}
 
     def prepare(self, request: SpeechRequest, voice: object = None) -> Prepared:
         delivered = 0 if request.delivered_codes is None else len(request.delivered_codes)
-        context = 0 if request.context is None else len(request.context.codes)
-        return Prepared(request, 10 + context + delivered, max_frames=200, model_input=None)
+        return Prepared(request, 10 + _prefilled(request) + delivered, max_frames=200, model_input=None)
 
     def _spend(self, stage: str, slots: tuple[int, ...], seconds: float) -> None:
         self.log.append((stage, slots))
@@ -59,16 +64,15 @@ class SimulatedRunner:
 
     def prefill(self, slots, prepared) -> None:
         assert not set(slots) & set(self.texts), "a slot is taken"
-        contexts = [each.request.context for each in prepared]
-        frames = sum(len(context.codes) for context in contexts if context is not None)
-        self._spend("prefill", tuple(slots), self.costs.prefill_s + self.costs.context_frame_s * frames)
+        characters = sum(_prefilled(each.request) for each in prepared)
+        self._spend("prefill", tuple(slots), self.costs.prefill_s + self.costs.character_s * characters)
         for slot, each in zip(slots, prepared, strict=True):
             delivered = each.request.delivered_codes
             self.texts[slot] = each.request.text
             self.drawn[slot] = self.decoded[slot] = 0 if delivered is None else len(delivered)
             self.waiting_for_talk.discard(slot)
 
-    def predict(self, slots) -> Frames:
+    def sample_frame(self, slots) -> Frames:
         assert not self.waiting_for_talk & set(slots), "a frame before the talker has digested the last one"
         self._spend("predict", tuple(slots), self.costs.predict_s)
         ended = np.array([self.drawn[slot] >= len(self.texts[slot]) for slot in slots])
@@ -79,7 +83,7 @@ class SimulatedRunner:
                 self.waiting_for_talk.add(slot)
         return Frames(codes, ended)
 
-    def talk(self, slots) -> None:
+    def talker_step(self, slots) -> None:
         assert set(slots) <= self.waiting_for_talk
         self._spend("talk", tuple(slots), self.costs.talk_s)
         self.waiting_for_talk -= set(slots)
@@ -93,6 +97,12 @@ class SimulatedRunner:
             rows.append(pcm_of(self.texts[slot], begin, frames))
             self.decoded[slot] = begin + frames
         return np.stack(rows)
+
+    def spoken(self, slot, prepared, frames):
+        assert self.texts[slot] == prepared.request.text, "the slot is another stream's"
+        assert frames.stop <= self.drawn[slot], "more frames than drawn"
+        self.asked.append((prepared.request.text, frames))
+        return np.arange(frames.start, frames.stop, dtype=np.int32)
 
     def release(self, slot: int) -> None:
         self.texts.pop(slot, None)
@@ -116,11 +126,12 @@ class Listener:
     text: str
     arrived_s: float
     listening: bool = True
+    speed: float = 1.0
     stream: Stream | None = None
     chunks: list[AudioChunk] = field(default_factory=list)
     end: SpeechEnd | None = None
     first_audio_s: float | None = None
-    heard_until_s: float = 0.0
+    plays_until_s: float = 0.0
     underruns: int = 0
 
     def hear(self, event, now_s: float) -> None:
@@ -130,10 +141,10 @@ class Listener:
             return
         assert self.end is None, "audio after the end"
         if self.first_audio_s is None:
-            self.first_audio_s = self.heard_until_s = now_s
-        elif now_s > self.heard_until_s + 1e-9:
+            self.first_audio_s = self.plays_until_s = now_s
+        elif now_s > self.plays_until_s + 1e-9:
             self.underruns += 1
-        self.heard_until_s = max(self.heard_until_s, now_s) + len(event.pcm) / 24_000
+        self.plays_until_s = max(self.plays_until_s, now_s) + len(event.pcm) / 24_000 / self.speed
         self.chunks.append(event)
         self.stream.consumed(len(event.codes))
 
@@ -163,7 +174,7 @@ class Simulation:
     def speak(self, text: str, *, listening: bool = True, delivered=None, **fields) -> Listener:
         """Submit a stream now; ``fields`` are those of its request."""
         request = SpeechRequest(text, QUIET_VOICE, listening=listening, delivered_codes=delivered, **fields)
-        listener = Listener(text, self.runner.now_s, listening)
+        listener = Listener(text, self.runner.now_s, listening, request.speed)
         self.listeners.append(listener)
         listener.stream = self.engine.submit(
             self.runner.prepare(request), lambda event: listener.hear(event, self.runner.now_s)

@@ -11,6 +11,7 @@ from serve_app.cli.address import AddressError, add_options, address_of, given_a
 
 ROUTES = [
     "", "/", "//", "/api/v1/speak", "/api/v1/speak/", "/ws/tts", "/api/tts", "/v1", "/v1/", "/v1/audio/speech",
+    "/v1/audio/speech/batch",
     "/v1/audio/voices", "/v1/models", "/health", "/ready",
 ]  # fmt: skip
 

@@ -7,9 +7,9 @@ from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 
 
-def ticket(number, needed_by_s=None, *, asked_s=0.0, key="", priority=0, begun=False):
+def ticket(number, needed_by_s=None, *, asked_s=0.0, key="", priority=0, begun=False, batch=False):
     needed_by_s = asked_s if needed_by_s is None else needed_by_s
-    return Ticket(number, key, priority, asked_s, needed_by_s, begun)
+    return Ticket(number, key, priority, asked_s, needed_by_s, begun, batch)
 
 
 def admission(capacity, *, stream_s=None, **settings):
@@ -138,6 +138,64 @@ def test_the_deadline_counts_from_when_the_audio_runs_out():
 )
 def test_when_a_slot_is_free(ends_s, ahead_s, slots, free_s):
     assert next_free_s(ends_s, ahead_s, slots, 10.0) == free_s
+
+
+def test_a_batch_leaves_a_stream_free_however_long_it_has_waited():
+    made = admission(3, reserved_streams=1)
+    for number in (1, 2, 3):
+        made.ask(ticket(number, batch=True, priority=1), 0.0)
+    assert admitted(made) == [1, 2]
+    made.ask(ticket(4, asked_s=14.0), 14.0)
+    assert admitted(made, 14.0) == [4]
+    made.leave(ticket(1), 14.0)
+    made.ask(ticket(5, asked_s=14.0), 14.0)
+    assert admitted(made, 14.0) == [5]
+    made.leave(ticket(2), 14.0)
+    assert admitted(made, 14.0) == []
+    made.leave(ticket(4), 14.0)
+    assert admitted(made, 14.0) == [3]
+
+
+def test_the_expected_start_of_a_batch_counts_without_the_reserved_streams():
+    made = admission(2, stream_s=10.0, reserved_streams=1)
+    made.ask(ticket(1), 0.0)
+    made.admit(0.0)
+    assert made.expected_start_s(ticket(2), 4.0) == 4.0
+    assert made.expected_start_s(ticket(2, batch=True), 4.0) == 10.0
+
+
+def test_a_batch_waits_as_long_as_its_client_and_delays_and_refuses_nobody():
+    made = admission(2, stream_s=100.0, reserved_streams=0, start_deadline_s=15, max_waiting=3)
+    for number in range(1, 6):
+        made.ask(ticket(number, batch=True), 0.0)
+        made.admit(0.0)
+    with pytest.raises(CapacityError, match="3 texts wait on this server; the limit is 3"):
+        made.ask(ticket(6, batch=True), 0.0)
+    assert made.deadline_s(ticket(3, batch=True)) == float("inf")
+    made.ask(ticket(7, asked_s=99.0), 99.0)
+    assert made.expected_start_s(ticket(7, asked_s=99.0), 99.0) == pytest.approx(109.0)
+    made.leave(ticket(1), 100.0)
+    assert admitted(made, 100.0) == [7]
+    for number in (8, 9):
+        made.ask(ticket(number, asked_s=99.0, begun=True), 99.0)
+    made.leave(ticket(2), 100.0)
+    made.leave(ticket(7), 100.0)
+    assert admitted(made, 100.0) == [8, 9]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60), st.integers(1, 6), st.integers(0, 8))
+def test_a_batch_never_starts_in_a_reserved_stream_and_always_has_one(steps, capacity, reserved):
+    made = admission(capacity, reserved_streams=reserved, start_deadline_s=1e9, max_waiting=1000)
+    running = []
+    for number, (batch, leaving) in enumerate(steps, 1):
+        if leaving < len(running):
+            made.leave(running.pop(leaving), 0.0, spoken=True)
+        made.ask(ticket(number, batch=batch), 0.0)
+        for each in made.admit(0.0):
+            running.append(each)
+            assert len(running) <= capacity
+            assert not each.batch or len(running) <= max(1, capacity - reserved)
+        assert running
 
 
 ARRIVALS = st.lists(

@@ -87,7 +87,13 @@ def test_a_key_that_was_replaced_is_no_longer_held():
     [
         ({"authorization": "Bearer abc"}, "", "abc"),
         ({"authorization": "bearer  abc "}, "", "abc"),
+        ({"authorization": "Token abc"}, "", "abc"),
+        ({"authorization": "token abc"}, "", "abc"),
+        ({"authorization": "Api-Key abc"}, "", "abc"),
         ({"authorization": "Basic abc"}, "", ""),
+        ({"authorization": "Token"}, "", ""),
+        ({"authorization": "Basic abc", "xi-api-key": "two"}, "", "two"),
+        ({"xi-api-key": " abc "}, "", "abc"),
         ({"authorization": "Bearer "}, "api_key=q", "q"),
         ({"x-api-key": "abc"}, "", "abc"),
         ({"sec-websocket-protocol": "tts.v1, tts-key.abc"}, "", "abc"),

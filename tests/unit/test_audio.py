@@ -8,17 +8,29 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.audio.pcm import Timeline, milliseconds, pcm16_bytes, seconds, wav_file, wav_header
+from serve_app.audio.mark import COMMENT
+from serve_app.audio.pcm import (
+    WAV_HEADER_BYTES,
+    Timeline,
+    _info_chunk,
+    milliseconds,
+    pcm16_bytes,
+    seconds,
+    wav_file,
+    wav_header,
+)
 from serve_app.speech import SAMPLES_PER_FRAME
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=100))
-def test_spans_touch_and_add_up_without_drift(lengths):
+def test_sections_add_up_without_drift(lengths):
     timeline = Timeline()
-    spans = [timeline.advance(samples) for samples in lengths]
-    assert sum(span.duration_ms for span in spans) == milliseconds(sum(lengths))
-    for before, after in pairwise(spans):
-        assert after.start_ms == before.start_ms + before.duration_ms
+    edges_ms = [timeline.now_ms]
+    for samples in lengths:
+        timeline.advance(samples)
+        edges_ms.append(timeline.now_ms)
+    assert sum(after - before for before, after in pairwise(edges_ms)) == milliseconds(sum(lengths))
+    assert edges_ms == sorted(edges_ms)
 
 
 def test_a_frame_is_eighty_milliseconds():
@@ -36,13 +48,32 @@ def test_a_wav_file_is_read_back_as_it_was_written():
 
 def test_a_wav_header_counts_its_bytes():
     file = wav_file(b"\0\0" * 10)
-    assert len(file) == 44 + 20
+    assert len(file) == WAV_HEADER_BYTES + 20
     assert struct.unpack_from("<I", file, 4) == (len(file) - 8,)
-    assert struct.unpack_from("<I", file, 40) == (20,)
+    assert struct.unpack_from("<4sI", file, WAV_HEADER_BYTES - 8) == (b"data", 20)
 
 
 def test_a_wav_header_of_unknown_length_has_the_marks_that_players_know():
     header = wav_header(None, 8000)
-    assert len(header) == 44
-    assert header[4:8] == header[40:44] == b"\xff\xff\xff\xff"
-    assert header[8:40] == wav_header(0, 8000)[8:40]
+    assert len(header) == WAV_HEADER_BYTES
+    assert header[4:8] == header[-4:] == b"\xff\xff\xff\xff"
+    assert header[8:-4] == wav_header(0, 8000)[8:-4]
+
+
+@given(st.integers(1, 300))
+def test_a_comment_of_any_length_keeps_chunks_at_even_places(size):
+    chunk = _info_chunk(b"x" * size)
+    assert len(chunk) % 2 == 0
+    kind, length, listed, name, text_length = struct.unpack_from("<4sI4s4sI", chunk)
+    assert (kind, listed, name) == (b"LIST", b"INFO", b"ICMT")
+    assert (length, text_length) == (len(chunk) - 8, len(chunk) - 20)
+    assert chunk[20:].rstrip(b"\0") == b"x" * size
+    assert chunk[-1] == 0
+
+
+@pytest.mark.parametrize("data_bytes", [None, 20])
+def test_a_wav_header_says_that_a_machine_speaks(data_bytes):
+    file = wav_header(data_bytes) + b"\0\0" * 10
+    with sf.SoundFile(io.BytesIO(file)) as read:
+        assert read.comment == COMMENT
+        assert len(read.read()) == 10

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve_app.audio.encoders import encoder_for
+from serve_app.audio.mark import COMMENT
 from serve_app.cli.audio_files import ENDINGS, audio_file
 from serve_app.cli.outputs import STDOUT, OutputError, check_writable
 
@@ -34,6 +35,18 @@ def test_a_file_is_what_its_name_says(tmp_path, ending, rate_hz):
         assert seconds == pytest.approx(min(0.5, len(TONE) / rate_hz), abs=0.2)
     else:
         assert path.read_bytes() == audio
+
+
+@pytest.mark.parametrize(("encoding", "ending"), [(one, ending) for one in ENDINGS for ending in ENDINGS[one]])
+def test_every_file_that_has_tags_says_that_a_machine_speaks(tmp_path, encoding, ending):
+    audio = encoder_for(encoding).push(TONE)
+    audio_file(tmp_path / f"x.{ending}", encoding, RATE_HZ).write(audio)
+    content = (tmp_path / f"x.{ending}").read_bytes()
+    if ending in CONTAINERS:
+        with av.open(io.BytesIO(content), format=CONTAINERS[ending]) as file:
+            assert (file.metadata | file.streams[0].metadata)["comment"] == COMMENT
+    else:
+        assert content == audio
 
 
 @pytest.mark.parametrize("name", ["speech.WAV", "speech", "a.b/speech"])

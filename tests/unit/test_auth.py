@@ -6,22 +6,17 @@ import time
 
 import httpx
 import pytest
+from known_backend import hear, say, served, socket_to, until_sessions
 from starlette.requests import HTTPConnection
-from test_web import KnownBackend, hear, say, served, socket_to, until_sessions
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve_app.cli.keys import line_of
-from serve_app.config import AccessConfig, AppConfig
+from serve_app.config import AccessConfig, AppConfig, TextConfig
 from serve_app.errors import KeysFileError, RateLimitedError, UnauthorizedError
 from serve_app.web.api_keys import Key, digest_of
 from serve_app.web.auth import Authenticator
 
 GOOD = "tts_good-and-secret"
-
-
-@pytest.fixture
-def backend():
-    return KnownBackend()
 
 
 def write(path, **keys):
@@ -48,6 +43,18 @@ async def refused_with(host, path="/api/v1/speak", **options):
         async with socket_to(host, path, **options):
             pass
     return refused.value.response
+
+
+async def test_a_key_has_a_lexicon_of_its_own(backend, tmp_path):
+    keys = write(tmp_path / "keys", good={"lexicon": {"sql": "sequel", "é:'\"": "it's"}}, other={})
+    config = guarded(keys).model_copy(update={"text": TextConfig(lexicon={"sql": "S Q L", "gif": "jif"})})
+    async with served(backend, config) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
+        for key, said in ((GOOD, "sequel jif it's"), ("tts_other-and-secret", "S Q L jif é:'\"")):
+            answer = await client.post(
+                "/api/tts", json={"text": "SQL GIF é:'\""}, headers={"authorization": f"Bearer {key}"}
+            )
+            assert answer.status_code == 200
+            assert backend.requests[-1].text == said
 
 
 async def test_every_way_to_give_a_key_is_accepted(backend, tmp_path):

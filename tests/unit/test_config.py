@@ -15,7 +15,7 @@ def _read(text):
 
 
 def _chunks(config, text):
-    pipeline = TextPipeline.configured(config.text, config.engine.max_chunk_characters).open("english")
+    pipeline = TextPipeline(config.text, config.engine.max_chunk_characters).open("english")
     return pipeline.push(text) + pipeline.flush()
 
 
@@ -24,11 +24,6 @@ def _refusal(text):
         _read(text)
     (error,) = refused.value.errors()
     return error
-
-
-def test_no_text_section_is_the_pipeline_of_no_configuration():
-    config = AppConfig()
-    assert TextPipeline.configured(config.text, config.engine.max_chunk_characters) == TextPipeline()
 
 
 def test_a_configured_length_changes_where_text_is_cut():
@@ -45,6 +40,17 @@ def test_cleaning_can_be_switched_off():
     assert _chunks(_read("text: {markdown: false}"), text) == ["**Great** news for you"]
     assert _chunks(_read("text: {emoji: keep}"), text) == ["Great news 😀 for you"]
     assert _chunks(_read("text: {markdown: false, emoji: keep}"), text) == [text]
+
+
+def test_a_configured_lexicon_is_part_of_the_pipeline():
+    config = _read("text: {lexicon: {sql: sequel, AI: A I}}")
+    pipeline = TextPipeline(config.text, 600)
+    assert pipeline.lexicon.spoken("SQL and AI, not ai") == "sequel and A I, not ai"
+
+
+@pytest.mark.parametrize("entry", ["'': x", "sql: ''", "sql: '...'", "sql: 5", "NO: nein"])
+def test_a_wrong_lexicon_is_refused(entry):
+    assert _refusal(f"text: {{lexicon: {{{entry}}}}}")["loc"][:2] == ("text", "lexicon")
 
 
 def test_a_chunk_longer_than_the_engine_takes_is_refused_with_both_numbers():

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from serve_app.audio.loudness import Loudness
 from serve_app.cluster.registry import GeneratorStatus
 from serve_app.config import AppConfig, VoicesConfig
 from serve_app.errors import TtsUnavailableError, VoiceConflictError
@@ -84,7 +85,7 @@ def test_an_idle_replica_gets_a_pending_voice_and_only_one_gets_it(store):
     reference = made.get("woolf", "model", "a")
     assert isinstance(reference, Reference)
     assert made.report(ready("b")).encode is None
-    made.put(VoicePrompt("woolf", reference.digest, np.zeros(4, np.float32), None, TEXT), "model")
+    made.put(VoicePrompt("woolf", reference.digest, np.zeros(4, np.float32), None, TEXT, Loudness(-20.0, 0.5)), "model")
     after = made.report(ready("b"))
     assert (after.encode, after.voices) == (None, bulletin.voices)
 

@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from test_web import KnownBackend, hear, say, served_by, socket_to
+from known_backend import KnownBackend, hear, say, served_by, socket_to
 from until import until
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.config import AppConfig
 from serve_app.web import draining
-from serve_app.web.app import build_web
 from serve_app.web.draining import CLOSE_MARGIN_S, Draining, HealthWatch, is_draining, listening
+from serve_app.web.routes import build_web
 
 GRACE_S = 60.0
 

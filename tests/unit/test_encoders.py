@@ -14,7 +14,9 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.audio.encoders import CONTENT_TYPES, Pcm16Encoder, PcmF32Encoder, encoder_for
+from serve_app.audio.encoders import CONTENT_TYPES, encoder_for
+from serve_app.audio.mark import COMMENT, DIGITAL_SOURCE_TYPE
+from serve_app.audio.pcm import wav_header
 from serve_app.protocol.messages import ENCODINGS, FORMATS, SAMPLE_RATES_HZ
 
 CONTAINERS = {"opus": "ogg", "mp3": "mp3", "aac": "aac", "flac": "flac", "wav": "wav"}
@@ -45,15 +47,15 @@ def decoded(data, container):
 
 def test_pcm16_rounds_to_the_nearest_and_clips():
     pcm = _pcm(0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 1.4 / 32768, 1.6 / 32768, -1.6 / 32768)
-    assert struct.unpack("<9h", Pcm16Encoder().push(pcm)) == (0, 32767, -32768, 32767, -32768, 16384, 1, 2, -2)
+    assert struct.unpack("<9h", encoder_for("pcm16").push(pcm)) == (0, 32767, -32768, 32767, -32768, 16384, 1, 2, -2)
 
 
 def test_not_a_number_is_silence_and_infinity_is_full_scale():
     pcm = _pcm(np.nan, np.inf, -np.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert struct.unpack("<3h", Pcm16Encoder().push(pcm)) == (0, 32767, -32768)
-        assert struct.unpack("<3f", PcmF32Encoder().push(pcm)) == (0.0, 1.0, -1.0)
+        assert struct.unpack("<3h", encoder_for("pcm16").push(pcm)) == (0, 32767, -32768)
+        assert struct.unpack("<3f", encoder_for("pcm_f32").push(pcm)) == (0.0, 1.0, -1.0)
 
 
 @pytest.mark.parametrize("rate_hz", SAMPLE_RATES_HZ)
@@ -74,7 +76,7 @@ def test_one_wrong_sample_does_not_spoil_those_after_it(encoding, rate_hz):
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=200))
 def test_pcm16_is_within_one_step_of_what_it_encodes(values):
-    samples = np.frombuffer(Pcm16Encoder().push(_pcm(*values)), dtype="<i2") / 32768.0
+    samples = np.frombuffer(encoder_for("pcm16").push(_pcm(*values)), dtype="<i2") / 32768.0
     assert np.abs(samples - np.array(values)).max() <= 1 / 32768
 
 
@@ -162,10 +164,28 @@ def test_a_streamed_wav_is_read_by_others(rate_hz):
     np.testing.assert_array_equal(read, samples)
 
 
+@pytest.mark.parametrize("rate_hz", SAMPLE_RATES_HZ)
+@pytest.mark.parametrize("encoding", sorted(CONTAINERS))
+def test_every_container_says_that_a_machine_speaks_and_before_the_first_sample(encoding, rate_hz):
+    encoder = encoder_for(encoding, rate_hz)
+    first = encoder.push(tone(0.5))
+    for data in (first, first + encoder.push(tone(0.5)) + encoder.flush()):
+        with av.open(io.BytesIO(data), format=CONTAINERS[encoding]) as file:
+            assert (file.metadata | file.streams[0].metadata)["comment"] == COMMENT
+        assert data.index(DIGITAL_SOURCE_TYPE.encode()) < 300
+
+
+@pytest.mark.parametrize("encoding", sorted({*EVERYTHING} - {*CONTAINERS}))
+def test_bare_samples_have_no_place_for_a_mark(encoding):
+    pcm = tone(0.5)
+    sample_bytes = {"pcm_f32": 4, "mulaw": 1}.get(encoding, 2)
+    assert len(encoded(encoder_for(encoding), pcm)) == len(pcm) * sample_bytes
+
+
 @pytest.mark.parametrize("encoding", EVERYTHING)
 def test_no_audio_is_not_an_error(encoding):
     data = encoded(encoder_for(encoding, 8000), tone(0))
-    assert data == (data[:44] if encoding == "wav" else b"")
+    assert data == (wav_header(None, 8000) if encoding == "wav" else b"")
 
 
 def test_an_encoder_that_is_dropped_says_nothing_more(capfd):

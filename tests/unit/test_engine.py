@@ -51,6 +51,26 @@ def test_a_stream_says_the_same_whatever_shares_the_engine(jobs, slots):
     assert sim.engine.load == EngineLoad(0, 0)
 
 
+def test_a_stream_says_which_character_each_frame_speaks_if_it_is_asked():
+    sim = Simulation()
+    asked, other = sim.speak("abc" * 9, words=True), sim.speak("d" * 9)
+    sim.run()
+    assert np.concatenate([chunk.spoken for chunk in asked.chunks]).tolist() == list(range(27))
+    assert {chunk.spoken for chunk in other.chunks} == {None}
+    assert {text for text, _ in sim.runner.asked} == {"abc" * 9}
+
+
+@given(st.text("a_", min_size=1, max_size=40), st.integers(0, 40))
+def test_every_delivered_frame_has_its_character_after_silence_and_a_resumption(text, delivered):
+    codes = expected_codes(text)[: min(delivered, len(text) - 1)]
+    silence = SilenceLimits(0.001, 960, left_out_samples=12_000, trailing_samples=4800)
+    sim = Simulation()
+    listener = sim.speak(text, words=True, silence=silence, delivered=codes if len(codes) else None)
+    sim.run()
+    for chunk in listener.chunks:
+        assert chunk.spoken.tolist() == list(range(chunk.first_frame, chunk.first_frame + len(chunk.codes)))
+
+
 def test_the_first_audio_leaves_before_the_talker_step_of_the_next_frame():
     sim = Simulation()
     listener = sim.speak("a" * 25)
@@ -83,7 +103,7 @@ def test_a_slot_is_refilled_while_others_go_on():
     sim = Simulation(SimulatedRunner(slots=2))
     long, short, third = sim.speak("a" * 60), sim.speak("b" * 5), sim.speak("c" * 5)
     sim.run()
-    assert third.first_audio_s < long.heard_until_s - 1
+    assert third.first_audio_s < long.plays_until_s - 1
     assert short.end.frames == third.end.frames == 5
 
 
@@ -157,9 +177,24 @@ def test_a_stream_far_ahead_pauses_until_its_listener_catches_up():
     while listener.end is None:
         sim.run(until_s=sim.runner.now_s + 0.05)
         if listener.first_audio_s is not None:
-            leads.append(listener.heard_until_s - sim.runner.now_s)
+            leads.append(listener.plays_until_s - sim.runner.now_s)
     assert max(leads) < 2.0 + 0.5
     assert listener.underruns == 0
+
+
+@pytest.mark.parametrize("speed", [0.5, 1, 2])
+def test_the_lead_is_counted_at_the_speed_of_the_listener(speed):
+    costs = SimulatedCosts(predict_s=0.01, talk_s=0.005)
+    sim = Simulation(SimulatedRunner(costs=costs), max_lead_s=2.0)
+    listener = sim.speak("a" * 190, speed=speed)
+    leads = []
+    while listener.end is None:
+        sim.run(until_s=sim.runner.now_s + 0.05)
+        if listener.first_audio_s is not None:
+            leads.append(listener.plays_until_s - sim.runner.now_s)
+    assert 1.9 < max(leads) < 2.0 + 0.6
+    assert listener.underruns == 0
+    assert sim.runner.now_s > 0.08 * 190 / speed - 3  # it waited for the listener
 
 
 def test_a_stream_whose_caller_takes_nothing_pauses_and_goes_on_when_it_does():
@@ -261,8 +296,8 @@ def test_requests_that_arrive_together_are_prefilled_together():
 
 def test_a_stream_that_stopped_saying_anything_is_ended_as_stalled():
     class Humming(SimulatedRunner):
-        def predict(self, slots):
-            frames = super().predict(slots)
+        def sample_frame(self, slots):
+            frames = super().sample_frame(slots)
             frames.codes[:] = 7
             return frames
 
@@ -338,7 +373,7 @@ def test_listeners_are_heard_of_once_they_are_past_the_start():
     sim.run(until_s=3.5)
     playback = sim.engine.playback
     assert (playback.listeners, playback.late) == (1, 0)
-    assert playback.slack_s == pytest.approx(sim.listeners[0].heard_until_s - sim.runner.now_s)
+    assert playback.slack_s == pytest.approx(sim.listeners[0].plays_until_s - sim.runner.now_s)
 
 
 def test_a_listener_with_nearly_nothing_left_is_late():
@@ -388,7 +423,7 @@ def test_the_first_audio_and_the_slack_count_from_the_first_sample_sent():
     assert [stage for stage, _ in sim.runner.log].count("decode") == 5
     assert listener.chunks[0].timings_s["codec"] == pytest.approx(5 * 0.004)
     assert sum(listener.chunks[0].timings_s.values()) == pytest.approx(listener.ttfa_s)
-    assert listener.stream.heard_until_s == pytest.approx(listener.first_audio_s + 0.12)
+    assert listener.stream.plays_until_s == pytest.approx(listener.first_audio_s + 0.12)
     sim.run()
     assert listener.underruns == 0
     assert listener.end.timings_s["first_audio"] == pytest.approx(listener.ttfa_s)

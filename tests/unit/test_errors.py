@@ -11,6 +11,7 @@ TABLE = {
     "VOICE_NOT_FOUND": (None, 404),
     "VOICE_INVALID": (None, 422),
     "VOICE_CONFLICT": (None, 409),
+    "WORD_TIMES_UNAVAILABLE": (None, 400),
     "UNAUTHORIZED": (4401, 401),
     "HOST_NOT_ALLOWED": (None, 403),
     "RATE_LIMITED": (4429, 429),

@@ -21,7 +21,7 @@ SOON_S = 0.001
 
 
 def missing(why: str) -> NotYetError:
-    return NotYetError("the weights in /w", why, look_again_s=SOON_S)
+    return NotYetError("the weights in /w", why, check_again_s=SOON_S)
 
 
 def starting(**settings) -> Generator:
@@ -76,7 +76,7 @@ async def test_a_replica_that_waits_is_ended_at_once():
 
     async def attempt():
         attempted.set()
-        raise NotYetError("the weights in /w", "absent", look_again_s=3600)
+        raise NotYetError("the weights in /w", "absent", check_again_s=3600)
 
     waiting = asyncio.create_task(starting()._when_there(Patience(1e6, asyncio.get_running_loop().time()), attempt))
     await attempted.wait()
@@ -130,7 +130,7 @@ async def test_a_voice_whose_clip_is_missing_is_waited_for(tmp_path):
 async def test_a_voice_that_cannot_be_encoded_is_tried_again_less_often(tmp_path):
     with pytest.raises(NotYetError, match="austen: it could not be encoded; makima: its reference audio") as failed:
         await preloading(tmp_path, AUSTEN, NO_CLIP, refuse=True)._preload_voices()
-    assert failed.value.look_again_s == module.TRY_AGAIN_S
+    assert failed.value.check_again_s == module.ENCODING_RETRY_S
 
 
 def test_a_directory_of_voices_may_be_filled_or_appear(tmp_path):

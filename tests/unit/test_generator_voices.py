@@ -14,12 +14,13 @@ import pytest
 from recorded import Recorded
 from until import until
 
+from serve_app.audio.loudness import Loudness
 from serve_app.config import AppConfig
-from serve_app.errors import SynthesisError, VoiceNotFoundError
+from serve_app.errors import SynthesisError, VoiceInvalidError, VoiceNotFoundError
 from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, VoiceClip
 from serve_app.voices.library import VoiceInProgress, VoiceRefusal
-from serve_app.voices.voice import BoundedCache, Reference, VoicePrompt
+from serve_app.voices.voice import BoundedCache, ImportedVoice, Reference, VoicePrompt
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app.cluster.registry import Demand, HeartbeatReply
@@ -28,11 +29,12 @@ with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.
     from serve_app.deployments.router import _voice_of
 
 REFERENCE = Reference("woolf", np.zeros(72_000, np.float32), 24_000, "Words.", "d1")
+LOUDNESS = Loudness(-24.0, 0.4)
 CLIP = VoiceClip(np.full(72_000, 8192, np.int16), "Words.", "d2")
 
 
 def prompt_of(reference):
-    return VoicePrompt(reference.voice, reference.digest, np.zeros(4, np.float32), None, reference.transcript)
+    return VoicePrompt(reference.voice, reference.digest, np.zeros(4, np.float32), None, reference.transcript, LOUDNESS)
 
 
 class Store:
@@ -87,8 +89,10 @@ async def test_a_burst_of_streams_fetches_a_voice_once():
 class Engine:
     """Speaks one frame for each stream, at once."""
 
+    samples = np.zeros(1920, np.float32)
+
     def submit(self, prepared, deliver):
-        deliver(AudioChunk(0, np.zeros((1, 16), np.int16), np.zeros(1920, np.float32)))
+        deliver(AudioChunk(0, np.zeros((1, 16), np.int16), self.samples))
         deliver(SpeechEnd("eos", 1))
         return SimpleNamespace(consumed=lambda frames: None, cancel=lambda: None)
 
@@ -126,6 +130,43 @@ async def test_a_stream_that_was_begun_by_another_model_goes_on_and_the_log_says
     warned = [record.message for record in caplog.records if "resumes on" in record.message]
     assert len(warned) == lines
     assert all("[m2 packed]" in message and "[m1 packed]" in message and "frame 7" in message for message in warned)
+
+
+@pytest.mark.parametrize("clip", [None, CLIP])
+async def test_a_voice_has_one_gain_whether_it_is_stored_inline_or_resumed(clip):
+    """The engine's stream has a level of 0.1; its clip has -24 LUFS."""
+    made = generator(prompt_of(REFERENCE), prompt_of(REFERENCE))
+    speaking(made)
+    made._model.engine.samples = np.full(1920, 0.1, np.float32)
+    chunk, _ = await spoken(made, clip=clip)
+    assert chunk.pcm is made._model.engine.samples
+    delivered = np.zeros((7, 16), np.int16)
+    resumed = {"delivered_codes": delivered, "voice_digest": chunk.voice_digest, "begun": True}
+    for fields in ({}, {"seed": 4}, resumed):
+        (chunk, _) = await spoken(made, clip=clip, loudness_lufs=-18.0, **fields)
+        np.testing.assert_allclose(chunk.pcm, 0.1 * 10 ** (6 / 20), rtol=1e-6)
+
+
+async def test_an_imported_voice_is_accepted_once_and_given_to_all_replicas():
+    imported = ImportedVoice(prompt_of(REFERENCE), "encoders")
+    made = generator(imported)
+    made._model.accept = lambda given: given.prompt
+    prepared = speaking(made)
+    await asyncio.gather(*(spoken(made, seed=seed) for seed in range(3)))
+    assert [prompt.digest for prompt in prepared] == ["d1"] * 3
+    assert ([prompt.digest for prompt in made._coordinator.kept], made.encoded) == (["d1"], [])
+
+
+async def test_an_imported_voice_that_does_not_fit_is_an_error_of_its_streams():
+    def refuse(given):
+        raise VoiceInvalidError("it has the code 2048")
+
+    made = generator(ImportedVoice(prompt_of(REFERENCE), "encoders"))
+    made._model.accept = refuse
+    speaking(made)
+    (end,) = await spoken(made)
+    assert (end.code, end.message) == ("VOICE_INVALID", "it has the code 2048")
+    assert (made._coordinator.given_up, made._coordinator.kept) == (["d1"], [])
 
 
 async def test_an_utterance_goes_on_with_its_clip_when_the_voice_was_removed_or_is_another():
@@ -170,7 +211,7 @@ async def test_a_burst_on_an_unencoded_voice_encodes_it_once_and_gives_it_to_eve
 
 
 async def test_a_voice_that_another_replica_encodes_is_waited_for(monkeypatch):
-    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(module, "PROMPT_POLL_S", 0.01)
     made = generator(VoiceInProgress(), VoiceInProgress(), prompt_of(REFERENCE))
     assert (await made._prompt("woolf")).digest == "d1"
     assert made.encoded == []

@@ -8,13 +8,13 @@ import pytest
 import websockets
 from hypothesis import given
 from hypothesis import strategies as st
+from known_backend import KnownBackend, hear, say, served_by
 from pydantic import ValidationError
-from test_web import KnownBackend, hear, say, served_by
 from websockets.exceptions import InvalidStatus
 
 from serve_app.config import AccessConfig, AppConfig, IngressConfig
 from serve_app.hosts import is_served
-from serve_app.web.app import build_web
+from serve_app.web.routes import build_web
 
 LOOPBACK = [
     "127.0.0.1", "127.0.0.2", "localhost", "::1", "[::1]", "::ffff:127.0.0.1", "localhost.", "LocalHost:8000",

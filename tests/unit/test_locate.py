@@ -28,7 +28,7 @@ from serve_app.config import ModelConfig
 from serve_app.model import locate as module
 from serve_app.model import memory
 from serve_app.model.locate import CheckpointError, is_whole, judge, judge_fetch, locate, look
-from serve_app.startup import LOOK_AGAIN_S, READY, NotYetError
+from serve_app.startup import CHECK_AGAIN_S, READY, NotYetError
 
 GIB = 1 << 30
 CONFIG = {"model_type": "qwen3_tts", "tts_model_type": "base", "tokenizer_type": "qwen3_tts_tokenizer_12hz"}
@@ -59,24 +59,24 @@ def write(directory: Path, files: dict[str, bytes]) -> Path:
     return directory
 
 
-def verdict(directory: Path):
+def availability(directory: Path):
     return judge(look(directory))
 
 
 def test_a_whole_checkpoint_is_ready(tmp_path):
-    assert verdict(write(tmp_path, FILES)) == READY
+    assert availability(write(tmp_path, FILES)) == READY
     assert locate(ModelConfig(source=str(tmp_path))) == tmp_path
 
 
 def test_one_tokenizer_file_does_for_two(tmp_path):
     files = {name: content for name, content in FILES.items() if name not in ("vocab.json", "merges.txt")}
-    assert verdict(write(tmp_path, files)).why == "missing: tokenizer.json (or vocab.json and merges.txt)"
-    assert verdict(write(tmp_path, {"tokenizer.json": b"{}"})) == READY
+    assert availability(write(tmp_path, files)).why == "missing: tokenizer.json (or vocab.json and merges.txt)"
+    assert availability(write(tmp_path, {"tokenizer.json": b"{}"})) == READY
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_waited_for_and_named(tmp_path, name):
-    found = verdict(write(tmp_path, {other: content for other, content in FILES.items() if other != name}))
+    found = availability(write(tmp_path, {other: content for other, content in FILES.items() if other != name}))
     assert found.state == "wait"
     assert name in found.why
 
@@ -85,7 +85,7 @@ def test_a_missing_file_is_waited_for_and_named(tmp_path, name):
 def test_the_beginning_of_a_file_is_waited_for(tmp_path_factory, name, data):
     length = data.draw(st.integers(0, len(FILES[name]) - 1))
     directory = write(tmp_path_factory.mktemp("model"), {**FILES, name: FILES[name][:length]})
-    assert verdict(directory) == module.Verdict("wait", f"cut short: {name}")
+    assert availability(directory) == module.Availability("wait", f"cut short: {name}")
 
 
 def test_a_file_of_zeros_that_was_given_its_size_first_is_not_whole(tmp_path):
@@ -99,29 +99,29 @@ def test_shards_are_those_of_the_index(tmp_path):
     directory = write(
         tmp_path, {**files, "model.safetensors.index.json": json.dumps(index).encode(), "model-1.safetensors": b""}
     )
-    assert verdict(directory).why == "missing: model-2.safetensors; cut short: model-1.safetensors"
-    assert verdict(write(directory, dict.fromkeys(index["weight_map"].values(), safetensors()))) == READY
+    assert availability(directory).why == "missing: model-2.safetensors; cut short: model-1.safetensors"
+    assert availability(write(directory, dict.fromkeys(index["weight_map"].values(), safetensors()))) == READY
 
 
 def test_an_empty_directory_is_waited_for(tmp_path):
-    assert verdict(tmp_path).state == "wait"
+    assert availability(tmp_path).state == "wait"
 
 
 def test_a_directory_that_may_appear_on_a_volume_is_waited_for_and_says_what_is_beside_it(tmp_path):
-    assert verdict(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds nothing)"
+    assert availability(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds nothing)"
     (tmp_path / "other").mkdir()
-    assert verdict(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds other)"
+    assert availability(tmp_path / "model").why == f"there is no such directory ({tmp_path} holds other)"
 
 
 def test_a_directory_that_has_nowhere_to_appear_is_refused(tmp_path):
     path = tmp_path / "volume" / "model"
-    assert verdict(path).state == "never"
+    assert availability(path).state == "never"
     with pytest.raises(CheckpointError, match=f"{path} does not exist, and neither does {path.parent}.*'tiny'"):
         locate(ModelConfig(source=str(path)))
 
 
 def test_a_file_is_not_a_directory(tmp_path):
-    assert verdict(write(tmp_path, {"model": b""}) / "model").state == "never"
+    assert availability(write(tmp_path, {"model": b""}) / "model").state == "never"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_file_is_not_a_directory(tmp_path):
     ],
 )
 def test_another_kind_of_model_is_refused_before_its_weights_are_there(tmp_path, config, words):
-    found = verdict(write(tmp_path, {"config.json": json.dumps(config).encode()}))
+    found = availability(write(tmp_path, {"config.json": json.dumps(config).encode()}))
     assert found.state == "never"
     assert words in found.why
 
@@ -246,7 +246,7 @@ def test_the_hub_is_asked_less_often_than_a_directory(monkeypatch):
     monkeypatch.setattr(module, "snapshot_download", fails)
     with pytest.raises(NotYetError, match=r"'some/model'.*does not answer \(503\).*'tiny'") as missing:
         locate(ModelConfig(source="some/model"))
-    assert missing.value.look_again_s == 30
+    assert missing.value.check_again_s == 30
 
 
 @contextlib.contextmanager
@@ -310,7 +310,7 @@ def test_a_cache_that_is_filled_by_another_process_is_waited_for(offline, monkey
     config = ModelConfig(source="some/model")
     with pytest.raises(NotYetError, match=f"not in the cache {tmp_path}, and HF_HUB_OFFLINE") as missing:
         locate(config)
-    assert missing.value.look_again_s == LOOK_AGAIN_S
+    assert missing.value.check_again_s == CHECK_AGAIN_S
     commit = "0123456789" * 4
     write(tmp_path / "models--some--model", {"refs/main": commit.encode()})
     with pytest.raises(NotYetError, match="not in the cache"):
@@ -330,7 +330,7 @@ def test_a_snapshot_that_another_process_still_fetches_is_waited_for(monkeypatch
     monkeypatch.setattr(module, "snapshot_download", lambda *_arguments, **_options: str(tmp_path))
     with pytest.raises(NotYetError, match=r"missing: .*, model\.safetensors") as missing:
         locate(ModelConfig(source="some/model"))
-    assert missing.value.look_again_s == 30  # the next look asks the hub, too
+    assert missing.value.check_again_s == 30  # the next look asks the hub, too
 
 
 def test_memory_that_others_hold_is_waited_for():

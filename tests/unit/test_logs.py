@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 import pytest
 from clips import wav
-from test_web import KnownBackend, hear, say, served, socket_to
+from known_backend import KnownBackend, hear, say, served, socket_to
 from websockets.exceptions import InvalidStatus
 from written_lines import written
 
 from serve_app.config import AccessConfig, AppConfig
 from serve_app.observability.logging import FIGURES, IDS, bind, join_serve_log
-from serve_app.speech import SpeechRequest, SpokenContext, Trace, TraceContext, VoiceClip
+from serve_app.speech import SpeechRequest, Trace, TraceContext, VoiceClip
 from serve_app.web.api_keys import Key, digest_of, new_key
 
 LOG = logging.getLogger("serve_app.somewhere")
@@ -169,7 +169,7 @@ def test_every_field_that_is_given_is_written_and_explained():
 def test_no_text_is_in_what_a_request_looks_like():
     codes = np.zeros((1, 16), np.int16)
     clip = VoiceClip(np.zeros(9, np.int16), "Secret words.", "d")
-    request = SpeechRequest("Secret words.", "austen", context=SpokenContext("Secret words.", codes), clip=clip)
+    request = SpeechRequest("Secret words.", "austen", delivered_codes=codes, clip=clip)
     assert "Secret" not in repr(request)
     assert "austen" in repr(request)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from serve_app.text.cleaning import Cleaner, TextCleaning
+from serve_app.config import TextConfig
+from serve_app.text.cleaning import Cleaner
 
 ORACLE = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
 NARROW = r"[^\W_\u1100-\uffff]"
@@ -103,7 +104,7 @@ def words(text: str) -> list[str]:
 
 
 def spoken(text: str) -> str:
-    cleaner = Cleaner(TextCleaning(emoji="keep"))
+    cleaner = Cleaner(TextConfig(emoji="keep"))
     return "".join(piece for piece in cleaner.push(text) + cleaner.flush() if isinstance(piece, str))
 
 
@@ -130,7 +131,7 @@ def test_what_is_spoken_is_what_commonmark_shows(document):
 def test_emphasis_that_begins_a_paragraph_may_be_long_and_holds_nothing_back():
     told = "She looks at the window. " * 20
     assert spoken(f"*{told.strip()}* **Then** she goes, 2*3 times.") == f"{told}Then she goes, 2*3 times."
-    cleaner = Cleaner(TextCleaning())
+    cleaner = Cleaner(TextConfig())
     assert cleaner.push(f"*{told[:39]}") == []
     assert cleaner.push(told[39:60]) == [told[:60].rstrip()]
     assert spoken(f"Well. *{told.strip()}*").count("*") == 2

@@ -199,15 +199,54 @@ def test_presets_are_the_fields_of_start():
     assert (preset.voice, preset.language, preset.seed) == ("makima", "german", 7)
     assert preset.sampling is not None
     assert (preset.sampling.temperature, preset.sampling.top_k) == (0.5, 10)
-    assert read_presets([("normalize", "true")]) == Preset(normalize=True)
-    assert read_presets([("normalize", "false")]) == Preset(normalize=False)
+    assert read_presets([("normalize", "true"), ("speed", "1.5")]) == Preset(normalize=True, speed=1.5)
+    assert read_presets([("normalize", "false"), ("words", "true")]) == Preset(normalize=False, words=True)
 
 
+@pytest.mark.parametrize("wrong", [0, 0.49, 2.01, -1, "1", True, [], "fast"])
+def test_speed_is_a_number_from_a_half_to_two(wrong):
+    _says(read_full, {"type": "speak", "text": "x", "speed": wrong}, "INVALID_MESSAGE", "speed must be", "0.5 to 2")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ([], "lexicon must be an object of at most 100 entries"),
+        ("sql", 'given: "sql"'),
+        ({"sql": 5}, 'the entry "sql" of lexicon is wrong; allowed: an object of at most 100'),
+        ({"sql": ""}, 'the entry "sql"'),
+        ({"sql": "…"}, 'given: "…"'),
+        ({"text": None}, 'the entry "text" of lexicon is wrong'),
+        ({"sampling": {}}, 'the entry "sampling" of lexicon is wrong'),
+        ({"sql": "x" * 201}, "1 to 200 characters"),
+        ({"": "x"}, 'the entry "" of lexicon is wrong'),
+        ({" \u200b": "x"}, "of lexicon is wrong"),
+        ({"x" * 61: "x"}, "1 to 60 characters"),
+        ({f"w{n}": "x" for n in range(101)}, "at most 100 entries"),
+    ],
+)
+def test_a_wrong_lexicon_is_refused_by_its_entry(wrong, part):
+    _says(read_full, {"type": "speak", "text": "x", "lexicon": wrong}, "INVALID_MESSAGE", part)
+    _says(read_full, {"type": "start", "lexicon": wrong}, "INVALID_MESSAGE", part)
+    refused = read_speech(json.dumps({"input": "x", "lexicon": wrong}))
+    assert isinstance(refused, Refusal)
+    assert part in refused.error.message
+
+
+def test_a_lexicon_is_an_object_of_up_to_a_hundred_entries():
+    entries = {f"w{n}": "x" for n in range(100)}
+    assert read_full(json.dumps({"type": "start", "lexicon": entries})) == Start(lexicon=entries)
+    assert read_full('{"type": "start", "lexicon": null}') == Start()
+    assert read_full('{"type": "start", "lexicon": {}}') == Start(lexicon={})
+    query = read_presets([("lexicon", "{}")])
+    assert isinstance(query, Refusal)
+    assert "lexicon is not accepted in a query" in query.error.message
+
+
+@pytest.mark.parametrize("field", ["normalize", "words"])
 @pytest.mark.parametrize("wrong", ["true", 1, 0.5, []])
-def test_normalize_is_true_or_false(wrong):
-    _says(
-        read_full, {"type": "speak", "text": "x", "normalize": wrong}, "INVALID_MESSAGE", "normalize", "true or false"
-    )
+def test_normalize_and_words_are_true_or_false(field, wrong):
+    _says(read_full, {"type": "speak", "text": "x", field: wrong}, "INVALID_MESSAGE", field, "true or false")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +256,7 @@ def test_normalize_is_true_or_false(wrong):
         ("seed", "true", "INVALID_MESSAGE"),
         ("normalize", "yes", "INVALID_MESSAGE"),
         ("normalize", "1", "INVALID_MESSAGE"),
+        ("words", "1", "INVALID_MESSAGE"),
         ("seed", "", "INVALID_MESSAGE"),
         ("pitch", "1", "INVALID_MESSAGE"),
         ("type", "stop", "INVALID_MESSAGE"),
@@ -224,6 +264,10 @@ def test_normalize_is_true_or_false(wrong):
         ("sample_rate", "44100", "UNSUPPORTED_ENCODING"),
         ("language", "Klingon", "UNSUPPORTED_LANGUAGE"),
         ("temperature", "9", "INVALID_MESSAGE"),
+        ("speed", "3", "INVALID_MESSAGE"),
+        ("speed", "0.4", "INVALID_MESSAGE"),
+        ("speed", "fast", "INVALID_MESSAGE"),
+        ("speed", "NaN", "INVALID_MESSAGE"),
     ],
 )
 def test_a_wrong_preset_is_refused_by_name(name, value, code):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from test_web import KnownBackend, served
+from known_backend import KnownBackend, served
 
 from serve_app.config import AppConfig
 from serve_app.web import middleware

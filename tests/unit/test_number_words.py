@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.text.numbers.grammar import GRAMMARS
-from serve_app.text.numbers.words import MOST_DIGITS, words_of
+from serve_app.text.numbers.words import MAX_DIGITS, words_of
 
 SAMPLES = sorted({*range(130), *(digit * 10**power for digit in (1, 2, 9) for power in range(2, 12)), 10**12 - 1})
 
@@ -13,7 +13,7 @@ def _used(grammar):
     cardinals = {grammar.counting, grammar.time.minutes or grammar.counting, *(name for _, name in grammar.agreements)}
     ordinals = {grammar.ordinal_day, grammar.first_of_month, *grammar.ordinals.values()} - {""}
     years = {grammar.year} - {"digits"}
-    return dict.fromkeys(years | ordinals, 9999) | dict.fromkeys(cardinals, 10**MOST_DIGITS - 1)
+    return dict.fromkeys(years | ordinals, 9999) | dict.fromkeys(cardinals, 10**MAX_DIGITS - 1)
 
 
 @pytest.mark.parametrize("language", GRAMMARS)

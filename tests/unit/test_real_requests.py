@@ -5,26 +5,15 @@ import json
 
 import httpx
 import pytest
-from test_web import KnownBackend, hear, say, served, served_by, socket_to
+from known_backend import hear, say, served, served_by, socket_to
 
 from serve_app.config import AppConfig, IngressConfig
-from serve_app.web.app import build_web
+from serve_app.web.routes import build_web
 
 TEXT = "Hello there."
 BODY = json.dumps({"input": TEXT, "response_format": "pcm"}).encode()
 ORIGIN = "https://app.example"
 STAINLESS = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
-
-
-@pytest.fixture
-def backend():
-    return KnownBackend()
-
-
-@pytest.fixture
-async def host(backend):
-    async with served(backend, AppConfig()) as address:
-        yield address
 
 
 async def raw(host, request):
@@ -153,7 +142,7 @@ async def test_an_allowed_page_reads_what_its_client_library_needs(backend):
         for body in (BODY, b"{}"):
             answer = await client.post("/v1/audio/speech", content=body, headers={"origin": ORIGIN})
             exposed = set(answer.headers["access-control-expose-headers"].split(", "))
-            assert {"retry-after", "x-request-id", "x-voice"} <= exposed
+            assert {"ai-disclosure", "retry-after", "x-request-id", "x-voice"} <= exposed
 
 
 async def test_a_query_with_plus_signs_names_a_voice_and_a_language(host, backend):

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from serve_app.cluster.retry import VAIN_ATTEMPTS, VAIN_ATTEMPTS_ONCE_SPOKEN, Resumption
+from serve_app.cluster.retry import MAX_RETRIES, MAX_RETRIES_AFTER_AUDIO, Resumption
 from serve_app.speech import AudioChunk, SilenceLimits, SpeechRequest
 
 
@@ -19,14 +19,14 @@ def waits(held):
 
 
 def test_the_next_stream_is_asked_for_what_is_not_held():
-    request = SpeechRequest("Hello.", "austen", seed=3)
+    request = SpeechRequest("Hello.", "austen", seed=3, speed=1.5)
     held = Resumption(request)
     assert held.request is request
     held.add(chunk(0))
     held.add(chunk(2, 3))
     assert held.frames == 5
     assert held.request.delivered_codes[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert (held.request.text, held.request.seed) == ("Hello.", 3)
+    assert (held.request.text, held.request.seed, held.request.speed) == ("Hello.", 3, 1.5)
 
 
 def test_what_the_request_holds_already_comes_first():
@@ -57,11 +57,11 @@ def test_the_next_stream_knows_the_rendering_of_the_codes_that_it_resumes():
 
 def test_failed_attempts_are_bounded_and_back_off():
     never_spoke = waits(Resumption(SpeechRequest("Hello.", "austen", seed=5)))
-    assert len(never_spoke) == VAIN_ATTEMPTS
+    assert len(never_spoke) == MAX_RETRIES
     held = Resumption(SpeechRequest("Hello.", "austen", seed=5))
     held.add(chunk(0))
     spoken = waits(held)
-    assert len(spoken) == VAIN_ATTEMPTS_ONCE_SPOKEN
+    assert len(spoken) == MAX_RETRIES_AFTER_AUDIO
     assert spoken[0] == 0.0
     assert spoken == sorted(spoken)
     assert spoken[-1] <= 8.0

@@ -7,7 +7,6 @@ from simulation import SimulatedCosts, SimulatedRunner, Simulation
 from serve_app.config import EngineConfig
 from serve_app.engine.costs import Costs
 from serve_app.engine.scheduler import Sleep, SlotView, State, Step, plan, slack_s
-from serve_app.speech import SpokenContext
 
 
 def costs(prefill=0.2, predict=0.02, talk=0.01, decode=0.004):
@@ -17,8 +16,8 @@ def costs(prefill=0.2, predict=0.02, talk=0.01, decode=0.004):
     return known
 
 
-def view(slot, stage="talk", undecoded=0, heard_until_s=100.0, listening=True, unconsumed=0, arrived_s=0.0):
-    return SlotView(slot, stage, undecoded, heard_until_s, listening, unconsumed, arrived_s)
+def view(slot, stage="talk", undecoded=0, plays_until_s=100.0, listening=True, unconsumed=0, arrived_s=0.0):
+    return SlotView(slot, stage, undecoded, plays_until_s, listening, unconsumed, arrived_s)
 
 
 def decide(*views, waiting_since_s=None, frame_since_prefill=True, now_s=99.0, **settings):
@@ -30,17 +29,17 @@ def test_nothing_to_do_waits_for_a_new_request():
 
 
 def test_urgent_stream_is_served_before_a_new_one():
-    assert decide(view(0, "talk", heard_until_s=99.05), view(1, "predict", heard_until_s=None)) == Step("talk", (0,))
+    assert decide(view(0, "talk", plays_until_s=99.05), view(1, "predict", plays_until_s=None)) == Step("talk", (0,))
 
 
 def test_urgent_stream_is_served_before_a_waiting_one():
-    assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=98.9).stage == "talk"
+    assert decide(view(0, "talk", plays_until_s=99.1), waiting_since_s=98.9).stage == "talk"
 
 
 def test_a_listener_is_urgent_earlier_when_a_longer_prefill_waits():
     known = costs(prefill=0.05)  # of one position
     known.observe("prefill", 300, 1.0)
-    listener = view(0, "talk", heard_until_s=99.5)
+    listener = view(0, "talk", plays_until_s=99.5)
     for positions, stage in ((20, "prefill"), (310, "talk")):
         state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=[positions])
         assert plan(state, 99.0).stage == stage
@@ -65,7 +64,7 @@ def test_requests_of_about_one_length_are_prefilled_together(positions, requests
 
 def test_no_more_requests_are_prefilled_together_than_the_listeners_can_afford():
     known = costs(prefill=0.1)
-    listener = view(0, "talk", heard_until_s=99.6)
+    listener = view(0, "talk", plays_until_s=99.6)
     state = State([listener], 98.9, True, known, EngineConfig(), waiting_positions=[12] * 8)
     assert plan(state, 99.0) == Step("prefill", requests=3)  # 1.5 times 0.3 s and a frame
     known.observe("prefill", 96, 0.15)  # measured: all of them take little longer than one
@@ -73,40 +72,40 @@ def test_no_more_requests_are_prefilled_together_than_the_listeners_can_afford()
 
 
 def test_a_listener_past_saving_does_not_keep_requests_apart():
-    state = State([view(0, "talk", heard_until_s=98.0)], 98.9, True, costs(), EngineConfig(), waiting_positions=[9, 9])
+    state = State([view(0, "talk", plays_until_s=98.0)], 98.9, True, costs(), EngineConfig(), waiting_positions=[9, 9])
     assert plan(state, 99.0) == Step("prefill", requests=2)
 
 
 def test_a_listener_past_saving_does_not_keep_new_requests_out():
-    assert decide(view(0, "talk", heard_until_s=98.0), waiting_since_s=98.9) == Step("prefill")
+    assert decide(view(0, "talk", plays_until_s=98.0), waiting_since_s=98.9) == Step("prefill")
 
 
 def test_between_two_prefills_late_listeners_get_a_frame():
-    late = view(0, "talk", heard_until_s=98.0)
+    late = view(0, "talk", plays_until_s=98.0)
     assert decide(late, waiting_since_s=98.9, frame_since_prefill=False).stage == "talk"
 
 
 def test_a_request_that_waited_far_too_long_goes_before_a_listener_who_barely_keeps_up():
-    assert decide(view(0, "talk", heard_until_s=99.1), waiting_since_s=90.0) == Step("prefill")
+    assert decide(view(0, "talk", plays_until_s=99.1), waiting_since_s=90.0) == Step("prefill")
 
 
 def test_a_new_stream_is_served_before_streams_with_slack():
-    assert decide(view(0, "talk"), view(1, "predict", heard_until_s=None)) == Step("predict", (1,))
+    assert decide(view(0, "talk"), view(1, "predict", plays_until_s=None)) == Step("predict", (1,))
 
 
 def test_a_new_stream_is_batched_with_all_that_need_the_same_stage():
-    assert decide(view(0, "predict"), view(1, "predict", heard_until_s=None)) == Step("predict", (0, 1))
+    assert decide(view(0, "predict"), view(1, "predict", plays_until_s=None)) == Step("predict", (0, 1))
 
 
 def test_the_oldest_new_request_is_served_first():
-    young = view(0, "predict", heard_until_s=None, arrived_s=5.0)
-    old = view(1, "talk", undecoded=1, heard_until_s=None, arrived_s=1.0)
+    young = view(0, "predict", plays_until_s=None, arrived_s=5.0)
+    old = view(1, "talk", undecoded=1, plays_until_s=None, arrived_s=1.0)
     assert decide(young, old) == Step("decode", (1,), 1)
 
 
 def test_a_burst_is_prefilled_together_as_long_as_no_listener_waits_too_long():
-    assert decide(view(0, "predict", heard_until_s=None, arrived_s=98.5), waiting_since_s=98.5).stage == "prefill"
-    assert decide(view(0, "predict", heard_until_s=None, arrived_s=97.5), waiting_since_s=98.5).stage == "predict"
+    assert decide(view(0, "predict", plays_until_s=None, arrived_s=98.5), waiting_since_s=98.5).stage == "prefill"
+    assert decide(view(0, "predict", plays_until_s=None, arrived_s=97.5), waiting_since_s=98.5).stage == "predict"
 
 
 def test_waiting_streams_come_before_streams_with_slack():
@@ -123,7 +122,7 @@ def test_the_last_frames_are_decoded_at_once():
 
 
 def test_a_stream_beyond_the_lead_pauses_and_says_when_it_wants_to_go_on():
-    assert decide(view(0, heard_until_s=110.0), max_lead_s=4.0) == Sleep(106.0)
+    assert decide(view(0, plays_until_s=110.0), max_lead_s=4.0) == Sleep(106.0)
 
 
 def test_a_stream_whose_caller_takes_nothing_pauses_without_a_time():
@@ -131,7 +130,7 @@ def test_a_stream_whose_caller_takes_nothing_pauses_without_a_time():
 
 
 def test_slack_is_what_is_left_to_play():
-    assert slack_s(view(0, heard_until_s=100.0), 98.5) == pytest.approx(1.5)
+    assert slack_s(view(0, plays_until_s=100.0), 98.5) == pytest.approx(1.5)
     assert slack_s(view(0, listening=False), 98.5) == float("inf")
 
 
@@ -140,7 +139,7 @@ views = st.builds(
     slot=st.integers(0, 9),
     stage=st.sampled_from(["talk", "predict", None]),
     undecoded=st.integers(0, 25),
-    heard_until_s=st.none() | st.floats(90, 130),
+    plays_until_s=st.none() | st.floats(90, 130),
     listening=st.booleans(),
     unconsumed=st.integers(0, 400),
     arrived_s=st.floats(0, 99),
@@ -175,14 +174,13 @@ def test_a_burst_of_new_requests_does_not_starve_listeners():
 
 
 def test_a_long_prefill_waits_until_listeners_can_afford_it():
-    context = SpokenContext("before", np.zeros((100, 16), np.int16))
-    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.1, context_frame_s=0.01)))
-    sim.speak("w" * 5, context=context)  # the first one is where its cost is learnt
+    sim = Simulation(SimulatedRunner(costs=SimulatedCosts(prefill_s=0.1, character_s=0.01)))
+    sim.speak("w" * 100, prompt="whole")  # the first one is where its cost is learnt
     sim.run()
     listener = sim.speak("a" * 150)
     sim.run(until_s=sim.runner.now_s + 1.0)
-    assert 0.3 < listener.heard_until_s - sim.runner.now_s < 1.1, "less slack than the prefill takes"
-    fresh = sim.speak("b" * 50, context=context)
+    assert 0.3 < listener.plays_until_s - sim.runner.now_s < 1.1, "less slack than the prefill takes"
+    fresh = sim.speak("b" * 100, prompt="whole")
     sim.run()
     assert listener.underruns == 0
     assert fresh.ttfa_s < 3.0
@@ -197,7 +195,7 @@ def test_new_requests_are_not_starved_by_streams_far_ahead():
 def test_at_saturation_streams_run_dry_together_instead_of_one_for_ever():
     sim = Simulation(SimulatedRunner(costs=SimulatedCosts(predict_s=0.08, talk_s=0.04)))
     sim.run([(0.0, chr(97 + n) * 60) for n in range(10)])
-    ends = [listener.heard_until_s for listener in sim.listeners]
+    ends = [listener.plays_until_s for listener in sim.listeners]
     assert max(ends) - min(ends) < 0.35 * max(ends)
 
 
@@ -248,22 +246,22 @@ def test_a_listener_after_an_underrun_gets_single_frames_if_gathering_gains_litt
         (0.05, 0.045, 0.025, Step("talk", (0,))),
     ],
 )
-@pytest.mark.parametrize("heard_until_s", [98.0, 99.05])
+@pytest.mark.parametrize("plays_until_s", [98.0, 99.05])
 def test_a_listener_near_an_underrun_waits_for_a_full_audio_chunk_only_if_it_pays(
-    predict, single, full, step, heard_until_s
+    predict, single, full, step, plays_until_s
 ):
     known = costs(predict=predict, talk=0.015, decode=single)
     known.observe("decode", 1, full, frames=4)
-    listener = view(0, "talk", undecoded=1, heard_until_s=heard_until_s)
+    listener = view(0, "talk", undecoded=1, plays_until_s=plays_until_s)
     assert plan(State([listener], None, True, known, EngineConfig()), 99.0) == step
 
 
 def test_a_full_audio_chunk_is_urgent_while_all_its_frames_can_still_be_made():
     known = costs(predict=0.035, talk=0.015, decode=0.045)  # alone a frame takes 95 ms, in fours 75 ms
     known.observe("decode", 1, 0.025, frames=4)
-    for undecoded, heard_until_s, stage in ((1, 99.3, "talk"), (4, 99.11, "decode")):
-        listener = view(0, "talk", undecoded=undecoded, heard_until_s=heard_until_s)
-        fresh = view(1, "predict", heard_until_s=None)
+    for undecoded, plays_until_s, stage in ((1, 99.3, "talk"), (4, 99.11, "decode")):
+        listener = view(0, "talk", undecoded=undecoded, plays_until_s=plays_until_s)
+        fresh = view(1, "predict", plays_until_s=None)
         assert plan(State([listener, fresh], None, True, known, EngineConfig()), 99.0).stage == stage
         assert plan(State([fresh], None, True, known, EngineConfig()), 99.0).stage == "predict"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.audio.pcm import milliseconds
-from serve_app.config import SessionConfig, VoicesConfig
+from serve_app.config import SessionConfig, TextConfig, VoicesConfig
 from serve_app.errors import CapacityError, InvalidMessageError, RateLimitedError
 from serve_app.protocol.messages import (
     AudioMessage,
@@ -29,12 +29,12 @@ from serve_app.protocol.messages import (
     Start,
     Stop,
     Stopped,
+    Words,
 )
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline, chunk_seed
 from serve_app.speech import UNLIMITED_SAMPLES, AudioChunk, SpeechEnd, VoiceClip
-from serve_app.text.cleaning import TextCleaning
 from serve_app.text.tags import Pause
 from serve_app.voices.voice import VoiceManifest, VoiceStatus
 
@@ -124,6 +124,12 @@ class Bench:
 
     def audio(self, frames=1, voice_digest=""):
         chunk = replace(chunk_of(frames), voice_digest=voice_digest)
+        self._perform(self.session.event(self.call.call_id, chunk, self.now_s))
+        return self
+
+    def looking_at(self, *characters):
+        """Audio whose frames speak these characters of the text."""
+        chunk = replace(chunk_of(len(characters)), spoken=np.array(characters, np.int32))
         self._perform(self.session.event(self.call.call_id, chunk, self.now_s))
         return self
 
@@ -226,7 +232,7 @@ def test_start_is_answered_by_ready_and_changes_the_defaults_of_later_utterances
     bench = Bench().say(Start(language="german", seed=5), Start(sampling=SamplingFields(top_k=3)))
     ready = only(bench.send(), Ready)
     assert [each.language for each in ready] == ["german", "german"]
-    assert ready[0].limits.max_text_characters == 5000
+    assert ready[0].limits.max_text_characters == 20_000
     bench.say(Speak(text="Eins."), Start(language="french"), Speak(text="Zwei."))
     assert (bench.call.request.language, bench.call.request.seed) == ("german", 5)
     assert bench.call.request.sampling.top_k == 3
@@ -256,6 +262,52 @@ def test_normalize_spells_the_request_and_leaves_the_caption_as_it_was_written()
     assert requests == ["It is five.", "It was six.", "7"]
     assert [segment.text for segment in only(messages, Segment)] == ["It is 5.", "It was 6.", "7"]
     assert only(messages, Complete)[0].characters == len("It is 5.|It was 6.")
+
+
+def requests_with(configured=None, **speak):
+    """The texts of the requests and of the captions."""
+    bench = Bench(text=BarPipeline(TextConfig(lexicon=configured or {}))).say(Speak(**speak))
+    requests = []
+    while bench.call is not None:
+        requests.append(bench.call.request.text)
+        bench.audio().end()
+    return requests, [segment.text for segment in only(bench.send(), Segment)]
+
+
+def test_a_lexicon_changes_the_request_and_leaves_the_caption_as_it_was_written():
+    text = "SQL is 5.|So is JSON."
+    requests, captions = requests_with({"sql": "sequel", "json": "jason"}, text=text, lexicon={"JSON": "jay son"})
+    assert requests == ["sequel is 5.", "So is jay son."]
+    assert captions == ["SQL is 5.", "So is JSON."]
+
+
+def test_the_lexicon_comes_before_numbers():
+    fields = {"language": "english", "normalize": True, "lexicon": {"gpt-4": "G P T 4", "5": "V"}}
+    assert requests_with(text="GPT-4, 5 and 6.", **fields)[0] == ["G P T four, V and six."]
+
+
+def test_a_speak_replaces_the_entries_of_start_for_itself():
+    bench = Bench(text=BarPipeline(TextConfig(lexicon={"a": "1"})))
+    bench.say(Start(lexicon={"b": "2", "c": "3"}), Speak(text="a b c"), Speak(text="a b c", lexicon={"b": "4"}))
+    bench.say(Start(lexicon={}), Speak(text="a b c"))
+    requests = []
+    while bench.call is not None:
+        requests.append(bench.call.request.text)
+        bench.audio().end()
+    assert requests == ["1 2 3", "1 4 c", "1 b c"]
+
+
+def test_a_text_that_the_lexicon_makes_too_long_fails_alone():
+    text = BarPipeline(TextConfig(lexicon={"x": "long " * 9}), 20)
+    bench = Bench(text=text).say(Speak(text="One.|x|Two.", utterance_id="a"), Speak(text="Three.", utterance_id="b"))
+    bench.audio().end()
+    assert bench.call.request.text == "Three."
+    messages = bench.audio().end().send()
+    error = error_of(messages)
+    assert (error.code, error.utterance_id) == ("TEXT_TOO_LONG", "a")
+    assert error.message == "the lexicon makes 44 characters of a text chunk of 1; the limit is 20"
+    assert [done.utterance_id for done in only(messages, Complete)] == ["b"]
+    assert bench.say(Stop()).send()[-1] == Close(1000, "stopped")
 
 
 def test_normalize_is_a_default_of_the_session_that_ready_tells():
@@ -510,7 +562,7 @@ def test_open_text_with_nothing_to_pronounce_is_complete_when_it_is_stopped():
 
 
 def test_halves_of_an_emoji_are_joined_over_messages_and_lone_ones_are_dropped():
-    cleaning = TextPipeline(TextCleaning(emoji="keep"))
+    cleaning = TextPipeline(TextConfig(emoji="keep"))
     bench = Bench(text=cleaning).say(
         Speak(text="Hi \U0010d83d", utterance_id="a", final=False),
         Speak(text="\U0010de00 you \U0010d83d and", utterance_id="a", final=False),
@@ -572,6 +624,79 @@ def test_pauses_are_part_of_buffered_audio_and_of_its_bound():
     assert len(bench.items[0].payload) == 2 * (3 * 1920 + 36000)
     bench = Bench(limits=SessionConfig(max_whole_audio_s=5)).say(SpeakBuffered(text="~240000|~240000"))
     assert error_of(bench.send()).code == "TEXT_TOO_LONG"
+
+
+def spoken_at(speed, text="One.|~19200|Two.", kind=Speak, frames=(4, 3, 5)):
+    """An utterance of two text chunks; the first one's audio comes in two parts."""
+    bench = Bench().say(kind(text=text, utterance_id="a", speed=speed))
+    bench.audio(frames[0]).audio(frames[1]).end().audio(frames[2]).end()
+    return bench, bench.send()
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.8, 1.0, 1.25, 2.0])
+def test_all_times_follow_the_speed_and_a_pause_keeps_its_length(speed):
+    bench, messages = spoken_at(speed)
+    captions, chunks, done = only(messages, Segment), only(messages, AudioMessage), only(messages, Complete)[0]
+    ends = [chunk.start_ms + chunk.duration_ms for chunk in chunks]
+    assert [chunk.start_ms for chunk in chunks] == [0, *ends[:-1]]
+    assert (
+        done.duration_ms
+        == ends[-1]
+        == milliseconds(sum(len(item.payload) for item in bench.items if item.payload) // 2)
+    )
+    assert captions[0].start_ms == 0
+    assert captions[1].start_ms - 800 == pytest.approx(7 * 80 / speed, abs=80)
+    assert done.duration_ms - captions[1].start_ms == pytest.approx(5 * 80 / speed, abs=80)
+    heard = np.frombuffer(b"".join(item.payload for item in bench.items if item.payload), dtype="<i2")
+    (pause,) = np.split(heard, np.flatnonzero(np.diff(heard == 0)) + 1)[1::2]
+    assert len(pause) == 19200
+    assert [call.request.speed for call in bench.calls] == [speed, speed]
+
+
+def test_speed_1_is_the_audio_without_a_speed():
+    (plain, said), (asked, answered) = spoken_at(None), spoken_at(1.0)
+    assert [item.payload for item in asked.items] == [item.payload for item in plain.items]
+    assert answered == said
+
+
+def test_buffered_audio_is_the_streamed_audio_at_any_speed():
+    (streamed, _), (whole, messages) = spoken_at(1.5), spoken_at(1.5, kind=SpeakBuffered)
+    parts = [item.payload for item in streamed.items if item.payload]
+    assert whole.items[0].payload == b"".join(parts)
+    assert messages[0].duration_ms == messages[1].duration_ms == milliseconds(len(whole.items[0].payload) // 2)
+
+
+def test_the_real_time_factor_counts_what_the_generator_made():
+    bench = Bench().say(Speak(text="One.", speed=2)).audio(10)
+    assert only(bench.end(timings_s={"total": 0.4}).send(), Complete)[0].rtf == 0.5
+
+
+def test_the_lead_of_a_listener_is_counted_in_the_audio_that_is_sent():
+    bench = Bench(limits=SessionConfig(max_lead_s=6)).say(Speak(text="One.|Two.", speed=0.5)).audio(50).end()
+    bench.send()
+    assert bench.session.next_deadline_s == pytest.approx(2, abs=0.05)  # four seconds are eight at half the speed
+    bench = Bench().say(Speak(text="One.|Two.", speed=2)).audio(50).end()
+    assert bench.call.needed_by_s == pytest.approx(2, abs=0.05)
+
+
+def test_limits_of_audio_count_the_audio_that_is_sent():
+    limits = SessionConfig(max_whole_audio_s=1)
+    assert (
+        error_of(Bench(limits=limits).say(SpeakBuffered(text="a", speed=0.5)).audio(9).send()).code == "TEXT_TOO_LONG"
+    )
+    bench = Bench(limits=limits).say(SpeakBuffered(text="a", speed=2)).audio(20).end()
+    assert only(bench.send(), Complete)[0].duration_ms == pytest.approx(800, abs=80)
+    bench = Bench(limits=SessionConfig(max_unsent_audio_s=1)).say(Speak(text="a", speed=0.5)).audio(7)
+    assert bench.session.paused
+
+
+def test_speed_is_a_default_of_the_session_that_ready_tells():
+    bench = Bench().say(Start(speed=1.5), Speak(text="a"), Speak(text="b", speed=1), Start(speed=1))
+    assert [ready.speed for ready in only(bench.send(), Ready)] == [1.5, 1]
+    assert bench.call.request.speed == 1.5
+    assert bench.end().call.request.speed == 1
+    bench = Bench().say(Speak(text="a", utterance_id="a", final=False), Speak(text="b", utterance_id="a", speed=2))
+    assert error_of(bench.send()).code == "INVALID_MESSAGE"
 
 
 def test_silence_is_not_part_of_the_real_time_factor():
@@ -885,6 +1010,121 @@ def test_numbers_in_any_pieces_are_spelled_the_same_and_no_number_is_cut(cuts):
     assert spoken.count("one thousand two hundred thirty-four of them for five dollars fifty each.") == 4
 
 
+WORDS = Speak(text="Ab cd.|~19200|Ef gh", utterance_id="a", words=True)
+
+
+def test_the_words_of_a_segment_follow_its_audio():
+    bench = Bench().say(WORDS)
+    assert bench.call.request.words
+    bench.looking_at(0, 0).looking_at(3, 3, 5).end().looking_at(0, 3).end()
+    messages = bench.send()
+    assert kinds(messages) == [
+        "segment", "audio_chunk", "audio_chunk", "words", "audio_chunk", "segment", "audio_chunk", "words",
+        "audio_chunk", "complete",
+    ]  # fmt: skip
+    assert only(messages, Words) == [
+        Words(utterance_id="a", index=0, words=[("Ab", 0, 200), ("cd.", 200, 360)]),
+        Words(utterance_id="a", index=1, words=[("Ef", 1200, 1320), ("gh", 1320, 1360)]),
+    ]
+    json = only(messages, Words)[1].to_json()
+    assert json == '{"type":"words","utterance_id":"a","index":1,"words":[["Ef",1200,1320],["gh",1320,1360]]}'
+
+
+def test_a_client_that_does_not_ask_gets_no_words():
+    bench = Bench().say(Speak(text="Ab cd.", utterance_id="a"))
+    assert not bench.call.request.words
+    messages = bench.looking_at(0, 3).say(Cancel()).send()
+    assert kinds(messages) == ["cancelled"]
+    assert messages[0].heard_text is None
+
+
+def test_buffered_audio_has_no_words():
+    bench = Bench().say(Start(words=True), SpeakBuffered(text="Ab cd.")).looking_at(0, 3).end()
+    assert kinds(bench.send()) == ["ready", "audio_chunk", "complete"]
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.25, 2.0])
+def test_word_times_follow_the_speed_and_stay_inside_their_segment(speed):
+    bench = Bench().say(Start(speed=speed), WORDS)
+    bench.looking_at(*[0] * 4).looking_at(*[3] * 6).end().looking_at(*[0] * 5, *[3] * 5).end()
+    messages = bench.send()
+    captions, chunks = only(messages, Segment), only(messages, AudioMessage)
+    first, second = only(messages, Words)
+    assert first.words[1][1] == pytest.approx(4.5 * 80 / speed, abs=2)
+    assert second.words[1][1] == pytest.approx(captions[1].start_ms + 5.5 * 80 / speed, abs=2)
+    assert second.words[-1][2] == chunks[-1].start_ms
+    assert first.words[0][2] == first.words[1][1] < first.words[1][2] <= captions[1].start_ms - 800
+
+
+def test_the_words_are_the_written_ones_where_others_are_spoken():
+    text = TextPipeline(TextConfig(lexicon={"cd": "see dee"}))
+    bench = Bench(text=text).say(Speak(text="Ab cd ef", words=True, normalize=True, language="english"))
+    assert bench.call.request.text == "Ab see dee ef"
+    bench.looking_at(0, 3, 7, 7, 11).end()
+    (words,) = only(bench.send(), Words)
+    assert [word for word, _, _ in words.words] == ["Ab", "cd", "ef"]
+    assert [start for _, start, _ in words.words] == [0, 120, 360]
+
+
+def test_of_text_that_was_cut_short_the_words_that_were_reached_are_told():
+    bench = Bench().say(Speak(text="Ab cd ef", words=True)).looking_at(0, 3).end("length")
+    (words,) = only(bench.send(), Words)
+    assert [word for word, _, _ in words.words] == ["Ab", "cd"]
+
+
+def test_a_client_is_told_once_that_the_model_has_no_word_times():
+    bench = Bench().say(Start(words=True), Speak(text="One.|Two.", utterance_id="a")).audio(2).audio(1).end()
+    messages = bench.audio(1).say(Cancel()).send()
+    assert kinds(messages) == ["ready", "error", "cancelled"]
+    error = error_of(messages)
+    assert (error.code, error.utterance_id, error.fatal) == ("WORD_TIMES_UNAVAILABLE", None, False)
+    assert messages[-1].heard_text is None
+    bench = Bench().say(Start(words=True), Speak(text="One.|Two."), Speak(text="Three.")).speak_all()
+    messages = bench.send()
+    assert kinds(messages).count("error") == 1
+    assert kinds(messages).count("complete") == 2
+    assert only(messages, Words) == []
+
+
+@pytest.mark.parametrize(
+    ("played_s", "heard"),
+    [(0, ""), (0.01, "Ab"), (0.21, "Ab cd."), (1.0, "Ab cd."), (1.25, "Ab cd. Ef"), (9, "Ab cd. Ef gh")],
+)
+def test_a_cancel_is_told_the_text_that_was_played(played_s, heard):
+    bench = Bench().say(WORDS).looking_at(0, 0, 3, 3, 5).end().looking_at(0, 3, 3)
+    bench.send()
+    bench.now_s = played_s
+    (cancelled,) = bench.say(Cancel()).send()
+    assert (cancelled.duration_ms, cancelled.heard_text) == (400 + 800 + 240, heard)
+
+
+def test_what_was_not_sent_was_not_heard():
+    bench = Bench().say(WORDS).looking_at(0, 0, 3, 3).end()
+    bench.send(2)
+    bench.now_s = 9.0
+    assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=320, heard_text="Ab cd.")]
+    bench = Bench().say(WORDS).looking_at(0, 0).looking_at(3, 3)
+    bench.send(2)
+    bench.now_s = 9.0
+    assert bench.say(Cancel()).send() == [Cancelled(utterance_id="a", duration_ms=160, heard_text="Ab")]
+
+
+def test_an_utterance_behind_another_is_heard_when_that_one_was_played():
+    first, second = (Speak(text="Ab cd", utterance_id=name, words=True) for name in "ab")
+    bench = Bench().say(first, second).looking_at(*[0] * 10, *[3] * 10).end().looking_at(0, 0, 3, 3)
+    bench.send(3)  # the first one's final audio waits, so it can still be cancelled
+    bench.now_s = 1.0
+    cancelled = only(bench.say(Cancel()).send(), Cancelled)
+    assert [(each.utterance_id, each.heard_text) for each in cancelled] == [("a", "Ab cd"), ("b", "")]
+
+
+def test_words_is_a_default_of_the_session_that_ready_tells():
+    bench = Bench().say(Start(words=True), Start(seed=1), Speak(text="a"), Speak(text="b", words=False))
+    assert [ready.words for ready in only(bench.send(), Ready)] == [True, True]
+    assert bench.call.request.words
+    assert not bench.end().call.request.words
+
+
 IDS = st.sampled_from(["a", "b", "c"])
 TEXTS = st.sampled_from(["", "One.", "One.|", "One.|Two.|Three", "   ", "One.|~36000|Two.", "~480|", "|~24000"])
 STEPS = st.one_of(
@@ -892,9 +1132,14 @@ STEPS = st.one_of(
     st.builds(SpeakBuffered, text=TEXTS, utterance_id=IDS | st.none()),
     st.builds(Flush, utterance_id=IDS | st.none()),
     st.builds(Cancel, utterance_id=IDS | st.none()),
-    st.builds(Start, voice=st.sampled_from(["makima", "broken", None])),
+    st.builds(
+        Start,
+        voice=st.sampled_from(["makima", "broken", None]),
+        speed=st.sampled_from([None, 1.0, 1.5]),
+        words=st.sampled_from([None, True]),
+    ),
     st.builds(Refusal, st.just(InvalidMessageError("wrong")), IDS | st.none()),
-    st.sampled_from(["audio", "audio", "audio", "eos", "error", "over", "send", "send", "wait"]),
+    st.sampled_from(["audio", "audio", "words", "eos", "error", "over", "send", "send", "wait"]),
 )
 
 
@@ -906,7 +1151,14 @@ def _step(bench, step):
     elif step == "wait":
         bench.wait(1)
     elif bench.call is not None:
-        {"audio": bench.audio, "eos": bench.end, "error": lambda: bench.end("error"), "over": bench.over}[step]()
+        words = lambda: bench.looking_at(0, 2)  # noqa: E731
+        {
+            "audio": bench.audio,
+            "words": words,
+            "eos": bench.end,
+            "error": lambda: bench.end("error"),
+            "over": bench.over,
+        }[step]()
 
 
 def _check_invariants(items):
@@ -1098,13 +1350,22 @@ def test_the_first_text_chunk_keeps_a_soft_start_and_later_ones_what_is_left_of_
     limits = SessionConfig(leading_silence_limit_s=0.3, leading_silence_kept_s=0.02, pause_between_chunks_s=0.25)
     bench = Bench(limits).say(Speak(text="One|two|three"))
     first = bench.call.request.silence
-    assert (first.leading_samples, first.left_out_samples, first.trailing_samples) == (480, 7200, 6000)
+    assert (first.leading_samples, first.left_out_samples, first.trailing_samples) == (480, 7200, 5520)
     assert first.level == pytest.approx(10**-2.5)
     bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=4800)).end()
     second = bench.call.request.silence
     assert (second.leading_samples, second.left_out_samples) == (1200, UNLIMITED_SAMPLES)
-    bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=6000)).end()
+    bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=first.trailing_samples)).end()
     assert bench.call.request.silence.leading_samples == 480
+
+
+@pytest.mark.parametrize("silent_samples", [0, 100, 10**9])
+def test_a_pause_between_text_chunks_is_never_longer_than_configured(silent_samples):
+    limits = SessionConfig(leading_silence_kept_s=0.04, pause_between_chunks_s=0.4)
+    bench = Bench(limits).say(Speak(text="One|two"))
+    before = min(silent_samples, bench.call.request.silence.trailing_samples)
+    bench.event(silent_chunk(np.full(1920, 0.5), silent_samples=before)).end()
+    assert before + bench.call.request.silence.leading_samples == 0.4 * 24_000
 
 
 def test_all_silence_is_sent_if_it_is_not_limited():
@@ -1151,7 +1412,7 @@ def test_a_request_chooses_where_its_text_goes_then_the_voice_then_the_configura
     ).speak_all()
     assert [call.request.prompt for call in bench.calls] == ["streaming", "whole", "whole", "streaming", "whole"]
     assert only(bench.send(), Ready)[0].prompt == "whole"
-    configured = Bench(text=BarPipeline(prompt="whole")).say(Speak(text="A"))
+    configured = Bench(text=BarPipeline(TextConfig(prompt="whole"))).say(Speak(text="A"))
     assert configured.call.request.prompt == "whole"
 
 
@@ -1162,3 +1423,29 @@ def test_an_utterance_keeps_its_layout_if_the_voice_changes_meanwhile():
     voices["v"] = VoiceStatus("v", "ready", "", VoiceManifest(**named, prompt="streaming"))
     bench.audio(1).end()
     assert bench.call.request.prompt == "whole"
+
+
+def test_an_utterance_has_one_level_the_voices_or_the_configured_one():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    voices = {
+        "own": VoiceStatus("own", "ready", "", VoiceManifest(**named, loudness_lufs=-23.0)),
+        "plain": VoiceStatus("plain", "ready", "", VoiceManifest(**named)),
+        "makima": VOICES["makima"],
+        INLINE_VOICE: VoiceStatus(INLINE_VOICE, "ready", "", VoiceManifest(**named, loudness_lufs=-30.0)),
+    }
+    inline = InlineVoice(Start(), VoiceClip(np.zeros(72_000, np.int16), None, "d"))
+    texts = [Speak(text="A|B|C", voice=name) for name in ("own", "plain", "makima")]
+    for configured in (None, -16.0):
+        bench = Bench(voices=voices, naming=VoicesConfig(loudness_lufs=configured))
+        bench.say(*texts, inline, Speak(text="D|E")).speak_all()
+        expected = [-23.0] * 3 + [configured] * 8
+        assert [call.request.loudness_lufs for call in bench.calls] == expected
+
+
+def test_an_utterance_keeps_its_level_if_the_voice_changes_meanwhile():
+    named = {"name": "n", "audio": "a.wav", "language": "english", "speaker": "s", "licence": "l"}
+    voices = {"v": VoiceStatus("v", "ready", "", VoiceManifest(**named, loudness_lufs=-20.0))}
+    bench = Bench(voices=voices).say(Speak(text="A|B", voice="v"))
+    voices["v"] = VoiceStatus("v", "ready", "", VoiceManifest(**named))
+    bench.audio(1).end()
+    assert bench.call.request.loudness_lufs == -20.0

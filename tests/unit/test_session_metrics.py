@@ -58,9 +58,9 @@ def first(timings_s):
 
 def test_the_time_to_first_audio_is_the_sum_of_its_parts(metrics, recorded):
     metrics.called(call(), 7.0)
-    metrics.started(call(), 7.3)
-    metrics.heard(call(), first({"prompt": 0.01, "queue": 0.2, "prefill": 0.1, "predictor": 0.05, "codec": 0.04}))
-    metrics.heard(call(), first({}))
+    metrics.admitted(call(), 7.3)
+    metrics.received(call(), first({"prompt": 0.01, "queue": 0.2, "prefill": 0.1, "predictor": 0.05, "codec": 0.04}))
+    metrics.received(call(), first({}))
     audio(metrics, 8.0)
     audio(metrics, 8.1)
     assert recorded.histograms["ttfa_seconds"] == [1.0]

@@ -11,7 +11,7 @@ from serve_app.cluster.admission import Admission
 from serve_app.config import AdmissionConfig, SessionConfig
 from serve_app.errors import TtsUnavailableError
 from serve_app.observability.metrics import NoRecorder
-from serve_app.observability.observers import SessionObserver, SessionSpans
+from serve_app.observability.observers import SessionObserver
 from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.tracing import NoTracer
 from serve_app.protocol.dialects import FullDialect
@@ -33,7 +33,7 @@ class Client:
         self.heard = []
 
     async def receive(self):
-        return FullDialect().read(await self.says.get())
+        return FullDialect().read(await self.says.get())[0]
 
     async def answer(self, messages):
         async for item in messages:
@@ -59,7 +59,7 @@ class LeavingClient(Client):
         frame = await self.says.get() if not self.left or not self.says.empty() else None
         if frame is None:
             raise ConnectionLostError
-        return FullDialect().read(frame)
+        return FullDialect().read(frame)[0]
 
 
 class DeafClient(Client):
@@ -86,8 +86,7 @@ class RecordingObserver:
 
 def runner_of(setup, client, service, observer=None):
     metrics = SessionMetrics(IngressMetrics(NoRecorder()), "full")
-    spans = SessionSpans(NoTracer(), TraceContext(), setup.session_id, "full", time.monotonic)
-    observer = observer or SessionObserver(metrics, spans, time.monotonic)
+    observer = observer or SessionObserver(metrics, NoTracer(), TraceContext(), setup.session_id, time.monotonic)
     return SessionRunner(Session(setup, time.monotonic()), client, service, observer)
 
 
@@ -117,8 +116,8 @@ class Speaker:
 @pytest.mark.parametrize(
     ("backend", "events"),
     [
-        (Speaker(), ["admitted", "heard", "heard", "heard", "heard"]),
-        (Speaker(broken=True), ["admitted", "heard", "failed"]),
+        (Speaker(), ["admitted", "received", "received", "received", "received"]),
+        (Speaker(broken=True), ["admitted", "received", "failed"]),
         (NoGeneratorReady(), ["admitted", "failed"]),
     ],
     ids=["complete", "broken", "refused"],

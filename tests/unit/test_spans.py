@@ -7,22 +7,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from known_backend import KnownBackend, hear, say, served_by, socket_to
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.datastructures import Headers
-from test_web import KnownBackend, hear, say, served_by, socket_to
 from until import until
 from written_lines import written
 
+from serve_app.audio.loudness import Loudness
 from serve_app.config import AppConfig, TracingConfig
 from serve_app.errors import CapacityError, TextTooLongError
 from serve_app.observability.observers import MAX_AUDIO_EVENTS
 from serve_app.observability.otel import OtelTracer, otlp_tracer
 from serve_app.observability.tracing import NoTracer, tracer_of
 from serve_app.speech import AudioChunk, SpeechEnd, SpeechRequest, Trace, TraceContext
-from serve_app.web.app import build_web
 from serve_app.web.context import given_context
+from serve_app.web.routes import build_web
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
     from serve_app.deployments.generator import Generator
@@ -268,7 +269,7 @@ def generator(kept, events, refusal=None):
 
     async def prompt(voice, digest):
         await asyncio.sleep(0.02)
-        return SimpleNamespace(digest="d")
+        return SimpleNamespace(digest="d", loudness=Loudness(-23.0, 0.5))
 
     made._prompt = prompt
     made._model = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=SimpleNamespace(submit=submit))

@@ -85,9 +85,9 @@ def test_two_numbers_never_have_the_same_words(language):
     ids=lambda text: text[:8],
 )  # fmt: skip
 def test_no_text_takes_long(language, text):
-    begun_s = time.process_time()
+    begun_s = time.thread_time()
     normalize(text, language)
-    assert time.process_time() - begun_s < 0.5
+    assert time.thread_time() - begun_s < 0.5
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_no_text_takes_long(language, text):
     ],
 )  # fmt: skip
 def test_five_thousand_characters_of_anything_take_less_than_two_seconds(piece):
-    begun_s = time.process_time()
+    begun_s = time.thread_time()
     normalize((piece * 5000)[:4999] + "x", "english")
-    assert time.process_time() - begun_s < 2
+    assert time.thread_time() - begun_s < 2
 
 
 def test_a_chunk_is_spelled_in_less_time_than_its_request_takes_to_send():
@@ -111,9 +111,9 @@ def test_a_chunk_is_spelled_in_less_time_than_its_request_takes_to_send():
     normalize("1", "english")
     spent_s = []
     for digit in range(1, 10):
-        begun_s = time.process_time()
+        begun_s = time.thread_time()
         normalize(chunk.format(digit) + " Then it closed." * 8, "english")
-        spent_s.append(time.process_time() - begun_s)
+        spent_s.append(time.thread_time() - begun_s)
     assert statistics.median(spent_s) < 0.004  # 0.5 ms where nothing else runs
 
 

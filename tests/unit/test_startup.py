@@ -1,10 +1,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.startup import LOOK_AGAIN_S, REMIND_S, NotYetError, Patience
+from serve_app.startup import CHECK_AGAIN_S, REMIND_S, NotYetError, Patience
 
 MISSING = NotYetError("the weights in /w", "config.json is missing", "Name another")
-OTHER = NotYetError("the weights in /w", "model.safetensors is cut short", look_again_s=30)
+OTHER = NotYetError("the weights in /w", "model.safetensors is cut short", check_again_s=30)
 
 
 def test_what_is_missing_is_said_once_and_again_after_some_minutes():
@@ -25,7 +25,7 @@ def test_another_reason_is_said_at_once():
 
 def test_what_costs_others_something_is_asked_for_less_often():
     patience = Patience(3600, 0)
-    assert patience.pause(MISSING, 0).seconds == LOOK_AGAIN_S
+    assert patience.pause(MISSING, 0).seconds == CHECK_AGAIN_S
     assert patience.pause(OTHER, 3).seconds == 30
 
 

@@ -235,6 +235,22 @@ def test_frames_speak_no_known_token_where_words_differ():
     assert (alignment.token_of_frames("19", [(0, 2)], "nIt tˈin", np.arange(4)) == alignment.UNKNOWN).all()
 
 
+@given(st.text("abcd", min_size=1, max_size=8), st.lists(st.integers(1, 4), min_size=8, max_size=8))
+def test_each_unit_of_a_text_that_was_said_right_is_at_its_sound(sounds, counts):
+    heard = "".join(sound * count for sound, count in zip(sounds, counts, strict=False))
+    path = alignment.aligned(heard, sounds)
+    assert "".join(sounds[at] for at in path) == heard
+    assert path[-1] == len(sounds) - 1
+    assert set(np.diff(path)) <= {0, 1}
+
+
+def test_a_sound_that_was_left_out_or_replaced_moves_no_other():
+    assert alignment.aligned("aabbbdd", "abcd").tolist() == [0, 0, 1, 1, 1, 3, 3]
+    path = alignment.aligned("aaxxccdd", "abcd").tolist()
+    assert (path[:2], path[4:]) == ([0, 0], [2, 2, 3, 3])
+    assert alignment.word_phonemes("_hI ðɛɹ ju_").tolist() == [1, 4, 8]
+
+
 def a_reading(frames, tokens, voice=Voice()):  # noqa: B008
     codes_of = np.zeros((frames, shapes.GROUPS), np.int64)
     return reading.Reading(np.arange(tokens), codes_of, np.arange(frames) * tokens // frames, voice, "a")
@@ -258,6 +274,25 @@ def test_of_the_silence_before_a_later_text_one_frame_is_kept():
     np.testing.assert_array_equal(both.codes, np.concatenate([first.codes, second.codes[3:]]))
     assert both.spoken.tolist() == [0, 0, 1, 1, 2, 2, 5, 6, 6]
     assert both.silent == 2
+
+
+@pytest.mark.parametrize("silence", [0, 1, 3, 4, 9])
+def test_silence_after_a_reference_clip_is_read_and_not_spoken(silence):
+    first, second, third = (replace(a_reading(6, 3), silent=silent) for silent in (2, 4, 4))
+    all_ = reading.joined([first, second, third], np.array([9]), silence=silence)
+    speech = second.codes[4:]
+    silent = np.repeat(second.codes[:1], silence - 4, axis=0) if silence > 4 else second.codes[:0]
+    before = np.concatenate([first.codes, silent, second.codes[max(0, 4 - silence) : 4]])
+    np.testing.assert_array_equal(all_.codes, np.concatenate([before, speech, third.codes[3:]]))
+    assert list(all_.given) == list(range(6, 6 + max(0, silence - 1)))
+
+
+def test_only_a_reference_clip_is_read_as_it_was_heard():
+    first, second = (replace(reading_, heard=reading_.codes + 1) for reading_ in (a_reading(4, 2), a_reading(6, 3)))
+    both = reading.joined([first, second], np.array([9]), recorded=True)
+    np.testing.assert_array_equal(both.heard, np.concatenate([first.codes + 1, second.codes]))
+    assert reading.joined([first, second], np.array([9])).heard is None
+    np.testing.assert_array_equal(reading.joined([first], np.array([9]), recorded=True).heard, first.codes)
 
 
 def test_batches_hold_every_reading_and_stay_small():

@@ -9,11 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from serve_app.audio.loudness import Loudness
 from serve_app.config import VoicesConfig
 from serve_app.errors import InvalidMessageError
 from serve_app.voices import library as voice_library
 from serve_app.voices.library import PromptFiles, VoiceInProgress, VoiceLibrary, VoiceRefusal
-from serve_app.voices.voice import VOICE_ID, Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
+from serve_app.voices.voice import (
+    VOICE_ID,
+    ImportedVoice,
+    Reference,
+    UploadRecord,
+    VoicePrompt,
+    VoiceUpload,
+    read_reference,
+)
+from serve_app.voices.voice_file import VOICE_FILE, read_voice_file
 
 MODEL = "model-1"
 SAID = "What is said in the clip of four seconds."
@@ -35,6 +45,7 @@ def encode(reference: Reference, codes: int = 50) -> VoicePrompt:
         np.arange(8, dtype=np.float32),
         np.ones((codes, 16), np.int16) if reference.transcript else None,
         reference.transcript,
+        Loudness(-21.5, 0.5),
     )
 
 
@@ -130,6 +141,17 @@ def test_a_library_that_starts_again_finds_its_prompts_on_disk(library):
     assert prompt.transcript == SAID
     assert prompt.speaker_embedding.dtype == np.float32
     assert prompt.codes.shape == (50, 16)
+    assert prompt.loudness == Loudness(-21.5, 0.5)
+
+
+def test_a_prompt_of_an_earlier_version_is_encoded_again(library, tmp_path):
+    first = library()
+    first.put(encode(first.get("austen", MODEL, 0.0)), MODEL, 0.0)
+    (file,) = (tmp_path / "cache").rglob("*.npz")
+    with np.load(file) as arrays:
+        older = {name: arrays[name] for name in arrays if name != "loudness"}
+    np.savez(file, **older)
+    assert isinstance(library().get("austen", MODEL, 0.0), Reference)
 
 
 def test_a_prompt_without_transcript_survives_the_disk(library, voices):
@@ -202,7 +224,9 @@ def test_files_are_written_whole_and_kept_within_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(voice_library, "MAX_STORED_PROMPTS", 3)
     files = PromptFiles(tmp_path)
     for number in range(5):
-        files.save(VoicePrompt("austen", f"digest-{number}", np.zeros(8, np.float32), None, None), MODEL)
+        files.save(
+            VoicePrompt("austen", f"digest-{number}", np.zeros(8, np.float32), None, None, Loudness(-21.5, 0.5)), MODEL
+        )
     assert len(list((tmp_path / MODEL).iterdir())) == 3
     assert files.has(MODEL, "digest-4")
 
@@ -537,3 +561,114 @@ def test_the_clip_comes_back_as_it_is_encoded(library):
     one.add(*upload())
     assert one.wav("woolf") == audio
     assert one.wav("austen")[:4] == b"RIFF"
+
+
+ENCODERS = "0123456789abcdef0123"
+
+
+def exported(library, voice="austen", now_s=0.0):
+    """A voice of a library whose generators run ``MODEL``, as a file."""
+    library.serve(MODEL, ENCODERS)
+    if library.pending(MODEL):
+        encoded(library, voice)
+    content = library.exported(voice, now_s)
+    assert isinstance(content, bytes)
+    return content
+
+
+def imported(content, name="Guest"):
+    """What an ingress hands over of an exported voice."""
+    file = read_voice_file(content)
+    given = VoiceUpload.model_validate({**file.fields, "name": name, "id": None, "consent": "yes"})
+    record = UploadRecord(digest=file.digest, at="2026-01-01T00:00:00Z")
+    return given.voice, given.manifest(record, VOICE_FILE), content
+
+
+def accepted(library, voice, now_s=0.0):
+    """What a generator does with an imported voice."""
+    reference = library.get(voice, MODEL, now_s)
+    assert isinstance(reference, ImportedVoice)
+    library.put(reference.prompt, MODEL, now_s)
+    return reference.prompt
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """The library of another service, with the same checkpoint."""
+
+    def make():
+        config = VoicesConfig(path=str(tmp_path / "elsewhere"))
+        return VoiceLibrary(config, PromptFiles(tmp_path / "cache" / "elsewhere"))
+
+    (tmp_path / "elsewhere").mkdir()
+    made = make()
+    made.serve(MODEL, ENCODERS)
+    made.make_again = make
+    return made
+
+
+def test_an_exported_voice_is_the_same_voice_elsewhere_and_after_a_restart(library, elsewhere):
+    one = library()
+    content = exported(one)
+    original = one.get("austen", MODEL, 0.0)
+    status = elsewhere.add(*imported(content))
+    assert (status.voice, status.state, status.report) == ("guest", "pending", None)
+    accepted(elsewhere, "guest")
+    again = elsewhere.make_again()
+    again.serve(MODEL, ENCODERS)
+    for there in (elsewhere, again):
+        assert states(there) == {"guest": "ready"}
+        prompt = there.get("guest", MODEL, 0.0)
+        np.testing.assert_array_equal(prompt.codes, original.codes)
+        np.testing.assert_array_equal(prompt.speaker_embedding, original.speaker_embedding)
+        assert (prompt.voice, prompt.transcript, prompt.loudness) == ("guest", SAID, original.loudness)
+        assert there.voices()[0].manifest.consent == "yes"
+        assert "without its clip" in there.wav("guest").message
+    assert read_voice_file(elsewhere.exported("guest", 0.0)).digest == read_voice_file(content).digest
+
+
+def test_importing_again_costs_nothing_and_another_voice_of_that_name_is_refused(library, elsewhere):
+    content = exported(library())
+    voice, manifest, _ = imported(content)
+    elsewhere.add(voice, manifest, content)
+    prompt = accepted(elsewhere, voice)
+    assert elsewhere.add(voice, manifest, content).state == "ready"
+    assert elsewhere.known(voice, "0" * 32).code == "VOICE_CONFLICT"
+    assert elsewhere.remove(voice, 0.0) is None
+    assert elsewhere.voices() == []
+    assert isinstance(elsewhere.get(voice, MODEL, 1.0, "b", prompt.digest), VoicePrompt), "an utterance finishes"
+
+
+def test_a_voice_of_another_checkpoint_is_refused_and_one_that_was_there_before_says_why(library, elsewhere):
+    content = exported(library())
+    elsewhere.add(*imported(content))
+    accepted(elsewhere, "guest")
+    elsewhere.serve("model-2", "f" * 20)
+    refusal = elsewhere.add(*imported(content, "Another"))
+    assert refusal.code == "VOICE_INVALID"
+    assert "other encoders" in refusal.message
+    (status,) = elsewhere.voices()
+    assert (status.state, "other encoders" in status.reason) == ("unavailable", True)
+    assert elsewhere.unassigned("model-2", 0.0) is None
+    elsewhere.serve(MODEL, ENCODERS)
+    assert states(elsewhere) == {"guest": "ready"}
+
+
+def test_nothing_travels_before_a_generator_has_said_which_checkpoint_it_runs(library, elsewhere):
+    one = library()
+    content = exported(library())
+    for answer in (one.exported("austen", 0.0), elsewhere.make_again().add(*imported(content))):
+        assert (answer.code, "no generator has reported" in answer.message) == ("TTS_UNAVAILABLE", True)
+    one.serve("model-2", ENCODERS)
+    assert "has not been encoded yet" in one.exported("austen", 0.0).message
+    assert one.exported("makima", 0.0).code == one.exported("../austen", 0.0).code == "VOICE_NOT_FOUND"
+
+
+def test_a_damaged_imported_voice_is_unavailable_and_hides_no_other(library):
+    one = library()
+    one.serve(MODEL, ENCODERS)
+    content = exported(one)
+    one.add(*imported(content))
+    (file,) = one._uploads.rglob(VOICE_FILE)
+    file.write_bytes(content[:100])
+    assert states(library()) == {"austen": "pending", "guest": "unavailable", "makima": "unavailable"}

@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import contextlib
-import gc
 import io
 import json
 import time
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -17,17 +17,19 @@ from clips import ffmpeg, wav
 from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from test_web import served
+from known_backend import served
 from websockets.asyncio.client import connect
 
+from serve_app.audio.loudness import Loudness
 from serve_app.cluster.registry import Readiness
 from serve_app.config import AccessConfig, AppConfig, VoicesConfig
 from serve_app.errors import error_of_code
 from serve_app.speech import AudioChunk, SpeechEnd
 from serve_app.voices.decoding import MAX_CLIP_BYTES, decode
 from serve_app.voices.library import PromptFiles, VoiceLibrary, VoiceRefusal
-from serve_app.web import clips
-from serve_app.web import voices as voice_routes
+from serve_app.voices.voice import Reference, VoicePrompt
+from serve_app.voices.voice_file import read_voice_file
+from serve_app.web import clips, voice_routes
 from serve_app.web.api_keys import digest_of
 
 TEXT = "Some words that may well be said in four seconds."
@@ -51,7 +53,7 @@ class LibraryBackend:
         return 100
 
     async def readiness(self):
-        return Readiness(ready=True, model="none", weights="random", detail="")
+        return Readiness(ready=True, model="none", weights="random")
 
     async def voices(self):
         return self.library.voices()
@@ -67,6 +69,9 @@ class LibraryBackend:
 
     async def voice_wav(self, voice):
         return given_or_raised(self.library.wav(voice))
+
+    async def exported_voice(self, voice):
+        return given_or_raised(self.library.exported(voice, 0.0))
 
 
 def given_or_raised(answer):
@@ -112,7 +117,6 @@ async def client(host, backend):
         yield client
     for status in backend.library.voices():
         backend.library.remove(status.voice, 0.0)
-    gc.collect()
 
 
 async def add(client, audio=None, **fields):
@@ -143,13 +147,14 @@ async def test_a_key_that_may_only_speak_sees_the_voices_but_nothing_about_their
 
 
 async def test_a_voice_is_added_listed_shown_played_and_removed(client):
-    answer = await add(client, licence="CC0-1.0", source="a test")
+    answer = await add(client, licence="CC0-1.0", source="a test", loudness_lufs="-20")
     assert answer.status_code == 201, answer.text
     body = answer.json()
     assert (body["id"], body["state"], body["verdict"], body["mode"]) == ("woolf", "pending", "accept", "in_context")
     assert (body["consent"], body["licence"], body["source"]) == (CONSENT, "CC0-1.0", "a test")
     assert {"name", "verdict", "measured", "limit", "advice", "over"} == set(body["report"][0])
     assert body["uploaded"]
+    assert body["loudness_lufs"] == -20.0
     listed = (await client.get("/v1/audio/voices")).json()["voices"]
     assert [voice["id"] for voice in listed] == ["austen", "woolf"]
     assert listed[1] == body
@@ -163,6 +168,71 @@ async def test_a_voice_is_added_listed_shown_played_and_removed(client):
     for gone in (client.get, client.delete):
         answer = await gone("/v1/audio/voices/woolf")
         assert (answer.status_code, answer.json()["code"]) == (404, "VOICE_NOT_FOUND")
+
+
+ENCODERS = "0123456789abcdef0123"
+
+
+@pytest.fixture
+def austens_file(backend):
+    """``austen`` as another service exports it; this one runs the same checkpoint."""
+    library = backend.library
+    library.serve("model", ENCODERS)
+    reference = library.get("austen", "model", 0.0)
+    if isinstance(reference, Reference):
+        codes = np.ones((50, 16), np.int16)
+        prompt = VoicePrompt("austen", reference.digest, np.ones(8, np.float32), codes, TEXT, Loudness(-20.0, 0.5))
+        library.put(prompt, "model", 0.0)
+    return library.exported("austen", 0.0)
+
+
+async def import_(client, content, **fields):
+    return await client.post("/v1/audio/voices", data=fields, files={"voice": ("voice", content)})
+
+
+async def test_a_voice_is_exported_and_imported_under_another_name(client, austens_file):
+    answer = await client.get("/v1/audio/voices/A/file")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    assert read_voice_file(answer.content).digest == read_voice_file(austens_file).digest
+    assert answer.headers["content-disposition"] == 'attachment; filename="austen.safetensors"'
+    assert (await client.get("/v1/audio/voices/nobody/file")).status_code == 404
+    answer = await import_(client, austens_file, name="Guest", consent=CONSENT)
+    assert answer.status_code == 201, answer.text
+    body = answer.json()
+    assert (body["id"], body["name"], body["state"], body["mode"]) == ("guest", "Guest", "pending", "in_context")
+    assert (body["transcript"], body["licence"], body["consent"], body["speaker"]) == (TEXT, "CC0", CONSENT, "s")
+    assert "verdict" not in body
+    assert (await client.get(answer.headers["location"])).json() == body
+    assert (await import_(client, austens_file, id="guest", consent=CONSENT)).status_code == 200
+    audio = await client.get("/v1/audio/voices/guest/audio")
+    assert (audio.status_code, audio.json()["code"]) == (404, "VOICE_NOT_FOUND")
+    assert (await client.delete("/v1/audio/voices/guest")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "status", "reason"),
+    [
+        (None, {}, 400, "consent is missing"),
+        (None, {"consent": "yes"}, 409, "exists already"),
+        (None, {"consent": "yes", "name": "Echo"}, 409, "is an alias"),
+        (None, {"consent": "yes", "id": "../austen"}, 400, "id is wrong"),
+        (None, {"consent": "yes", "licence": "mine"}, 400, "unknown field 'licence' of an import; allowed: voice, id"),
+        ({"encoders": "f" * 20}, {"consent": "yes", "id": "guest"}, 422, "other encoders"),
+        ({"fields": {"transcript": TEXT, "name": "x" * 101}}, {"consent": "yes"}, 400, "name is wrong"),
+        ({"fields": {"transcript": TEXT, "name": "x", "owner": "x"}}, {"consent": "yes"}, 400, "unknown field 'owner'"),
+        (b"RIFF and so on", {"consent": "yes"}, 422, "damaged, or not a safetensors file"),
+        (bytes(1 << 20), {"consent": "yes"}, 422, "the limit is 131072"),
+    ],
+)  # fmt: skip
+async def test_an_import_is_refused_with_its_reason(client, austens_file, change, fields, status, reason):
+    if isinstance(change, dict):
+        austens_file = replace(read_voice_file(austens_file), **change).to_bytes()
+    elif change is not None:
+        austens_file = change
+    answer = await import_(client, austens_file, **fields)
+    assert (answer.status_code, answer.json()["code"] in CODES) == (status, True)
+    assert reason in answer.json()["message"]
+    assert [voice["id"] for voice in (await client.get("/v1/audio/voices")).json()["voices"]] == ["austen"]
 
 
 async def test_the_same_clip_again_is_not_even_decoded(client, monkeypatch):
@@ -209,6 +279,9 @@ async def test_what_a_telephone_records_is_taken_and_without_transcript_only_the
         ({"id": "../../etc"}, "id is wrong"),
         ({"id": ".uploaded"}, "id is wrong"),
         ({"transcript": "x" * 2001}, "transcript is wrong"),
+        ({"loudness_lufs": "loud"}, "loudness_lufs is wrong: level of its speech in LUFS, -40 to -10"),
+        ({"loudness_lufs": "-9"}, "loudness_lufs is wrong"),
+        ({"loudness_lufs": "nan"}, "loudness_lufs is wrong"),
         ({"path": "/etc/passwd"}, "unknown field 'path'"),
         ({"url": "http://127.0.0.1/"}, "unknown field 'url'"),
     ],

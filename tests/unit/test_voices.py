@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.audio import speech_create_params
 
+from serve_app.audio.loudness import Loudness
 from serve_app.config import VoicesConfig, folded
 from serve_app.errors import VoiceInvalidError
 from serve_app.voices.voice import (
@@ -127,7 +128,9 @@ def test_no_reason_tells_a_client_a_path_or_a_librarys_words(tmp_path, monkeypat
 
 
 def test_a_prompt_knows_its_size():
-    prompt = VoicePrompt("v", "d", np.zeros(128, np.float32), np.zeros((50, 16), np.int16), "words")
+    prompt = VoicePrompt(
+        "v", "d", np.zeros(128, np.float32), np.zeros((50, 16), np.int16), "words", Loudness(-20.0, 0.5)
+    )
     assert prompt.nbytes == 128 * 4 + 50 * 16 * 2 + 512
 
 

@@ -64,12 +64,14 @@ def test_a_clip_is_sent_as_a_form_and_waited_for(server, run, tmp_path, monkeypa
     monkeypatch.setenv("TTS_API_KEY", "secret")
     (tmp_path / "clip.wav").write_bytes(b"RIFF\r\n--audio")
     server.answers += [(201, {**VOICE, "state": "pending"}), (200, VOICE)]
-    status, out, _ = run("add", str(tmp_path / "clip.wav"), "--name", "Woolf", "--consent", "agreed")
+    options = ("--name", "Woolf", "--consent", "agreed", "--loudness", "-20")
+    status, out, _ = run("add", str(tmp_path / "clip.wav"), *options)
     assert status == 0
     method, path, headers, body = server.asked[0]
     assert (method, path, headers["authorization"]) == ("POST", "/v1/audio/voices", "Bearer secret")
     assert b'name="name"\r\n\r\nWoolf\r\n' in body
     assert b"RIFF\r\n--audio\r\n" in body
+    assert b'name="loudness_lufs"\r\n\r\n-20\r\n' in body
     assert b"transcript" not in body
     assert server.asked[1][:2] == ("GET", "/v1/audio/voices/woolf")
     assert "warn    characters_per_second - (allowed: some): add one" in out
@@ -175,3 +177,28 @@ def test_a_missing_server_and_a_response_that_is_not_json_are_explained(server, 
     assert "HTTP 502 <html>" in run("list")[2]
     assert voices.main(["--url", "http://127.0.0.1:1", "list"]) == 1
     assert run("add", "/no/such/file", "--name", "x", "--consent", "y")[0] == 1
+
+
+def test_a_voice_is_exported_to_a_file(server, run, tmp_path):
+    server.answers.append((200, b"\x08safetensors"))
+    status, out, _ = run("export", "woolf", str(tmp_path / "woolf.safetensors"))
+    assert (status, out) == (0, "")
+    assert server.asked[0][:2] == ("GET", "/v1/audio/voices/woolf/file")
+    assert (tmp_path / "woolf.safetensors").read_bytes() == b"\x08safetensors"
+    server.answers.append((503, {"code": "TTS_UNAVAILABLE", "message": "not yet"}))
+    status, _, err = run("export", "woolf", str(tmp_path / "other.safetensors"))
+    assert (status, err) == (1, "tts-voices: TTS_UNAVAILABLE: not yet\n")
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_voice_is_imported_from_a_file_and_waited_for(server, run, tmp_path):
+    (tmp_path / "woolf.safetensors").write_bytes(b"\x08safetensors")
+    server.answers += [(201, {**VOICE, "state": "pending"}), (200, VOICE)]
+    status, out, _ = run("import", str(tmp_path / "woolf.safetensors"), "--name", "Guest")
+    assert (status, "ready" in out) == (0, True)
+    method, path, _, body = server.asked[0]
+    assert (method, path) == ("POST", "/v1/audio/voices")
+    assert b'name="voice"; filename="voice"\r\n' in body
+    assert b"\r\n\r\n\x08safetensors\r\n" in body
+    assert b'name="name"\r\n\r\nGuest\r\n' in body
+    assert b"consent" not in body

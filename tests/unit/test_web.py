@@ -1,134 +1,42 @@
 """The web application over a real server and a backend that yields known PCM."""
 
 import asyncio
-import base64
 import contextlib
 import io
 import json
 import logging
-import socket
 import time
 
 import httpx
-import numpy as np
 import pytest
 import pytest_asyncio
 import soundfile as sf
-import uvicorn
 from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from known_backend import (
+    KnownBackend,
+    audio_of,
+    expected,
+    hear,
+    idle,
+    say,
+    served,
+    socket_to,
+    until_sessions,
+)
 from starlette.datastructures import Headers
 from until import until
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from written_lines import written
 
-from serve_app.audio.encoders import Pcm16Encoder
+from serve_app.audio.mark import DIGITAL_SOURCE_TYPE
 from serve_app.cluster.registry import Readiness
 from serve_app.config import AdmissionConfig, AppConfig, EngineConfig, IngressConfig, SessionConfig, TextConfig
 from serve_app.errors import TtsUnavailableError
 from serve_app.protocol.messages import Speak
-from serve_app.speech import AudioChunk, SpeechEnd
-from serve_app.voices.voice import VoiceStatus
-from serve_app.web.app import build_web
 from serve_app.web.auth import Caller
 from serve_app.web.context import VOICES_REFETCH_S, IngressContext
-
-FRAME = 1920
-
-
-class KnownBackend:
-    """Speaks one frame for each character, of a value that the text decides."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        self.frame_delay_s = 0.0
-        self.frames = None
-        self.chunk_frames = 1
-        self.raises = None
-        self.capacity = 1000
-        self.uploaded = []
-        self.ready = Readiness(ready=True, model="tiny", weights="random", detail="")
-        self.requests = []
-        self.closed = []
-        self.running = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.most_running = 0
-        self.yielded = 0
-
-    def pcm(self, text, frames=None):
-        return np.full((frames or len(text)) * FRAME, (sum(map(ord, text)) % 97) / 100, dtype=np.float32)
-
-    async def speak(self, request):
-        self.requests.append(request)
-        self.running += 1
-        self.idle.clear()
-        self.most_running = max(self.most_running, self.running)
-        try:
-            if self.raises is not None:
-                raise self.raises
-            frames = self.frames or len(request.text)
-            for first in range(0, frames, self.chunk_frames):
-                await asyncio.sleep(self.frame_delay_s)
-                count = min(self.chunk_frames, frames - first)
-                codes = np.zeros((count, 16), dtype=np.int16)
-                self.yielded += count
-                yield AudioChunk(first, codes, self.pcm(request.text, count))
-            yield SpeechEnd("eos", frames)
-        finally:
-            self.running -= 1
-            if self.running == 0:
-                self.idle.set()
-            self.closed.append(time.monotonic())
-
-    async def share_load(self, backlog):
-        return self.capacity
-
-    async def voices(self):
-        return [
-            VoiceStatus("makima", "ready", "", None),
-            VoiceStatus("power", "unavailable", "its reference audio is not there yet", None),
-            *(VoiceStatus(voice, "ready", "", None) for voice in self.uploaded),
-        ]
-
-    async def readiness(self):
-        return self.ready
-
-
-class Server(uvicorn.Server):
-    def __init__(self, options):
-        super().__init__(options)
-        self.is_up = asyncio.Event()
-
-    async def startup(self, sockets=None):
-        await super().startup(sockets=sockets)
-        self.is_up.set()
-
-
-def served(backend, config, *, access_log=False, clock=time.monotonic):
-    return served_by(build_web(backend, config, clock=clock), access_log=access_log)
-
-
-@contextlib.asynccontextmanager
-async def served_by(web, *, access_log=False):
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    options = uvicorn.Config(web, lifespan="off", log_config=None, access_log=access_log)
-    server = Server(options)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    await server.is_up.wait()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        server.force_exit = True
-        await task
-        listener.close()
-
 
 BACKEND = KnownBackend()
 
@@ -148,46 +56,6 @@ def backend():
 @pytest.fixture
 def host(shared_host, backend):
     return shared_host
-
-
-def socket_to(host, path, **options):
-    return connect(f"ws://{host}{path}", compression=None, **options)
-
-
-async def say(ws, **message):
-    await ws.send(json.dumps(message))
-
-
-async def hear(ws, until=("complete",), timeout_s=20.0):
-    """Messages and payloads up to one of a type; payloads are put into their message as ``pcm``."""
-    heard = []
-    async with asyncio.timeout(timeout_s):
-        while True:
-            frame = await ws.recv()
-            if isinstance(frame, bytes):
-                heard[-1]["pcm"] = frame
-                continue
-            message = json.loads(frame)
-            heard.append(message)
-            if message["type"] in until:
-                return heard
-
-
-def audio_of(heard):
-    return b"".join(
-        message["pcm"] if "pcm" in message else base64.b64decode(message.get("data", ""))
-        for message in heard
-        if message["type"] in ("audio_chunk", "audio")
-    )
-
-
-def expected(backend, *texts):
-    return b"".join(Pcm16Encoder().push(backend.pcm(text)) for text in texts)
-
-
-async def idle(backend):
-    async with asyncio.timeout(2):
-        await backend.idle.wait()
 
 
 async def test_speak_on_a_fresh_socket_is_heard(host, backend):
@@ -365,6 +233,91 @@ async def test_raw_framing_is_bare_audio_and_an_end(host, backend):
     assert closed.value.rcvd.code == 1000
 
 
+async def frames_until(ws, kind):
+    """All frames up to a message of this type: messages as mappings, audio as bytes."""
+    frames = []
+    async with asyncio.timeout(20):
+        while not frames or isinstance(frames[-1], bytes) or frames[-1]["type"] != kind:
+            frame = await ws.recv()
+            frames.append(frame if isinstance(frame, bytes) else json.loads(frame))
+    return frames
+
+
+async def test_the_speech_stream_speaks_several_texts_on_one_socket(host, backend):
+    async with socket_to(host, "/v1/audio/speech/stream") as ws:
+        await say(ws, type="session.config", voice="makima", response_format="pcm", stream_audio=True)
+        for words in ("Hello.", "Again."):
+            await say(ws, type="input.text", text=words)
+            await say(ws, type="input.done")
+            frames = await frames_until(ws, "session.done")
+            assert b"".join(frame for frame in frames if isinstance(frame, bytes)) == expected(backend, words)
+        await say(ws, type="session.close")
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1000
+
+
+async def test_a_flood_of_frames_without_a_message_blocks_nobody(host, backend):
+    async with socket_to(host, "/v1/audio/speech/stream") as flooding, socket_to(host, "/api/v1/speak") as other:
+        for _ in range(2000):
+            await say(flooding, type="input.text", text=" ")
+        await say(other, type="speak", text="Hello.")
+        assert audio_of(await hear(other, timeout_s=5)) == expected(backend, "Hello.")
+        await say(flooding, type="input.done")
+        assert await frames_until(flooding, "session.done") == [
+            {"type": "session.done", "utterance_index": 0, "total_sentences": 0}
+        ]
+
+
+async def test_deepgrams_socket_speaks_and_clears(host, backend):
+    async with socket_to(host, "/v1/speak?model=makima&encoding=linear16&sample_rate=24000&mip_opt_out=false") as ws:
+        assert json.loads(await ws.recv())["type"] == "Metadata"
+        await say(ws, type="Speak", text="Hello.")
+        await say(ws, type="Flush")
+        *audio, flushed = await frames_until(ws, "Flushed")
+        assert b"".join(audio) == expected(backend, "Hello.")
+        backend.frame_delay_s, backend.frames = 0.01, 1000
+        await say(ws, type="Speak", text="Hello.")
+        await say(ws, type="Flush")
+        assert isinstance(await ws.recv(), bytes)
+        await say(ws, type="Clear")
+        cleared = (await frames_until(ws, "Cleared"))[-1]
+        assert cleared["sequence_id"] == flushed["sequence_id"] + 1
+        await idle(backend)
+        await say(ws, type="Close")
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.recv()
+    assert closed.value.rcvd.code == 1000
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "reason"),
+    [("model=nobody", 404, "nobody"), ("encoding=alaw", 400, "linear16, mulaw"), ("speed=3", 400, "from 0.5 to 2")],
+)
+async def test_a_wrong_query_of_deepgrams_is_refused_as_deepgram_does(host, query, status, reason):
+    with pytest.raises(InvalidStatus) as refused:
+        async with socket_to(host, f"/v1/speak?{query}"):
+            pass
+    assert refused.value.response.status_code == status
+    assert reason in refused.value.response.headers["dg-error"]
+
+
+async def test_deepgrams_request_is_answered_with_audio_or_its_error(host, backend):
+    async with httpx.AsyncClient(base_url=f"http://{host}", timeout=20) as client:
+        query = {"model": "makima", "encoding": "linear16", "container": "none", "sample_rate": 24_000}
+        answer = await client.post("/v1/speak", params=query, json={"text": "Hello."})
+        assert (answer.status_code, answer.content) == (200, expected(backend, "Hello."))
+        for params, body, status in (
+            ({"encoding": "alaw"}, {"text": "a"}, 400),
+            ({}, {}, 400),
+            (query, {"text": ""}, 400),
+        ):
+            answer = await client.post("/v1/speak", params=params, json=body)
+            assert answer.status_code == status
+            assert set(answer.json()) == {"err_code", "err_msg"}
+            assert answer.headers["dg-error"] == answer.json()["err_msg"]
+
+
 async def test_research_requests_are_answered_in_order(host, backend):
     async with socket_to(host, "/ws/tts") as ws:
         await say(ws, type="synthesize", text="One.", unknown=1)
@@ -429,13 +382,35 @@ async def test_post_answers_a_wav_file(host, backend):
     assert backend.requests[0].listening is False
 
 
+async def test_speech_over_http_and_every_socket_say_that_a_machine_speaks(host):
+    async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+        asked = [
+            ("/api/tts", {"text": "Hello."}),
+            ("/v1/audio/speech", {"input": "Hello."}),
+            ("/v1/audio/speech", {"input": "Hello.", "stream_format": "sse"}),
+            ("/v1/speak", {"text": "Hello."}),
+        ]
+        for path, body in asked:
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.headers["ai-disclosure"]) == (200, "mode=machine-generated")
+        for refused in (await client.post("/v1/audio/speech", json={}), await client.get("/v1/audio/voices")):
+            assert "ai-disclosure" not in refused.headers
+    for path in ("/ws/tts", "/api/v1/speak", "/api/v1/speak?framing=raw", "/v1/audio/speech/stream", "/v1/speak"):
+        async with socket_to(host, path) as ws:
+            assert ws.response.headers["ai-disclosure"] == "mode=machine-generated"
+    async with socket_to(host, "/api/v1/speak") as ws:
+        await say(ws, type="start")
+        ready = (await hear(ws, until=("ready",)))[0]
+    assert ready["digital_source_type"] == DIGITAL_SOURCE_TYPE
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
         (b"{", 400, "INVALID_MESSAGE"),
         (b"\xff", 400, "INVALID_MESSAGE"),
         (b'{"text": ""}', 400, "TEXT_EMPTY"),
-        (json.dumps({"text": "x" * 5001}).encode(), 400, "TEXT_TOO_LONG"),
+        (json.dumps({"text": "x" * 20_001}).encode(), 400, "TEXT_TOO_LONG"),
         (b"x" * (2 << 20), 400, "INVALID_MESSAGE"),
         (b'{"text": "x", "voice": "nobody"}', 404, "VOICE_NOT_FOUND"),
         (b'{"text": "x", "language": "Klingon"}', 400, "UNSUPPORTED_LANGUAGE"),
@@ -464,13 +439,6 @@ async def test_a_post_whose_client_goes_frees_its_stream(host, backend):
     await idle(backend)
 
 
-async def until_sessions(client, count):
-    """Wait until so many sessions are open: the server learns later than the client that a socket is closed."""
-    async with asyncio.timeout(20):
-        while (await client.get("/health")).json()["sessions"] != count:  # noqa: ASYNC110 - asked over HTTP
-            await asyncio.sleep(0.01)
-
-
 async def test_health_counts_the_sessions_that_are_open(backend):
     async with served(backend, AppConfig()) as host, httpx.AsyncClient(base_url=f"http://{host}") as client:
         async with socket_to(host, "/api/v1/speak"), socket_to(host, "/ws/tts"):
@@ -484,13 +452,14 @@ async def test_probes_and_voices(host, backend):
         ready = await client.get("/ready")
         assert (ready.status_code, ready.json()["weights"], ready.json()["random_weights"]) == (200, "random", True)
         assert "noise, not speech" in ready.json()["notice"]
-        backend.ready = Readiness(ready=True, model="demo", weights="demo", detail="")
+        backend.ready = Readiness(ready=True, model="demo", weights="demo")
         ready = (await client.get("/ready")).json()
         assert (ready["weights"], ready["random_weights"]) == ("demo", False)
         assert "demonstration voice" in ready["notice"]
-        backend.ready = Readiness(ready=False, model="tiny", weights="trained", detail="loading")
+        backend.ready = Readiness(ready=False, detail="loading")
         ready = await client.get("/ready")
         assert (ready.status_code, ready.json()["detail"], ready.json()["notice"]) == (503, "loading", "")
+        assert (ready.json()["model"], ready.json()["weights"]) == ("", None)
         voices = (await client.get("/v1/audio/voices")).json()
     assert voices["default"] == "makima"
     assert [(voice["id"], voice["state"]) for voice in voices["voices"]] == [
@@ -600,6 +569,37 @@ async def test_the_configuration_decides_about_numbers_for_clients_that_do_not_s
             await hear(ws)
     assert heard[0]["text"] == "It is 5."
     assert [request.text for request in backend.requests] == ["It is five.", "It is 6.", "It is seven."]
+
+
+async def test_numbers_of_clients_without_a_language_are_in_the_configured_one(backend):
+    text = TextConfig(normalize=True, auto_language="english")
+    async with (
+        served(backend, AppConfig(text=text)) as host,
+        httpx.AsyncClient(base_url=f"http://{host}", timeout=20) as http,
+        socket_to(host, "/v1/speak") as deepgram,
+        socket_to(host, "/api/v1/speak?language=german") as german,
+    ):
+        (await http.post("/v1/audio/speech", json={"input": "It is 5."})).raise_for_status()
+        await say(deepgram, type="Speak", text="It is 6.")
+        await say(deepgram, type="Flush")
+        await hear_bare(deepgram)
+        await say(german, type="speak", text="Genau 7.")
+        await hear(german)
+        await say(german, type="speak", text="今天是8号。", language="auto")
+        await hear(german)
+    assert [request.text for request in backend.requests] == [
+        "It is five.",
+        "It is six.",
+        "Genau sieben.",
+        "今天是八号。",
+    ]
+
+
+async def hear_bare(ws):
+    """Wait for Deepgram's ``Flushed``; audio has no announcement there."""
+    async with asyncio.timeout(20):
+        while isinstance(frame := await ws.recv(), bytes) or json.loads(frame)["type"] != "Flushed":
+            pass
 
 
 async def standstill(backend):

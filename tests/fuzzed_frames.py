@@ -62,6 +62,10 @@ FIELDS = {
     "sampling": st.dictionaries(
         st.sampled_from(["temperature", "top_k", "top_p", "repetition_penalty", "beam"]), NUMBERS, max_size=3
     ),
+    "speed": st.sampled_from([0.5, 1.5, 2, 2.1, "1", None]),
+    "prompt": st.sampled_from(["streaming", "whole", "half"]),
+    "words": st.sampled_from([True, False, "yes"]),
+    "lexicon": st.dictionaries(st.sampled_from(["Hi", "word", "", " a "]), st.text(max_size=5), max_size=2),
 }
 SPEAK_FIELDS = {"utterance_id": IDS, "final": st.booleans(), **FIELDS}
 
@@ -86,8 +90,31 @@ RAW = st.one_of(
 RESEARCH = message(
     "synthesize",
     # What is spoken here cannot be taken back: most of it has nothing to speak.
-    {"text": st.sampled_from([*[""] * 7, " ", "…", "**", "a" * 5001, "Hi."])},
+    {"text": st.sampled_from([*[""] * 7, " ", "…", "**", "a" * 20_001, "Hi."])},
     {"voice": FIELDS["voice"], "language": FIELDS["language"], "stream": st.booleans(), "mood": LEAVES},
+)
+STREAM_FIELDS = {
+    **{name: FIELDS[name] for name in ("voice", "language", "sample_rate", "seed", "normalize", "speed", "lexicon")},
+    "timestamp_type": st.sampled_from(["word", "character", ""]),
+    "word_timestamps": st.sampled_from([True, False]),
+    "response_format": st.sampled_from(["pcm", "wav", "mp3", 7]),
+    "stream_audio": st.sampled_from([True, False, "yes"]),
+    "ref_audio": st.sampled_from(["https://example.com/a.wav", "voices/austen/reference.wav", "", "AAAA"]),
+    "task_type": st.sampled_from(["Base", "CustomVoice", "VoiceDesign"]),
+    "non_streaming_mode": st.booleans(),
+    "session": st.dictionaries(st.sampled_from(["voice", "type", "stream_audio"]), LEAVES, max_size=2),
+    "max_new_tokens": LEAVES,
+}
+STREAM = st.one_of(
+    message("session.config", optional=STREAM_FIELDS),
+    # What is flushed here cannot be taken back: most of it has nothing to speak.
+    *[message("input.text", {"text": st.sampled_from(["", " ", "…", "**", "Hi.", "a" * 20_001, " and", "\ud800"])})]
+    * 2,
+    *[message("input.done", optional={"utterance_id": IDS})] * 2,
+    message("input.commit"),
+)
+DEEPGRAM = st.one_of(
+    *[message("Speak", {"text": TEXTS}, {"utterance_id": IDS})] * 3, *[message("Flush")] * 2, message("Clear")
 )
 ALL_NAMES = st.sampled_from(["type", "text", "voice", "utterance_id", "final", "stream", *FIELDS, "sampling", "extra"])
 
@@ -191,7 +218,7 @@ class Conversation:
     """What one client sends.
 
     Attributes:
-        dialect: "full", "raw" or "research".
+        dialect: a key of ``FRAMES``.
         query: of its address; what presets the fields of ``start``, and what does not.
         frames: one after another, without waiting for answers.
         pauses: before which of them the client waits a little, so that there is something to hear by then.
@@ -206,11 +233,19 @@ class Conversation:
     ending: str
 
 
-FRAMES = {"full": frames_of(FULL), "raw": frames_of(RAW), "research": frames_of(RESEARCH)}
+FRAMES = {
+    "full": frames_of(FULL),
+    "raw": frames_of(RAW),
+    "research": frames_of(RESEARCH),
+    "stream": frames_of(STREAM),
+    "deepgram": frames_of(DEEPGRAM),
+}
 ENDINGS = {
     "full": ["ask", "ask", "ask", "ask", "stop", "bytes", "leave"],
     "raw": ["ask", "ask", "ask", "ask", "stop", "bytes", "leave"],
     "research": ["ask", "ask", "leave", "leave", "bytes"],
+    "stream": ["ask", "ask", "leave", "leave", "bytes"],
+    "deepgram": ["ask", "ask", "ask", "ask", "bytes", "leave"],
 }
 QUERIES = [
     "voice=austen&language=German&seed=7&temperature=0.8",
@@ -225,6 +260,9 @@ QUERIES = [
     "voice=%ff%00%zz&=&&;",
     "language=" + "%F0%9F%98%80" * 200,
 ]
+
+
+DEEPGRAM_QUERIES = ["model=austen", "model=aura-2-thalia-en&mip_opt_out=true", "encoding=mulaw&loud=yes", "model=%20"]
 
 
 def conversations(dialect, made, frames):
@@ -245,13 +283,14 @@ def conversations(dialect, made, frames):
 
     collect()
     dice = random.Random(dialect)
+    queries = DEEPGRAM_QUERIES if dialect == "deepgram" else QUERIES
     everything = corpus + [bred(*dice.sample(corpus, 2), dice) for _ in range(frames - len(corpus))]
     dice.shuffle(everything)
     found = []
     while everything:
         length = dice.randint(10, 60)
         pauses = {dice.randrange(length) for _ in range(dice.choice([0, 1, 3]))}
-        query, ending = dice.choice(["", "", *QUERIES]), dice.choice(ENDINGS[dialect])
+        query, ending = dice.choice(["", "", *queries]), dice.choice(ENDINGS[dialect])
         found.append(Conversation(dialect, query, everything[:length], pauses, ending))
         del everything[:length]
     return found

@@ -4,6 +4,7 @@ import base64
 import json
 
 from serve_app.errors import SpeechError
+from serve_app.protocol.deepgram_messages import Cleared, Failed, Flushed, Metadata, Warned
 from serve_app.protocol.messages import (
     AudioMessage,
     Cancelled,
@@ -16,6 +17,16 @@ from serve_app.protocol.messages import (
     ResearchError,
     Segment,
     Stopped,
+    Words,
+)
+from serve_app.protocol.stream_messages import (
+    AudioDone,
+    AudioPart,
+    AudioStart,
+    InputCommitted,
+    SessionConfigured,
+    SessionDone,
+    StreamError,
 )
 
 CODES = {kind.code for kind in SpeechError.__subclasses__()}
@@ -43,12 +54,13 @@ class Answers:
         models = {model.model_fields["type"].default: model for model in self.models}
         assert fields.get("type") in models, frame[:300]
         message = models[fields["type"]].model_validate_json(frame, strict=True)
-        if message.type == "error":
-            assert message.code in CODES, frame[:300]
-            assert 0 < len(message.message) < 1000, frame[:300]
-            assert message.code != "SYNTHESIS_ERROR", frame[:300]
+        code = getattr(message, "code", None)
+        if code is not None:
+            assert code in CODES, frame[:300]
+            assert 0 < len(getattr(message, "message", None) or message.description) < 1000, frame[:300]
+            assert code != "SYNTHESIS_ERROR", frame[:300]
         self.take_message(message)
-        self.kinds.append(message.code if message.type == "error" else message.type)
+        self.kinds.append(code or message.type)
         return message
 
     def take_audio(self, payload):
@@ -61,7 +73,7 @@ class Answers:
 class FullAnswers(Answers):
     """Dialect B: payloads follow their announcement, and an utterance's chunks are counted from 0 without gaps."""
 
-    models = (Ready, Segment, AudioMessage, Complete, Cancelled, Stopped, ErrorMessage)
+    models = (Ready, Segment, AudioMessage, Words, Complete, Cancelled, Stopped, ErrorMessage)
 
     def __init__(self):
         super().__init__()
@@ -126,4 +138,66 @@ class ResearchAnswers(Answers):
                 assert not self.final, "an error between the final audio and complete"
 
 
-ANSWERS = {"full": FullAnswers, "raw": RawAnswers, "research": ResearchAnswers}
+class StreamAnswers(Answers):
+    """The speech stream: audio between its start and its end, and answers to flushes in their order."""
+
+    models = (SessionConfigured, AudioStart, AudioPart, AudioDone, SessionDone, InputCommitted, StreamError)
+
+    def __init__(self):
+        super().__init__()
+        self.sentence = None
+        self.bytes = 0
+        self.answered = -1
+
+    def take_audio(self, payload):
+        assert payload
+        assert self.sentence is not None, "audio that nothing announced"
+        self.bytes += len(payload)
+
+    def take_message(self, message):
+        match message:
+            case AudioStart():
+                assert self.sentence is None, "a sentence within a sentence"
+                self.sentence, self.bytes = (message.utterance_index, message.sentence_index), 0
+            case AudioPart():
+                assert self.sentence == (message.utterance_index, message.sentence_index)
+                self.bytes += len(base64.b64decode(message.audio_b64))
+            case AudioDone():
+                assert self.sentence == (message.utterance_index, message.sentence_index)
+                assert message.total_bytes == self.bytes
+                self.sentence = None
+            case SessionDone() | InputCommitted():
+                number = message.utterance_index if message.type == "session.done" else message.segment_index
+                assert self.sentence is None, "an answer within a sentence"
+                assert number > self.answered
+                self.answered = number
+            case _:
+                pass
+
+
+class DeepgramAnswers(Answers):
+    """Deepgram's: the metadata first, and answers that are counted without gaps."""
+
+    models = (Metadata, Flushed, Cleared, Warned, Failed)
+
+    def __init__(self):
+        super().__init__()
+        self.answered = 0
+
+    def take_audio(self, payload):
+        assert payload
+
+    def take_message(self, message):
+        assert (message.type == "Metadata") == (not self.kinds)
+        if message.type in ("Flushed", "Cleared"):
+            assert message.sequence_id == self.answered
+            self.answered += 1
+
+
+ANSWERS = {
+    "full": FullAnswers,
+    "raw": RawAnswers,
+    "research": ResearchAnswers,
+    "stream": StreamAnswers,
+    "deepgram": DeepgramAnswers,
+}
