@@ -48,6 +48,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/deptry .
+	cd clients && ../$(BIN)/lint-imports && ../$(BIN)/deptry .
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/segmentation.py
