@@ -7,8 +7,10 @@
 1. The engine alone, 1 to 32 streams: our kernels and torch's, the 0.6B and the 1.7B shapes (``benchmarks/engine.py``).
 2. The service: Ray, an ingress and generators on shares of the GPU. Clients arrive at random (Poisson), at 1 to 40
    utterances a second, each on its own socket, and speak with a cloned voice whose prompt is cached. The results are
-   the time to the first audible sound, underruns, and audio seconds per second.
+   the time to the first audible sound, underruns, audio seconds per second, and memory.
 3. The same load while one generator is killed.
+
+What does not fit into ``--minutes`` is left out, and the report says what.
 
 Prints tables, and writes ``bench-gpu.json`` and ``bench-gpu.svg`` to ``--out``. The loads come from the same machine as
 the service, so they take a part of its processors.
@@ -47,6 +49,9 @@ TEXTS = (
 GENERATOR = "ServeReplica:tts:Generator"
 WARM_UP = 1.0, 3.0
 """Utterances a second, and seconds, before the first load."""
+
+ENGINE_SHARE = 0.5
+"""Share of the time for the engine alone; the service has the rest."""
 
 KILL_AFTER = 0.4
 """Share of the last load after which a generator is killed."""
@@ -133,6 +138,7 @@ def main() -> None:
         "--model", help="model of the service; default: random weights at the size of the released model"
     )
     parser.add_argument("--voice", default="austen")
+    parser.add_argument("--minutes", type=float, default=20, help="limit of the whole run; starting a service is not cut")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for bench-gpu.json and bench-gpu.svg")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -140,10 +146,17 @@ def main() -> None:
     if options.model is not None:
         plan = dataclasses.replace(plan, model=options.model)
     began_s = time.monotonic()
-    figures: dict[str, Any] = {"gpu": gpu(), "engine": [engine(plan, *each) for each in plan.engines], "service": []}
-    for generators in plan.generators:
+    until_s = began_s + 60 * options.minutes
+    figures: dict[str, Any] = {"gpu": gpu(), "engine": [], "service": []}
+    for model, weights in plan.engines:
+        run = engine(plan, model, weights, began_s + 60 * options.minutes * ENGINE_SHARE)
+        figures["engine"].append(run)
+    for index, generators in enumerate(plan.generators):
+        shared_s = (until_s - time.monotonic()) / (len(plan.generators) - index)
+        service_until_s = time.monotonic() + shared_s
         with started(ROOT / "configs" / "gpu.yaml", overrides(plan, generators, options.voice)) as service:
-            figures["service"].append({"generators": generators, **measure(service, plan, options.voice)})
+            result = measure(service, plan, options.voice, service_until_s)
+        figures["service"].append({"generators": generators, **result})
     figures["beside"] = beside(figures["service"], plan.model)
     figures["minutes"] = round((time.monotonic() - began_s) / 60, 1)
     report(figures)
@@ -163,14 +176,24 @@ def gpu() -> dict[str, str] | None:
     return dict(zip(asked, (each.strip() for each in answer.split(",")), strict=True))
 
 
-def engine(plan: Plan, model: str, weights: str) -> dict[str, Any]:
-    """Results of the engine alone, measured in a process of its own, whose memory is then free again."""
+def engine(plan: Plan, model: str, weights: str, until_s: float) -> dict[str, Any]:
+    """Results of the engine alone, measured in a process of its own, whose memory is then free again.
+
+    Args:
+        plan: what is measured.
+        model: of this run.
+        weights: format of this run.
+        until_s: when the process is ended, on the clock of ``time.monotonic``; the results are then empty.
+    """
     file = Path(f".gpu-engine-{os.getpid()}.json")
     command = [sys.executable, "benchmarks/engine.py", "--model", model, "--weights", weights, "--json", str(file)]
     command += ["--streams", plan.streams, "--frames", str(plan.frames), "--device", plan.device]
     try:
-        subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 - our own script
+        timeout_s = max(0.0, until_s - time.monotonic())
+        subprocess.run(command, cwd=ROOT, check=True, timeout=timeout_s)  # noqa: S603 - our own script
         return {"model": model, "weights": weights, **json.loads((ROOT / file).read_text())}
+    except subprocess.TimeoutExpired:
+        return {"model": model, "weights": weights, "engine": []}
     finally:
         (ROOT / file).unlink(missing_ok=True)
 
@@ -193,17 +216,21 @@ def overrides(plan: Plan, generators: int, voice: str) -> dict[str, dict[str, An
     return changed
 
 
-def measure(service: Service, plan: Plan, voice: str) -> dict[str, Any]:
-    """Results of one service: all loads, and one with the loss of a generator."""
+def measure(service: Service, plan: Plan, voice: str, until_s: float) -> dict[str, Any]:
+    """Results of one service: the loads that end before ``until_s``, and one with the loss of a generator.
+
+    The first load and the loss are always measured. ``until_s`` is on the clock of ``time.monotonic``.
+    """
     assert service.pid is not None
     target = Target(f"ws://{service.address}/api/v1/speak", "", 1000, 60.0, 0.1)
     speech = Speech(list(TEXTS), voice, "english")
     asyncio.run(load(poisson(*WARM_UP, speech, 0), target))  # the first utterances compute what is cached later
     with MemoryWatch(service.pid) as memory:
-        loads = [
-            {**one_load(poisson(rate_hz, plan.seconds, speech, 1), target, rate_hz), "gpu": gpu()}
-            for rate_hz in plan.rates_hz
-        ]
+        loads: list[dict[str, Any]] = []
+        for rate_hz in plan.rates_hz:
+            if loads and time.monotonic() + 2 * plan.seconds > until_s:
+                break
+            loads.append({**one_load(poisson(rate_hz, plan.seconds, speech, 1), target, rate_hz), "gpu": gpu()})
     rate_hz = plan.rates_hz[len(plan.rates_hz) // 2]
     (victim, *_) = generators_of(service.pid)
     killer = threading.Timer(KILL_AFTER * plan.seconds, os.kill, [victim, signal.SIGKILL])
@@ -211,11 +238,8 @@ def measure(service: Service, plan: Plan, voice: str) -> dict[str, Any]:
     loss = one_load(poisson(rate_hz, plan.seconds, speech, 2), target, rate_hz)
     killer.join()
     assert victim not in generators_of(service.pid), "the generator was not killed"
-    return {
-        "loads": loads,
-        "loss": loss,
-        "memory": memory.figures(),
-    }
+    left_out = list(plan.rates_hz[len(loads) :])
+    return {"loads": loads, "loss": loss, "left_out_hz": left_out, "memory": memory.figures()}
 
 
 def one_load(arrivals: Sequence[Arrival], target: Target, rate_hz: float) -> dict[str, Any]:
@@ -249,15 +273,29 @@ def report(figures: dict[str, Any]) -> None:
                 f"{run['model']:20s} {run['weights']:7s}  {row['streams']:7d}  {row['ms_per_frame']:8.1f}"
                 f"  {row['audio_s_per_s']:9.1f}  {1e3 * row['ttfa_s']:7.0f}"
             )
+        if not run["engine"]:
+            print(f"{run['model']:20s} {run['weights']:7s}  left out: no time was left")
     print("\ngenerators  utterances/s   complete  audible TTFA ms: p50  p95  p99  underruns  audio s/s")
     for service in figures["service"]:
         for each in service["loads"]:
             print(load_row(service["generators"], f"{each['rate_hz']:g}", each))
         print(load_row(service["generators"], f"{service['loss']['rate_hz']:g}, one lost", service["loss"]))
+        for rate_hz in service["left_out_hz"]:
+            print(f"{service['generators']:10d}  {rate_hz:>12g}  left out: no time was left")
+    print("\ngenerators  largest memory during the loads, GB")
+    for service in figures["service"]:
+        print(f"{service['generators']:10d}  {memory_of(service)}")
     print("\nutterances/s  time to first audio, ms: p50  p95")
     for row in figures["beside"]:
         waits = "  ".join("   –" if row[each] is None else f"{row[each]:4.0f}" for each in ("p50_ms", "p95_ms"))
         print(f"{row['rate_hz']:12g}  {waits:>34s}  {row['name']}")
+
+
+def memory_of(service: dict[str, Any]) -> str:
+    """The GPU's memory in use, if there is a GPU, and the resident memory of each of the service's processes."""
+    on_gpu = [each["gpu"]["memory.used"] for each in service["loads"] if each["gpu"] is not None]
+    processes = [f"{each['name']} {each['maximum_bytes'] / 1e9:.1f}" for each in service["memory"]]
+    return "; ".join([*(f"GPU {each}" for each in on_gpu[-1:]), *processes])
 
 
 def beside(services: Sequence[dict[str, Any]], model: str) -> list[dict[str, Any]]:

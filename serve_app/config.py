@@ -63,6 +63,14 @@ class AlignmentHeadConfig(Settings):
     frames_ahead: int = Field(ge=0, le=MAX_FRAMES_AHEAD)
 
 
+class WatermarkConfig(Settings):
+    """The watermark in generated speech, see :mod:`serve_app.model.watermark`."""
+
+    weights: str = Field(min_length=1)
+    message: int = Field(default=0, ge=0, lt=1 << 16)
+    strength: float = Field(default=1.0, gt=0, le=2)
+
+
 class ModelConfig(Settings):
     """Which checkpoint is loaded, on which device, and in which number format."""
 
@@ -100,6 +108,12 @@ class ModelConfig(Settings):
         default=None,
         description="The talker's attention head for word times: an object with `layer`, `head` and `frames_ahead`, as"
         " `tts-heads` prints it; docs/engine.md. null: the head that the checkpoint's `config.json` names, if any.",
+    )
+    watermark: WatermarkConfig | None = Field(
+        default=None,
+        description="Adds AudioSeal's watermark to all speech: an object with `weights` (the file"
+        " `generator_streaming.pth`), `message` (0 to 65535, default 0) and `strength` (default 1); docs/marking.md."
+        " null: no watermark.",
     )
 
     @field_validator("weights", mode="before")

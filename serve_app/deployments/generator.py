@@ -134,6 +134,7 @@ class Generator:
         self._voices = ""
         self._fetching: dict[str, asyncio.Task[VoicePrompt]] = {}
         self._background = ThreadPoolExecutor(1, "background", lower_priority)
+        self._marking = ThreadPoolExecutor(1, "watermark")
         self._state = GeneratorStatus(self._replica, "loading", "looking for the model's files")
         self._coordinator = CoordinatorClient(context.app_name, config.voices, config.logs)
         await self._coordinator.connect()
@@ -190,6 +191,8 @@ class Generator:
             yield _refused(refusal, request)
             return
         gain = gain_of(prompt.loudness, request.loudness_lufs)
+        watermark = self._model.watermark
+        marked = [] if watermark is None else watermark.begin()
         if request.rendering not in ("", self._rendering):
             log.warning(
                 "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
@@ -206,6 +209,9 @@ class Generator:
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
                 pcm = amplified(event.pcm, gain)
+                if watermark is not None:
+                    loop = asyncio.get_running_loop()
+                    pcm = await loop.run_in_executor(self._marking, watermark.mark, pcm, marked)
                 yield replace(event, pcm=pcm, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:

@@ -30,6 +30,7 @@ from serve_app.model.graphs import Captured, CudaGraphs, GraphedSteps
 from serve_app.model.locate import CheckpointError
 from serve_app.model.runner import TorchRunner
 from serve_app.model.steps import SamplingShape
+from serve_app.model.watermark import Watermark, load_watermark
 from serve_app.speech import SpeechEnd, SpeechEvent, SpeechRequest
 from serve_app.startup import Availability, NotYetError
 from serve_app.voices.voice import ImportedVoice, Reference, VoicePrompt
@@ -52,6 +53,7 @@ class LoadedModel:
     runner: TorchRunner
     checkpoint: Checkpoint
     backend: Backend
+    watermark: Watermark | None
 
     @property
     def weights(self) -> Weights:
@@ -85,7 +87,8 @@ class LoadedModel:
         """Equal on replicas that compute the same samples for the same request; see :class:`AudioChunk`."""
         graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
         codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
-        return f"{self.fingerprint} {self.backend.label}, codec {codec}, {self._processor}{graphs}"
+        marked = "" if self.watermark is None else " watermarked"
+        return f"{self.fingerprint} {self.backend.label}, codec {codec}, {self._processor}{graphs}{marked}"
 
     @property
     def _processor(self) -> str:
@@ -162,6 +165,7 @@ def _load_model(config: AppConfig, directory: Path | None, *, keep_upstream: boo
         raise CheckpointError(
             f"text.prompt is {config.text.prompt!r}, which {config.model.source} was not trained with; allowed: {known}"
         )
+    watermark = None if config.model.watermark is None else load_watermark(config.model.watermark, checkpoint.device)
     settings = config.engine
     if checkpoint.weights == "random":
         settings = settings.model_copy(update={"stall_guard_s": None})
@@ -176,7 +180,7 @@ def _load_model(config: AppConfig, directory: Path | None, *, keep_upstream: boo
         checkpoint.drop_generation()
     if checkpoint.device.type == "cuda":
         use_graphs(runner, checkpoint, settings, CudaGraphs())
-    return LoadedModel(Engine(runner, settings), runner, checkpoint, backend)
+    return LoadedModel(Engine(runner, settings), runner, checkpoint, backend, watermark)
 
 
 def _slower_because(checkpoint: Checkpoint, backend: Backend, runner: TorchRunner) -> list[str]:

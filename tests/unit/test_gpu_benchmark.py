@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,12 +38,15 @@ def loaded(rate_hz, wait_s):
     """The result of one load, in which each tenth utterance waits ten times as long as the others."""
     waits = [wait_s * (10 if number % 10 == 0 else 1) for number in range(100)]
     utterances = [Utterance(0.0, COMPLETE, ttfa_s=wait, audible_s=wait, samples=24_000) for wait in waits]
-    return {"rate_hz": rate_hz, "summary": dataclasses.asdict(summarize(utterances)), "audio_s_per_s": 50.0}
+    summary = dataclasses.asdict(summarize(utterances))
+    return {"rate_hz": rate_hz, "summary": summary, "audio_s_per_s": 50.0, "gpu": {"memory.used": "70000 MiB"}}
 
 
 def service(generators, *rates_hz):
     loads = [loaded(rate_hz, 0.02) for rate_hz in rates_hz]
-    return {"generators": generators, "loads": loads, "loss": loaded(rates_hz[-1], 0.04), "memory": {}}
+    memory = [{"name": "Generator", "start_bytes": 0, "end_bytes": 0, "maximum_bytes": 2_340_000_000}]
+    loss = loaded(rates_hz[-1], 0.04)
+    return {"generators": generators, "loads": loads, "loss": loss, "left_out_hz": [40], "memory": memory}
 
 
 @pytest.mark.parametrize("plan", ["WHOLE", "TRIAL"])
@@ -62,15 +66,25 @@ def test_the_options_of_an_engine_run_are_those_that_the_script_has(bench, monke
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     given = []
 
-    def run(command, **_):
+    def run(command, timeout, **_):
+        assert 50 < timeout <= 60
         given.append(command)
         (tmp_path / command[command.index("--json") + 1]).write_text(json.dumps(ENGINE))
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert bench.engine(bench.TRIAL, "tiny", "plain") == {"model": "tiny", "weights": "plain", **ENGINE}
+    until_s = time.monotonic() + 60
+    assert bench.engine(bench.TRIAL, "tiny", "plain", until_s) == {"model": "tiny", "weights": "plain", **ENGINE}
     source = (BENCHMARKS / "engine.py").read_text()
     assert all(f'"{option}"' in source for option in given[0] if option.startswith("--"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_run_without_time_left_is_empty(bench):
+    assert bench.engine(bench.TRIAL, "tiny", "plain", time.monotonic()) == {
+        "model": "tiny",
+        "weights": "plain",
+        "engine": [],
+    }
 
 
 def test_without_a_gpu_there_is_none(bench, monkeypatch):
@@ -94,13 +108,13 @@ def test_measured_waits_stand_beside_the_published_ones_of_the_same_rate(bench):
 def test_the_report_has_a_row_for_each_run_load_and_figure(bench, capsys):
     services = [service(2, 1, 20)]
     services[0]["loads"].append(
-        {"rate_hz": 40, "summary": dataclasses.asdict(summarize([Utterance(0.0, "CAPACITY")])), "audio_s_per_s": 0.0}
+        {**loaded(40, 0.02), "summary": dataclasses.asdict(summarize([Utterance(0.0, "CAPACITY")]))}
     )
     run = {"model": "tiny", "weights": "plain", **ENGINE}
     figures = {
         "gpu": None,
         "minutes": 1.0,
-        "engine": [run],
+        "engine": [run, {"model": "full", "weights": "torch", "engine": []}],
         "service": services,
         "beside": bench.beside(services, "tiny"),
     }
@@ -109,6 +123,9 @@ def test_the_report_has_a_row_for_each_run_load_and_figure(bench, capsys):
     assert any(line.split() == ["tiny", "plain", "1", "6.1", "12.9", "14"] for line in printed)
     assert any("20  " in line and "100/100" in line and "20   200   200" in line for line in printed)
     assert any("20, one lost" in line for line in printed)
+    assert any(line.split()[:3] == ["full", "torch", "left"] for line in printed)
+    assert any(line.split()[:3] == ["2", "40", "left"] for line in printed)
+    assert any(line.endswith("GPU 70000 MiB; Generator 2.3") for line in printed)
     assert any("0/1" in line and "nan" in line for line in printed)
     assert any("103   178  SGLang-Omni" in line for line in printed)
     assert any("20   200  here, tiny, 2 generators" in line for line in printed)
@@ -124,7 +141,7 @@ def test_the_command_writes_figures_and_a_picture(bench, monkeypatch, tmp_path, 
     monkeypatch.setattr(bench, "started", started)
     monkeypatch.setattr(bench, "gpu", lambda: None)
     monkeypatch.setattr(bench, "engine", lambda plan, *run: {"model": run[0], "weights": run[1], **ENGINE})
-    monkeypatch.setattr(bench, "measure", lambda _service, _plan, _voice: service(0, 1, 20))
+    monkeypatch.setattr(bench, "measure", lambda _service, _plan, _voice, _until_s: service(0, 1, 20))
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--try", "--model", "some/model", "--out", str(tmp_path / "new")])
     bench.main()
     written = json.loads((tmp_path / "new" / "bench-gpu.json").read_text())
@@ -164,7 +181,8 @@ def speaking():
     thread.join()
 
 
-def test_a_service_is_loaded_at_each_rate_and_then_loses_a_generator(bench, monkeypatch, speaking):
+@pytest.mark.parametrize(("left_s", "rates_hz"), [(60, [10, 20]), (0, [10])])
+def test_a_service_is_loaded_at_each_rate_and_then_loses_a_generator(bench, monkeypatch, speaking, left_s, rates_hz):
     """The service is a process with two children that are named like generators."""
     wait = "import sys, time; time.sleep(60)"
     parent = (
@@ -181,7 +199,8 @@ def test_a_service_is_loaded_at_each_rate_and_then_loses_a_generator(bench, monk
     plan = dataclasses.replace(bench.TRIAL, rates_hz=(10, 20), seconds=0.5)
     try:
         assert len(before) == 2
-        found = bench.measure(SimpleNamespace(pid=launcher.pid, address=speaking), plan, "austen")
+        until_s = time.monotonic() + left_s
+        found = bench.measure(SimpleNamespace(pid=launcher.pid, address=speaking), plan, "austen", until_s)
         left = bench.generators_of(launcher.pid)
     finally:
         for pid in bench.generators_of(launcher.pid):
@@ -189,8 +208,10 @@ def test_a_service_is_loaded_at_each_rate_and_then_loses_a_generator(bench, monk
         launcher.wait(10)
         launcher.stdout.close()
     assert len(left) == 1
-    assert [each["rate_hz"] for each in found["loads"]] == [10, 20]
-    for each, rate_hz, seed in zip([*found["loads"], found["loss"]], (10, 20, 20), (1, 1, 2), strict=True):
+    assert [each["rate_hz"] for each in found["loads"]] == rates_hz
+    assert [*rates_hz, *found["left_out_hz"]] == [10, 20]
+    seeds = [1] * len(rates_hz) + [2]
+    for each, rate_hz, seed in zip([*found["loads"], found["loss"]], [*rates_hz, 20], seeds, strict=True):
         arrivals = poisson(rate_hz, 0.5, Speech(list(bench.TEXTS)), seed)
         assert each["summary"]["complete"] == each["summary"]["arrivals"] == len(arrivals)
         assert each["summary"]["audio_s"] == pytest.approx(0.1 * len(arrivals))
