@@ -138,7 +138,9 @@ def main() -> None:
         "--model", help="model of the service; default: random weights at the size of the released model"
     )
     parser.add_argument("--voice", default="austen")
-    parser.add_argument("--minutes", type=float, default=20, help="limit of the whole run; starting a service is not cut")
+    parser.add_argument(
+        "--minutes", type=float, default=20, help="limit of the whole run; starting a service is not cut"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="folder for bench-gpu.json and bench-gpu.svg")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from service import MemoryWatch, Service, started
 
 from serve_app.audio.pcm import WAV_HEADER_BYTES
-from training.hearing import Recogniser, pcm16, word_errors
+from training.hearing import Recognizer, pcm16, word_errors
 from training.judge import Spoken, open_socket, speak
 
 ROOT = Path(__file__).parents[1]
@@ -56,20 +56,20 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
     parser.add_argument("--words", type=int, default=3000, help="length of the long text")
     options = parser.parse_args()
-    recogniser = Recogniser()
+    recognizer = Recognizer()
     for case in options.cases or CASES:
         print(f"{case}:", flush=True)
-        CASES[case](recogniser, options)
+        CASES[case](recognizer, options)
 
 
-def silence(recogniser: Recogniser, _options: argparse.Namespace) -> None:
+def silence(recognizer: Recognizer, _options: argparse.Namespace) -> None:
     """Compare the time to the first word with and without the silence filter."""
     for limit_s in (0.0, 0.5):
         with started(CONFIG, {"session": {"leading_silence_limit_s": limit_s}}) as service:
             said = asyncio.run(speak_all(service, SENTENCES[:40]))
         before = [first_sound_s(each.samples) * 1000 for each in said]
         told = {name: statistics.median(each.end[name] for each in said) for name in ("ttfa_ms", "audible_ms")}
-        pairs = [(text, recogniser.words(each.samples, RATE_HZ)) for text, each in zip(SENTENCES, said, strict=False)]
+        pairs = [(text, recognizer.words(each.samples, RATE_HZ)) for text, each in zip(SENTENCES, said, strict=False)]
         print(
             f"  leading_silence_limit_s {limit_s}: silence before the first word {statistics.median(before):.0f} ms"
             f" (most {max(before):.0f}), ttfa_ms {told['ttfa_ms']:.0f}, audible_ms {told['audible_ms']:.0f},"
@@ -78,7 +78,7 @@ def silence(recogniser: Recogniser, _options: argparse.Namespace) -> None:
         )
 
 
-def rate(recogniser: Recogniser, _options: argparse.Namespace) -> None:
+def rate(recognizer: Recognizer, _options: argparse.Namespace) -> None:
     """Compare the duration of paragraphs in chunks with that of the longest chunks that the engine takes."""
     size = SENTENCES_OF_A_PARAGRAPH
     texts = [" ".join(SENTENCES[start : start + size]) for start in range(0, PARAGRAPHS * size, size)]
@@ -95,7 +95,7 @@ def rate(recogniser: Recogniser, _options: argparse.Namespace) -> None:
         lengths_s = [each.seconds for each in said]
         alone_s = alone_s or lengths_s
         chunks = sum(message["type"] == "segment" for each in said for message in each.messages)
-        heard = [recogniser.words(each.samples, RATE_HZ) for each in said]
+        heard = [recognizer.words(each.samples, RATE_HZ) for each in said]
         print(
             f"  {name}: {chunks} chunks, {sum(lengths_s):.1f} s,"
             f" {sum(lengths_s) / sum(alone_s):.3f} times as long as in the longest chunks,"
@@ -104,17 +104,17 @@ def rate(recogniser: Recogniser, _options: argparse.Namespace) -> None:
         )
 
 
-def numbers(recogniser: Recogniser, _options: argparse.Namespace) -> None:
+def numbers(recognizer: Recognizer, _options: argparse.Namespace) -> None:
     """Compare what is heard of numbers with and without normalization."""
     with started(CONFIG, {}) as service:
         for normalize in (False, True):
             said = asyncio.run(speak_all(service, NUMBERS, normalize=normalize))
-            heard = [recogniser.words(each.samples, RATE_HZ) for each in said]
+            heard = [recognizer.words(each.samples, RATE_HZ) for each in said]
             rate = word_errors(list(zip(NUMBERS, heard, strict=True)))
             print(f"  normalize {normalize}: word error rate {rate:.1%} of {len(NUMBERS)} sentences", flush=True)
 
 
-def long(recogniser: Recogniser, options: argparse.Namespace) -> None:
+def long(recognizer: Recognizer, options: argparse.Namespace) -> None:
     """Speak a long text through a socket and over HTTP."""
     opening = " ".join(SENTENCES[:SENTENCES_OF_A_MINUTE])
     middle: list[str] = []
@@ -127,12 +127,12 @@ def long(recogniser: Recogniser, options: argparse.Namespace) -> None:
         with MemoryWatch(service.pid) as memory:
             heard = asyncio.run(listen(service, text))
         print(f"  {len(text)} characters in one speak:")
-        report(text, opening, heard, recogniser)
+        report(text, opening, heard, recognizer)
         for each in memory.figures()[:3]:
             sizes = " to ".join(f"{each[key] / 1e6:.0f}" for key in ("start_bytes", "maximum_bytes"))
             print(f"    memory of {each['name']}: {sizes} MB", flush=True)
         pcm, seconds = over_http(service, text)
-        wer = word_errors([(text, recogniser.words(pcm, RATE_HZ))])
+        wer = word_errors([(text, recognizer.words(pcm, RATE_HZ))])
         print(f"    POST /api/tts: {len(pcm) / RATE_HZ:.0f} s of audio in {seconds:.0f} s, WER {wer:.1%}")
 
 
@@ -151,7 +151,7 @@ class Long:
     arrivals: list[tuple[float, int]]
 
 
-def report(text: str, opening: str, heard: Long, recogniser: Recogniser) -> None:
+def report(text: str, opening: str, heard: Long, recognizer: Recognizer) -> None:
     """Print the figures of one long utterance; its text begins and ends with the same sentences, the opening."""
     end, total_s = heard.messages[-1], len(heard.samples) / RATE_HZ
     segments = [message for message in heard.messages if message["type"] == "segment"]
@@ -165,7 +165,7 @@ def report(text: str, opening: str, heard: Long, recogniser: Recogniser) -> None
     quiet_s = longest_silence_s(heard.samples)
     print(
         f"    {total_s:.0f} s of audio in {heard.arrivals[-1][0] - first_s:.0f} s, WER"
-        f" {word_errors([(text, recogniser.words(heard.samples, RATE_HZ))]):.1%}; captions"
+        f" {word_errors([(text, recognizer.words(heard.samples, RATE_HZ))]):.1%}; captions"
         f" {'complete' if captions.split() == text.split() else 'INCOMPLETE'}, the last begins at"
         f" {segments[-1]['start_ms'] / 1000:.1f} s"
     )

@@ -1,4 +1,4 @@
-"""A listener: a speech recogniser, word errors, and the pitch of a voice."""
+"""A listener: a speech recognizer, word errors, and the pitch of a voice."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ _VOICED_RMS = 0.02
 _VOICED_CORRELATION = 0.5
 
 
-class Recogniser:
-    """The recogniser in moonshine-voice's package, which needs no download."""
+class Recognizer:
+    """The recognizer in moonshine-voice's package, which needs no download."""
 
     def __init__(self) -> None:
         import moonshine_voice  # noqa: PLC0415 - not installed everywhere
@@ -27,9 +27,9 @@ class Recogniser:
         self._transcriber = moonshine_voice.Transcriber(str(get_model_path("tiny-en")), moonshine_voice.ModelArch.TINY)
 
     def words(self, samples: np.ndarray, rate_hz: int) -> list[str]:
-        """Recognise the words in [N] float samples of any length.
+        """Recognize the words in [N] float samples of any length.
 
-        Each piece gets silence around it, without which the recogniser misses short words.
+        Each piece gets silence around it, without which the recognizer misses short words.
         """
         heard = []
         for piece in pieces(samples, rate_hz):
@@ -50,12 +50,12 @@ def pieces(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def words(text: str) -> list[str]:
-    """Split a text into lower-case words without punctuation. Numbers become words: a recogniser writes either."""
+    """Split a text into lower-case words without punctuation. Numbers become words: a recognizer writes either."""
     return plain(normalize(text, "english")).split()
 
 
 def word_errors(pairs: Sequence[tuple[str, list[str]]]) -> float:
-    """Return the word error rate of some texts together, each with the words that were recognised."""
+    """Return the word error rate of some texts together, each with the words that were recognized."""
     return sum(distance(words(said), heard) for said, heard in pairs) / sum(len(words(said)) for said, _ in pairs)
 
 
@@ -70,7 +70,7 @@ def prefix_errors(said: str, heard: list[str]) -> tuple[int, float]:
     return count, distance(wanted[:count], heard) / count
 
 
-def recognised(wanted: Sequence[str], heard: Sequence[str]) -> list[bool]:
+def recognized(wanted: Sequence[str], heard: Sequence[str]) -> list[bool]:
     """Tell for each wanted word whether it was heard in its place, by the shortest edit of one text into the other."""
     costs = np.zeros((len(wanted) + 1, len(heard) + 1), int)
     costs[:, 0], costs[0] = np.arange(len(wanted) + 1), np.arange(len(heard) + 1)

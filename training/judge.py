@@ -19,7 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection, connect
 
-from training.hearing import Recogniser, median_pitch_hz, pcm16, word_errors
+from training.hearing import Recognizer, median_pitch_hz, pcm16, word_errors
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "voices" / "austen"
@@ -76,12 +76,12 @@ def judge(options: argparse.Namespace) -> None:
     """Print all figures."""
     texts: list[str] = options.texts.read_text(encoding="utf-8").splitlines()
     fields = {"voice": options.voice, "language": "english"}
-    # Everything is spoken before anything is recognised: a recogniser that works does not answer the server's pings.
+    # Everything is spoken before anything is recognized: a recognizer that works does not answer the server's pings.
     alone = asyncio.run(speak_all(options.url, texts[:ALONE], fields))
     sentences = [*texts[: LONG_SENTENCES - AT_THE_ENDS], *texts[:AT_THE_ENDS]]
     said, long = asyncio.run(speak_together(options.url, texts, " ".join(sentences), fields))
-    recogniser = Recogniser()
-    heard = [recogniser.words(each.samples, RATE_HZ) for each in said]
+    recognizer = Recognizer()
+    heard = [recognizer.words(each.samples, RATE_HZ) for each in said]
     if options.details:
         for text, found in zip(texts, heard, strict=True):
             print(f"{text}\n  {' '.join(found)}")
@@ -91,7 +91,7 @@ def judge(options: argparse.Namespace) -> None:
         figures = [each.end[name] for each in alone if name in each.end]
         if figures:
             print(f"{name} of a stream alone: median {statistics.median(figures):g}{unit}, most {max(figures):g}{unit}")
-    report_long(sentences, long, recogniser.words(long.samples, RATE_HZ))
+    report_long(sentences, long, recognizer.words(long.samples, RATE_HZ))
     asyncio.run(clones(options.url, texts[0] + " " + texts[1]))
 
 

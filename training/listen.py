@@ -1,4 +1,4 @@
-"""Transcribes recordings with a speech recogniser, and prints word and character error rates.
+"""Transcribes recordings with a speech recognizer, and prints word and character error rates.
 
 python -m training.listen DIRECTORY: reads DIRECTORY/texts.json, {"name": "text"}, and DIRECTORY/name.wav for each name.
 Needs moonshine-voice 0.1.0, whose package contains its model; it can be installed in a separate environment.
@@ -23,10 +23,10 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="print only the rates")
     options = parser.parse_args()
     texts: dict[str, str] = json.loads((options.directory / "texts.json").read_text(encoding="utf-8"))
-    recogniser = Transcriber(str(get_model_path("tiny-en")), ModelArch.TINY)
+    recognizer = Transcriber(str(get_model_path("tiny-en")), ModelArch.TINY)
     pairs: list[tuple[str, str]] = []
     for name, text in texts.items():
-        heard = hear(recogniser, options.directory / f"{name}.wav")
+        heard = hear(recognizer, options.directory / f"{name}.wav")
         pairs.append((text, heard))
         if not options.quiet:
             print(f"{name}\n  said  {text}\n  heard {heard}")
@@ -34,12 +34,12 @@ def main() -> None:
     print(f"{options.directory}: {len(pairs)} recordings, WER {words:.1%}, CER {characters:.1%}")
 
 
-def hear(recogniser: Transcriber, path: Path) -> str:
+def hear(recognizer: Transcriber, path: Path) -> str:
     """Transcribe one mono 16-bit file."""
     with wave.open(str(path)) as file:
         rate_hz = file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
-    transcript = recogniser.transcribe_without_streaming(samples.astype(np.float32).tolist(), rate_hz)
+    transcript = recognizer.transcribe_without_streaming(samples.astype(np.float32).tolist(), rate_hz)
     return " ".join(line.text for line in transcript.lines)
 
 

@@ -1,6 +1,6 @@
 """Rooms and microphones: simulates the effect of a recording on a voice. This module is pure.
 
-An encoder that is trained only on the teacher does not recognise reference clips: these have echo, noise, a
+An encoder that is trained only on the teacher does not recognize reference clips: these have echo, noise, a
 microphone's sound, and other phases. Many hold nothing above some frequency, since they were stored at a lower rate.
 """
 

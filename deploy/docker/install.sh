@@ -38,7 +38,7 @@ python() {
             pip_install --no-deps --index-url "$CPU_INDEX" "$(pinned torch)" "$(pinned torchaudio)" ;;
         *) echo "install.sh python: '$1' is neither cuda nor cpu" >&2; exit 2 ;;
     esac
-    pip_install ".[tracing]"
+    pip_install ".[tracing,watermark]"
     # Numba keeps compiled kernels until the modification time of their source changes. With a constant time, images of
     # the same sources share the kernels in the volume `cache`. With the build's time, each image would compile them
     # again.

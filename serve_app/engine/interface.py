@@ -17,7 +17,7 @@ from serve_app.voices.voice import VoicePrompt
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that a runner has checked and tokenised, ready for its prefill.
+    """A request that a runner has checked and tokenized, ready for its prefill.
 
     Attributes:
         request: the request, unchanged.
@@ -55,7 +55,7 @@ class Runner(Protocol):
         ...
 
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
-        """Check and tokenise a request. Safe on any thread; does not touch a slot.
+        """Check and tokenize a request. Safe on any thread; does not touch a slot.
 
         Raises:
             TextTooLongError: text, voice and the minimum frame budget do not fit into a slot.
@@ -92,7 +92,7 @@ class Runner(Protocol):
         ...
 
     def spoken(self, slot: int, prepared: Prepared, frames: range) -> NDArray[np.int32] | None:
-        """Say which character of the request's text each of some sampled frames of a slot speaks.
+        """Return the character of the request's text that each given frame of a slot speaks.
 
         Returns:
             [len(frames)] int32, -1 before the text; None if the model cannot tell.

@@ -2,7 +2,8 @@
 
 Streams are served in this order:
 
-1. Streams whose listener avoids an underrun only if they are served now.
+1. Streams whose listener avoids an underrun only if they are served now. Only a request that has waited for a slot for
+   ``_OVERDUE`` times ``new_request_patience_s`` goes before them.
 2. New requests. Requests that wait for a slot are prefilled first, so that a burst of them starts together. If a
    request with a slot has waited too long for its first frame, it goes before them.
 3. All other streams; frames that are due for the codec come first.
@@ -22,7 +23,7 @@ from serve_app.engine.costs import Costs, Stage
 from serve_app.speech import FRAME_S
 
 _SAFETY = 1.5
-"""A stream is urgent if its slack is below this many times its expected cost; measured costs vary by about a third."""
+"""A stream is urgent if its slack is below this many times the cost of its step and one other; costs vary."""
 
 
 _OVERDUE = 2.0

@@ -1,8 +1,7 @@
 """Detects a stalled stream: one that repeats itself or stays silent.
 
-The 0.6B model fails to stop in about 0.3 % of utterances and then hums for minutes. This guard detects such a stream,
-and the engine ends it; the frame budget is the final limit. The guard looks only at codes and samples, and has no
-clock.
+The 0.6B model sometimes fails to stop and then hums for minutes. This guard detects such a stream, and the engine ends
+it; the frame budget is the final limit. The guard looks only at codes and samples, and has no clock.
 """
 
 import numpy as np

@@ -45,7 +45,7 @@ class PromptTokens:
 
 
 class PromptBuilder:
-    """Tokenises texts and embeds prompts with a checkpoint's tables."""
+    """Tokenizes texts and embeds prompts with a checkpoint's tables."""
 
     def __init__(self, checkpoint: Checkpoint, backend: Backend) -> None:
         """Copy the text tables and the codec's tables of a checkpoint."""

@@ -125,7 +125,7 @@ class TorchRunner:
         return len(self._filled)
 
     def prepare(self, request: SpeechRequest, voice: VoicePrompt) -> Prepared:
-        """Check and tokenise a request. Safe on any thread; does not touch a slot.
+        """Check and tokenize a request. Safe on any thread; does not touch a slot.
 
         Raises:
             InvalidMessageError: the checkpoint was not trained with the request's text layout.
@@ -303,10 +303,10 @@ class TorchRunner:
 
     @torch.inference_mode()
     def spoken(self, slot: int, prepared: Prepared, frames: range) -> NDArray[np.int32] | None:
-        """Say which character of the text each of some sampled frames speaks: what the alignment head looks at most.
+        """Return the character of the text that each given frame speaks, to which the alignment head attends most.
 
         The head's query for a frame is that of the position which predicts the frame, or of an earlier one if the head
-        looks ahead. The head may look at the text of the reference too, which counts as before the text.
+        looks ahead. The head may also attend to the reference's transcript, which counts as a position before the text.
 
         Returns:
             [len(frames)] int32, -1 before the text; None if the checkpoint has no alignment head.
@@ -394,5 +394,5 @@ def _resolve(
 
 
 def _weight(text: str) -> int:
-    """Length of a text for its frame budget: an ideograph or kana lasts as long as three letters."""
+    """Length of a text for its frame budget: a wide character, such as an ideograph, counts as three letters."""
     return sum(3 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -30,7 +30,7 @@ class Watermark:
 
     def __init__(self, generator: torch.nn.Module, config: WatermarkConfig, device: torch.device) -> None:
         """Use ``generator``, an ``AudioSealWM``, on a device; it is changed in place."""
-        self._generator: Any = generator.to(device).eval().requires_grad_(False)
+        self._generator: Any = generator.to(device).eval()
         self._device = device
         self._strength = config.strength
         bits = [config.message >> bit & 1 for bit in reversed(range(MESSAGE_BITS))]

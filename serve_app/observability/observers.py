@@ -205,7 +205,7 @@ class StreamObserver:
             log.info("a stream resumes at frame %d", held, extra={"resumed_frames": held})
 
     def prepared(self) -> None:
-        """The voice prompt is available and the text is tokenised; the engine gets the request next."""
+        """The voice prompt is available and the text is tokenized; the engine gets the request next."""
         self._prepared_s = self._clock() - self._began_s
         self._span.stage("prompt", 0.0, self._prepared_s)
 

@@ -42,7 +42,7 @@ ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 FORMATS: tuple[Format, ...] = get_args(Format)
 SAMPLE_RATES_HZ = (8000, 16_000, SAMPLE_RATE_HZ, 48_000)
 SLOWEST, FASTEST = 0.5, 2.0
-"""Range of ``speed``; beyond it the filter is heard."""
+"""Range of ``speed``; beyond it the filter becomes audible."""
 MAX_SEED = 2**53 - 1
 """Largest integer that every JSON parser represents exactly."""
 MAX_TRANSCRIPT_CHARACTERS = 2000
@@ -83,7 +83,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def among(field: str, allowed: Collection[str] | Collection[int]) -> AfterValidator:
-    """Return a check of a field of audio; it refuses other values with ``UNSUPPORTED_ENCODING``."""
+    """Return a validator of an audio field; it refuses other values with ``UNSUPPORTED_ENCODING``."""
 
     def check(given: str | int) -> str | int:
         if given not in allowed:
@@ -506,8 +506,8 @@ class Complete(ServerMessage):
 class Cancelled(ServerMessage):
     """An utterance was cancelled; ``duration_ms`` of it had been sent.
 
-    ``heard_text`` is the text of which a client that plays the samples at once has begun to play the words; absent
-    unless the client asked for ``words``.
+    ``heard_text`` is the text up to the last word that a client that plays the samples at once has begun to play;
+    absent unless the client asked for ``words``.
     """
 
     type: Literal["cancelled"] = "cancelled"

@@ -87,7 +87,7 @@ class SpeechStreamDialect:
                 turn = self._turns.named(message.utterance_id)
                 return [] if turn is None else self._speech(turn, message, send.payload or b"")
             case ErrorMessage(code=WordTimesUnavailableError.code):
-                return []  # clients end their text at any error; they see that there are no times
+                return []  # clients treat any error as the end of their text
             case ErrorMessage() as error:
                 return self._failed(error)
             case Ready() as ready:

@@ -125,8 +125,8 @@ class SessionSetup:
             messages have no id.
         spend: called with the time in seconds for each new utterance, to count it against the client's rate limits;
             raises a :class:`SpeechError` if it exceeds one.
-        response_s: called with the seconds of audio that an utterance has buffered; returns the seconds that its
-            response has, which may consist of several sessions.
+        response_s: called with the seconds of audio that an utterance has buffered; returns the seconds of the whole
+            response, which several sessions may share.
     """
 
     session_id: str

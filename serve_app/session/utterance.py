@@ -127,11 +127,11 @@ class TextPipeline:
     def request_text(self, chunk: str, options: SpeechOptions) -> str:
         """Return the model's input for a text chunk.
 
-        The entries of the lexicon are applied. Then the text is normalized if ``options`` says so, unless that is too
-        long.
+        The entries of the lexicon are applied. Then the text is normalized if ``options`` says so, unless the result is
+        too long.
 
         Raises:
-            TextTooLongError: what the lexicon makes of the text chunk is too long.
+            TextTooLongError: the text chunk is too long after the lexicon is applied.
         """
         written, chunk = chunk, self.lexicon.extended(options.lexicon).spoken(chunk)
         if len(chunk) > self.max_request_characters:
@@ -182,9 +182,9 @@ class Utterance:
         whole: its audio is buffered and sent in one piece.
         open: more text may follow.
         failed: it ended with an error.
-        timeline: the audio that was made so far: speech at the speed that was asked for, and pauses.
+        timeline: the audio made so far: speech at the requested speed, and pauses.
         sent_samples: the audio that was sent so far, including the message that is being sent.
-        plays_until_s: when a client that plays its audio at once has played all of it that was made so far.
+        plays_until_s: when a client that plays audio as it arrives has played all audio made so far.
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class Utterance:
         return sends + self._sound(pcm)
 
     def pause(self, now_s: float) -> list[Send]:
-        """Return the messages for at most one second of the next pause; a pause has no ``segment``, and no speed."""
+        """Return the messages for at most one second of the next pause, which has no ``segment`` and no ``speed``."""
         pause = self._parts.popleft()
         assert isinstance(pause, Pause), "the caller checks has_pause"
         samples = min(pause.samples, SILENT_PIECE_SAMPLES)
@@ -393,7 +393,7 @@ class Utterance:
         return [replace(each, start_samples=at(each.start_samples), end_samples=at(each.end_samples)) for each in times]
 
     def heard_text(self, now_s: float) -> str | None:
-        """Return the text of which a client has begun to play the words; None if no word times were asked or known."""
+        """Return the text up to the last word that a client has begun to play; None without word times."""
         if self._heard is None:
             return None
         unplayed = math.ceil(max(0.0, self.plays_until_s - now_s) * SAMPLE_RATE_HZ)
@@ -460,7 +460,7 @@ def silence_limits(limits: SessionConfig, index: int, trailing_samples: int) -> 
     """
     kept = round(limits.leading_silence_kept_s * SAMPLE_RATE_HZ)
     between = None if limits.pause_between_chunks_s is None else round(limits.pause_between_chunks_s * SAMPLE_RATE_HZ)
-    trailing = UNLIMITED_SAMPLES if between is None else max(0, between - kept)  # the next start is soft, too
+    trailing = UNLIMITED_SAMPLES if between is None else max(0, between - kept)  # kept by the next text chunk
     if index == 0:
         left_out = round(limits.leading_silence_limit_s * SAMPLE_RATE_HZ)
         if not left_out and between is None:

@@ -16,7 +16,7 @@ from serve_app.text.characters import is_pronounceable
 from serve_app.text.quotations import is_wide
 
 _FARTHEST = 12
-"""A frame that looks farther away from its neighbours than this many characters counts as one that looks nowhere."""
+"""Maximum cost of one frame, in characters: a frame that is farther from the path counts as an outlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Word:
 
     Attributes:
         text: the word as it is written, with the punctuation around it.
-        written_end: index in the written text behind the word.
+        written_end: index in the written text just after the word.
         begin: index in the spoken text of its first character that is read aloud.
         end: index in the spoken text of what follows it: the next word, or punctuation.
     """
@@ -56,7 +56,8 @@ def words_of(written: str, spoken: str) -> list[Word]:
 
     Words are separated by white space; in Chinese and Japanese, each character is a word. What is not read aloud
     belongs to the word before it, or to the first one. So the words together are the text, except for white space
-    between them. Where the spoken text differs, its words are shared among the written ones by their lengths.
+    between them. Where the spoken text differs, its words are divided among the written ones in proportion to their
+    lengths.
     """
     pieces = _pieces(written)
     places = pieces if written == spoken else _matched([written[begin:end] for begin, end in pieces], spoken)
@@ -109,7 +110,7 @@ def _matched(written: Sequence[str], spoken: str) -> list[tuple[int, int]]:
     at, said = 0, 0
     for word, piece in [*same, (len(written), len(pieces))]:
         shared = _shared([len(each) for each in written[at:word]], edges[said : piece + 1])
-        if not shared and places:  # the word before takes what has no written word
+        if not shared and places:  # spoken words without a written one
             places[-1] = (places[-1][0], edges[piece])
         places += shared
         if word < len(written):
@@ -165,7 +166,7 @@ def _after(text: str, begin: int, end: int) -> int:
 def monotone(looked: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the sequence that never decreases and differs least from ``looked`` [T]; a large difference counts as 12.
 
-    A head sometimes looks at a token far away for a frame, most often in a pause.
+    A head sometimes attends to a distant token for a frame, most often in a pause.
     """
     values = np.unique(looked)
     if not len(looked):
@@ -199,7 +200,7 @@ def times_of(
     """
     path = monotone(looked)
     values, firsts = np.unique(path, return_index=True)
-    # A frame speaks its token in its middle at the latest; before the first frame there is nothing else to speak.
+    # A token begins in the middle of its first frame. The token of frame 0 begins at 0: nothing is spoken before it.
     middles = np.where(firsts == 0, 0.0, firsts + 0.5) * SAMPLES_PER_FRAME
     values, middles = values[values >= 0], middles[values >= 0]
     if complete or not len(values):

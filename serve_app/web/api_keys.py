@@ -179,7 +179,7 @@ class Bucket:
 
 
 BURST_S = 10.0
-"""Unused requests of up to this many seconds may be made at once; at least one request always may."""
+"""A burst may have as many requests as the rate allows in this many seconds, and at least one."""
 
 
 def spent(bucket: Bucket | None, per_minute: float, now_s: float) -> Bucket:

@@ -1,4 +1,4 @@
-"""``POST /v1/audio/speech/batch``: speaks up to 64 texts that nobody is waiting to hear, and answers each by itself.
+"""``POST /v1/audio/speech/batch``: speaks up to 64 texts that nobody is waiting to hear, and answers each separately.
 
 The format is that of vLLM-Omni. Each text is a session with one utterance, like a request of its own: it has its own
 limits, metrics, trace and error. The texts have low priority, leave streams free for listeners
@@ -56,7 +56,7 @@ HEADERS = {
 
 KEEP_ALIVE_S = 1.0
 """How often white space is sent while no result is ready. Proxies and clients see that the server works, and a proxy
-that does not watch for clients that leave notices it when it writes."""
+that does not watch for disconnected clients notices a disconnect when it writes."""
 
 PART_BYTES = 3 << 14
 """Audio is sent in parts of this size: each is base64 without padding, and a client that reads makes progress."""

@@ -130,7 +130,7 @@ class SessionRunner:
             connection: the client's connection; :meth:`run` closes it.
             service: what all runners share.
             observer: is called for each event of the session.
-            key: the caller's API key, hashed; empty without one.
+            key: the caller's name, by which the admission queue counts its streams; empty without an API key.
         """
         self._session = session
         self._connection = connection

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from audioseal import builder, loader
 from audioseal.libs.moshi.utils.compile import no_compile
+from random_watermark import random_generator, saved
 
 from serve_app.config import ModelConfig, WatermarkConfig
 from serve_app.model.locate import CheckpointError
@@ -19,18 +19,12 @@ PCM = np.random.default_rng(0).normal(0, 0.1, 6 * 1920).astype(np.float32)
 @pytest.fixture(scope="module")
 def generator():
     """AudioSeal's own generator."""
-    torch.manual_seed(0)
-    card = loader.load_local_model_config("audioseal_wm_streaming")
-    return builder.create_generator(loader.AudioSeal.parse_config(card, config_type=builder.AudioSealWMConfig)).eval()
+    return random_generator()
 
 
 @pytest.fixture(scope="module")
 def weights(generator, tmp_path_factory):
-    """The generator's weights in a file with the names of the released one."""
-    file = tmp_path_factory.mktemp("audioseal") / "generator_streaming.pth"
-    saved = {name.replace(".inner_conv", ""): value for name, value in generator.state_dict().items()}
-    torch.save({"model": saved}, file)
-    return str(file)
+    return saved(generator, tmp_path_factory.mktemp("audioseal"))
 
 
 def marked(watermark, *pieces):
@@ -99,7 +93,8 @@ def test_a_file_that_does_not_have_the_weights_is_refused(tmp_path, monkeypatch,
         load_watermark(WatermarkConfig(weights=weights), CPU)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"weights": ""}, {"weights": "a", "message": 65536}, {"weights": "a", "strength": 0}])
+@pytest.mark.parametrize("wrong", [{}, {"weights": ""}, {"message": 65536}, {"strength": 0}])
 def test_settings_out_of_range_are_refused(wrong):
+    wrong = {"weights": "a", **wrong} if wrong else wrong
     with pytest.raises(ValueError, match="watermark"):
         ModelConfig(watermark=wrong)

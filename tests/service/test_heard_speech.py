@@ -1,4 +1,4 @@
-"""What is said is understood: the demonstration voice through every dialect and encoding, heard by a recogniser."""
+"""What is said is understood: the demonstration voice through every dialect and encoding, heard by a recognizer."""
 
 import asyncio
 import base64
@@ -16,18 +16,22 @@ import other_clients
 import pytest
 import pytest_asyncio
 import soundfile
+import torch
 from browser_page import CHROMIUM, NO_CHROMIUM, PATIENCE_MS, done, opened, rendered, until
 from playwright.async_api import expect
+from random_watermark import random_generator, saved
 from running_service import READY, ROOT, Service, Spoken, free_port, run_command, speak, wait_until
 
+from serve_app.config import WatermarkConfig
+from serve_app.model.watermark import load_watermark
 from training.hearing import (
-    Recogniser,
+    Recognizer,
     file_samples,
     median_pitch_hz,
     mulaw,
     pcm16,
     prefix_errors,
-    recognised,
+    recognized,
     word_errors,
     words,
 )
@@ -82,12 +86,12 @@ FIELDS = {"voice": "austen", "language": "english", "seed": 1}
 
 
 @pytest.fixture(scope="module")
-def recogniser():
-    return Recogniser()
+def recognizer():
+    return Recognizer()
 
 
 @pytest.fixture(scope="module")
-def speaking(launch, recogniser):
+def speaking(launch, recognizer):
     """Two generators with the demonstration voice, which are not slowed down to the speed of listeners."""
     port = free_port()
     launched = launch(
@@ -109,10 +113,10 @@ async def say(service: Service, text: str, **fields) -> Spoken:
         return await speak(connection, text, patience_s=200, **{**FIELDS, **fields})
 
 
-def words_of(spoken: Spoken, recogniser: Recogniser) -> list[str]:
+def words_of(spoken: Spoken, recognizer: Recognizer) -> list[str]:
     """What is heard of an utterance in PCM, which has to be complete."""
     assert (spoken.end["type"], spoken.end["finish_reason"]) == ("complete", "eos")
-    return recogniser.words(pcm16(spoken.pcm), 24_000)
+    return recognizer.words(pcm16(spoken.pcm), 24_000)
 
 
 def test_page_log_and_launcher_say_that_the_voice_is_for_trying(speaking):
@@ -125,7 +129,7 @@ def test_page_log_and_launcher_say_that_the_voice_is_for_trying(speaking):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
-async def test_the_page_plays_words(speaking, browser, recogniser, tmp_path):
+async def test_the_page_plays_words(speaking, browser, recognizer, tmp_path):
     async with opened(browser, speaking.address) as page:
         await expect(page.locator("#voice option:checked")).to_have_text("Austen", timeout=PATIENCE_MS)
         await page.set_viewport_size({"width": 760, "height": 900})
@@ -136,7 +140,7 @@ async def test_the_page_plays_words(speaking, browser, recogniser, tmp_path):
         picture = await page.screenshot(path=SCREENSHOT or tmp_path / "playground.png")
         await done(page)
         samples, _ = await rendered(page)
-    assert word_errors([(TEXT, recogniser.words(samples, 24_000))]) <= MAX_WORD_ERRORS
+    assert word_errors([(TEXT, recognizer.words(samples, 24_000))]) <= MAX_WORD_ERRORS
     assert len(picture) < 200_000
 
 
@@ -153,7 +157,7 @@ async def test_a_language_or_a_layout_that_it_was_not_trained_with_is_refused(sp
     assert allowed in spoken.end["message"]
 
 
-async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking, recogniser):
+async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking, recognizer):
     used_s = {pid: processor_s(pid) for pid in speaking.pids_of(GENERATOR)}
     async with speaking.connect(ping_timeout=None) as connection:
         await connection.send(
@@ -163,7 +167,7 @@ async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking
             pass
         os.kill(max(used_s, key=lambda pid: processor_s(pid) - used_s[pid]), signal.SIGKILL)
         spoken = await speak(connection, f" {TEXT}", utterance_id="a", patience_s=200)
-    heard = recogniser.words(pcm16(first + spoken.pcm), 24_000)
+    heard = recognizer.words(pcm16(first + spoken.pcm), 24_000)
     assert spoken.end["finish_reason"] == "eos"
     assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MAX_WORD_ERRORS
 
@@ -293,18 +297,18 @@ async def together(speaking):
 
 
 @pytest.fixture(scope="module")
-def long(together, recogniser):
+def long(together, recognizer):
     """The sixty sentences in one utterance, and the words that are heard."""
     spoken = together[1]
-    return spoken, words_of(spoken, recogniser)
+    return spoken, words_of(spoken, recognizer)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_dialect_and_encoding_says_the_text(together, recogniser, way):
+def test_every_dialect_and_encoding_says_the_text(together, recognizer, way):
     samples = together[0][way]
     if isinstance(samples, BaseException):
         raise samples
-    assert word_errors([(TEXT, recogniser.words(samples, WAYS[way][1]))]) <= MAX_WORD_ERRORS
+    assert word_errors([(TEXT, recognizer.words(samples, WAYS[way][1]))]) <= MAX_WORD_ERRORS
 
 
 def test_a_long_text_is_said_completely(long):
@@ -327,7 +331,7 @@ def test_a_long_text_keeps_its_speaking_rate(long):
 
 def test_words_at_the_borders_of_text_chunks_are_whole(long):
     spoken, heard = long
-    hits = recognised(words(" ".join(SIXTY)), heard)
+    hits = recognized(words(" ".join(SIXTY)), heard)
     ends = list(accumulate(len(words(segment["text"])) for segment in segments_of(spoken)))
     assert ends[-1] == len(hits)
     beside = [hit for end in ends[:-1] for hit in hits[end - 1 : end + 1]]
@@ -341,7 +345,7 @@ def segments_of(spoken: Spoken) -> list[dict]:
 
 @pytest.mark.skipif(CLIENTS_PYTHON is None, reason="other projects' clients are not installed: make clients")
 @pytest.mark.parametrize("client", other_clients.CLIENTS)
-async def test_another_projects_client_is_spoken_to_and_interrupts(speaking, recogniser, tmp_path, client):
+async def test_another_projects_client_is_spoken_to_and_interrupts(speaking, recognizer, tmp_path, client):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "clients")}
     command = (CLIENTS_PYTHON, other_clients.__file__, client, speaking.address, "none", str(tmp_path))
     status, printed = await run_command(*command, cwd=tmp_path, environment=environment, timeout_s=200)
@@ -349,43 +353,68 @@ async def test_another_projects_client_is_spoken_to_and_interrupts(speaking, rec
     pcm = {path.stem: pcm16(path.read_bytes()) for path in tmp_path.glob("*.pcm")}
     said = [("sentence", other_clients.SENTENCE), ("tokens", "".join(other_clients.TOKENS))]
     said.append(("after", other_clients.SENTENCE))
-    heard = [(text, recogniser.words(pcm[name], other_clients.RATE_HZ)) for name, text in said]
+    heard = [(text, recognizer.words(pcm[name], other_clients.RATE_HZ)) for name, text in said]
     assert word_errors(heard) <= MAX_WORD_ERRORS, heard
     assert 0 < len(pcm["story"]) < 20 * other_clients.RATE_HZ
     await asyncio.to_thread(wait_until, lambda: speaking.sessions() == 0, 20, "the interrupted session has ended")
 
 
-async def test_words_in_the_json_of_the_stream_are_said_when_it_says(speaking, recogniser):
+async def test_words_in_the_json_of_the_stream_are_said_when_it_says(speaking, recognizer):
     config = {"type": "session.config", "voice": "austen", "response_format": "pcm", "stream_audio": True}
     async with speaking.connect("/v1/audio/speech/stream") as connection:
         await connection.send(json.dumps({**config, "word_timestamps": True, "seed": 1}))
-        await connection.send(json.dumps({"type": "input.text", "text": other_clients.SENTENCE}))
+        await connection.send(json.dumps({"type": "input.text", "text": TEXT}))
         await connection.send(json.dumps({"type": "input.done"}))
         heard = [{"type": ""}]
         while heard[-1]["type"] != "session.done":
             heard.append(json.loads(await asyncio.wait_for(connection.recv(), 60)))
+    starts = [message for message in heard if message["type"] == "audio.start"]
     parts = [message for message in heard if message["type"] == "audio.chunk"]
-    pcm = b"".join(base64.b64decode(part["audio_b64"]) for part in parts)
-    words = parts[-1]["timestamps"]
-    assert [word["word"] for word in words] == other_clients.SENTENCE.split()
-    last = words[-1]["start_ms"] * 48  # bytes in a millisecond
-    assert recogniser.words(pcm16(pcm), 24_000) == ["the", "door", "is", "open"]
-    assert recogniser.words(pcm16(pcm[:last]), 24_000)[:2] == ["the", "door"]
-    assert "open" not in recogniser.words(pcm16(pcm[:last]), 24_000)
+    pairs = []
+    for start in starts:
+        sentence = [part for part in parts if part["sentence_index"] == start["sentence_index"]]
+        pcm = pcm16(b"".join(base64.b64decode(part["audio_b64"]) for part in sentence))
+        said, times = start["sentence_text"].split(), sentence[-1]["timestamps"]
+        assert [each["word"] for each in times] == said
+        for last in (len(said), len(said) - 2):
+            end_ms = times[last]["start_ms"] if last < len(said) else times[-1]["end_ms"]
+            pairs.append((" ".join(said[:last]), recognizer.words(pcm[: end_ms * 24], 24_000)))
+    assert " ".join(start["sentence_text"] for start in starts) == TEXT
+    assert word_errors(pairs) <= MAX_WORD_ERRORS, pairs
 
 
-async def test_numbers_are_said_as_words(speaking, recogniser):
+async def test_speech_with_a_watermark_is_understood_and_has_the_watermark(
+    speaking, launch, recognizer, tmp_path_factory
+):
+    weights = saved(random_generator(), tmp_path_factory.mktemp("audioseal"))
+    settings = {"weights": weights, "message": 5, "strength": 0.02}
+    port = free_port()
+    launched = launch(port, model={"source": "demo", "watermark": settings}, generator={"num_cpus": 0.5})
+    launched.wait_for(READY)
+    marked = await say(Service(f"127.0.0.1:{port}", launched), TEN[0], encoding="pcm_f32")
+    launched.stop()
+    plain = await say(speaking, TEN[0], encoding="pcm_f32")
+    marked_pcm, pcm = (np.frombuffer(spoken.pcm, "<f4") for spoken in (marked, plain))
+    watermark = load_watermark(WatermarkConfig(**settings), torch.device("cpu"))
+    expected = watermark.mark(pcm, watermark.begin())
+    assert np.abs(marked_pcm - pcm).max() > 1e-4
+    # Silence is left out at the end of the last frame, and zeros are then put in front of the rest of its block.
+    np.testing.assert_allclose(marked_pcm[:-1920], expected[:-1920], atol=1e-4)
+    assert word_errors([(TEN[0], recognizer.words(marked_pcm, 24_000))]) <= MAX_WORD_ERRORS
+
+
+async def test_numbers_are_said_as_words(speaking, recognizer):
     spoken = await say(speaking, PRICES, normalize=True)
-    assert word_errors([(PRICES_SAID, words_of(spoken, recogniser))]) <= MAX_WORD_ERRORS
+    assert word_errors([(PRICES_SAID, words_of(spoken, recognizer))]) <= MAX_WORD_ERRORS
 
 
-async def test_a_lexicon_is_heard(speaking, recogniser):
+async def test_a_lexicon_is_heard(speaking, recognizer):
     spoken = await say(speaking, "The QZX was late.", lexicon={"qzx": "bus"})
-    assert word_errors([("The bus was late.", words_of(spoken, recogniser))]) <= MAX_WORD_ERRORS
+    assert word_errors([("The bus was late.", words_of(spoken, recognizer))]) <= MAX_WORD_ERRORS
     assert segments_of(spoken)[0]["text"] == "The QZX was late."
 
 
-async def test_audio_that_is_cut_where_a_word_begins_has_the_words_before_and_behind(speaking, recogniser):
+async def test_audio_that_is_cut_where_a_word_begins_has_the_words_before_and_behind(speaking, recognizer):
     spoken = await say(speaking, TEXT, words=True)
     kinds = [message["type"] for message in spoken.messages]
     told = [word for message in spoken.messages if message["type"] == "words" for word in message["words"]]
@@ -399,21 +428,21 @@ async def test_audio_that_is_cut_where_a_word_begins_has_the_words_before_and_be
     samples, pairs = pcm16(spoken.pcm), []
     for word in (7, 12, 17):  # "Please", "They", "until"
         cut = told[word][1] * 24
-        pairs += [(" ".join(TEXT.split()[:word]), recogniser.words(samples[:cut], 24_000))]
-        pairs += [(" ".join(TEXT.split()[word:]), recogniser.words(samples[cut:], 24_000))]
+        pairs += [(" ".join(TEXT.split()[:word]), recognizer.words(samples[:cut], 24_000))]
+        pairs += [(" ".join(TEXT.split()[word:]), recognizer.words(samples[cut:], 24_000))]
     assert word_errors(pairs) <= MAX_WORD_ERRORS, pairs
 
 
 @pytest.mark.parametrize("speed", [0.7, 1.4])
-async def test_speech_at_another_speed_is_understood_and_keeps_its_pitch(speaking, recogniser, speed):
+async def test_speech_at_another_speed_is_understood_and_keeps_its_pitch(speaking, recognizer, speed):
     plain, changed = await asyncio.gather(say(speaking, TEXT), say(speaking, TEXT, speed=speed))
-    assert word_errors([(TEXT, words_of(changed, recogniser))]) <= MAX_WORD_ERRORS
+    assert word_errors([(TEXT, words_of(changed, recognizer))]) <= MAX_WORD_ERRORS
     assert changed.end["duration_ms"] * speed == pytest.approx(plain.end["duration_ms"], rel=0.03)
     pitches_hz = [median_pitch_hz(pcm16(spoken.pcm), 24_000) for spoken in (plain, changed)]
     assert pitches_hz[1] / pitches_hz[0] == pytest.approx(1, abs=0.05)
 
 
-async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speaking, recogniser):
+async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speaking, recognizer):
     pcm, last = b"", {"type": ""}
     async with speaking.connect(ping_timeout=None) as connection:
         await connection.send(json.dumps({"type": "speak", "text": " ".join(SIXTY), "words": True, **FIELDS}))
@@ -428,7 +457,7 @@ async def test_what_is_heard_until_a_cancel_is_the_beginning_of_the_text(speakin
     assert last["type"] == "cancelled"
     assert " ".join(SIXTY).startswith(last["heard_text"])
     assert len(last["heard_text"].split()) > 1
-    count, errors = prefix_errors(" ".join(SIXTY), recogniser.words(pcm16(pcm), 24_000))
+    count, errors = prefix_errors(" ".join(SIXTY), recognizer.words(pcm16(pcm), 24_000))
     assert 6 <= count < 200
     assert errors <= MAX_WORD_ERRORS
 
@@ -464,7 +493,7 @@ def test_a_cloned_voice_has_the_pitch_of_its_clip(cloned, mode, speed):
     assert said_hz / clip_hz == pytest.approx(1, abs=MAX_PITCH_DIFFERENCE)
 
 
-async def test_a_scale_in_costs_no_word(speaking, recogniser):
+async def test_a_scale_in_costs_no_word(speaking, recognizer):
     await asyncio.to_thread(
         wait_until, lambda: speaking.printed_by_generators("warm-up") == 3, 120, "the killed one is replaced"
     )
@@ -484,4 +513,4 @@ async def test_a_scale_in_costs_no_word(speaking, recogniser):
     await asyncio.to_thread(wait_until, lambda: len(speaking.pids_of(GENERATOR)) == 1, 120, "one generator leaves")
     gone.set()
     said = [spoken for of_session in await asyncio.gather(*sessions) for spoken in of_session[-2:]]
-    assert word_errors([(TEXT, words_of(spoken, recogniser)) for spoken in said]) <= MAX_WORD_ERRORS
+    assert word_errors([(TEXT, words_of(spoken, recognizer)) for spoken in said]) <= MAX_WORD_ERRORS

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.hearing import median_pitch_hz, pieces, prefix_errors, recognised, word_errors, words
+from training.hearing import median_pitch_hz, pieces, prefix_errors, recognized, word_errors, words
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=12)
 
@@ -17,12 +17,12 @@ def test_numbers_are_words_however_they_are_written():
 @given(TEXTS)
 def test_what_is_heard_as_it_was_said_has_no_errors(said):
     assert word_errors([(" ".join(said), said)]) == 0
-    assert all(recognised(said, said))
+    assert all(recognized(said, said))
 
 
 @given(TEXTS, TEXTS)
-def test_word_errors_and_recognised_words_agree(said, heard):
-    missed = recognised(said, heard).count(False)
+def test_word_errors_and_recognized_words_agree(said, heard):
+    missed = recognized(said, heard).count(False)
     assert missed <= word_errors([(" ".join(said), heard)]) * len(said) + 1e-9
     assert len(said) - missed <= len(heard)
 
@@ -31,8 +31,8 @@ def test_the_rate_is_of_all_texts_together():
     assert word_errors([("one two three", ["one", "two", "three"]), ("four", ["for"])]) == 0.25
 
 
-def test_a_word_that_is_left_out_is_the_only_one_that_is_not_recognised():
-    assert recognised(words("The old cat sat down."), words("The cat sat down.")) == [True, False, True, True, True]
+def test_a_word_that_is_left_out_is_the_only_one_that_is_not_recognized():
+    assert recognized(words("The old cat sat down."), words("The cat sat down.")) == [True, False, True, True, True]
 
 
 @given(TEXTS, st.data())

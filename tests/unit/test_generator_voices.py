@@ -73,7 +73,8 @@ def generator(*answers, encode=prompt_of):
         return encode(reference)
 
     runner = SimpleNamespace(known_voices=frozenset())
-    made._model = SimpleNamespace(fingerprint="model", encode=encoding, runner=runner)
+    made._model = SimpleNamespace(fingerprint="model", encode=encoding, runner=runner, watermark=None)
+    made._marking = ThreadPoolExecutor(1, "watermark")
     return made
 
 
@@ -145,6 +146,20 @@ async def test_a_voice_has_one_gain_whether_it_is_stored_inline_or_resumed(clip)
     for fields in ({}, {"seed": 4}, resumed):
         (chunk, _) = await spoken(made, clip=clip, loudness_lufs=-18.0, **fields)
         np.testing.assert_allclose(chunk.pcm, 0.1 * 10 ** (6 / 20), rtol=1e-6)
+
+
+async def test_each_stream_has_a_watermark_of_its_own_behind_the_gain():
+    made = generator(prompt_of(REFERENCE))
+    speaking(made)
+    made._model.engine.samples = np.full(1920, 0.1, np.float32)
+    begun = iter([["first"], ["second"]])
+    levels = {"first": 0.25, "second": 0.5}
+    made._model.watermark = SimpleNamespace(
+        begin=lambda: next(begun), mark=lambda pcm, states: pcm + np.float32(levels[states[0]])
+    )
+    for level in levels.values():
+        chunk, _ = await spoken(made, loudness_lufs=-18.0)
+        np.testing.assert_allclose(chunk.pcm, 0.1 * 10 ** (6 / 20) + level, rtol=1e-6)
 
 
 async def test_an_imported_voice_is_accepted_once_and_given_to_all_replicas():
