@@ -177,6 +177,7 @@ class Spoken:
     messages: list[dict] = field(default_factory=list)
     pcm: bytes = b""
     audio_at_s: list[float] = field(default_factory=list)
+    audio_bytes: list[int] = field(default_factory=list)
     ended_s: float = 0.0
 
     @property
@@ -202,6 +203,7 @@ async def speak(connection, text: str, *, patience_s: float = 60, **fields) -> S
         if message:
             spoken.pcm += message
             spoken.audio_at_s.append(time.monotonic() - began_s)
+            spoken.audio_bytes.append(len(message))
         if spoken.messages and spoken.end["type"] in ("complete", "cancelled", "error"):
             spoken.ended_s = time.monotonic() - began_s
             return spoken
