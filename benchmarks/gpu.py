@@ -1,6 +1,6 @@
 """Measures one GPU: the engine alone, then the whole service under load, and after the loss of a generator.
 
-    python benchmarks/gpu.py                    # at most 20 minutes; random weights at the size of the released model
+    python benchmarks/gpu.py                    # about 20 minutes; random weights at the size of the released model
     python benchmarks/gpu.py --model Qwen/Qwen3-TTS-12Hz-0.6B-Base
     python benchmarks/gpu.py --try              # the same steps in two minutes, on a CPU too, with tiny random weights
 
@@ -10,7 +10,8 @@
    the time to the first audible sound, underruns, audio seconds per second, and memory.
 3. The same load while one generator is killed.
 
-What does not fit into ``--minutes`` is left out, and the report says what.
+What does not fit into ``--minutes`` is left out, and the report says what. Each service still has its first load and
+the loss.
 
 Prints tables, and writes ``bench-gpu.json`` and ``bench-gpu.svg`` to ``--out``. The loads come from the same machine as
 the service, so they take a part of its processors.
@@ -36,7 +37,7 @@ from serve_app.cli.load.arrivals import Arrival, Speech, poisson
 from serve_app.cli.load.client import Target, load
 from serve_app.cli.load.figures import Summary, summarize
 from serve_app.cli.load.knee import parse_slo
-from serve_app.cli.load.picture import draw_steps
+from serve_app.cli.load.picture import check, draw_steps
 from serve_app.cli.processes import descendants
 
 ROOT = Path(__file__).parents[1]
@@ -138,12 +139,12 @@ def main() -> None:
         "--model", help="model of the service; default: random weights at the size of the released model"
     )
     parser.add_argument("--voice", default="austen")
-    parser.add_argument(
-        "--minutes", type=float, default=20, help="limit of the whole run; starting a service is not cut"
-    )
+    parser.add_argument("--minutes", type=float, default=20, help="after which no load is begun")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for bench-gpu.json and bench-gpu.svg")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    file, plot = options.out / "bench-gpu.json", options.out / "bench-gpu.svg"
+    check(plot)
     plan = TRIAL if options.trial else WHOLE
     if options.model is not None:
         plan = dataclasses.replace(plan, model=options.model)
@@ -153,18 +154,25 @@ def main() -> None:
     for model, weights in plan.engines:
         run = engine(plan, model, weights, began_s + 60 * options.minutes * ENGINE_SHARE)
         figures["engine"].append(run)
+        write(figures, file)
     for index, generators in enumerate(plan.generators):
         shared_s = (until_s - time.monotonic()) / (len(plan.generators) - index)
         service_until_s = time.monotonic() + shared_s
         with started(ROOT / "configs" / "gpu.yaml", overrides(plan, generators, options.voice)) as service:
             result = measure(service, plan, options.voice, service_until_s)
         figures["service"].append({"generators": generators, **result})
+        write(figures, file)
     figures["beside"] = beside(figures["service"], plan.model)
     figures["minutes"] = round((time.monotonic() - began_s) / 60, 1)
     report(figures)
-    (options.out / "bench-gpu.json").write_text(json.dumps(figures, indent=2, default=dict) + "\n")
+    write(figures, file)
     steps = [(row["rate_hz"], Summary(**row["summary"])) for row in figures["service"][-1]["loads"]]
-    draw_steps(steps, parse_slo("audible_ttfa_p95_ms=60,underruns=0.01,errors=0.01"), options.out / "bench-gpu.svg")
+    draw_steps(steps, parse_slo("audible_ttfa_p95_ms=60,underruns=0.01,errors=0.01"), plot)
+
+
+def write(figures: dict[str, Any], file: Path) -> None:
+    """Write what has been measured so far."""
+    file.write_text(json.dumps(figures, indent=2, default=dict) + "\n")
 
 
 def gpu() -> dict[str, str] | None:
@@ -185,7 +193,10 @@ def engine(plan: Plan, model: str, weights: str, until_s: float) -> dict[str, An
         plan: what is measured.
         model: of this run.
         weights: format of this run.
-        until_s: when the process is ended, on the clock of ``time.monotonic``; the results are then empty.
+        until_s: when the process is ended, on the clock of ``time.monotonic``.
+
+    Returns:
+        What the script writes. If it fails or does not end in time, ``engine`` is empty and ``left_out`` says why.
     """
     file = Path(f".gpu-engine-{os.getpid()}.json")
     command = [sys.executable, "benchmarks/engine.py", "--model", model, "--weights", weights, "--json", str(file)]
@@ -195,7 +206,9 @@ def engine(plan: Plan, model: str, weights: str, until_s: float) -> dict[str, An
         subprocess.run(command, cwd=ROOT, check=True, timeout=timeout_s)  # noqa: S603 - our own script
         return {"model": model, "weights": weights, **json.loads((ROOT / file).read_text())}
     except subprocess.TimeoutExpired:
-        return {"model": model, "weights": weights, "engine": []}
+        return {"model": model, "weights": weights, "engine": [], "left_out": "it did not end in time"}
+    except subprocess.CalledProcessError as error:
+        return {"model": model, "weights": weights, "engine": [], "left_out": str(error)}
     finally:
         (ROOT / file).unlink(missing_ok=True)
 
@@ -229,10 +242,13 @@ def measure(service: Service, plan: Plan, voice: str, until_s: float) -> dict[st
     asyncio.run(load(poisson(*WARM_UP, speech, 0), target))  # the first utterances compute what is cached later
     with MemoryWatch(service.pid) as memory:
         loads: list[dict[str, Any]] = []
+        longest_s = plan.seconds
         for rate_hz in plan.rates_hz:
-            if loads and time.monotonic() + 2 * plan.seconds > until_s:
+            began_s = time.monotonic()
+            if loads and began_s + 2 * longest_s > until_s:  # this load, and the loss
                 break
             loads.append({**one_load(poisson(rate_hz, plan.seconds, speech, 1), target, rate_hz), "gpu": gpu()})
+            longest_s = max(longest_s, time.monotonic() - began_s)
     rate_hz = plan.rates_hz[len(plan.rates_hz) // 2]
     (victim, *_) = generators_of(service.pid)
     killer = threading.Timer(KILL_AFTER * plan.seconds, os.kill, [victim, signal.SIGKILL])
@@ -276,7 +292,7 @@ def report(figures: dict[str, Any]) -> None:
                 f"  {row['audio_s_per_s']:9.1f}  {1e3 * row['ttfa_s']:7.0f}"
             )
         if not run["engine"]:
-            print(f"{run['model']:20s} {run['weights']:7s}  left out: no time was left")
+            print(f"{run['model']:20s} {run['weights']:7s}  left out: {run['left_out']}")
     print("\ngenerators  utterances/s   complete  audible TTFA ms: p50  p95  p99  underruns  audio s/s")
     for service in figures["service"]:
         for each in service["loads"]:
@@ -284,7 +300,7 @@ def report(figures: dict[str, Any]) -> None:
         print(load_row(service["generators"], f"{service['loss']['rate_hz']:g}, one lost", service["loss"]))
         for rate_hz in service["left_out_hz"]:
             print(f"{service['generators']:10d}  {rate_hz:>12g}  left out: no time was left")
-    print("\ngenerators  largest memory during the loads, GB")
+    print("\ngenerators  GPU memory in use after the last load; largest resident memory of each process, GB")
     for service in figures["service"]:
         print(f"{service['generators']:10d}  {memory_of(service)}")
     print("\nutterances/s  time to first audio, ms: p50  p95")
@@ -294,7 +310,7 @@ def report(figures: dict[str, Any]) -> None:
 
 
 def memory_of(service: dict[str, Any]) -> str:
-    """The GPU's memory in use, if there is a GPU, and the resident memory of each of the service's processes."""
+    """The GPU's memory in use after the last load, if there is a GPU, and the largest of each process in GB."""
     on_gpu = [each["gpu"]["memory.used"] for each in service["loads"] if each["gpu"] is not None]
     processes = [f"{each['name']} {each['maximum_bytes'] / 1e9:.1f}" for each in service["memory"]]
     return "; ".join([*(f"GPU {each}" for each in on_gpu[-1:]), *processes])

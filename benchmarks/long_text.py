@@ -131,9 +131,19 @@ def long(recognizer: Recognizer, options: argparse.Namespace) -> None:
         for each in memory.figures()[:3]:
             sizes = " to ".join(f"{each[key] / 1e6:.0f}" for key in ("start_bytes", "maximum_bytes"))
             print(f"    memory of {each['name']}: {sizes} MB", flush=True)
-        pcm, seconds = over_http(service, text)
-        wer = word_errors([(text, recognizer.words(pcm, RATE_HZ))])
-        print(f"    POST /api/tts: {len(pcm) / RATE_HZ:.0f} s of audio in {seconds:.0f} s, WER {wer:.1%}")
+        for path, fields, header_bytes in (
+            ("/api/tts", {"text": text}, WAV_HEADER_BYTES),
+            ("/v1/audio/speech", {"model": "tts-1", "input": text, "response_format": "pcm"}, 0),
+        ):
+            began_s = time.monotonic()
+            heard = over_http(service, path, fields, header_bytes)
+            took_s = time.monotonic() - began_s
+            wer = word_errors([(text, recognizer.words(heard.samples, RATE_HZ))])
+            print(f"    POST {path}: {len(heard.samples) / RATE_HZ:.0f} s of audio in {took_s:.0f} s, WER {wer:.1%}")
+            print(
+                f"      first audio after {heard.arrivals[0][0] - began_s:.2f} s, latest {late_s(heard):+.2f} s",
+                flush=True,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,7 @@ class Long:
     Attributes:
         samples: [N].
         messages: all JSON messages.
-        arrivals: time of arrival of each audio message in seconds, and the samples until its end.
+        arrivals: time of arrival of each piece of audio in seconds, and the samples until its end.
     """
 
     samples: NDArray[np.float64]
@@ -157,25 +167,27 @@ def report(text: str, opening: str, heard: Long, recognizer: Recognizer) -> None
     segments = [message for message in heard.messages if message["type"] == "segment"]
     captions = " ".join(message["text"].strip() for message in segments)
     assert end["finish_reason"] == "eos", end
-    first_s = heard.arrivals[0][0]
-    late_s = max(
-        at_s - first_s - before / RATE_HZ
-        for (at_s, _), (_, before) in zip(heard.arrivals[1:], heard.arrivals, strict=False)
-    )
     quiet_s = longest_silence_s(heard.samples)
     print(
-        f"    {total_s:.0f} s of audio in {heard.arrivals[-1][0] - first_s:.0f} s, WER"
+        f"    {total_s:.0f} s of audio in {heard.arrivals[-1][0] - heard.arrivals[0][0]:.0f} s, WER"
         f" {word_errors([(text, recognizer.words(heard.samples, RATE_HZ))]):.1%}; captions"
         f" {'complete' if captions.split() == text.split() else 'INCOMPLETE'}, the last begins at"
         f" {segments[-1]['start_ms'] / 1000:.1f} s"
     )
-    print(f"    longest silence {quiet_s:.2f} s; latest audio {late_s:+.2f} s after it should play (negative: in time)")
+    print(f"    longest silence {quiet_s:.2f} s; audio at most {late_s(heard):+.2f} s late (negative: in time)")
     first_ends_s = when_spoken_s(segments, total_s, len(opening) / len(text))
     last_begins_s = when_spoken_s(segments, total_s, 1 - len(opening) / len(text))
     rate = first_ends_s / (total_s - last_begins_s)
     ends = heard.samples[: round(first_ends_s * RATE_HZ)], heard.samples[round(last_begins_s * RATE_HZ) :]
     level_db = level_dbfs(ends[1]) - level_dbfs(ends[0])
     print(f"    the first {first_ends_s:.0f} s again at the end: rate {rate:.3f}, level {level_db:+.1f} dB", flush=True)
+
+
+def late_s(heard: Long) -> float:
+    """How late the latest audio arrived for a client that plays from the first audio on; negative: all was in time."""
+    first_s = heard.arrivals[0][0]
+    pairs = zip(heard.arrivals[1:], heard.arrivals, strict=False)
+    return max((at_s - first_s - before / RATE_HZ for (at_s, _), (_, before) in pairs), default=0.0)
 
 
 def when_spoken_s(segments: Sequence[dict[str, Any]], total_s: float, share: float) -> float:
@@ -229,17 +241,19 @@ async def listen(service: Service, text: str) -> Long:
     return Long(pcm16(bytes(pcm)), messages, arrivals)
 
 
-def over_http(service: Service, text: str) -> tuple[NDArray[np.float64], float]:
-    """Samples of ``POST /api/tts``, and the seconds it took."""
+def over_http(service: Service, path: str, fields: dict[str, str], header_bytes: int) -> Long:
+    """Speak by a POST request whose body is PCM16 behind a header; there are no messages."""
     connection = http.client.HTTPConnection(service.address, timeout=1200)
-    began_s = time.monotonic()
-    body = json.dumps({"text": text, "voice": FIELDS["voice"], "language": FIELDS["language"]})
-    connection.request("POST", "/api/tts", body, {"content-type": "application/json"})
+    body = json.dumps({**fields, "voice": FIELDS["voice"], "language": FIELDS["language"]})
+    connection.request("POST", path, body, {"content-type": "application/json"})
     answer = connection.getresponse()
-    content = answer.read()
+    content, arrivals = bytearray(), list[tuple[float, int]]()
+    while received := answer.read1(1 << 20):
+        content += received
+        arrivals.append((time.monotonic(), (len(content) - header_bytes) // 2))
     connection.close()
     assert answer.status == http.HTTPStatus.OK, content[:300]
-    return pcm16(content[WAV_HEADER_BYTES:]), time.monotonic() - began_s
+    return Long(pcm16(bytes(content[header_bytes:])), [], arrivals)
 
 
 CASES = {"silence": silence, "rate": rate, "numbers": numbers, "long": long}

@@ -112,7 +112,8 @@ class ModelConfig(Settings):
     watermark: WatermarkConfig | None = Field(
         default=None,
         description="Adds AudioSeal's watermark to all speech: an object with `weights` (the file"
-        " `generator_streaming.pth`), `message` (0 to 65535, default 0) and `strength` (default 1); docs/marking.md."
+        " `generator_streaming.pth`), `message` (0 to 65535, default 0) and `strength` (above 0, at most 2; default 1);"
+        " docs/marking.md."
         " null: no watermark.",
     )
 

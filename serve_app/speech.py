@@ -178,7 +178,8 @@ class AudioChunk:
             Empty inside the engine, which does not know it.
         silent_samples: silence at the end of the stream's audio so far; 0 if the request limits no silence.
         rendering: model, number formats and kind of processor. Replicas with the same rendering make the same samples
-            for the same request. The caller keeps it to detect a change. Empty inside the engine.
+            for the same request, apart from the watermark, which begins anew in a resumed stream. The caller keeps it
+            to detect a change. Empty inside the engine.
         spoken: [T] int32, the index of the character of the request's text that each frame speaks; -1 before the text.
             None if the request does not ask for ``words``, or if the model cannot tell.
     """

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from ray import serve
 from ray.exceptions import RayError
@@ -35,7 +36,7 @@ from serve_app.observability.generator_metrics import GeneratorMetrics
 from serve_app.observability.logging import join_serve_log
 from serve_app.observability.observers import StreamObserver
 from serve_app.observability.tracing import NoTracer, Tracer, tracer_of
-from serve_app.speech import FRAME_S, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
+from serve_app.speech import FRAME_S, SAMPLES_PER_FRAME, SpeechEnd, SpeechEvent, SpeechRequest, VoiceClip
 from serve_app.startup import CHECK_AGAIN_S, SETTLE_S, NotYetError, Patience
 from serve_app.voices.library import REMOVED_KEPT_S, VoiceRefusal
 from serve_app.voices.voice import BoundedCache, ImportedVoice, Reference, VoicePrompt, VoiceStatus
@@ -185,14 +186,13 @@ class Generator:
             )
             prepared = await asyncio.to_thread(self._model.runner.prepare, request, prompt)
             prompt_s = time.monotonic() - began_s
+            gain = gain_of(prompt.loudness, request.loudness_lufs)
+            marked = self._mark_from()
             observer.prepared()
             stream = self._model.engine.submit(prepared, events.deliver)
         except SpeechError as refusal:
             yield _refused(refusal, request)
             return
-        gain = gain_of(prompt.loudness, request.loudness_lufs)
-        watermark = self._model.watermark
-        marked = [] if watermark is None else watermark.begin()
         if request.rendering not in ("", self._rendering):
             log.warning(
                 "a stream that began on [%s] resumes on [%s]: samples may differ from frame %d on",
@@ -208,14 +208,23 @@ class Generator:
                     return
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
-                pcm = amplified(event.pcm, gain)
-                if watermark is not None:
-                    loop = asyncio.get_running_loop()
-                    pcm = await loop.run_in_executor(self._marking, watermark.mark, pcm, marked)
+                pcm = await marked(amplified(event.pcm, gain))
                 yield replace(event, pcm=pcm, voice_digest=prompt.digest, rendering=self._rendering)
                 stream.consumed(len(event.codes))
         finally:
             stream.cancel()
+
+    def _mark_from(self) -> Callable[[NDArray[np.float32]], Awaitable[NDArray[np.float32]]]:
+        """Return what adds the watermark to the samples of a new stream; without a watermark it changes nothing."""
+        watermark = self._model.watermark
+        states = [] if watermark is None else watermark.begin()
+
+        async def marked(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+            if watermark is None:
+                return pcm
+            return await asyncio.get_running_loop().run_in_executor(self._marking, watermark.mark, pcm, states)
+
+        return marked
 
     def __del__(self) -> None:
         """Called by Serve before it kills the replica, after its last request has ended."""
@@ -318,6 +327,7 @@ class Generator:
         voice = self._config.voices.default if self._config.voices.default in ready else ready[0]
         self._state = GeneratorStatus(self._replica, "loading", "speaking the warm-up sentence")
         await asyncio.to_thread(self._model.warm_up, await self._prompt(voice))
+        await self._mark_from()(np.zeros(SAMPLES_PER_FRAME, np.float32))
         self._state = GeneratorStatus(
             self._replica,
             "ready",

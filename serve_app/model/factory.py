@@ -87,7 +87,7 @@ class LoadedModel:
         """Equal on replicas that compute the same samples for the same request; see :class:`AudioChunk`."""
         graphs = "" if self.runner.graph_fallbacks == 0 else " without graphs"
         codec = str(self.checkpoint.codec_dtype).removeprefix("torch.")
-        marked = "" if self.watermark is None else " watermarked"
+        marked = "" if self.watermark is None else f", {self.watermark.label}"
         return f"{self.fingerprint} {self.backend.label}, codec {codec}, {self._processor}{graphs}{marked}"
 
     @property

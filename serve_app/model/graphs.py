@@ -209,7 +209,8 @@ def _capture(step: Captured, pool: Upstream) -> Captured:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Another thread may use the GPU meanwhile: it encodes a voice or computes a watermark.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         output = step()
 
     def replay() -> Tensor:

@@ -8,6 +8,8 @@ Source: San Roman et al., "Proactive Detection of Voice Cloning with Localized W
 """
 
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,35 @@ _CARD = "audioseal_wm_streaming"
 """The generator's settings, which ``audioseal`` contains; only a causal generator can mark speech while it is made."""
 
 
+_WEIGHT_NORM = re.compile(r"\.(parametrizations\.)?weight(_[gv]|\.original[01])$")
+"""The end of the two names under which a file may have one weight: its direction and its length."""
+
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+"""What a file of another kind makes torch and audioseal raise."""
+
+
 class Watermark:
-    """The generator of one replica, for all of its streams. Only one thread at a time may use it."""
+    """The generator of one replica, for all of its streams. Only one thread at a time may call :meth:`mark`.
+
+    Attributes:
+        label: the settings, for :data:`serve_app.model.factory.LoadedModel.rendering`.
+    """
 
     def __init__(self, generator: torch.nn.Module, config: WatermarkConfig, device: torch.device) -> None:
         """Use ``generator``, an ``AudioSealWM``, on a device; it is changed in place."""
         self._generator: Any = generator.to(device).eval()
+        self.label = f"watermark {config.message}, strength {config.strength:g}"
         self._device = device
         self._strength = config.strength
         bits = [config.message >> bit & 1 for bit in reversed(range(MESSAGE_BITS))]
@@ -57,7 +82,7 @@ class Watermark:
             states: from :meth:`begin`; changed in place.
 
         Returns:
-            [N] float32.
+            [N] float32 in [-1, 1].
         """
         from audioseal.libs.moshi.utils.compile import no_compile  # noqa: PLC0415 - an optional dependency
 
@@ -70,7 +95,8 @@ class Watermark:
             mark = self._generator.get_watermark(
                 torch.from_numpy(samples).to(self._device)[None, None], message=self._message
             )
-        return pcm + np.float32(self._strength) * mark[0, 0, len(samples) - len(pcm) :].cpu().numpy()
+        marked = pcm + np.float32(self._strength) * mark[0, 0, len(samples) - len(pcm) :].cpu().numpy()
+        return np.clip(marked, -1.0, 1.0)
 
 
 def load_watermark(config: WatermarkConfig, device: torch.device) -> Watermark:
@@ -81,23 +107,29 @@ def load_watermark(config: WatermarkConfig, device: torch.device) -> Watermark:
     Raises:
         CheckpointError: ``audioseal`` is not installed, or the file is missing or has other weights.
     """
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # audioseal 0.2 with torch 2.14
+        return Watermark(_generator(Path(config.weights)), config, device)
+
+
+def _generator(path: Path) -> torch.nn.Module:
     try:
         from audioseal import builder, loader  # noqa: PLC0415 - an optional dependency
     except ImportError as missing:
         raise CheckpointError(
             "model.watermark needs the package audioseal: pip install 'qwen3-tts-serve[watermark]'"
         ) from missing
-    path = Path(config.weights)
     if not path.is_file():
-        raise CheckpointError(f"model.watermark.weights is {config.weights!r}, which is no file")
+        raise CheckpointError(f"model.watermark.weights is '{path}', which is not a file")
     card: Any = loader.load_local_model_config(_CARD)
-    settings = loader.AudioSeal.parse_config(card, config_type=builder.AudioSealWMConfig)
-    generator = builder.create_generator(settings)
+    generator = builder.create_generator(loader.AudioSeal.parse_config(card, config_type=builder.AudioSealWMConfig))
     try:
         saved: Any = loader.load_model_checkpoint(path)
-        saved = saved.get("best_state", saved).get("model", saved)
-        loader.load_state_dict(generator, loader.convert_state_dict_for_scriptable_model(saved))
-    except (RuntimeError, AttributeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        saved = loader.convert_state_dict_for_scriptable_model(saved.get("best_state", saved).get("model", saved))
+        # audioseal itself accepts a file in which layers are missing.
+        if {_WEIGHT_NORM.sub(".weight", name) for name in saved} != set(generator.state_dict()):
+            raise ValueError("its layers have other names")
+        loader.load_state_dict(generator, saved)
+    except _UNREADABLE as error:
         wanted = "AudioSeal's streaming generator (generator_streaming.pth)"
         raise CheckpointError(f"{path} does not have the weights of {wanted}: {error}") from error
-    return Watermark(generator, config, device)
+    return generator

@@ -42,6 +42,26 @@ def test_pieces_are_marked_as_audioseal_marks_the_whole(generator, weights, cuts
     np.testing.assert_allclose(marked(watermark, *np.split(PCM, cuts)), PCM + 0.5 * mark, atol=1e-6)
 
 
+def test_weights_in_two_parts_are_loaded(generator, weights, tmp_path):
+    parts = {}
+    for name, value in torch.load(weights)["model"].items():
+        if value.ndim == 3:
+            parts |= {f"{name}_v": value, f"{name}_g": value.norm(dim=(1, 2), keepdim=True)}
+        else:
+            parts[name] = value
+    assert any(name.endswith("weight_g") for name in parts)
+    torch.save({"model": parts}, tmp_path / "parts.pth")
+    in_parts, whole = (
+        load_watermark(WatermarkConfig(weights=str(each)), CPU) for each in (tmp_path / "parts.pth", weights)
+    )
+    np.testing.assert_allclose(marked(in_parts, PCM), marked(whole, PCM), atol=1e-5)
+
+
+def test_samples_stay_within_full_scale(weights):
+    watermark = load_watermark(WatermarkConfig(weights=weights, strength=2), CPU)
+    assert np.abs(marked(watermark, np.sign(PCM))).max() == 1
+
+
 def test_streams_take_turns_and_do_not_change_each_other(weights):
     watermark = load_watermark(WatermarkConfig(weights=weights), CPU)
     texts = [PCM, PCM[::-1]]
@@ -76,7 +96,7 @@ def test_messages_differ_in_their_marks(weights):
 
 
 def test_a_file_that_does_not_have_the_weights_is_refused(tmp_path, monkeypatch, weights):
-    with pytest.raises(CheckpointError, match="no file"):
+    with pytest.raises(CheckpointError, match="not a file"):
         load_watermark(WatermarkConfig(weights=str(tmp_path / "absent.pth")), CPU)
     for content in (b"", b"no weights", b"PK\x03\x04"):
         (tmp_path / "broken.pth").write_bytes(content)
@@ -84,6 +104,10 @@ def test_a_file_that_does_not_have_the_weights_is_refused(tmp_path, monkeypatch,
             load_watermark(WatermarkConfig(weights=str(tmp_path / "broken.pth")), CPU)
     torch.save({"model": {"other": torch.zeros(1)}}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="streaming generator"):
+        load_watermark(WatermarkConfig(weights=str(tmp_path / "other.pth")), CPU)
+    partial = {name: value for name, value in torch.load(weights)["model"].items() if name.startswith("encoder")}
+    torch.save({"model": partial}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other names"):
         load_watermark(WatermarkConfig(weights=str(tmp_path / "other.pth")), CPU)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="streaming generator"):

@@ -84,7 +84,15 @@ def test_an_engine_run_without_time_left_is_empty(bench):
         "model": "tiny",
         "weights": "plain",
         "engine": [],
+        "left_out": "it did not end in time",
     }
+
+
+def test_an_engine_run_that_fails_does_not_end_the_others(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "ROOT", tmp_path)  # which has no benchmarks/engine.py
+    run = bench.engine(bench.TRIAL, "tiny", "plain", time.monotonic() + 60)
+    assert run["engine"] == []
+    assert "exit status 2" in run["left_out"]
 
 
 def test_without_a_gpu_there_is_none(bench, monkeypatch):
@@ -114,7 +122,7 @@ def test_the_report_has_a_row_for_each_run_load_and_figure(bench, capsys):
     figures = {
         "gpu": None,
         "minutes": 1.0,
-        "engine": [run, {"model": "full", "weights": "torch", "engine": []}],
+        "engine": [run, {"model": "full", "weights": "torch", "engine": [], "left_out": "it was late"}],
         "service": services,
         "beside": bench.beside(services, "tiny"),
     }

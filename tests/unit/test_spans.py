@@ -272,7 +272,8 @@ def generator(kept, events, refusal=None):
         return SimpleNamespace(digest="d", loudness=Loudness(-23.0, 0.5))
 
     made._prompt = prompt
-    made._model = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=SimpleNamespace(submit=submit))
+    engine = SimpleNamespace(submit=submit)
+    made._model = SimpleNamespace(runner=SimpleNamespace(prepare=prepare), engine=engine, watermark=None)
     return made
 
 
