@@ -300,7 +300,7 @@ def report(figures: dict[str, Any]) -> None:
         print(load_row(service["generators"], f"{service['loss']['rate_hz']:g}, one lost", service["loss"]))
         for rate_hz in service["left_out_hz"]:
             print(f"{service['generators']:10d}  {rate_hz:>12g}  left out: no time was left")
-    print("\ngenerators  GPU memory in use after the last load; largest resident memory of each process, GB")
+    print("\ngenerators  GPU memory in use after the last load; largest resident memory of processes, GB")
     for service in figures["service"]:
         print(f"{service['generators']:10d}  {memory_of(service)}")
     print("\nutterances/s  time to first audio, ms: p50  p95")
@@ -310,9 +310,9 @@ def report(figures: dict[str, Any]) -> None:
 
 
 def memory_of(service: dict[str, Any]) -> str:
-    """The GPU's memory in use after the last load, if there is a GPU, and the largest of each process in GB."""
+    """The GPU's memory in use after the last load, if there is a GPU, and that of the five largest processes in GB."""
     on_gpu = [each["gpu"]["memory.used"] for each in service["loads"] if each["gpu"] is not None]
-    processes = [f"{each['name']} {each['maximum_bytes'] / 1e9:.1f}" for each in service["memory"]]
+    processes = [f"{each['name']} {each['maximum_bytes'] / 1e9:.1f}" for each in service["memory"][:5]]
     return "; ".join([*(f"GPU {each}" for each in on_gpu[-1:]), *processes])
 
 
