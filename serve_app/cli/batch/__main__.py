@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sample-rate", type=int, choices=SAMPLE_RATES_HZ, help="in Hz; default: 24000")
     words = f"texts that are sent at the same time, 1 to {MAX_AT_ONCE}; default: %(default)s"
     parser.add_argument("--at-once", type=_at_once, default=16, metavar="N", help=words)
-    words = "end if the service was overloaded or away for so long; default: %(default)s"
+    words = "end if the service was overloaded or unreachable for so long; default: %(default)s"
     parser.add_argument("--patience", type=float, default=600.0, metavar="S", help=words)
     words = "connect again if the service sends nothing for so long; default: %(default)s"
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help=words)

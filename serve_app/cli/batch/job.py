@@ -23,7 +23,7 @@ class Job:
     Attributes:
         address: address of the service, with the API key.
         timeout_s: how long the service may send nothing.
-        patience_s: how long it may be overloaded or away before the run ends.
+        patience_s: how long it may be overloaded or unreachable before the run ends.
         folder: where the results go.
         texts: the texts without a result; each is taken once.
         progress: what was done so far.
@@ -92,7 +92,7 @@ class Job:
             attempt += 1
 
     def _record(self, row: Row, answer: Result | Later) -> None:
-        """Record an answer; a BatchError if the service was overloaded or away for too long, or was never there."""
+        """Record an answer; a BatchError if the service was overloaded or unreachable for too long, or was never there."""
         progress, now_s = self.progress, time.monotonic()
         with self.lock:
             if self.stopped:

@@ -24,7 +24,7 @@ class Progress:
         failed: texts that were refused or failed.
         cut_short: spoken texts that did not end by themselves.
         audio_s: seconds of audio of this run.
-        waiting: why the service is overloaded or away; empty after the next answer.
+        waiting: why the service is overloaded or unreachable; empty after the next answer.
     """
 
     total: int

@@ -12,7 +12,7 @@ from serve_app.errors import CapacityError, RateLimitedError, ServiceRestartErro
 
 PATH = "/v1/audio/speech/batch"
 LATER = frozenset(kind.code for kind in (CapacityError, RateLimitedError, ServiceRestartError, TtsUnavailableError))
-"""Codes of a service that is overloaded or away: the same text succeeds later."""
+"""Codes of a service that is overloaded or unreachable: the same text succeeds later."""
 MAX_FAILURES = 3
 """How often the synthesis of a text may fail before that is its result."""
 LATER_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The service is overloaded or away.
+    """The service is overloaded or unreachable.
 
     Attributes:
         message: why, for a terminal.
