@@ -119,7 +119,7 @@ def score_of(
     """Score one head.
 
     The score is the share of frames that look at the text in order, in step with the audible time, and not at the
-    distance at which the head looks most often. Each counts as much as its weight near the path, of all its weight on
+    distance at which the head attends most often. Each counts as much as its weight near the path, of all its weight on
     the text: of heads that go through the text alike, the sharper one has the better times.
 
     In the streaming layout text and codes begin at the same position, so a head that always looks at the same distance
@@ -132,7 +132,7 @@ def score_of(
         expected: [T], from :func:`expected_characters`.
 
     Returns:
-        The score, and by how many frames the head looks ahead: the shift at which its path is nearest to ``expected``.
+        The score, and by how many frames the head attends ahead: the shift at which its path is nearest to ``expected``.
     """
     looked = attended.argmax(1)
     seen = characters[looked]

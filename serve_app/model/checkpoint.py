@@ -43,7 +43,7 @@ class AlignmentHead:
     Attributes:
         layer: its layer.
         head: its number among the layer's query heads.
-        frames_ahead: by how many frames it looks at a token before the token is heard.
+        frames_ahead: by how many frames it attends to a token before the token is heard.
     """
 
     layer: int

@@ -60,7 +60,7 @@ class KvCache:
         return self.watched if self.watched is not None and self.watched.layer == layer else None
 
     def looked_at(self, slot: int, positions: Tensor, begin: int, end: int) -> Tensor:
-        """Find which earlier position the watched head looks at most.
+        """Find which earlier position the watched head attends to most.
 
         A row's result does not depend on the other rows.
 

@@ -92,7 +92,7 @@ class Job:
             attempt += 1
 
     def _record(self, row: Row, answer: Result | Later) -> None:
-        """Record an answer; a BatchError if the service was overloaded or unreachable for too long, or was never there."""
+        """Record an answer; a BatchError if the service was unavailable for too long, or never available."""
         progress, now_s = self.progress, time.monotonic()
         with self.lock:
             if self.stopped:
