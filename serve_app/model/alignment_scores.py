@@ -132,7 +132,7 @@ def score_of(
         expected: [T], from :func:`expected_characters`.
 
     Returns:
-        The score, and by how many frames the head attends ahead: the shift at which its path is nearest to ``expected``.
+        The score, and ``frames_ahead``: the shift at which its path is nearest to ``expected``.
     """
     looked = attended.argmax(1)
     seen = characters[looked]
