@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from serve_app.speech import AudioChunk, SpeechRequest
 
 MAX_RETRIES = 2
-"""Retries for a stream without a single frame: a text that crashes replicas mostly does so before its first frame."""
+"""Retries for an utterance without a single frame: a text that crashes replicas mostly does so before its first
+frame."""
 
 MAX_RETRIES_AFTER_AUDIO = 6
-"""Consecutive retries without a frame, for a stream that had frames before: probably another stream crashes its
-replicas."""
+"""Consecutive retries without a frame, if the stream or an earlier text chunk of its utterance had frames: probably
+another stream crashes its replicas."""
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 8.0
@@ -82,7 +83,7 @@ class Resumption:
         """
         self.lost = True
         self._retries += 1
-        if self._retries > (MAX_RETRIES_AFTER_AUDIO if self._codes else MAX_RETRIES):
+        if self._retries > (MAX_RETRIES_AFTER_AUDIO if self._codes or self._request.begun else MAX_RETRIES):
             return None
         if self._retries == 1:
             return 0.0

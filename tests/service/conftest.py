@@ -46,6 +46,11 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish(session):
+    if session.config.getoption("loadgroup", False) and session.items:  # in a worker
+        assert "@" in session.items[0].nodeid, "pytest-xdist has not grouped the tests: is pytest too new for it?"
+
+
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
     """Start a launcher on ``configs/local.yaml`` with some of its ``args`` replaced; ended with the session.

@@ -77,4 +77,4 @@ async def test_a_text_that_kills_its_generator_each_time_fails_alone(pair):
         poisoned = await speak(connection, POISON, patience_s=250)
         assert (poisoned.end["type"], poisoned.end["code"]) == ("error", "SYNTHESIS_ERROR")
         assert (await speak(connection, MIDDLE, patience_s=250)).end["type"] == "complete"
-        assert (await beside).end["type"] == "complete"
+        assert (end := (await beside).end)["type"] == "complete", end

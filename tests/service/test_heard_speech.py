@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -170,6 +171,8 @@ async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking
     heard = recognizer.words(pcm16(first + spoken.pcm), 24_000)
     assert spoken.end["finish_reason"] == "eos"
     assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MAX_WORD_ERRORS
+    replaced = partial(wait_until, lambda: speaking.printed_by_generators("warm-up") == 3, 120, "it is replaced")
+    await asyncio.to_thread(replaced)
 
 
 def processor_s(pid: int) -> float:
@@ -496,9 +499,6 @@ def test_a_cloned_voice_has_the_pitch_of_its_clip(cloned, mode, speed):
 
 
 async def test_a_scale_in_costs_no_word(speaking, recognizer):
-    await asyncio.to_thread(
-        wait_until, lambda: speaking.printed_by_generators("warm-up") == 3, 120, "the killed one is replaced"
-    )
     gone = asyncio.Event()
 
     async def keep_speaking() -> list[Spoken]:

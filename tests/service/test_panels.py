@@ -25,9 +25,10 @@ PAGES = {
 }
 PATIENCE_S = 40
 LONG_ENOUGH = (
-    "One sentence, and then another, which goes on for so long that whoever makes it has to wait for its listener. "
+    "This is one sentence that goes on " + "and on " * 25 + "until the generator has to wait for the listener. "
 )
-"""Made in a moment, and played for much longer: gauges of who listens are looked at once a second."""
+"""One text chunk of more than 20 s, of which a generator makes the first 8 s in a moment. Then it waits for its
+listener, so that gauges of listeners, which are reported once a second, have something to show."""
 
 WINDOW = "15s"
 """In place of Grafana's own: three of Ray's reports."""

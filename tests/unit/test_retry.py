@@ -62,6 +62,7 @@ def test_failed_attempts_are_bounded_and_back_off():
     held.add(chunk(0))
     spoken = waits(held)
     assert len(spoken) == MAX_RETRIES_AFTER_AUDIO
+    assert waits(Resumption(SpeechRequest("Hello again.", "austen", seed=5, begun=True))) == spoken
     assert spoken[0] == 0.0
     assert spoken == sorted(spoken)
     assert spoken[-1] <= 8.0
