@@ -1,6 +1,7 @@
 """Exported voices: written, read back, and refused if anything about them is wrong."""
 
 import io
+import itertools
 import json
 import pickle
 import zipfile
@@ -176,6 +177,7 @@ def with_header(**entries):
         saved({"format": FORMAT, "encoders": "f" * 50_000, **FIELDS}, **GOOD),
         b"\xff" * 50_000,
     ],
+    ids=itertools.count(),
 )
 def test_an_error_quotes_little_of_a_file(content):
     with pytest.raises(VoiceInvalidError) as refused:
@@ -209,6 +211,7 @@ def test_an_error_quotes_little_of_a_file(content):
         (saved(speaker_embedding=GOOD["speaker_embedding"], loudness=GOOD["loudness"]), "transcript without codes"),
         (saved({"format": FORMAT, "encoders": ENCODERS}, **GOOD), "codes without a transcript"),
     ],
+    ids=itertools.count(),
 )  # fmt: skip
 def test_a_foreign_or_impossible_file_is_refused_with_its_reason(content, reason):
     with pytest.raises(VoiceInvalidError, match=reason) as refused:
