@@ -8,6 +8,8 @@ from running_service import speak, wait_until
 SHORT = "Hello there."
 MIDDLE = "It is good to hear you, and to speak to you again after such a long time."
 LONG = " ".join([MIDDLE, "Every sentence of this text is spoken while the ones before it are heard."] * 5)
+MINUTES = " ".join([LONG] * 12)
+"""Generated for longer than the seconds between two reports of a generator."""
 
 
 def samples(spoken):
@@ -50,7 +52,7 @@ async def test_ten_sessions_of_different_lengths_share_one_replica(service, gene
 async def test_a_client_that_goes_away_in_the_middle_frees_its_slot(service, running):
     wait_until(lambda: running() == 0, 10, "nobody is spoken for")
     connection = await service.connect()
-    await connection.send(json.dumps({"type": "speak", "text": LONG, "sampling": {"temperature": 1.5}}))
+    await connection.send(json.dumps({"type": "speak", "text": MINUTES, "sampling": {"temperature": 1.5}}))
     await asyncio.to_thread(wait_until, lambda: running() == 1, 10, "the stream runs")
     connection.transport.abort()
     await asyncio.to_thread(wait_until, lambda: running() == 0, 4, "its slot is free")
@@ -58,7 +60,7 @@ async def test_a_client_that_goes_away_in_the_middle_frees_its_slot(service, run
 
 async def test_cancel_frees_the_slot_and_the_socket_goes_on(service, running):
     async with service.connect() as connection:
-        await connection.send(json.dumps({"type": "speak", "text": LONG, "utterance_id": "long"}))
+        await connection.send(json.dumps({"type": "speak", "text": MINUTES, "utterance_id": "long"}))
         await asyncio.to_thread(wait_until, lambda: running() == 1, 10, "the stream runs")
         await connection.send(json.dumps({"type": "cancel"}))
         while True:
