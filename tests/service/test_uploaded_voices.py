@@ -131,17 +131,20 @@ async def test_an_utterance_ends_with_the_clip_it_began_with_though_that_is_remo
     service, voices
 ):
     voices.add(wav(hz=285.0), {"name": "Leaving", **SAID})
-    # Half a minute of noise: generated in three times as long as the clip takes to be replaced.
-    asked = {"voice": "leaving", "seed": 7, "text": "It is alive and it goes on and on, for quite a while. " * 8}
+    asked = {"voice": "leaving", "seed": 7}
+    sentences = ["It is alive and it goes on and on, for quite a while. "] * 8
     async with service.connect() as connection:
-        before = await speak(connection, **asked)
-        speaking = asyncio.create_task(speak(connection, **asked))
+        before = await speak(connection, "".join(sentences), **asked)
+        # The rest of its text is sent once the clip is replaced, so that it cannot end before.
+        begun = {"utterance_id": "leaving", "final": False}
+        speaking = asyncio.create_task(speak(connection, "".join(sentences[:4]), **asked, **begun))
         await asyncio.sleep(0.5)
         await asyncio.to_thread(voices.remove, "leaving")
         assert "leaving" not in {voice["id"] for voice in voices.list()}
         await asyncio.to_thread(voices.add, wav(hz=560.0), {"name": "Leaving", **SAID})
         as_another = await spoken(service, voice="leaving")
-        assert not speaking.done()
+        rest = {"utterance_id": "leaving", "text": "".join(sentences[4:]), "final": True}
+        await connection.send(json.dumps({"type": "speak", **rest}))
         os.kill(service.pid_of("ServeReplica:tts:Generator"), signal.SIGKILL)
         during = await speaking
     assert during.end["type"] == as_another.end["type"] == "complete"
