@@ -53,10 +53,20 @@ def audible(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(np.nan_to_num(pcm, nan=0.0), -1.0, 1.0)
 
 
-def pcm16_bytes(pcm: NDArray[np.float32]) -> bytes:
-    """Convert [N] float32 to signed 16 bit, little endian; full scale is 32768, halves round to even, NaN becomes 0."""
+def pcm16_of(pcm: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Convert [N] float32 to int16; full scale is 32768, halves round to even, NaN becomes 0."""
     scaled = np.rint(np.nan_to_num(pcm, nan=0.0).astype(np.float64) * 32768.0)
-    return np.clip(scaled, -32768, 32767).astype("<i2").tobytes()
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+def pcm_of(pcm16: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Convert [N] int16 to float32 in [-1, 1); :func:`pcm16_of` gives back the same integers."""
+    return pcm16 * np.float32(1 / 32768)
+
+
+def pcm16_bytes(pcm: NDArray[np.float32]) -> bytes:
+    """Convert [N] float32 to signed 16 bit, little endian, with :func:`pcm16_of`."""
+    return pcm16_of(pcm).astype("<i2").tobytes()
 
 
 def pcm_f32_bytes(pcm: NDArray[np.float32]) -> bytes:

@@ -9,7 +9,7 @@ import soundfile as sf
 
 from serve_app.audio.encoders import encoder_for
 from serve_app.audio.mark import COMMENT
-from serve_app.audio.pcm import wav_file
+from serve_app.audio.pcm import pcm_of, wav_file
 from serve_app.cli.outputs import OutputError, check_writable, write
 
 _RAW = ("pcm", "raw")
@@ -84,4 +84,4 @@ def _of_pcm16(audio: bytes, file: AudioFile) -> bytes:
     encoder = encoder_for(
         "opus" if file.ending in _OGG else file.ending, file.sample_rate_hz, given_hz=file.sample_rate_hz
     )
-    return encoder.push(np.frombuffer(audio, "<i2").astype(np.float32) / np.float32(32768)) + encoder.flush()
+    return encoder.push(pcm_of(np.frombuffer(audio, "<i2"))) + encoder.flush()

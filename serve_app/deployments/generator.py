@@ -24,6 +24,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from serve_app.audio.loudness import amplified, gain_of
+from serve_app.audio.pcm import pcm_of
 from serve_app.cluster.registry import REPORT_PERIOD_S, Demand, GeneratorStatus, HeartbeatReply
 from serve_app.config import SAMPLE_RATE_HZ, AppConfig, EngineConfig, ScalingConfig
 from serve_app.deployments.autoscaling_policy import ReplicaStats
@@ -405,8 +406,7 @@ class Generator:
         return prompt
 
     async def _encode_inline(self, clip: VoiceClip) -> VoicePrompt:
-        pcm = clip.pcm16 * np.float32(1 / 32768)
-        reference = Reference(clip.digest, pcm, SAMPLE_RATE_HZ, clip.transcript, clip.digest)
+        reference = Reference(clip.digest, pcm_of(clip.pcm16), SAMPLE_RATE_HZ, clip.transcript, clip.digest)
         prompt = await self._encode(reference)
         self._prompts.put(clip.digest, prompt, time.monotonic())
         return prompt

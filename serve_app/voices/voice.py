@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
 from serve_app.audio.loudness import Loudness
+from serve_app.audio.pcm import pcm16_of, pcm_of
 from serve_app.config import SAMPLE_RATE_HZ, VOICE_ID, Language, Lufs, PromptLayout, Settings, VoicesConfig, folded
 from serve_app.errors import InvalidMessageError, VoiceInvalidError, VoiceNotFoundError
 from serve_app.languages import LANGUAGES, NamedLanguage
@@ -151,9 +152,10 @@ class Reference:
         return self.pcm.nbytes
 
     def wav(self) -> bytes:
-        """Return the clip as a 16-bit WAV file."""
+        """Return the clip as a 16-bit WAV file, which has the same samples if ``pcm`` is rounded to 16 bits."""
         file = io.BytesIO()
-        sf.write(file, self.pcm, self.sample_rate_hz, subtype="PCM_16", format="WAV")
+        # As integers: soundfile scales reals by 32767 when it writes, and by 32768 when it reads.
+        sf.write(file, pcm16_of(self.pcm), self.sample_rate_hz, subtype="PCM_16", format="WAV")
         return file.getvalue()
 
 
@@ -400,7 +402,11 @@ def read_reference(voice: str, audio: bytes, transcript: str | None, language: L
 
 
 def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, language: Language) -> Reference:
-    """Check a decoded clip and cut it for encoding.
+    """Check a decoded clip, cut it for encoding, and round its samples to 16 bits.
+
+    The service's own voices, uploaded voices and inline voices with the same digest share one prompt. They must
+    therefore have the same samples. An uploaded clip is stored with 16 bits, and an inline clip is sent to the
+    generators with 16 bits, so every clip is rounded here.
 
     Args:
         voice: the voice's id.
@@ -418,12 +424,12 @@ def make_reference(voice: str, clip: Clip, digest: str, transcript: str | None, 
     if report.verdict == "refuse":
         checks = [check.model_dump() for check in report.checks]
         raise VoiceInvalidError(f"the clip is refused: {report.reasons()}", report=checks)
-    return Reference(voice, examined.pcm, SAMPLE_RATE_HZ, text, digest, report)
+    return Reference(voice, pcm_of(pcm16_of(examined.pcm)), SAMPLE_RATE_HZ, text, digest, report)
 
 
 def digest_of(audio: bytes, transcript: str | None) -> str:
     """Hash a clip's bytes, its transcript and a version number, which changes when the way of cutting clips changes."""
-    return hashlib.sha256(b"cut 2\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
+    return hashlib.sha256(b"cut 3\0" + audio + b"\0" + (_said(transcript) or "").encode()).hexdigest()[:32]
 
 
 def _said(transcript: str | None) -> str | None:

@@ -5,8 +5,7 @@ import base64
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import numpy as np
-
+from serve_app.audio.pcm import pcm16_of
 from serve_app.config import Language, VoicesConfig
 from serve_app.errors import CapacityError
 from serve_app.protocol.messages import Start
@@ -69,8 +68,7 @@ class Clips:
         audio = base64.b64decode(start.voice_audio or "", validate=True)  # a Start has nothing but base64
         with self.coming():
             reference = await self.reference("inline", audio, start.voice_transcript, start.language or "auto")
-        pcm16 = np.rint(np.clip(reference.pcm, -1, 32767 / 32768) * 32768).astype(np.int16)
-        clip = VoiceClip(pcm16, reference.transcript, reference.digest)
+        clip = VoiceClip(pcm16_of(reference.pcm), reference.transcript, reference.digest)
         if self._held_bytes + clip.pcm16.nbytes > self._max_held_bytes:
             most = (
                 f"sessions of this server hold {self._held_bytes} bytes of clips; the limit is {self._max_held_bytes}"

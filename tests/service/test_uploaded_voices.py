@@ -12,11 +12,13 @@ from http.client import HTTPConnection
 import numpy as np
 import pytest
 from clips import ffmpeg, wav
-from running_service import speak, wait_until
+from running_service import ROOT, speak, wait_until
 
 from serve_app.cli.voices import VoicesError
+from serve_app.voices.voice_file import read_voice_file
 
 TEXT = "Some words that may well be said in four seconds."
+AUSTEN = ROOT / "voices" / "austen"
 SAID = {"transcript": TEXT, "language": "english", "consent": "The speaker agreed in writing."}
 
 
@@ -77,6 +79,20 @@ async def test_an_exported_voice_is_imported_and_says_the_same(service, voices):
         voices.audio("guest")
     with pytest.raises(VoicesError, match="VOICE_INVALID"):
         voices.add(content[:-1], {"name": "Damaged", "consent": "public domain"}, part="voice")
+
+
+@pytest.mark.slow
+async def test_the_clip_of_another_voice_does_not_change_that_voice(service, voices):
+    """Both have one prompt. A new coordinator has none in memory, and takes that of the one which is spoken first."""
+    before, as_austen = read_voice_file(voices.file("austen")), await spoken(service, voice="austen")
+    os.kill(service.pid_of("Coordinator"), signal.SIGKILL)
+    manifest = json.loads((AUSTEN / "manifest.json").read_text())
+    fields = {"name": "Copy", "transcript": manifest["transcript"], "consent": "public domain"}
+    await asyncio.to_thread(voices.add, (AUSTEN / "reference.wav").read_bytes(), fields)
+    as_copy = await spoken(service, voice="copy")
+    assert same(as_copy, as_austen)
+    await asyncio.to_thread(wait_until_ready, voices, "austen")
+    assert read_voice_file(voices.file("austen")).digest == before.digest
 
 
 async def test_a_voice_can_be_spoken_with_at_once(service, voices):

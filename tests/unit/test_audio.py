@@ -15,6 +15,8 @@ from serve_app.audio.pcm import (
     _info_chunk,
     milliseconds,
     pcm16_bytes,
+    pcm16_of,
+    pcm_of,
     seconds,
     wav_file,
     wav_header,
@@ -36,6 +38,11 @@ def test_sections_add_up_without_drift(lengths):
 def test_a_frame_is_eighty_milliseconds():
     assert milliseconds(SAMPLES_PER_FRAME) == 80
     assert seconds(SAMPLES_PER_FRAME) == pytest.approx(0.08)
+
+
+def test_every_pcm16_value_is_kept_as_float():
+    values = np.arange(-32768, 32768).astype(np.int16)
+    np.testing.assert_array_equal(pcm16_of(pcm_of(values)), values)
 
 
 def test_a_wav_file_is_read_back_as_it_was_written():

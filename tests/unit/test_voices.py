@@ -1,27 +1,34 @@
+import base64
 import json
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
-from clips import wav
+from clips import ffmpeg, wav
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.audio import speech_create_params
 
 from serve_app.audio.loudness import Loudness
+from serve_app.audio.pcm import pcm_of
 from serve_app.config import VoicesConfig, folded
 from serve_app.errors import VoiceInvalidError
+from serve_app.protocol.messages import Start
+from serve_app.voices.decoding import decode_apart
 from serve_app.voices.voice import (
     OPENAI_VOICES,
     BoundedCache,
     VoiceManifest,
     VoicePrompt,
     VoiceStatus,
+    digest_of,
+    make_reference,
     read_reference,
     resolve_voice,
     scan,
 )
+from serve_app.web.clips import Clips
 
 MANIFEST = {
     "name": "Test",
@@ -67,6 +74,26 @@ def test_no_bytes_crash_the_reader(tail):
     for audio in (tail, wav()[:44] + tail):
         with pytest.raises(VoiceInvalidError):
             read_reference("v", audio, None)
+
+
+@pytest.mark.parametrize(
+    "audio", [wav(level=0.9), wav(rate_hz=24_000, level=0.05), ffmpeg("mp4", "aac")], ids=["loud", "quiet", "aac"]
+)
+async def test_a_clip_has_the_same_samples_as_a_voice_of_the_service_an_upload_and_an_inline_voice(tmp_path, audio):
+    """They share one prompt, because they have the same digest."""
+    digest = digest_of(audio, TEXT)
+    uploaded = make_reference("uploaded", decode_apart(audio), digest, TEXT, "english")
+    upload = {"digest": digest, "at": "2026-12-01T00:00:00Z", "report": uploaded.report.model_dump()}
+    for name, content, more in (("own", audio, {}), ("uploaded", uploaded.wav(), {"upload": upload})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.wav").write_bytes(content)
+        (tmp_path / name / "manifest.json").write_text(json.dumps({**MANIFEST, **more}))
+    own, stored = (voice.reference for voice in scan(tmp_path))
+    start = Start(voice_audio=base64.b64encode(audio).decode(), voice_transcript=TEXT)
+    inline = await Clips(VoicesConfig()).own(start)
+    assert own.digest == stored.digest == inline.digest
+    np.testing.assert_array_equal(own.pcm, stored.pcm)
+    np.testing.assert_array_equal(own.pcm, pcm_of(inline.pcm16))
 
 
 def test_the_digest_changes_with_audio_and_transcript():
