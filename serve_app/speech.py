@@ -138,8 +138,8 @@ class SpeechRequest:
             audio itself does not change.
         words: whether audio chunks say which character each frame speaks.
         trace: for the generator's log lines and spans; None if there is no trace.
-        generators: ids of the generators that reported recently to the ingress; the router prefers them. None if they
-            are not known.
+        generators: ids of the generators that are expected to answer; the router prefers them. None if they are not
+            known.
     """
 
     text: str = field(repr=False)
@@ -182,6 +182,7 @@ class AudioChunk:
             to detect a change. Empty inside the engine.
         spoken: [T] int32, the index of the character of the request's text that each frame speaks; -1 before the text.
             None if the request does not ask for ``words``, or if the model cannot tell.
+        generator: id of the generator. Empty inside the engine, which does not know it.
     """
 
     first_frame: int
@@ -192,6 +193,7 @@ class AudioChunk:
     rendering: str = ""
     silent_samples: int = 0
     spoken: NDArray[np.int32] | None = None
+    generator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

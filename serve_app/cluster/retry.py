@@ -28,6 +28,7 @@ class Resumption:
     """One text chunk and the streams that it takes until it is complete.
 
     Attributes:
+        generator: id of the generator that made the latest audio chunk; empty before the first one.
         lost: whether at least one of its streams was interrupted.
     """
 
@@ -38,6 +39,7 @@ class Resumption:
         self._voice_digest = request.voice_digest
         self._rendering = request.rendering
         self._silence = request.silence
+        self.generator = ""
         self.lost = False
         self._retries = 0
 
@@ -60,8 +62,9 @@ class Resumption:
         )
 
     def add(self, chunk: AudioChunk) -> None:
-        """Keep one audio chunk's codes, its voice digest, its rendering and the silence at its end."""
+        """Keep one audio chunk's codes, its generator, its voice digest, its rendering and the silence at its end."""
         self._codes.append(chunk.codes)
+        self.generator = chunk.generator or self.generator
         if self._silence is not None:
             self._silence = replace(self._silence, delivered_samples=chunk.silent_samples)
         self._rendering = chunk.rendering or self._rendering

@@ -210,7 +210,13 @@ class Generator:
                 if event.timings_s:
                     event.timings_s["prompt"] = prompt_s
                 pcm = await marked(amplified(event.pcm, gain))
-                yield replace(event, pcm=pcm, voice_digest=prompt.digest, rendering=self._rendering)
+                yield replace(
+                    event,
+                    pcm=pcm,
+                    voice_digest=prompt.digest,
+                    rendering=self._rendering,
+                    generator=self._replica,
+                )
                 stream.consumed(len(event.codes))
         finally:
             stream.cancel()

@@ -107,6 +107,9 @@ class RayBackend:
         self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
         self._readiness = CachedAnswer(coordinator.readiness)
         self._generators: frozenset[str] | None = None
+        """Generators that report to the coordinator; None before the coordinator has been asked."""
+        self._stalled = set[str]()
+        """Those of which a stream has stalled: they report, but their engine may be stuck. Streams avoid them."""
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[SpeechEvent, None]:
         """Speak a text chunk on any generator; if its replica is lost, another one continues at the next frame."""
@@ -152,7 +155,8 @@ class RayBackend:
         stall_s = self._config.admission.stall_timeout_s
         while True:
             wait_s = 0.0
-            request = replace(held.request, generators=self._generators)
+            expected = None if self._generators is None else self._generators - self._stalled
+            request = replace(held.request, generators=expected)
             response = cast("DeploymentResponseGenerator[SpeechEvent]", self._generator.remote(request))
             try:
                 event = await self._first(response, min(patience_s / _ATTEMPTS, until_s - time.monotonic()))
@@ -160,7 +164,11 @@ class RayBackend:
                     yield event
                     if isinstance(event, SpeechEnd):
                         return
+                    self._stalled.discard(event.generator)
                     event = await _next_within(response, stall_s)
+            except _StreamStalledError:
+                self._stalled.add(held.generator)
+                raise
             except TimeoutError as error:
                 if time.monotonic() >= until_s:
                     raise await self._too_late(patience_s) from error
@@ -182,6 +190,7 @@ class RayBackend:
         """
         quota = await self._coordinator.share_load(IngressStatus(self._replica, backlog))
         self._generators = quota.generators
+        self._stalled &= quota.generators
         return quota.streams or self._config.engine.slots
 
     async def voices(self) -> list[VoiceStatus]:
@@ -264,6 +273,10 @@ class _StreamLostError(Exception):
     """The stream's replica was lost or is stalled."""
 
 
+class _StreamStalledError(_StreamLostError):
+    """The stream's replica has sent nothing for too long."""
+
+
 async def _next(response: DeploymentResponseGenerator[SpeechEvent]) -> SpeechEvent:
     """The next event of a stream.
 
@@ -284,14 +297,14 @@ async def _next_within(response: DeploymentResponseGenerator[SpeechEvent], stall
     """The next event of a running stream.
 
     Raises:
-        _StreamLostError: the replica was lost, or sent nothing for ``stall_s``.
+        _StreamLostError: the replica was lost; if it sent nothing for ``stall_s``, it is a _StreamStalledError.
         SynthesisError: the generator raised an error.
     """
     try:
         async with asyncio.timeout(stall_s):
             return await _next(response)
     except TimeoutError as error:
-        raise _StreamLostError(f"no event for {stall_s:g} s") from error
+        raise _StreamStalledError(f"no event for {stall_s:g} s") from error
 
 
 async def _listening() -> str | None:

@@ -216,6 +216,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         time.sleep(0.05)
 
 
+def processor_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def run_command(*command: str, cwd: Path, environment: dict[str, str], timeout_s: float) -> tuple[int, str]:
     """Run a command to its end; its status, and what it printed to both streams."""
     process = await asyncio.create_subprocess_exec(

@@ -9,7 +9,6 @@ import shutil
 import signal
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from browser_page import CHROMIUM, NO_CHROMIUM, PATIENCE_MS, done, opened, rendered, until
 from playwright.async_api import expect
 from random_watermark import random_generator, saved
-from running_service import READY, ROOT, Service, Spoken, free_port, run_command, speak, wait_until
+from running_service import READY, ROOT, Service, Spoken, free_port, processor_s, run_command, speak, wait_until
 
 from serve_app.config import WatermarkConfig
 from serve_app.model.watermark import load_watermark
@@ -173,12 +172,6 @@ async def test_a_generator_that_is_killed_in_mid_sentence_costs_no_word(speaking
     assert word_errors([(f"{TEXT} {TEXT}", heard)]) <= MAX_WORD_ERRORS
     replaced = partial(wait_until, lambda: speaking.printed_by_generators("warm-up") == 3, 120, "it is replaced")
     await asyncio.to_thread(replaced)
-
-
-def processor_s(pid: int) -> float:
-    """Processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def payload(service: Service, **fields) -> bytes:

@@ -86,13 +86,14 @@ class Handle:
 class Store:
     def __init__(self, *, ready: bool = True) -> None:
         self._ready = ready
+        self.generators = frozenset({"generator-1"})
 
     async def voices(self):
         return []
 
     async def share_load(self, status):
         assert status.replica == "ingress-1"
-        return Quota(20 if self._ready else 0, frozenset({"generator-1"}))
+        return Quota(20 if self._ready else 0, self.generators)
 
     async def readiness(self):
         return Readiness(ready=self._ready, model="tiny", weights="random", detail="" if self._ready else "loading")
@@ -174,6 +175,35 @@ async def test_a_stream_that_stands_still_goes_on_elsewhere():
     assert [getattr(event, "first_frame", None) for event in events] == [0, 1, None]
     assert len(handle.requests[1].delivered_codes) == 1
     assert frozen.cancelled
+
+
+async def test_a_generator_whose_stream_stalled_is_avoided_until_it_sends_audio():
+    def by(generator: str, frame: int) -> AudioChunk:
+        return replace(chunk(frame), generator=generator)
+
+    store, all_of_them = Store(), frozenset({"generator-1", "generator-2"})
+    handle = Handle([Response([by("generator-1", 0)]), *(Response([by(f"generator-{n}", 1), END]) for n in (2, 1, 2))])
+    config = AppConfig(admission=AdmissionConfig(stall_timeout_s=0.2), engine=EngineConfig(max_lead_s=0.17))
+    speaking = RayBackend(config, handle, store, "ingress-1", Recorded())
+    store.generators = all_of_them
+    await speaking.share_load(Backlog(0, 0, 0.0))
+    for _ in range(3):
+        assert await everything(speaking.speak(REQUEST))
+    one = frozenset({"generator-2"})
+    assert [request.generators for request in handle.requests] == [all_of_them, one, one, all_of_them]
+
+
+async def test_a_stalled_generator_that_is_gone_is_forgotten():
+    store = Store()
+    stalls = Response([replace(chunk(0), generator="generator-1")])
+    handle = Handle([stalls, Response([END])])
+    config = AppConfig(admission=AdmissionConfig(stall_timeout_s=0.2), engine=EngineConfig(max_lead_s=0.17))
+    speaking = RayBackend(config, handle, store, "ingress-1", Recorded())
+    await everything(speaking.speak(REQUEST))
+    assert speaking._stalled == {"generator-1"}
+    store.generators = frozenset({"generator-2"})
+    await speaking.share_load(Backlog(0, 0, 0.0))
+    assert speaking._stalled == set()
 
 
 async def test_backpressure_is_a_lack_of_capacity():
