@@ -51,6 +51,7 @@ class GeneratorStatus:
         slots: streams that it can run at a time.
         running: streams in slots.
         waiting: streams that wait for a slot.
+        responsive: whether a new stream is likely to start soon; False if its engine may be stuck.
     """
 
     replica: str
@@ -63,6 +64,7 @@ class GeneratorStatus:
     slots: int = 0
     running: int = 0
     waiting: int = 0
+    responsive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Quota:
 
     Attributes:
         streams: number of streams that it may run at a time; 0 while no generator is ready.
-        generators: ids of the generators that reported recently.
+        generators: ids of the generators that reported recently and are responsive.
     """
 
     streams: int
@@ -149,7 +151,7 @@ class Fleet:
 
     def quota(self, ingress: str, now_s: float) -> Quota:
         """Return how many streams one ingress may run: what the others leave, but at least its equal share."""
-        generators = self.generators(now_s)
+        generators = [status for status in self.generators(now_s) if status.responsive]
         slots = sum(status.slots for status in generators if status.state == "ready")
         ingresses = self.ingresses(now_s)
         elsewhere = sum(status.backlog.running for status in ingresses if status.replica != ingress)

@@ -453,8 +453,9 @@ class Generator:
     def _status(self) -> GeneratorStatus:
         if self._state.state != "ready":
             return self._state
-        load = self._model.engine.load
-        return replace(self._state, running=load.running, waiting=load.waiting)
+        engine = self._model.engine
+        load = engine.load
+        return replace(self._state, running=load.running, waiting=load.waiting, responsive=engine.responsive)
 
     def _measure(self) -> None:
         """Pass the counts since the last call to the metrics."""

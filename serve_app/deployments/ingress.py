@@ -107,7 +107,7 @@ class RayBackend:
         self._generator = generator.options(method_name="speak", **STREAM_BY_VALUE)
         self._readiness = CachedAnswer(coordinator.readiness)
         self._generators: frozenset[str] | None = None
-        """Generators that report to the coordinator; None before the coordinator has been asked."""
+        """Generators that report to the coordinator and are responsive; None before the coordinator has been asked."""
         self._stalled = set[str]()
         """Those of which a stream has stalled: they report, but their engine may be stuck. Streams avoid them."""
 

@@ -38,6 +38,10 @@ _NEAR_UNDERRUN_S = 0.25
 _STEPS_KEPT = 8192
 """Maximum number of steps kept until metrics collect them, once a second; no device runs this many in a second."""
 
+_LONG_STEP_S = 5.0
+"""New streams go to other generators while a step takes longer than this, long before the step counts as stuck. A
+prefill takes some seconds on a CPU. An ingress learns of it within about two seconds."""
+
 _STREAM_WEIGHT = 0.05
 """Weight of the latest stream in the mean slot time; the mean covers about the last forty streams."""
 
@@ -155,10 +159,19 @@ class Engine:
 
         An unhealthy engine does not recover; its replica must be replaced.
         """
-        began_s = self._step_began_s
-        stuck = began_s is not None and self._clock() - began_s > self._settings.step_timeout_s
         failed = max(self._failed_steps.values(), default=0) >= self._settings.failed_steps_until_unhealthy
-        return self._alive and not stuck and not failed
+        return self._alive and not failed and self._step_s <= self._settings.step_timeout_s
+
+    @property
+    def responsive(self) -> bool:
+        """Whether a new stream is likely to start soon: the engine is healthy, and its current step is not too long."""
+        return self.healthy and self._step_s <= _LONG_STEP_S
+
+    @property
+    def _step_s(self) -> float:
+        """Seconds since the current step began; 0 between steps."""
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else self._clock() - began_s
 
     @property
     def _alive(self) -> bool:

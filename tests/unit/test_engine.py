@@ -355,8 +355,11 @@ def test_a_step_that_does_not_end_makes_the_engine_unhealthy():
     assert engine.healthy
     engine.submit(runner.prepare(SpeechRequest("a", "v")), lambda _: None)
     assert entered.wait(10)
+    now_s[0] = 4.9
+    assert engine.responsive
     now_s[0] = 60.0
     assert engine.healthy
+    assert not engine.responsive
     now_s[0] = 60.1
     assert not engine.healthy
     leave.set()

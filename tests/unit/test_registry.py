@@ -1,5 +1,5 @@
 from serve_app.cluster.admission import Backlog
-from serve_app.cluster.registry import GONE_AFTER_S, Fleet, GeneratorStatus, IngressStatus
+from serve_app.cluster.registry import GONE_AFTER_S, Fleet, GeneratorStatus, IngressStatus, Quota
 
 
 def test_the_service_is_not_ready_before_the_first_report():
@@ -51,6 +51,15 @@ def test_an_ingress_may_run_what_the_others_leave_and_at_least_its_share():
     fleet.report(IngressStatus("y", Backlog(20, 9, 30.0)), 1.0)
     assert fleet.quota("x", 1.0).streams == 10
     assert fleet.quota("y", GONE_AFTER_S + 0.5).streams == 0
+
+
+def test_a_generator_whose_engine_may_be_stuck_gets_no_streams_and_its_slots_do_not_count():
+    fleet = Fleet()
+    for replica, responsive in (("a", True), ("b", False)):
+        fleet.report(GeneratorStatus(replica, "ready", slots=10, responsive=responsive), 0.0)
+    assert fleet.quota("x", 0.0) == Quota(10, frozenset("a"))
+    fleet.report(GeneratorStatus("b", "ready", slots=10), 1.0)
+    assert fleet.quota("x", 1.0) == Quota(20, frozenset("ab"))
 
 
 def asked(replica: str, number: int, *, waiting: int = 0) -> IngressStatus:

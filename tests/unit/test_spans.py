@@ -254,6 +254,7 @@ def generator(kept, events, refusal=None):
     made = Generator.__new__(Generator)
     made._config = AppConfig()
     made._tracer = kept.tracer
+    made._replica = "generator-1"
     made.counted = []
     made._metrics = SimpleNamespace(ended=made.counted.append)
 
