@@ -11,6 +11,7 @@ client does. They never make another text wait in the queue, or be refused.
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -152,11 +153,24 @@ class Admission:
 
     def expected_start_s(self, ticket: Ticket, now_s: float) -> float:
         """Estimate when a ticket would start if no new request arrived; ``now_s`` if no stream has ended yet."""
+        order, limit = self._order(ticket), self._config.max_streams_per_key
+        ahead = Counter(other.key for other in self._waiting.values() if self._order(other) < order)
+        slots = self._capacity_for(ticket)
+        if limit is None or limit >= slots:
+            return self._free_s(list(self._running.values()), ahead.total(), slots, now_s)
+        # Texts beyond the limit of their key wait for streams of that key, not for a slot that others could have.
+        competing = sum(min(count, limit) if key else count for key, count in ahead.items())
+        free_s = self._free_s(list(self._running.values()), competing, slots, now_s)
+        if not ticket.key:
+            return free_s
+        own = [(other, started_s) for other, started_s in self._running.values() if other.key == ticket.key]
+        return max(free_s, self._free_s(own, ahead[ticket.key], limit, now_s))
+
+    def _free_s(self, running: list[tuple[Ticket, float]], ahead: int, slots: int, now_s: float) -> float:
+        """Estimate when one of ``slots`` is free, which ``running`` use and ``ahead`` texts will use before."""
         overdue_s = now_s + _OVERDUE_SHARE * self._stream_s
-        ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in self._running.values()]
-        order = self._order(ticket)
-        ahead = sum(self._order(other) < order for other in self._waiting.values())
-        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, self._capacity_for(ticket), now_s))
+        ends_s = [max(started_s + self._stream_s, overdue_s) for _, started_s in running]
+        return max(now_s, next_free_s(ends_s, [self._stream_s] * ahead, slots, now_s))
 
     def _capacity_for(self, ticket: Ticket) -> int:
         return self.batch_capacity if ticket.batch else self.capacity

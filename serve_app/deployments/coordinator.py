@@ -116,6 +116,7 @@ class Coordinator:
         """Record a generator's status; return the demand, the version of the voices and a voice to encode."""
         now_s = time.monotonic()
         self._fleet.report(status, now_s)
+        self._library.release_leases([generator.replica for generator in self._fleet.generators(now_s)])
         self._library.refresh(now_s)
         self._measure(now_s)
         if status.fingerprint:

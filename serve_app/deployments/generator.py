@@ -358,9 +358,15 @@ class Generator:
         prompt = self._prompts.get(digest or self._digests.get(voice, ""), time.monotonic())
         if prompt is not None:
             return prompt
-        # The slash keeps the key of an earlier clip distinct: voice ids have none.
-        key = f"{voice}/{digest}" if digest else voice
-        return await self._once(key, lambda: self._fetch(voice, digest))
+        return await self._once(self._key_of(voice, digest), lambda: self._fetch(voice, digest))
+
+    def _key_of(self, voice: str, digest: str = "") -> str:
+        """The key under which a voice is fetched; for its current clip, another one after each change of the voices.
+
+        A caller must not join the fetch of a clip that has been replaced. The slash makes the key differ from that of
+        an inline clip, which is its digest.
+        """
+        return f"{voice}/{digest or self._voices}"
 
     async def _prompt_of(self, clip: VoiceClip) -> VoicePrompt:
         """The prompt of an inline clip; it is kept only in this replica, not in the coordinator."""
@@ -447,8 +453,9 @@ class Generator:
         waiting = reply.encode
         if waiting is not None and not self._fetching:
             # No caller waits for it here, so a failure is only logged.
-            task = self._fetching[waiting] = asyncio.create_task(self._fetch(waiting))
-            task.add_done_callback(lambda done: self._fetched(waiting, done))
+            key = self._key_of(waiting)
+            task = self._fetching[key] = asyncio.create_task(self._fetch(waiting))
+            task.add_done_callback(lambda done: self._fetched(key, done))
 
     def _status(self) -> GeneratorStatus:
         if self._state.state != "ready":

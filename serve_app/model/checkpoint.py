@@ -192,7 +192,7 @@ def load_checkpoint(config: ModelConfig, directory: Path | None = None) -> Check
         codec_dtype=codec_dtype,
         weights=weights,
         description=description,
-        fingerprint=_fingerprint(directory, dtype),
+        fingerprint=_fingerprint(directory, dtype, codec_dtype),
         encoders=_encoders(directory),
         layouts=layouts_of(getattr(upstream.model.config, "prompt_layouts", None)),
         alignment_head=_alignment_head(config, upstream.model.config),
@@ -303,13 +303,14 @@ def _default_sampling(generation: dict[str, Any]) -> tuple[SamplingParams, Sampl
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 14
 
 
-def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
+def _fingerprint(directory: Path, dtype: torch.dtype, codec_dtype: torch.dtype) -> str:
     """Twenty hex digits of a hash over the configuration files, and the size and samples of every weight file.
 
     The samples are the first MiB, which has the names of the tensors, and blocks at equal distances to the end, so that
-    further training of any part changes the fingerprint.
+    further training of any part changes the fingerprint. Both number formats count: the speaker encoder computes in the
+    first, and the codec's encoder in the second.
     """
-    digest = hashlib.sha256(str(dtype).encode())
+    digest = hashlib.sha256(f"{dtype}, codec {codec_dtype}".encode())
     for path in sorted(directory.rglob("*.json")):
         digest.update(json.dumps(str(path.relative_to(directory))).encode() + path.read_bytes())
     for path in sorted(directory.rglob("*.safetensors")):

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -377,6 +378,10 @@ class VoiceLibrary:
         self._leases.pop((fingerprint, digest), None)
         if any(entry.digest == digest for entry in self._entries.values()):
             self._failed.add((fingerprint, digest))
+
+    def release_leases(self, replicas: Collection[str]) -> None:
+        """Let other replicas encode what a replica that is not one of ``replicas`` was encoding."""
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[0] in replicas}
 
     # Uploads.
 

@@ -161,10 +161,12 @@ def test_a_checkpoint_with_other_weights_anywhere_has_another_fingerprint(tmp_pa
     weights = bytearray(8 << 20)
     file = tmp_path / "model.safetensors"
     file.write_bytes(weights)
-    seen = {module._fingerprint(tmp_path, torch.float32)}
+    seen = {module._fingerprint(tmp_path, torch.float32, torch.float32)}
     for part in range(8):
         changed = weights.copy()
         changed[part << 20 : (part + 1) << 20] = b"x" * (1 << 20)
         file.write_bytes(changed)
-        seen.add(module._fingerprint(tmp_path, torch.float32))
-    assert len(seen) == 9
+        seen.add(module._fingerprint(tmp_path, torch.float32, torch.float32))
+    seen.add(module._fingerprint(tmp_path, torch.bfloat16, torch.float32))
+    seen.add(module._fingerprint(tmp_path, torch.bfloat16, torch.bfloat16))
+    assert len(seen) == 11

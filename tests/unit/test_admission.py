@@ -65,6 +65,29 @@ def test_a_key_at_its_limit_waits_and_lets_others_pass():
     assert admitted(made) == [2]
 
 
+def test_texts_beyond_the_limit_of_their_key_are_refused_and_do_not_get_others_refused():
+    made, refused = admission(10, stream_s=4.0, start_deadline_s=15, max_streams_per_key=2), []
+    for number in range(1, 41):
+        try:
+            made.ask(ticket(number, key="a"), 0.0)
+        except CapacityError:
+            refused.append(number)
+        made.admit(0.0)
+    assert refused == list(range(9, 41))  # two start at 0, 4, 8 and 12 s each
+    made.ask(ticket(41, key="b"), 0.0)
+    made.ask(ticket(42), 0.0)
+    assert admitted(made) == [41, 42]
+
+
+@pytest.mark.parametrize("limit", [None, 4, 3])
+def test_a_limit_that_a_key_cannot_reach_changes_no_estimate(limit):
+    made = admission(3, stream_s=4.0, start_deadline_s=15, max_streams_per_key=limit)
+    for number in range(1, 7):
+        made.ask(ticket(number, key="a"), 0.0)
+        made.admit(0.0)
+    assert made.expected_start_s(ticket(7, key="b"), 0.0) == 8.0
+
+
 def test_more_than_may_wait_are_refused_at_once():
     made = admission(1, max_waiting=2)
     for number in (1, 2, 3):  # one of them starts

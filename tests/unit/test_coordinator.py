@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from serve_app.audio.loudness import Loudness
-from serve_app.cluster.registry import GeneratorStatus
+from serve_app.cluster.registry import GONE_AFTER_S, GeneratorStatus
 from serve_app.config import AppConfig, VoicesConfig
 from serve_app.errors import TtsUnavailableError, VoiceConflictError
-from serve_app.voices.library import VoiceRefusal
+from serve_app.voices.library import VoiceInProgress, VoiceRefusal
 from serve_app.voices.voice import Reference, UploadRecord, VoicePrompt, VoiceUpload, read_reference
 
 with warnings.catch_warnings(action="ignore"):  # Ray 2.60 uses what pydantic 2.14 deprecates
@@ -139,3 +139,18 @@ def test_the_directory_of_uploads_is_resolved_like_that_of_voices(tmp_path):
     config = AppConfig(voices=VoicesConfig(uploads="kept"))
     assert app.with_absolute_paths(config, tmp_path).voices.uploads == str(tmp_path / "kept")
     assert app.with_absolute_paths(AppConfig(), tmp_path).voices.uploads is None
+
+
+def test_another_generator_gets_the_voice_that_a_lost_one_was_encoding(store, monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(coordinator, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    made = store()
+    made.add(*upload())
+    for replica in "ab":
+        made.report(ready(replica))
+    assert isinstance(made.get("woolf", "model", "a"), Reference)
+    made.report(ready("b"))
+    assert made.get("woolf", "model", "b") == VoiceInProgress()
+    now_s[0] = GONE_AFTER_S + 1
+    assert made.report(ready("b")).encode == "woolf"
+    assert isinstance(made.get("woolf", "model", "b"), Reference)

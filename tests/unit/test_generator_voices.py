@@ -300,11 +300,19 @@ async def test_an_answer_from_before_a_change_is_used_once_and_not_kept():
         await made._prompt("woolf")
 
 
+async def test_a_stream_after_a_change_does_not_wait_for_the_clip_before_it():
+    made = generator(prompt_of(REFERENCE), prompt_of(replace(REFERENCE, digest="d9")))
+    before = asyncio.create_task(made._prompt("woolf"))
+    await until(lambda: made._coordinator.asked)
+    made._apply(HeartbeatReply(Demand(), "v2", None))
+    assert [prompt.digest for prompt in await asyncio.gather(before, made._prompt("woolf"))] == ["d1", "d9"]
+
+
 async def test_a_voice_that_waits_is_encoded_unasked_and_one_at_a_time():
     made = generator(REFERENCE)
     made._apply(HeartbeatReply(Demand(), "v1", "woolf"))
     made._apply(HeartbeatReply(Demand(), "v1", "other"))
-    assert list(made._fetching) == ["woolf"]
+    assert list(made._fetching) == ["woolf/v1"]
     await asyncio.gather(*made._fetching.values())
     assert [prompt.voice for prompt in made._coordinator.kept] == ["woolf"]
 
