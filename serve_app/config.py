@@ -568,9 +568,9 @@ class AdmissionConfig(Settings):
     resume_deadline_s: float = Field(
         default=60.0,
         gt=0,
-        description="How long a stream whose replica was lost, and the rest of an utterance that is being spoken,"
-        " wait for a generator, if this is longer than `start_deadline_s`. Set it above the time that"
-        " loading a model takes.",
+        description="How long a stream whose replica was lost, the rest of an utterance that is being spoken, and a"
+        " text of a batch wait for a generator, if this is longer than `start_deadline_s`. Set it above the time"
+        " that loading a model takes.",
     )
     stall_timeout_s: float = Field(
         default=30.0,

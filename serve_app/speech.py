@@ -162,6 +162,11 @@ class SpeechRequest:
     trace: Trace | None = None
     generators: frozenset[str] | None = None
 
+    @property
+    def batch(self) -> bool:
+        """Whether it is a text of a batch: it has no listener, comes after all others, and can wait."""
+        return self.priority > 0 and not self.listening
+
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:

@@ -149,7 +149,7 @@ class RayBackend:
             _StreamLostError: the generator's replica was lost.
             SpeechError: the stream did not start in time, or was refused.
         """
-        begun = held.lost or held.request.begun
+        begun = held.lost or held.request.begun or held.request.batch
         patience_s = self._config.admission.patience_s(begun=begun)
         until_s = time.monotonic() + patience_s
         stall_s = self._config.admission.stall_timeout_s

@@ -63,7 +63,7 @@ class AdmissionQueue:
             asked_s=now_s,
             needed_by_s=max(now_s, call.needed_by_s),
             begun=call.request.begun,
-            batch=call.request.priority > 0 and not call.request.listening,
+            batch=call.request.batch,
         )
         permit = Permit()
         self._admission.ask(ticket, now_s)

@@ -55,8 +55,16 @@ class Clips:
             digest = digest_of(audio, transcript)
             return make_reference(voice, decode_apart(audio), digest, transcript, language)
 
-        async with self._decoding:
-            return await asyncio.to_thread(read)
+        await self._decoding.acquire()
+        decoding = asyncio.create_task(asyncio.to_thread(read))
+        decoding.add_done_callback(self._decoded)
+        return await asyncio.shield(decoding)  # if the client leaves, the process that decodes still runs to its end
+
+    def _decoded(self, decoding: "asyncio.Task[Reference]") -> None:
+        """Let the next clip be decoded; the error of a clip whose client has left is not reported."""
+        self._decoding.release()
+        if not decoding.cancelled():
+            decoding.exception()
 
     async def own(self, start: Start) -> VoiceClip:
         """Return the inline voice of a ``start``; the caller must :meth:`release` it at the end.

@@ -121,6 +121,12 @@ async def test_the_rest_of_an_utterance_waits_where_a_new_text_is_refused(monkey
         await everything(backend(Response([refusal])).speak(REQUEST))
 
 
+async def test_a_text_of_a_batch_waits_where_a_new_text_is_refused():
+    full = Response([SpeechEnd("error", 0, "CAPACITY", "full", retry_after_ms=1)])
+    text = replace(REQUEST, listening=False, priority=1)
+    assert len(await everything(backend(full, Response([chunk(0), END])).speak(text))) == 2
+
+
 async def everything(speaking) -> list:
     return [event async for event in speaking]
 

@@ -1,5 +1,7 @@
+import asyncio
 import base64
 import json
+import threading
 from pathlib import Path
 from typing import get_args
 
@@ -9,13 +11,14 @@ from clips import ffmpeg, wav
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.audio import speech_create_params
+from until import until
 
 from serve_app.audio.loudness import Loudness
 from serve_app.audio.pcm import pcm_of
 from serve_app.config import VoicesConfig, folded
 from serve_app.errors import VoiceInvalidError
 from serve_app.protocol.messages import Start
-from serve_app.voices.decoding import decode_apart
+from serve_app.voices.decoding import decode, decode_apart
 from serve_app.voices.voice import (
     OPENAI_VOICES,
     BoundedCache,
@@ -28,6 +31,7 @@ from serve_app.voices.voice import (
     resolve_voice,
     scan,
 )
+from serve_app.web import clips as clips_module
 from serve_app.web.clips import Clips
 
 MANIFEST = {
@@ -94,6 +98,27 @@ async def test_a_clip_has_the_same_samples_as_a_voice_of_the_service_an_upload_a
     assert own.digest == stored.digest == inline.digest
     np.testing.assert_array_equal(own.pcm, stored.pcm)
     np.testing.assert_array_equal(own.pcm, pcm_of(inline.pcm16))
+
+
+async def test_one_clip_is_decoded_at_a_time_even_if_its_client_leaves(monkeypatch):
+    begun, release = [], threading.Event()
+
+    def decoded(audio):
+        begun.append(audio)
+        assert release.wait(10)
+        return decode(audio)
+
+    monkeypatch.setattr(clips_module, "decode_apart", decoded)
+    made = Clips(VoicesConfig())
+    leaving = asyncio.create_task(made.reference("leaving", wav(hz=180.0), TEXT, "english"))
+    await until(lambda: begun)
+    staying = asyncio.create_task(made.reference("staying", wav(), TEXT, "english"))
+    leaving.cancel()
+    await asyncio.sleep(0.05)
+    assert (leaving.cancelled(), len(begun)) == (True, 1)
+    release.set()
+    assert (await staying).voice == "staying"
+    assert len(begun) == 2
 
 
 def test_the_digest_changes_with_audio_and_transcript():
