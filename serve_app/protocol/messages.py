@@ -646,10 +646,12 @@ class Refusal:
     Attributes:
         error: the error for the client.
         utterance_id: the utterance of the message, if it could be parsed.
+        final: of a ``speak``, whether it is the last one of its utterance; None for other messages.
     """
 
     error: SpeechError
     utterance_id: str | None = None
+    final: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -797,7 +799,10 @@ def read_message(frame: str | bytes, models: Mapping[str, type[M]], default_type
     if not isinstance(kind, str) or kind not in models:
         return Refusal(InvalidMessageError(_wrong_type(message, models)), _utterance_id(message))
     read = read_fields(message, kind, models[kind])
-    return replace(read, utterance_id=_utterance_id(message)) if isinstance(read, Refusal) else read
+    if not isinstance(read, Refusal):
+        return read
+    final = message.get("final") is not False if kind == "speak" else None
+    return replace(read, utterance_id=_utterance_id(message), final=final)
 
 
 def read_fields(fields: Mapping[str, object], kind: str, model: type[M]) -> M | Refusal:

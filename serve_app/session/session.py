@@ -207,6 +207,7 @@ class Session:
         self._active_s = now_s
         self._progress_s = now_s
         self._plays_until_s = now_s
+        self._heard_last = ""  # the id of the utterance whose audio the client plays last
         self._said_no_words = False
 
     # State for the caller.
@@ -301,7 +302,7 @@ class Session:
             case InlineVoice():
                 self._set_inline_voice(message)
             case Refusal():
-                self._refuse(message.error, message.utterance_id)
+                self._refuse(message.error, message.utterance_id, final=message.final)
             case Reply():
                 self._send(message.message)
             case Start():
@@ -370,9 +371,7 @@ class Session:
                 self._send_error(InvalidMessageError(f"{closed}; allowed: another utterance_id, or wait for its end"))
         except SpeechError as error:
             if utterance is None:
-                self._refuse(error, message.utterance_id)
-                if not message.final and message.utterance_id not in (None, *self._retired):
-                    self._retired.append(message.utterance_id)
+                self._refuse(error, message.utterance_id, final=message.final)
             else:
                 utterance.open = utterance.open and not message.final
                 self._fail(utterance, error)
@@ -446,7 +445,7 @@ class Session:
             for item in self._queue
             if isinstance(item, Utterance) and message.utterance_id in (None, item.utterance_id)
         ]
-        if message.utterance_id is not None and not named:
+        if message.utterance_id is not None and not named and not self._is_leaving(message.utterance_id):
             unknown = f"no utterance {message.utterance_id!r} is queued; allowed: one that has not ended"
             self._send_error(InvalidMessageError(unknown), message.utterance_id)
         for utterance in named:
@@ -461,13 +460,14 @@ class Session:
                     self._send_error(item.error)
             elif message.utterance_id in (None, item.utterance_id):
                 self._cancel_utterance(item)
+        if message.utterance_id in (None, self._heard_last):
+            self._plays_until_s = self._now_s  # even if all of its audio was sent before: the client drops it
 
     def _cancel_utterance(self, utterance: Utterance) -> None:
         self._outbox.revoke(utterance.number)
         if utterance.failed:
             return
         self._drop(utterance)
-        self._plays_until_s = self._now_s
         self._leaving.pop(utterance.number, None)
         self._send(
             Cancelled(
@@ -506,6 +506,7 @@ class Session:
             samples = sum(send.samples for send in sends)
             self._plays_until_s = max(self._plays_until_s, self._now_s) + seconds(samples)
             utterance.plays_until_s = self._plays_until_s
+            self._heard_last = utterance.utterance_id
         if utterance.whole:
             self._check_buffered(utterance)
 
@@ -609,10 +610,17 @@ class Session:
         self._effects.append(Call(self._calls, request, utterance.utterance_id, needed_by_s, asked_s))
         return True
 
-    def _refuse(self, error: SpeechError, utterance_id: str | None) -> None:
-        """Answer a refused message; if it was more text of an open utterance, that utterance fails."""
+    def _refuse(self, error: SpeechError, utterance_id: str | None, *, final: bool | None = None) -> None:
+        """Answer a refused message; if it was more text of an open utterance, that utterance fails.
+
+        Args:
+            error: the error.
+            utterance_id: the utterance of the message, if it has one.
+            final: of a ``speak``, whether it is the last one of its utterance; later text of others is refused too.
+        """
         utterance = self._queued(utterance_id)
         if utterance is not None and utterance.open:
+            utterance.open = final is not True
             self._fail(utterance, error)
         elif utterance is not None:
             self._send_error(error)
@@ -622,8 +630,16 @@ class Session:
                 self._end(
                     CapacityError("too many requests are pending on this session", retry_after_ms=CAPACITY_RETRY_MS)
                 )
+        elif utterance_id is not None and self._is_leaving(utterance_id):
+            self._send_error(error)  # without the id, since the utterance has its end already
         else:
             self._send_error(error, utterance_id)
+        if utterance is None and final is False and utterance_id not in (None, *self._retired):
+            self._retired.append(utterance_id)
+
+    def _is_leaving(self, utterance_id: str) -> bool:
+        """Whether an utterance is complete, but some of its audio is not sent yet."""
+        return any(each.utterance_id == utterance_id and not each.failed for each in self._leaving.values())
 
     def _queued(self, utterance_id: str | None) -> Utterance | None:
         if utterance_id is None:

@@ -1,5 +1,6 @@
 """The session's laws, with a numeric clock and no I/O."""
 
+import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -30,6 +31,7 @@ from serve_app.protocol.messages import (
     Stop,
     Stopped,
     Words,
+    read_full,
 )
 from serve_app.protocol.outbox import Close, Send
 from serve_app.session.session import INLINE_VOICE, Call, CancelCall, Drain, InlineVoice, Session, SessionSetup
@@ -469,6 +471,25 @@ def test_a_cancel_that_crosses_the_end_is_not_answered():
     bench = Bench().say(Speak(text="One.", utterance_id="a")).speak_all()
     bench.send()
     assert bench.say(Cancel(utterance_id="a"), Cancel()).send() == []
+
+
+@pytest.mark.parametrize(("cancelled", "needed_by_s"), [(None, 1.0), ("a", 1.0), ("earlier", 8.0)])
+def test_a_cancel_after_the_end_stops_the_playback_of_what_was_sent(cancelled, needed_by_s):
+    bench = Bench().say(Speak(text="One.", utterance_id="a")).audio(100).end()  # 8 s
+    bench.send()
+    bench.now_s = 1.0
+    bench.say(Cancel(utterance_id=cancelled), Speak(text="Two.", utterance_id="b"))
+    assert bench.call.needed_by_s == needed_by_s
+
+
+def test_a_cancel_of_a_queued_utterance_does_not_change_when_the_speaking_one_goes_on():
+    texts = {"a": "One.|Two.", "b": "Three."}
+    bench = Bench().say(*(Speak(text=text, utterance_id=name) for name, text in texts.items())).audio(100).end()
+    bench.send()
+    bench.now_s = 1.0
+    bench.say(Cancel(utterance_id="b"))
+    assert bench.call is None
+    assert bench.wait(1.0).call.request.text == "Two."  # six seconds before the audio ends
 
 
 def test_a_cancelled_call_holds_the_next_one_back_until_it_is_over():
@@ -1116,6 +1137,32 @@ def test_an_utterance_behind_another_is_heard_when_that_one_was_played():
     bench.now_s = 1.0
     cancelled = only(bench.say(Cancel()).send(), Cancelled)
     assert [(each.utterance_id, each.heard_text) for each in cancelled] == [("a", "Ab cd"), ("b", "")]
+
+
+def refused(frame: dict):
+    return read_full(json.dumps({"type": "speak", "text": "x", "utterance_id": "a", "speed": 3, **frame}))
+
+
+def test_the_rest_of_an_utterance_whose_first_speak_was_refused_is_refused():
+    rest = [Speak(text=text, utterance_id="a", final=text == "end") for text in ("more", "end")]
+    bench = Bench().say(refused({"final": False}), *rest)
+    assert bench.call is None
+    assert kinds(bench.send()) == ["error"] * 3
+    assert bench.say(Speak(text="new", utterance_id="a")).call.request.text == "new"
+
+
+def test_after_a_refused_last_speak_the_id_is_free():
+    bench = Bench().say(Speak(text="One.", utterance_id="a", final=False), refused({}))
+    assert kinds(bench.send()) == ["error"]
+    assert bench.say(Speak(text="new", utterance_id="a")).call.request.text == "new"
+
+
+def test_an_utterance_that_waits_to_be_sent_gets_no_second_end():
+    bench = Bench().say(Speak(text="One.", utterance_id="a")).speak_all()
+    bench.say(Flush(utterance_id="a"), refused({}))
+    messages = bench.send()
+    assert kinds(messages) == ["segment", "audio_chunk", "audio_chunk", "complete", "error"]
+    assert messages[-1].utterance_id is None
 
 
 def test_words_is_a_default_of_the_session_that_ready_tells():
