@@ -310,6 +310,16 @@ class GeneratorConfig(Settings):
         " start fails; 0 fails at once. With `tts-serve` the default is 0.",
     )
 
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise PydanticCustomError(
+                "replicas_out_of_order",
+                "min_replicas is {least} and max_replicas is {most}; allowed: min_replicas up to max_replicas",
+                {"least": self.min_replicas, "most": self.max_replicas},
+            )
+        return self
+
 
 class ScalingConfig(Settings):
     """When generators are added and removed, between `generator.min_replicas` and `max_replicas`; docs/scaling.md."""

@@ -193,10 +193,23 @@ def _check_free(host: str, port: object, where: str) -> None:
             ) from error
 
 
+MAX_CONNECTIONS = 4096
+"""Connections that HAProxy serves if there are enough files."""
+
+
+def connections_for(files: int) -> int:
+    """Return how many connections HAProxy may serve with a hard limit on open files.
+
+    HAProxy does not start unless it may open all the files that it might need: two for each connection, the two ends of
+    a pipe for every fourth connection, and some for itself.
+    """
+    return (
+        MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(100, min(MAX_CONNECTIONS, (files - 200) * 2 // 5))
+    )
+
+
 def _environment(directory: Path, document: dict[str, Any]) -> dict[str, str]:
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # HAProxy does not start unless it may open two files for each connection, and some more for itself.
-    connections = 4096 if files == resource.RLIM_INFINITY else max(100, min(4096, (files - 200) // 2))
+    connections = connections_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     config = AppConfig.model_validate(document["applications"][0].get("args") or {})
     return {
         **os.environ,

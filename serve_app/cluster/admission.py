@@ -11,6 +11,7 @@ client does. They never make another text wait in the queue, or be refused.
 
 import heapq
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,15 +59,17 @@ class Backlog:
 
     Attributes:
         running: streams that were admitted and have not ended.
-        waiting: text chunks that wait.
-        waiting_s: slot seconds that the waiting text chunks will take; 0 until a stream has ended.
+        waiting: text chunks that wait for a slot.
+        waiting_s: slot seconds that these text chunks will take; 0 until a stream has ended.
         asked: total number of text chunks that requested a stream, including refused ones.
+        blocked: text chunks that wait only because their API key has its maximum number of streams.
     """
 
     running: int
     waiting: int
     waiting_s: float
     asked: int = 0
+    blocked: int = 0
 
 
 class Admission:
@@ -88,8 +91,19 @@ class Admission:
     @property
     def backlog(self) -> Backlog:
         """The current load."""
-        waiting_s = len(self._waiting) * self._stream_s
-        return Backlog(len(self._running), len(self._waiting), waiting_s, self._asked)
+        of_keys, running = Counter(ticket.key for ticket in self._waiting.values()), self._running_by_key
+        waiting = sum(min(count, max(0, self._limit_of(key) - running[key])) for key, count in of_keys.items())
+        blocked = len(self._waiting) - waiting
+        return Backlog(len(self._running), waiting, waiting * self._stream_s, self._asked, blocked)
+
+    @property
+    def _running_by_key(self) -> Counter[str]:
+        return Counter(ticket.key for ticket, _ in self._running.values())
+
+    def _limit_of(self, key: str) -> int:
+        """Return how many streams a key may have; callers without a key are not limited."""
+        limit = self._config.max_streams_per_key
+        return limit if limit is not None and key else sys.maxsize
 
     @property
     def batch_capacity(self) -> int:
@@ -180,10 +194,7 @@ class Admission:
         return ticket.batch, deadline_s, ticket.number
 
     def _key_is_full(self, key: str) -> bool:
-        limit = self._config.max_streams_per_key
-        if limit is None or not key:
-            return False
-        return sum(ticket.key == key for ticket, _ in self._running.values()) >= limit
+        return self._running_by_key[key] >= self._limit_of(key)
 
 
 def next_free_s(ends_s: Iterable[float], ahead_s: Sequence[float], slots: int, now_s: float) -> float:

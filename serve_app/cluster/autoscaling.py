@@ -144,7 +144,7 @@ def desired_replicas(load: Load, bounds: Bounds, config: ScalingConfig, memory: 
         memory: the state from the previous decision; ``Memory()`` for the first.
         now_s: the time in seconds; the interval between calls may vary.
     """
-    passed_s = 0.0 if memory.at_s is None else now_s - memory.at_s
+    passed_s = 0.0 if memory.at_s is None else max(0.0, now_s - memory.at_s)  # the machine's clock may be set back
     averaged = _with_strain(_with_averages(memory, load, config, now_s), load, config, now_s, passed_s)
     need = _need_of_streams(load, config, averaged)
     wanted = math.ceil(need.replicas * averaged.strain - _SLACK_REPLICAS)
@@ -169,7 +169,7 @@ def _with_averages(memory: Memory, load: Load, config: ScalingConfig, now_s: flo
     if memory.at_s is None:
         return Memory(now_s, streams, streams, load.arrivals_hz, load.arrivals_hz, load.late)
     # The interval is capped: after a long one both averages would equal the present load and show no trend.
-    passed_s = min(now_s - memory.at_s, config.react_s)
+    passed_s = min(max(0.0, now_s - memory.at_s), config.react_s)
     lately, long = -math.expm1(-passed_s / config.react_s), -math.expm1(-passed_s / config.look_back_s)
     return replace(
         memory,

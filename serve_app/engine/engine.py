@@ -185,13 +185,14 @@ class Engine:
     @property
     def playback(self) -> PlaybackStats:
         """Current playback state of the listeners."""
-        now_s = self._clock()
+        now_s, most_frames = self._clock(), self._settings.max_lead_s / 2 / FRAME_S
         with self._changed:
             slacks_s = [
                 stream.plays_until_s - now_s
                 for stream in self._running.values()
                 if stream.plays_until_s is not None
                 and stream.prepared.request.listening
+                and _unconsumed(stream) <= most_frames  # else the caller does not take what there is
                 and now_s - stream.arrived_s - stream.timings_s["first_audio"] > _SETTLED_S
             ]
         late = sum(slack_s < _NEAR_UNDERRUN_S for slack_s in slacks_s)
@@ -304,7 +305,7 @@ class Engine:
                 undecoded=len(stream.codes),
                 plays_until_s=stream.plays_until_s,
                 listening=stream.prepared.request.listening,
-                unconsumed_frames=stream.delivered - _delivered_before(stream) - stream.consumed_frames,
+                unconsumed_frames=_unconsumed(stream),
                 arrived_s=stream.arrived_s,
             )
             for slot, stream in self._running.items()
@@ -478,7 +479,11 @@ class Engine:
             return
         stream.ended = True
         if stream.silence is not None and sum(map(len, stream.held)) and error is None and reason != "cancelled":
-            self._deliver(stream, stream.silence.end(), self._clock())
+            try:
+                self._deliver(stream, stream.silence.end(), self._clock())
+            except Exception:  # the slot must be freed whatever fails here
+                log.exception("the last samples of a stream were not delivered")
+                reason, error = "error", SynthesisError("the last samples were not delivered")
         with self._changed:
             if stream in self._waiting:
                 self._waiting.remove(stream)
@@ -505,6 +510,11 @@ class Engine:
 def _delivered_before(stream: Stream) -> int:
     codes = stream.prepared.request.delivered_codes
     return 0 if codes is None else len(codes)
+
+
+def _unconsumed(stream: Stream) -> int:
+    """Frames that were delivered and that the caller has not taken yet."""
+    return stream.delivered - _delivered_before(stream) - stream.consumed_frames
 
 
 def _before_first_audio_s(stream: Stream) -> dict[str, float]:

@@ -160,7 +160,9 @@ def plan(state: State, now_s: float) -> Step | Sleep:
     oldest = min(unheard, key=lambda view: view.arrived_s, default=None)
     if oldest is not None and (state.waiting_since_s is None or now_s - oldest.arrived_s > patience_s):
         return _serve(oldest, runnable, state)
-    late = any(slack_s(view, now_s) <= 0 for view in runnable if view.plays_until_s is not None)
+    # One that is paused because its caller takes nothing is not late: it would not be served instead.
+    waited_for = [view for view in runnable if view.plays_until_s is not None and not _ahead(view, lead_s, now_s)]
+    late = any(slack_s(view, now_s) <= 0 for view in waited_for)
     if state.waiting_since_s is not None and (may_prefill or not late):
         return _prefill(runnable, state, now_s)
     return _advance_all(runnable, state, now_s)

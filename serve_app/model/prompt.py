@@ -176,16 +176,28 @@ class PromptBuilder:
         return self._ids(f"<|im_start|>assistant\n{said}<|im_end|>\n")[_ROLE_TOKENS:-_REFERENCE_TAIL_TOKENS]
 
     def _plain(self, text: str) -> str:
-        return text if self._special is None else self._special.sub("", text)
+        return "".join(text[index] for index in self._kept(text))
+
+    def _kept(self, text: str) -> list[int]:
+        """The indices of the characters that are not part of a special token's name.
+
+        Removing a name can join the parts of another one around it, so names are removed until none is left.
+        """
+        kept = list(range(len(text)))
+        while self._special is not None:
+            found = list(self._special.finditer("".join(text[index] for index in kept)))
+            if not found:
+                break
+            for name in reversed(found):
+                del kept[name.start() : name.end()]
+        return kept
 
     def _characters(self, text: str, starts: list[int]) -> list[int]:
         """For each token, the index in ``text`` of the first character from it on that is not a space.
 
         ``starts`` are the tokens' beginnings in the text without the names of special tokens.
         """
-        kept = list(range(len(text)))
-        for name in reversed([] if self._special is None else list(self._special.finditer(text))):
-            del kept[name.start() : name.end()]
+        kept = self._kept(text)
         following = [len(text)]
         for character in reversed(kept):
             following.append(following[-1] if text[character].isspace() else character)

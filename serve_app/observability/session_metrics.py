@@ -71,7 +71,7 @@ class IngressMetrics:
         for dialect, sessions in self._open.items():
             self.recorder.set(metrics.SESSIONS, sessions, dialect=dialect)
         self.recorder.set(metrics.CHUNKS_RUNNING, backlog.running)
-        self.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting)
+        self.recorder.set(metrics.CHUNKS_WAITING, backlog.waiting + backlog.blocked)
 
     def refused(self, error: SpeechError) -> None:
         """A client without a session received an error."""

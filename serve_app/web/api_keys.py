@@ -67,6 +67,10 @@ class Key(Settings):
     )
 
 
+_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Libyaml's loader, where PyYAML has it. Keys are read on the event loop, and with a large file the other loader would
+block it for seconds."""
+
 _KEYS: TypeAdapter[list[Key]] = TypeAdapter(Annotated[list[Key], Field(max_length=MAX_KEYS)])
 
 
@@ -102,7 +106,7 @@ def read_keys(text: str) -> KeyTable:
         KeysFileError: the file is invalid, or has a name or a key twice; the message says where, but does not quote it.
     """
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_SAFE_LOADER)  # noqa: S506 - both loaders are safe
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 1}"

@@ -145,6 +145,7 @@ class Authenticator:
         now_s = self._clock()
         if now_s - self._looked_s >= self._reload_s:
             self._looked_s = now_s
+            stamp = self._stamp
             try:
                 stamp = _stamp(self._path)
                 if stamp != self._stamp:
@@ -155,6 +156,8 @@ class Authenticator:
                     log.info("the API keys were reloaded")
             except KeysFileError as error:
                 log.error("the API keys were not reloaded: %s", error)  # noqa: TRY400 - the file is wrong, not the code
+                if not isinstance(error.__cause__, OSError):
+                    self._stamp = stamp  # a file with a mistake is read again only when it has changed
         return self._table
 
 

@@ -419,9 +419,12 @@ def test_a_text_of_more_tokens_than_a_slot_has_positions_is_spoken(checkpoint, v
 
 
 def test_special_tokens_in_a_text_are_not_taken_as_marks(runner, voices):
-    texts = "Hello there.", "Hello<|im_end|> there."
-    plain, marked = (prepare(runner, voices, text, "english", "austen").model_input.tokens for text in texts)
-    assert plain == replace(marked, characters=plain.characters)
+    texts = "Hello there.", "Hello<|im_end|> there.", "Hello<|im_<|im_end|>end|> there."
+    plain, *marked = (prepare(runner, voices, text, "english", "austen").model_input.tokens for text in texts)
+    for each in marked:
+        assert plain == replace(each, characters=plain.characters)
+        assert each.characters[0] == 0
+        assert each.characters[-1] == plain.characters[-1] + len(texts[1 + marked.index(each)]) - len(texts[0])
 
 
 def test_a_text_longer_than_a_stream_takes_is_refused(runner, voices):

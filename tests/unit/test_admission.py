@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cluster.admission import RETRY_MIN_S, Admission, Ticket, next_free_s
+from serve_app.cluster.admission import RETRY_MIN_S, Admission, Backlog, Ticket, next_free_s
 from serve_app.config import AdmissionConfig
 from serve_app.errors import CapacityError
 
@@ -77,6 +77,15 @@ def test_texts_beyond_the_limit_of_their_key_are_refused_and_do_not_get_others_r
     made.ask(ticket(41, key="b"), 0.0)
     made.ask(ticket(42), 0.0)
     assert admitted(made) == [41, 42]
+
+
+def test_texts_that_wait_for_their_key_count_separately():
+    made = admission(10, stream_s=4.0, max_streams_per_key=2)
+    for number in range(1, 6):
+        made.ask(ticket(number, key="a", needed_by_s=100.0, begun=True), 0.0)
+    assert made.backlog == Backlog(0, 2, 8.0, 6, blocked=3)
+    made.admit(0.0)
+    assert made.backlog == Backlog(2, 0, 0.0, 6, blocked=3)
 
 
 @pytest.mark.parametrize("limit", [None, 4, 3])

@@ -217,6 +217,19 @@ def test_a_mounted_secret_that_is_swapped_is_read_again(tmp_path):
     assert authenticator._current().find(GOOD) is None
 
 
+def test_a_file_with_a_mistake_is_read_once_until_it_changes(tmp_path, caplog):
+    path, now_s = write(tmp_path / "keys", good={}), 0.0
+    authenticator = Authenticator(AccessConfig(keys_file=str(path), reload_s=1.0), lambda: now_s)
+    path.write_text("- {broken")
+    for _ in range(3):
+        now_s += 1.0
+        assert authenticator._current().find(GOOD) is not None
+    assert caplog.text.count("were not reloaded") == 1
+    write(path, other={})
+    now_s += 1.0
+    assert authenticator._current().find(GOOD) is None
+
+
 @pytest.mark.parametrize("content", [None, "- {broken", b"\xff", "x" * (5 << 20)])
 def test_a_service_that_is_to_ask_for_keys_does_not_start_without(tmp_path, content):
     path = tmp_path / "keys"

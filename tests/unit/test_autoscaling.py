@@ -240,6 +240,15 @@ def test_how_often_it_is_asked_changes_little(every_s):
     assert memory.streams == pytest.approx(10 + 10 * (1 - 2.718281828**-1), rel=0.01)
 
 
+@pytest.mark.parametrize("arrivals_hz", [0.0, 20.0])
+def test_a_clock_that_is_set_back_changes_nothing(arrivals_hz):
+    steady = Load(2, 0, 10, running=10, arrivals_hz=2.0, stream_s=5.0)
+    memory = desired_replicas(steady, WIDE, CONFIG, Memory(), 1000.0).memory
+    changed = replace(steady, arrivals_hz=arrivals_hz)
+    before, after = (desired_replicas(changed, WIDE, CONFIG, memory, at_s) for at_s in (1000.0, 940.0))
+    assert after.replicas == before.replicas
+
+
 def test_a_lower_maximum_is_obeyed_at_once():
     memory = desired_replicas(Load(8, 0, 10, running=70), Bounds(1, 10), CONFIG, Memory(), 0.0).memory
     assert desired_replicas(Load(8, 0, 10, running=70), Bounds(1, 5), CONFIG, memory, 1.0).replicas == 5

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
@@ -246,6 +247,22 @@ def test_a_table_that_is_none_is_refused_by_the_command(tmp_path, table, capsys)
     assert "nowhere.jsonl" in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_refused_because_it_can_be_read_only_once(tmp_path, capsys):
+    read, write = os.pipe()
+    os.write(write, b'{"text": "a"}')
+    os.close(write)
+    assert main([f"/dev/fd/{read}", str(tmp_path / "out")]) == 1
+    os.close(read)
+    assert "is not a regular file" in capsys.readouterr().err
+
+
+async def test_a_table_that_gets_shorter_while_it_is_spoken_is_not_a_success(run, table, monkeypatch):
+    path = table({"text": "a"}, {"text": "b"})
+    monkeypatch.setattr("serve_app.cli.batch.__main__.check", lambda path, defaults: 3)
+    status, out, err = await run(path)
+    assert (status, "2 spoken" in out, "run the same command again" in err) == (1, True, True)
 
 
 def test_a_table_may_begin_with_a_byte_order_mark_and_end_without_a_line_break(tmp_path):

@@ -69,6 +69,12 @@ def test_chunk_lengths_out_of_order_are_refused_with_all_three():
         assert part in error["msg"]
 
 
+def test_more_generators_at_least_than_at_most_are_refused_with_both():
+    error = _refusal("generator: {min_replicas: 2}")
+    assert (error["type"], error["loc"]) == ("replicas_out_of_order", ("generator",))
+    assert error["msg"].startswith("min_replicas is 2 and max_replicas is 1")
+
+
 @pytest.mark.parametrize(
     ("text", "loc", "kind"),
     [

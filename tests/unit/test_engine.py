@@ -1,6 +1,7 @@
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -387,6 +388,15 @@ def test_a_listener_with_nearly_nothing_left_is_late():
     playback = sim.engine.playback
     assert (playback.listeners, playback.late) == (1, 1)
     assert playback.slack_s < 0.25
+
+
+def test_a_listener_who_does_not_take_its_audio_is_not_late():
+    sim = Simulation()
+    sim.speak("a" * 300)
+    sim.listeners[0].stream = SimpleNamespace(consumed=lambda frames: None)
+    sim.run(until_s=20.0)
+    assert sim.listeners[0].plays_until_s < 20.0
+    assert sim.engine.playback == PlaybackStats(0, 0, 0.0)
 
 
 def test_an_engine_knows_how_long_streams_hold_their_slots():

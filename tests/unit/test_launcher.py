@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from serve_app.cli import environment, processes, serve
+from serve_app.cli.serve import connections_for
 from serve_app.config import IngressConfig
 
 LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
@@ -215,3 +217,14 @@ def test_what_is_missing_is_waited_for_where_the_file_says_so(tmp_path, named, w
     path.write_text(yaml.safe_dump(document))
     read = serve.read_config(path, environment.free_ports().ingress)
     assert read["applications"][0]["args"]["generator"] == {**(named or {}), "startup_wait_s": wait_s}
+
+
+@pytest.mark.parametrize("files", [512, 1024, 4096, 8392, 10_000, 20_000, 1_048_576])
+def test_haproxy_may_open_what_its_connections_need(files):
+    connections = connections_for(files)
+    assert 100 <= connections <= 4096
+    assert 2 * connections + 2 * (connections // 4) + 100 <= files  # with splicing, and its own sockets
+
+
+def test_an_unlimited_number_of_files_gives_the_most_connections():
+    assert connections_for(resource.RLIM_INFINITY) == connections_for(1 << 20) == 4096

@@ -28,6 +28,11 @@ def test_nothing_to_do_waits_for_a_new_request():
     assert decide() == Sleep(None)
 
 
+def test_a_new_request_does_not_wait_for_a_stream_whose_caller_takes_nothing():
+    paused = view(0, "talk", plays_until_s=98.0, unconsumed=103)
+    assert decide(paused, waiting_since_s=98.9, frame_since_prefill=False) == Step("prefill")
+
+
 def test_urgent_stream_is_served_before_a_new_one():
     assert decide(view(0, "talk", plays_until_s=99.05), view(1, "predict", plays_until_s=None)) == Step("talk", (0,))
 

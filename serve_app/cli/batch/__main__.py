@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace, defaults: dict[str, Any], total: int, fo
         print(f"manifest: {folder.manifest}")
         if progress.done < total:
             print("run the same command again to go on", file=sys.stderr)
-    return int(progress.failed > 0)
+    return int(progress.failed > 0 or progress.done < total)
 
 
 def _at_once(words: str) -> int:

@@ -51,6 +51,8 @@ def check(path: Path, defaults: Mapping[str, Any]) -> int:
         BatchError: the table is wrong; the message names the line, what is wrong, and what is allowed.
         OSError: the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise BatchError(f"{path} is not a regular file, and it has to be read several times; allowed: a file")
     lines: dict[str, int] = {}
     for row in rows(path, defaults):
         same = row.id.lower()  # some file systems do not tell case apart
