@@ -17,7 +17,7 @@ from serve_app.protocol.deepgram_messages import (
     Warned,
     read_deepgram,
 )
-from serve_app.protocol.dialects import Frame
+from serve_app.protocol.dialects import DialectRules, Frame
 from serve_app.protocol.messages import (
     AudioMessage,
     Cancel,
@@ -42,7 +42,7 @@ class DeepgramDialect:
     """The dialect of one socket."""
 
     name = "deepgram"
-    errors_in_order = False
+    rules = DialectRules()
 
     def __init__(self, fields: SpeechFields) -> None:
         """Speak as the query asks; ``fields`` go with every text, so that none is spoken in another voice."""

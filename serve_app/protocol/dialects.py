@@ -8,6 +8,7 @@ A new dialect is a class with the methods of :class:`Dialect`, in a module of th
 """
 
 import base64
+from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.config import SAMPLE_RATE_HZ
@@ -38,16 +39,31 @@ Frame = str | bytes
 """The content of one WebSocket frame: text or binary."""
 
 
+@dataclass(frozen=True, slots=True)
+class DialectRules:
+    """How the sessions of a dialect differ from others, besides their messages.
+
+    Attributes:
+        errors_in_order: whether the error for a refused utterance is sent in the utterance's turn; for dialects whose
+            messages have no id.
+        stops_at_refused_start: whether texts are refused after a ``start`` that was refused, until another one is
+            accepted; for dialects whose texts do not name their voice.
+    """
+
+    errors_in_order: bool = False
+    stops_at_refused_start: bool = False
+
+
 class Dialect(Protocol):
     """The protocol of one kind of client.
 
     Attributes:
         name: its name in logs.
-        errors_in_order: see :class:`serve_app.session.session.SessionSetup`.
+        rules: how a session of this dialect behaves.
     """
 
     name: str
-    errors_in_order: bool
+    rules: DialectRules
 
     def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse a client's frame; return what the session receives, in order, possibly nothing."""
@@ -62,7 +78,7 @@ class FullDialect:
     """Dialect B, without translation."""
 
     name = "full"
-    errors_in_order = False
+    rules = DialectRules()
 
     def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse a client's frame."""
@@ -81,7 +97,7 @@ class ResearchDialect:
     """Dialect A: one request after another, audio as base64."""
 
     name = "research"
-    errors_in_order = True
+    rules = DialectRules(errors_in_order=True)
 
     def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse one request: a text to speak, streamed or buffered."""
@@ -115,7 +131,7 @@ class RawDialect:
     """
 
     name = "raw"
-    errors_in_order = True
+    rules = DialectRules(errors_in_order=True)
 
     def read(self, frame: Frame) -> list[ReadMessage]:
         """Parse a client's frame."""

@@ -647,11 +647,13 @@ class Refusal:
         error: the error for the client.
         utterance_id: the utterance of the message, if it could be parsed.
         final: of a ``speak``, whether it is the last one of its utterance; None for other messages.
+        of_start: whether it takes the place of a ``start``.
     """
 
     error: SpeechError
     utterance_id: str | None = None
     final: bool | None = None
+    of_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)

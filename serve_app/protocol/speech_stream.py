@@ -8,7 +8,7 @@ Sources: vLLM-Omni, ``docs/serving/speech_api.md`` (0.29) and ``serving_speech_s
 """
 
 from serve_app.errors import InvalidMessageError, SpeechError, WordTimesUnavailableError
-from serve_app.protocol.dialects import Frame
+from serve_app.protocol.dialects import DialectRules, Frame
 from serve_app.protocol.messages import (
     AudioMessage,
     Cancel,
@@ -48,7 +48,7 @@ class SpeechStreamDialect:
     """The dialect of one socket."""
 
     name = "speech_stream"
-    errors_in_order = False
+    rules = DialectRules(stops_at_refused_start=True)
 
     def __init__(self) -> None:
         self._output = Output()
@@ -68,9 +68,7 @@ class SpeechStreamDialect:
             case TextFields() if self._refused:
                 return [Refusal(InvalidMessageError("the last session.config was refused; allowed: a valid one first"))]
             case TextFields():
-                fields = SpeechFields(
-                    voice=self._output.voice, encoding="pcm16", transport="binary", sample_rate=self._output.sample_rate
-                )
+                fields = SpeechFields(encoding="pcm16", transport="binary", sample_rate=self._output.sample_rate)
                 return self._turns.text(message.text, Sentences(self._output), fields)
             case SessionClose():
                 dropped = self._turns.drop_text()

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field, model_validator
 from serve_app.config import SAMPLE_RATE_HZ
 from serve_app.errors import UnsupportedEncodingError
 from serve_app.protocol.messages import (
-    INLINE_VOICE,
     CompatibleFields,
     Format,
     Lower,
@@ -75,14 +74,12 @@ class Output:
         streamed: whether a sentence's audio is sent as it is made, or in one frame.
         in_parts: whether a sentence's audio and then its word times are sent as JSON, as vLLM-Omni sends them.
         sample_rate: in Hz.
-        voice: the voice's name in the session; None for the default voice.
     """
 
     format: str = "pcm"
     streamed: bool = True
     in_parts: bool = False
     sample_rate: int = SAMPLE_RATE_HZ
-    voice: str | None = None
 
     def changed(self, config: SessionConfig, start: Start) -> "Output":
         """Return the output after a ``session.config``, whose message for the session is ``start``.
@@ -99,9 +96,7 @@ class Output:
         in_parts = self.in_parts if config.word_timestamps is None else config.word_timestamps
         if in_parts and not streamed:
             raise UnsupportedEncodingError("word_timestamps: true needs stream_audio: true; allowed: both, or neither")
-        voice = INLINE_VOICE if start.voice_audio is not None else start.voice
-        sample_rate = start.sample_rate or self.sample_rate
-        return Output(given or self.format, streamed, in_parts, sample_rate, voice or self.voice)
+        return Output(given or self.format, streamed, in_parts, start.sample_rate or self.sample_rate)
 
 
 class InputDone(BaseModel):

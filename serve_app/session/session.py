@@ -34,6 +34,7 @@ from serve_app.errors import (
     WordTimesUnavailableError,
     error_of_code,
 )
+from serve_app.protocol.dialects import DialectRules
 from serve_app.protocol.messages import (
     INLINE_VOICE,
     AudioMessage,
@@ -121,8 +122,7 @@ class SessionSetup:
         naming: aliases of voices, and the default voice.
         new_seed: see :data:`serve_app.session.utterance.SeedSource`.
         text: how text is cleaned and cut.
-        errors_in_order: whether the error for a refused utterance is sent in the utterance's turn; for dialects whose
-            messages have no id.
+        rules: how the client's dialect differs from others.
         spend: called with the time in seconds for each new utterance, to count it against the client's rate limits;
             raises a :class:`SpeechError` if it exceeds one.
         response_s: called with the seconds of audio that an utterance has buffered; returns the seconds of the whole
@@ -135,7 +135,7 @@ class SessionSetup:
     voices: Mapping[str, VoiceStatus]
     new_seed: SeedSource
     text: TextPipeline = field(default_factory=TextPipeline)
-    errors_in_order: bool = False
+    rules: DialectRules = field(default_factory=DialectRules)
     naming: VoicesConfig = field(default_factory=VoicesConfig)
     spend: Callable[[float], None] = _free
     response_s: Callable[[float], float] = _alone
@@ -207,6 +207,7 @@ class Session:
         self._active_s = now_s
         self._progress_s = now_s
         self._plays_until_s = now_s
+        self._start_refused = False
         self._heard_last = ""  # the id of the utterance whose audio the client plays last
         self._said_no_words = False
 
@@ -301,6 +302,8 @@ class Session:
         match message:
             case InlineVoice():
                 self._set_inline_voice(message)
+            case Refusal(of_start=True):
+                self._refuse_start(message.error)
             case Refusal():
                 self._refuse(message.error, message.utterance_id, final=message.final)
             case Reply():
@@ -320,10 +323,10 @@ class Session:
         """Set the inline voice; a session may have only one, so that its memory is bounded."""
         if message.start.voice not in (None, INLINE_VOICE):
             both = f"voice {message.start.voice!r} and voice_audio are both given; allowed: one of them"
-            self._send_error(InvalidMessageError(both))
+            self._refuse_start(InvalidMessageError(both))
         elif self._inline_voice is not None and self._inline_voice.digest != message.clip.digest:
             another = "this session already has another inline voice"
-            self._send_error(InvalidMessageError(f"{another}; allowed: that one, as voice {INLINE_VOICE!r}"))
+            self._refuse_start(InvalidMessageError(f"{another}; allowed: that one, as voice {INLINE_VOICE!r}"))
         else:
             self._inline_voice = message.clip
             self._start(message.start.model_copy(update={"voice": INLINE_VOICE}))
@@ -332,8 +335,9 @@ class Session:
         try:
             self._options = self._checked(message)
         except SpeechError as error:
-            self._send_error(error)
+            self._refuse_start(error)
             return
+        self._start_refused = False
         if isinstance(message, Preset):
             return
         limits = self.setup.limits
@@ -358,6 +362,10 @@ class Session:
                 ),
             )
         )
+
+    def _refuse_start(self, error: SpeechError) -> None:
+        self._start_refused = True
+        self._send_error(error)
 
     def _speak(self, message: Speak) -> None:
         utterance = self._queued(message.utterance_id)
@@ -401,6 +409,8 @@ class Session:
         limits = self.setup.limits
         if self._stopping:
             raise InvalidMessageError("the session is stopping; allowed: cancel")
+        if self._start_refused and self.setup.rules.stops_at_refused_start:
+            raise InvalidMessageError("the session's last configuration was refused; allowed: a valid one first")
         if message.utterance_id in self._retired:
             if message.final:
                 self._retired.remove(message.utterance_id)
@@ -624,7 +634,7 @@ class Session:
             self._fail(utterance, error)
         elif utterance is not None:
             self._send_error(error)
-        elif self.setup.errors_in_order and self._queue:
+        elif self.setup.rules.errors_in_order and self._queue:
             self._queue.append(Refusal(error))
             if len(self._queue) > 2 * self.setup.limits.max_queued_utterances:
                 self._end(

@@ -23,6 +23,7 @@ from serve_app.observability.metrics import NoRecorder, Recorder
 from serve_app.observability.observers import SessionObserver
 from serve_app.observability.session_metrics import IngressMetrics, SessionMetrics
 from serve_app.observability.tracing import NoTracer, Tracer
+from serve_app.protocol.dialects import DialectRules
 from serve_app.protocol.messages import MAX_SEED
 from serve_app.session.session import Session, SessionSetup
 from serve_app.session.utterance import SpeechOptions, TextPipeline
@@ -177,7 +178,7 @@ class IngressContext:
         *,
         dialect: str,
         encoding: str | None = None,
-        errors_in_order: bool = False,
+        rules: DialectRules | None = None,
         response_s: Callable[[float], float] | None = None,
     ) -> SessionRunner:
         """Return the runner of a new session.
@@ -188,7 +189,7 @@ class IngressContext:
             headers: of the request; they may carry a trace context.
             dialect: the client's dialect, for logs and metrics.
             encoding: encoding of the audio sent, for metrics; None for the session's encoding.
-            errors_in_order: see :class:`SessionSetup`.
+            rules: see :class:`SessionSetup`; None for the usual ones.
             response_s: see :class:`SessionSetup`; None if the session has a response of its own.
         """
         await self.current_voices()
@@ -199,7 +200,7 @@ class IngressContext:
             voices=self._voices,
             new_seed=lambda: secrets.randbelow(MAX_SEED + 1),
             text=self._text.extended(caller.lexicon),
-            errors_in_order=errors_in_order,
+            rules=rules or DialectRules(),
             naming=self.config.voices,
             spend=caller.spend,
         )

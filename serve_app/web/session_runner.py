@@ -245,7 +245,7 @@ class SessionRunner:
         try:
             clip = await self._clips.own(start)
         except SpeechError as error:
-            return Refusal(error)
+            return Refusal(error, of_start=True)
         self._held.append(clip)
         if len(self._held) > 1:  # the session accepts only one, so a second clip is not kept
             self._clips.release(self._held.pop())

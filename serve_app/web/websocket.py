@@ -167,7 +167,7 @@ class Sockets:
         connection = SocketConnection(socket, dialect, self._context.config.session.max_message_bytes)
         try:
             runner = await self._context.runner(
-                connection, caller, socket.headers, dialect=dialect.name, errors_in_order=dialect.errors_in_order
+                connection, caller, socket.headers, dialect=dialect.name, rules=dialect.rules
             )
             await runner.run(opening)
         except Exception:

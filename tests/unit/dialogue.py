@@ -23,6 +23,7 @@ class Dialogue:
         call: the generator call that runs.
         texts: the texts of all calls.
         requests: their requests.
+        clip: the digest of the clip that the next ``start`` has.
         closed: how the session closed.
     """
 
@@ -38,12 +39,14 @@ class Dialogue:
             naming=VoicesConfig(),
             text=TextPipeline(text),
             spend=spend,
+            rules=dialect.rules,
         )
         self.dialect = dialect
         self.session = Session(setup, 0.0)
         self.call = None
         self.requests = []
         self.closed = None
+        self.clip = "digest"
         for message in opening:
             self._perform(self.session.receive(message, 0.0))
 
@@ -55,7 +58,7 @@ class Dialogue:
         """Send frames: strings as they are, anything else as JSON."""
         for frame in frames:
             for message in self.dialect.read(frame if isinstance(frame, str | bytes) else json.dumps(frame)):
-                self._perform(self.session.receive(_decoded(message), 0.0))
+                self._perform(self.session.receive(_decoded(message, self.clip), 0.0))
         return self
 
     def speak(self, frames=1, calls=10**9):
@@ -110,11 +113,11 @@ class Dialogue:
             self._over()
 
 
-def _decoded(message):
+def _decoded(message, digest):
     """A ``start`` with a clip as the session receives it, with another clip than the client's."""
     if getattr(message, "voice_audio", None) is None:
         return message
-    return InlineVoice(message, VoiceClip("digest", np.zeros(24_000, np.float32), message.voice_transcript))
+    return InlineVoice(message, VoiceClip(np.zeros(24_000, np.int16), message.voice_transcript, digest))
 
 
 def kinds(frames):

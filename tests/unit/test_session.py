@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from serve_app.audio.pcm import milliseconds
 from serve_app.config import SessionConfig, TextConfig, VoicesConfig
 from serve_app.errors import CapacityError, InvalidMessageError, RateLimitedError
+from serve_app.protocol.dialects import DialectRules
 from serve_app.protocol.messages import (
     AudioMessage,
     Cancel,
@@ -81,7 +82,7 @@ class Bench:
     """A session with its caller: starts calls as asked, keeps what was sent."""
 
     limits: SessionConfig = field(default_factory=SessionConfig)
-    errors_in_order: bool = False
+    rules: DialectRules = field(default_factory=DialectRules)
     voices: dict = field(default_factory=lambda: dict(VOICES))
     now_s: float = 0.0
     naming: VoicesConfig = field(default_factory=VoicesConfig)
@@ -97,7 +98,7 @@ class Bench:
             voices=self.voices,
             new_seed=lambda: next(seeds),
             text=self.text,
-            errors_in_order=self.errors_in_order,
+            rules=self.rules,
             naming=self.naming,
             spend=self.spend,
         )
@@ -973,13 +974,13 @@ def test_whole_audio_is_bounded():
 
 
 def test_errors_in_order_wait_for_their_turn():
-    bench = Bench(errors_in_order=True).say(Speak(text="a"), Speak(text=""), Speak(text="c"))
+    bench = Bench(rules=DialectRules(errors_in_order=True)).say(Speak(text="a"), Speak(text=""), Speak(text="c"))
     spoken = ["segment", "audio_chunk", "audio_chunk", "complete"]
     assert kinds(bench.speak_all().send()) == [*spoken, "error", *spoken]
 
 
 def test_errors_in_order_are_bounded():
-    bench = Bench(errors_in_order=True, limits=SessionConfig(max_queued_utterances=2))
+    bench = Bench(rules=DialectRules(errors_in_order=True), limits=SessionConfig(max_queued_utterances=2))
     bench.say(*(Speak(text="a") for _ in range(20)))
     messages = bench.send()
     assert (messages[0].code, messages[0].fatal, messages[1].code) == ("CAPACITY", True, 1013)

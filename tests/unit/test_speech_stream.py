@@ -215,6 +215,26 @@ def test_a_reference_is_the_voice_whatever_the_name(dialogue):
     assert dialogue.requests[0].clip is not None
 
 
+def test_texts_after_a_config_that_the_session_refuses_are_refused_until_one_is_accepted(dialogue):
+    unknown = {"type": "session.config", "voice": "nobody"}
+    heard = dialogue.say(CONFIG, unknown, text("Hello."), DONE).heard()
+    assert kinds(heard) == ["session.configured", "error", "error", "session.done"]
+    assert "last configuration was refused" in heard[2]["message"]
+    assert dialogue.requests == []
+    heard = dialogue.say({"type": "session.config", "speed": 1.2}, text("Hello."), DONE).speak().heard()
+    assert kinds(heard)[0] == "session.configured"
+    assert [(request.voice, request.speed) for request in dialogue.requests] == [("austen", 1.2)]
+
+
+def test_a_second_reference_that_is_refused_is_not_spoken_with_the_first(dialogue):
+    first, second = ({"ref_audio": base64.b64encode(bytes(size)).decode(), "ref_text": "Words."} for size in (100, 200))
+    dialogue.say({**CONFIG, **first})
+    dialogue.clip = "another"
+    heard = dialogue.say({**CONFIG, **second}, text("Hello."), DONE).heard()
+    assert kinds(heard) == ["session.configured", "error", "error", "session.done"]
+    assert dialogue.requests == []
+
+
 def test_non_streaming_mode_is_the_layout_of_the_text(dialogue):
     dialogue.say({**CONFIG, "non_streaming_mode": True}, text("Hello."), DONE)
     assert dialogue.requests[0].prompt == "whole"
