@@ -93,9 +93,12 @@ def error_share(window: str) -> str:
 
 
 def underrun_share(window: str) -> str:
-    """PromQL: share of utterances with an underrun."""
+    """PromQL: share of utterances with an underrun, among those with a listener.
+
+    Their first audio is measured once for each. Texts of a batch and buffered responses have no listener.
+    """
     bad = f"(sum(rate({metrics.UTTERANCES_UNDERRUN.exported}{window})) or vector(0))"
-    return f"{bad} / (sum(rate({metrics.UTTERANCES.exported}{window})) > 0)"
+    return f"{bad} / (sum(rate({metrics.TTFA_SECONDS.exported}_count{window})) > 0)"
 
 
 def late_share(window: str) -> str:
