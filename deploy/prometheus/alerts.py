@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from objectives import FEW, OURS, error_share, underrun_share
+from objectives import FEW, OURS, error_share, heard, underrun_share
 
 from serve_app.errors import CapacityError
 from serve_app.observability import metrics
@@ -18,7 +18,7 @@ _USUAL_INGRESSES = f"quantile_over_time(0.5, {_INGRESSES}[30m:1m])"
 _WANTED = f"max({metrics.REPLICAS_DESIRED.exported})"
 _ENGINES = metrics.ENGINE_UP.exported
 _TTFA = metrics.TTFA_SECONDS.exported
-_FEW = f"sum(increase({metrics.UTTERANCES.exported}[10m])) > {FEW}"
+_FEW = f"{heard('[10m]')} > {FEW}"
 """Shares of few utterances are not significant."""
 
 

@@ -52,6 +52,7 @@ class Objective:
         goal: target share of good events over 30 days.
         slo: the same in words.
         bad_share: PromQL of the share of bad events, with a placeholder ``{window}``; no value without events.
+        events: PromQL of the number of events, with the same placeholder.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Objective:
     goal: float
     slo: str
     bad_share: str
+    events: str
 
     def recorded(self, window: str) -> str:
         """Name of the recorded series for that window."""
@@ -71,7 +73,7 @@ class Objective:
     def burning(self, burn: Burn) -> str:
         """PromQL that is true while the budget burns too fast."""
         limit = f"{burn.factor * (1 - self.goal):.4g}"
-        many = f"{asked(f'[{burn.long}]')} > {FEW}"
+        many = f"{self.events.replace('{window}', f'[{burn.long}]')} > {FEW}"
         return f"{self.recorded(burn.long)} > {limit} and {self.recorded(burn.short)} > {limit} and on () {many}"
 
 
@@ -79,6 +81,14 @@ def asked(window: str) -> str:
     """PromQL: number of utterances plus server errors (refused requests are not counted as utterances)."""
     errors = f'(sum(increase({metrics.ERRORS.exported}{{code=~"{OURS}"}}{window})) or vector(0))'
     return f"({errors} + (sum(increase({metrics.UTTERANCES.exported}{window})) or vector(0)))"
+
+
+def heard(window: str) -> str:
+    """PromQL: number of utterances with a listener. Their first audio is measured once for each.
+
+    Texts of a batch and buffered responses have no listener.
+    """
+    return f"sum(increase({metrics.TTFA_SECONDS.exported}_count{window}))"
 
 
 def our_errors(window: str) -> str:
@@ -93,10 +103,7 @@ def error_share(window: str) -> str:
 
 
 def underrun_share(window: str) -> str:
-    """PromQL: share of utterances with an underrun, among those with a listener.
-
-    Their first audio is measured once for each. Texts of a batch and buffered responses have no listener.
-    """
+    """PromQL: share of utterances with an underrun, among those with a listener; see :func:`heard`."""
     bad = f"(sum(rate({metrics.UTTERANCES_UNDERRUN.exported}{window})) or vector(0))"
     return f"{bad} / (sum(rate({metrics.TTFA_SECONDS.exported}_count{window})) > 0)"
 
@@ -116,6 +123,7 @@ OBJECTIVES = (
         0.99,
         "99 % of utterances are heard without a gap",
         underrun_share("{window}"),
+        heard("{window}"),
     ),
     Objective(
         "late_first_audio",
@@ -123,6 +131,7 @@ OBJECTIVES = (
         0.95,
         f"95 % of first audio comes within {PROMPT_S:g} s",
         late_share("{window}"),
+        heard("{window}"),
     ),
     Objective(
         "error",
@@ -130,5 +139,6 @@ OBJECTIVES = (
         0.995,
         "99.5 % of utterances end without a server error",
         error_share("{window}"),
+        asked("{window}"),
     ),
 )
